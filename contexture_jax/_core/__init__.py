@@ -1,0 +1,1 @@
+"""Numerics, checks and types that every layer shares; imports nothing of ours."""

@@ -1,0 +1,139 @@
+"""Checks of arguments: each raises with what was expected and what came.
+
+Shapes and dtypes are known while JAX traces and are always checked. Values are known
+only outside a trace: `check_values` looks at concrete arrays and lets tracers pass,
+where the `status` of a result tells of trouble instead.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.types import Array
+
+__all__ = [
+    "as_floating",
+    "check_integer",
+    "check_key",
+    "check_ndim",
+    "check_nonnegative",
+    "check_probabilities",
+    "check_rows_have_mass",
+    "check_values",
+    "is_concrete",
+]
+
+
+def is_concrete(*arrays: Any) -> bool:
+    """Whether every array has values now (none is a tracer or an abstract shape)."""
+    return not any(
+        isinstance(a, (jax.core.Tracer, jax.ShapeDtypeStruct))
+        for a in jax.tree.leaves(arrays)
+    )
+
+
+def as_floating(x: Any, name: str) -> Array:
+    """Convert to a floating JAX array; f16 and bf16 become f32, integers the default.
+
+    Args:
+        x: an array or nested sequence of numbers, any shape, real.
+        name: what the caller calls it, for the message.
+
+    Raises:
+        TypeError: if `x` is not numeric or is complex.
+    """
+    if not isinstance(x, jax.Array):
+        x = np.asarray(x)
+        if x.dtype.kind not in "biuf" and not jnp.issubdtype(x.dtype, jnp.floating):
+            msg = f"{name} must hold real numbers; got dtype {x.dtype}"
+            raise TypeError(msg)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        msg = f"{name} must hold real numbers; got dtype {x.dtype}"
+        raise TypeError(msg)
+    return jnp.asarray(x, dtype=floating_dtype(x.dtype))
+
+
+def floating_dtype(dtype: Any) -> Any:
+    """The dtype that work on `dtype` is done in: f32, f64 or JAX's default float."""
+    dtype = np.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        return jnp.zeros(()).dtype
+    if dtype.itemsize < 4:  # f16, bf16: LAPACK has no half precision
+        return np.dtype(np.float32)
+    return np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+
+
+def check_ndim(x: Any, ndim: int, name: str) -> None:
+    """Raise a `ValueError` unless `x` has `ndim` dimensions."""
+    if x.ndim != ndim:
+        msg = f"{name} must have {ndim} dimension(s); got shape {tuple(x.shape)}"
+        raise ValueError(msg)
+
+
+def check_integer(value: Any, name: str, *, low: int, high: int | None = None) -> int:
+    """Return `value` as an `int`; raise unless `low <= value <= high`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        msg = f"{name} must be an integer; got {value!r}"
+        raise TypeError(msg)
+    if value < low or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        msg = f"{name} must be {bounds}; got {value}"
+        raise ValueError(msg)
+    return int(value)
+
+
+def check_key(key: Any) -> None:
+    """Raise a `TypeError` unless `key` is one JAX random key."""
+    is_key = isinstance(key, jax.Array) and (
+        jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        or (key.dtype == jnp.uint32 and key.ndim == 1)
+    )
+    if not is_key:
+        msg = f"key must be a random key, as from jax.random.key(0); got {key!r}"
+        raise TypeError(msg)
+
+
+def check_values(
+    x: Any, name: str, ok: Callable[[np.ndarray], np.ndarray], expected: str
+) -> None:
+    """Raise a `ValueError` at the first entry of a concrete `x` where `ok` is false."""
+    if not is_concrete(x):
+        return
+    values = np.asarray(x)
+    bad = ~ok(values)
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        spot = f"[{', '.join(map(str, where))}]" if where else ""
+        count = int(bad.sum())
+        msg = (
+            f"{name} must be {expected}; got {values[where]} at {name}{spot}"
+            f" ({count} bad value{'s' if count > 1 else ''})"
+        )
+        raise ValueError(msg)
+
+
+def check_nonnegative(x: Any, name: str) -> None:
+    """Raise unless all entries are finite and non-negative."""
+    check_values(
+        x, name, lambda v: np.isfinite(v) & (v >= 0), "finite and non-negative"
+    )
+
+
+def check_probabilities(p: Any, name: str, size: int) -> None:
+    """Raise unless `p` is a vector of `size` non-negative weights with mass."""
+    check_ndim(p, 1, name)
+    if p.shape[0] != size:
+        msg = f"{name} must have length {size}; got {p.shape[0]}"
+        raise ValueError(msg)
+    check_nonnegative(p, name)
+    if is_concrete(p) and not float(np.asarray(p).sum()) > 0:
+        msg = f"{name} must have positive total mass; all its entries are 0"
+        raise ValueError(msg)
+
+
+def check_rows_have_mass(mass: Any, name: str) -> None:
+    """Raise if a concrete vector of row masses has a zero: such a row is no law."""
+    check_values(mass, name, lambda v: v > 0, "of positive mass in every row")

@@ -1,0 +1,39 @@
+"""Small numerical pieces: exact matrix products, safe divisions, rank cutoffs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.types import Array, Float, Inexact
+
+__all__ = ["mm", "rank_cutoff", "safe_divide", "safe_reciprocal"]
+
+
+def mm(a: Array, b: Array) -> Array:
+    """Matrix product at full precision of the dtype on every backend.
+
+    Accelerators multiply f32 in bf16 or TF32 by default, which is too coarse for
+    whatever decides orthogonality, rank or a residual.
+    """
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def safe_reciprocal(x: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
+    """1 / x, and 0 where x is 0, with a finite gradient in both cases."""
+    nonzero = x != 0
+    return jnp.where(nonzero, 1.0 / jnp.where(nonzero, x, jnp.ones_like(x)), 0.0)
+
+
+def safe_divide(a: Array, b: Array) -> Array:
+    """a / b, and 0 where b is 0."""
+    return a * safe_reciprocal(b)
+
+
+def rank_cutoff(
+    shape: tuple[int, int], dtype: Any, largest: Float[Array, ""]
+) -> Float[Array, ""]:
+    """max(n, m) · eps · s_max: singular values not above it count as zero."""
+    eps = np.finfo(dtype).eps
+    return max(shape) * eps * largest

@@ -1,0 +1,74 @@
+"""What a context is: a joint law P⁺(x, a), and what it may be able to do."""
+
+from contexture_jax._core.types import Array
+
+__all__ = ["CapabilityError", "Context"]
+
+_CAPABILITIES = (
+    "sample",
+    "log_density",
+    "kernel",
+    "table",
+    "spectrum",
+    "at",
+    "reverse",
+)
+
+
+class CapabilityError(TypeError):
+    """A context was asked for something that its kind cannot do."""
+
+
+class Context:
+    """A joint law P⁺(x, a) of an input X and a context variable A (theory.md §1).
+
+    Subclasses are frozen dataclass pytrees: arrays are leaves, the rest is static. Each
+    overrides the capabilities that it has; the others raise a `CapabilityError` that
+    names those. X and A are numbered: row x of a finite context is the x-th input.
+    """
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """The names of the methods that this context has."""
+        return tuple(
+            name
+            for name in _CAPABILITIES
+            if getattr(type(self), name) is not getattr(Context, name)
+        )
+
+    def _lacks(self, name: str) -> CapabilityError:
+        has = ", ".join(self.capabilities) or "none"
+        return CapabilityError(
+            f"a {type(self).__name__} context has no `{name}`; it has: {has}"
+        )
+
+    def sample(self, key: Array, x: Array) -> Array:
+        """Draw one a ~ P⁺(·|x) for each x."""
+        raise self._lacks("sample")
+
+    def log_density(self, a: Array, x: Array) -> Array:
+        """Log P⁺(a|x) for each pair."""
+        raise self._lacks("log_density")
+
+    def kernel(self, x: Array, x2: Array) -> Array:
+        """The dual kernel k_X⁺(x, x2) = Σ_a P⁺(a|x) P⁺(a|x2) / P_A(a), all pairs."""
+        raise self._lacks("kernel")
+
+    def table(self) -> Array:
+        """The joint law as a dense (n, m) table that sums to 1."""
+        raise self._lacks("table")
+
+    def spectrum(self, k: int) -> Array:
+        """The k largest non-trivial singular values, with multiplicity, descending."""
+        raise self._lacks("spectrum")
+
+    def at(self, x_new: Array) -> "Context":
+        """The context with rows `x_new` in place of its own, and the same A.
+
+        `x_new` has the form of what the constructor took, row for row.
+        """
+        raise self._lacks("at")
+
+    def reverse(self) -> "Context":
+        """The same joint law with X and A in each other's place."""
+        raise self._lacks("reverse")

@@ -1,0 +1,93 @@
+"""What a solver returns: the triples, and how far they can be trusted."""
+
+from enum import Enum
+from typing import NamedTuple
+
+from contexture_jax._core.types import Array, Float, Inexact, Int
+
+__all__ = ["SVDResult", "SolveInfo", "Status"]
+
+
+class Status(str, Enum):
+    """How a solve ended. Compares equal to its text, as in `status == "converged"`."""
+
+    CONVERGED = "converged"
+    MAX_PASSES = "max passes"
+    RANK_DEFICIENT = "rank deficient"
+    NON_FINITE = "non-finite"
+
+    def __str__(self) -> str:
+        """The text alone."""
+        return self.value
+
+    @property
+    def code(self) -> int:
+        """The integer that compiled solvers return in place of the text."""
+        return list(Status).index(self)
+
+    @property
+    def advice(self) -> str:
+        """What to make of it, and what to do next."""
+        return _ADVICE[self]
+
+
+_ADVICE = {
+    Status.CONVERGED: "every residual is at most tol times the largest singular value",
+    Status.MAX_PASSES: (
+        "some residuals are above tol: raise max_passes, num_oversamples or tol, or use"
+        ' method="krylov"'
+    ),
+    Status.RANK_DEFICIENT: (
+        "the operator has fewer than `rank` singular values above rounding: the last"
+        " ones are 0 and their functions an arbitrary orthonormal completion"
+    ),
+    Status.NON_FINITE: "the operator returned NaN or infinity: check its entries",
+}
+
+
+class SVDResult(NamedTuple):
+    """The leading singular triples, the trivial one (s_0 = 1, constants) left out.
+
+    Attributes:
+        singular_values: s_1 ≥ s_2 ≥ … ≥ 0, shape (rank,).
+        left: μ_i as columns, shape (n, rank). From `svd`: orthonormal in L²(P_X) with
+            mean 0; from `truncated_svd`: orthonormal.
+        right: ν_i as columns, shape (m, rank); likewise in L²(P_A).
+
+    Signs: in each left column the entry that is largest in modulus (after weighting by
+    √P_X) is positive.
+    """
+
+    singular_values: Float[Array, " rank"]
+    left: Inexact[Array, "n rank"]
+    right: Inexact[Array, "m rank"]
+
+
+class SolveInfo(NamedTuple):
+    """How a result was computed and how exact it is.
+
+    Attributes:
+        residuals: the larger of the two residuals of each triple, shape (rank,).
+        left_residuals: ‖T ν_i − s_i μ_i‖, shape (rank,).
+        right_residuals: ‖T* μ_i − s_i ν_i‖, shape (rank,).
+        num_passes: how often the operator and its adjoint were applied to a block, in
+            passes: half the number of products, shape ().
+        total_energy: Σ_{i≥1} s_i² of the whole operator, shape ().
+        tail_energy: Σ_{i>rank} s_i² = total energy − Σ_{i≤rank} s_i², shape ().
+        tail_error: standard error of the two energies: 0 where they are exact, shape
+            ().
+        status: a `Status`; inside a trace its integer code.
+        method: the method that ran; None inside a trace.
+        reason: why `method="auto"` chose it, in words; None inside a trace.
+    """
+
+    residuals: Float[Array, " rank"]
+    left_residuals: Float[Array, " rank"]
+    right_residuals: Float[Array, " rank"]
+    num_passes: Float[Array, ""]
+    total_energy: Float[Array, ""]
+    tail_energy: Float[Array, ""]
+    tail_error: Float[Array, ""]
+    status: Status | Int[Array, ""]
+    method: str | None = None
+    reason: str | None = None
