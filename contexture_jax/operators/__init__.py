@@ -1,5 +1,50 @@
 """The expectation operator of a context, in storages to choose from."""
 
 from contexture_jax.operators._base import AssociationOperator, Cost
+from contexture_jax.operators._build import association_operator
+from contexture_jax.operators._composed import (
+    AdjointOperator,
+    ProductOperator,
+    StackedOperator,
+    WeightedSumOperator,
+    adjoint,
+    product,
+    stack,
+    weighted_sum,
+)
+from contexture_jax.operators._dense import DenseOperator, dense_operator
+from contexture_jax.operators._fixed_degree import (
+    FixedDegreeOperator,
+    fixed_degree_operator,
+)
+from contexture_jax.operators._kernel import KernelOperator, kernel_operator
+from contexture_jax.operators._low_rank import LowRankOperator, low_rank_operator
+from contexture_jax.operators._slots import Slots, make_slots, slots_matmat
+from contexture_jax.operators._sparse import SparseOperator, sparse_operator
 
-__all__ = ["AssociationOperator", "Cost"]
+__all__ = [
+    "AdjointOperator",
+    "AssociationOperator",
+    "Cost",
+    "DenseOperator",
+    "FixedDegreeOperator",
+    "KernelOperator",
+    "LowRankOperator",
+    "ProductOperator",
+    "Slots",
+    "SparseOperator",
+    "StackedOperator",
+    "WeightedSumOperator",
+    "adjoint",
+    "association_operator",
+    "dense_operator",
+    "fixed_degree_operator",
+    "kernel_operator",
+    "low_rank_operator",
+    "make_slots",
+    "product",
+    "slots_matmat",
+    "sparse_operator",
+    "stack",
+    "weighted_sum",
+]

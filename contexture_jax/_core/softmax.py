@@ -1,0 +1,118 @@
+"""Products with exp(Q Kᵀ) in square tiles: no n × m array ever exists.
+
+The exponent comes straight out of one matrix product of augmented factors (the row's
+−logsumexp and the column's bias are two more coordinates), so a tile costs one product
+of width e, one exponential and one product of width r.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from contexture_jax._core.numerics import mm
+from contexture_jax._core.types import Array, Float
+
+__all__ = ["MASKED", "augment", "exp_matmul", "logsumexp_rows", "tile_size"]
+
+# The log weight of a column that must not count: finite, so that 0 · MASKED is 0 and
+# its exponential is exactly 0 beside any logit.
+MASKED = -1e30
+
+
+def tile_size(n: int, m: int, block_size: int) -> tuple[int, int]:
+    """Rows and columns of a tile: `block_size`, cut evenly over n and over m."""
+
+    def even(size: int) -> int:
+        return math.ceil(size / math.ceil(size / block_size)) if size else 1
+
+    return even(n), even(m)
+
+
+def augment(
+    queries: Float[Array, "n e"],
+    keys: Float[Array, "m e"],
+    row_offset: Float[Array, " n"],
+    column_offset: Float[Array, " m"],
+) -> tuple[Float[Array, "n e2"], Float[Array, "m e2"]]:
+    """Factors whose product is Q Kᵀ + row_offset ⊗ 1 + 1 ⊗ column_offset."""
+    ones_n = jnp.ones((queries.shape[0], 1), queries.dtype)
+    ones_m = jnp.ones((keys.shape[0], 1), keys.dtype)
+    return (
+        jnp.concatenate([queries, row_offset[:, None], ones_n], axis=1),
+        jnp.concatenate([keys, ones_m, column_offset[:, None]], axis=1),
+    )
+
+
+def exp_matmul(
+    queries: Float[Array, "n e"],
+    keys: Float[Array, "m e"],
+    values: Float[Array, "m r"],
+    *,
+    block_size: int,
+) -> Float[Array, "n r"]:
+    """exp(Q Kᵀ) V by tiles; work space is one tile and one block of the result.
+
+    Args:
+        queries: Q, shape (n, e), floating.
+        keys: K, shape (m, e), the same dtype.
+        values: V, shape (m, r), the same dtype.
+        block_size: the largest side of a tile.
+
+    Returns:
+        Shape (n, r). Logits should not be far above 0: nothing is subtracted.
+    """
+    n, m, r = queries.shape[0], keys.shape[0], values.shape[1]
+    rows, columns = tile_size(n, m, block_size)
+    key_blocks = _blocks(keys, columns)
+    # Padding columns meet zero rows of V, so their exp(0) = 1 does not count.
+    value_blocks = _blocks(values, columns)
+
+    def one_block(query: Array) -> Array:
+        def add_tile(total: Array, tile: tuple[Array, Array]) -> tuple[Array, None]:
+            key, value = tile
+            return total + mm(jnp.exp(mm(query, key.T)), value), None
+
+        start = jnp.zeros((rows, r), values.dtype)
+        return jax.lax.scan(add_tile, start, (key_blocks, value_blocks))[0]
+
+    out = jax.lax.map(one_block, _blocks(queries, rows))
+    return out.reshape(-1, r)[:n]
+
+
+def logsumexp_rows(
+    queries: Float[Array, "n e"], keys: Float[Array, "m e"], *, block_size: int
+) -> Float[Array, " n"]:
+    """log Σ_a exp(Q Kᵀ)_xa by tiles, with a running maximum."""
+    n, m = queries.shape[0], keys.shape[0]
+    rows, columns = tile_size(n, m, block_size)
+    key_blocks = _blocks(keys, columns)
+    counts = _blocks(jnp.ones((m, 1), keys.dtype), columns)
+
+    def one_block(query: Array) -> Array:
+        def add_tile(
+            carry: tuple[Array, Array], tile: tuple[Array, Array]
+        ) -> tuple[tuple[Array, Array], None]:
+            largest, total = carry
+            key, count = tile
+            logits = jnp.where(count[:, 0][None, :] > 0, mm(query, key.T), MASKED)
+            new = jnp.maximum(largest, logits.max(axis=1))
+            scaled = total * jnp.exp(largest - new)
+            return (new, scaled + jnp.exp(logits - new[:, None]).sum(axis=1)), None
+
+        start = (
+            jnp.full((rows,), MASKED, keys.dtype),
+            jnp.zeros((rows,), keys.dtype),
+        )
+        largest, total = jax.lax.scan(add_tile, start, (key_blocks, counts))[0]
+        return largest + jnp.log(total)
+
+    return jax.lax.map(one_block, _blocks(queries, rows)).reshape(-1)[:n]
+
+
+def _blocks(x: Float[Array, "n e"], size: int) -> Float[Array, "b size e"]:
+    """Rows in blocks of `size`, the last one padded with zeros."""
+    padding = -x.shape[0] % size
+    if padding:
+        x = jnp.pad(x, ((0, padding), (0, 0)))
+    return x.reshape(-1, size, x.shape[1])

@@ -1,0 +1,86 @@
+"""Graphs as contexts: A is a neighbour of X."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import is_concrete
+from contexture_jax.contexts._joint import DenseJoint, SparseJoint, coordinates, joint
+
+__all__ = ["graph"]
+
+
+def graph(adjacency: Any, *, lazy: bool = False) -> DenseJoint | SparseJoint:
+    """A context from a weighted undirected graph: one step of its random walk.
+
+    P⁺(x, a) = W_xa / Σ W, so that P_X = P_A is the degree law and T is symmetric in
+    L²(P_X). Singular values are the *moduli* of the eigenvalues of the walk: a
+    bipartite graph has s_1 = 1, from the eigenvalue −1, although Theorem 12 of Zhai et
+    al. 2025 (CTX) ranks it last (theory.md §0 E2). The lazy walk ½(I + T) is positive
+    semi-definite and ranks as that theorem means.
+
+    Args:
+        adjacency: W, shape (n, n), symmetric, non-negative; array, BCOO or
+            scipy.sparse. Vertices without edges are masked.
+        lazy: whether the walk stays where it is with probability one half.
+
+    Raises:
+        ValueError: if W is not square, not symmetric, or has a negative or non-finite
+            weight.
+    """
+    context = joint(adjacency)
+    if isinstance(context, DenseJoint):
+        weights = context.probabilities
+        _check_square(weights.shape)
+        if is_concrete(weights):
+            values = np.asarray(weights)
+            _check_symmetric(values, values.T)
+        if not lazy:
+            return context
+        walk = 0.5 * (weights + jnp.diag(weights.sum(axis=1)))
+        return DenseJoint(walk, has_profiles=False)
+    _check_square(context.shape)
+    mirrored = context.reverse()
+    same_pattern = np.array_equal(context.rows, mirrored.rows) and np.array_equal(
+        context.columns, mirrored.columns
+    )
+    if not same_pattern:
+        _raise_asymmetric("an edge is stored in one direction only")
+    _check_symmetric(np.asarray(context.weights), np.asarray(mirrored.weights))
+    if not lazy:
+        return context
+    n = context.shape[0]
+    rows, columns, weights = map(
+        np.asarray, (context.rows, context.columns, context.weights)
+    )
+    degrees = np.bincount(rows, weights, n).astype(weights.dtype)
+    walk = coordinates(
+        np.concatenate([rows, np.arange(n)]),
+        np.concatenate([columns, np.arange(n)]),
+        0.5 * np.concatenate([weights, degrees]),
+        context.shape,
+    )
+    return SparseJoint(
+        walk.weights, walk.rows, walk.columns, walk.shape, has_profiles=False
+    )
+
+
+def _check_square(shape: tuple[int, ...]) -> None:
+    if shape[0] != shape[1]:
+        msg = f"adjacency must be square; got shape {tuple(shape)}"
+        raise ValueError(msg)
+
+
+def _check_symmetric(values: np.ndarray, mirrored: np.ndarray) -> None:
+    tolerance = 4 * np.finfo(values.dtype).eps * np.maximum(values, mirrored)
+    if (np.abs(values - mirrored) > tolerance).any():
+        _raise_asymmetric(f"the largest difference is {np.abs(values - mirrored).max()}")
+
+
+def _raise_asymmetric(what: str) -> None:
+    msg = (
+        f"adjacency must be symmetric; {what}. Use (W + W.T) / 2 for the undirected"
+        " graph, or `joint(W)` for the law of a directed edge"
+    )
+    raise ValueError(msg)

@@ -1,0 +1,227 @@
+"""Nearest neighbours as contexts: A is one of a fixed number of points near X."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import (
+    as_floating,
+    check_integer,
+    check_ndim,
+    check_nonnegative,
+    check_rows_have_mass,
+    check_values,
+)
+from contexture_jax._core.types import (
+    Array,
+    ArrayLike,
+    Float,
+    Int,
+    pytree_dataclass,
+    static_field,
+)
+from contexture_jax.contexts._base import Context
+from contexture_jax.contexts._joint import SparseJoint, coordinates
+from contexture_jax.contexts._search import nearest_neighbors, squared_distances
+from contexture_jax.contexts._softmax import as_features, new_rows, uniform_law
+
+__all__ = ["Neighbors", "ReversedNeighbors", "knn", "neighbors"]
+
+
+@pytree_dataclass
+class Neighbors(Context):
+    """Each X has the same number K of context values (theory.md §4).
+
+    Attributes:
+        indices: the context values of each input by number, shape (n, K), int32.
+        weights: P⁺(a|x) of each, shape (n, K), rows summing to 1; None: all 1 / K.
+        points: the values of A that neighbours are searched among, shape (m, d); None
+            if the graph came from outside.
+        p_x: law of X, shape (n,).
+        num_points: m. Static.
+    """
+
+    indices: Int[Array, "n k"]
+    weights: Float[Array, "n k"] | None
+    points: Float[Array, "m d"] | None
+    p_x: Float[Array, " n"]
+    num_points: int = static_field()
+
+    def slot_weights(self) -> Float[Array, "n k"]:
+        """P⁺(a|x) of each slot, stored or not."""
+        if self.weights is not None:
+            return self.weights
+        share = 1.0 / self.indices.shape[1]
+        return jnp.full(self.indices.shape, share, self.p_x.dtype)
+
+    def table(self) -> Float[Array, "n m"]:
+        """The joint law as a dense (n, m) table: for small cases."""
+        n = self.indices.shape[0]
+        rows = jnp.arange(n, dtype=jnp.int32)[:, None]
+        joint = self.p_x[:, None] * self.slot_weights()
+        return jnp.zeros((n, self.num_points), joint.dtype).at[rows, self.indices].add(
+            joint
+        )
+
+    def sample(self, key: Array, x: Int[Array, "..."]) -> Int[Array, "..."]:
+        """Draw one column number a ~ P⁺(·|x) for each row number in `x`."""
+        slot = jax.random.categorical(key, jnp.log(self.slot_weights()[x]), axis=-1)
+        return jnp.take_along_axis(self.indices[x], slot[..., None], axis=-1)[..., 0]
+
+    def at(self, x_new: ArrayLike) -> "Neighbors":
+        """New inputs, shape (k, d); for a graph from outside new lists (k, K)."""
+        if self.points is None:
+            return neighbors(x_new, num_points=self.num_points)
+        new = new_rows(x_new, self.points)
+        indices, _ = nearest_neighbors(new, self.points, self.indices.shape[1])
+        return Neighbors(
+            indices, None, self.points, uniform_law(new), self.num_points
+        )
+
+    def reverse(self) -> "ReversedNeighbors":
+        """The same law with rows = neighbours and columns = inputs."""
+        return ReversedNeighbors(self)
+
+
+@pytree_dataclass
+class ReversedNeighbors(Context):
+    """A k-NN law read from A to X: P(x|a) over the x that have a as a neighbour.
+
+    Attributes:
+        forward: the law from X to A.
+    """
+
+    forward: Neighbors
+
+    def table(self) -> Float[Array, "m n"]:
+        """The joint law as a dense (m, n) table: for small cases."""
+        return self.forward.table().T
+
+    def reverse(self) -> Neighbors:
+        """The law from X to A."""
+        return self.forward
+
+    def at(self, x_new: ArrayLike) -> SparseJoint:
+        """New neighbours, shape (k, d): P(x|a) over the x that have a in their ball.
+
+        The ball of x ends at its farthest neighbour. Runs on the host, in blocks.
+
+        Raises:
+            ValueError: if some new point is in no ball, or inputs are not the points.
+        """
+        forward = self.forward
+        if forward.points is None or forward.indices.shape[0] != forward.num_points:
+            raise ValueError(
+                "new neighbours need the points that the inputs are: build the context"
+                " with `knn(x, ...)`"
+            )
+        points = np.asarray(forward.points, np.float64)
+        new = np.asarray(new_rows(x_new, forward.points), np.float64)
+        last = squared_distances(
+            forward.points, forward.points, forward.indices[:, -1:]
+        )[:, 0]
+        # Rounding must not push the farthest neighbour itself out of the ball.
+        radii = np.asarray(last, np.float64) * (1 + 1e-5) + np.finfo(np.float32).tiny
+        rows, columns = [], []
+        block = max(1, 2**24 // points.size)
+        for start in range(0, len(new), block):
+            part = new[start : start + block]
+            gaps = ((part[:, None, :] - points[None]) ** 2).sum(axis=2)
+            row, column = np.nonzero(gaps <= radii[None, :])
+            rows.append(row + start)
+            columns.append(column)
+        index, column = np.concatenate(rows), np.concatenate(columns)
+        weights = np.asarray(forward.p_x, np.float64)[column]
+        mass = np.bincount(index, weights, len(new))
+        if not (mass > 0).all():
+            msg = (
+                f"row {int(np.argmin(mass > 0))} of x_new is among the"
+                f" {forward.indices.shape[1]} nearest neighbours of no input, so E[f(X)"
+                "|a] does not exist there"
+            )
+            raise ValueError(msg)
+        weights = (weights / mass[index] / len(new)).astype(forward.p_x.dtype)
+        return coordinates(index, column, weights, (len(new), len(points)))
+
+
+def knn(
+    x: ArrayLike,
+    num_neighbors: int = 30,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Neighbors:
+    """The k-NN context: P⁺(a|x) uniform over the nearest points of x among x.
+
+    One of the contexts of Zhai et al. 2025 (CTX), §5 (theory.md §4). A point is its own
+    neighbour. Of points at the same distance the first ones count, so that equal inputs
+    have equal laws. The search is exact, by Euclidean distance, and compiles.
+
+    Args:
+        x: features, shape (n, d), floating or integer, finite.
+        num_neighbors: K, the point itself included; 1 ≤ K ≤ n.
+        progress: called with (points done, n) from time to time.
+
+    Raises:
+        TypeError: if `num_neighbors` is not an integer.
+        ValueError: if K is not between 1 and n, or `x` not a finite matrix.
+    """
+    points = as_features(x, "x")
+    num_points = points.shape[0]
+    if isinstance(num_neighbors, (int, np.integer)) and num_neighbors > num_points:
+        msg = (
+            f"num_neighbors must be at most the number of points, {num_points};"
+            f" got {num_neighbors}"
+        )
+        raise ValueError(msg)
+    num_neighbors = check_integer(num_neighbors, "num_neighbors", low=1)
+    indices, _ = nearest_neighbors(points, points, num_neighbors, progress=progress)
+    return Neighbors(indices, None, points, uniform_law(points), num_points)
+
+
+def neighbors(
+    indices: ArrayLike,
+    weights: ArrayLike | None = None,
+    num_points: int | None = None,
+) -> Neighbors:
+    """A context from a neighbour graph computed elsewhere, approximate or not.
+
+    Args:
+        indices: the neighbours of each input by number, shape (n, K), integer.
+        weights: P⁺(a|x) up to a scale for each row, shape (n, K), non-negative; None:
+            uniform.
+        num_points: m, how many context values there are; None: one more than the
+            largest number in `indices`.
+
+    Raises:
+        TypeError: if `indices` are not integers.
+        ValueError: if a number is outside 0, …, m − 1 or a row of weights has no mass.
+    """
+    index = np.asarray(indices)
+    if index.dtype.kind not in "iu":
+        msg = f"indices must hold integers; got dtype {index.dtype}"
+        raise TypeError(msg)
+    check_ndim(index, 2, "indices")
+    if index.size == 0:
+        msg = f"indices must not be empty; got shape {index.shape}"
+        raise ValueError(msg)
+    size = int(index.max()) + 1 if num_points is None else num_points
+    check_values(
+        index, "indices", lambda v: (v >= 0) & (v < size), f"between 0 and {size - 1}"
+    )
+    dtype = jnp.zeros(()).dtype
+    shares = None
+    if weights is not None:
+        shares = as_floating(weights, "weights")
+        dtype = shares.dtype
+        if shares.shape != index.shape:
+            msg = f"weights must have shape {index.shape}; got {shares.shape}"
+            raise ValueError(msg)
+        check_nonnegative(shares, "weights")
+        mass = shares.sum(axis=1, keepdims=True)
+        check_rows_have_mass(mass[:, 0], "weights")
+        shares = shares / mass
+    n = index.shape[0]
+    p_x = jnp.full((n,), 1.0 / n, dtype)
+    return Neighbors(jnp.asarray(index, jnp.int32), shares, None, p_x, size)

@@ -1,0 +1,281 @@
+"""Operators made of operators: adjoint, product, weighted sum, stack (theory.md §4)."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import as_floating, check_probabilities, is_concrete
+from contexture_jax._core.numerics import safe_divide
+from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
+from contexture_jax.operators._base import AssociationOperator, Cost
+
+__all__ = [
+    "AdjointOperator",
+    "ProductOperator",
+    "StackedOperator",
+    "WeightedSumOperator",
+    "adjoint",
+    "product",
+    "stack",
+    "weighted_sum",
+]
+
+
+@pytree_dataclass
+class AdjointOperator(AssociationOperator):
+    """T* as an operator of its own: X and A in each other's place.
+
+    Attributes:
+        operator: T.
+        p_x: its P_A.
+        p_a: its P_X.
+    """
+
+    operator: AssociationOperator
+    p_x: Float[Array, " n"]
+    p_a: Float[Array, " m"]
+
+    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+        """T* g."""
+        return self.operator.rmatmat(g)
+
+    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+        """T f."""
+        return self.operator.matmat(f)
+
+    def squared_norm(self) -> Float[Array, ""] | None:
+        """That of T."""
+        return self.operator.squared_norm()
+
+    def cost(self, r: int) -> Cost:
+        """That of T, with input and output in each other's place."""
+        n, m = self.shape
+        forward = self.operator.cost(r)
+        size = self.dtype.itemsize
+        return forward._replace(
+            argument_bytes=forward.argument_bytes + size * (m - n) * r,
+            output_bytes=size * n * r,
+        )
+
+
+@pytree_dataclass
+class ProductOperator(AssociationOperator):
+    """T₁ T₂ …: a chain X → A₁ → A₂ → …, the convolution of contexts.
+
+    Attributes:
+        operators: T₁, T₂, …; the A of each is the X of the next.
+        p_x: P_X of the first, shape (n,).
+        p_a: P_A of the last, shape (m,).
+    """
+
+    operators: tuple[AssociationOperator, ...]
+    p_x: Float[Array, " n"]
+    p_a: Float[Array, " m"]
+
+    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+        """T₁ (T₂ (… g))."""
+        for operator in reversed(self.operators):
+            g = operator.matmat(g)
+        return g
+
+    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+        """… T₂* (T₁* f)."""
+        for operator in self.operators:
+            f = operator.rmatmat(f)
+        return f
+
+    def cost(self, r: int) -> Cost:
+        """The factors one after the other."""
+        return _sum_costs(self, self.operators, r)
+
+
+@pytree_dataclass
+class WeightedSumOperator(AssociationOperator):
+    """Mixture with a hidden index: P⁺ = Σ_j w_j P_j⁺ on common spaces.
+
+    (T g)(x) = Σ_j w_j (p_j(x) / p(x)) (T_j g)(x), which is Σ_j w_j T_j where all P_X
+    agree.
+
+    Attributes:
+        operators: T_j, all of one shape.
+        weights: w_j, shape (j,), summing to 1.
+        p_x: Σ_j w_j p_j on inputs, shape (n,).
+        p_a: Σ_j w_j p_j on context values, shape (m,).
+    """
+
+    operators: tuple[AssociationOperator, ...]
+    weights: Float[Array, " j"]
+    p_x: Float[Array, " n"]
+    p_a: Float[Array, " m"]
+
+    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+        """Σ_j w_j (p_j / p) T_j g."""
+        total = jnp.zeros((self.shape[0], g.shape[1]), self.dtype)
+        for j, operator in enumerate(self.operators):
+            total = total + (self.weights[j] * operator.p_x)[:, None] * operator.matmat(g)
+        return safe_divide(total, self.p_x[:, None])
+
+    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+        """Σ_j w_j (p_j / p) T_j* f."""
+        total = jnp.zeros((self.shape[1], f.shape[1]), self.dtype)
+        for j, operator in enumerate(self.operators):
+            weight = (self.weights[j] * operator.p_a)[:, None]
+            total = total + weight * operator.rmatmat(f)
+        return safe_divide(total, self.p_a[:, None])
+
+    def cost(self, r: int) -> Cost:
+        """The terms one after the other."""
+        return _sum_costs(self, self.operators, r)
+
+
+@pytree_dataclass
+class StackedOperator(AssociationOperator):
+    """Mixture with a visible index: A = (J, A_J), P(J = j) = w_j.
+
+    (T g)(x) = Σ_j w_j (p_j(x) / p(x)) (T_j g_j)(x), so that T T* = Σ_j w_j T_j T_j*
+    where all P_X agree: the convex combination of contexts.
+
+    Attributes:
+        operators: T_j, all with the same number of inputs.
+        weights: w_j, shape (j,), summing to 1.
+        p_x: Σ_j w_j p_j on inputs, shape (n,).
+        p_a: w_j times the P_A of T_j, one after the other, shape (Σ m_j,).
+    """
+
+    operators: tuple[AssociationOperator, ...]
+    weights: Float[Array, " j"]
+    p_x: Float[Array, " n"]
+    p_a: Float[Array, " m"]
+
+    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+        """Σ_j w_j (p_j / p) T_j g_j."""
+        total = jnp.zeros((self.shape[0], g.shape[1]), self.dtype)
+        start = 0
+        for j, operator in enumerate(self.operators):
+            stop = start + operator.shape[1]
+            part = operator.matmat(g[start:stop])
+            total = total + (self.weights[j] * operator.p_x)[:, None] * part
+            start = stop
+        return safe_divide(total, self.p_x[:, None])
+
+    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+        """T_j* f, one after the other."""
+        return jnp.concatenate([operator.rmatmat(f) for operator in self.operators])
+
+    def cost(self, r: int) -> Cost:
+        """The terms one after the other."""
+        return _sum_costs(self, self.operators, r)
+
+
+def adjoint(operator: AssociationOperator) -> AssociationOperator:
+    """T* as an operator, by exchanging the two maps; the adjoint of that is T again."""
+    if isinstance(operator, AdjointOperator):
+        return operator.operator
+    return AdjointOperator(operator, operator.p_a, operator.p_x)
+
+
+def product(operators: Sequence[AssociationOperator]) -> ProductOperator:
+    """The chain T₁ T₂ …: X → A₁ → A₂ → …; P_X and the last P_A are kept.
+
+    Raises:
+        ValueError: if the law of A in one factor is not the law of X in the next.
+    """
+    chain = _as_tuple(operators)
+    for number, (one, two) in enumerate(zip(chain, chain[1:], strict=False)):
+        if one.shape[1] != two.shape[0]:
+            msg = (
+                f"the A of operator {number} must be the X of operator {number + 1};"
+                f" got {one.shape[1]} and {two.shape[0]} values"
+            )
+            raise ValueError(msg)
+        if is_concrete(one.p_a, two.p_x):
+            gap = float(np.abs(np.asarray(one.p_a) - np.asarray(two.p_x)).sum())
+            if gap > float(np.sqrt(np.finfo(one.dtype).eps)):
+                msg = (
+                    f"the law of A in operator {number} must be the law of X in"
+                    f" operator {number + 1}; they differ by {gap:.3g} in total"
+                    " variation (×2), so the chain is no joint law with these marginals"
+                )
+                raise ValueError(msg)
+    return ProductOperator(chain, chain[0].p_x, chain[-1].p_a)
+
+
+def weighted_sum(
+    operators: Sequence[AssociationOperator], weights: ArrayLike
+) -> WeightedSumOperator:
+    """The mixture of joint laws with a hidden index.
+
+    Args:
+        operators: T_j, all of one shape.
+        weights: w_j, shape (j,), non-negative; normalised.
+
+    Raises:
+        ValueError: if shapes differ, or a weight is negative or not finite.
+    """
+    terms = _as_tuple(operators)
+    shapes = {operator.shape for operator in terms}
+    if len(shapes) != 1:
+        msg = f"operators must have one shape; got {sorted(shapes)}"
+        raise ValueError(msg)
+    w = _as_weights(weights, terms)
+    p_x = sum(w[j] * op.p_x for j, op in enumerate(terms))
+    p_a = sum(w[j] * op.p_a for j, op in enumerate(terms))
+    return WeightedSumOperator(terms, w, jnp.asarray(p_x), jnp.asarray(p_a))
+
+
+def stack(
+    operators: Sequence[AssociationOperator], weights: ArrayLike
+) -> StackedOperator:
+    """The mixture of contexts with a visible index, A = (J, A_J).
+
+    Args:
+        operators: T_j, all with the same number of inputs.
+        weights: w_j, shape (j,), non-negative; normalised.
+
+    Raises:
+        ValueError: if numbers of inputs differ, or a weight is negative or not finite.
+    """
+    terms = _as_tuple(operators)
+    sizes = {operator.shape[0] for operator in terms}
+    if len(sizes) != 1:
+        msg = f"operators must have one number of inputs; got {sorted(sizes)}"
+        raise ValueError(msg)
+    w = _as_weights(weights, terms)
+    p_x = sum(w[j] * op.p_x for j, op in enumerate(terms))
+    p_a = jnp.concatenate([w[j] * op.p_a for j, op in enumerate(terms)])
+    return StackedOperator(terms, w, jnp.asarray(p_x), p_a)
+
+
+def _as_tuple(
+    operators: Sequence[AssociationOperator],
+) -> tuple[AssociationOperator, ...]:
+    terms = tuple(operators)
+    if not terms:
+        raise ValueError("operators must hold at least one operator; got none")
+    return terms
+
+
+def _as_weights(
+    weights: ArrayLike, terms: tuple[AssociationOperator, ...]
+) -> Float[Array, " j"]:
+    w = as_floating(weights, "weights").astype(terms[0].dtype)
+    check_probabilities(w, "weights", len(terms))
+    return w / w.sum()
+
+
+def _sum_costs(
+    whole: AssociationOperator, parts: tuple[AssociationOperator, ...], r: int
+) -> Cost:
+    """Flops add up; the parts' outputs are work space of the whole."""
+    costs = [part.cost(r) for part in parts]
+    n, m = whole.shape
+    size = whole.dtype.itemsize
+    inputs = sum(size * part.shape[1] * r for part in parts)
+    return Cost(
+        flops=sum(c.flops for c in costs),
+        argument_bytes=sum(c.argument_bytes for c in costs) - inputs + size * m * r,
+        output_bytes=size * n * r,
+        temporary_bytes=max(c.temporary_bytes for c in costs)
+        + sum(c.output_bytes for c in costs),
+    )

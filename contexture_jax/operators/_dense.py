@@ -1,0 +1,57 @@
+"""Dense storage: the joint table itself."""
+
+import jax.numpy as jnp
+
+from contexture_jax._core.numerics import mm, safe_reciprocal
+from contexture_jax._core.types import Array, Float, pytree_dataclass
+from contexture_jax.operators._base import AssociationOperator, Cost
+
+__all__ = ["DenseOperator", "dense_operator"]
+
+
+@pytree_dataclass
+class DenseOperator(AssociationOperator):
+    """T from a dense joint table P: T g = D_X⁻¹ P g, T* f = D_A⁻¹ Pᵀ f.
+
+    Attributes:
+        joint: P, shape (n, m), summing to 1.
+        p_x: row sums of P, shape (n,).
+        p_a: column sums of P, shape (m,).
+    """
+
+    joint: Float[Array, "n m"]
+    p_x: Float[Array, " n"]
+    p_a: Float[Array, " m"]
+
+    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+        """T g, shape (n, r)."""
+        return safe_reciprocal(self.p_x)[:, None] * mm(self.joint, g)
+
+    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+        """T* f, shape (m, r)."""
+        return safe_reciprocal(self.p_a)[:, None] * mm(self.joint.T, f)
+
+    def squared_norm(self) -> Float[Array, ""]:
+        """Σ P(x,a)² / (p_x p_a)."""
+        rows = (self.joint * self.joint) @ safe_reciprocal(self.p_a)
+        return rows @ safe_reciprocal(self.p_x)
+
+    def cost(self, r: int) -> Cost:
+        """One product with an n × m matrix."""
+        n, m = self.shape
+        size = self.dtype.itemsize
+        return Cost(
+            flops=2 * n * m * r + n * r,
+            argument_bytes=size * (n * m + n + m + m * r),
+            output_bytes=size * n * r,
+            temporary_bytes=size * n * r,
+        )
+
+    def as_matrix(self) -> Float[Array, "n m"]:
+        """The matrix of T, entry P⁺(a|x)."""
+        return safe_reciprocal(self.p_x)[:, None] * self.joint
+
+
+def dense_operator(joint: Float[Array, "n m"]) -> DenseOperator:
+    """T of a joint table that sums to 1; the marginals are its own sums."""
+    return DenseOperator(joint, jnp.sum(joint, axis=1), jnp.sum(joint, axis=0))

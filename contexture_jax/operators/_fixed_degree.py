@@ -1,0 +1,111 @@
+"""Fixed-degree storage: each input has the same number of context values."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.types import Array, Float, Int, pytree_dataclass
+from contexture_jax.operators._base import AssociationOperator, Cost
+from contexture_jax.operators._slots import (
+    Bucket,
+    Slots,
+    make_slots,
+    slots_cost,
+    slots_matmat,
+    sum_slots,
+)
+
+__all__ = ["FixedDegreeOperator", "fixed_degree_operator"]
+
+
+@pytree_dataclass
+class FixedDegreeOperator(AssociationOperator):
+    """T of a k-NN law: a sum over K slots; T* by the stored transpose.
+
+    Attributes:
+        indices: the context values of each input, slot-major, shape (K, n), int32.
+        weights: P⁺(a|x) of each slot, shape (K, n); None: all 1 / K.
+        backward: P⁺(x|a), an (m, n) matrix.
+        p_x: shape (n,).
+        p_a: shape (m,).
+        norm2: ‖T‖²_HS, shape ().
+    """
+
+    indices: Int[Array, "k n"]
+    weights: Float[Array, "k n"] | None
+    backward: Slots
+    p_x: Float[Array, " n"]
+    p_a: Float[Array, " m"]
+    norm2: Float[Array, ""]
+
+    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+        """T g, shape (n, r)."""
+        total = sum_slots(Bucket(self.indices, self.weights), g)
+        return total if self.weights is not None else total / self.indices.shape[0]
+
+    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+        """T* f, shape (m, r)."""
+        return slots_matmat(self.backward, f)
+
+    def squared_norm(self) -> Float[Array, ""]:
+        """Σ P(x,a)² / (p_x p_a) over the slots."""
+        return self.norm2
+
+    def cost(self, r: int) -> Cost:
+        """K additions of a gathered row for each input; T* has its own layout."""
+        n, m = self.shape
+        size = self.dtype.itemsize
+        entries = self.indices.size
+        weights = 0 if self.weights is None else size * entries
+        _, layout, _ = slots_cost(self.backward, r, size)
+        return Cost(
+            flops=(1 if self.weights is None else 2) * entries * r + n * r,
+            argument_bytes=4 * entries + weights + layout + size * (n + m + m * r),
+            output_bytes=size * n * r,
+            temporary_bytes=2 * size * n * r,
+        )
+
+
+def fixed_degree_operator(
+    indices: np.ndarray,
+    weights: np.ndarray | None,
+    p_x: np.ndarray,
+    num_points: int,
+) -> FixedDegreeOperator:
+    """T from neighbour lists. Lays the transpose out on the host.
+
+    Args:
+        indices: context values of each input, shape (n, K), integer.
+        weights: P⁺(a|x) of each, shape (n, K), rows summing to 1; None: all 1 / K.
+        p_x: law of X, shape (n,), floating.
+        num_points: m.
+    """
+    n, num_slots = indices.shape
+    dtype = p_x.dtype
+    law = p_x.astype(np.float64)
+    shares = (
+        np.full(indices.shape, 1.0 / num_slots)
+        if weights is None
+        else weights.astype(np.float64)
+    )
+    flat = indices.reshape(-1).astype(np.int64)
+    joint = (law[:, None] * shares).reshape(-1)
+    p_a = np.bincount(flat, joint, num_points)
+    order = np.argsort(flat, kind="stable")
+    inputs = np.repeat(np.arange(n), num_slots)
+    backward = joint / np.where(p_a > 0, p_a, 1.0)[flat]
+    # A value listed twice by one input must count as one entry of twice the weight.
+    entries = flat * n + inputs
+    if len(np.unique(entries)) == len(entries):
+        norm2 = (backward * shares.reshape(-1)).sum()
+    else:
+        _, inverse = np.unique(entries, return_inverse=True)
+        summed = np.bincount(inverse, backward)
+        norm2 = (summed * np.bincount(inverse, shares.reshape(-1))).sum()
+    return FixedDegreeOperator(
+        jnp.asarray(np.ascontiguousarray(indices.T), jnp.int32),
+        None if weights is None else jnp.asarray(weights.T.astype(dtype)),
+        make_slots(flat[order], inputs[order], backward[order].astype(dtype), num_points),
+        jnp.asarray(p_x),
+        jnp.asarray(p_a.astype(dtype)),
+        jnp.asarray(norm2, dtype),
+    )

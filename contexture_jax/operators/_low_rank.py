@@ -1,0 +1,80 @@
+"""Low-rank storage: the density is 1 plus an inner product of features."""
+
+import jax.numpy as jnp
+
+from contexture_jax._core.numerics import mm
+from contexture_jax._core.types import Array, Float, pytree_dataclass
+from contexture_jax.operators._base import AssociationOperator, Cost
+
+__all__ = ["LowRankOperator", "low_rank_operator"]
+
+
+@pytree_dataclass
+class LowRankOperator(AssociationOperator):
+    """T with dP⁺ / d(P_X ⊗ P_A) = 1 + ⟨l(x), r(a)⟩; features have mean 0.
+
+    Attributes:
+        left: l, shape (n, e), mean 0 under `p_x`.
+        right: r, shape (m, e), mean 0 under `p_a`.
+        p_x: shape (n,).
+        p_a: shape (m,).
+    """
+
+    left: Float[Array, "n e"]
+    right: Float[Array, "m e"]
+    p_x: Float[Array, " n"]
+    p_a: Float[Array, " m"]
+
+    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+        """T g = E g + l ⟨r, g⟩, shape (n, r)."""
+        return _apply(self.left, self.right, self.p_a, g) * _support(self.p_x)
+
+    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+        """T* f = E f + r ⟨l, f⟩, shape (m, r)."""
+        return _apply(self.right, self.left, self.p_x, f) * _support(self.p_a)
+
+    def squared_norm(self) -> Float[Array, ""]:
+        """1 + Tr(Cov l · Cov r)."""
+        left = mm(self.left.T, self.p_x[:, None] * self.left)
+        right = mm(self.right.T, self.p_a[:, None] * self.right)
+        return 1.0 + (left * right.T).sum()
+
+    def cost(self, r: int) -> Cost:
+        """Two products of width e."""
+        n, m = self.shape
+        e = self.left.shape[1]
+        size = self.dtype.itemsize
+        return Cost(
+            flops=2 * (n + m) * (e + 1) * r,
+            argument_bytes=size * ((n + m) * (e + 1) + m * r),
+            output_bytes=size * n * r,
+            temporary_bytes=size * ((m + e + n) * r),
+        )
+
+
+def low_rank_operator(
+    left: Float[Array, "n e"],
+    right: Float[Array, "m e"],
+    p_x: Float[Array, " n"],
+    p_a: Float[Array, " m"],
+) -> LowRankOperator:
+    """T from features on both sides, which are centred here.
+
+    Args:
+        left: shape (n, e), floating.
+        right: shape (m, e), the same dtype.
+        p_x: law of X, shape (n,), summing to 1.
+        p_a: law of A, shape (m,), summing to 1.
+    """
+    return LowRankOperator(
+        left - (p_x @ left)[None, :], right - (p_a @ right)[None, :], p_x, p_a
+    )
+
+
+def _apply(out: Array, into: Array, law: Array, block: Array) -> Array:
+    weighted = law[:, None] * block
+    return weighted.sum(axis=0)[None, :] + mm(out, mm(into.T, weighted))
+
+
+def _support(law: Array) -> Array:
+    return jnp.where(law > 0, 1.0, 0.0).astype(law.dtype)[:, None]

@@ -1,0 +1,147 @@
+"""Sparse matrix times tall block, in the layout that XLA is fast with.
+
+Rows are cut into pieces of at most `_MAX_WIDTH` entries, pieces of like width form a
+bucket, and a bucket stores its entries slot by slot, shape (width, number of pieces).
+A product adds up slots: `total += weight[j][:, None] * x[index[j]]`, which XLA fuses
+into one loop without a temporary. Gathering into a 3-d array and reducing it, scatters
+and segment sums are several times slower on CPU and take gigabytes.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.types import Array, Float, Int
+
+__all__ = ["Bucket", "Slots", "make_slots", "slots_cost", "slots_matmat", "sum_slots"]
+
+_WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_MAX_WIDTH = _WIDTHS[-1]
+_UNROLL = 8  # slots in one step of the loop; more compile longer and gain nothing
+
+
+class Bucket(NamedTuple):
+    """Pieces of rows with the same number of slots, slot-major.
+
+    Attributes:
+        indices: which row of the block each entry multiplies, shape (width, pieces).
+        weights: the entries, 0 in unused slots, shape (width, pieces); None: all 1.
+    """
+
+    indices: Int[Array, "w c"]
+    weights: Float[Array, "w c"] | None
+
+
+class Slots(NamedTuple):
+    """A sparse (n, m) matrix for products with (m, r) blocks.
+
+    Attributes:
+        buckets: the entries, in buckets of ascending width.
+        position: where each row's first piece is in the concatenated bucket results,
+            shape (n,); rows without entries point past the end, at a row of zeros.
+        extra_rows: rows that have further pieces, shape (e,).
+        extra_pieces: where those are, shape (e,).
+    """
+
+    buckets: tuple[Bucket, ...]
+    position: Int[Array, " n"]
+    extra_rows: Int[Array, " e"]
+    extra_pieces: Int[Array, " e"]
+
+
+def make_slots(
+    rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, num_rows: int
+) -> Slots:
+    """Lay out the entries of a sparse matrix. Runs on the host.
+
+    Args:
+        rows: row numbers, shape (nnz,), ascending.
+        columns: column numbers, shape (nnz,).
+        weights: entries, shape (nnz,), floating.
+        num_rows: n.
+    """
+    degrees = np.bincount(rows, minlength=num_rows)
+    starts = np.concatenate([[0], np.cumsum(degrees)])[:-1]
+    num_pieces = -(-degrees // _MAX_WIDTH)
+    piece_rows = np.repeat(np.arange(num_rows), num_pieces)
+    first_piece = np.concatenate([[0], np.cumsum(num_pieces)])[:-1]
+    number_in_row = np.arange(len(piece_rows)) - first_piece[piece_rows]
+    offsets = number_in_row * _MAX_WIDTH
+    piece_starts = starts[piece_rows] + offsets
+    lengths = np.minimum(degrees[piece_rows] - offsets, _MAX_WIDTH)
+    classes = np.searchsorted(_WIDTHS, lengths)
+
+    buckets, done = [], 0
+    position = np.empty(len(piece_rows), np.int32)
+    for number, width in enumerate(_WIDTHS):
+        members = np.flatnonzero(classes == number)
+        if not len(members):
+            continue
+        slot = np.arange(width)[:, None]
+        used = slot < lengths[members][None, :]
+        entry = np.where(used, piece_starts[members][None, :] + slot, 0)
+        buckets.append(
+            Bucket(
+                jnp.asarray(np.where(used, columns[entry], 0).astype(np.int32)),
+                jnp.asarray(np.where(used, weights[entry], 0).astype(weights.dtype)),
+            )
+        )
+        position[members] = done + np.arange(len(members), dtype=np.int32)
+        done += len(members)
+
+    has_entries = degrees > 0
+    first = np.full(num_rows, done, np.int32)
+    first[has_entries] = position[first_piece[has_entries]]
+    further = number_in_row > 0
+    return Slots(
+        tuple(buckets),
+        jnp.asarray(first),
+        jnp.asarray(piece_rows[further].astype(np.int32)),
+        jnp.asarray(position[further]),
+    )
+
+
+def sum_slots(bucket: Bucket, x: Float[Array, "m r"]) -> Float[Array, "c r"]:
+    """Σ_j weights[j] · x[indices[j]], `_UNROLL` slots in a step of the loop."""
+    width, pieces = bucket.indices.shape
+
+    def slot(j: Array | int) -> Array:
+        rows = x[bucket.indices[j]]
+        return rows if bucket.weights is None else bucket.weights[j][:, None] * rows
+
+    def step(number: Array | int, total: Array) -> Array:
+        for j in range(_UNROLL):
+            total = total + slot(number * _UNROLL + j)
+        return total
+
+    total = jnp.zeros((pieces, x.shape[1]), x.dtype)
+    whole = width // _UNROLL
+    if whole:
+        total = jax.lax.fori_loop(0, whole, step, total)
+    for j in range(whole * _UNROLL, width):
+        total = total + slot(j)
+    return total
+
+
+def slots_matmat(slots: Slots, x: Float[Array, "m r"]) -> Float[Array, "n r"]:
+    """The sparse matrix times a block, shape (n, r)."""
+    zero_row = jnp.zeros((1, x.shape[1]), x.dtype)
+    parts = [sum_slots(bucket, x) for bucket in slots.buckets]
+    pieces = jnp.concatenate([*parts, zero_row])
+    out = pieces[slots.position]
+    if slots.extra_rows.shape[0]:
+        out = out.at[slots.extra_rows].add(pieces[slots.extra_pieces])
+    return out
+
+
+def slots_cost(slots: Slots, r: int, itemsize: int) -> tuple[int, int, int]:
+    """Flops, bytes of the layout, and bytes of work space of one product."""
+    entries = sum(bucket.indices.size for bucket in slots.buckets)
+    pieces = 1 + sum(bucket.indices.shape[1] for bucket in slots.buckets)
+    weighted = sum(b.indices.size for b in slots.buckets if b.weights is not None)
+    numbers = slots.position.size + 2 * slots.extra_rows.size
+    layout = 4 * (entries + numbers) + itemsize * weighted
+    # The buckets' results, and the same again concatenated.
+    return 2 * entries * r, layout, 2 * itemsize * pieces * r

@@ -1,0 +1,59 @@
+"""Singular functions at points that the solver has not seen."""
+
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from contexture_jax._core.numerics import rank_cutoff, safe_reciprocal
+from contexture_jax._core.types import Array, Float
+from contexture_jax.contexts import Context
+from contexture_jax.operators import association_operator
+from contexture_jax.solvers._results import SVDResult
+
+__all__ = ["extend"]
+
+
+def extend(
+    result: SVDResult,
+    context: Context,
+    x_new: Any,
+    *,
+    side: Literal["left", "right"] = "left",
+) -> Float[Array, "k rank"]:
+    """Singular functions at new points: μ_i(x) = E[ν_i(A)|x] / s_i (theory.md §6).
+
+    At the points of the context this gives the values of `result.left` back: to
+    rounding, since the solvers return triples with T ν_i = s_i μ_i to rounding. The
+    mirror image ν_i(a) = E[μ_i(X)|a] / s_i gives `result.right` back to
+    `info.right_residuals` / s_i.
+
+    Args:
+        result: of `svd` on the operator of `context`.
+        context: the context itself.
+        x_new: new points, in the form that the constructor of the context took: rows of
+            features (k-NN, RBF, teacher: (k, d); attention: queries), of the table or
+            adjacency matrix, classes (labels), or numbers of known rows for tables and
+            pairs.
+        side: "right" for new context values: `x_new` then holds features of those
+            (k-NN, RBF; attention: keys), columns of the table as rows, or column
+            numbers (for labels: class numbers).
+
+    Returns:
+        Shape (k, rank), the dtype of `result`. Functions of singular value 0 are not
+        determined by the context and come back as 0.
+
+    Raises:
+        CapabilityError: if the context cannot take new points.
+        ValueError: if `x_new` does not fit the context, or is outside its support.
+    """
+    if side not in ("left", "right"):
+        msg = f'side must be "left" or "right"; got {side!r}'
+        raise ValueError(msg)
+    source = context if side == "left" else context.reverse()
+    values = result.right if side == "left" else result.left
+    operator = association_operator(source.at(x_new))
+    s = result.singular_values
+    shape = (result.left.shape[0], result.right.shape[0])
+    there = s > rank_cutoff(shape, s.dtype, s[0])
+    inverse = safe_reciprocal(jnp.where(there, s, 0.0))
+    return operator.matmat(values) * inverse[None, :]

@@ -1,0 +1,134 @@
+"""Which method runs and with what widths: decided from shapes, before any work."""
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from contexture_jax._core.checks import check_integer, check_values
+
+__all__ = ["Method", "Plan", "make_plan"]
+
+Method = Literal["auto", "exact", "randomized", "krylov", "nystrom"]
+
+_EXACT_SIDE = 1024  # a dense SVD of that side takes about a second on two cores
+_EXACT_ENTRIES = 2**25  # 128 MB in float32
+_DEPTH = 3  # blocks in a Krylov basis: memory against passes
+_MAX_PASSES = 300
+_NYSTROM_FACTOR = 4
+
+
+class Plan(NamedTuple):
+    """A method with all that is static about it; hashable.
+
+    Attributes:
+        method: "exact", "randomized", "krylov" or "nystrom".
+        rank: number of triples.
+        width: columns of a block.
+        depth: blocks in a Krylov basis.
+        max_passes: bound on passes.
+        tol: relative residual to stop at; 0 to run all passes.
+        reason: why this method, in words.
+    """
+
+    method: str
+    rank: int
+    width: int
+    depth: int
+    max_passes: int
+    tol: float
+    reason: str
+
+
+def make_plan(
+    shape: tuple[int, int],
+    dtype: Any,
+    rank: int,
+    limit: int,
+    *,
+    method: Method = "auto",
+    tol: float | None = None,
+    max_passes: int | None = None,
+    num_oversamples: int | None = None,
+    num_power_iterations: int | None = None,
+) -> Plan:
+    """Decide how to solve a problem of this size.
+
+    Args:
+        shape: (n, m).
+        dtype: floating or complex.
+        rank: number of triples asked for.
+        limit: number of triples that exist.
+        method: as in `svd`.
+        tol: as in `svd`.
+        max_passes: as in `svd`.
+        num_oversamples: as in `svd`.
+        num_power_iterations: as in `svd`.
+
+    Raises:
+        TypeError: if a count is not an integer.
+        ValueError: if a value is out of range; says what the range is.
+    """
+    rank = check_integer(rank, "rank", low=1)
+    if rank > limit:
+        msg = (
+            f"rank must be at most {limit}, the number of singular values that exist"
+            f" here (shape {shape[0]} × {shape[1]}); got {rank}"
+        )
+        raise ValueError(msg)
+    if method not in get_args(Method):
+        msg = f"method must be one of {', '.join(get_args(Method))}; got {method!r}"
+        raise ValueError(msg)
+    eps = float(np.finfo(dtype).eps)
+    if tol is None:
+        # Residuals bound singular values to first order and, squared, to second.
+        tolerance = max(1e-10, 100 * eps)
+    else:
+        check_values(
+            np.asarray(tol), "tol", lambda v: (v > 0) & (v < 1), "between 0 and 1"
+        )
+        tolerance = float(tol)
+    passes = _MAX_PASSES
+    if max_passes is not None:
+        passes = check_integer(max_passes, "max_passes", low=1)
+    if num_power_iterations is not None:
+        iterations = check_integer(
+            num_power_iterations, "num_power_iterations", low=0
+        )
+        if method not in ("auto", "randomized") or max_passes is not None:
+            raise ValueError(
+                "num_power_iterations fixes the passes of the randomized method: use it"
+                ' with method="randomized" and without max_passes'
+            )
+        method, passes = "randomized", iterations + 1
+        tolerance = 0.0 if tol is None else tolerance
+    spare = max(10, rank // 4) if num_oversamples is None else num_oversamples
+    width = min(rank + check_integer(spare, "num_oversamples", low=0), limit)
+
+    reason = "asked for"
+    if method == "auto":
+        method, reason = _choose(shape, rank, width, limit)
+    elif method == "krylov" and 2 * width > limit:
+        method = "randomized"
+        reason = f"two Krylov blocks of {width} do not fit into {limit} dimensions"
+    if method == "nystrom" and num_oversamples is None:
+        width = min(_NYSTROM_FACTOR * rank + 10, limit)
+    depth = max(2, min(_DEPTH, limit // width))
+    return Plan(method, rank, width, depth, passes, tolerance, reason)
+
+
+def _choose(
+    shape: tuple[int, int], rank: int, width: int, limit: int
+) -> tuple[str, str]:
+    n, m = shape
+    small = min(n, m) <= _EXACT_SIDE
+    whole = 2 * width > limit
+    if n * m <= _EXACT_ENTRIES and (small or whole):
+        why = (
+            f"the smaller side is at most {_EXACT_SIDE}"
+            if small
+            else f"{rank} triples are a large part of the {limit} that exist"
+        )
+        return "exact", why
+    if whole:
+        return "randomized", f"{rank} triples are a large part of the {limit} that exist"
+    return "krylov", f"{n} × {m} is too large for a dense factorisation"

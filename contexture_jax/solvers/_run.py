@@ -1,0 +1,123 @@
+"""One compiled program from an operator to triples, energies and a status."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from contexture_jax._core.numerics import rank_cutoff
+from contexture_jax._core.types import Array, Float
+from contexture_jax.solvers._exact import exact
+from contexture_jax.solvers._krylov import krylov
+from contexture_jax.solvers._linear_map import LinearMap
+from contexture_jax.solvers._nystrom import nystrom
+from contexture_jax.solvers._orthonormal import fix_signs, random_block
+from contexture_jax.solvers._plan import Plan
+from contexture_jax.solvers._randomized import randomized
+from contexture_jax.solvers._results import SolveInfo, Status, SVDResult
+
+__all__ = ["finish", "solve"]
+
+_NUM_PROBES = 16
+
+
+def solve(
+    a: LinearMap, plan: Plan, key: Array, squared_norm: Float[Array, ""] | None
+) -> tuple[SVDResult, SolveInfo]:
+    """Run a plan on a matrix; everything traced, `status` an integer code.
+
+    Args:
+        a: the matrix, its trivial triple already deflated.
+        plan: method and widths.
+        key: for all randomness.
+        squared_norm: ‖M‖_F²; None: estimated from random probes, with its error.
+    """
+    key_solve, key_energy = jax.random.split(key)
+    tol = jnp.asarray(plan.tol, jnp.zeros((), a.dtype).real.dtype)
+    if plan.method == "exact":
+        triples = exact(a, plan.rank, key_solve)
+    elif plan.method == "nystrom":
+        triples = nystrom(a, plan.rank, key_solve, width=plan.width)
+    elif plan.method == "randomized":
+        triples = randomized(
+            a,
+            plan.rank,
+            key_solve,
+            width=plan.width,
+            max_passes=plan.max_passes,
+            tol=tol,
+        )
+    else:
+        triples = krylov(
+            a,
+            plan.rank,
+            key_solve,
+            width=plan.width,
+            depth=plan.depth,
+            max_passes=plan.max_passes,
+            tol=tol,
+        )
+    left, right = fix_signs(triples.left, triples.right)
+    s = triples.singular_values
+    head = (s * s).sum()
+    if squared_norm is None:
+        total, error = _estimate_energy(a, key_energy)
+    else:
+        total, error = squared_norm.astype(s.dtype), jnp.zeros((), s.dtype)
+    # Rounding must not make the whole smaller than its part.
+    total = jnp.maximum(total, head)
+    residuals = jnp.maximum(triples.left_residuals, triples.right_residuals)
+    info = SolveInfo(
+        residuals,
+        triples.left_residuals,
+        triples.right_residuals,
+        triples.num_passes,
+        total,
+        total - head,
+        error,
+        _status(a, plan, s, residuals, left, right),
+    )
+    return SVDResult(s, left, right), info
+
+
+def finish(plan: Plan, info: SolveInfo) -> SolveInfo:
+    """Words in place of codes, outside a trace; inside, the info as it is."""
+    if isinstance(info.status, jax.core.Tracer):
+        return info
+    status = list(Status)[int(info.status)]
+    return info._replace(status=status, method=plan.method, reason=plan.reason)
+
+
+def _estimate_energy(
+    a: LinearMap, key: Array
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """E‖M ω‖² over normal ω is ‖M‖_F² (Hutchinson): the mean and its standard error."""
+    probes = a.project_right(random_block(key, a.shape[1], _NUM_PROBES, a.dtype))
+    samples = (jnp.abs(a.matmat(probes)) ** 2).sum(axis=0)
+    return samples.mean(), samples.std(ddof=1) / _NUM_PROBES**0.5
+
+
+def _status(
+    a: LinearMap, plan: Plan, s: Array, residuals: Array, left: Array, right: Array
+) -> Array:
+    """The code of the status: the gravest of what holds."""
+    finite = jnp.isfinite(s).all() & jnp.isfinite(left).all() & jnp.isfinite(right).all()
+    deficient = ~(s[-1] > rank_cutoff(a.shape, a.dtype, s[0]))
+    floor = rank_cutoff(a.shape, a.dtype, s[0])
+    goal = plan.tol if plan.tol > 0 else _default_goal(a.dtype)
+    close = residuals.max() <= jnp.maximum(goal * s[0], floor)
+    code = jnp.where(
+        ~finite,
+        Status.NON_FINITE.code,
+        jnp.where(
+            ~close,
+            Status.MAX_PASSES.code,
+            jnp.where(deficient, Status.RANK_DEFICIENT.code, Status.CONVERGED.code),
+        ),
+    )
+    return code.astype(jnp.int32)
+
+
+def _default_goal(dtype: Any) -> float:
+    """The residual that a run of a fixed number of passes is judged by."""
+    return max(1e-10, 100 * float(jnp.finfo(dtype).eps))

@@ -1,0 +1,213 @@
+"""The plain Euclidean layer: a truncated SVD of any matrix or linear map."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import sparse
+
+from contexture_jax._core.checks import check_key, check_ndim, floating_dtype
+from contexture_jax._core.numerics import mm
+from contexture_jax._core.types import Array
+from contexture_jax.operators import Slots, make_slots, slots_matmat
+from contexture_jax.solvers._linear_map import LinearMap
+from contexture_jax.solvers._plan import Method, Plan, make_plan
+from contexture_jax.solvers._results import SolveInfo, SVDResult
+from contexture_jax.solvers._run import finish, solve
+
+__all__ = ["truncated_svd"]
+
+
+def truncated_svd(
+    a: Any,
+    rank: int,
+    *,
+    key: Array,
+    method: Method = "auto",
+    tol: float | None = None,
+    num_oversamples: int | None = None,
+    num_power_iterations: int | None = None,
+    max_passes: int | None = None,
+) -> tuple[SVDResult, SolveInfo]:
+    """Leading singular triples of a matrix: A ≈ U diag(s) Vᴴ.
+
+    The layer below `svd`: nothing is weighted, nothing is deflated. Real and complex
+    matrices; integers and half precision are converted to a floating dtype first.
+
+    Args:
+        a: shape (n, m): an array, a `BCOO`, a scipy.sparse matrix, or a linear map
+            (matmat, rmatmat, shape, dtype), where `matmat` takes (m, r) blocks to (n,
+            r) and `rmatmat`, the conjugate transpose, takes (n, r) to (m, r). Maps that
+            JAX cannot trace (NumPy code) are called back on the host. A map compiles
+            once for each pair of function objects.
+        rank: number of triples, 1 ≤ rank ≤ min(n, m).
+        key: random key.
+        method: as in `svd`.
+        tol: as in `svd`, for ‖Aᴴ u_i − s_i v_i‖ ≤ tol · s_1.
+        num_oversamples: as in `svd`.
+        num_power_iterations: as in `svd`.
+        max_passes: as in `svd`.
+
+    Returns:
+        (result, info): `left` (n, rank) and `right` (m, rank) with orthonormal columns
+        also where singular values are 0, `singular_values` descending.
+
+    Raises:
+        TypeError: if `a` is none of those, or its entries are not numbers.
+        ValueError: if `a` is no matrix, or `rank` is out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import contexture_jax as cx
+        >>> a = jnp.outer(jnp.arange(4.0), jnp.ones(3))
+        >>> result, info = cx.solvers.truncated_svd(a, 1, key=jax.random.key(0))
+        >>> s = result.singular_values
+        >>> bool(jnp.allclose(result.left * s @ result.right.T, a, atol=1e-5))
+        True
+    """
+    check_key(key)
+    arrays, functions, shape, dtype = _take_apart(a)
+    plan = make_plan(
+        shape,
+        dtype,
+        rank,
+        min(shape),
+        method=method,
+        tol=tol,
+        max_passes=max_passes,
+        num_oversamples=num_oversamples,
+        num_power_iterations=num_power_iterations,
+    )
+    result, info = _compiled(
+        arrays, key, plan=plan, functions=functions, shape=shape, dtype=dtype
+    )
+    return result, finish(plan, info)
+
+
+@functools.partial(jax.jit, static_argnames=("plan", "functions", "shape", "dtype"))
+def _compiled(
+    arrays: Any,
+    key: Array,
+    *,
+    plan: Plan,
+    functions: Any,
+    shape: tuple[int, int],
+    dtype: Any,
+) -> tuple[SVDResult, SolveInfo]:
+    squared_norm = None
+    if functions is not None:
+        matmat, rmatmat = functions
+    elif isinstance(arrays, tuple):
+        forward, backward = arrays
+
+        def matmat(g: Array) -> Array:
+            return slots_matmat(forward, g)
+
+        def rmatmat(f: Array) -> Array:
+            return slots_matmat(backward, f)
+
+        squared_norm = sum(
+            (jnp.abs(bucket.weights) ** 2).sum() for bucket in forward.buckets
+        )
+        squared_norm = jnp.asarray(squared_norm)
+    else:
+
+        def matmat(g: Array) -> Array:
+            return mm(arrays, g)
+
+        def rmatmat(f: Array) -> Array:
+            return mm(arrays.conj().T, f)
+
+        squared_norm = (jnp.abs(arrays) ** 2).sum()
+    return solve(LinearMap(matmat, rmatmat, shape, dtype), plan, key, squared_norm)
+
+
+def _take_apart(a: Any) -> tuple[Any, Any, tuple[int, int], Any]:
+    """Arrays to trace, functions to keep static, shape and working dtype."""
+    if isinstance(a, (tuple, list)) and len(a) == 4 and callable(a[0]):
+        matmat, rmatmat, shape, dtype = a
+        shape = (int(shape[0]), int(shape[1]))
+        _check_shape(shape)
+        dtype = floating_dtype(dtype)
+        maps = (
+            _traceable(matmat, (shape[1], 1), (shape[0], 1), dtype, "matmat"),
+            _traceable(rmatmat, (shape[0], 1), (shape[1], 1), dtype, "rmatmat"),
+        )
+        return None, maps, shape, dtype
+    if isinstance(a, sparse.BCOO):
+        indices = np.asarray(a.indices)
+        inside = (indices < np.asarray(a.shape)).all(axis=1)
+        rows, columns = indices[inside].T
+        return _sparse(rows, columns, np.asarray(a.data)[inside], a.shape)
+    if hasattr(a, "tocoo"):
+        coo = a.tocoo()
+        return _sparse(coo.row, coo.col, coo.data, coo.shape)
+    array = a if isinstance(a, jax.Array) else np.asarray(a)
+    if array.dtype.kind not in "biufc" and not jnp.issubdtype(array.dtype, jnp.inexact):
+        msg = (
+            "a must be an array of numbers, a BCOO, a scipy.sparse matrix or a tuple"
+            f" (matmat, rmatmat, shape, dtype); got {type(a).__name__} of dtype"
+            f" {array.dtype}"
+        )
+        raise TypeError(msg)
+    check_ndim(array, 2, "a")
+    _check_shape(array.shape)
+    dtype = floating_dtype(array.dtype)
+    return jnp.asarray(array, dtype), None, tuple(array.shape), dtype
+
+
+def _sparse(
+    rows: Any, columns: Any, data: Any, shape: tuple[int, ...]
+) -> tuple[tuple[Slots, Slots], None, tuple[int, int], Any]:
+    _check_shape(shape)
+    n, m = int(shape[0]), int(shape[1])
+    dtype = floating_dtype(np.asarray(data).dtype)
+    flat = np.asarray(rows).astype(np.int64) * m + np.asarray(columns)
+    unique, inverse = np.unique(flat, return_inverse=True)
+    entries = np.zeros(len(unique), dtype)
+    np.add.at(entries, inverse, np.asarray(data).astype(dtype))
+    row, column = unique // m, unique % m
+    order = np.argsort(column, kind="stable")
+    forward = make_slots(row, column, entries, n)
+    backward = make_slots(column[order], row[order], entries[order].conj(), m)
+    return (forward, backward), None, (n, m), dtype
+
+
+def _check_shape(shape: Any) -> None:
+    if len(shape) != 2 or min(shape) < 1:
+        msg = f"a must be a matrix that is not empty; got shape {tuple(shape)}"
+        raise ValueError(msg)
+
+
+@functools.lru_cache(maxsize=64)
+def _traceable(
+    function: Any, take: tuple[int, int], give: tuple[int, int], dtype: Any, name: str
+) -> Any:
+    """The function if JAX can trace it, else one that calls it on the host.
+
+    Cached, so that the same function object is the same static argument of the compiled
+    solver.
+    """
+    block = jax.ShapeDtypeStruct(take, dtype)
+    try:
+        out = jax.eval_shape(function, block)
+    except jax.errors.JAXTypeError:
+        out = jax.eval_shape(lambda: jnp.asarray(function(np.zeros(take, dtype))))
+        traced = False
+    else:
+        traced = True
+    if out.shape != give:
+        msg = f"{name} must take {take} blocks to {give}; got shape {out.shape}"
+        raise ValueError(msg)
+    if traced:
+        return lambda g: jnp.asarray(function(g), dtype)
+
+    def on_host(g: Array) -> Array:
+        result = jax.ShapeDtypeStruct((give[0], g.shape[1]), dtype)
+        return jax.pure_callback(
+            lambda block: np.asarray(function(np.asarray(block)), dtype), result, g
+        )
+
+    return on_host
