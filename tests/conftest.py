@@ -11,6 +11,8 @@ X64 = os.environ.get("CONTEXTURE_TEST_X64", "1") == "1"
 jax.config.update("jax_enable_x64", X64)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Most of the suite's time is compiling; the programs run for milliseconds.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

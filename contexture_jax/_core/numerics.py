@@ -27,7 +27,7 @@ def safe_reciprocal(x: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
 
 
 def safe_divide(a: Array, b: Array) -> Array:
-    """a / b, and 0 where b is 0."""
+    """The quotient a / b, and 0 where b is 0."""
     return a * safe_reciprocal(b)
 
 

@@ -83,7 +83,7 @@ def exp_matmul(
 def logsumexp_rows(
     queries: Float[Array, "n e"], keys: Float[Array, "m e"], *, block_size: int
 ) -> Float[Array, " n"]:
-    """log Σ_a exp(Q Kᵀ)_xa by tiles, with a running maximum."""
+    """Log Σ_a exp(Q Kᵀ)_xa by tiles, with a running maximum."""
     n, m = queries.shape[0], keys.shape[0]
     rows, columns = tile_size(n, m, block_size)
     key_blocks = _blocks(keys, columns)

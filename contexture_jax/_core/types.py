@@ -1,11 +1,12 @@
 """Types that annotations use, and the decorator that makes a class a pytree."""
 
 import dataclasses
-from typing import Any, TypeVar, dataclass_transform
+from collections.abc import Sequence
+from typing import Any, TypeAlias, TypeVar, dataclass_transform
 
 import jax
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike as _ArrayLike
 from jaxtyping import Bool, Float, Inexact, Int, PRNGKeyArray, Shaped
 
 __all__ = [
@@ -21,6 +22,9 @@ __all__ = [
     "static_field",
 ]
 
+ArrayLike: TypeAlias = _ArrayLike | Sequence[Any]
+"""An array of JAX or NumPy, a number, or nested lists of numbers."""
+
 _T = TypeVar("_T")
 
 
@@ -33,8 +37,36 @@ def static_field(**kwargs: Any) -> Any:
 def pytree_dataclass(cls: type[_T]) -> type[_T]:
     """Make `cls` a frozen dataclass whose fields are leaves, but for `static_field`s.
 
-    Instances compare by identity: equality of arrays is no truth value.
+    Instances compare by identity: equality of arrays is no truth value. Rebuilding one
+    from leaves does not call its constructor, so that leaves may be what JAX puts there
+    (shapes, shardings, None), whatever the annotations say of arrays.
     """
-    return jax.tree_util.register_dataclass(
-        dataclasses.dataclass(frozen=True, eq=False)(cls)
-    )
+    made = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    is_static = {
+        field.name: field.metadata.get("static", False)
+        for field in dataclasses.fields(made)
+    }
+    static = [name for name, fixed in is_static.items() if fixed]
+    leaves = [name for name, fixed in is_static.items() if not fixed]
+
+    def flatten_with_keys(instance: Any) -> tuple[Any, Any]:
+        keyed = [(jax.tree_util.GetAttrKey(n), getattr(instance, n)) for n in leaves]
+        return keyed, tuple(getattr(instance, name) for name in static)
+
+    def flatten(instance: Any) -> tuple[Any, Any]:
+        return (
+            [getattr(instance, name) for name in leaves],
+            tuple(getattr(instance, name) for name in static),
+        )
+
+    def unflatten(fixed: Any, children: Any) -> Any:
+        instance = object.__new__(made)
+        for name, value in (
+            *zip(static, fixed, strict=True),
+            *zip(leaves, children, strict=True),
+        ):
+            object.__setattr__(instance, name, value)
+        return instance
+
+    jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
+    return made

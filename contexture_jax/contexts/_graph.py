@@ -75,7 +75,9 @@ def _check_square(shape: tuple[int, ...]) -> None:
 def _check_symmetric(values: np.ndarray, mirrored: np.ndarray) -> None:
     tolerance = 4 * np.finfo(values.dtype).eps * np.maximum(values, mirrored)
     if (np.abs(values - mirrored) > tolerance).any():
-        _raise_asymmetric(f"the largest difference is {np.abs(values - mirrored).max()}")
+        _raise_asymmetric(
+            f"the largest difference is {np.abs(values - mirrored).max()}"
+        )
 
 
 def _raise_asymmetric(what: str) -> None:

@@ -82,7 +82,9 @@ class DenseJoint(Context):
         """Row numbers, shape (k,), or new rows of the table, shape (k, m)."""
         num_columns = self.probabilities.shape[1]
         if _are_indices(x_new):
-            rows = self.probabilities[_check_indices(x_new, self.probabilities.shape[0])]
+            rows = self.probabilities[
+                _check_indices(x_new, self.probabilities.shape[0])
+            ]
         else:
             _check_profiles(self.has_profiles)
             rows = _as_table(x_new, "x_new").astype(self.probabilities.dtype)

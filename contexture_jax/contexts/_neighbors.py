@@ -61,8 +61,10 @@ class Neighbors(Context):
         n = self.indices.shape[0]
         rows = jnp.arange(n, dtype=jnp.int32)[:, None]
         joint = self.p_x[:, None] * self.slot_weights()
-        return jnp.zeros((n, self.num_points), joint.dtype).at[rows, self.indices].add(
-            joint
+        return (
+            jnp.zeros((n, self.num_points), joint.dtype)
+            .at[rows, self.indices]
+            .add(joint)
         )
 
     def sample(self, key: Array, x: Int[Array, "..."]) -> Int[Array, "..."]:
@@ -76,9 +78,7 @@ class Neighbors(Context):
             return neighbors(x_new, num_points=self.num_points)
         new = new_rows(x_new, self.points)
         indices, _ = nearest_neighbors(new, self.points, self.indices.shape[1])
-        return Neighbors(
-            indices, None, self.points, uniform_law(new), self.num_points
-        )
+        return Neighbors(indices, None, self.points, uniform_law(new), self.num_points)
 
     def reverse(self) -> "ReversedNeighbors":
         """The same law with rows = neighbours and columns = inputs."""

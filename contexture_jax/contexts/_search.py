@@ -56,9 +56,7 @@ def nearest_neighbors(
     for start in range(0, n, chunk):
         part = queries[start : start + chunk]
         padded = jnp.pad(part, ((0, chunk - part.shape[0]), (0, 0)))
-        found = _search(
-            padded, points, num_neighbors=num_neighbors, block_size=block
-        )
+        found = _search(padded, points, num_neighbors=num_neighbors, block_size=block)
         parts.append([f[: part.shape[0]] for f in found])
         if progress is not None:
             jax.block_until_ready(parts[-1])
@@ -68,7 +66,9 @@ def nearest_neighbors(
 
 
 def squared_distances(
-    queries: Float[Array, "n d"], points: Float[Array, "m d"], indices: Int[Array, "n k"]
+    queries: Float[Array, "n d"],
+    points: Float[Array, "m d"],
+    indices: Int[Array, "n k"],
 ) -> Float[Array, "n k"]:
     """|x_i − a_{indices[i, j]}|² by differences, a slot at a time (no 3-d array)."""
 

@@ -134,7 +134,7 @@ class Rbf(SoftmaxContext):
     p_x: Float[Array, " n"]
 
     def scores(self) -> tuple[Float[Array, "n d1"], Float[Array, "m d1"]]:
-        """2γ⟨x, a⟩ − γ|a|² of data moved to their mean, which keeps the exponents small.
+        """2γ⟨x, a⟩ − γ|a|² of data moved to their mean, so that exponents are small.
 
         The −γ|x|² that is missing is a constant of the row.
         """
@@ -213,7 +213,9 @@ def rbf(x: ArrayLike, gamma: ArrayLike = 1.0, p_x: ArrayLike | None = None) -> R
     check_ndim(scale, 0, "gamma")
     check_values(scale, "gamma", lambda v: (v > 0) & np.isfinite(v), "positive")
     weights = _law(p_x, points)
-    return Rbf(points, points, scale, jnp.zeros(points.shape[:1], points.dtype), weights)
+    return Rbf(
+        points, points, scale, jnp.zeros(points.shape[:1], points.dtype), weights
+    )
 
 
 def attention(

@@ -36,7 +36,9 @@ class Teacher(Context):
 
     def table(self) -> Float[Array, "n m"]:
         """P_X P_A (1 + Σ_j s_j φ_j(x) φ_j(a)), shape (n, m); signed."""
-        density = 1.0 + mm(self.features * self.values[None, :], self.training_features.T)
+        density = 1.0 + mm(
+            self.features * self.values[None, :], self.training_features.T
+        )
         return density / density.size
 
     def kernel(self, x: Int[Array, " k"], x2: Int[Array, " l"]) -> Float[Array, "k l"]:

@@ -109,7 +109,10 @@ def _(context: Neighbors, *, block_size: int) -> AssociationOperator:
     del block_size
     weights = None if context.weights is None else np.asarray(context.weights)
     return fixed_degree_operator(
-        np.asarray(context.indices), weights, np.asarray(context.p_x), context.num_points
+        np.asarray(context.indices),
+        weights,
+        np.asarray(context.p_x),
+        context.num_points,
     )
 
 

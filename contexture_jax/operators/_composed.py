@@ -1,5 +1,6 @@
 """Operators made of operators: adjoint, product, weighted sum, stack (theory.md §4)."""
 
+import itertools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -113,7 +114,9 @@ class WeightedSumOperator(AssociationOperator):
         """Σ_j w_j (p_j / p) T_j g."""
         total = jnp.zeros((self.shape[0], g.shape[1]), self.dtype)
         for j, operator in enumerate(self.operators):
-            total = total + (self.weights[j] * operator.p_x)[:, None] * operator.matmat(g)
+            total = total + (self.weights[j] * operator.p_x)[:, None] * operator.matmat(
+                g
+            )
         return safe_divide(total, self.p_x[:, None])
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
@@ -182,7 +185,7 @@ def product(operators: Sequence[AssociationOperator]) -> ProductOperator:
         ValueError: if the law of A in one factor is not the law of X in the next.
     """
     chain = _as_tuple(operators)
-    for number, (one, two) in enumerate(zip(chain, chain[1:], strict=False)):
+    for number, (one, two) in enumerate(itertools.pairwise(chain)):
         if one.shape[1] != two.shape[0]:
             msg = (
                 f"the A of operator {number} must be the X of operator {number + 1};"

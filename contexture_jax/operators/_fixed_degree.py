@@ -104,7 +104,9 @@ def fixed_degree_operator(
     return FixedDegreeOperator(
         jnp.asarray(np.ascontiguousarray(indices.T), jnp.int32),
         None if weights is None else jnp.asarray(weights.T.astype(dtype)),
-        make_slots(flat[order], inputs[order], backward[order].astype(dtype), num_points),
+        make_slots(
+            flat[order], inputs[order], backward[order].astype(dtype), num_points
+        ),
         jnp.asarray(p_x),
         jnp.asarray(p_a.astype(dtype)),
         jnp.asarray(norm2, dtype),

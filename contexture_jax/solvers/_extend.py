@@ -54,6 +54,7 @@ def extend(
     operator = association_operator(source.at(x_new))
     s = result.singular_values
     shape = (result.left.shape[0], result.right.shape[0])
-    there = s > rank_cutoff(shape, s.dtype, s[0])
+    # The trivial value 1 is the scale of rounding, as in the solvers.
+    there = s > rank_cutoff(shape, s.dtype, jnp.ones((), s.dtype))
     inverse = safe_reciprocal(jnp.where(there, s, 0.0))
     return operator.matmat(values) * inverse[None, :]

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal
+from contexture_jax._core.numerics import mm, safe_reciprocal
 from contexture_jax._core.types import Array, Float
 from contexture_jax.solvers._linear_map import LinearMap
-from contexture_jax.solvers._orthonormal import orthonormalize, random_block, ritz_svd
+from contexture_jax.solvers._orthonormal import orthonormalize, ritz_svd
+from contexture_jax.solvers._random import Seed, fold, random_block
 from contexture_jax.solvers._triples import Triples
 
 __all__ = ["krylov"]
@@ -15,7 +16,7 @@ __all__ = ["krylov"]
 def krylov(
     a: LinearMap,
     rank: int,
-    key: Array,
+    seed: Seed,
     *,
     width: int,
     depth: int,
@@ -36,7 +37,7 @@ def krylov(
     Args:
         a: the matrix.
         rank: number of triples.
-        key: for the first block.
+        seed: for the first block.
         width: columns of a block, at least `rank`.
         depth: blocks in the basis, at least 2; width · depth ≤ min(n, m) less what is
             deflated.
@@ -49,9 +50,8 @@ def krylov(
     n, m = a.shape
     size = width * depth
     real = jnp.zeros((), a.dtype).real.dtype
-    key_test, key_first, key_loop = jax.random.split(key, 3)
-    test = a.project_left(random_block(key_test, n, width, a.dtype))
-    first = orthonormalize(a.rmatmat(test), key_first, project=a.project_right)
+    test = a.project_left(random_block(seed, n, width, a.dtype))
+    first = orthonormalize(a.rmatmat(test), seed, project=a.project_right)
 
     def extend(number: Array, state: tuple) -> tuple:
         """Add the next block to the basis and find the one after it."""
@@ -59,11 +59,12 @@ def krylov(
         column = number * width
         y = a.matmat(block)
         z = a.rmatmat(y)
-        basis = jax.lax.dynamic_update_slice(basis, block, (jnp.zeros_like(column), column))
+        basis = jax.lax.dynamic_update_slice(
+            basis, block, (jnp.zeros_like(column), column)
+        )
         image = jax.lax.dynamic_update_slice(image, y, (jnp.zeros_like(column), column))
-        key_block = jax.random.fold_in(key_loop, passes)
         following = orthonormalize(
-            z, key_block, project=a.project_right, basis=basis
+            z, fold(seed, passes + 1), project=a.project_right, basis=basis
         )
         link = mm(following.conj().T, z)
         return passes + 1, basis, image, following, link
@@ -71,7 +72,7 @@ def krylov(
     def not_done(state: tuple) -> Array:
         passes, values, residuals = state[0], state[5], state[6]
         gap = residuals[:rank].max()
-        return (passes < max_passes) & ((passes == 0) | (gap > tol * values[0]))
+        return (passes < max_passes) & ((passes == 0) | (gap > a.goal(values, tol)))
 
     def cycle(state: tuple) -> tuple:
         passes, basis, image, block, link, _, _, _ = state
@@ -81,8 +82,7 @@ def krylov(
         passes, basis, image, block, link = jax.lax.fori_loop(
             begin, depth, extend, (passes, basis, image, block, link)
         )
-        key_left = jax.random.fold_in(key_loop, -passes)
-        u, s, v = ritz_svd(image, basis, key_left, project=a.project_left)
+        u, s, v = ritz_svd(image, basis, fold(seed, passes), project=a.project_left)
         # Mᴴ u_i = s_i v_i + V_next (link x_i) / s_i with x_i the last block of
         # coordinates of v_i.
         last = jax.lax.dynamic_slice_in_dim(basis, size - width, width, axis=1)
@@ -90,7 +90,7 @@ def krylov(
         gaps = jnp.linalg.norm(mm(link, coordinates), axis=0)
         # Where s_i is 0, u_i is an arbitrary completion and the formula is 0 / 0; the
         # residuals that are returned are computed from the triples.
-        there = s[:width] > rank_cutoff(a.shape, a.dtype, s[0])
+        there = s[:width] > a.cutoff(s)
         residuals = jnp.where(there, gaps * safe_reciprocal(s[:width]), 0.0)
         kept = u[:, :width] * s[None, :width]
         basis = jnp.zeros_like(basis).at[:, :width].set(v[:, :width])

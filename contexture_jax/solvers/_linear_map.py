@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from contexture_jax._core.numerics import safe_reciprocal
+from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal
 from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import AssociationOperator
 
@@ -28,6 +28,8 @@ class LinearMap(NamedTuple):
         project_left: orthogonal projection of (n, r) blocks onto the subspace where
             left singular vectors are looked for; M maps into it.
         project_right: likewise for (m, r) blocks.
+        scale: what rounding is measured by if it is larger than the largest singular
+            value: the norm of the matrix before deflation; 0 where nothing is deflated.
     """
 
     matmat: Callable[[Array], Array]
@@ -36,6 +38,17 @@ class LinearMap(NamedTuple):
     dtype: Any
     project_left: Callable[[Array], Array] = identity
     project_right: Callable[[Array], Array] = identity
+    scale: float = 0.0
+
+    def cutoff(self, singular_values: Float[Array, " b"]) -> Float[Array, ""]:
+        """Singular values not above it count as zero."""
+        largest = jnp.maximum(singular_values.max(), self.scale)
+        return rank_cutoff(self.shape, self.dtype, largest)
+
+    def goal(self, singular_values: Float[Array, " b"], tol: Any) -> Float[Array, ""]:
+        """The residual that counts as converged: tol · s_1, but not below rounding."""
+        floor = 10.0 * float(jnp.finfo(self.dtype).eps) * self.scale
+        return jnp.maximum(tol * singular_values.max(), floor)
 
     def as_matrix(self) -> Array:
         """M as a dense array, through the smaller of the two identity blocks."""
@@ -49,18 +62,19 @@ def symmetrised_map(operator: AssociationOperator) -> LinearMap:
     """M = D_X^{1/2} T D_A^{-1/2} without its trivial triple (theory.md §6).
 
     Its singular values are those of T; u = D_X^{1/2} μ and v = D_A^{1/2} ν. The trivial
-    triple (1, √p_x, √p_a) is known exactly and projected out on both sides, before and
-    after every product, so rounding cannot bring it back.
+    triple (1, √p_x, √p_a) is known exactly and projected out of every product and every
+    random block, so rounding cannot bring it back.
     """
     root_x, root_a = jnp.sqrt(operator.p_x), jnp.sqrt(operator.p_a)
     inverse_x, inverse_a = safe_reciprocal(root_x), safe_reciprocal(root_a)
 
     def matmat(g: Array) -> Array:
-        image = operator.matmat(inverse_a[:, None] * _deflate(g, root_a))
-        return _deflate(root_x[:, None] * image, root_x)
+        return _deflate(
+            root_x[:, None] * operator.matmat(inverse_a[:, None] * g), root_x
+        )
 
     def rmatmat(f: Array) -> Array:
-        image = operator.rmatmat(inverse_x[:, None] * _deflate(f, root_x))
+        image = operator.rmatmat(inverse_x[:, None] * f)
         return _deflate(root_a[:, None] * image, root_a)
 
     return LinearMap(
@@ -68,13 +82,18 @@ def symmetrised_map(operator: AssociationOperator) -> LinearMap:
         rmatmat,
         operator.shape,
         operator.dtype,
-        lambda f: _deflate(f, root_x),
-        lambda g: _deflate(g, root_a),
+        lambda f: _deflate(_mask(f, root_x), root_x),
+        lambda g: _deflate(_mask(g, root_a), root_a),
+        scale=1.0,
     )
 
 
+def _mask(block: Array, root: Float[Array, " n"]) -> Array:
+    """0 at points of no mass."""
+    return jnp.where(root[:, None] > 0, block, 0.0)
+
+
 def _deflate(block: Array, root: Float[Array, " n"]) -> Array:
-    """Off the unit vector √p, and 0 at points of no mass."""
-    block = jnp.where(root[:, None] > 0, block, 0.0)
-    unit = root * safe_reciprocal(jnp.sqrt((root * root).sum()))
-    return block - unit[:, None] * (unit @ block)[None, :]
+    """Off the unit vector √p."""
+    unit = (root * safe_reciprocal(jnp.sqrt((root * root).sum())))[:, None]
+    return block - mm(unit, mm(unit.T, block))

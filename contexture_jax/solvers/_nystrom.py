@@ -1,19 +1,18 @@
 """Nyström: the spectrum of a kernel from a few of its columns."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array
 from contexture_jax.solvers._linear_map import LinearMap
-from contexture_jax.solvers._orthonormal import orthonormalize, random_block, ritz_svd
+from contexture_jax.solvers._orthonormal import orthonormalize, ritz_svd
+from contexture_jax.solvers._random import Seed, fold, random_block
 from contexture_jax.solvers._triples import Triples
 
 __all__ = ["nystrom"]
 
 
-def nystrom(a: LinearMap, rank: int, key: Array, *, width: int) -> Triples:
+def nystrom(a: LinearMap, rank: int, seed: Seed, *, width: int) -> Triples:
     """Leading singular triples by a Nyström approximation of M Mᴴ (theory.md §6).
 
     M Mᴴ is the dual kernel k_X⁺ on the rows. With Y = M Mᴴ Ω, Ω orthonormal (n ×
@@ -26,16 +25,15 @@ def nystrom(a: LinearMap, rank: int, key: Array, *, width: int) -> Triples:
     Args:
         a: the matrix.
         rank: number of triples.
-        key: for Ω.
+        seed: for Ω.
         width: columns of Ω, rank ≤ width ≤ min(n, m) less what is deflated.
 
     Returns:
         Triples; `left_residuals` are rounding, by construction, and are returned as 0.
     """
     n = a.shape[0]
-    keys = jax.random.split(key, 5)
     test = orthonormalize(
-        random_block(keys[0], n, width, a.dtype), keys[1], project=a.project_left
+        random_block(seed, n, width, a.dtype), seed, project=a.project_left
     )
     sample = a.matmat(a.rmatmat(test))
     shift = float(np.finfo(a.dtype).eps) * np.sqrt(n) * jnp.linalg.norm(sample)
@@ -49,9 +47,9 @@ def nystrom(a: LinearMap, rank: int, key: Array, *, width: int) -> Triples:
     gram_values, rotation = jnp.linalg.eigh(mm(factor.conj().T, factor))
     del gram_values
     leading = mm(factor, rotation[:, ::-1][:, :rank])
-    left = orthonormalize(leading, keys[2], project=a.project_left)
-    q = orthonormalize(a.rmatmat(left), keys[3], project=a.project_right)
-    u, s, v = ritz_svd(a.matmat(q), q, keys[4], project=a.project_left)
+    left = orthonormalize(leading, fold(seed, 1), project=a.project_left)
+    q = orthonormalize(a.rmatmat(left), fold(seed, 2), project=a.project_right)
+    u, s, v = ritz_svd(a.matmat(q), q, fold(seed, 3), project=a.project_left)
     residuals = jnp.linalg.norm(a.rmatmat(u) - v * s[None, :], axis=0)
     zeros = jnp.zeros((rank,), s.dtype)
     return Triples(u, s, v, zeros, residuals, jnp.asarray(2.5, s.dtype))

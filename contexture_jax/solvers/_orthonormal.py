@@ -11,38 +11,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal
+from contexture_jax._core.numerics import mm, safe_reciprocal
 from contexture_jax._core.types import Array, Float, Inexact
 from contexture_jax.solvers._linear_map import LinearMap, identity
+from contexture_jax.solvers._random import Seed, fold, random_block
 
-__all__ = ["complete", "fix_signs", "orthonormalize", "random_block", "ritz_svd"]
-
-
-def random_block(
-    key: Array, size: int, width: int, dtype: Any
-) -> Inexact[Array, "size width"]:
-    """A block of independent standard normal numbers."""
-    return jax.random.normal(key, (size, width), dtype)
+__all__ = ["complete", "fix_signs", "orthonormalize", "ritz_svd"]
 
 
 def orthonormalize(
     block: Inexact[Array, "n b"],
-    key: Array,
+    seed: Seed,
     *,
     project: Any = identity,
     basis: Inexact[Array, "n l"] | None = None,
 ) -> Inexact[Array, "n b"]:
     """Orthonormal columns whose span holds that of a block, off a given basis.
 
-    Columns are scaled to length 1 first. If the Gram matrix is well conditioned, this
-    is Cholesky QR (Q = Z L⁻ᴴ by a small explicit inverse and one product), repeated
-    once: "twice is enough". Otherwise Householder QR; directions whose diagonal of R is
-    at most 10 b · eps are not there and are replaced by random ones.
+    Twice ("twice is enough"): off the basis, columns to length 1, then Cholesky QR, Q =
+    Z L⁻ᴴ by a small explicit inverse and one product. Where the Gram matrix is not
+    well conditioned, Householder QR takes its place, and directions whose diagonal of R
+    is at most 10 b · eps are not there and are replaced by random ones.
 
     Args:
         block: Z, shape (n, b), floating or complex; b ≤ n less the size of `basis` and
             of what `project` takes away.
-        key: for the replacements.
+        seed: for the replacements.
         project: orthogonal projection that the result must lie in the range of.
         basis: orthonormal columns (or zeros), shape (n, l), to stay orthogonal to.
 
@@ -61,25 +55,29 @@ def orthonormalize(
         inverse = jax.scipy.linalg.solve_triangular(factor, eye, lower=True)
         return mm(z, inverse.conj().T)
 
-    def householder(z: Array) -> Array:
+    def householder(z: Array, seed: Seed) -> Array:
         q, r = jnp.linalg.qr(z)
         diagonal = jnp.diagonal(r)
         there = jnp.abs(diagonal) > 10 * width * eps
-        fresh = unit_columns(clean(clean(random_block(key, n, width, z.dtype))))
+        fresh = unit_columns(clean(clean(random_block(seed, n, width, z.dtype))))
         filled = clean(jnp.where(there[None, :], q * _phase(diagonal)[None, :], fresh))
         q, r = jnp.linalg.qr(filled)
         return q * _phase(jnp.diagonal(r))[None, :]
 
-    z = unit_columns(clean(unit_columns(clean(unit_columns(block)))))
-    factor = jnp.linalg.cholesky(mm(z.conj().T, z))
-    # NaN, from a Gram matrix that is not definite, compares false.
-    well_conditioned = jnp.abs(jnp.diagonal(factor)).min() > eps**0.25
-    safe_factor = jnp.where(well_conditioned, factor, jnp.eye(width, dtype=z.dtype))
-    q = jax.lax.cond(
-        well_conditioned, lambda: cholesky_qr(z, safe_factor), lambda: householder(z)
-    )
-    q = clean(q)
-    return cholesky_qr(q, jnp.linalg.cholesky(mm(q.conj().T, q)))
+    def once(number: Array, z: Array) -> Array:
+        z = unit_columns(clean(z))
+        factor = jnp.linalg.cholesky(mm(z.conj().T, z))
+        # NaN, from a Gram matrix that is not definite, compares false.
+        well_conditioned = jnp.abs(jnp.diagonal(factor)).min() > eps**0.25
+        factor = jnp.where(well_conditioned, factor, jnp.eye(width, dtype=z.dtype))
+        return jax.lax.cond(
+            well_conditioned,
+            lambda: cholesky_qr(z, factor),
+            lambda: householder(z, fold(seed, number)),
+        )
+
+    # A loop, not two calls: its body is compiled once.
+    return jax.lax.fori_loop(0, 2, once, unit_columns(block))
 
 
 def unit_columns(z: Inexact[Array, "n b"]) -> Inexact[Array, "n b"]:
@@ -93,7 +91,7 @@ def unit_columns(z: Inexact[Array, "n b"]) -> Inexact[Array, "n b"]:
 def ritz_svd(
     image: Inexact[Array, "n b"],
     basis: Inexact[Array, "m b"],
-    key: Array,
+    seed: Seed,
     *,
     project: Any = identity,
 ) -> tuple[Inexact[Array, "n b"], Float[Array, " b"], Inexact[Array, "m b"]]:
@@ -102,13 +100,13 @@ def ritz_svd(
     Args:
         image: Y = M Q, shape (n, b).
         basis: Q, orthonormal, shape (m, b).
-        key: for left vectors of singular values 0.
+        seed: for left vectors of singular values 0.
         project: projection that the left vectors must lie in the range of.
 
     Returns:
         U (n, b), s (b,) descending, V (m, b) with V = Q X and Y X = U diag(s).
     """
-    q = orthonormalize(image, key, project=project)
+    q = orthonormalize(image, seed, project=project)
     # svd(R), not eigh(YᴴY): the latter squares the condition number.
     w, s, xh = jnp.linalg.svd(mm(q.conj().T, image), full_matrices=False)
     return mm(q, w), s, mm(basis, xh.conj().T)
@@ -119,22 +117,20 @@ def complete(
     left: Inexact[Array, "n b"],
     singular_values: Float[Array, " b"],
     right: Inexact[Array, "m b"],
-    key: Array,
+    seed: Seed,
 ) -> tuple[Inexact[Array, "n b"], Inexact[Array, "m b"]]:
     """Put vectors of zero singular values into the subspaces that are looked at.
 
     A dense factorisation completes its bases with whatever is orthogonal, also with the
     deflated constants.
     """
-    largest = singular_values.max(initial=0.0)
-    there = singular_values > rank_cutoff(a.shape, a.dtype, largest)
-    key_left, key_right = jax.random.split(key)
+    there = singular_values > a.cutoff(singular_values)
     return (
         orthonormalize(
-            jnp.where(there[None, :], left, 0.0), key_left, project=a.project_left
+            jnp.where(there[None, :], left, 0.0), seed, project=a.project_left
         ),
         orthonormalize(
-            jnp.where(there[None, :], right, 0.0), key_right, project=a.project_right
+            jnp.where(there[None, :], right, 0.0), seed, project=a.project_right
         ),
     )
 
@@ -150,6 +146,6 @@ def fix_signs(
 
 
 def _phase(z: Inexact[Array, " b"]) -> Inexact[Array, " b"]:
-    """z / |z|, and 1 at 0."""
+    """The phase z / |z|, and 1 at 0."""
     modulus = jnp.abs(z)
     return jnp.where(modulus > 0, z * safe_reciprocal(modulus).astype(z.dtype), 1.0)

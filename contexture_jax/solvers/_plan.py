@@ -91,9 +91,7 @@ def make_plan(
     if max_passes is not None:
         passes = check_integer(max_passes, "max_passes", low=1)
     if num_power_iterations is not None:
-        iterations = check_integer(
-            num_power_iterations, "num_power_iterations", low=0
-        )
+        iterations = check_integer(num_power_iterations, "num_power_iterations", low=0)
         if method not in ("auto", "randomized") or max_passes is not None:
             raise ValueError(
                 "num_power_iterations fixes the passes of the randomized method: use it"
@@ -130,5 +128,8 @@ def _choose(
         )
         return "exact", why
     if whole:
-        return "randomized", f"{rank} triples are a large part of the {limit} that exist"
+        return (
+            "randomized",
+            f"{rank} triples are a large part of the {limit} that exist",
+        )
     return "krylov", f"{n} × {m} is too large for a dense factorisation"

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from contexture_jax._core.types import Array, Float
 from contexture_jax.solvers._linear_map import LinearMap
-from contexture_jax.solvers._orthonormal import orthonormalize, random_block, ritz_svd
+from contexture_jax.solvers._orthonormal import orthonormalize, ritz_svd
+from contexture_jax.solvers._random import Seed, fold, random_block
 from contexture_jax.solvers._triples import Triples
 
 __all__ = ["randomized"]
@@ -14,7 +15,7 @@ __all__ = ["randomized"]
 def randomized(
     a: LinearMap,
     rank: int,
-    key: Array,
+    seed: Seed,
     *,
     width: int,
     max_passes: int,
@@ -22,7 +23,7 @@ def randomized(
 ) -> Triples:
     """Leading singular triples by randomized subspace iteration (theory.md §6).
 
-    From Q = orth(Mᴴ Ω), Ω normal (n × width), each pass takes Y = M Q, the SVD of Y on
+    From Q = orth(Mᴴ Ω), Ω random (n × width), each pass takes Y = M Q, the SVD of Y on
     that subspace (so M V = U S to rounding), and Z = Mᴴ U, whose distance from V S is
     the residual of the triples and whose span is the next Q. After q + 1 passes the
     subspace is that of Halko, Martinsson & Tropp 2011, Algorithm 4.4 for Mᴴ with q
@@ -31,7 +32,7 @@ def randomized(
     Args:
         a: the matrix.
         rank: number of triples.
-        key: for Ω.
+        seed: for Ω.
         width: columns of the iterated block, rank ≤ width ≤ min(n, m) less what is
             deflated.
         max_passes: stop after that many.
@@ -41,20 +42,19 @@ def randomized(
         Triples; `left_residuals` are rounding, by construction, and are returned as 0.
     """
     n, m = a.shape
-    key_test, key_loop = jax.random.split(key)
-    test = a.project_left(random_block(key_test, n, width, a.dtype))
+    test = a.project_left(random_block(seed, n, width, a.dtype))
     real = jnp.zeros((), a.dtype).real.dtype
 
     def not_done(state: tuple) -> Array:
         number, *_, residuals = state
         gap = residuals[:rank].max()
-        return (number < max_passes) & ((number == 0) | (gap > tol * state[2][0]))
+        return (number < max_passes) & ((number == 0) | (gap > a.goal(state[2], tol)))
 
     def one_pass(state: tuple) -> tuple:
         number, _, _, _, z, _ = state
-        key_right, key_left = jax.random.split(jax.random.fold_in(key_loop, number))
-        q = orthonormalize(z, key_right, project=a.project_right)
-        u, s, v = ritz_svd(a.matmat(q), q, key_left, project=a.project_left)
+        fresh = fold(seed, number + 1)
+        q = orthonormalize(z, fresh, project=a.project_right)
+        u, s, v = ritz_svd(a.matmat(q), q, fresh, project=a.project_left)
         z = a.rmatmat(u)
         residuals = jnp.linalg.norm(z - v * s[None, :], axis=0)
         return number + 1, u, s, v, z, residuals

@@ -1,6 +1,6 @@
 """What a solver returns: the triples, and how far they can be trusted."""
 
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 from contexture_jax._core.types import Array, Float, Inexact, Int
@@ -8,17 +8,13 @@ from contexture_jax._core.types import Array, Float, Inexact, Int
 __all__ = ["SVDResult", "SolveInfo", "Status"]
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """How a solve ended. Compares equal to its text, as in `status == "converged"`."""
 
     CONVERGED = "converged"
     MAX_PASSES = "max passes"
     RANK_DEFICIENT = "rank deficient"
     NON_FINITE = "non-finite"
-
-    def __str__(self) -> str:
-        """The text alone."""
-        return self.value
 
     @property
     def code(self) -> int:

@@ -5,14 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.numerics import rank_cutoff
 from contexture_jax._core.types import Array, Float
 from contexture_jax.solvers._exact import exact
 from contexture_jax.solvers._krylov import krylov
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._nystrom import nystrom
-from contexture_jax.solvers._orthonormal import fix_signs, random_block
+from contexture_jax.solvers._orthonormal import fix_signs
 from contexture_jax.solvers._plan import Plan
+from contexture_jax.solvers._random import Seed, fold, make_seed, random_block
 from contexture_jax.solvers._randomized import randomized
 from contexture_jax.solvers._results import SolveInfo, Status, SVDResult
 
@@ -32,17 +32,17 @@ def solve(
         key: for all randomness.
         squared_norm: ‖M‖_F²; None: estimated from random probes, with its error.
     """
-    key_solve, key_energy = jax.random.split(key)
+    seed = make_seed(key)
     tol = jnp.asarray(plan.tol, jnp.zeros((), a.dtype).real.dtype)
     if plan.method == "exact":
-        triples = exact(a, plan.rank, key_solve)
+        triples = exact(a, plan.rank, seed)
     elif plan.method == "nystrom":
-        triples = nystrom(a, plan.rank, key_solve, width=plan.width)
+        triples = nystrom(a, plan.rank, seed, width=plan.width)
     elif plan.method == "randomized":
         triples = randomized(
             a,
             plan.rank,
-            key_solve,
+            seed,
             width=plan.width,
             max_passes=plan.max_passes,
             tol=tol,
@@ -51,7 +51,7 @@ def solve(
         triples = krylov(
             a,
             plan.rank,
-            key_solve,
+            seed,
             width=plan.width,
             depth=plan.depth,
             max_passes=plan.max_passes,
@@ -61,7 +61,7 @@ def solve(
     s = triples.singular_values
     head = (s * s).sum()
     if squared_norm is None:
-        total, error = _estimate_energy(a, key_energy)
+        total, error = _estimate_energy(a, fold(seed, -1))
     else:
         total, error = squared_norm.astype(s.dtype), jnp.zeros((), s.dtype)
     # Rounding must not make the whole smaller than its part.
@@ -89,10 +89,10 @@ def finish(plan: Plan, info: SolveInfo) -> SolveInfo:
 
 
 def _estimate_energy(
-    a: LinearMap, key: Array
+    a: LinearMap, seed: Seed
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """E‖M ω‖² over normal ω is ‖M‖_F² (Hutchinson): the mean and its standard error."""
-    probes = a.project_right(random_block(key, a.shape[1], _NUM_PROBES, a.dtype))
+    """‖M‖_F² = E‖M ω‖² over random ω of variance 1 (Hutchinson): mean and error."""
+    probes = a.project_right(random_block(seed, a.shape[1], _NUM_PROBES, a.dtype))
     samples = (jnp.abs(a.matmat(probes)) ** 2).sum(axis=0)
     return samples.mean(), samples.std(ddof=1) / _NUM_PROBES**0.5
 
@@ -101,11 +101,12 @@ def _status(
     a: LinearMap, plan: Plan, s: Array, residuals: Array, left: Array, right: Array
 ) -> Array:
     """The code of the status: the gravest of what holds."""
-    finite = jnp.isfinite(s).all() & jnp.isfinite(left).all() & jnp.isfinite(right).all()
-    deficient = ~(s[-1] > rank_cutoff(a.shape, a.dtype, s[0]))
-    floor = rank_cutoff(a.shape, a.dtype, s[0])
-    goal = plan.tol if plan.tol > 0 else _default_goal(a.dtype)
-    close = residuals.max() <= jnp.maximum(goal * s[0], floor)
+    finite = (
+        jnp.isfinite(s).all() & jnp.isfinite(left).all() & jnp.isfinite(right).all()
+    )
+    deficient = ~(s[-1] > a.cutoff(s))
+    tol = plan.tol if plan.tol > 0 else _default_goal(a.dtype)
+    close = residuals.max() <= a.goal(s, tol)
     code = jnp.where(
         ~finite,
         Status.NON_FINITE.code,

@@ -28,7 +28,7 @@ def svd(
     num_oversamples: int | None = None,
     num_power_iterations: int | None = None,
 ) -> tuple[SVDResult, SolveInfo]:
-    """The contexture: leading singular functions of T, T ν_i = s_i μ_i, T* μ_i = s_i ν_i.
+    """The contexture: leading singular functions, T ν_i = s_i μ_i, T* μ_i = s_i ν_i.
 
     By Theorems 6 to 12 of Zhai et al. 2025 (CTX) the span of μ_1, …, μ_d is what a
     d-dimensional encoder learns from the context (theory.md §1). The trivial triple

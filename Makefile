@@ -1,0 +1,113 @@
+# Everything a developer or CI runs. Each target builds the virtual environment that it
+# needs; nothing outside the tree is touched, and only package registries are contacted.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BUILD := build
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+
+# Two test processes share two cores: BLAS threads of their own would only get in the
+# way. Shared by tests, doctests and notebooks, as is the choice of the CPU.
+JAX_PLATFORMS ?= cpu
+OPENBLAS_NUM_THREADS ?= 1
+PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+MPLBACKEND ?= Agg
+export JAX_PLATFORMS OPENBLAS_NUM_THREADS PYRIGHT_PYTHON_IGNORE_WARNINGS MPLBACKEND
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS)
+X64_OFF_TESTS := tests/operators tests/solvers
+
+# Recipes install into one environment: `make -j` runs them one after the other.
+.NOTPARALLEL:
+.PHONY: help demo test test-slow test-lowest doctest test-x64-off lint format types \
+	notebooks bench-smoke wheel clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' \
+		$(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.installed-cli ## spectrum of the digits data set, with pictures, in demo/
+	$(BIN)/contexture spectrum digits --context knn --num-neighbors 30 --rank 64 \
+		--target target --out demo
+	@echo; echo "Pictures:"; ls demo/*.png
+
+test: doctest test-x64-off $(VENV)/.installed-dev ## everything but the slow tests
+	$(PYTEST) -m "not slow" --durations=10 tests
+
+test-slow: $(VENV)/.installed-dev ## the slow tests alone
+	$(PYTEST) -m slow --durations=10 tests
+
+doctest: $(VENV)/.installed-dev ## examples in the README and in docstrings
+	$(BIN)/python -m pytest -q --doctest-modules --doctest-glob=README.md \
+		README.md contexture_jax
+
+test-x64-off: $(VENV)/.installed-dev ## a part of the suite in JAX's default precision
+	CONTEXTURE_TEST_X64=0 $(PYTEST) -m "not slow" $(X64_OFF_TESTS)
+
+# Old libraries meet newer ones that they depend on: their deprecations are not ours.
+test-lowest: $(VENV)-lowest/.installed ## the suite on the oldest declared dependencies
+	$(VENV)-lowest/bin/python -m pytest -q -n $(WORKERS) -m "not slow" \
+		-W ignore::DeprecationWarning tests
+
+lint: $(VENV)/.installed-dev ## format and style, checked
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(VENV)/.installed-dev ## format and style, mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: $(VENV)/.installed-dev ## types of package, tests and benchmarks
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+notebooks: $(VENV)/.installed-dev ## run every notebook; results in build/notebooks/
+	$(BIN)/python .ci/run_notebooks.py notebooks $(BUILD)/notebooks
+
+bench-smoke: $(VENV)/.installed-dev ## run every benchmark at a tiny size
+	set -e; for script in benchmarks/*.py; do \
+		echo "$$script --smoke"; $(BIN)/python "$$script" --smoke > /dev/null; done
+
+wheel: ## build sdist and wheel; install the wheel apart and import it from elsewhere
+	@$(check_python)
+	rm -rf dist $(BUILD)/wheel
+	$(PYTHON) -m venv $(BUILD)/wheel/builder
+	$(BUILD)/wheel/builder/bin/python $(PIP_INSTALL) build
+	$(BUILD)/wheel/builder/bin/python -m build --outdir dist . > $(BUILD)/wheel/log
+	$(PYTHON) -m venv $(BUILD)/wheel/user
+	$(BUILD)/wheel/user/bin/python $(PIP_INSTALL) dist/*.whl
+	cd / && $(CURDIR)/$(BUILD)/wheel/user/bin/python -I \
+		$(CURDIR)/.ci/check_installed.py $(CURDIR)
+
+clean: ## remove everything that the targets above made
+	rm -rf $(VENV) $(VENV)-lowest $(BUILD) dist demo .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+define check_python
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo "Python 3.11 or newer is needed; '$(PYTHON)' is" \
+	"$$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12 ..." >&2; \
+	exit 1; }
+endef
+
+# --clear: without its interpreter, what is left of an old environment is of no use.
+$(BIN)/python:
+	@$(check_python)
+	$(PYTHON) -m venv --clear $(VENV)
+
+# The stamps tell make what is installed; a change of pyproject.toml installs again.
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python $(PIP_INSTALL) -e '.[lint]'
+	@touch $@ $(VENV)/.installed-cli
+
+$(VENV)/.installed-cli: pyproject.toml | $(BIN)/python
+	$(BIN)/python $(PIP_INSTALL) -e '.[cli]'
+	@touch $@
+
+$(VENV)-lowest/.installed: pyproject.toml
+	@$(check_python)
+	$(PYTHON) -m venv --clear $(VENV)-lowest
+	$(VENV)-lowest/bin/python $(PIP_INSTALL) uv
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python \
+		--resolution lowest-direct -e '.[test]'
+	@touch $@

@@ -1,0 +1,202 @@
+"""The contexts of the command line: what each needs of the data, and how it is made."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from contexture_jax.cli._data import Table, load_counts, load_features
+from contexture_jax.cli._messages import InputError, counted, quoted
+from contexture_jax.cli._options import Options
+
+__all__ = ["Recipe", "build_context", "load", "plan_context", "plan_rank"]
+
+_DEFAULT_NEIGHBORS = 30
+_DEFAULT_RANK = 64
+
+
+class Recipe(NamedTuple):
+    """A context that the data can make.
+
+    Attributes:
+        name: as on the command line.
+        params: its parameters, resolved.
+        num_triples: how many non-trivial singular triples it has at most.
+        notes: what a reader should know of the parameters.
+    """
+
+    name: str
+    params: dict[str, Any]
+    num_triples: int
+    notes: list[str]
+
+
+def load(options: Options) -> Table:
+    """Read DATA as counts or as features, whichever the context is made of."""
+    if options.context in ("joint", "graph"):
+        if options.categorical:
+            raise InputError(
+                f"--categorical goes with tables of features; --context"
+                f" {options.context} takes a table of counts"
+            )
+        return load_counts(
+            options.data,
+            target=options.target,
+            drop=options.drop,
+            graph=options.context == "graph",
+        )
+    return load_features(
+        options.data,
+        target=options.target,
+        drop=options.drop,
+        categorical=options.categorical,
+    )
+
+
+def plan_context(options: Options, table: Table) -> Recipe:
+    """Resolve the parameters of a context against the data.
+
+    Raises:
+        InputError: if an option belongs to another context, a parameter does not fit
+            the data, or the context would have no non-trivial singular triple.
+    """
+    name = options.context
+    for option, value, owner in (
+        ("--num-neighbors", options.num_neighbors, "knn"),
+        ("--gamma", options.gamma, "rbf"),
+        ("--lazy", options.lazy or None, "graph"),
+    ):
+        if value is not None and name != owner:
+            raise InputError(
+                f"{option} goes with --context {owner}; here it is --context {name}"
+            )
+    num_rows = len(table.features)
+    plans = {
+        "knn": _plan_knn,
+        "rbf": _plan_rbf,
+        "labels": _plan_labels,
+        "joint": _plan_counts,
+        "graph": _plan_counts,
+        "teacher": _plan_teacher,
+    }
+    recipe = plans[name](options, table)
+    if recipe.num_triples < 1:
+        raise InputError(
+            f"--context {name} of {table.title} ({counted(num_rows, 'row')}) has no"
+            " singular functions beside the constant; it takes at least 2 rows and 2"
+            " values of the context"
+        )
+    return recipe
+
+
+def plan_rank(rank: int | None, recipe: Recipe, num_triples: int) -> int:
+    """The rank to compute: what was asked for, or as many of 64 as there are.
+
+    Raises:
+        InputError: if more was asked for than exists.
+    """
+    if rank is None:
+        return min(_DEFAULT_RANK, num_triples)
+    if rank > num_triples:
+        raise InputError(
+            f"--rank {rank} is more than there is: this {recipe.name} context has"
+            f" {counted(num_triples, 'singular value')} beside the trivial one;"
+            f" expected --rank {num_triples} or less"
+        )
+    return rank
+
+
+def build_context(
+    recipe: Recipe,
+    table: Table,
+    dtype: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> Any:
+    """Make the context in the given precision."""
+    import contexture_jax as cx
+
+    if recipe.name == "labels":
+        assert table.target is not None  # `_plan_labels` has seen to it
+        return cx.contexts.labels(table.target.values.astype(np.int32))
+    x = table.features.astype(dtype)
+    if recipe.name == "knn":
+        return cx.contexts.knn(x, progress=progress, **recipe.params)
+    makers = {
+        "rbf": cx.contexts.rbf,
+        "joint": cx.contexts.joint,
+        "graph": cx.contexts.graph,
+        "teacher": cx.contexts.teacher,
+    }
+    return makers[recipe.name](x, **recipe.params)
+
+
+def _plan_knn(options: Options, table: Table) -> Recipe:
+    num_rows = len(table.features)
+    wanted, notes = options.num_neighbors, []
+    if wanted is None:
+        wanted = min(_DEFAULT_NEIGHBORS, max(1, num_rows // 2))
+        if wanted < _DEFAULT_NEIGHBORS:
+            notes.append(
+                f"{counted(num_rows, 'row')} only: num_neighbors is {wanted}, not"
+                f" {_DEFAULT_NEIGHBORS}"
+            )
+    elif wanted > num_rows:
+        raise InputError(
+            f"--num-neighbors {wanted} is more than the {counted(num_rows, 'row')} of"
+            f" {table.title}; expected --num-neighbors {num_rows} or less"
+        )
+    return Recipe("knn", {"num_neighbors": wanted}, num_rows - 1, notes)
+
+
+def _plan_rbf(options: Options, table: Table) -> Recipe:
+    gamma = 1.0 if options.gamma is None else options.gamma
+    if gamma == "auto":
+        # Each column has variance 1: points are 2 · num_columns apart on average.
+        gamma = 1.0 / table.num_columns
+    reach = float(gamma) * float((table.features**2).sum(axis=1).max())
+    largest = float(np.finfo(options.dtype).max) ** 0.5
+    if reach > largest:
+        raise InputError(
+            f"--gamma {gamma:g} overflows {options.dtype} on data of this size;"
+            f" expected a value near 1 / {table.num_columns}, as --gamma auto takes"
+        )
+    return Recipe("rbf", {"gamma": float(gamma)}, len(table.features) - 1, [])
+
+
+def _plan_labels(options: Options, table: Table) -> Recipe:
+    target = table.target
+    if target is None:
+        raise InputError(
+            "--context labels takes the target as the context: name it with --target"
+        )
+    if target.kind != "classes":
+        raise InputError(
+            f"--context labels takes classes; target {quoted(target.name)} of"
+            f" {table.title} holds numbers (--categorical {target.name} makes each a"
+            " class)"
+        )
+    del options
+    num_classes = len(target.class_names)
+    notes = ["the target is the context itself: judging against it says nothing new"]
+    num_triples = min(num_classes, len(target.values)) - 1
+    return Recipe("labels", {"num_classes": num_classes}, num_triples, notes)
+
+
+def _plan_counts(options: Options, table: Table) -> Recipe:
+    present = [int(table.features.any(axis=axis).sum()) for axis in (0, 1)]
+    params = {"lazy": options.lazy} if options.context == "graph" else {}
+    notes = [
+        f"{counted(size - count, what)} without any weight: functions are 0 there"
+        for what, size, count in zip(
+            ("column", "row"), table.features.shape[::-1], present, strict=True
+        )
+        if count < size
+    ]
+    return Recipe(options.context, params, min(present) - 1, notes)
+
+
+def _plan_teacher(options: Options, table: Table) -> Recipe:
+    features = table.features.astype(options.dtype)
+    # One-hot columns are dependent: whitening leaves fewer directions than columns.
+    num_triples = int(np.linalg.matrix_rank(features))
+    return Recipe("teacher", {}, min(num_triples, len(features) - 1), [])

@@ -1,0 +1,237 @@
+"""The parser of the command `contexture`, and its exit statuses."""
+
+import argparse
+import io
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal, NoReturn
+
+from contexture_jax import __version__
+from contexture_jax.cli._messages import InputError
+from contexture_jax.cli._options import CONTEXTS, METHODS, Options
+
+__all__ = ["main"]
+
+_DESCRIPTION = """\
+The spectrum of a context: compute the leading singular functions of the expectation
+operator of a context on DATA, judge it, and write spectrum.json, spectrum.npz and
+pictures to a directory.
+"""
+_DATA = """\
+DATA:
+  a .csv with a header line (numeric and categorical columns; ?, NA, nan or an empty
+  cell where a value is missing; comma-, semicolon- or tab-separated, UTF-8), an .npy
+  (rows × columns), an .npz (array x, or the only 2-D array; vectors such as y or target
+  can be targets), or a built-in set: digits, wine, breast_cancer.
+
+features:
+  Every column gets mean 0 and total variance 1. Numbers are standardised, missing ones
+  set to the median of the column before. Categories are one-hot, divided by
+  sqrt(1 - sum of squared shares), so that a column of two values weighs the same
+  written as 0/1 or as no/yes; a missing category is a category of its own. Constant
+  columns are left out, and rows without a value of the target. A target of at most 20
+  different integers is taken as classes.
+
+contexts:
+  knn      A is one of the --num-neighbors nearest rows of X
+  rbf      A is a row of weight exp(-gamma |x - a|^2)
+  labels   A is the target, which must be of classes
+  joint    DATA is itself a table of counts of (X, A); a first column of texts labels
+           the rows
+  graph    DATA is a symmetric matrix of weights: A is a neighbour of X on the graph
+  teacher  the kernel of the features, whitened
+
+exit status: 0 on success, 2 on bad input (one line on stderr), 130 if interrupted.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that complains in one line, and leaves exiting to `main`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status.
+
+    Args:
+        argv: the arguments after the program's name; None: those of the process.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows no Greek letters gets question marks, not a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        arguments = vars(_parser().parse_args(argv))
+        del arguments["command"]
+        from contexture_jax.cli._spectrum import run
+
+        run(Options(**arguments))
+    except InputError as error:
+        # One line, whatever a file name or a cell may hold.
+        print(f"contexture: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("contexture: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="contexture",
+        description="Contextures: what a context can teach, from the command line.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"contexture {__version__}"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    spectrum = commands.add_parser(
+        "spectrum",
+        help="the spectrum of a context on a table",
+        description=_DESCRIPTION,
+        epilog=_DATA,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    spectrum.add_argument("data", metavar="DATA", help="a file or a built-in set")
+    _add_data_options(spectrum.add_argument_group("data"))
+    _add_context_options(spectrum.add_argument_group("context"))
+    _add_solver_options(spectrum.add_argument_group("solver"))
+    _add_output_options(spectrum.add_argument_group("output"))
+    return parser
+
+
+def _add_data_options(group: Any) -> None:
+    group.add_argument(
+        "--target",
+        metavar="COLUMN",
+        help="the column to judge against, left out of the features",
+    )
+    for option, what in (
+        ("--drop", "leave this column out"),
+        ("--categorical", "take this column as categories even if it holds numbers"),
+    ):
+        group.add_argument(
+            option,
+            action="append",
+            default=[],
+            metavar="COLUMN",
+            help=f"{what}; once for each column",
+        )
+
+
+def _add_context_options(group: Any) -> None:
+    group.add_argument(
+        "--context", choices=CONTEXTS, default="knn", help="default: %(default)s"
+    )
+    group.add_argument(
+        "--num-neighbors",
+        type=_count,
+        metavar="K",
+        help="of knn, the row itself included; default: 30",
+    )
+    group.add_argument(
+        "--gamma",
+        type=_gamma,
+        help="of rbf; a number above 0, or auto: 1 / number of columns; default: 1",
+    )
+    group.add_argument(
+        "--lazy", action="store_true", help="of graph: stay with probability 1/2"
+    )
+
+
+def _add_solver_options(group: Any) -> None:
+    group.add_argument(
+        "--rank",
+        type=_count,
+        help="number of singular functions; default: 64, or as many as there are",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "float64"),
+        default="float32",
+        help="default: %(default)s",
+    )
+    group.add_argument("--method", choices=METHODS, default="auto", help="the solver")
+    group.add_argument(
+        "--tol",
+        type=_tolerance,
+        help="relative residual to stop at, between 0 and 1",
+    )
+    group.add_argument(
+        "--max-passes",
+        type=_count,
+        metavar="N",
+        help="bound on passes of the solver over the operator",
+    )
+    group.add_argument(
+        "--seed", type=_seed, default=0, help="of all that is random; default: 0"
+    )
+
+
+def _add_output_options(group: Any) -> None:
+    group.add_argument(
+        "--out",
+        default="contexture-out",
+        metavar="DIR",
+        help="where to write; default: %(default)s",
+    )
+    group.add_argument(
+        "--no-plots", dest="plots", action="store_false", help="draw no pictures"
+    )
+    group.add_argument(
+        "--quiet", action="store_true", help="print errors and warnings only"
+    )
+
+
+def _count(text: str) -> int:
+    return _integer(text, 1, None)
+
+
+def _seed(text: str) -> int:
+    return _integer(text, 0, 2**32 - 1)
+
+
+def _integer(text: str, low: int, high: int | None) -> int:
+    expected = f"expected an integer of at least {low}"
+    if high is not None:
+        expected = f"expected an integer between {low} and {high}"
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{expected}; got {text!r}") from None
+    if value < low or (high is not None and value > high):
+        raise argparse.ArgumentTypeError(f"{expected}; got {text}")
+    return value
+
+
+def _gamma(text: str) -> float | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    value = _float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"expected a finite number above 0, or auto; got {text!r}"
+        )
+    return value
+
+
+def _tolerance(text: str) -> float:
+    value = _float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(
+            f"expected a number above 0 and below 1; got {text!r}"
+        )
+    return value
+
+
+def _float(text: str) -> float:
+    """The number, or NaN, which no range holds."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

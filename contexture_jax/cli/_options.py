@@ -1,0 +1,51 @@
+"""What the user asked for, with nothing resolved yet."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+__all__ = ["CONTEXTS", "METHODS", "Options"]
+
+CONTEXTS = ("knn", "rbf", "labels", "joint", "graph", "teacher")
+METHODS = ("auto", "exact", "randomized", "krylov", "nystrom")
+
+
+class Options(NamedTuple):
+    """The arguments of `contexture spectrum`; None stands for a default to work out.
+
+    Attributes:
+        data: a path or the name of a built-in set.
+        target: the column to judge against.
+        drop: columns to leave out.
+        categorical: columns to take as categories.
+        context: the kind of context.
+        num_neighbors: K of a k-NN context.
+        gamma: γ of a Gaussian-kernel context, or "auto".
+        lazy: whether a walk on a graph is lazy.
+        rank: the number of singular triples.
+        dtype: the precision of the work.
+        seed: the seed of everything random.
+        method: the solver.
+        tol: the relative residual to stop at.
+        max_passes: the bound on passes of the solver.
+        out: the directory to write to.
+        plots: whether to draw.
+        quiet: whether to print nothing but errors and warnings.
+    """
+
+    data: str
+    target: str | None = None
+    drop: Sequence[str] = ()
+    categorical: Sequence[str] = ()
+    context: str = "knn"
+    num_neighbors: int | None = None
+    gamma: float | Literal["auto"] | None = None
+    lazy: bool = False
+    rank: int | None = None
+    dtype: str = "float32"
+    seed: int = 0
+    method: str = "auto"
+    tol: float | None = None
+    max_passes: int | None = None
+    out: str = "contexture-out"
+    plots: bool = True
+    quiet: bool = False

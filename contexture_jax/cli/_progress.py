@@ -1,0 +1,62 @@
+"""Telling on stderr what is going on: a bar on a terminal, a line a stage elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["Stages"]
+
+Advance = Callable[[int, int], None]
+
+
+class Stages:
+    """The stages of a run, and how long each took.
+
+    Attributes:
+        seconds: the seconds of each stage that has ended, by name.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.seconds: dict[str, float] = {}
+        self._quiet = quiet
+        self._start = time.perf_counter()
+
+    @property
+    def total(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._start
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Advance]:
+        """Time a stage; gives a function to call with (done, total) inside it."""
+        start = time.perf_counter()
+        if self._quiet or not sys.stderr.isatty():
+            yield _ignore
+        else:
+            with _bar(name) as advance:
+                yield advance
+        self.seconds[name] = time.perf_counter() - start
+        if not self._quiet:
+            print(f"{name:<9}{self.seconds[name]:8.2f} s", file=sys.stderr, flush=True)
+
+
+def _ignore(done: int, total: int) -> None:
+    del done, total
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        "{task.description}",
+        BarColumn(),
+        TimeElapsedColumn(),
+    )
+    # Transient: the line that is printed after it says all there is to keep.
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"{name:<9}", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

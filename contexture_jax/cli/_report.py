@@ -1,0 +1,176 @@
+"""What a run leaves behind: a JSON, an NPZ and a table to read."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import contexture_jax as cx
+from contexture_jax.cli._contexts import Recipe
+from contexture_jax.cli._data import Table
+from contexture_jax.cli._options import Options
+from contexture_jax.cli._solve import Judgement, Spectrum
+
+__all__ = ["FILES", "describe", "rows_of_table", "write_arrays", "write_json"]
+
+# In the order of publishing: whoever sees the JSON sees the rest.
+FILES = (
+    "spectrum.npz",
+    "spectrum.png",
+    "tau.png",
+    "functions.png",
+    "energy.png",
+    "spectrum.json",
+)
+_NUM_VALUES_SHOWN = 10
+
+
+def describe(
+    options: Options,
+    table: Table,
+    recipe: Recipe,
+    spectrum: Spectrum,
+    judgement: Judgement,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """Everything about a run that is not an array of functions, as plain Python.
+
+    Numbers that JSON has no word for (infinite, undefined) are None, and `notes` says
+    which and why.
+    """
+    useful, target = judgement.usefulness, judgement.target
+    notes = [*table.notes, *recipe.notes, *judgement.notes]
+    if spectrum.status != cx.Status.CONVERGED:
+        notes.append(f"{spectrum.status}: {spectrum.status.advice}")
+    tau = None if useful is None else float(useful.tau)
+    best_dim = None if useful is None else int(useful.best_dim)
+    if tau is not None and not math.isfinite(tau):
+        notes.append(
+            "tau is infinite, written as null: s_{d+1} = 1 for every d, that is, each"
+            " computed function is determined by the context"
+        )
+        best_dim = None
+    if not math.isfinite(judgement.decay_rate):
+        notes.append("decay_rate is infinite, written as null: all values are 0")
+    description = {
+        "version": cx.__version__,
+        "data": table.title,
+        "num_rows": len(table.rows),
+        "num_columns": table.num_columns,
+        "num_features": table.features.shape[1],
+        "context": recipe.name,
+        "params": recipe.params,
+        "rank": len(spectrum.singular_values),
+        "dtype": str(spectrum.singular_values.dtype),
+        "seed": options.seed,
+        "method": spectrum.method,
+        "reason": spectrum.reason,
+        "status": str(spectrum.status),
+        "num_passes": spectrum.num_passes,
+        "singular_values": spectrum.singular_values,
+        "residuals": spectrum.residuals,
+        "total_energy": spectrum.total_energy,
+        "tail_energy": spectrum.tail_energy,
+        "tail_error": spectrum.tail_error,
+        "tau": tau,
+        "best_dim": best_dim,
+        "decay_rate": judgement.decay_rate,
+        "verdict": judgement.association,
+        "verdict_reason": judgement.reason,
+        "target": None if table.target is None else table.target.name,
+        "target_kind": None if table.target is None else table.target.kind,
+        "target_energy": None if target is None else target.energy,
+        "compatibility": None if target is None else target.compatibility,
+        "class_compatibility": None if target is None else target.class_compatibility,
+        "seconds": seconds,
+        "notes": notes,
+    }
+    return _plain(description)
+
+
+def _plain(value: Any) -> Any:
+    """Arrays as lists, NumPy numbers as Python's, and what is not finite as None."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(description: dict[str, Any], path: Path) -> None:
+    """Write strict JSON: no NaN, no Infinity."""
+    text = json.dumps(description, indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def write_arrays(table: Table, spectrum: Spectrum, path: Path) -> None:
+    """Write the triples, the two laws, and which rows of DATA the rows are."""
+    np.savez(
+        path,
+        singular_values=spectrum.singular_values,
+        left=spectrum.left,
+        right=spectrum.right,
+        p_x=spectrum.p_x,
+        p_a=spectrum.p_a,
+        rows=table.rows,
+    )
+
+
+def rows_of_table(
+    description: dict[str, Any], files: Sequence[str]
+) -> list[tuple[str, str]]:
+    """The report as (label, text) pairs, in the order to read them."""
+    d = description
+    params = ", ".join(f"{key} = {_shown(v)}" for key, v in d["params"].items())
+    values = d["singular_values"]
+    more = f" … ({len(values)} in all)" if len(values) > _NUM_VALUES_SHOWN else ""
+    rows = [
+        ("data", f"{d['data']}: {d['num_rows']:,} rows"),
+        ("features", f"{d['num_features']:,} from {d['num_columns']:,} columns"),
+        ("context", d["context"] + (f" ({params})" if params else "")),
+        ("method", f"{d['method']} ({d['reason']})"),
+        ("status", f"{d['status']} (passes: {d['num_passes']:g}, {d['dtype']})"),
+        ("largest residual", f"{max(d['residuals']):.2g}"),
+        ("χ²", f"{_energy(d['total_energy'], d)}  (Σ s_i², all of the spectrum)"),
+        ("tail", f"{_energy(d['tail_energy'], d)}  (Σ s_i² beyond rank {d['rank']})"),
+        (
+            "singular values",
+            " ".join(f"{v:.4g}" for v in values[:_NUM_VALUES_SHOWN]) + more,
+        ),
+        ("decay rate", f"{_shown(d['decay_rate'])}  (λ of s_i² ≈ e^(−λi))"),
+        ("τ", f"{_shown(d['tau'])}  (usefulness: lower is better)"),
+        ("best dimension", _shown(d["best_dim"])),
+        ("verdict", f"association {d['verdict']}: {d['verdict_reason']}"),
+    ]
+    if d["compatibility"] is not None:
+        energy = sum(d["target_energy"])
+        rows += [
+            ("target", f"{d['target']} ({d['target_kind']})"),
+            (
+                "compatibility",
+                f"{d['compatibility']:.4g}  (of the target with the context, at most"
+                f" s_1 = {values[0]:.4g})",
+            ),
+            ("target energy", f"{energy:.1%} in the {len(values)} functions"),
+        ]
+    rows += [("note", note) for note in d["notes"]]
+    rows.append(("files", "\n".join(files)))
+    return rows
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _energy(value: float, d: dict[str, Any]) -> str:
+    error = d["tail_error"]
+    return f"{value:.4g}" + (f" ± {error:.1g}" if error else "")

@@ -1,0 +1,210 @@
+"""The heavy part of a run: the spectrum of a context, and its judges.
+
+Imports JAX; the command imports this only after the input has been found good.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import contexture_jax as cx
+from contexture_jax.cli._data import Target
+
+__all__ = ["Judgement", "Spectrum", "TargetJudgement", "judge", "solve"]
+
+
+class Spectrum(NamedTuple):
+    """A solved context, on the host.
+
+    Attributes:
+        singular_values: shape (rank,).
+        left: shape (n, rank).
+        right: shape (m, rank).
+        p_x: shape (n,).
+        p_a: shape (m,).
+        residuals: shape (rank,).
+        num_passes: passes of the solver.
+        total_energy: Σ_{i≥1} s_i², the χ² of the context.
+        tail_energy: Σ_{i>rank} s_i².
+        tail_error: standard error of the two energies.
+        status: a `Status`.
+        method: the method that ran.
+        reason: why.
+        complete: whether the values that were not computed are all 0.
+    """
+
+    singular_values: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    p_x: np.ndarray
+    p_a: np.ndarray
+    residuals: np.ndarray
+    num_passes: float
+    total_energy: float
+    tail_energy: float
+    tail_error: float
+    status: cx.Status
+    method: str
+    reason: str
+    complete: bool
+
+
+class TargetJudgement(NamedTuple):
+    """A target beside the functions of a context.
+
+    Attributes:
+        energy: the share of its variance along each function, shape (rank,). Classes
+            count alike, however many rows each has.
+        compatibility: ρ, pooled over classes in the same way.
+        class_compatibility: ρ of the indicator of each class; empty for numbers.
+    """
+
+    energy: np.ndarray
+    compatibility: float
+    class_compatibility: dict[str, float]
+
+
+class Judgement(NamedTuple):
+    """What the judges say of a spectrum.
+
+    Attributes:
+        usefulness: τ, the best d and the curve; None where undefined.
+        decay_rate: λ of s_i² ≈ e^{−λi}; infinite if all values are 0.
+        association: "too weak", "moderate", "too strong" or "undecided".
+        reason: why.
+        target: the target's, or None.
+        notes: what could not be judged, and why.
+    """
+
+    usefulness: cx.evaluation.Usefulness | None
+    decay_rate: float
+    association: str
+    reason: str
+    target: TargetJudgement | None
+    notes: list[str]
+
+
+def num_triples(op: cx.AssociationOperator) -> int:
+    """How many singular triples an operator has beside the trivial one."""
+    return min(int(np.count_nonzero(np.asarray(p))) for p in (op.p_x, op.p_a)) - 1
+
+
+def solve(
+    op: cx.AssociationOperator,
+    rank: int,
+    *,
+    seed: int,
+    method: Any,
+    tol: float | None,
+    max_passes: int | None,
+) -> Spectrum:
+    """Run `cx.svd` and bring everything to the host."""
+    result, info = cx.svd(
+        op,
+        rank,
+        key=jax.random.key(seed),
+        method=method,
+        tol=tol,
+        max_passes=max_passes,
+    )
+    status = cx.Status(info.status)
+    return Spectrum(
+        singular_values=np.asarray(result.singular_values),
+        left=np.asarray(result.left),
+        right=np.asarray(result.right),
+        p_x=np.asarray(op.p_x),
+        p_a=np.asarray(op.p_a),
+        residuals=np.asarray(info.residuals),
+        num_passes=float(info.num_passes),
+        total_energy=float(info.total_energy),
+        tail_energy=float(info.tail_energy),
+        tail_error=float(info.tail_error),
+        status=status,
+        method=str(info.method),
+        reason=str(info.reason),
+        complete=rank == num_triples(op) or status == cx.Status.RANK_DEFICIENT,
+    )
+
+
+def judge(
+    spectrum: Spectrum, op: cx.AssociationOperator, target: Target | None
+) -> Judgement:
+    """Judge a spectrum by itself and, if there is one, by a target."""
+    values, complete = spectrum.singular_values, spectrum.complete
+    notes, useful = [], None
+    if values[0] <= 0:
+        notes.append("tau is undefined: all singular values are 0")
+    elif len(values) < 2 and not complete:
+        notes.append("tau needs two singular values: --rank 2 or more")
+    else:
+        useful = cx.evaluation.usefulness(values, complete=complete)
+    if useful is None and len(values) < 2:
+        association, reason = "undecided", "one singular value is too few"
+    else:
+        association, reason = cx.evaluation.verdict(values, complete=complete)
+    judged = None
+    if target is not None:
+        judged = _judge_target(spectrum, op, target)
+        if judged is None:
+            notes.append(
+                f'target "{target.name}" is constant on the rows that have weight:'
+                " not judged"
+            )
+    return Judgement(
+        useful,
+        float(_decay_rate(values)),
+        association,
+        reason,
+        judged,
+        notes,
+    )
+
+
+def _judge_target(
+    spectrum: Spectrum, op: cx.AssociationOperator, target: Target
+) -> TargetJudgement | None:
+    left, p_x = spectrum.left, spectrum.p_x
+    seen = target.values[p_x > 0]
+    if seen.size == 0 or (seen == seen[0]).all():
+        return None
+    if target.kind == "numbers":
+        # Of order 1, so that squares of a large unit do not overflow float32.
+        f = (target.values - seen.mean()) / np.abs(seen - seen.mean()).max()
+        f = f.astype(left.dtype)
+        energy, rho = _judge_numbers(f, left, op)
+        return TargetJudgement(np.asarray(energy), float(rho), {})
+    mass = np.bincount(target.values, p_x, len(target.class_names))
+    energy, each = map(
+        np.asarray,
+        _judge_classes(target.values.astype(np.int32), left, op, num_classes=len(mass)),
+    )
+    # The variance of the indicator of class c over p_c is 1 - p_c, C - 1 in all.
+    # Classes whose rows have no weight have no compatibility.
+    present = np.flatnonzero(mass)
+    weights = 1.0 - mass[present] / mass.sum()
+    pooled = np.sqrt(np.sum(weights * each[present] ** 2) / np.sum(weights))
+    rhos = {target.class_names[c]: float(each[c]) for c in present}
+    return TargetJudgement(energy, float(pooled), rhos)
+
+
+# Each a program of its own: run one operation at a time, JAX would compile dozens.
+_decay_rate = jax.jit(cx.evaluation.decay_rate)
+
+
+@jax.jit
+def _judge_numbers(
+    f: jax.Array, left: jax.Array, op: cx.AssociationOperator
+) -> tuple[jax.Array, jax.Array]:
+    energy = cx.evaluation.target_energy(f, left, op.p_x)
+    return energy.fractions, cx.evaluation.compatibility(f, op)
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def _judge_classes(
+    codes: jax.Array, left: jax.Array, op: cx.AssociationOperator, *, num_classes: int
+) -> tuple[jax.Array, jax.Array]:
+    energy = cx.evaluation.class_energy(codes, left, op.p_x, num_classes)
+    indicators = jax.nn.one_hot(codes, num_classes, dtype=left.dtype)
+    return energy.fractions, cx.evaluation.compatibility(indicators, op)

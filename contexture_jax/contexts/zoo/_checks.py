@@ -1,0 +1,121 @@
+"""Checks of the parameters of families: expected and received, as everywhere."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import (
+    as_floating,
+    check_ndim,
+    check_values,
+    is_concrete,
+)
+from contexture_jax._core.types import Array, ArrayLike
+
+__all__ = [
+    "as_inputs",
+    "as_integers",
+    "check_fraction",
+    "check_law",
+    "check_parameter",
+    "check_positive",
+]
+
+# Laws may come in float32: a sum is taken for 1 if it is 1 to this.
+_LAW_TOLERANCE = 1e-6
+
+
+def check_parameter(
+    value: ArrayLike, name: str, ok: Callable[[np.ndarray], np.ndarray], expected: str
+) -> float | Array:
+    """Return a real scalar, a Python float if it is concrete, where `ok` holds.
+
+    Raises:
+        TypeError: if it is not a real number.
+        ValueError: if it is no scalar, or not `expected`.
+    """
+    if not is_concrete(value):
+        return jnp.asarray(value)
+    if not isinstance(value, jax.Array):
+        value = np.asarray(value)
+    if value.dtype.kind not in "iuf":
+        msg = f"{name} must be a real number; got {value!r}"
+        raise TypeError(msg)
+    check_ndim(value, 0, name)
+    check_values(value, name, ok, expected)
+    return float(value)
+
+
+def check_fraction(
+    value: ArrayLike, name: str, *, below_one: bool = False
+) -> float | Array:
+    """Return a probability in [0, 1], or in [0, 1) if `below_one`."""
+    if below_one:
+        return check_parameter(value, name, lambda v: (v >= 0) & (v < 1), "in [0, 1)")
+    return check_parameter(value, name, lambda v: (v >= 0) & (v <= 1), "in [0, 1]")
+
+
+def check_positive(value: ArrayLike, name: str) -> float | Array:
+    """Return a finite positive number."""
+    return check_parameter(
+        value, name, lambda v: np.isfinite(v) & (v > 0), "finite and positive"
+    )
+
+
+def check_law(
+    probabilities: ArrayLike, name: str, *, positive: bool = False
+) -> np.ndarray:
+    """Return a probability vector as NumPy float64 of sum exactly 1 to rounding.
+
+    Args:
+        probabilities: shape (q,), non-negative, of sum 1 to 1e-6.
+        name: what the caller calls it, for the message.
+        positive: whether zeros are refused too.
+
+    Raises:
+        ValueError: if it is no vector, or an entry or the sum is wrong.
+    """
+    as_floating(probabilities, name)
+    law = np.asarray(probabilities, dtype=np.float64)
+    check_ndim(law, 1, name)
+    if law.size == 0:
+        msg = f"{name} must have at least one entry; got none"
+        raise ValueError(msg)
+    if positive:
+        check_values(law, name, lambda v: (v > 0) & (v <= 1), "in (0, 1]")
+    else:
+        check_values(law, name, lambda v: (v >= 0) & (v <= 1), "in [0, 1]")
+    total = float(law.sum())
+    if abs(total - 1.0) > _LAW_TOLERANCE:
+        msg = f"{name} must sum to 1; got a sum of {total:.9g}"
+        raise ValueError(msg)
+    return law / total
+
+
+def as_integers(x: ArrayLike, name: str) -> Array:
+    """Convert to an integer JAX array.
+
+    Raises:
+        TypeError: if `x` does not hold integers.
+    """
+    if not isinstance(x, jax.Array):
+        x = np.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        msg = f"{name} must hold integers; got dtype {x.dtype}"
+        raise TypeError(msg)
+    return jnp.asarray(x)
+
+
+def as_inputs(x: ArrayLike, name: str, size: int) -> Array:
+    """Convert to a floating JAX array whose last axis has `size` entries.
+
+    Raises:
+        ValueError: if the last axis is missing or of another size.
+    """
+    x = as_floating(x, name)
+    if x.ndim == 0 or x.shape[-1] != size:
+        msg = f"{name} must have shape (..., {size}); got {tuple(x.shape)}"
+        raise ValueError(msg)
+    return x

@@ -1,0 +1,77 @@
+"""Judges of contexts, spectra, encoders and pairs of representations."""
+
+from contexture_jax.evaluation._alignment import (
+    cca,
+    mutual_knn,
+    principal_angles,
+    projector_distance,
+)
+from contexture_jax.evaluation._decay import decay_rate
+from contexture_jax.evaluation._encoders import (
+    TargetEnergy,
+    class_energy,
+    compatibility,
+    ratio_trace,
+    ritz_values,
+    target_energy,
+    trace_gap,
+    trace_gap_bound,
+)
+from contexture_jax.evaluation._kernel import (
+    Estimate,
+    estimate_kernel_deviation,
+    expected_kernel_deviation,
+    kappa_squared,
+    kernel_diagonal,
+    lipschitz,
+)
+from contexture_jax.evaluation._spectra import (
+    Usefulness,
+    Verdict,
+    chi_squared,
+    chi_squared_bias,
+    effective_rank,
+    maximal_correlation,
+    usefulness,
+    verdict,
+)
+from contexture_jax.evaluation._worst_case import (
+    WorstCaseError,
+    worst_case_error,
+    worst_case_error_of,
+    worst_case_error_of_coefficients,
+)
+
+__all__ = [
+    "Estimate",
+    "TargetEnergy",
+    "Usefulness",
+    "Verdict",
+    "WorstCaseError",
+    "cca",
+    "chi_squared",
+    "chi_squared_bias",
+    "class_energy",
+    "compatibility",
+    "decay_rate",
+    "effective_rank",
+    "estimate_kernel_deviation",
+    "expected_kernel_deviation",
+    "kappa_squared",
+    "kernel_diagonal",
+    "lipschitz",
+    "maximal_correlation",
+    "mutual_knn",
+    "principal_angles",
+    "projector_distance",
+    "ratio_trace",
+    "ritz_values",
+    "target_energy",
+    "trace_gap",
+    "trace_gap_bound",
+    "usefulness",
+    "verdict",
+    "worst_case_error",
+    "worst_case_error_of",
+    "worst_case_error_of_coefficients",
+]

@@ -1,0 +1,152 @@
+"""Comparing two sets of functions on the same rows."""
+
+import jax
+import jax.numpy as jnp
+
+from contexture_jax._core.checks import check_integer
+from contexture_jax._core.numerics import mm
+from contexture_jax._core.types import Array, ArrayLike, Float, Int
+from contexture_jax.evaluation._common import (
+    as_columns,
+    as_weights,
+    map_blocks,
+    weighted_basis,
+)
+
+__all__ = ["cca", "mutual_knn", "principal_angles", "projector_distance"]
+
+
+def principal_angles(
+    a: ArrayLike, b: ArrayLike, weights: ArrayLike | None = None
+) -> Float[Array, " k"]:
+    """The principal angles between span(a) and span(b), in radians, ascending.
+
+    Nothing is centred: centre first to compare spans up to constants. Each angle comes
+    from its cosine and its sine together (Björck & Golub 1973, doi
+    10.1090/S0025-5718-1973-0348991-3), so that small ones are as exact as large ones:
+    absolute error of order eps. Directions that a rank-deficient set lacks count as
+    angles of π/2.
+
+    Args:
+        a: functions as columns, shape (n, d1), floating.
+        b: likewise, shape (n, d2).
+        weights: of the rows in the inner product Σ_x w_x f(x) g(x), shape (n,); uniform
+            by default. Their scale does not matter.
+
+    Returns:
+        min(d1, d2) angles between 0 and π/2.
+    """
+    a, b, w = _check_pair(a, b, weights)
+    if a.shape[1] < b.shape[1]:
+        a, b = b, a
+    d = b.shape[1]
+    large, _ = weighted_basis(a, w, centre=False)
+    small, rank = weighted_basis(b, w, centre=False)
+    cross = mm(large.T, small)
+    cosines = jnp.linalg.svd(cross, compute_uv=False)
+    outside = small - mm(large, cross)
+    sines = jnp.linalg.svd(outside, compute_uv=False)[::-1]
+    # The 0 columns of a rank-deficient basis put sines of 0 first: send them last.
+    sines = jnp.roll(jnp.pad(sines, (d - sines.shape[0], 0)), rank - d)
+    angles = jnp.arctan2(sines, cosines)
+    return jnp.where(jnp.arange(d) < rank, angles, jnp.asarray(jnp.pi / 2, a.dtype))
+
+
+def projector_distance(
+    a: ArrayLike, b: ArrayLike, weights: ArrayLike | None = None
+) -> Float[Array, ""]:
+    """‖P_a − P_b‖_F of the orthogonal projectors on span(a) and span(b).
+
+    √(2 Σ sin² θ_i + |r_a − r_b|) over the principal angles θ, r the ranks; accurate for
+    nearly equal spans. Nothing is centred.
+
+    Args:
+        a: functions as columns, shape (n, d1), floating.
+        b: likewise, shape (n, d2).
+        weights: of the rows in the inner product, shape (n,); uniform by default.
+    """
+    a, b, w = _check_pair(a, b, weights)
+    basis_a, _ = weighted_basis(a, w, centre=False)
+    basis_b, _ = weighted_basis(b, w, centre=False)
+    # ‖(I − P_a) Q_b‖² = Σ sin² over the columns of b, and the mirror: no n × n.
+    off_a = basis_b - mm(basis_a, mm(basis_a.T, basis_b))
+    off_b = basis_a - mm(basis_b, mm(basis_b.T, basis_a))
+    return jnp.sqrt(jnp.sum(off_a**2) + jnp.sum(off_b**2))
+
+
+def cca(
+    a: ArrayLike, b: ArrayLike, weights: ArrayLike | None = None
+) -> Float[Array, ""]:
+    """The mean squared canonical correlation R²_CCA of two embeddings.
+
+    (1 / k) Σ_i ρ_i² over the k = min(d1, d2) canonical correlations, the cosines of the
+    principal angles between the centred spans: unchanged by every invertible affine map
+    of either. A direction that a rank-deficient embedding lacks counts as ρ = 0, so a
+    collapsed encoder scores low. For unrelated embeddings of full rank the expectation
+    is max(d1, d2) / (n − 1), not 0.
+
+    Args:
+        a: an embedding, shape (n, d1), floating.
+        b: another of the same rows, shape (n, d2).
+        weights: probabilities of the rows, shape (n,); uniform by default.
+    """
+    a, b, w = _check_pair(a, b, weights)
+    basis_a, _ = weighted_basis(a, w, centre=True)
+    basis_b, _ = weighted_basis(b, w, centre=True)
+    total = jnp.sum(mm(basis_a.T, basis_b) ** 2)
+    return jnp.minimum(total / min(a.shape[1], b.shape[1]), 1)
+
+
+def mutual_knn(
+    a: ArrayLike, b: ArrayLike, num_neighbors: int = 10, *, whiten: bool = False
+) -> Float[Array, ""]:
+    """The average share of nearest neighbours that two embeddings agree on.
+
+    (1 / n) Σ_i |N_a(i) ∩ N_b(i)| / k with the k = `num_neighbors` nearest other rows in
+    Euclidean distance. Among equal distances the lower row comes first. Distances are
+    those of the features as given, which depend on their scale; `whiten` makes the
+    covariance the identity first, after which only the span matters. For unrelated
+    embeddings the expectation is k / (n − 1). Computed in blocks of rows: nothing of
+    size n × n is stored. Piecewise constant, so its gradient is 0.
+
+    Args:
+        a: an embedding, shape (n, d1), floating.
+        b: another of the same rows, shape (n, d2).
+        num_neighbors: k, at most n − 1.
+        whiten: compare centred, whitened features.
+    """
+    a, b, w = _check_pair(a, b, None)
+    n = a.shape[0]
+    k = check_integer(num_neighbors, "num_neighbors", low=1, high=n - 1)
+    if whiten:
+        a = weighted_basis(a, w, centre=True)[0]
+        b = weighted_basis(b, w, centre=True)[0]
+    # |x − y|² is found by expansion, which loses digits far from the origin.
+    a, b = (x - jnp.mean(x, axis=0, keepdims=True) for x in (a, b))
+
+    def overlap(rows: Int[Array, " block"]) -> Float[Array, " block"]:
+        near_a, near_b = _neighbors(a, rows, k), _neighbors(b, rows, k)
+        shared = near_a[:, :, None] == near_b[:, None, :]
+        return jnp.sum(shared, axis=(1, 2), dtype=a.dtype) / k
+
+    indices = jnp.arange(n, dtype=jnp.int32)
+    return jnp.mean(map_blocks(overlap, indices, row_entries=n + k * k))
+
+
+def _check_pair(
+    a: ArrayLike, b: ArrayLike, weights: ArrayLike | None
+) -> tuple[Float[Array, "n d1"], Float[Array, "n d2"], Float[Array, " n"]]:
+    a = as_columns(a, "a")
+    b = as_columns(b, "b", a.shape[0])
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    w = as_weights(weights, a.shape[0], dtype)
+    return a.astype(dtype), b.astype(dtype), w
+
+
+def _neighbors(
+    x: Float[Array, "n d"], rows: Int[Array, " block"], k: int
+) -> Int[Array, "block k"]:
+    block = x[rows]
+    closeness = 2 * mm(block, x.T) - jnp.sum(x**2, axis=1)[None, :]
+    own = rows[:, None] == jnp.arange(x.shape[0], dtype=rows.dtype)[None, :]
+    return jax.lax.top_k(jnp.where(own, -jnp.inf, closeness), k)[1]

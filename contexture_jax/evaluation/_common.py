@@ -1,0 +1,181 @@
+"""What the judges share: checked spectra, weighted orthonormal bases, row blocks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import (
+    as_floating,
+    check_ndim,
+    check_probabilities,
+    check_values,
+    is_concrete,
+)
+from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal
+from contexture_jax._core.types import Array, ArrayLike, Float, Int
+from contexture_jax.operators import AssociationOperator
+
+__all__ = [
+    "as_columns",
+    "as_epsilon",
+    "as_singular_values",
+    "as_spectrum",
+    "as_weights",
+    "kernel_deltas",
+    "map_blocks",
+    "require_leading",
+    "singular_value_slack",
+    "weighted_basis",
+]
+
+# Entries of one (columns × rows) work block: 2**22 doubles are 32 MiB.
+_BLOCK_ENTRIES = 2**22
+
+
+def singular_value_slack(dtype: Any) -> float:
+    """How far above 1 a computed singular value may lie and count as 1: 1000 eps."""
+    return 1e3 * float(np.finfo(dtype).eps)
+
+
+def as_singular_values(singular_values: Any) -> Float[Array, " k"]:
+    """Check that values lie in [0, 1], up to rounding; keep their order."""
+    s = as_floating(singular_values, "singular_values")
+    check_ndim(s, 1, "singular_values")
+    if s.shape[0] == 0:
+        msg = "singular_values must hold at least 1 value; got shape (0,)"
+        raise ValueError(msg)
+    slack = singular_value_slack(s.dtype)
+    check_values(
+        s,
+        "singular_values",
+        lambda v: (v >= 0) & (v <= 1 + slack),
+        "between 0 and 1 (the trivial value s_0 = 1 left out)",
+    )
+    return jnp.clip(s, 0, 1)
+
+
+def as_spectrum(singular_values: Any) -> Float[Array, " k"]:
+    """The same in descending order: s_i is by definition the i-th largest value."""
+    return jnp.sort(as_singular_values(singular_values), descending=True)
+
+
+def require_leading(
+    s: Float[Array, " k"], num_values: int, complete: bool
+) -> Float[Array, " num_values"]:
+    """The `num_values` largest values; those missing are 0 if `s` is `complete`."""
+    missing = num_values - s.shape[0]
+    if missing <= 0:
+        return s[:num_values]
+    if not complete:
+        msg = (
+            f"singular_values must hold at least {num_values} values; got {s.shape[0]}."
+            " If the context has no others (they are 0), pass complete=True"
+        )
+        raise ValueError(msg)
+    return jnp.pad(s, (0, missing))
+
+
+def as_epsilon(epsilon: ArrayLike, largest: Float[Array, ""]) -> Float[Array, ""]:
+    """Check that 0 ≤ ε ≤ 1 and that some function has compatibility 1 − ε ≤ s_1."""
+    eps = as_floating(epsilon, "epsilon").astype(largest.dtype)
+    check_ndim(eps, 0, "epsilon")
+    check_values(eps, "epsilon", lambda v: (v >= 0) & (v <= 1), "between 0 and 1")
+    if is_concrete(eps, largest):
+        lowest = 1 - float(largest)
+        if float(eps) < lowest - singular_value_slack(eps.dtype):
+            msg = (
+                f"epsilon must be at least 1 - s_1 = {lowest:.6g}, since no function"
+                f" has a compatibility above s_1; got {float(eps):.6g}"
+            )
+            raise ValueError(msg)
+    return eps
+
+
+def as_columns(x: Any, name: str, num_rows: int | None = None) -> Float[Array, "n d"]:
+    """Convert to a floating matrix with at least one column and, if told, its rows."""
+    x = as_floating(x, name)
+    check_ndim(x, 2, name)
+    if x.shape[1] == 0:
+        msg = f"{name} must have at least 1 column; got shape {x.shape}"
+        raise ValueError(msg)
+    if num_rows is not None and x.shape[0] != num_rows:
+        msg = f"{name} must have {num_rows} rows; got shape {x.shape}"
+        raise ValueError(msg)
+    return x
+
+
+def as_weights(weights: Any, num_rows: int, dtype: Any) -> Float[Array, " n"]:
+    """Weights that sum to 1; uniform where None."""
+    if weights is None:
+        return jnp.full(num_rows, 1 / num_rows, dtype=dtype)
+    w = as_floating(weights, "weights").astype(dtype)
+    check_probabilities(w, "weights", num_rows)
+    return w / jnp.sum(w)
+
+
+def weighted_basis(
+    x: Float[Array, "n d"], weights: Float[Array, " n"], *, centre: bool
+) -> tuple[Float[Array, "n d"], Int[Array, ""]]:
+    """An orthonormal basis of √weights · span(x), and its rank.
+
+    Columns are brought to one scale before the SVD, so that the cutoff
+    max(n, d) · eps · s_max judges directions and not units. A column is 0 when its norm
+    after centring is at most max(n, d) · eps times the norm before: the rest of a
+    constant is rounding.
+
+    Args:
+        x: functions as columns, shape (n, d).
+        weights: probabilities of the rows, shape (n,).
+        centre: take the weighted mean off each column first.
+
+    Returns:
+        The basis, shape (n, d), whose columns from `rank` on are 0, and the rank.
+    """
+    n, d = x.shape
+    root = jnp.sqrt(weights)[:, None]
+    raw = root * x
+    y = root * (x - mm(weights[None, :], x)) if centre else raw
+    norm = jnp.linalg.norm(y, axis=0)
+    cutoff = rank_cutoff((n, d), x.dtype, jnp.ones((), dtype=x.dtype))
+    floor = cutoff * jnp.linalg.norm(raw, axis=0)
+    scale = safe_reciprocal(jnp.where(norm > floor, norm, 0))
+    basis, s, _ = jnp.linalg.svd(y * scale[None, :], full_matrices=False)
+    keep = s > cutoff * s[0]
+    basis = jnp.where(keep[None, :], basis, 0)
+    return jnp.pad(basis, ((0, 0), (0, d - min(n, d)))), jnp.sum(keep)
+
+
+def map_blocks(
+    fn: Callable[[Int[Array, " b"]], Array],
+    indices: Int[Array, " k"],
+    *,
+    row_entries: int,
+) -> Array:
+    """Apply `fn` to blocks of indices, so many that b · row_entries ≤ 2²² (or b = 1).
+
+    Args:
+        fn: maps (b,) indices to an array whose leading axis is b.
+        indices: what to map over, shape (k,).
+        row_entries: entries of work space that one index takes.
+
+    Returns:
+        The results, joined along the leading axis, k in all.
+    """
+    count = indices.shape[0]
+    block = max(1, min(count, _BLOCK_ENTRIES // max(1, row_entries)))
+    num_blocks = -(-count // block)
+    padded = jnp.pad(indices, (0, num_blocks * block - count), mode="edge")
+    out = jax.lax.map(fn, padded.reshape(num_blocks, block))
+    return out.reshape(num_blocks * block, *out.shape[2:])[:count]
+
+
+def kernel_deltas(
+    op: AssociationOperator, indices: Int[Array, " b"]
+) -> Float[Array, "n b"]:
+    """The functions 1[x = x_j] / P_X(x_j), whose image under T T* is k_X⁺(·, x_j)."""
+    rows = jnp.arange(op.shape[0], dtype=indices.dtype)
+    heights = safe_reciprocal(op.p_x)[indices]
+    return jnp.where(rows[:, None] == indices[None, :], heights[None, :], 0)

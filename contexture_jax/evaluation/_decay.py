@@ -1,0 +1,78 @@
+"""The exponential rate at which a spectrum decays."""
+
+import jax
+import jax.numpy as jnp
+
+from contexture_jax._core.types import Array, ArrayLike, Float
+from contexture_jax.evaluation._common import as_spectrum
+
+__all__ = ["decay_rate"]
+
+_GRID_POINTS = 256
+_BISECTIONS = 60
+
+
+def decay_rate(singular_values: ArrayLike) -> Float[Array, ""]:
+    """The λ ≥ 0 for which exp(−λ i) is nearest to s_i² in least squares.
+
+    Minimises F(λ) = Σ_{i≥0} (s_i² − exp(−λ i))² with s_0² = 1 (Zhai et al. 2025 (CTX),
+    §5; theory.md §3). The paper does not say where i starts; at 0 the trivial value is
+    fitted exactly, whatever λ, so the values given are i = 1, 2, …
+
+    F may have several minima, so the search is global: the best of 256 points, spaced
+    evenly in log λ, then bisection on the sign of F′ between its neighbours. No
+    minimum lies above log(2 / s_1²): for x = exp(−λ) ≤ 1/2,
+    F′(x) / 2 = Σ i x^{i−1} (x^i − s_i²) ≤ 1.8 x − s_1². Derivatives in the values are
+    those of the implicit function F′ = 0.
+
+    Args:
+        singular_values: s_1, s_2, … shape (k,), in any order, floating. The tail of a
+            truncated spectrum plays no part.
+
+    Returns:
+        λ, shape (), in the dtype of the values: 0 if all are 1, infinite if all are 0.
+    """
+    s = as_spectrum(singular_values)
+    energy = s**2
+    positive = energy[0] > 0
+    highest = jnp.log(2 / jnp.where(positive, energy[0], 1))
+    lowest = 1e-3 / s.shape[0] ** 2
+    fractions = jnp.linspace(0, 1, _GRID_POINTS - 1, dtype=s.dtype)
+    grid = jnp.pad(lowest * (highest / lowest) ** fractions, (1, 0))
+    powers = _powers(grid, s.shape[0])
+    best = jnp.argmin(jnp.sum((energy[None, :] - powers) ** 2, axis=1))
+    low = grid[jnp.maximum(best - 1, 0)]
+    high = grid[jnp.minimum(best + 1, _GRID_POINTS - 1)]
+    bracket = jax.lax.stop_gradient((low, high, energy))
+    low, high, _ = jax.lax.fori_loop(0, _BISECTIONS, _bisect, bracket)
+    rate = (low + high) / 2
+    step = _slope(rate, energy) / jax.lax.stop_gradient(_curvature(rate, energy))
+    rate = rate - (step - jax.lax.stop_gradient(step))  # 0, with the right derivative
+    return jnp.where(positive, rate, jnp.inf)
+
+
+def _powers(rates: Float[Array, " r"], k: int) -> Float[Array, "r k"]:
+    i = jnp.arange(1, k + 1, dtype=rates.dtype)
+    return jnp.exp(-rates[:, None] * i[None, :])
+
+
+def _slope(rate: Float[Array, ""], energy: Float[Array, " k"]) -> Float[Array, ""]:
+    """F′(λ) / 2 = Σ i x^i (s_i² − x^i) with x = exp(−λ)."""
+    power = _powers(rate[None], energy.shape[0])[0]
+    i = jnp.arange(1, energy.shape[0] + 1, dtype=energy.dtype)
+    return jnp.sum(i * power * (energy - power))
+
+
+def _curvature(rate: Float[Array, ""], energy: Float[Array, " k"]) -> Float[Array, ""]:
+    """F″(λ) / 2 = Σ i² x^i (2 x^i − s_i²)."""
+    power = _powers(rate[None], energy.shape[0])[0]
+    i = jnp.arange(1, energy.shape[0] + 1, dtype=energy.dtype)
+    return jnp.sum(i**2 * power * (2 * power - energy))
+
+
+# The data ride in the carry: a body without closure is compiled once for each shape.
+def _bisect(_: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    low, high, energy = state
+    middle = (low + high) / 2
+    above = _slope(middle, energy) > 0
+    return jnp.where(above, low, middle), jnp.where(above, middle, high), energy

@@ -1,0 +1,298 @@
+"""Judging an encoder or a target against the operator of a context."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import (
+    as_floating,
+    check_integer,
+    check_ndim,
+    check_probabilities,
+    check_values,
+    is_concrete,
+)
+from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal
+from contexture_jax._core.types import Array, ArrayLike, Bool, Float
+from contexture_jax.evaluation._common import (
+    as_columns,
+    as_epsilon,
+    as_spectrum,
+    require_leading,
+    singular_value_slack,
+    weighted_basis,
+)
+from contexture_jax.operators import AssociationOperator
+
+__all__ = [
+    "TargetEnergy",
+    "class_energy",
+    "compatibility",
+    "ratio_trace",
+    "ritz_values",
+    "target_energy",
+    "trace_gap",
+    "trace_gap_bound",
+]
+
+
+def ratio_trace(phi: ArrayLike, op: AssociationOperator) -> Float[Array, ""]:
+    """Tr(C⁻¹ B), how much of the spectrum the span of an encoder holds.
+
+    C = Cov_{P_X}[Φ] and B = Cov_{P_A}[T* Φ]; at most Σ_{i≤d} s_i², with equality where
+    Φ spans the top-d singular functions (Zhai et al. 2025 (CTX), App. C; theory.md §2).
+    Any invertible linear map of the embedding leaves it unchanged.
+
+    C is never formed: Φ is centred under P_X and orthonormalised by an SVD, and
+    directions below max(n, d) · eps of the largest are dropped, which makes C⁻¹ a
+    pseudo-inverse. The gradient is that of an SVD and undefined (NaN) where two
+    singular values of the scaled embedding agree.
+
+    Args:
+        phi: embeddings of the rows of `op`, shape (n, d), cast to the dtype of `op`.
+        op: the expectation operator, shape (n, m).
+    """
+    return jnp.trace(_dual_gram(phi, op))
+
+
+def ritz_values(phi: ArrayLike, op: AssociationOperator) -> Float[Array, " d"]:
+    """The generalised eigenvalues λ̂ of B v = λ C v, what an encoder knows of s_i².
+
+    Descending, and at most s_i² for each i whatever Φ, by Courant–Fischer (theory.md
+    §2). Those of missing rank are 0. Absolute error of order eps.
+
+    Args:
+        phi: embeddings of the rows of `op`, shape (n, d), cast to the dtype of `op`.
+        op: the expectation operator, shape (n, m).
+    """
+    return jnp.maximum(jnp.linalg.eigvalsh(_dual_gram(phi, op))[::-1], 0)
+
+
+def trace_gap(
+    phi: ArrayLike,
+    op: AssociationOperator,
+    singular_values: ArrayLike,
+    *,
+    complete: bool = False,
+) -> Float[Array, ""]:
+    """How far an encoder is from holding the leading singular functions, in s² units.
+
+        TG = min_{0≤d'≤d} { Σ_{i≤d'+1} s_i² − Σ_{i≤d'} λ̂_i }
+
+    with the Ritz values λ̂ of the encoder, which attain the infimum over subspaces of
+    its span (Zhai et al. 2025 (CTX), Def. 23; theory.md §2). At best s_{d+1}².
+
+    Args:
+        phi: embeddings of the rows of `op`, shape (n, d), cast to the dtype of `op`.
+        op: the expectation operator, shape (n, m).
+        singular_values: those of `op`, at least d + 1 of them unless `complete`.
+        complete: whether all values that are not given are 0.
+
+    Raises:
+        ValueError: if there are fewer than d + 1 values and `complete` is False.
+    """
+    s = as_spectrum(singular_values).astype(op.dtype)
+    phi = as_columns(phi, "phi", op.shape[0])
+    energy = require_leading(s, phi.shape[1] + 1, complete) ** 2
+    held = jnp.pad(jnp.cumsum(ritz_values(phi, op)), (1, 0))
+    return jnp.maximum(jnp.min(jnp.cumsum(energy) - held), 0)
+
+
+def trace_gap_bound(
+    gap: ArrayLike, largest: ArrayLike, epsilon: ArrayLike
+) -> Float[Array, ""]:
+    """A bound on the worst-case error over F_ε of an encoder with a given trace gap.
+
+        err ≤ min(1, (s_1² − (1 − ε)² + s_1 √TG) / (s_1² − TG)),   1 if TG ≥ s_1².
+
+    Deviation from Zhai et al. 2025 (CTX), Thm 24, which prints TG for √TG and is false
+    so (theory.md §2 and §0 E4).
+
+    Args:
+        gap: the trace gap TG, shape ().
+        largest: s_1, shape ().
+        epsilon: ε with 1 − s_1 ≤ ε ≤ 1, shape ().
+
+    Raises:
+        ValueError: if ε is outside that range, or `largest` outside (0, 1].
+    """
+    largest = as_floating(largest, "largest")
+    check_ndim(largest, 0, "largest")
+    slack = singular_value_slack(largest.dtype)
+    check_values(largest, "largest", lambda v: (v > 0) & (v <= 1 + slack), "in (0, 1]")
+    check_values(gap, "gap", lambda v: v >= 0, "non-negative")
+    gap = jnp.asarray(gap, dtype=largest.dtype)
+    eps = as_epsilon(epsilon, largest)
+    room = largest**2 - gap
+    top = largest**2 - (1 - eps) ** 2 + largest * jnp.sqrt(gap)
+    bound = jnp.maximum(top, 0) / jnp.where(room > 0, room, 1)
+    return jnp.where(room > 0, jnp.minimum(bound, 1), 1)
+
+
+def compatibility(f: ArrayLike, op: AssociationOperator) -> Float[Array, "..."]:
+    """ρ(f) = ‖T* f̃‖_{P_A} / ‖f̃‖_{P_X}, f̃ = f − E f: how well A predicts f.
+
+    Between 0 and s_1 (Zhai et al. 2025 (CTX), Def. 13; theory.md §2). A function is
+    constant when ‖f̃‖ ≤ n · eps · ‖f‖: its compatibility is undefined.
+
+    Args:
+        f: values on the rows of `op`, shape (n,), or functions as columns, shape
+            (n, k); cast to the dtype of `op`.
+        op: the expectation operator, shape (n, m).
+
+    Returns:
+        ρ, shape () or (k,); NaN for a constant column inside a trace.
+
+    Raises:
+        ValueError: if a concrete column is constant.
+    """
+    f = as_floating(f, "f")
+    if f.ndim == 1:
+        return compatibility(f[:, None], op)[0]
+    f = as_columns(f, "f", op.shape[0]).astype(op.dtype)
+    p_x, p_a = op.p_x[:, None], op.p_a[:, None]
+    centred = f - jnp.sum(p_x * f, axis=0, keepdims=True)
+    variance = jnp.sum(p_x * centred**2, axis=0)
+    varies = _varies(variance, jnp.sum(p_x * f**2, axis=0), f.shape[0])
+    _require_varying(varies, "f")
+    image = op.rmatmat(centred)
+    image = image - jnp.sum(p_a * image, axis=0, keepdims=True)
+    energy = jnp.sum(p_a * image**2, axis=0)
+    return jnp.sqrt(jnp.where(varies, energy / variance, jnp.nan))
+
+
+class TargetEnergy(NamedTuple):
+    """Where the variance of a target lies.
+
+    Attributes:
+        fractions: the share u_i² / ‖f̃‖² of each singular function, shape (rank,).
+        remainder: the share outside all of them, 1 − Σ fractions, shape (). The
+            shares of the first d functions sum to the best R² that any linear probe
+            of them reaches.
+    """
+
+    fractions: Float[Array, " rank"]
+    remainder: Float[Array, ""]
+
+
+def target_energy(target: ArrayLike, left: ArrayLike, p_x: ArrayLike) -> TargetEnergy:
+    """The energy of a numeric target over the singular functions (theory.md §2).
+
+    u_i = ⟨f̃, μ_i⟩_{P_X} with f̃ = f − E f. Several columns are pooled by their
+    variances: standardise them first to count each alike.
+
+    Args:
+        target: shape (n,) or (n, k), real.
+        left: the functions μ_i as columns, orthonormal in L²(P_X), shape (n, rank).
+        p_x: probabilities of the rows, shape (n,).
+
+    Raises:
+        ValueError: if the concrete target is constant (a trace gives NaN).
+    """
+    mu, p = _check_left(left, p_x)
+    f = as_floating(target, "target").astype(mu.dtype)
+    f = as_columns(f[:, None] if f.ndim == 1 else f, "target", mu.shape[0])
+    centred = f - mm(p[None, :], f)
+    total = jnp.sum(p[:, None] * centred**2)
+    varies = _varies(total, jnp.sum(p[:, None] * f**2), f.shape[0])
+    _require_varying(varies[None], "target")
+    energy = jnp.sum(mm(mu.T, p[:, None] * centred) ** 2, axis=1)
+    return _shares(energy, jnp.where(varies, total, jnp.nan))
+
+
+def class_energy(
+    labels: ArrayLike, left: ArrayLike, p_x: ArrayLike, num_classes: int | None = None
+) -> TargetEnergy:
+    """The energy of class labels over the singular functions, each class counted alike.
+
+    The target is the centred one-hot code with column c divided by √p_c, p_c the mass
+    of class c, so that rare classes weigh as much as frequent ones (theory.md §0 E1).
+    Then u_i² = Var(E[μ_i | class]), the share of μ_i's variance between classes, and
+    the total over all functions is C − 1.
+
+    Args:
+        labels: classes of the rows, shape (n,), integers.
+        left: the functions μ_i as columns, orthonormal in L²(P_X), shape (n, rank).
+        p_x: probabilities of the rows, shape (n,).
+        num_classes: C, for labels 0, …, C − 1; needed inside a trace. Without it any
+            integers may be labels. Classes without mass play no part.
+
+    Raises:
+        TypeError: if the labels are not integers, or traced without `num_classes`.
+        ValueError: if fewer than two classes have mass (a trace gives NaN), or a label
+            is not below `num_classes`.
+    """
+    mu, p = _check_left(left, p_x)
+    codes, num_classes = _class_codes(labels, mu.shape[0], num_classes)
+    mass = jax.ops.segment_sum(p, codes, num_segments=num_classes)
+    present = jnp.sum(mass > 0)
+    if is_concrete(present) and int(present) < 2:
+        msg = f"labels must have at least 2 classes with mass; got {int(present)}"
+        raise ValueError(msg)
+    sums = jax.ops.segment_sum(p[:, None] * mu, codes, num_segments=num_classes)
+    energy = jnp.sum(safe_reciprocal(mass)[:, None] * sums**2, axis=0)
+    total = (present - 1).astype(mu.dtype)
+    return _shares(energy, jnp.where(total > 0, total, jnp.nan))
+
+
+def _dual_gram(phi: ArrayLike, op: AssociationOperator) -> Float[Array, "d d"]:
+    """B in an orthonormal basis of the centred span of Φ, where C = I."""
+    phi = as_columns(phi, "phi", op.shape[0]).astype(op.dtype)
+    basis, _ = weighted_basis(phi, op.p_x, centre=True)
+    image = op.rmatmat(basis * safe_reciprocal(jnp.sqrt(op.p_x))[:, None])
+    image = jnp.sqrt(op.p_a)[:, None] * (image - mm(op.p_a[None, :], image))
+    return mm(image.T, image)
+
+
+def _varies(variance: Array, square: Array, num_rows: int) -> Array:
+    """Whether ‖f̃‖ is above the rounding of ‖f‖."""
+    cutoff = rank_cutoff((num_rows, 1), square.dtype, jnp.ones((), square.dtype))
+    return jnp.sqrt(variance) > cutoff * jnp.sqrt(square)
+
+
+def _require_varying(varies: Bool[Array, " k"], name: str) -> None:
+    if is_concrete(varies) and not bool(jnp.all(varies)):
+        where = np.flatnonzero(~np.asarray(varies)).tolist()
+        msg = f"{name} must vary over the rows; got constant column(s) {where}"
+        raise ValueError(msg)
+
+
+def _shares(energy: Float[Array, " r"], total: Float[Array, ""]) -> TargetEnergy:
+    fractions = energy / total
+    return TargetEnergy(fractions, jnp.maximum(1 - jnp.sum(fractions), 0))
+
+
+def _check_left(
+    left: ArrayLike, p_x: ArrayLike
+) -> tuple[Float[Array, "n r"], Float[Array, " n"]]:
+    mu = as_columns(left, "left")
+    p = as_floating(p_x, "p_x").astype(mu.dtype)
+    check_probabilities(p, "p_x", mu.shape[0])
+    return mu, p
+
+
+def _class_codes(
+    labels: ArrayLike, num_rows: int, num_classes: int | None
+) -> tuple[Array, int]:
+    array = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+    if array.dtype == bool:
+        array = array.astype(np.int32)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        msg = f"labels must be integers; got dtype {array.dtype}"
+        raise TypeError(msg)
+    if array.shape != (num_rows,):
+        msg = f"labels must have shape ({num_rows},); got {array.shape}"
+        raise ValueError(msg)
+    if num_classes is not None:
+        count = check_integer(num_classes, "num_classes", low=1)
+        check_values(
+            array, "labels", lambda v: (v >= 0) & (v < count), f"in 0..{count - 1}"
+        )
+        return jnp.asarray(array), count
+    if not is_concrete(array):
+        msg = "labels must be concrete, or num_classes given; got a tracer"
+        raise TypeError(msg)
+    values, codes = np.unique(np.asarray(array), return_inverse=True)
+    return jnp.asarray(codes.astype(np.int32)), len(values)

@@ -1,0 +1,164 @@
+"""Judging a context by its dual kernel k_X⁺, computed from T T* block by block."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from contexture_jax._core.checks import check_integer, check_key
+from contexture_jax._core.types import Array, ArrayLike, Float, Int
+from contexture_jax.evaluation._common import (
+    as_columns,
+    kernel_deltas,
+    map_blocks,
+    singular_value_slack,
+)
+from contexture_jax.operators import AssociationOperator
+
+__all__ = [
+    "Estimate",
+    "estimate_kernel_deviation",
+    "expected_kernel_deviation",
+    "kappa_squared",
+    "kernel_diagonal",
+    "lipschitz",
+]
+
+
+class Estimate(NamedTuple):
+    """A Monte-Carlo mean.
+
+    Attributes:
+        value: the mean, shape ().
+        standard_error: its standard error, shape ().
+    """
+
+    value: Float[Array, ""]
+    standard_error: Float[Array, ""]
+
+
+def expected_kernel_deviation(op: AssociationOperator) -> Float[Array, ""]:
+    """E |k_X⁺(X, X') − 1| for independent X, X' ~ P_X: 0 iff A tells nothing of X.
+
+    Σ_ij P_X(x_i) P_X(x_j) |k_X⁺(x_i, x_j) − 1|, the diagonal included, which for
+    uniform rows is the (1 / n²) Σ_ij of Zhai et al. 2025 (CTX), §5 (theory.md §3).
+    Takes n products with T T*, in blocks, so nothing n × n is stored;
+    `estimate_kernel_deviation` takes a sample of them.
+
+    Args:
+        op: the expectation operator, shape (n, m).
+    """
+    indices = jnp.arange(op.shape[0], dtype=jnp.int32)
+    return jnp.sum(op.p_x * _row_deviations(op, indices))
+
+
+def estimate_kernel_deviation(
+    op: AssociationOperator, num_points: int, *, key: Array
+) -> Estimate:
+    """The same from a sample of X', for large n: unbiased.
+
+    Each draw X' ~ P_X, with replacement, gives the exact mean over X.
+
+    Args:
+        op: the expectation operator, shape (n, m).
+        num_points: how many draws, at least 2.
+        key: for the draws.
+    """
+    check_key(key)
+    num_points = check_integer(num_points, "num_points", low=2)
+    draws = jax.random.choice(key, op.shape[0], (num_points,), p=op.p_x)
+    values = _row_deviations(op, draws.astype(jnp.int32))
+    return Estimate(jnp.mean(values), jnp.std(values, ddof=1) / num_points**0.5)
+
+
+def kernel_diagonal(op: AssociationOperator) -> Float[Array, " n"]:
+    """k_X⁺(x, x) = 1 + χ²(P⁺(·|x) ‖ P_A) for every row (theory.md §1).
+
+    Its mean under P_X is Σ_{i≥0} s_i². Rows of zero mass give 0.
+
+    Args:
+        op: the expectation operator, shape (n, m).
+    """
+
+    def diagonal(rows: Int[Array, " block"]) -> Float[Array, " block"]:
+        # k(x_j, x_j) = ‖T* δ_j‖² in L²(P_A): half a pass.
+        return jnp.sum(op.p_a[:, None] * op.rmatmat(kernel_deltas(op, rows)) ** 2, 0)
+
+    n, m = op.shape
+    indices = jnp.arange(n, dtype=jnp.int32)
+    return map_blocks(diagonal, indices, row_entries=n + m)
+
+
+def kappa_squared(op: AssociationOperator) -> Float[Array, ""]:
+    """The context complexity κ_X² = sup_x k_X⁺(x, x) (theory.md §3).
+
+    κ_X² ≥ Σ_{i≥0} s_i², with equality where k_X⁺(x, x) is the same for all x, as for
+    contexts with a group acting transitively; 1 / min_c p_c for deterministic labels.
+    It bounds the leverage of a probe: Σ_{i≤d} μ_i(x)² ≤ (κ_X² − 1) / s_d².
+
+    Args:
+        op: the expectation operator, shape (n, m).
+    """
+    return jnp.max(kernel_diagonal(op))
+
+
+def lipschitz(
+    op: AssociationOperator, x: ArrayLike, *, key: Array, num_points: int = 1000
+) -> Float[Array, ""]:
+    """An estimate from below of the Lipschitz constant of the dual kernel.
+
+    max_{i,j,k} |k_X⁺(x_k, x_i) − k_X⁺(x_k, x_j)| / ‖x_i − x_j‖ over a random sample of
+    the rows, drawn without replacement (Zhai et al. 2025 (CTX), §5, with 1000 points;
+    theory.md §3). At most c L_μ Σ_{i≥1} s_i² where every |μ_i| ≤ c and is L_μ-Lipschitz
+    (Lemma 25). Two rows at the same place are skipped if their kernel rows agree to
+    rounding, and give infinity if not. Work space num_points²; rows of zero mass play
+    no part.
+
+    Args:
+        op: the expectation operator, shape (n, m).
+        x: where the rows lie, shape (n, p), cast to the dtype of `op`.
+        key: for the choice of rows; without effect if `num_points` ≥ n.
+        num_points: how many rows to compare.
+    """
+    check_key(key)
+    n, m = op.shape
+    x = as_columns(x, "x", n).astype(op.dtype)
+    num_points = min(check_integer(num_points, "num_points", low=2), n)
+    rows = jax.random.permutation(key, n)[:num_points].astype(jnp.int32)
+
+    def columns(block: Int[Array, " block"]) -> Float[Array, "block num_points"]:
+        return _kernel_columns(op, block)[rows].T
+
+    kernel = map_blocks(columns, rows, row_entries=n + m)
+    places, alive = x[rows], op.p_x[rows] > 0
+    noise = singular_value_slack(op.dtype) * jnp.max(kernel)
+
+    def steepest(i: Int[Array, ""]) -> Float[Array, ""]:
+        rise = jnp.max(jnp.abs(kernel - kernel[i][None, :]), axis=1)
+        run = jnp.linalg.norm(places - places[i][None, :], axis=1)
+        apart = run > 0
+        slope = jnp.where(apart, rise / jnp.where(apart, run, 1), jnp.inf)
+        slope = jnp.where(apart | (rise > noise), slope, 0)
+        return jnp.max(jnp.where(alive & alive[i], slope, 0))
+
+    indices = jnp.arange(num_points, dtype=jnp.int32)
+    return jnp.max(jax.lax.map(steepest, indices))
+
+
+def _kernel_columns(
+    op: AssociationOperator, rows: Int[Array, " b"]
+) -> Float[Array, "n b"]:
+    return op.matmat(op.rmatmat(kernel_deltas(op, rows)))
+
+
+def _row_deviations(
+    op: AssociationOperator, rows: Int[Array, " b"]
+) -> Float[Array, " b"]:
+    """E_X |k_X⁺(X, x_j) − 1| for each row j."""
+
+    def deviation(block: Int[Array, " block"]) -> Float[Array, " block"]:
+        columns = _kernel_columns(op, block)
+        return jnp.sum(op.p_x[:, None] * jnp.abs(columns - 1), axis=0)
+
+    n, m = op.shape
+    return map_blocks(deviation, rows, row_entries=n + m)

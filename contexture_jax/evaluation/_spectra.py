@@ -1,0 +1,245 @@
+"""Judging a context by its singular values alone."""
+
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+
+from contexture_jax._core.checks import (
+    as_floating,
+    check_integer,
+    check_ndim,
+    check_nonnegative,
+    is_concrete,
+)
+from contexture_jax._core.numerics import safe_divide
+from contexture_jax._core.types import Array, ArrayLike, Float, Int
+from contexture_jax.evaluation._common import as_spectrum, require_leading
+
+__all__ = [
+    "Usefulness",
+    "Verdict",
+    "chi_squared",
+    "chi_squared_bias",
+    "effective_rank",
+    "maximal_correlation",
+    "usefulness",
+    "verdict",
+]
+
+
+class Usefulness(NamedTuple):
+    """The metric τ of a context: the lower, the better.
+
+    Attributes:
+        tau: min_d τ_d, shape (); infinite if every τ_d is.
+        best_dim: the smallest d that attains it, between 1 and d0, shape (); 0 if
+            every τ_d is infinite.
+        curve: τ_d for d = 1, …, d0, shape (d0,).
+    """
+
+    tau: Float[Array, ""]
+    best_dim: Int[Array, ""]
+    curve: Float[Array, " d0"]
+
+
+def usefulness(
+    singular_values: ArrayLike,
+    beta: ArrayLike = 1.0,
+    max_dim: int = 512,
+    *,
+    complete: bool = False,
+) -> Usefulness:
+    """How useful a context is, judged by its spectrum: τ = min_d τ_d.
+
+        τ_d = 1 / (1 − s_{d+1}²) + β Σ_{i≤d} s_i² / Σ_{i≤d0} s_i²,   d = 1, …, d0
+
+    (Zhai et al. 2025 (CTX), §5; theory.md §3 and §0 E12). The first term is the price
+    of what d functions leave out, the second that of what they take in. Two things the
+    paper leaves open: d = 0 is not allowed, or weak contexts would score well, and d0
+    dimensions need the d0 + 1 largest singular values. So
+
+    * by default the values are the head of a longer spectrum, whose rest is unknown,
+      and d0 = min(max_dim, k − 1) for k values;
+    * with `complete` the values are all there are (a finite context has at most
+      min(n, m) − 1): those beyond are 0, and d0 = min(max_dim, k).
+
+    τ_d is infinite while 1 − s_{d+1}² ≤ 32 eps. An extreme association of either kind,
+    near 0 or near 1, can give τ near 1 + β: see `verdict`. Differentiable in the
+    values where s_{d+1} < 1.
+
+    Args:
+        singular_values: s_1, s_2, … without the trivial s_0 = 1, shape (k,), in any
+            order, floating.
+        beta: the weight β of the second term.
+        max_dim: the largest d0.
+        complete: whether all values that are not given are 0.
+
+    Returns:
+        A `Usefulness`, in the dtype of the values.
+
+    Raises:
+        ValueError: if there are fewer than 2 values and `complete` is False, if a value
+            is not in [0, 1], or if all are 0, for which τ is undefined (NaN inside a
+            trace).
+    """
+    s = as_spectrum(singular_values)
+    max_dim = check_integer(max_dim, "max_dim", low=1)
+    num_dims = min(max_dim, s.shape[0] if complete else s.shape[0] - 1)
+    if num_dims == 0:
+        require_leading(s, 2, complete)  # raises
+    if is_concrete(s) and not float(s[0]) > 0:
+        msg = (
+            "singular_values must not all be 0: the context is independent of the"
+            " input and tau is undefined"
+        )
+        raise ValueError(msg)
+    energy = require_leading(s, num_dims + 1, complete) ** 2
+    room = 1 - energy[1:]
+    open_ = room > 32 * jnp.finfo(s.dtype).eps
+    left_out = jnp.where(open_, 1 / jnp.where(open_, room, 1), jnp.inf)
+    taken_in = jnp.cumsum(energy[:-1]) / jnp.sum(energy[:-1])
+    curve = left_out + jnp.asarray(beta, dtype=s.dtype) * taken_in
+    tau = jnp.min(curve)
+    best_dim = jnp.where(jnp.isinf(tau), 0, jnp.argmin(curve) + 1)
+    return Usefulness(tau, best_dim, curve)
+
+
+def chi_squared(singular_values: ArrayLike) -> Float[Array, ""]:
+    """χ²(P⁺ ‖ P_X P_A) = Σ_{i≥1} s_i²: 0 iff X and A are independent (theory.md §1).
+
+    In correspondence analysis this is the total inertia. A truncated spectrum gives a
+    lower bound; `SolveInfo.total_energy` is the whole.
+    """
+    return jnp.sum(as_spectrum(singular_values) ** 2)
+
+
+def maximal_correlation(singular_values: ArrayLike) -> Float[Array, ""]:
+    """The Hirschfeld–Gebelein–Rényi maximal correlation of X and A, s_1."""
+    return jnp.max(as_spectrum(singular_values))
+
+
+def effective_rank(
+    singular_values: ArrayLike,
+    kind: str = "participation",
+) -> Float[Array, ""]:
+    """How many directions carry the spectrum; k for k equal values (theory.md §3).
+
+    * "participation": (Σ s_i²)² / Σ s_i⁴, the participation ratio of the energies.
+    * "entropy": exp H(s / Σ s), H the Shannon entropy (RankMe: Garrido et al. 2023,
+      arXiv 2210.02885).
+
+    Args:
+        singular_values: of a context, or of any matrix, shape (k,), non-negative.
+        kind: which of the two.
+
+    Returns:
+        A number between 1 and k; 0 if all values are 0.
+
+    Raises:
+        ValueError: if `kind` is another, or a value is negative.
+    """
+    s = as_floating(singular_values, "singular_values")
+    check_ndim(s, 1, "singular_values")
+    check_nonnegative(s, "singular_values")
+    # Neither depends on the scale; at scale 1 fourth powers stay in range.
+    s = safe_divide(s, jnp.max(s, initial=0))
+    if kind == "participation":
+        return safe_divide(jnp.sum(s**2) ** 2, jnp.sum(s**4))
+    if kind == "entropy":
+        p = safe_divide(s, jnp.sum(s))
+        entropy = -jnp.sum(p * jnp.log(jnp.where(p > 0, p, 1)))
+        return jnp.where(jnp.sum(p) > 0, jnp.exp(entropy), 0)
+    msg = f'kind must be "participation" or "entropy"; got {kind!r}'
+    raise ValueError(msg)
+
+
+def chi_squared_bias(n_x: int, n_a: int, num_samples: int) -> float:
+    """What Σ s_i² of a table of counts is on average when X and A are independent.
+
+    (n_x − 1)(n_a − 1) / N, the degrees of freedom of the χ² test over the sample size
+    (theory.md §3): a plug-in spectrum that is not well above this shows noise.
+
+    Args:
+        n_x: the number of rows with positive mass.
+        n_a: the number of columns with positive mass.
+        num_samples: the number N of pairs that were counted.
+    """
+    n_x = check_integer(n_x, "n_x", low=1)
+    n_a = check_integer(n_a, "n_a", low=1)
+    num_samples = check_integer(num_samples, "num_samples", low=1)
+    return (n_x - 1) * (n_a - 1) / num_samples
+
+
+class Verdict(NamedTuple):
+    """What to make of a spectrum, in words.
+
+    Attributes:
+        association: "too weak", "moderate", "too strong" or "undecided".
+        reason: why, with the figures that decided.
+    """
+
+    association: Literal["too weak", "moderate", "too strong", "undecided"]
+    reason: str
+
+
+# The three thresholds of `verdict`; conventions, not theorems.
+_WEAK_ENERGY = 0.1
+_MARGIN = 0.05
+_EDGE_CHI_SQUARED = 1.0
+
+
+def verdict(
+    singular_values: ArrayLike,
+    beta: float = 1.0,
+    max_dim: int = 512,
+    *,
+    complete: bool = False,
+) -> Verdict:
+    """Whether an association is too weak, too strong or moderate: a rule of thumb.
+
+    τ alone cannot tell: it is near 1 + β at both extremes (Zhai et al. 2025 (CTX), §5),
+    and below that for a weak association whose few small values decay slowly, since
+    its second term only sees their ratios. In this order:
+
+    1. s_1² < 0.1: "too weak". No function of the context predicts even a tenth of the
+       variance of any function of the input.
+    2. τ < 1 + 0.95 β: "moderate". Some d pays.
+    3. Σ s_i² < 1: "too weak"; less than one function in all.
+    4. The values are not `complete`, stop before `max_dim`, and the last still has
+       1 / (1 − s²) > 1.05: "undecided". The tail that would bring τ down is not seen.
+    5. "too strong": many functions that the context all but determines.
+
+    The thresholds are heuristics, set on Gaussian pairs and on k-NN and RBF contexts of
+    small tables; compare contexts by τ, and use this to know when to abstain.
+
+    Args:
+        singular_values: as for `usefulness`, and concrete; all 0 is "too weak".
+        beta: as for `usefulness`.
+        max_dim: as for `usefulness`.
+        complete: as for `usefulness`.
+    """
+    s = as_spectrum(singular_values)
+    if not is_concrete(s):
+        msg = "singular_values must be concrete to be judged in words; got a tracer"
+        raise TypeError(msg)
+    top = float(s[0]) ** 2
+    if top < _WEAK_ENERGY:
+        return Verdict("too weak", f"s_1² = {top:.3g} is below {_WEAK_ENERGY}")
+    result = usefulness(s, beta, max_dim, complete=complete)
+    tau, seen = float(result.tau), result.curve.shape[0]
+    edge = 1 + (1 - _MARGIN) * beta
+    if tau < edge:
+        reason = f"tau = {tau:.4g} at d = {int(result.best_dim)} is below {edge:.4g}"
+        return Verdict("moderate", reason)
+    near = f"tau = {tau:.4g} is not below {edge:.4g}"
+    total = float(chi_squared(s))
+    if total < _EDGE_CHI_SQUARED:
+        return Verdict("too weak", f"{near} and the sum of s_i² is {total:.3g} < 1")
+    last = float(s[seen]) ** 2 if seen < s.shape[0] else 0.0
+    if not complete and seen < max_dim and last * (1 + _MARGIN) > _MARGIN:
+        reason = (
+            f"{near}, but the last of {s.shape[0]} values still has s² = {last:.3g}:"
+            " compute more"
+        )
+        return Verdict("undecided", reason)
+    return Verdict("too strong", f"{near} and the sum of s_i² is {total:.4g}")

@@ -1,0 +1,18 @@
+"""Pictures of spectra and functions, by matplotlib's object interface (extra `plot`).
+
+Each function draws on the `Axes` that it is given, or on a new figure of its own, and
+returns the `Axes`; `save` writes the figure of one. Nothing here touches pyplot.
+"""
+
+from contexture_jax.plotting._energy import plot_target_energy
+from contexture_jax.plotting._functions import plot_functions
+from contexture_jax.plotting._spectrum import plot_spectrum, plot_usefulness
+from contexture_jax.plotting._style import save
+
+__all__ = [
+    "plot_functions",
+    "plot_spectrum",
+    "plot_target_energy",
+    "plot_usefulness",
+    "save",
+]

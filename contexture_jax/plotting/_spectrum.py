@@ -1,0 +1,228 @@
+"""Pictures of a spectrum and of how useful each number of functions is."""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogFormatterMathtext, NullLocator
+from numpy.typing import ArrayLike
+
+from contexture_jax.plotting._style import (
+    ACCENT,
+    FAINT,
+    INK,
+    MAIN,
+    count_axis,
+    dressed,
+    headline,
+    new_axes,
+)
+
+__all__ = ["Usefulness", "plot_spectrum", "plot_usefulness"]
+
+_LABEL_SIZE = 11
+_CUTOFF = 100.0
+
+
+@runtime_checkable
+class Usefulness(Protocol):
+    """What `plot_usefulness` needs: the result of `evaluation.usefulness`."""
+
+    @property
+    def tau(self) -> ArrayLike:
+        """The smallest τ_d, shape ()."""
+        ...
+
+    @property
+    def best_dim(self) -> ArrayLike:
+        """The d at which it is, shape ()."""
+        ...
+
+    @property
+    def curve(self) -> ArrayLike:
+        """τ_d for d = 1, 2, …, shape (k,)."""
+        ...
+
+
+def plot_spectrum(
+    singular_values: ArrayLike,
+    ax: Axes | None = None,
+    *,
+    decay_rate: float | None = None,
+) -> Axes:
+    """Draw the singular values s_i over i, on a logarithmic axis.
+
+    Values of at most 100 · eps · s_1 (eps of their dtype) are zeros to rounding, which
+    a logarithmic axis cannot show: hollow marks on its lower edge.
+
+    Args:
+        singular_values: s_1 ≥ s_2 ≥ …, shape (k,), k ≥ 1, non-negative.
+        ax: where to draw; None: a new figure.
+        decay_rate: λ of a fit s_i² ≈ e^{−λi}, drawn as a line; None: no line.
+
+    Returns:
+        The axes drawn on.
+
+    Raises:
+        ValueError: if `singular_values` is not a vector of finite numbers ≥ 0.
+    """
+    given = np.asarray(singular_values)
+    eps = np.finfo(given.dtype if given.dtype.kind == "f" else np.float64).eps
+    values = given.astype(np.float64)
+    if values.ndim != 1 or values.size == 0:
+        msg = f"singular_values must have shape (k,), k >= 1; got {values.shape}"
+        raise ValueError(msg)
+    if not (np.isfinite(values) & (values >= 0)).all():
+        msg = f"singular_values must be finite and non-negative; got {values.min()}"
+        raise ValueError(msg)
+    ax = dressed(new_axes() if ax is None else ax, "index i", "singular value $s_i$")
+    index = np.arange(1, len(values) + 1)
+    visible = values > _CUTOFF * eps * values.max()
+    low = _log_axis(ax, values[visible], room=3.0 if visible.all() else 10.0)
+    size = _mark_size(len(values))
+    # Marks may overlap the frame: values at either end are whole.
+    ax.plot(
+        index[visible],
+        values[visible],
+        linestyle="-" if len(values) > 1 else "",
+        linewidth=1.0,
+        marker="o",
+        markersize=size,
+        color=MAIN,
+        clip_on=False,
+        zorder=3,
+    )
+    if not visible.all():
+        ax.plot(
+            index[~visible],
+            np.full(int((~visible).sum()), low),
+            linestyle="",
+            marker="o",
+            markersize=size,
+            markerfacecolor="white",
+            color=MAIN,
+            clip_on=False,
+            zorder=3,
+            label="0 to rounding",
+        )
+    if decay_rate is not None and np.isfinite(decay_rate):
+        fit = np.exp(-0.5 * decay_rate * index)
+        shown = fit >= low
+        ax.plot(
+            index[shown],
+            fit[shown],
+            linestyle=(0, (4, 3)),
+            linewidth=1.5,
+            color=ACCENT,
+            zorder=2,
+            label=f"fit $s_i^2 = e^{{-{decay_rate:.3g}\\,i}}$",
+        )
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize=_LABEL_SIZE, labelcolor=INK)
+    count_axis(ax, len(values))
+    headline(ax, _spectrum_headline(values, visible))
+    return ax
+
+
+def _log_axis(ax: Axes, visible: np.ndarray, *, room: float) -> float:
+    """Set the vertical axis, to a ratio of at least `room`; returns its lower end."""
+    if visible.size == 0:
+        ax.set_ylim(0.0, 1.0)
+        return 0.0
+    ax.set_yscale("log")
+    high = 1.25 * visible.max()
+    low = min(visible.min() / 1.6, high / room)
+    ax.set_ylim(low, high)
+    if high / low > 30:
+        ax.yaxis.set_major_formatter(LogFormatterMathtext())
+    else:
+        digits = (1, 2, 5) if high / low > 6 else (1, 2, 3, 4, 5, 6, 8)
+        ticks = [d * 10.0**p for p in range(-12, 1) for d in digits]
+        ticks = [t for t in ticks if low <= t <= high]
+        if ticks:
+            ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
+    return low
+
+
+def _mark_size(count: int) -> float:
+    return float(np.clip(60.0 / np.sqrt(count) / 2, 2.0, 7.0))
+
+
+def _spectrum_headline(values: np.ndarray, visible: np.ndarray) -> str:
+    count = len(values)
+    if not visible.any():
+        return "All singular values are 0: A tells nothing about X"
+    if count == 1:
+        return f"One singular value: $s_1$ = {values[0]:.3g}"
+    if not visible.all():
+        return f"{int(visible.sum())} of {count} singular values are above 0"
+    return f"From $s_1$ = {values[0]:.3g} to $s_{{{count}}}$ = {values[-1]:.3g}"
+
+
+def plot_usefulness(usefulness: Usefulness, ax: Axes | None = None) -> Axes:
+    """Draw τ_d over the number of functions d, with its minimum marked.
+
+    Args:
+        usefulness: the result of `evaluation.usefulness`: `tau`, `best_dim`, `curve`.
+        ax: where to draw; None: a new figure.
+
+    Returns:
+        The axes drawn on. Where τ_d is infinite (s_{d+1} = 1) there is a grey band.
+
+    Raises:
+        ValueError: if the curve is not a vector.
+    """
+    curve = np.asarray(usefulness.curve, dtype=np.float64)
+    if curve.ndim != 1 or curve.size == 0:
+        msg = f"usefulness.curve must have shape (k,), k >= 1; got {curve.shape}"
+        raise ValueError(msg)
+    tau, best_dim = (
+        float(np.asarray(usefulness.tau)),
+        int(np.asarray(usefulness.best_dim)),
+    )
+    ax = dressed(new_axes() if ax is None else ax, "number of functions d", "$\\tau_d$")
+    dims = np.arange(1, len(curve) + 1)
+    finite = np.isfinite(curve)
+    ax.plot(
+        dims[finite],
+        curve[finite],
+        linewidth=1.8,
+        color=MAIN,
+        marker="o",
+        markersize=_mark_size(len(curve)) * 0.6,
+    )
+    count_axis(ax, len(curve))
+    infinite = dims[~finite]
+    if infinite.size:
+        edges = float(infinite[0]) - 0.5, float(infinite[-1]) + 0.5
+        ax.axvspan(*edges, color=FAINT, alpha=0.3, linewidth=0)
+        ax.text(
+            sum(edges) / 2,
+            0.5,
+            "∞",
+            transform=ax.get_xaxis_transform(),
+            ha="center",
+            va="center",
+            fontsize=20,
+            color=INK,
+        )
+    if not np.isfinite(tau):
+        ax.set_yticks([])
+        headline(ax, "τ is infinite: $s_{d+1}$ = 1 for every d")
+        return ax
+    ax.axvline(best_dim, color=ACCENT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
+    ax.plot([best_dim], [tau], "o", color=ACCENT, markersize=8, zorder=4)
+    _zoom_on_minimum(ax, curve[finite], tau)
+    ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
+    headline(ax, f"τ = {tau:.4g} with {best_dim} function{'s' * (best_dim != 1)}")
+    return ax
+
+
+def _zoom_on_minimum(ax: Axes, curve: np.ndarray, tau: float) -> None:
+    """Keep a near-infinite start of the curve from flattening the rest."""
+    middle = float(np.median(curve)) - tau
+    span = min(float(curve.max()) - tau, max(4.0 * middle, 0.3))
+    span = max(span, 0.05)
+    ax.set_ylim(tau - 0.12 * span, tau + 1.1 * span)

@@ -1,0 +1,96 @@
+"""One quiet style: few lines, text that survives a thumbnail, colours all can tell."""
+
+import warnings
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+__all__ = [
+    "ACCENT",
+    "FAINT",
+    "INK",
+    "MAIN",
+    "PALETTE",
+    "count_axis",
+    "dressed",
+    "headline",
+    "new_axes",
+    "plain",
+    "save",
+]
+
+# Okabe and Ito's palette, which people with any colour vision tell apart, but for its
+# yellow, which is too pale on white.
+PALETTE = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+)
+MAIN, ACCENT = PALETTE[:2]
+INK = "#333333"
+FAINT = "#BBBBBB"
+
+_SIZE = (5.6, 4.0)
+_DPI = 200
+_TEXT = 12
+_HEADLINE = 13
+
+
+def new_axes(size: tuple[float, float] = _SIZE) -> Axes:
+    """Axes on a figure of their own, which no global state knows."""
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure.subplots()
+
+
+def dressed(ax: Axes, x_label: str, y_label: str) -> Axes:
+    """Give axes their labels and take away what is not needed."""
+    ax.set_xlabel(x_label, fontsize=_TEXT, color=INK)
+    ax.set_ylabel(y_label, fontsize=_TEXT, color=INK)
+    ax.tick_params(labelsize=_TEXT - 1, colors=INK, which="both", length=3)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        ax.spines[side].set_color(FAINT)
+    ax.set_axisbelow(True)
+    return ax
+
+
+def headline(ax: Axes, text: str) -> None:
+    """A title that says what there is to see, at the left as a sentence begins."""
+    ax.set_title(text, fontsize=_HEADLINE, color=INK, loc="left", pad=10)
+
+
+def count_axis(ax: Axes, count: int) -> None:
+    """Make the horizontal axis one of the integers from 1 to `count`."""
+    ax.xaxis.set_major_locator(
+        MaxNLocator(integer=True, nbins=7, steps=[1, 2, 5, 10], min_n_ticks=1)
+    )
+    margin = max(0.6, 0.02 * count)
+    # The tick at 0, where there is nothing, stays out.
+    ax.set_xlim(max(1 - margin, 0.1), count + margin)
+
+
+def plain(text: str) -> str:
+    """`text` on one line, shown as it is: dollar signs start no formula."""
+    return " ".join(text.split()).replace("$", r"\$")
+
+
+def save(ax: Axes, path: str | Path) -> Path:
+    """Write the figure of `ax`; the suffix of `path` tells the format."""
+    path = Path(path)
+    figure = ax.figure
+    while not isinstance(figure, Figure):  # of a subfigure: up to the whole
+        figure = figure.figure
+    with warnings.catch_warnings():
+        # Names of classes in a script that the font lacks are drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(path, facecolor="white")
+    return path

@@ -1,0 +1,303 @@
+"""The command from data to files: figures, contents, strictness, exit statuses."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import contexture_jax as cx
+from contexture_jax.cli import _report, _solve, main
+from contexture_jax.cli._data import load_features
+from tests.cli.helpers import run, write
+from tests.tolerances import promised, tol
+
+F32, F64 = np.float32, np.float64
+PICTURES = {"spectrum.png", "tau.png", "functions.png", "energy.png"}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def mixed_csv(num_rows=24):
+    """Numbers and categories, two missing cells each, and a target of numbers."""
+    rng = np.random.default_rng(7)
+    size = rng.normal(size=num_rows)
+    lines = ["size,colour,weight,price"]
+    for i, s in enumerate(size):
+        colour = ["red", "green", "blue"][i % 3] if i not in (4, 9) else "?"
+        weight = f"{s + 0.1 * rng.normal():.4f}" if i not in (2, 3) else ""
+        lines.append(f"{s:.4f},{colour},{weight},{10 * s + 0.25:.3f}")
+    return "\n".join(lines) + "\n"
+
+
+def strict(path):
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def reference_values(table):
+    """The singular values of a joint table, by NumPy, without the trivial one."""
+    p = table / table.sum()
+    scaled = p / np.sqrt(np.outer(p.sum(axis=1), p.sum(axis=0)))
+    return np.linalg.svd(scaled, compute_uv=False)[1:]
+
+
+@pytest.fixture(scope="module")
+def wine(tmp_path_factory):
+    out = tmp_path_factory.mktemp("wine") / "out"
+    arguments = ["spectrum", "wine", "--context", "knn", "--num-neighbors", "30"]
+    arguments += ["--rank", "8", "--target", "target", "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-m", "contexture_jax.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mixed")
+    path = write(folder, mixed_csv())
+    options = ["--num-neighbors", "5", "--rank", "4", "--target", "price", "--quiet"]
+    out = folder / "out"
+    assert main(["spectrum", str(path), *options, "--out", str(out)]) == 0
+    return out
+
+
+def test_wine_writes_all_files_and_nothing_else(wine):
+    out, _ = wine
+    names = {path.name for path in out.iterdir()}
+    assert names == PICTURES | {"spectrum.json", "spectrum.npz"}
+    assert all((out / name).read_bytes().startswith(PNG) for name in PICTURES)
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_wine_has_the_spectrum_of_its_neighbour_graph(wine):
+    x = load_features("wine").features
+    distances = ((x[:, None, :] - x[None, :, :]) ** 2).sum(axis=2)
+    table = np.zeros((178, 178))
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, :30]
+    np.put_along_axis(table, nearest, 1.0, axis=1)
+    values = strict(wine[0] / "spectrum.json")["singular_values"]
+    np.testing.assert_allclose(
+        values, reference_values(table)[:8], atol=promised(F32), rtol=0
+    )
+
+
+def test_wine_is_described(wine):
+    description = strict(wine[0] / "spectrum.json")
+    assert description["status"] == "converged"
+    assert description["num_rows"] == 178
+    assert description["num_features"] == 13
+    assert description["context"] == "knn"
+    assert description["params"] == {"num_neighbors": 30}
+    assert description["dtype"] == "float32"
+    assert description["version"] == cx.__version__
+    assert description["verdict"] in ("moderate", "undecided")
+    assert description["reason"]
+    stages = {"read", "context", "spectrum", "judge", "pictures", "total"}
+    assert set(description["seconds"]) == stages
+    values = np.array(description["singular_values"])
+    energy, slack = values**2, tol(F32, factor=100)
+    curve = 1 / (1 - energy[1:]) + np.cumsum(energy[:-1]) / energy[:-1].sum()
+    assert abs(description["tau"] - curve.min()) < slack
+    assert description["best_dim"] == np.argmin(curve) + 1
+    rates = description["decay_rate"] + np.array([-0.01, 0, 0.01])
+    fits = np.exp(-rates[:, None] * np.arange(1, 9))
+    assert np.argmin(((fits - energy) ** 2).sum(axis=1)) == 1
+    head = float(energy.sum())
+    assert abs(head + description["tail_energy"] - description["total_energy"]) < slack
+    assert 0 <= description["compatibility"] <= values[0] + slack
+    assert set(description["class_compatibility"]) == {"class_0", "class_1", "class_2"}
+    assert 0.8 < sum(description["target_energy"]) <= 1
+
+
+def test_wine_functions_are_orthonormal(wine):
+    arrays = np.load(wine[0] / "spectrum.npz", allow_pickle=False)
+    assert arrays["singular_values"].shape == (8,)
+    slack = tol(F32, factor=100)
+    for side, law in (("left", "p_x"), ("right", "p_a")):
+        functions, weights = arrays[side], arrays[law]
+        assert functions.shape == (178, 8)
+        assert functions.dtype == F32
+        gram = functions.T @ (weights[:, None] * functions)
+        np.testing.assert_allclose(gram, np.eye(8), atol=slack)
+        np.testing.assert_allclose(weights @ functions, 0, atol=slack)
+    np.testing.assert_array_equal(arrays["rows"], np.arange(178))
+
+
+def test_wine_prints_a_table_and_a_line_a_stage(wine):
+    out, done = wine
+    for word in ("178 rows", "knn", "converged", "τ", "χ²", "verdict", "target"):
+        assert word in done.stdout
+    for path in out.iterdir():
+        assert str(path) in done.stdout
+    stages = [line.split()[0] for line in done.stderr.splitlines()]
+    assert stages == ["read", "context", "spectrum", "judge", "pictures"]
+
+
+def test_categories_and_missing_cells_are_taken(mixed):
+    description = strict(mixed / "spectrum.json")
+    assert description["num_rows"] == 24
+    assert description["num_columns"] == 3
+    assert description["num_features"] == 6  # two numbers, three colours, missing
+    assert description["target_kind"] == "numbers"
+    assert len(description["target_energy"]) == 4
+    notes = " ".join(description["notes"])
+    assert "2 missing numbers" in notes
+    assert "weight" in notes
+    assert "2 missing texts" in notes
+    assert "colour" in notes
+
+
+def test_a_target_of_numbers_is_judged_as_the_library_does(mixed, tmp_path):
+    description = strict(mixed / "spectrum.json")
+    arrays = np.load(mixed / "spectrum.npz")
+    price = np.array([float(row.split(",")[-1]) for row in mixed_csv().split()[1:]])
+    centred = price - price.mean()
+    shares = (arrays["left"].T @ centred / 24) ** 2 / np.mean(centred**2)
+    np.testing.assert_allclose(
+        description["target_energy"], shares, atol=tol(F32, factor=100)
+    )
+
+
+def test_quiet_prints_nothing(tmp_path, capsys):
+    path = write(tmp_path, mixed_csv())
+    options = ["--num-neighbors", "5", "--rank", "4", "--target", "price", "--no-plots"]
+    ran = run(capsys, path, *options, "--quiet", "--out", tmp_path / "out")
+    assert (ran.status, ran.out, ran.err) == (0, "", "")
+
+
+def test_a_second_run_replaces_the_first_and_keeps_other_files(
+    tmp_path, capsys, monkeypatch
+):
+    path, out = write(tmp_path, mixed_csv()), tmp_path / "out"
+    options = ["--num-neighbors", "5", "--rank", "4"]
+    assert run(capsys, path, *options, "--target", "price", "--out", out).status == 0
+    assert (out / "energy.png").exists()
+    (out / "notes.txt").write_text("mine")
+    monkeypatch.chdir(out)
+    options += ["--drop", "price", "--no-plots"]
+    assert run(capsys, path, *options, "--out", ".").status == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {"spectrum.json", "spectrum.npz", "notes.txt"}
+    assert strict(out / "spectrum.json")["compatibility"] is None
+
+
+def test_labels_in_float64_have_singular_values_1(tmp_path, capsys):
+    path = write(tmp_path, "a,y\n" + "".join(f"{i},{'uvw'[i % 3]}\n" for i in range(9)))
+    before = jax.config.read("jax_enable_x64")
+    options = ["--context", "labels", "--target", "y", "--dtype", "float64"]
+    ran = run(capsys, path, *options, "--no-plots", "--out", tmp_path / "out")
+    assert ran.status == 0, ran.err
+    assert jax.config.read("jax_enable_x64") == before
+    arrays = np.load(tmp_path / "out" / "spectrum.npz")
+    assert arrays["left"].dtype == F64
+    slack = promised(F64)
+    np.testing.assert_allclose(arrays["singular_values"], [1, 1], atol=slack)
+    description = strict(tmp_path / "out" / "spectrum.json")
+    assert description["params"] == {"num_classes": 3}
+    np.testing.assert_allclose(description["compatibility"], 1, atol=slack)
+    # Beyond the two functions nothing is left: τ is 1 + 1 there.
+    assert description["best_dim"] == 2
+    np.testing.assert_allclose(description["tau"], 2, atol=slack)
+
+
+def test_an_independent_context_is_described_without_infinities(tmp_path, capsys):
+    path, out = write(tmp_path, "a,b,c\n1,2,3\n2,4,6\n3,6,9\n"), tmp_path / "out"
+    ran = run(capsys, path, "--context", "joint", "--out", out)
+    assert ran.status == 0, ran.err
+    description = strict(out / "spectrum.json")
+    np.testing.assert_allclose(description["singular_values"], 0, atol=promised(F32))
+    assert description["verdict"] == "too weak"
+
+
+def run_altered(monkeypatch, capsys, tmp_path, alter=lambda spectrum: spectrum):
+    """A run on a 3 × 3 table whose solver's result is altered."""
+    solve = _solve.solve
+    monkeypatch.setattr(_solve, "solve", lambda *a, **kw: alter(solve(*a, **kw)))
+    path = write(tmp_path, "a,b,c\n1,2,3\n2,4,5\n3,7,9\n")
+    return run(capsys, path, "--context", "joint", "--out", tmp_path / "out")
+
+
+def test_rank_1_says_what_it_cannot_judge(tmp_path, capsys, monkeypatch):
+    def first(spectrum):
+        return spectrum._replace(
+            singular_values=spectrum.singular_values[:1],
+            left=spectrum.left[:, :1],
+            right=spectrum.right[:, :1],
+            complete=False,
+        )
+
+    ran = run_altered(monkeypatch, capsys, tmp_path, first)
+    assert ran.status == 0, ran.err
+    out = tmp_path / "out"
+    description = strict(out / "spectrum.json")
+    assert description["tau"] is None
+    assert description["best_dim"] is None
+    assert any("tau" in note for note in description["notes"])
+    names = {path.name for path in out.iterdir()}
+    assert "tau.png" not in names
+    assert {"spectrum.png", "functions.png"} <= names
+
+
+def with_status(status):
+    return lambda spectrum: spectrum._replace(status=status)
+
+
+def test_a_spectrum_that_is_not_finite_is_not_written(tmp_path, capsys, monkeypatch):
+    ran = run_altered(monkeypatch, capsys, tmp_path, with_status(cx.Status.NON_FINITE))
+    assert ran.status == 2
+    last = ran.err.splitlines()[-1]
+    assert last.startswith("contexture: error: the spectrum is not finite")
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_too_few_passes_warn_loudly(tmp_path, capsys, monkeypatch):
+    ran = run_altered(monkeypatch, capsys, tmp_path, with_status(cx.Status.MAX_PASSES))
+    assert ran.status == 0
+    assert "contexture: warning: not converged" in ran.err
+    assert "max passes" in ran.out
+    assert strict(tmp_path / "out" / "spectrum.json")["status"] == "max passes"
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_report, "write_json", interrupt)
+    ran = run_altered(monkeypatch, capsys, tmp_path)
+    assert ran.status == 130
+    assert ran.err.splitlines()[-1] == "contexture: interrupted; nothing was written"
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_results(
+    tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "spectrum.json").write_text("old")
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_report, "write_arrays", full)
+    ran = run_altered(monkeypatch, capsys, tmp_path)
+    assert ran.status == 2
+    assert "No space left on device" in ran.err.splitlines()[-1]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["spectrum.json"]
+    assert (tmp_path / "out" / "spectrum.json").read_text() == "old"
+
+
+def test_brackets_in_names_are_printed_as_they_are(tmp_path, capsys):
+    path = write(tmp_path, "a,b,c\n1,2,3\n2,4,5\n3,7,9\n", "[red]t[b].csv")
+    ran = run(capsys, path, "--context", "joint", "--out", tmp_path / "[o]")
+    assert ran.status == 0
+    assert "[red]t[b].csv" in ran.out
+    assert str(tmp_path / "[o]" / "spectrum.json") in ran.out

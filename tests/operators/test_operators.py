@@ -1,0 +1,238 @@
+"""What holds for every operator, whatever its storage."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import contexture_jax as cx
+from tests.conftest import X64
+from tests.problems import CONTEXTS, operators
+from tests.tolerances import tol
+
+DTYPES = [np.float32, np.float64] if X64 else [np.float32]
+NAMES = sorted(operators(np.float32))
+built = functools.cache(operators)
+
+
+class Products(NamedTuple):
+    """Everything that one operator does to a few blocks, as float64 NumPy arrays."""
+
+    f: np.ndarray
+    g: np.ndarray
+    forward: np.ndarray
+    backward: np.ndarray
+    forward_of_one: np.ndarray
+    backward_of_one: np.ndarray
+    matrix: np.ndarray
+    squared_norm: np.ndarray | None
+
+
+def blocks(op: cx.AssociationOperator, width: int = 3) -> tuple[jax.Array, jax.Array]:
+    rng = np.random.default_rng(0)
+    n, m = op.shape
+    return (
+        jnp.asarray(rng.normal(size=(n, width)), op.dtype),
+        jnp.asarray(rng.normal(size=(m, width)), op.dtype),
+    )
+
+
+@jax.jit
+def apply(op, f, g):
+    """One program an operator: what the tests below look at."""
+    return Products(
+        f,
+        g,
+        op.matmat(g),
+        op.rmatmat(f),
+        op.matmat(jnp.ones((op.shape[1], 1), op.dtype)),
+        op.rmatmat(jnp.ones((op.shape[0], 1), op.dtype)),
+        op.as_matrix(),
+        op.squared_norm(),
+    )
+
+
+@functools.cache
+def products(name: str, dtype: Any) -> Products:
+    op = built(dtype)[name]
+    found = apply(op, *blocks(op))
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(dtype)}
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found)
+
+
+def laws(op: cx.AssociationOperator) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(op.p_x, np.float64), np.asarray(op.p_a, np.float64)
+
+
+def reciprocal(law: np.ndarray) -> np.ndarray:
+    return np.divide(1.0, law, out=np.zeros_like(law), where=law > 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_adjoint_identity_holds_in_the_weighted_spaces(name, dtype):
+    op, found = built(dtype)[name], products(name, dtype)
+    p_x, p_a = laws(op)
+    left = (p_x[:, None] * found.f * found.forward).sum()
+    right = (found.backward * p_a[:, None] * found.g).sum()
+    np.testing.assert_allclose(left, right, atol=tol(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_marginals_are_laws_and_belong_to_the_products(name, dtype):
+    op, found = built(dtype)[name], products(name, dtype)
+    for law in (op.p_x, op.p_a):
+        assert law.dtype == dtype
+        assert (np.asarray(law) >= 0).all()
+        np.testing.assert_allclose(law.sum(), 1, atol=tol(dtype))
+    # T 1 = 1 where there is mass, 0 elsewhere; T* likewise.
+    np.testing.assert_allclose(
+        found.forward_of_one[:, 0], op.p_x > 0, atol=tol(dtype, factor=30)
+    )
+    np.testing.assert_allclose(
+        found.backward_of_one[:, 0], op.p_a > 0, atol=tol(dtype, factor=30)
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_products_agree_with_the_matrix(name, dtype):
+    op, found = built(dtype)[name], products(name, dtype)
+    p_x, p_a = laws(op)
+    adjoint = reciprocal(p_a)[:, None] * (p_x[:, None] * found.matrix).T
+    atol = tol(dtype, factor=100)
+    np.testing.assert_allclose(found.forward, found.matrix @ found.g, atol=atol)
+    np.testing.assert_allclose(found.backward, adjoint @ found.f, atol=atol)
+
+
+@pytest.mark.parametrize("name", sorted(CONTEXTS))
+def test_an_operator_agrees_with_the_table_of_its_context(name):
+    context = CONTEXTS[name](DTYPES[-1])
+    op, table = cx.association_operator(context), np.asarray(context.table())
+    np.testing.assert_allclose(table.sum(), 1, atol=tol(op.dtype, size=op.shape[0]))
+    atol = tol(op.dtype, size=max(op.shape))
+    joint = np.asarray(op.p_x)[:, None] * np.asarray(op.as_matrix())
+    np.testing.assert_allclose(joint, table, atol=atol)
+    np.testing.assert_allclose(op.p_a, table.sum(axis=0), atol=atol)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_squared_norm_is_that_of_the_symmetrised_matrix(name):
+    op, found = built(DTYPES[-1])[name], products(name, DTYPES[-1])
+    p_x, p_a = laws(op)
+    expected = (p_x[:, None] * found.matrix**2 * reciprocal(p_a)).sum()
+    if found.squared_norm is None:
+        assert isinstance(
+            op,
+            (
+                cx.operators.ProductOperator,
+                cx.operators.StackedOperator,
+                cx.operators.WeightedSumOperator,
+            ),
+        )
+    else:
+        np.testing.assert_allclose(
+            found.squared_norm, expected, rtol=tol(op.dtype, factor=100)
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cost_is_known_from_shapes_alone(name):
+    op = built(DTYPES[-1])[name]
+    abstract = jax.eval_shape(lambda: op)
+    assert abstract.cost(5) == op.cost(5)
+    assert op.cost(6).flops > op.cost(5).flops
+    f, g = blocks(op, 5)
+    arguments = sum(leaf.nbytes for leaf in jax.tree.leaves((op, g)))
+    assert op.cost(5).output_bytes == f.nbytes
+    assert 0 < op.cost(5).argument_bytes <= 1.2 * arguments
+
+
+def test_bytes_of_a_kernel_product_do_not_grow_with_n_squared():
+    """Work space from the compiled program: at most linear in n (ratio 8 for 8 n)."""
+
+    def build(x: jax.Array) -> cx.AssociationOperator:
+        return cx.association_operator(cx.contexts.rbf(x), block_size=512)
+
+    def work_space(n: int) -> int:
+        shape = functools.partial(jax.ShapeDtypeStruct, dtype=np.float32)
+        op = jax.eval_shape(build, shape((n, 5)))
+        compiled = jax.jit(lambda op, g: op.matmat(g)).lower(op, shape((n, 8)))
+        return compiled.compile().memory_analysis().temp_size_in_bytes
+
+    assert work_space(8 * 4096) <= 8 * work_space(4096)
+    assert work_space(8 * 4096) < 4 * (8 * 4096) ** 2 / 100
+
+
+def test_composition_is_composition_of_matrices():
+    ops = built(DTYPES[-1])
+    walk = np.asarray(ops["lazy graph"].as_matrix())
+    np.testing.assert_allclose(
+        ops["power"].as_matrix(), walk @ walk @ walk, atol=tol(DTYPES[-1], size=10)
+    )
+
+
+def test_a_stack_mixes_dual_kernels_and_a_sum_mixes_operators():
+    ops = built(DTYPES[-1])
+    one, two = ops["knn"], ops["rbf"]
+    both = cx.operators.stack([one, two], [0.3, 0.7])
+
+    def gram(op):  # T T* as a matrix
+        return np.asarray(op.matmat(op.rmatmat(jnp.eye(op.shape[0], dtype=op.dtype))))
+
+    np.testing.assert_allclose(
+        gram(both), 0.3 * gram(one) + 0.7 * gram(two), atol=tol(DTYPES[-1], size=20)
+    )
+    mixed = cx.operators.weighted_sum([one, two], [3, 7])
+    np.testing.assert_allclose(
+        mixed.as_matrix(),
+        0.3 * one.as_matrix() + 0.7 * two.as_matrix(),
+        atol=tol(DTYPES[-1], size=20),
+    )
+
+
+def test_heavy_rows_are_cut_into_pieces():
+    """A row longer than the widest bucket, rows of every width below, empty rows."""
+    rng = np.random.default_rng(0)
+    table = np.zeros((40, 1500))
+    for row in range(1, 40):
+        size = [1, 2, 3, 5, 9, 30, 513, 1400][row % 8]
+        table[row, rng.permutation(1500)[:size]] = rng.random(size) + 0.1
+    dtype = DTYPES[-1]
+    context = cx.contexts.joint(table.astype(dtype))
+    sparse = cx.association_operator(context, storage="sparse")
+    dense = cx.association_operator(context)
+    f, g = blocks(dense)
+    atol = tol(dtype, size=100)
+    np.testing.assert_allclose(sparse.matmat(g), dense.matmat(g), atol=atol)
+    np.testing.assert_allclose(sparse.rmatmat(f), dense.rmatmat(f), atol=atol)
+
+
+def test_bad_compositions_are_refused():
+    ops = built(DTYPES[-1])
+    with pytest.raises(ValueError, match=r"must be the X of operator 1.*got 9 and 14"):
+        cx.operators.product([ops["joint"], ops["knn"]])
+    with pytest.raises(ValueError, match="law of A in operator 0 must be the law of X"):
+        cx.operators.product([ops["knn"], ops["knn"]])
+    with pytest.raises(ValueError, match="operators must have one shape"):
+        cx.operators.weighted_sum([ops["joint"], ops["knn"]], [1, 1])
+    with pytest.raises(ValueError, match="one number of inputs"):
+        cx.operators.stack([ops["joint"], ops["graph"]], [1, 1])
+    with pytest.raises(ValueError, match="weights must be finite and non-negative"):
+        cx.operators.stack([ops["joint"], ops["joint"]], [1, -1])
+    with pytest.raises(ValueError, match="at least one operator"):
+        cx.operators.product([])
+
+
+def test_bad_requests_are_refused():
+    context = CONTEXTS["joint"](np.float32)
+    with pytest.raises(ValueError, match=r'storage must be None, "dense" or "sparse"'):
+        cx.association_operator(context, storage="csr")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"context must be a Context.*got ndarray"):
+        cx.association_operator(np.eye(3))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="block_size must be at least 1"):
+        cx.association_operator(context, block_size=0)

@@ -1,0 +1,132 @@
+"""One registry of contexts and operators: adding one here adds it to the shared tests.
+
+Truth comes from the zoo (closed forms) or from dense float64 NumPy.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import contexture_jax as cx
+
+NUM_ROWS, NUM_COLUMNS = 14, 9
+
+
+def random_table(dtype: Any = np.float64, seed: int = 0) -> np.ndarray:
+    """A positive joint table without structure."""
+    rng = np.random.default_rng(seed)
+    table = rng.gamma(0.5, size=(NUM_ROWS, NUM_COLUMNS))
+    return (table / table.sum()).astype(dtype)
+
+
+def holey_table(dtype: Any = np.float64) -> np.ndarray:
+    """The same with a row and two columns of zero mass, and other zeros."""
+    table = random_table()
+    table[3] = 0.0
+    table[:, [0, 5]] = 0.0
+    table[table < np.quantile(table, 0.4)] = 0.0
+    return (table / table.sum()).astype(dtype)
+
+
+def features(dtype: Any = np.float64, rows: int = NUM_ROWS) -> np.ndarray:
+    """A few points in three dimensions, far from the origin."""
+    rng = np.random.default_rng(1)
+    return (rng.normal(size=(rows, 3)) + 5.0).astype(dtype)
+
+
+def symmetric_weights(dtype: Any = np.float64) -> np.ndarray:
+    """A weighted undirected graph with an isolated vertex."""
+    rng = np.random.default_rng(2)
+    weights = np.triu(rng.gamma(1.0, size=(8, 8)) * (rng.random((8, 8)) < 0.6))
+    weights = weights + weights.T
+    weights[4] = weights[:, 4] = 0.0
+    return weights.astype(dtype)
+
+
+def weighted_neighbors(dtype: Any) -> cx.contexts.Neighbors:
+    """Neighbour lists with weights, one value listed twice, one value never listed."""
+    rng = np.random.default_rng(3)
+    indices = np.stack([rng.permutation(8)[:3] for _ in range(10)])
+    indices[0] = [1, 1, 2]
+    weights = rng.random((10, 3)).astype(dtype)
+    return cx.contexts.neighbors(indices, weights, num_points=9)
+
+
+CONTEXTS: dict[str, Callable[[Any], cx.Context]] = {
+    "joint": lambda dtype: cx.contexts.joint(random_table(dtype)),
+    "joint with zeros": lambda dtype: cx.contexts.joint(holey_table(dtype)),
+    "pairs": lambda dtype: cx.contexts.pairs(
+        np.array([0, 1, 1, 2, 2, 2, 3]),
+        np.array([0, 0, 1, 1, 2, 2, 3]),
+        np.array([1, 2, 1, 1, 3, 0.5, 1], dtype),
+    ),
+    "graph": lambda dtype: cx.contexts.graph(symmetric_weights(dtype)),
+    "lazy graph": lambda dtype: cx.contexts.graph(symmetric_weights(dtype), lazy=True),
+    "knn": lambda dtype: cx.contexts.knn(features(dtype), 4),
+    "reversed knn": lambda dtype: cx.contexts.knn(features(dtype), 4).reverse(),
+    "neighbors": weighted_neighbors,
+    "rbf": lambda dtype: cx.contexts.rbf(features(dtype), 0.5),
+    "reversed rbf": lambda dtype: cx.contexts.rbf(features(dtype), 0.5).reverse(),
+    "attention": lambda dtype: cx.contexts.attention(
+        features(dtype) - 5.0,
+        features(dtype, 9) - 5.0,
+        bias=np.linspace(-1, 1, 9).astype(dtype),
+        p_x=np.linspace(1, 2, NUM_ROWS).astype(dtype),
+    ),
+    "teacher": lambda dtype: cx.contexts.teacher(features(dtype)),
+    "teacher not whitened": lambda dtype: cx.contexts.teacher(features(dtype), 0.0),
+    "conditional": lambda dtype: cx.contexts.conditional(holey_table(dtype)[4:9]),
+}
+"""Name → context of a dtype. Labels hold no floating array and are tested apart."""
+
+
+def operators(dtype: Any) -> dict[str, cx.AssociationOperator]:
+    """Every storage, and every composition, in a dtype."""
+    build = cx.association_operator
+    found = {name: build(make(dtype)) for name, make in CONTEXTS.items()}
+    for name in ("joint with zeros", "knn", "rbf"):
+        found[f"{name}, dense"] = build(CONTEXTS[name](dtype), storage="dense")
+        found[f"{name}, sparse"] = build(CONTEXTS[name](dtype), storage="sparse")
+    found["rbf in tiles"] = build(CONTEXTS["rbf"](dtype), block_size=4)
+    table = found["joint with zeros"]
+    walk = build(CONTEXTS["lazy graph"](dtype))
+    weights = jnp.asarray([0.3, 0.7], dtype)
+    found["adjoint"] = cx.operators.adjoint(table)
+    found["product"] = cx.operators.product([cx.operators.adjoint(table), table])
+    found["power"] = cx.operators.product([walk, walk, walk])
+    found["weighted sum"] = cx.operators.weighted_sum([walk, found["graph"]], weights)
+    found["weighted sum of different marginals"] = cx.operators.weighted_sum(
+        [found["joint"], table], weights
+    )
+    found["stack"] = cx.operators.stack([found["knn"], found["rbf"]], weights)
+    found["stack of different marginals"] = cx.operators.stack(
+        [found["joint"], table, found["attention"]], jnp.asarray([1, 2, 3], dtype)
+    )
+    return found
+
+
+def dense_triples(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Non-trivial singular triples of a joint table by NumPy in float64.
+
+    Returns:
+        left (n, k), values (k,), right (m, k); only rows and columns with mass count,
+        the others are 0.
+    """
+    table = np.asarray(table, np.float64)
+    p_x, p_a = table.sum(axis=1), table.sum(axis=0)
+    rows, columns = p_x > 0, p_a > 0
+    root_x, root_a = np.sqrt(p_x[rows]), np.sqrt(p_a[columns])
+    matrix = table[rows][:, columns] / root_x[:, None] / root_a[None, :]
+    u, s, vh = np.linalg.svd(matrix - np.outer(root_x, root_a), full_matrices=False)
+    k = min(matrix.shape) - 1
+    left, right = np.zeros((len(p_x), k)), np.zeros((len(p_a), k))
+    left[rows], right[columns] = u[:, :k] / root_x[:, None], vh[:k].T / root_a[:, None]
+    return left, s[:k], right
+
+
+def projector(functions: Any, law: Any) -> np.ndarray:
+    """The orthogonal projector, in L²(law), onto a span of orthonormal functions."""
+    weighted = np.sqrt(np.asarray(law))[:, None] * np.asarray(functions)
+    return weighted @ weighted.T

@@ -1,0 +1,113 @@
+"""Singular functions at new points."""
+
+import jax
+import numpy as np
+import pytest
+
+import contexture_jax as cx
+from tests.conftest import X64
+from tests.problems import features, random_table, symmetric_weights
+from tests.tolerances import tol
+
+DTYPE = np.float64 if X64 else np.float32
+KEY = jax.random.key(5)
+POINTS = features(DTYPE, 24)
+QUERIES = POINTS - 5.0
+TABLE = random_table(DTYPE)
+ADJACENCY = symmetric_weights(DTYPE)
+CLASSES = np.array([3, 3, 5, 5, 9, 9, 9])
+
+# name: context, its own inputs in the form that the constructor took, its own context
+# values in that form.
+CASES = {
+    "knn": (cx.contexts.knn(POINTS, 5), POINTS, POINTS),
+    "rbf": (cx.contexts.rbf(POINTS, 0.5), POINTS, POINTS),
+    "teacher": (cx.contexts.teacher(POINTS), POINTS, POINTS),
+    "attention": (
+        cx.contexts.attention(QUERIES, QUERIES[:9]),
+        QUERIES,
+        QUERIES[:9],
+    ),
+    "joint": (cx.contexts.joint(TABLE), TABLE, TABLE.T),
+    "joint by number": (cx.contexts.joint(TABLE), np.arange(14), np.arange(9)),
+    "sparse joint": (
+        cx.contexts.pairs(*np.nonzero(TABLE > 0), TABLE[TABLE > 0]),
+        TABLE,
+        TABLE.T,
+    ),
+    "pairs": (
+        cx.contexts.pairs(*np.nonzero(TABLE > 0), TABLE[TABLE > 0]),
+        np.arange(14),
+        np.arange(9),
+    ),
+    "labels": (cx.contexts.labels(CLASSES), CLASSES, np.arange(3)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_at_the_points_of_the_context_it_gives_the_functions_back(name):
+    context, x, a = CASES[name]
+    op = cx.association_operator(context)
+    result, _ = cx.svd(op, 2, key=KEY, method="krylov")
+    atol = tol(DTYPE, factor=300) / float(result.singular_values[-1])
+    np.testing.assert_allclose(cx.extend(result, context, x), result.left, atol=atol)
+    right = cx.extend(result, context, a, side="right")
+    # To the residual, which the iteration leaves on this side.
+    np.testing.assert_allclose(right, result.right, atol=1e4 * atol)
+
+
+def test_a_graph_extends_to_known_vertices_and_new_rows():
+    context = cx.contexts.graph(ADJACENCY)
+    result, _ = cx.svd(cx.association_operator(context), 2, key=KEY)
+    vertices = np.array([0, 1, 2, 3, 5, 6, 7])  # vertex 4 has no edges
+    atol = tol(DTYPE, factor=1000)
+    for x in (vertices, ADJACENCY[vertices]):
+        np.testing.assert_allclose(
+            cx.extend(result, context, x), result.left[vertices], atol=atol
+        )
+    lazy = cx.contexts.graph(ADJACENCY, lazy=True)
+    with pytest.raises(ValueError, match="x_new must be row numbers here"):
+        lazy.at(ADJACENCY)
+    with pytest.raises(ValueError, match="x_new must be of positive mass in every row"):
+        cx.extend(result, context, ADJACENCY[[4]])
+
+
+def test_new_points_follow_the_formula():
+    context = CASES["rbf"][0]
+    result, _ = cx.svd(cx.association_operator(context), 2, key=KEY)
+    new = POINTS[:3] + 0.1
+    scores = -0.5 * ((new[:, None] - POINTS[None]) ** 2).sum(axis=2)
+    law = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    expected = law @ np.asarray(result.right) / np.asarray(result.singular_values)
+    np.testing.assert_allclose(
+        cx.extend(result, context, new), expected, atol=tol(DTYPE, factor=1000)
+    )
+
+
+def test_functions_of_value_zero_come_back_as_zero():
+    context = CASES["labels"][0]
+    op = cx.operators.stack([cx.association_operator(context)] * 2, [0.5, 0.5])
+    result, _ = cx.svd(op, 4, key=KEY)
+    half = result._replace(right=result.right[:3])
+    extended = np.asarray(cx.extend(half, context, CLASSES))
+    assert (extended[:, 2:] == 0).all()
+    assert np.isfinite(extended).all()
+
+
+def test_what_does_not_fit_is_refused():
+    context = CASES["knn"][0]
+    result, _ = cx.svd(cx.association_operator(context), 2, key=KEY)
+    with pytest.raises(
+        ValueError, match=r"x_new must have 3 columns; got shape \(2, 4"
+    ):
+        cx.extend(result, context, np.ones((2, 4), DTYPE))
+    with pytest.raises(ValueError, match="x_new must be finite; got nan"):
+        cx.extend(result, context, np.full((2, 3), np.nan, DTYPE))
+    with pytest.raises(ValueError, match='side must be "left" or "right"'):
+        cx.extend(result, context, POINTS, side="both")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="nearest neighbours of no input"):
+        cx.extend(result, context, np.full((1, 3), 1e3, DTYPE), side="right")
+    with pytest.raises(ValueError, match=r"x_new must hold classes among \[3, 5, 9\]"):
+        CASES["labels"][0].at(np.array([3, 4]))
+    with pytest.raises(cx.CapabilityError, match=r"has no `at`; it has: .*spectrum"):
+        cx.extend(result, cx.contexts.zoo.gaussian(0.5), POINTS)

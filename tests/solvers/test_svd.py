@@ -1,0 +1,217 @@
+"""The front door: certificates, statuses, breakdowns, refusals."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import contexture_jax as cx
+from tests.conftest import X64
+from tests.problems import dense_triples, random_table
+from tests.tolerances import MONTE_CARLO_SIGMAS, tol
+
+DTYPE = np.float64 if X64 else np.float32
+KEY = jax.random.key(3)
+METHODS = ["exact", "randomized", "krylov", "nystrom"]
+
+
+@pytest.fixture(scope="module")
+def table():
+    return random_table(DTYPE)
+
+
+@pytest.fixture(scope="module")
+def op(table):
+    return cx.association_operator(cx.contexts.joint(table))
+
+
+@pytest.fixture(scope="module")
+def large():
+    """Two thousand rows: too large for `auto` to be exact."""
+    rng = np.random.default_rng(0)
+    return cx.association_operator(
+        cx.contexts.neighbors(rng.integers(0, 1500, (2000, 6)), num_points=1500)
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_residuals_are_those_of_the_functions_returned(op, method):
+    result, info = cx.svd(op, 3, key=KEY, method=method)
+    s, left, right = result
+    forward = op.matmat(right) - left * s[None, :]
+    backward = op.rmatmat(left) - right * s[None, :]
+    left_gap = np.sqrt(op.p_x @ forward**2)
+    right_gap = np.sqrt(op.p_a @ backward**2)
+    atol = tol(DTYPE, factor=100)
+    np.testing.assert_allclose(info.left_residuals, left_gap, atol=atol)
+    np.testing.assert_allclose(info.right_residuals, right_gap, atol=atol)
+    np.testing.assert_array_equal(
+        info.residuals, np.maximum(info.left_residuals, info.right_residuals)
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_energies_are_exact_where_the_storage_knows_its_norm(op, table, method):
+    result, info = cx.svd(op, 3, key=KEY, method=method)
+    _, s, _ = dense_triples(table)
+    atol = tol(DTYPE, factor=100)
+    np.testing.assert_allclose(info.total_energy, (s**2).sum(), atol=atol)
+    np.testing.assert_allclose(info.tail_energy, (s[3:] ** 2).sum(), atol=atol)
+    assert info.tail_error == 0
+    assert info.total_energy >= (result.singular_values**2).sum()
+
+
+def test_energies_are_estimated_with_an_error_elsewhere(op):
+    both = cx.operators.stack([op, op], [0.5, 0.5])
+    _, exact = cx.svd(op, 2, key=KEY)
+    _, info = cx.svd(both, 2, key=KEY)
+    assert info.tail_error > 0
+    gap = abs(info.total_energy - exact.total_energy)
+    assert gap <= MONTE_CARLO_SIGMAS * info.tail_error
+
+
+def test_a_looser_tolerance_takes_fewer_passes(large):
+    passes = {}
+    for goal in (1e-1, 1e-4):
+        result, info = cx.svd(large, 4, key=KEY, method="krylov", tol=goal)
+        assert info.status == "converged"
+        assert info.residuals.max() <= goal * result.singular_values[0]
+        passes[goal] = float(info.num_passes)
+    assert passes[1e-1] < passes[1e-4]
+
+
+def test_too_few_passes_say_so_and_what_to_do(large):
+    _, info = cx.svd(large, 4, key=KEY, method="randomized", max_passes=1)
+    assert info.status == "max passes"
+    assert "raise max_passes" in cx.Status.MAX_PASSES.advice
+    assert info.num_passes == 1.5
+
+
+def test_auto_says_what_it_chose_and_why(op, large):
+    _, info = cx.svd(op, 2, key=KEY)
+    assert info.method == "exact"
+    assert "smaller side" in str(info.reason)
+    _, info = cx.svd(large, 4, key=KEY, tol=1e-1)
+    assert info.method == "krylov"
+    assert "2000 × 1500" in str(info.reason)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rank", [2, 4])
+def test_labels_have_ones_then_zeros_and_no_nan(method, rank):
+    """More triples than the rank: the rest is 0, and orthonormal all the same."""
+    labels = cx.contexts.labels(np.array([0, 0, 2, 2, 2, 7] * 3))
+    op = cx.operators.stack([cx.association_operator(labels)] * 2, [0.5, 0.5])
+    result, info = cx.svd(op, rank, key=KEY, method=method)
+    expected = [1, 1, 0, 0][:rank]
+    atol = tol(op.dtype, factor=100)
+    np.testing.assert_allclose(result.singular_values, expected, atol=atol)
+    assert info.status == ("converged" if rank == 2 else "rank deficient")
+    for functions, law in ((result.left, op.p_x), (result.right, op.p_a)):
+        gram = functions.T @ (law[:, None] * functions)
+        np.testing.assert_allclose(gram, np.eye(rank), atol=atol)
+        np.testing.assert_allclose(law @ functions, 0, atol=atol)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_independence_gives_zeros_and_no_nan(method):
+    op = cx.association_operator(cx.contexts.joint(np.ones((9, 7), DTYPE)))
+    result, info = cx.svd(op, 3, key=KEY, method=method)
+    np.testing.assert_allclose(result.singular_values, 0, atol=tol(DTYPE))
+    assert np.isfinite(result.left).all()
+    assert info.status == "rank deficient"
+    np.testing.assert_allclose(info.total_energy, 0, atol=tol(DTYPE, factor=100))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nan_in_an_operator_is_reported(op, method):
+    broken = cx.operators.DenseOperator(op.joint.at[0, 0].set(jnp.nan), op.p_x, op.p_a)
+    _, info = cx.svd(broken, 2, key=KEY, method=method, max_passes=5)
+    assert info.status == "non-finite"
+
+
+def test_the_largest_entry_of_each_left_function_is_positive(op):
+    for method in METHODS:
+        result, _ = cx.svd(op, 4, key=KEY, method=method)
+        weighted = np.sqrt(np.asarray(op.p_x))[:, None] * np.asarray(result.left)
+        largest = np.abs(weighted).argmax(axis=0)
+        assert (weighted[largest, np.arange(4)] > 0).all()
+
+
+def test_the_same_key_gives_the_same_result_and_another_the_same_span(large):
+    one, _ = cx.svd(large, 4, key=KEY, method="krylov", tol=1e-3)
+    two, _ = cx.svd(large, 4, key=KEY, method="krylov", tol=1e-3)
+    np.testing.assert_array_equal(one.left, two.left)
+    other, _ = cx.svd(large, 4, key=jax.random.key(4), method="krylov", tol=1e-3)
+    np.testing.assert_allclose(one.singular_values, other.singular_values, atol=1e-4)
+
+
+def test_a_second_operator_of_the_same_shape_does_not_compile_again(op):
+    from contexture_jax.solvers import _svd
+
+    cx.svd(op, 2, key=KEY, method="krylov")
+    before = _svd._compiled._cache_size()
+    other = cx.association_operator(cx.contexts.joint(random_table(DTYPE, seed=5)))
+    cx.svd(other, 2, key=jax.random.key(9), method="krylov")
+    assert _svd._compiled._cache_size() == before
+
+
+def test_it_works_inside_jit_with_a_status_code(op):
+    def spectrum(op, key):
+        result, info = cx.svd(op, 2, key=key)
+        return result.singular_values, info.status
+
+    values, code = jax.jit(spectrum)(op, KEY)
+    expected, _ = cx.svd(op, 2, key=KEY)
+    np.testing.assert_allclose(
+        values, expected.singular_values, atol=tol(DTYPE, factor=20)
+    )
+    assert list(cx.Status)[int(code)] == "converged"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"rank": 0}, ValueError, "rank must be at least 1; got 0"),
+        ({"rank": 9}, ValueError, "rank must be at most 8, the number of singular"),
+        ({"rank": True}, TypeError, "rank must be an integer"),
+        ({"tol": -1.0}, ValueError, "tol must be between 0 and 1; got -1.0"),
+        ({"tol": float("nan")}, ValueError, "tol must be between 0 and 1; got nan"),
+        ({"max_passes": 0}, ValueError, "max_passes must be at least 1"),
+        ({"num_oversamples": -1}, ValueError, "num_oversamples must be at least 0"),
+        ({"key": jnp.zeros(3)}, TypeError, "key must be a random key"),
+        (
+            {"num_power_iterations": 2, "method": "krylov"},
+            ValueError,
+            "num_power_iterations fixes the passes of the randomized method",
+        ),
+    ],
+)
+def test_bad_arguments_are_refused(op, arguments, error, message):
+    with pytest.raises(error, match=message):
+        cx.svd(**{"op": op, "rank": 2, "key": KEY, **arguments})
+
+
+def test_wrong_types_are_refused_without_the_type_checker_of_the_tests():
+    """Under pytest beartype complains first, which users do not have."""
+    program = """
+import jax, numpy as np, contexture_jax as cx
+op = cx.association_operator(cx.contexts.joint(np.ones((3, 4))))
+good = {"op": op, "rank": 1, "key": jax.random.key(0)}
+for bad in ({"rank": 2.0}, {"method": "qr"}, {"key": 3}, {"op": np.eye(3)}):
+    try:
+        cx.svd(**{**good, **bad})
+    except (TypeError, ValueError) as error:
+        print(type(error).__name__, error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "TypeError rank must be an integer; got 2.0"
+    assert lines[1].startswith("ValueError method must be one of auto, exact")
+    assert lines[2].startswith("TypeError key must be a random key")
+    assert lines[3].startswith("TypeError op must be an operator")

@@ -1,0 +1,300 @@
+"""The rules that keep the package in layers, read off its source.
+
+Each rule is a function from source text to complaints, so that a test can show that it
+complains about what it should.
+"""
+
+import ast
+import importlib
+import inspect
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "contexture_jax"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+MAX_LINES = 600
+
+CORE = frozenset({"jax", "jaxtyping", "numpy"})
+
+
+class Layer(NamedTuple):
+    """What a folder of the package may import."""
+
+    ours: frozenset[str]
+    others: frozenset[str] = CORE
+
+
+def _layer(ours: str = "", others: str = "") -> Layer:
+    return Layer(frozenset(ours.split()), CORE | frozenset(others.split()))
+
+
+# Imports point to the left: contexts, operators, solvers, evaluation, plotting, cli.
+# Losses and solvers do not know each other, models know no loss, training joins both.
+LAYERS = {
+    "_core": _layer(),
+    "contexts": _layer("_core"),
+    "operators": _layer("_core contexts"),
+    "solvers": _layer("_core contexts operators"),
+    "losses": _layer("_core contexts operators"),
+    "models": _layer("_core", "flax"),
+    "training": _layer("_core contexts operators losses models", "flax optax"),
+    "evaluation": _layer("_core contexts operators solvers"),
+    "plotting": _layer("_core contexts operators solvers evaluation", "matplotlib"),
+    "cli": _layer(
+        "_core contexts operators solvers losses models training evaluation plotting",
+        "matplotlib pandas rich sklearn",
+    ),
+}
+
+# Kernels leave compiling to their caller. These are front doors that eager users call.
+JIT_ALLOWED = {
+    "contexts/_search.py": "`knn` searches in blocks of one shape, from eager code",
+    "solvers/_svd.py": "`cx.svd` compiles one program for a plan and a structure",
+    "solvers/_truncated.py": "the same for plain matrices and linear maps",
+}
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def imported_modules(source: str, package: str) -> list[str]:
+    """Dotted names of all that a module imports, wherever in it the import stands."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")
+                parents = parents[: len(parents) - node.level + 1]
+                base = ".".join([*parents, base]).rstrip(".")
+            names += [f"{base}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and _name(node.func) in (
+            "importlib.import_module",
+            "import_module",
+            "__import__",
+        ):
+            names += [_literal(node.args[0]) if node.args else "a computed name"]
+    return names
+
+
+def _literal(node: ast.expr) -> str:
+    is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return str(ast.literal_eval(node)) if is_text else "a computed name"
+
+
+def _name(node: ast.AST) -> str:
+    """`a.b.c` of an attribute chain; empty for anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        base = _name(node.value)
+        return f"{base}.{node.attr}" if base else ""
+    return ""
+
+
+def forbidden_imports(source: str, layer: str) -> list[str]:
+    """Imports of a module in `layer` that its row of `LAYERS` does not allow."""
+    rule = LAYERS[layer]
+    bad = []
+    for name in imported_modules(source, f"contexture_jax.{layer}"):
+        top, _, rest = name.partition(".")
+        if top == "contexture_jax":
+            # The package itself re-exports every layer, so it counts as the last one.
+            inner = rest.split(".")[0]
+            if inner == "__version__" or inner in rule.ours | {layer}:
+                continue
+            if inner not in LAYERS and layer == "cli":
+                continue
+            bad.append(name)
+        elif name.startswith("jax._src") or not (
+            top in rule.others or top in sys.stdlib_module_names
+        ):
+            bad.append(name)
+    return bad
+
+
+def jit_uses(source: str) -> list[int]:
+    """Lines that name a compiling transformation of JAX."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            names = [_name(node)]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        if any(n.startswith("jax.") and n.endswith((".jit", ".pjit")) for n in names):
+            lines.append(node.lineno)
+    return lines
+
+
+def undocumented(module_name: str) -> list[str]:
+    """Names in `__all__` that do not exist, or are ours and lack a docstring."""
+    module = importlib.import_module(module_name)
+    bad = []
+    for name in getattr(module, "__all__", ()):
+        if not hasattr(module, name):
+            bad.append(f"{name} does not exist")
+            continue
+        value = getattr(module, name)
+        owner = value.__name__ if inspect.ismodule(value) else value_module(value)
+        if not owner.startswith("contexture_jax"):
+            continue  # a constant, or a name that another library documents
+        text = value.__doc__ or ""
+        # Dataclasses and NamedTuples write their signature where they find no text.
+        if not text.strip() or text.startswith(f"{name}("):
+            bad.append(f"{name} has no docstring")
+    return bad
+
+
+def value_module(value: object) -> str:
+    """Where a function or class was defined; empty for anything else."""
+    is_definition = inspect.isroutine(value) or inspect.isclass(value)
+    return str(getattr(value, "__module__", "")) if is_definition else ""
+
+
+def statements_beyond_exports(source: str) -> list[int]:
+    """Lines of an `__init__.py` that do more than import and list names."""
+    return [
+        node.lineno
+        for node in ast.parse(source).body
+        if not (
+            isinstance(node, (ast.Import, ast.ImportFrom))
+            or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+            or (
+                isinstance(node, ast.Assign)
+                and [_name(target) for target in node.targets] == ["__all__"]
+            )
+        )
+    ]
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def layer_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0]
+
+
+LAYERED = [path for path in MODULES if path.parent != PACKAGE]
+
+
+def test_every_folder_has_a_layer() -> None:
+    folders = {layer_of(path) for path in LAYERED}
+    assert folders <= set(LAYERS), "give the new folder a row in LAYERS"
+
+
+def test_nothing_but_init_lies_beside_the_layers() -> None:
+    assert [path.name for path in MODULES if path.parent == PACKAGE] == ["__init__.py"]
+
+
+@pytest.mark.parametrize("path", LAYERED, ids=relative)
+def test_imports_point_to_earlier_layers_and_allowed_libraries(path: Path) -> None:
+    assert forbidden_imports(path.read_text(encoding="utf-8"), layer_of(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("layer", "source"),
+    [
+        ("contexts", "from contexture_jax.operators import AssociationOperator"),
+        ("contexts", "from contexture_jax import operators"),
+        ("contexts", "from ..operators import AssociationOperator"),
+        ("contexts", "import contexture_jax as cx"),
+        ("operators", "def f():\n    from contexture_jax.solvers import svd"),
+        ("solvers", "from contexture_jax.losses import svme"),
+        ("losses", "from contexture_jax.solvers import svd"),
+        ("models", "from contexture_jax.losses import svme"),
+        ("_core", "from contexture_jax.contexts import Context"),
+        ("contexts", "from jax._src import core"),
+        ("evaluation", "import scipy.stats"),
+        ("evaluation", "from sklearn import metrics"),
+        ("solvers", "import importlib\nimportlib.import_module('pandas')"),
+        ("plotting", "import pandas"),
+        ("evaluation", "import flax.linen as nn"),
+    ],
+)
+def test_forbidden_import_is_found(layer: str, source: str) -> None:
+    assert len(forbidden_imports(source, layer)) == 1
+
+
+@pytest.mark.parametrize(
+    ("layer", "source"),
+    [
+        ("operators", "from contexture_jax.contexts import Context"),
+        ("operators", "from contexture_jax._core.types import Array"),
+        ("operators", "from . import _dense"),
+        ("cli", "import contexture_jax as cx\nfrom contexture_jax import svd"),
+        ("plotting", "import matplotlib.pyplot as plt"),
+        ("contexts", "import functools, jax.numpy as jnp, numpy as np"),
+    ],
+)
+def test_allowed_import_is_let_through(layer: str, source: str) -> None:
+    assert forbidden_imports(source, layer) == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_only_front_doors_compile(path: Path) -> None:
+    lines = jit_uses(path.read_text(encoding="utf-8"))
+    if relative(path) in JIT_ALLOWED:
+        assert lines, "this file compiles nothing: take it off JIT_ALLOWED"
+    else:
+        assert lines == [], "leave compiling to the caller, or say why in JIT_ALLOWED"
+
+
+def test_no_exception_outlives_its_file() -> None:
+    assert set(JIT_ALLOWED) <= {relative(path) for path in MODULES}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import jax\nf = jax.jit(g)",
+        "import jax, functools\n@functools.partial(jax.jit, static_argnames='n')\n"
+        "def f(n): ...",
+        "from jax import jit",
+        "from jax.experimental.pjit import pjit",
+    ],
+)
+def test_compiling_is_found(source: str) -> None:
+    assert len(jit_uses(source)) == 1
+
+
+# To import a `__main__` is to run it.
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if p.name != "__main__.py"], ids=relative
+)
+def test_public_names_exist_and_are_documented(path: Path) -> None:
+    assert undocumented(dotted(path)) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in LAYERED if p.name == "__init__.py"],
+    ids=relative,
+)
+def test_folder_only_exports(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert statements_beyond_exports(source) == []
+    assert path.parent.name == "_core" or "__all__" in source
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        p
+        for f in (PACKAGE, ROOT / "tests", ROOT / "benchmarks")
+        for p in f.rglob("*.py")
+    ],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_file_is_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES

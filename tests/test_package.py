@@ -1,0 +1,57 @@
+"""The package as a user meets it: what an import loads, its version, its README."""
+
+import doctest
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.version import Version
+
+import contexture_jax as cx
+
+README = Path(__file__).parents[1] / "README.md"
+HEAVY = ("flax", "matplotlib", "optax", "orbax", "pandas", "rich", "sklearn")
+
+
+def loaded_by(statements: str) -> set[str]:
+    """Names of the modules in a new interpreter after the statements."""
+    code = f"{statements}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return set(json.loads(run.stdout))
+
+
+def test_import_loads_no_heavy_library() -> None:
+    loaded = loaded_by("import contexture_jax")
+    assert loaded & {*HEAVY, "scipy", "scipy.sparse"} == set()
+
+
+def test_numerical_layers_load_no_heavy_library() -> None:
+    loaded = loaded_by(
+        "import contexture_jax as cx\n"
+        "cx.contexts.joint, cx.association_operator, cx.svd, cx.evaluation.usefulness"
+    )
+    assert "contexture_jax.evaluation" in loaded
+    assert loaded & set(HEAVY) == set()
+
+
+def test_version_is_canonical() -> None:
+    assert str(Version(cx.__version__)) == cx.__version__
+
+
+def test_every_public_name_loads() -> None:
+    assert [name for name in cx.__all__ if not hasattr(cx, name)] == []
+    assert set(cx.__all__) <= set(dir(cx))
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'spectrum_of'"):
+        _ = cx.spectrum_of
+
+
+def test_readme_has_examples_that_can_be_run() -> None:
+    examples = doctest.DocTestParser().get_examples(README.read_text(encoding="utf-8"))
+    assert any(example.want for example in examples)
