@@ -46,13 +46,14 @@ LAYERS = {
     "plotting": _layer("_core contexts operators solvers evaluation", "matplotlib"),
     "cli": _layer(
         "_core contexts operators solvers losses models training evaluation plotting",
-        "matplotlib pandas rich sklearn",
+        "matplotlib rich scipy sklearn threadpoolctl",
     ),
 }
 
 # Kernels leave compiling to their caller. These are front doors that eager users call.
 JIT_ALLOWED = {
     "contexts/_search.py": "`knn` searches in blocks of one shape, from eager code",
+    "cli/_solve.py": "each judge of the command is one program",
     "solvers/_svd.py": "`cx.svd` compiles one program for a plan and a structure",
     "solvers/_truncated.py": "the same for plain matrices and linear maps",
 }

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from contexture_jax._core.types import Array
 
@@ -30,8 +31,7 @@ __all__ = [
 def is_concrete(*arrays: Any) -> bool:
     """Whether every array has values now (none is a tracer or an abstract shape)."""
     return not any(
-        isinstance(a, (jax.core.Tracer, jax.ShapeDtypeStruct))
-        for a in jax.tree.leaves(arrays)
+        isinstance(a, (Tracer, jax.ShapeDtypeStruct)) for a in jax.tree.leaves(arrays)
     )
 
 

@@ -41,7 +41,7 @@ def pytree_dataclass(cls: type[_T]) -> type[_T]:
     from leaves does not call its constructor, so that leaves may be what JAX puts there
     (shapes, shardings, None), whatever the annotations say of arrays.
     """
-    made = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    made: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
     is_static = {
         field.name: field.metadata.get("static", False)
         for field in dataclasses.fields(made)

@@ -14,7 +14,7 @@ from contexture_jax.cli._data import Table
 from contexture_jax.cli._options import Options
 from contexture_jax.cli._solve import Judgement, Spectrum
 
-__all__ = ["FILES", "describe", "rows_of_table", "write_arrays", "write_json"]
+__all__ = ["FILES", "advice", "describe", "rows_of_table", "write_arrays", "write_json"]
 
 # In the order of publishing: whoever sees the JSON sees the rest.
 FILES = (
@@ -44,7 +44,7 @@ def describe(
     useful, target = judgement.usefulness, judgement.target
     notes = [*table.notes, *recipe.notes, *judgement.notes]
     if spectrum.status != cx.Status.CONVERGED:
-        notes.append(f"{spectrum.status}: {spectrum.status.advice}")
+        notes.append(f"{spectrum.status}: {advice(spectrum.status)}")
     tau = None if useful is None else float(useful.tau)
     best_dim = None if useful is None else int(useful.best_dim)
     if tau is not None and not math.isfinite(tau):
@@ -89,6 +89,16 @@ def describe(
         "notes": notes,
     }
     return _plain(description)
+
+
+def advice(status: cx.Status) -> str:
+    """What to do about a status, in words of the command line."""
+    if status == cx.Status.MAX_PASSES:
+        return (
+            "some residuals are above the tolerance; raise --max-passes or --tol, or"
+            " pass --method krylov"
+        )
+    return status.advice
 
 
 def _plain(value: Any) -> Any:

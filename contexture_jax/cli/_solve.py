@@ -15,6 +15,9 @@ from contexture_jax.cli._data import Target
 __all__ = ["Judgement", "Spectrum", "TargetJudgement", "judge", "solve"]
 
 
+_ROUNDING = 100.0
+
+
 class Spectrum(NamedTuple):
     """A solved context, on the host.
 
@@ -95,12 +98,23 @@ def solve(
     op: cx.AssociationOperator,
     rank: int,
     *,
+    limit: int,
     seed: int,
     method: Any,
     tol: float | None,
     max_passes: int | None,
 ) -> Spectrum:
-    """Run `cx.svd` and bring everything to the host."""
+    """Run `cx.svd` and bring everything to the host.
+
+    Args:
+        op: the operator.
+        rank: how many triples to compute.
+        limit: how many there are beside the trivial one whose value is not 0.
+        seed: of the key.
+        method: as for `cx.svd`.
+        tol: as for `cx.svd`.
+        max_passes: as for `cx.svd`.
+    """
     result, info = cx.svd(
         op,
         rank,
@@ -124,7 +138,7 @@ def solve(
         status=status,
         method=str(info.method),
         reason=str(info.reason),
-        complete=rank == num_triples(op) or status == cx.Status.RANK_DEFICIENT,
+        complete=rank == limit or status == cx.Status.RANK_DEFICIENT,
     )
 
 
@@ -133,6 +147,9 @@ def judge(
 ) -> Judgement:
     """Judge a spectrum by itself and, if there is one, by a target."""
     values, complete = spectrum.singular_values, spectrum.complete
+    # The judges look at ratios, and would take rounding beside s_0 = 1 for a spectrum.
+    rounding = _ROUNDING * np.finfo(values.dtype).eps
+    values = np.where(values > rounding, values, np.zeros_like(values))
     notes, useful = [], None
     if values[0] <= 0:
         notes.append("tau is undefined: all singular values are 0")

@@ -12,8 +12,9 @@ from contexture_jax.cli._messages import InputError
 from contexture_jax.cli._options import Options
 from contexture_jax.cli._progress import Stages
 from contexture_jax.cli._publish import check_out, publishing
+from contexture_jax.cli._threads import single_threaded_lapack
 
-__all__ = ["run"]
+__all__ = ["precision", "run"]
 
 
 def run(options: Options) -> Path:
@@ -33,7 +34,7 @@ def run(options: Options) -> Path:
         table = load(options)
         recipe = plan_context(options, table)
         plan_rank(options.rank, recipe, recipe.num_triples)
-    with _precision(options.dtype):
+    with precision(options.dtype), single_threaded_lapack():
         with stages.stage("context") as advance:
             from contexture_jax.cli import _report, _solve
             from contexture_jax.operators import association_operator
@@ -41,12 +42,13 @@ def run(options: Options) -> Path:
             context = build_context(recipe, table, options.dtype, advance)
             op = association_operator(context)
             # Now exactly: points that are nobody's neighbours do not count.
-            exist = min(recipe.num_triples, _solve.num_triples(op))
-            rank = plan_rank(options.rank, recipe, exist)
+            limit = min(recipe.num_triples, _solve.num_triples(op))
+            rank = plan_rank(options.rank, recipe, limit)
         with stages.stage("spectrum"):
             spectrum = _solve.solve(
                 op,
                 rank,
+                limit=limit,
                 seed=options.seed,
                 method=options.method,
                 tol=options.tol,
@@ -69,8 +71,8 @@ def run(options: Options) -> Path:
         _report.write_json(description, folder / "spectrum.json")
         files = [name for name in _report.FILES if (folder / name).exists()]
     if spectrum.status.name == "MAX_PASSES":
-        warning = f"contexture: warning: not converged; {spectrum.status.advice}"
-        print(warning, file=sys.stderr)
+        warning = f"not converged: {_report.advice(spectrum.status)}"
+        print(f"contexture: warning: {warning}", file=sys.stderr)
     if not options.quiet:
         paths = [str(Path(options.out) / name) for name in files]
         _print_table(_report.rows_of_table(description, paths))
@@ -88,7 +90,7 @@ def _check_installed(*, plots: bool) -> None:
 
 
 @contextmanager
-def _precision(dtype: str) -> Iterator[None]:
+def precision(dtype: str) -> Iterator[None]:
     """Set JAX's x64 mode, and put it back for a caller in the same process."""
     import jax
 

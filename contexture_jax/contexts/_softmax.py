@@ -265,6 +265,7 @@ def attention(
 
 
 def as_features(x: ArrayLike, name: str) -> Float[Array, "n d"]:
+    """Convert to a floating matrix; raise unless it is finite and not empty."""
     values = as_floating(x, name)
     check_ndim(values, 2, name)
     if values.size == 0:
@@ -288,11 +289,13 @@ def _law(p_x: ArrayLike | None, rows: Array) -> Float[Array, " n"]:
 
 
 def uniform_law(rows: Array) -> Float[Array, " n"]:
+    """The law that gives each row 1 / n."""
     n = rows.shape[0]
     return jnp.full((n,), 1.0 / n, rows.dtype)
 
 
 def new_rows(x_new: ArrayLike, points: Array) -> Float[Array, "k d"]:
+    """New feature vectors: as `as_features`, of the width and dtype of `points`."""
     new = as_features(x_new, "x_new").astype(points.dtype)
     if new.shape[1] != points.shape[1]:
         msg = f"x_new must have {points.shape[1]} columns; got shape {new.shape}"

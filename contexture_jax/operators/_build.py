@@ -71,7 +71,8 @@ def association_operator(
     if storage == "sparse":
         table = np.asarray(context.table())
         rows, columns = np.nonzero(table)
-        return sparse_operator(rows, columns, table[rows, columns], table.shape)
+        n, m = table.shape
+        return sparse_operator(rows, columns, table[rows, columns], (n, m))
     msg = f'storage must be None, "dense" or "sparse"; got {storage!r}'
     raise ValueError(msg)
 
@@ -93,7 +94,8 @@ def _(context: DenseJoint, *, block_size: int) -> AssociationOperator:
 def _(context: SparseJoint, *, block_size: int) -> AssociationOperator:
     del block_size
     entries = (context.rows, context.columns, context.weights)
-    return sparse_operator(*map(np.asarray, entries), context.shape)
+    rows, columns, weights = map(np.asarray, entries)
+    return sparse_operator(rows, columns, weights, context.shape)
 
 
 @_native.register

@@ -51,7 +51,7 @@ class KernelOperator(AssociationOperator):
         return self.norm2
 
     def cost(self, r: int) -> Cost:
-        """Takes n · m scores of width e, as many exponentials, n · m products of width r."""
+        """Per pair (x, a): a score of width e, an exponential, a product of width r."""
         n, m = self.shape
         size = self.dtype.itemsize
         e = self.queries.shape[1]

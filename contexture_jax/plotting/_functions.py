@@ -230,7 +230,7 @@ def _shortened(name: str) -> str:
     if len(name) > _LONGEST_NAME:
         name = name[: _LONGEST_NAME - 1] + "…"
     # A legend leaves out what starts with an underscore.
-    return plain(f" {name}" if name.startswith("_") else name)
+    return f" {plain(name)}" if name.startswith("_") else plain(name)
 
 
 def _one_function(

@@ -52,8 +52,8 @@ def plot_spectrum(
 ) -> Axes:
     """Draw the singular values s_i over i, on a logarithmic axis.
 
-    Values of at most 100 · eps · s_1 (eps of their dtype) are zeros to rounding, which
-    a logarithmic axis cannot show: hollow marks on its lower edge.
+    Values of at most 100 · eps (of their dtype; the scale is s_0 = 1) are zeros to
+    rounding, which a logarithmic axis cannot show: hollow marks on its lower edge.
 
     Args:
         singular_values: s_1 ≥ s_2 ≥ …, shape (k,), k ≥ 1, non-negative.
@@ -77,7 +77,7 @@ def plot_spectrum(
         raise ValueError(msg)
     ax = dressed(new_axes() if ax is None else ax, "index i", "singular value $s_i$")
     index = np.arange(1, len(values) + 1)
-    visible = values > _CUTOFF * eps * values.max()
+    visible = values > _CUTOFF * eps * max(1.0, values.max())
     low = _log_axis(ax, values[visible], room=3.0 if visible.all() else 10.0)
     size = _mark_size(len(values))
     # Marks may overlap the frame: values at either end are whole.

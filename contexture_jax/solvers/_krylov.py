@@ -39,8 +39,8 @@ def krylov(
         rank: number of triples.
         seed: for the first block.
         width: columns of a block, at least `rank`.
-        depth: blocks in the basis, at least 2; width · depth ≤ min(n, m) less what is
-            deflated.
+        depth: blocks in the basis, at least 2; width · (depth + 1) ≤ min(n, m) less
+            what is deflated.
         max_passes: stop after the cycle that reaches it.
         tol: stop when every ‖Mᴴ u_i − s_i v_i‖ ≤ tol · s_1, i ≤ rank.
 
@@ -82,20 +82,22 @@ def krylov(
         passes, basis, image, block, link = jax.lax.fori_loop(
             begin, depth, extend, (passes, basis, image, block, link)
         )
-        u, s, v = ritz_svd(image, basis, fold(seed, passes), project=a.project_left)
+        u, s, v = ritz_svd(
+            image, basis, fold(seed, passes), num=width, project=a.project_left
+        )
         # Mᴴ u_i = s_i v_i + V_next (link x_i) / s_i with x_i the last block of
         # coordinates of v_i.
         last = jax.lax.dynamic_slice_in_dim(basis, size - width, width, axis=1)
-        coordinates = mm(last.conj().T, v[:, :width])
+        coordinates = mm(last.conj().T, v)
         gaps = jnp.linalg.norm(mm(link, coordinates), axis=0)
         # Where s_i is 0, u_i is an arbitrary completion and the formula is 0 / 0; the
         # residuals that are returned are computed from the triples.
-        there = s[:width] > a.cutoff(s)
-        residuals = jnp.where(there, gaps * safe_reciprocal(s[:width]), 0.0)
-        kept = u[:, :width] * s[None, :width]
-        basis = jnp.zeros_like(basis).at[:, :width].set(v[:, :width])
+        there = s > a.cutoff(s)
+        residuals = jnp.where(there, gaps * safe_reciprocal(s), 0.0)
+        kept = u * s[None, :]
+        basis = jnp.zeros_like(basis).at[:, :width].set(v)
         image = jnp.zeros_like(image).at[:, :width].set(kept)
-        return passes, basis, image, block, link, s[:width], residuals, u[:, :width]
+        return passes, basis, image, block, link, s, residuals, u
 
     start = (
         jnp.zeros((), jnp.int32),

@@ -36,7 +36,7 @@ def nystrom(a: LinearMap, rank: int, seed: Seed, *, width: int) -> Triples:
         random_block(seed, n, width, a.dtype), seed, project=a.project_left
     )
     sample = a.matmat(a.rmatmat(test))
-    shift = float(np.finfo(a.dtype).eps) * np.sqrt(n) * jnp.linalg.norm(sample)
+    shift = float(np.finfo(a.dtype).eps) * n**0.5 * jnp.linalg.norm(sample)
     sample = sample + shift * test
     core = mm(test.conj().T, sample)
     values, vectors = jnp.linalg.eigh(0.5 * (core + core.conj().T))
@@ -49,7 +49,7 @@ def nystrom(a: LinearMap, rank: int, seed: Seed, *, width: int) -> Triples:
     leading = mm(factor, rotation[:, ::-1][:, :rank])
     left = orthonormalize(leading, fold(seed, 1), project=a.project_left)
     q = orthonormalize(a.rmatmat(left), fold(seed, 2), project=a.project_right)
-    u, s, v = ritz_svd(a.matmat(q), q, fold(seed, 3), project=a.project_left)
+    u, s, v = ritz_svd(a.matmat(q), q, fold(seed, 3), num=rank, project=a.project_left)
     residuals = jnp.linalg.norm(a.rmatmat(u) - v * s[None, :], axis=0)
     zeros = jnp.zeros((rank,), s.dtype)
     return Triples(u, s, v, zeros, residuals, jnp.asarray(2.5, s.dtype))

@@ -93,23 +93,25 @@ def ritz_svd(
     basis: Inexact[Array, "m b"],
     seed: Seed,
     *,
+    num: int,
     project: Any = identity,
-) -> tuple[Inexact[Array, "n b"], Float[Array, " b"], Inexact[Array, "m b"]]:
-    """Singular triples of M on a subspace: M V = U S to rounding.
+) -> tuple[Inexact[Array, "n num"], Float[Array, " num"], Inexact[Array, "m num"]]:
+    """Leading singular triples of M on a subspace: M V = U S to rounding.
 
     Args:
         image: Y = M Q, shape (n, b).
         basis: Q, orthonormal, shape (m, b).
         seed: for left vectors of singular values 0.
+        num: how many triples, at most b.
         project: projection that the left vectors must lie in the range of.
 
     Returns:
-        U (n, b), s (b,) descending, V (m, b) with V = Q X and Y X = U diag(s).
+        U (n, num), s (num,) descending, V (m, num) with V = Q X and Y X = U diag(s).
     """
     q = orthonormalize(image, seed, project=project)
     # svd(R), not eigh(YᴴY): the latter squares the condition number.
     w, s, xh = jnp.linalg.svd(mm(q.conj().T, image), full_matrices=False)
-    return mm(q, w), s, mm(basis, xh.conj().T)
+    return mm(q, w[:, :num]), s[:num], mm(basis, xh[:num].conj().T)
 
 
 def complete(

@@ -13,6 +13,7 @@ Method = Literal["auto", "exact", "randomized", "krylov", "nystrom"]
 _EXACT_SIDE = 1024  # a dense SVD of that side takes about a second on two cores
 _EXACT_ENTRIES = 2**25  # 128 MB in float32
 _DEPTH = 3  # blocks in a Krylov basis: memory against passes
+_MIN_BLOCKS = 3  # two in the basis and the one that follows
 _MAX_PASSES = 300
 _NYSTROM_FACTOR = 4
 
@@ -37,6 +38,11 @@ class Plan(NamedTuple):
     max_passes: int
     tol: float
     reason: str
+
+    @property
+    def program(self) -> "Plan":
+        """What a compiled program depends on: all but the words."""
+        return self._replace(reason="")
 
 
 def make_plan(
@@ -102,16 +108,18 @@ def make_plan(
     spare = max(10, rank // 4) if num_oversamples is None else num_oversamples
     width = min(rank + check_integer(spare, "num_oversamples", low=0), limit)
 
+    chosen: str = method
     reason = "asked for"
     if method == "auto":
-        method, reason = _choose(shape, rank, width, limit)
-    elif method == "krylov" and 2 * width > limit:
-        method = "randomized"
-        reason = f"two Krylov blocks of {width} do not fit into {limit} dimensions"
-    if method == "nystrom" and num_oversamples is None:
+        chosen, reason = _choose(shape, rank, width, limit)
+    elif method == "krylov" and _MIN_BLOCKS * width > limit:
+        chosen = "randomized"
+        reason = f"Krylov blocks of {width} do not fit into {limit} dimensions"
+    if chosen == "nystrom" and num_oversamples is None:
         width = min(_NYSTROM_FACTOR * rank + 10, limit)
-    depth = max(2, min(_DEPTH, limit // width))
-    return Plan(method, rank, width, depth, passes, tolerance, reason)
+    # The block that follows a full basis must find room beside it.
+    depth = max(2, min(_DEPTH, limit // width - 1))
+    return Plan(chosen, rank, width, depth, passes, tolerance, reason)
 
 
 def _choose(
@@ -119,7 +127,7 @@ def _choose(
 ) -> tuple[str, str]:
     n, m = shape
     small = min(n, m) <= _EXACT_SIDE
-    whole = 2 * width > limit
+    whole = _MIN_BLOCKS * width > limit
     if n * m <= _EXACT_ENTRIES and (small or whole):
         why = (
             f"the smaller side is at most {_EXACT_SIDE}"

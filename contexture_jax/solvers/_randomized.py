@@ -54,7 +54,7 @@ def randomized(
         number, _, _, _, z, _ = state
         fresh = fold(seed, number + 1)
         q = orthonormalize(z, fresh, project=a.project_right)
-        u, s, v = ritz_svd(a.matmat(q), q, fresh, project=a.project_left)
+        u, s, v = ritz_svd(a.matmat(q), q, fresh, num=width, project=a.project_left)
         z = a.rmatmat(u)
         residuals = jnp.linalg.norm(z - v * s[None, :], axis=0)
         return number + 1, u, s, v, z, residuals

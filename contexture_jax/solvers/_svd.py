@@ -91,7 +91,7 @@ def svd(
         num_oversamples=num_oversamples,
         num_power_iterations=num_power_iterations,
     )
-    result, info = _compiled(op, key, plan=plan)
+    result, info = _compiled(op, key, plan=plan.program)
     return result, finish(plan, info)
 
 

@@ -81,7 +81,7 @@ def truncated_svd(
         num_power_iterations=num_power_iterations,
     )
     result, info = _compiled(
-        arrays, key, plan=plan, functions=functions, shape=shape, dtype=dtype
+        arrays, key, plan=plan.program, functions=functions, shape=shape, dtype=dtype
     )
     return result, finish(plan, info)
 
@@ -126,7 +126,7 @@ def _compiled(
 
 def _take_apart(a: Any) -> tuple[Any, Any, tuple[int, int], Any]:
     """Arrays to trace, functions to keep static, shape and working dtype."""
-    if isinstance(a, (tuple, list)) and len(a) == 4 and callable(a[0]):
+    if isinstance(a, tuple) and len(a) == 4 and callable(a[0]):
         matmat, rmatmat, shape, dtype = a
         shape = (int(shape[0]), int(shape[1]))
         _check_shape(shape)
@@ -141,8 +141,9 @@ def _take_apart(a: Any) -> tuple[Any, Any, tuple[int, int], Any]:
         inside = (indices < np.asarray(a.shape)).all(axis=1)
         rows, columns = indices[inside].T
         return _sparse(rows, columns, np.asarray(a.data)[inside], a.shape)
-    if hasattr(a, "tocoo"):
-        coo = a.tocoo()
+    if hasattr(a, "tocoo"):  # scipy.sparse, without importing it
+        matrix: Any = a
+        coo = matrix.tocoo()
         return _sparse(coo.row, coo.col, coo.data, coo.shape)
     array = a if isinstance(a, jax.Array) else np.asarray(a)
     if array.dtype.kind not in "biufc" and not jnp.issubdtype(array.dtype, jnp.inexact):
@@ -155,7 +156,8 @@ def _take_apart(a: Any) -> tuple[Any, Any, tuple[int, int], Any]:
     check_ndim(array, 2, "a")
     _check_shape(array.shape)
     dtype = floating_dtype(array.dtype)
-    return jnp.asarray(array, dtype), None, tuple(array.shape), dtype
+    n, m = array.shape
+    return jnp.asarray(array, dtype), None, (n, m), dtype
 
 
 def _sparse(

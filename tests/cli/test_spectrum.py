@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import contexture_jax as cx
-from contexture_jax.cli import _report, _solve, main
+from contexture_jax.cli import _report, _solve, _spectrum, main
 from contexture_jax.cli._data import load_features
 from tests.cli.helpers import run, write
 from tests.tolerances import promised, tol
@@ -190,13 +190,19 @@ def test_a_second_run_replaces_the_first_and_keeps_other_files(
     assert strict(out / "spectrum.json")["compatibility"] is None
 
 
+def test_the_precision_of_the_process_is_put_back():
+    before = jax.config.read("jax_enable_x64")
+    for dtype in ("float32", "float64"):
+        with _spectrum.precision(dtype):
+            assert jax.numpy.asarray(np.zeros(1)).dtype == dtype
+        assert jax.config.read("jax_enable_x64") == before
+
+
 def test_labels_in_float64_have_singular_values_1(tmp_path, capsys):
     path = write(tmp_path, "a,y\n" + "".join(f"{i},{'uvw'[i % 3]}\n" for i in range(9)))
-    before = jax.config.read("jax_enable_x64")
     options = ["--context", "labels", "--target", "y", "--dtype", "float64"]
     ran = run(capsys, path, *options, "--no-plots", "--out", tmp_path / "out")
     assert ran.status == 0, ran.err
-    assert jax.config.read("jax_enable_x64") == before
     arrays = np.load(tmp_path / "out" / "spectrum.npz")
     assert arrays["left"].dtype == F64
     slack = promised(F64)
@@ -215,7 +221,13 @@ def test_an_independent_context_is_described_without_infinities(tmp_path, capsys
     assert ran.status == 0, ran.err
     description = strict(out / "spectrum.json")
     np.testing.assert_allclose(description["singular_values"], 0, atol=promised(F32))
+    assert description["status"] == "rank deficient"
     assert description["verdict"] == "too weak"
+    assert description["tau"] is description["best_dim"] is None
+    assert description["decay_rate"] is None
+    notes = " ".join(description["notes"])
+    assert "tau is undefined" in notes
+    assert "decay_rate is infinite" in notes
 
 
 def run_altered(monkeypatch, capsys, tmp_path, alter=lambda spectrum: spectrum):

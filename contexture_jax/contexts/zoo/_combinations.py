@@ -23,6 +23,7 @@ from contexture_jax.contexts.zoo._base import (
     IndexedContext,
     check_table_size,
     collect,
+    exp_minus_one,
     host,
 )
 from contexture_jax.contexts.zoo._checks import check_law
@@ -101,7 +102,7 @@ class _Product(AnalyticContext):
     def total_energy(self) -> float:
         """∏ (1 + E_j) - 1."""
         logs = [math.log1p(factor.total_energy()) for factor in self.factors]
-        return float(np.expm1(math.fsum(logs)))
+        return exp_minus_one(math.fsum(logs))
 
     def num_resolved(self) -> int:
         """As many as lie above the first value that some factor's table lacks."""
@@ -109,27 +110,27 @@ class _Product(AnalyticContext):
         lost = 0.0
         for factor in self.factors:
             num = factor.num_resolved()
-            if num < min(factor._joint().shape) - 1:
-                lost = max(lost, float(factor._spectrum(num + 1)[-1]))
+            lost = max(lost, float(factor._spectrum(num + 1)[-1]))
         if lost == 0.0:
-            return (
-                min(math.prod(sizes) for sizes in zip(*self._shapes(), strict=True)) - 1
-            )
+            return min(self._shape()) - 1
         num = 1
         while (values := self._spectrum(num))[-1] > lost * (1 + TIE):
             num *= 2
         return int((values > lost * (1 + TIE)).sum())
 
-    def _shapes(self) -> list[tuple[int, ...]]:
-        return [factor._joint().shape for factor in self.factors]
+    def _shape(self) -> tuple[int, int]:
+        shapes = np.array(
+            [factor._joint().shape for factor in self.factors], dtype=object
+        )
+        num_rows, num_columns = shapes.prod(axis=0)
+        return num_rows, num_columns
 
     def _joint(self) -> np.ndarray:
         self._check_has("table")
-        tables = [factor._joint() for factor in self.factors]
-        check_table_size(*(math.prod(s) for s in zip(*self._shapes(), strict=True)))
+        check_table_size(*self._shape())
         joint = np.ones((1, 1))
-        for table in tables:
-            joint = np.kron(joint, table)
+        for factor in self.factors:
+            joint = np.kron(joint, factor._joint())
         return joint
 
     def _points(self) -> tuple[np.ndarray, np.ndarray]:
@@ -238,12 +239,17 @@ class _Mixture(IndexedContext):
     def _indexed_functions(self, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         values = self.modes(num).values
         parts, blocks = [c._indexed_functions(num) for c in self.components], []
-        left, _, index = parts[0]
-        for component, (_, right, _) in zip(self.components, parts, strict=True):
-            own, part = np.zeros(values.size), component.modes(num).values
-            own[: part.size] = part
-            ratio = np.divide(own, values, out=np.zeros_like(own), where=values > 0)
-            blocks.append(right * ratio[index])
+        left, _, index = max(parts, key=lambda part: part[2].size)
+        for component, (_, right, own_index) in zip(
+            self.components, parts, strict=True
+        ):
+            # A component that ends before the others has value 0 from there.
+            block = np.zeros((right.shape[0], index.size))
+            ratio = component.modes(num).values[own_index]
+            whole = values[own_index]
+            ratio = np.divide(ratio, whole, out=np.zeros_like(ratio), where=whole > 0)
+            block[:, : own_index.size] = right * ratio
+            blocks.append(block)
         return left, np.vstack(blocks), index
 
 

@@ -90,7 +90,7 @@ FAMILIES: dict[str, Callable[[], AnalyticContext]] = {
     "label_noise_to_another": lambda: label_noise(5, 0.9, to_another=True),
     "lazy_ring": lambda: lazy_ring(12, 0.2),
     "logistic_map": logistic_map,
-    "mask_law": lambda: mask_law(_BLOCKS, (0.1, 0.4, 0.3, 0.2), flip=0.05),
+    "mask_law": lambda: mask_law(_BLOCKS, (0.1, 0.4, 0.3, 0.2), flip=0.9),
     "multivariate_gaussian": lambda: multivariate_gaussian((0.3, -0.5), num_points=17),
     "nested": lambda: nested(
         (0.1, 0.2, 0.1, 0.2, 0.1, 0.3), _PARTITIONS, (0.2, 0.3, 0.5)

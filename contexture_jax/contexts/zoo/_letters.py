@@ -21,6 +21,7 @@ from contexture_jax.contexts.zoo._base import (
     Clusters,
     IndexedContext,
     check_table_size,
+    exp_minus_one,
     host,
     mean_zero_basis,
 )
@@ -57,8 +58,12 @@ class _Letter(IndexedContext):
         """s², in JAX."""
         raise NotImplementedError
 
-    def _conditional(self, marginal: Any, rate: Any) -> Any:
-        """P(a|x), shape (q, m); NumPy in, NumPy out, and JAX likewise."""
+    def _num_symbols(self) -> int:
+        """The number of values of A."""
+        raise NotImplementedError
+
+    def _probability(self, a: Any, x: Any, marginal: Any, rate: Any) -> Any:
+        """P(a|x) for letters that broadcast; NumPy in, NumPy out, and JAX likewise."""
         raise NotImplementedError
 
     def _right(self, functions: np.ndarray) -> np.ndarray:
@@ -83,25 +88,27 @@ class _Letter(IndexedContext):
         """Draw a letter for each of `x`, integers of any shape; dtype of `x`."""
         check_key(key)
         x = as_integers(x, "x")
-        logits = jnp.log(self._traced_conditional())
-        return jax.random.categorical(key, logits[x], axis=-1).astype(x.dtype)
+        shape = (*x.shape, self._num_symbols())
+        letters = jax.lax.broadcasted_iota(x.dtype, shape, x.ndim)
+        logits = self.log_density(letters, jnp.broadcast_to(x[..., None], shape))
+        return jax.random.categorical(key, logits, axis=-1).astype(x.dtype)
 
     def log_density(self, a: ArrayLike, x: ArrayLike) -> Array:
         """Log P(a|x), -inf where impossible; `a` and `x` integers of one shape."""
-        a, x = as_integers(a, "a"), as_integers(x, "x")
-        return jnp.log(self._traced_conditional())[x, a]
-
-    def _traced_conditional(self) -> Array:
-        rate = jnp.asarray(self.rate, dtype=jnp.asarray(self.marginal).dtype)
-        return jnp.asarray(self._conditional(jnp.asarray(self.marginal), rate))
+        a, x, marginal = as_integers(a, "a"), as_integers(x, "x"), self.marginal
+        marginal = jnp.asarray(marginal)
+        rate = jnp.asarray(self.rate, dtype=marginal.dtype)
+        return jnp.log(self._probability(a, x, marginal, rate))
 
     def _joint(self) -> np.ndarray:
-        marginal = host(self.marginal)
-        return marginal[:, None] * self._conditional(marginal, host(self.rate))
+        marginal, (x, a) = host(self.marginal), self._points()
+        check_table_size(x.size, a.size)
+        return marginal[:, None] * self._probability(
+            a[None, :], x[:, None], marginal, host(self.rate)
+        )
 
     def _points(self) -> tuple[np.ndarray, np.ndarray]:
-        num_rows, num_columns = self._joint().shape
-        return np.arange(num_rows), np.arange(num_columns)
+        return np.arange(np.shape(self.marginal)[0]), np.arange(self._num_symbols())
 
     def _indexed_functions(self, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         left = mean_zero_basis(host(self.marginal))[:, : None if num else 0]
@@ -121,10 +128,12 @@ class _Resampled(_Letter):
     def _square(self) -> Array:
         return (1.0 - jnp.asarray(self.rate)) ** 2
 
-    def _conditional(self, marginal: Any, rate: Any) -> Any:
-        same = np.eye(marginal.shape[0], dtype=marginal.dtype)
-        law = (1.0 - rate) * same + rate * marginal[None, :]
-        # Rates above 1 cancel on the diagonal, to a rounding of either sign.
+    def _num_symbols(self) -> int:
+        return np.shape(self.marginal)[0]
+
+    def _probability(self, a: Any, x: Any, marginal: Any, rate: Any) -> Any:
+        law = (1.0 - rate) * (a == x) + rate * marginal[a]
+        # Rates above 1 cancel where a = x, to a rounding of either sign.
         return law.clip(min=0.0)
 
     def _right(self, functions: np.ndarray) -> np.ndarray:
@@ -144,12 +153,18 @@ class _Erased(_Letter):
     def _square(self) -> Array:
         return 1.0 - jnp.asarray(self.rate)
 
-    def _conditional(self, marginal: Any, rate: Any) -> Any:
-        size = marginal.shape[0]
-        kept = np.eye(size, size + 1, dtype=marginal.dtype)
-        erased = np.zeros((size, size + 1), dtype=marginal.dtype)
-        erased[:, -1] = 1.0
-        return (1.0 - rate) * kept + rate * erased
+    def _num_symbols(self) -> int:
+        return np.shape(self.marginal)[0] + 1
+
+    def _probability(self, a: Any, x: Any, marginal: Any, rate: Any) -> Any:
+        return (1.0 - rate) * (a == x) + rate * (a == marginal.shape[0])
+
+    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+        """Keep or erase each letter of `x`, integers of any shape; dtype of `x`."""
+        check_key(key)
+        x = as_integers(x, "x")
+        is_erased = jax.random.bernoulli(key, jnp.asarray(self.rate), x.shape)
+        return jnp.where(is_erased, jnp.full_like(x, self._num_symbols() - 1), x)
 
     def _right(self, functions: np.ndarray) -> np.ndarray:
         scale = self._value() or 1.0
@@ -158,10 +173,9 @@ class _Erased(_Letter):
 
 @pytree_dataclass
 class _Strings(IndexedContext):
-    """Strings of `dimension` independent copies of a letter, shape (..., dimension).
+    """Strings of `dimension` independent copies of a bit, shape (..., dimension).
 
-    T is a tensor power: on the functions of exactly j coordinates (j-th level of the
-    Efron–Stein decomposition) the singular value is s^j, comb(d, j) (q - 1)^j times.
+    T is a tensor power: on the comb(d, j) parities of j coordinates it is s^j.
     """
 
     letter: _Letter
@@ -177,17 +191,12 @@ class _Strings(IndexedContext):
 
     def modes(self, num: int) -> Clusters:
         degrees = range(1, min(num, self.dimension) + 1)
-        rest = np.shape(self.letter.marginal)[0] - 1
-        if rest == 0:
-            return Clusters(np.zeros(0), ())
         values = self.letter._value() ** np.array(degrees)
-        return Clusters(
-            values, tuple(comb(self.dimension, j) * rest**j for j in degrees)
-        )
+        return Clusters(values, tuple(comb(self.dimension, j) for j in degrees))
 
     def total_energy(self) -> float:
-        """(1 + (q - 1) s²)^d - 1."""
-        return float(np.expm1(self.dimension * np.log1p(self.letter.total_energy())))
+        """(1 + s²)^d - 1."""
+        return exp_minus_one(self.dimension * np.log1p(self.letter.total_energy()))
 
     def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
         """Draw a string for each of `x`, integers of shape (..., dimension)."""

@@ -15,6 +15,7 @@ from contexture_jax.contexts.zoo._base import (
     Functions,
     check_table_size,
     collect,
+    exp_minus_one,
     host,
 )
 from contexture_jax.contexts.zoo._checks import (
@@ -53,9 +54,7 @@ class _Masked(AnalyticContext):
         found = []
         while queue:
             value, subset, free = heapq.heappop(queue)
-            if len(found) >= k and (
-                not ties or k == 0 or -value < found[k - 1][0] * (1 - TIE)
-            ):
+            if len(found) >= k and (not ties or -value < found[k - 1][0] * (1 - TIE)):
                 break
             if subset:
                 found.append((-value, subset))
@@ -82,7 +81,8 @@ class _Masked(AnalyticContext):
         kept = (1.0 - 2.0 * host(self.flip)) ** 2
         masks = np.asarray(self.masks)
         num_seen = masks.shape[1] - masks.sum(axis=1)
-        return float(host(self.probabilities) @ np.expm1(num_seen * np.log1p(kept)))
+        energies = [exp_minus_one(num * np.log1p(kept)) for num in num_seen]
+        return float(host(self.probabilities) @ np.array(energies))
 
     def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
         """Draw a masked string for each of `x`, bits of shape (..., d); masked is 2."""

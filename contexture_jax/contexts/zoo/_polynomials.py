@@ -420,7 +420,7 @@ def gamma_poisson(
     Meixner polynomials of A, which is negative binomial; Σ s_i² = 1/β (theory.md §5).
 
     The table has X on Gauss–Laguerre nodes and leaves out a of probability below 2e-35;
-    its error at degree k is about (1 + β/2)^{-2 (num_points - k)}.
+    the larger β, the fewer nodes it needs (`num_resolved()`).
 
     Args:
         shape: α > 0.
