@@ -12,10 +12,10 @@ from nbclient import NotebookClient
 def main() -> None:
     """Run the notebooks that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", type=Path, help="folder with *.py notebooks")
+    parser.add_argument("source", type=Path, help="folder with numbered *.py notebooks")
     parser.add_argument("target", type=Path, help="folder for the executed *.ipynb")
     args = parser.parse_args()
-    paths = sorted(args.source.glob("*.py"))
+    paths = sorted(args.source.glob("[0-9]*.py"))
     if not paths:
         print(f"no notebooks in {args.source}")
         return

@@ -93,11 +93,12 @@ def test_a_tiny_bandwidth_stays_finite():
 def test_gamma_has_a_gradient():
     x = jnp.asarray(features(DTYPE))
 
-    def association(gamma):
-        context = cx.contexts.Rbf(
-            x, x, gamma, jnp.zeros(14, DTYPE), jnp.full(14, 1 / 14)
-        )
-        return cx.association_operator(context).squared_norm()
+    def association(gamma: jax.Array) -> jax.Array:
+        zeros, law = jnp.zeros(14, DTYPE), jnp.full(14, 1 / 14)
+        context = cx.contexts.Rbf(x, x, gamma, zeros, law)
+        found = cx.association_operator(context).squared_norm()
+        assert found is not None
+        return found
 
     gamma, step = jnp.asarray(0.5, DTYPE), 1e-4
     slope = (association(gamma + step) - association(gamma - step)) / (2 * step)

@@ -1,0 +1,214 @@
+"""The Euclidean layer: any matrix or map, against LAPACK."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse
+from jax.experimental import sparse
+
+import contexture_jax as cx
+from contexture_jax.solvers import Method
+from contexture_jax.solvers._orthonormal import orthonormalize
+from contexture_jax.solvers._random import fold, make_seed, random_block
+from tests.conftest import X64
+from tests.tolerances import promised, tol
+
+DTYPES = [np.float32, np.float64] if X64 else [np.float32]
+DTYPE = DTYPES[-1]
+KEY = jax.random.key(11)
+METHODS: list[Method] = ["exact", "randomized", "krylov", "nystrom"]
+
+
+def decaying(shape, dtype=DTYPE, values=None):
+    """A matrix with singular values 0.5^i, or those given, on random bases."""
+    rng = np.random.default_rng(0)
+    k = min(shape)
+    s = 0.5 ** np.arange(k) if values is None else np.pad(values, (0, k - len(values)))
+    u, v = (np.linalg.qr(rng.normal(size=(side, k)))[0] for side in shape)
+    return (u * s @ v.T).astype(dtype)
+
+
+def check_triples(a, result, rank, atol):
+    s, u, v = result
+    a = np.asarray(a)
+    np.testing.assert_allclose(u.conj().T @ u, np.eye(rank), atol=atol)
+    np.testing.assert_allclose(v.conj().T @ v, np.eye(rank), atol=atol)
+    np.testing.assert_allclose(s, np.linalg.svd(a, compute_uv=False)[:rank], atol=atol)
+    np.testing.assert_allclose(u.conj().T @ a @ v, np.diag(s), atol=atol)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(60, 45), (45, 60)])
+def test_every_method_finds_the_leading_triples(shape, method, dtype):
+    a = decaying(shape, dtype)
+    result, info = cx.solvers.truncated_svd(a, 4, key=KEY, method=method)
+    assert result.left.dtype == result.singular_values.dtype == dtype
+    assert info.method == method
+    check_triples(a, result, 4, 10 * promised(dtype))
+    assert info.status == "converged"
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        jnp.asarray,
+        scipy.sparse.csr_matrix,
+        scipy.sparse.coo_array,
+        lambda a: sparse.BCOO.fromdense(jnp.asarray(a)),
+        lambda a: (lambda g: a @ g, lambda f: a.T @ f, a.shape, a.dtype),
+        lambda a: (
+            lambda g: np.dot(a, np.asarray(g)),
+            lambda f: np.dot(a.T, np.asarray(f)),
+            a.shape,
+            a.dtype,
+        ),
+    ],
+    ids=["jax", "csr", "coo", "bcoo", "map", "map on the host"],
+)
+def test_every_storage_gives_the_same_triples(wrap):
+    a = decaying((40, 30)) * (np.random.default_rng(1).random((40, 30)) < 0.5)
+    result, info = cx.solvers.truncated_svd(wrap(a), 3, key=KEY, method="krylov")
+    check_triples(a, result, 3, 10 * promised(DTYPE))
+    total = (a**2).sum()
+    if info.tail_error == 0:
+        np.testing.assert_allclose(info.total_energy, total, rtol=tol(DTYPE, factor=50))
+    else:
+        assert abs(info.total_energy - total) <= 5 * info.tail_error
+
+
+def test_complex_matrices():
+    a = decaying((30, 20)) + 1j * decaying((20, 30)).T[::-1]
+    for method in METHODS:
+        result, _ = cx.solvers.truncated_svd(a, 3, key=KEY, method=method)
+        assert jnp.iscomplexobj(result.left)
+        assert not jnp.iscomplexobj(result.singular_values)
+        check_triples(a, result, 3, 100 * promised(DTYPE))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, jnp.bfloat16, np.float16, bool])
+def test_other_dtypes_are_promoted(dtype):
+    a = np.random.default_rng(0).integers(0, 2, size=(12, 9)).astype(dtype)
+    result, _ = cx.solvers.truncated_svd(a, 2, key=KEY)
+    expected = np.linalg.svd(a.astype(np.float64), compute_uv=False)[:2]
+    np.testing.assert_allclose(result.singular_values, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_beyond_the_rank_values_are_zero_and_vectors_orthonormal(method):
+    a = decaying((40, 30), values=[3.0, 3.0, 1.0])
+    result, info = cx.solvers.truncated_svd(a, 8, key=KEY, method=method)
+    atol = 100 * promised(DTYPE)
+    np.testing.assert_allclose(result.singular_values[:3], [3, 3, 1], atol=atol)
+    np.testing.assert_allclose(result.singular_values[3:], 0, atol=atol)
+    for vectors in (result.left, result.right):
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(8), atol=atol)
+    assert info.status == "rank deficient"
+
+
+def test_zero_has_zero_singular_values_and_no_nan():
+    for method in METHODS:
+        result, info = cx.solvers.truncated_svd(
+            np.zeros((9, 7), DTYPE), 2, key=KEY, method=method
+        )
+        assert (np.asarray(result.singular_values) == 0).all()
+        assert np.isfinite(result.left).all()
+        assert np.isfinite(result.right).all()
+        assert info.status == "rank deficient"
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_scale_does_not_matter(scale):
+    a = decaying((40, 30))
+    result, info = cx.solvers.truncated_svd(a * scale, 3, key=KEY, method="krylov")
+    expected = np.linalg.svd(a, compute_uv=False)[:3] * scale
+    np.testing.assert_allclose(result.singular_values, expected, rtol=promised(DTYPE))
+    assert info.status == "converged"
+
+
+def test_power_iterations_are_counted_and_help():
+    """Halko et al. 2011: on noise of full rank one pass falls short, more do not."""
+    rng = np.random.default_rng(0)
+    a = (rng.normal(size=(150, 100)) + decaying((150, 100)) * 20).astype(DTYPE)
+    truth = np.linalg.svd(a, compute_uv=False)[:5]
+    errors = []
+    for iterations in (0, 6):
+        result, info = cx.solvers.truncated_svd(
+            a, 5, key=KEY, method="randomized", num_power_iterations=iterations
+        )
+        assert info.num_passes == iterations + 1.5
+        errors.append(np.abs(result.singular_values - truth).max())
+    assert errors[1] < 0.2 * errors[0]
+
+
+def test_whole_spectra_and_single_rows():
+    a = decaying((6, 4))
+    for method in METHODS:
+        result, _ = cx.solvers.truncated_svd(a, 4, key=KEY, method=method)
+        check_triples(a, result, 4, 100 * promised(DTYPE))
+    result, _ = cx.solvers.truncated_svd(np.ones((1, 5), DTYPE), 1, key=KEY)
+    np.testing.assert_allclose(result.singular_values, [5**0.5], rtol=promised(DTYPE))
+
+
+@pytest.mark.parametrize(
+    ("a", "rank", "error", "message"),
+    [
+        (np.ones(3), 1, ValueError, r"a must have 2 dimension.*got shape \(3,\)"),
+        (
+            np.ones((0, 3)),
+            1,
+            ValueError,
+            r"a matrix that is not empty; got shape \(0, 3",
+        ),
+        (np.ones((3, 4)), 4, ValueError, "rank must be at most 3"),
+        (np.array([["a"]]), 1, TypeError, "a must be an array of numbers.*got ndarray"),
+        (
+            (lambda g: g, lambda f: f, (3, 4), np.float32),
+            1,
+            ValueError,
+            r"matmat must take \(4, 1\) blocks to \(3, 1\); got shape \(4, 1\)",
+        ),
+    ],
+)
+def test_bad_input_is_refused(a, rank, error, message):
+    with pytest.raises(error, match=message):
+        cx.solvers.truncated_svd(a, rank, key=KEY)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["random", "ill-conditioned", "repeated", "zero"])
+def test_orthonormal_columns_hold_the_span_of_any_block(kind, dtype):
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(50, 6))
+    if kind == "ill-conditioned":
+        z = z * 10.0 ** -np.arange(6) + z[:, :1]
+    elif kind == "repeated":
+        z[:, 3:] = z[:, :3]
+    elif kind == "zero":
+        z[:] = 0
+    z = z.astype(dtype)
+    basis = np.linalg.qr(rng.normal(size=(50, 9)))[0].astype(dtype)
+    q = np.asarray(
+        orthonormalize(jnp.asarray(z), jnp.uint32(1), basis=jnp.asarray(basis))
+    )
+    atol = tol(dtype, factor=50)
+    np.testing.assert_allclose(q.T @ q, np.eye(6), atol=atol)
+    np.testing.assert_allclose(basis.T @ q, 0, atol=atol)
+    left = z - basis @ (basis.T @ z)
+    np.testing.assert_allclose(q @ (q.T @ left), left, atol=20 * atol)
+
+
+def test_random_blocks_look_independent_and_follow_the_key():
+    seed = make_seed(KEY)
+    block = np.asarray(random_block(seed, 4000, 5, DTYPE), np.float64)
+    sem = 4000**-0.5
+    np.testing.assert_allclose(block.T @ block / 4000, np.eye(5), atol=5 * sem)
+    np.testing.assert_allclose(block.mean(axis=0), 0, atol=5 * sem)
+    shifted = (block[1:] * block[:-1]).mean(axis=0)
+    np.testing.assert_allclose(shifted, 0, atol=5 * sem)
+    other = np.asarray(random_block(fold(seed, 1), 4000, 5, DTYPE))
+    np.testing.assert_allclose((block * other).mean(axis=0), 0, atol=5 * sem)
+    np.testing.assert_array_equal(
+        random_block(make_seed(KEY), 4, 5, DTYPE), block[:4].astype(DTYPE)
+    )
