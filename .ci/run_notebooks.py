@@ -1,7 +1,6 @@
 """Run each text notebook of a folder to its end and save it with its outputs."""
 
 import argparse
-import os
 from pathlib import Path
 
 import jupytext
@@ -12,15 +11,17 @@ from nbclient import NotebookClient
 def main() -> None:
     """Run the notebooks that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", type=Path, help="folder with numbered *.py notebooks")
+    parser.add_argument("source", type=Path, help="folder with text notebooks, *.py")
     parser.add_argument("target", type=Path, help="folder for the executed *.ipynb")
     args = parser.parse_args()
-    paths = sorted(args.source.glob("[0-9]*.py"))
+    # The header tells a notebook from a script that lies beside it.
+    paths = [
+        path
+        for path in sorted(args.source.glob("*.py"))
+        if "jupytext:" in path.read_text(encoding="utf-8")[:500]
+    ]
     if not paths:
-        print(f"no notebooks in {args.source}")
-        return
-    # Notebooks read this and choose sizes that take seconds.
-    os.environ.setdefault("CONTEXTURE_NOTEBOOK_SMOKE", "1")
+        raise SystemExit(f"no notebooks in {args.source}")
     args.target.mkdir(parents=True, exist_ok=True)
     for path in paths:
         notebook = jupytext.read(path)

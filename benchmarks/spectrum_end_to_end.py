@@ -27,7 +27,6 @@ import numpy as np
 
 SMOKE_ROWS, SMOKE_COLUMNS, SMOKE_RANK = 300, 4, 4
 NUM_CLUSTERS = 50
-PACKAGES = ("contexture_jax", "jax", "jaxlib", "numpy", "pandas", "matplotlib")
 
 
 def main() -> None:
