@@ -104,8 +104,6 @@ def test_what_does_not_fit_is_refused():
         cx.extend(result, context, np.ones((2, 4), DTYPE))
     with pytest.raises(ValueError, match="x_new must be finite; got nan"):
         cx.extend(result, context, np.full((2, 3), np.nan, DTYPE))
-    with pytest.raises(ValueError, match='side must be "left" or "right"'):
-        cx.extend(result, context, POINTS, side="both")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="nearest neighbours of no input"):
         cx.extend(result, context, np.full((1, 3), 1e3, DTYPE), side="right")
     with pytest.raises(ValueError, match=r"x_new must hold classes among \[3, 5, 9\]"):

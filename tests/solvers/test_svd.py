@@ -208,6 +208,17 @@ for bad in ({"rank": 2.0}, {"method": "qr"}, {"key": 3}, {"op": np.eye(3)}):
         cx.svd(**{**good, **bad})
     except (TypeError, ValueError) as error:
         print(type(error).__name__, error)
+context = cx.contexts.joint(np.ones((3, 4)))
+result, _ = cx.svd(op, 1, key=jax.random.key(0))
+for call in (
+    lambda: cx.association_operator(context, storage="csr"),
+    lambda: cx.association_operator(np.eye(3)),
+    lambda: cx.extend(result, context, np.arange(3), side="both"),
+):
+    try:
+        call()
+    except (TypeError, ValueError) as error:
+        print(type(error).__name__, error)
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -217,3 +228,6 @@ for bad in ({"rank": 2.0}, {"method": "qr"}, {"key": 3}, {"op": np.eye(3)}):
     assert lines[1].startswith("ValueError method must be one of auto, exact")
     assert lines[2].startswith("TypeError key must be a random key")
     assert lines[3].startswith("TypeError op must be an operator")
+    assert lines[4].startswith('ValueError storage must be None, "dense" or "sparse"')
+    assert lines[5].startswith("TypeError context must be a Context")
+    assert lines[6].startswith('ValueError side must be "left" or "right"')
