@@ -27,6 +27,7 @@ import numpy as np
 
 SMOKE_ROWS, SMOKE_COLUMNS, SMOKE_RANK = 300, 4, 4
 NUM_CLUSTERS = 50
+PACKAGES = ("contexture_jax", "jax", "jaxlib", "numpy", "matplotlib")
 
 
 def main() -> None:
