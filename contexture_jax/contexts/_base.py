@@ -1,5 +1,7 @@
 """What a context is: a joint law P⁺(x, a), and what it may be able to do."""
 
+from typing import Any
+
 from contexture_jax._core.types import Array
 
 __all__ = ["CapabilityError", "Context"]
@@ -62,7 +64,7 @@ class Context:
         """The k largest non-trivial singular values, with multiplicity, descending."""
         raise self._lacks("spectrum")
 
-    def at(self, x_new: Array) -> "Context":
+    def at(self, x_new: Any) -> "Context":
         """The context with rows `x_new` in place of its own, and the same A.
 
         `x_new` has the form of what the constructor took, row for row.

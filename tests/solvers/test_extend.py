@@ -69,7 +69,7 @@ def test_a_graph_extends_to_known_vertices_and_new_rows():
     lazy = cx.contexts.graph(ADJACENCY, lazy=True)
     with pytest.raises(ValueError, match="x_new must be row numbers here"):
         lazy.at(ADJACENCY)
-    with pytest.raises(ValueError, match="x_new must be of positive mass in every row"):
+    with pytest.raises(ValueError, match="x_new must have positive total mass"):
         cx.extend(result, context, ADJACENCY[[4]])
 
 
