@@ -150,6 +150,21 @@ def test_the_same_key_gives_the_same_result_and_another_the_same_span(large):
     np.testing.assert_allclose(one.singular_values, other.singular_values, atol=1e-4)
 
 
+def test_a_second_operator_of_the_same_shape_does_not_compile_again(op, caplog):
+    other = cx.association_operator(cx.contexts.joint(random_table(DTYPE, seed=5)))
+    cx.svd(op, 2, key=KEY, method="randomized")
+
+    def num_compiled(rank):
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level("WARNING"):
+            cx.svd(other, rank, key=jax.random.key(9), method="randomized")
+        texts = [record.getMessage() for record in caplog.records]
+        return sum("Compiling" in t and "_compiled" in t for t in texts)
+
+    assert num_compiled(2) == 0
+    assert num_compiled(3) == 1  # the log does tell of compilations
+
+
 def test_it_works_inside_jit_with_a_status_code(op):
     def spectrum(op, key):
         result, info = cx.svd(op, 2, key=key)
