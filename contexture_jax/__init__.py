@@ -20,11 +20,13 @@ _NAMES = {
     "Status": "solvers",
     "association_operator": "operators",
     "extend": "solvers",
+    "single_threaded_lapack": "_core.threads",
     "svd": "solvers",
 }
 
 if TYPE_CHECKING:
     from contexture_jax import contexts, evaluation, operators, plotting, solvers
+    from contexture_jax._core.threads import single_threaded_lapack
     from contexture_jax.contexts import CapabilityError, Context
     from contexture_jax.operators import AssociationOperator, association_operator
     from contexture_jax.solvers import SolveInfo, Status, SVDResult, extend, svd
@@ -43,6 +45,7 @@ __all__ = [
     "extend",
     "operators",
     "plotting",
+    "single_threaded_lapack",
     "solvers",
     "svd",
 ]

@@ -35,7 +35,7 @@ def _layer(ours: str = "", others: str = "") -> Layer:
 # Imports point to the left: contexts, operators, solvers, evaluation, plotting, cli.
 # Losses and solvers do not know each other, models know no loss, training joins both.
 LAYERS = {
-    "_core": _layer(),
+    "_core": _layer("", "scipy threadpoolctl"),  # within `single_threaded_lapack`
     "contexts": _layer("_core"),
     "operators": _layer("_core contexts"),
     "solvers": _layer("_core contexts operators"),

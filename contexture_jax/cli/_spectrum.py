@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from contexture_jax._core.threads import single_threaded_lapack
 from contexture_jax.cli._contexts import build_context, load, plan_context, plan_rank
 from contexture_jax.cli._messages import InputError
 from contexture_jax.cli._options import Options
 from contexture_jax.cli._progress import Stages
 from contexture_jax.cli._publish import check_out, publishing
-from contexture_jax.cli._threads import single_threaded_lapack
 
 __all__ = ["precision", "run"]
 

@@ -1,12 +1,14 @@
-"""Exact nearest neighbours by brute force, in blocks: one matrix product a block.
+"""Exact nearest neighbours by brute force, in tiles: one matrix product a tile.
 
-Selection has two stages (theory.md §6): the K smallest entries of a row lie in the K
-groups with the smallest minima, so a row is cut into strided groups, the best K groups
-are found, then the best of their members. That is exact, and several times faster than
-one `top_k` over the whole row.
+Selection goes down a tree (theory.md §6): the K smallest entries of a row lie in the K
+groups with the smallest minima. The scores of a tile are reduced to minima of groups of
+4 and of 64 while they are in cache, and forgotten; then the best K groups of 64 are
+found, the best K groups of 4 among theirs, and the distances to the members of those
+are computed anew. That is exact, and many times faster than `top_k` over whole rows.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -16,9 +18,11 @@ from contexture_jax._core.types import Array, Float, Int
 
 __all__ = ["nearest_neighbors", "squared_distances"]
 
-_GROUP = 32  # members of a group; 32 and 64 measured alike, 8 and 128 slower
+_SMALL = 4  # points in a small group: what is computed anew for each that is chosen
+_LARGE = 16  # small groups in a large one
 _MARGIN = 8  # more candidates than asked for, ranked again by exact distances
-_SCORES = 2**23  # numbers in a block of scores: 32 MB in float32
+_BLOCK = 256  # queries in a tile
+_TILE = 4096  # points in a tile
 _BLOCKS_PER_CALL = 16  # between two reports of progress
 
 
@@ -31,9 +35,9 @@ def nearest_neighbors(
 ) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
     """The nearest points of each query, by squared Euclidean distance.
 
-    Compiles; blocks of queries keep the work space at tens of megabytes whatever n is.
-    Candidates come from |a|² − 2⟨x, a⟩ of centred data and are ranked again by the
-    distances themselves, ties by number: equal queries have equal neighbours.
+    Compiles; tiles keep the work space at tens of megabytes whatever n is. Candidates
+    come from |a|² − 2⟨x, a⟩ of centred data and are ranked again by the distances
+    themselves, ties by number: equal queries have equal neighbours.
 
     Args:
         queries: shape (n, d), floating.
@@ -48,15 +52,15 @@ def nearest_neighbors(
     n = queries.shape[0]
     center = points.mean(axis=0, keepdims=True)
     queries, points = queries - center, points - center
+    tiles = _make_tiles(points)
     # One block size whatever n is, so that a row's arithmetic does not depend on how
     # many queries came with it.
-    block = max(8, min(512, _SCORES // points.shape[0] // 8 * 8))
-    chunk = block * max(1, min(_BLOCKS_PER_CALL, -(-n // block)))
+    chunk = _BLOCK * max(1, min(_BLOCKS_PER_CALL, -(-n // _BLOCK)))
     parts = []
     for start in range(0, n, chunk):
         part = queries[start : start + chunk]
         padded = jnp.pad(part, ((0, chunk - part.shape[0]), (0, 0)))
-        found = _search(padded, points, num_neighbors=num_neighbors, block_size=block)
+        found = _search(padded, points, tiles, num_neighbors=num_neighbors)
         parts.append([f[: part.shape[0]] for f in found])
         if progress is not None:
             jax.block_until_ready(parts[-1])
@@ -79,42 +83,72 @@ def squared_distances(
     return jax.lax.map(one_slot, indices.T).T
 
 
-@functools.partial(jax.jit, static_argnames=("num_neighbors", "block_size"))
-def _search(
-    queries: Array, points: Array, *, num_neighbors: int, block_size: int
-) -> tuple[Array, Array]:
-    m = points.shape[0]
-    num_candidates = min(num_neighbors + _MARGIN, m)
-    num_groups = -(-m // _GROUP)
-    grouped = num_groups >= 2 * num_candidates
-    padding = num_groups * _GROUP - m if grouped else 0
+@jax.jit
+def _make_tiles(points: Float[Array, "m d"]) -> Float[Array, "t d1 c"]:
+    """Tiles of columns (−2a, |a|²), so that [x, 1] times them is |a|² − 2⟨x, a⟩.
+
+    The last tile is filled up with points that are infinitely far.
+    """
+    m, d = points.shape
+    group = _SMALL * _LARGE
+    size = min(_TILE, -(-m // group) * group)
+    num_tiles = math.ceil(m / size)
+    padding = num_tiles * size - m
     norms = jnp.pad(
         (points * points).sum(axis=1), (0, padding), constant_values=jnp.inf
     )
-    columns = jnp.pad(points, ((0, padding), (0, 0))).T
+    scaled = jnp.pad(-2.0 * points, ((0, padding), (0, 0)))
+    columns = jnp.concatenate([scaled, norms[:, None]], axis=1)
+    return columns.reshape(num_tiles, size, d + 1).swapaxes(1, 2)
 
-    def candidates(query: Array) -> Array:
-        scores = norms[None, :] - 2.0 * jnp.matmul(
-            query, columns, precision=jax.lax.Precision.HIGHEST
-        )
-        if not grouped:
-            return jax.lax.top_k(-scores, num_candidates)[1]
-        # Group g holds the columns g, g + G, g + 2G, …: the reduction over the middle
-        # axis runs along contiguous memory.
-        members = scores.reshape(block_size, _GROUP, num_groups)
-        best = jax.lax.top_k(-members.min(axis=1), num_candidates)[1]
-        inside = jnp.take_along_axis(members, best[:, None, :], axis=2)
-        flat = inside.reshape(block_size, -1)
-        position = jax.lax.top_k(-flat, num_candidates)[1]
-        group = jnp.take_along_axis(best, position % num_candidates, axis=1)
-        return (position // num_candidates) * num_groups + group
+
+@functools.partial(jax.jit, static_argnames="num_neighbors")
+def _search(
+    queries: Float[Array, "n d"],
+    points: Float[Array, "m d"],
+    tiles: Float[Array, "t d1 c"],
+    *,
+    num_neighbors: int,
+) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
+    m, size = points.shape[0], tiles.shape[2]
+    num_candidates = min(num_neighbors + _MARGIN, m)
+
+    def candidates(query: Array) -> Int[Array, "b c"]:
+        rows = jnp.concatenate([query, jnp.ones_like(query[:, :1])], axis=1)
+
+        def one_tile(columns: Array) -> tuple[Array, Array]:
+            scores = jnp.matmul(rows, columns, precision=jax.lax.Precision.HIGHEST)
+            # A group is strided: the minimum runs along contiguous memory.
+            small = scores.reshape(_BLOCK, _SMALL, -1).min(axis=1)
+            return small, small.reshape(_BLOCK, _LARGE, -1).min(axis=1)
+
+        small, large = jax.lax.map(one_tile, tiles)
+        per_tile = large.shape[2]
+        if large.shape[0] * per_tile <= num_candidates:
+            return jnp.broadcast_to(jnp.arange(m, dtype=jnp.int32), (_BLOCK, m))
+        flat = large.swapaxes(0, 1).reshape(_BLOCK, -1)
+        best = jax.lax.top_k(-flat, num_candidates)[1]
+        tile, number = best // per_tile, best % per_tile
+        members = number[:, :, None] + per_tile * jnp.arange(_LARGE)
+        row = jnp.arange(_BLOCK)[:, None, None]
+        minima = small[tile[:, :, None], row, members].reshape(_BLOCK, -1)
+        best = jax.lax.top_k(-minima, num_candidates)[1]
+        tile = jnp.take_along_axis(tile, best // _LARGE, axis=1)
+        number = jnp.take_along_axis(members.reshape(_BLOCK, -1), best, axis=1)
+        inside = number[:, :, None] + (size // _SMALL) * jnp.arange(_SMALL)
+        return (tile[:, :, None] * size + inside).reshape(_BLOCK, -1)
 
     def one_block(query: Array) -> tuple[Array, Array]:
         index = candidates(query).astype(jnp.int32)
-        exact = squared_distances(query, points, index)
+        exact = squared_distances(query, points, jnp.minimum(index, m - 1))
+        exact = jnp.where(index < m, exact, jnp.inf)
+        position = jax.lax.top_k(-exact, num_candidates)[1]
+        exact, index = (
+            jnp.take_along_axis(x, position, axis=1) for x in (exact, index)
+        )
         exact, index = jax.lax.sort((exact, index), dimension=1, num_keys=2)
         return index[:, :num_neighbors], exact[:, :num_neighbors]
 
-    blocks = queries.reshape(-1, block_size, queries.shape[1])
+    blocks = queries.reshape(-1, _BLOCK, queries.shape[1])
     index, exact = jax.lax.map(one_block, blocks)
     return index.reshape(-1, num_neighbors), exact.reshape(-1, num_neighbors)

@@ -1,8 +1,9 @@
 """Orthonormal bases of tall blocks, and the small factorisations behind a Ritz step.
 
-Everything tall is a matrix product: Cholesky QR, done twice. Where the Gram matrix is
-too close to singular for that, Householder QR takes over, and directions that the block
-does not have are replaced by random ones, so that a basis is always complete.
+Everything tall is a matrix product: the Gram matrix of a block is factored and its
+inverse factor multiplies the block, as often as it takes. Nothing tall is ever handed
+to LAPACK, so that rows may live on many devices. Directions that a block does not have
+are replaced by random ones, so that a basis is always complete.
 """
 
 from typing import Any
@@ -18,6 +19,8 @@ from contexture_jax.solvers._random import Seed, fold, random_block
 
 __all__ = ["complete", "fix_signs", "orthonormalize", "ritz_svd"]
 
+_MAX_ROUNDS = 6  # two suffice for most blocks, three where directions are missing
+
 
 def orthonormalize(
     block: Inexact[Array, "n b"],
@@ -28,10 +31,13 @@ def orthonormalize(
 ) -> Inexact[Array, "n b"]:
     """Orthonormal columns whose span holds that of a block, off a given basis.
 
-    Twice ("twice is enough"): off the basis, columns to length 1, then Cholesky QR, Q =
-    Z L⁻ᴴ by a small explicit inverse and one product. Where the Gram matrix is not
-    well conditioned, Householder QR takes its place, and directions whose diagonal of R
-    is at most 10 b · eps are not there and are replaced by random ones.
+    Shifted Cholesky QR, repeated (Fukaya, Kannan, Nakatsukasa, Yamamoto & Yanagisawa
+    2020): in a round, Z is taken off the basis, G = Zᴴ Z is scaled to a unit diagonal,
+    G + δ I = L Lᴴ with δ = 10 b · eps, and Z L⁻ᴴ follows, by a small explicit inverse
+    and one product. The shift makes every factorisation succeed; a round divides the
+    condition number by about δ^(-1/2). When G was close to I, the round was the last
+    one, without the shift. A column that a round leaves shorter than √δ (in the first:
+    δ) depends on the others to within about δ and is replaced by a random one.
 
     Args:
         block: Z, shape (n, b), floating or complex; b ≤ n less the size of `basis` and
@@ -44,40 +50,47 @@ def orthonormalize(
         Q, shape (n, b), orthonormal to rounding even if Z has rank 0.
     """
     n, width = block.shape
-    eps = float(np.finfo(block.dtype).eps)
+    dtype = block.dtype
+    shift = 10 * width * float(np.finfo(dtype).eps)
+    eye = jnp.eye(width, dtype=dtype)
 
     def clean(z: Array) -> Array:
         z = project(z)
         return z if basis is None else z - mm(basis, mm(basis.conj().T, z))
 
-    def cholesky_qr(z: Array, factor: Array) -> Array:
-        eye = jnp.eye(width, dtype=z.dtype)
-        inverse = jax.scipy.linalg.solve_triangular(factor, eye, lower=True)
-        return mm(z, inverse.conj().T)
+    def not_done(state: tuple[Array, Array, Array]) -> Array:
+        number, _, done = state
+        return ~done & (number < _MAX_ROUNDS)
 
-    def householder(z: Array, seed: Seed) -> Array:
-        q, r = jnp.linalg.qr(z)
-        diagonal = jnp.diagonal(r)
-        there = jnp.abs(diagonal) > 10 * width * eps
-        fresh = unit_columns(clean(clean(random_block(seed, n, width, z.dtype))))
-        filled = clean(jnp.where(there[None, :], q * _phase(diagonal)[None, :], fresh))
-        q, r = jnp.linalg.qr(filled)
-        return q * _phase(jnp.diagonal(r))[None, :]
-
-    def once(number: Array, z: Array) -> Array:
-        z = unit_columns(clean(z))
-        factor = jnp.linalg.cholesky(mm(z.conj().T, z))
-        # NaN, from a Gram matrix that is not definite, compares false.
-        well_conditioned = jnp.abs(jnp.diagonal(factor)).min() > eps**0.25
-        factor = jnp.where(well_conditioned, factor, jnp.eye(width, dtype=z.dtype))
-        return jax.lax.cond(
-            well_conditioned,
-            lambda: cholesky_qr(z, factor),
-            lambda: householder(z, fold(seed, number)),
+    def one_round(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        number, z, _ = state
+        z = clean(z)
+        squares = (jnp.abs(z) ** 2).sum(axis=0)
+        # Lengths are 1 at the start, and 1 or much less after a shifted round.
+        least = jnp.where(number == 0, shift**2, shift).astype(squares.dtype)
+        there = ~(squares <= least)  # NaN counts as there: it must come through
+        z = jax.lax.cond(
+            there.all(),
+            lambda: z,
+            lambda: jnp.where(there[None, :], z, fresh(number, z)),
         )
+        gram = mm(z.conj().T, z)
+        # Orthogonality that is lost to cancellation shows as lost length.
+        done = jnp.abs(gram - eye).max() < 0.5 / width**0.5
+        scale = jax.lax.rsqrt(jnp.diagonal(gram).real).astype(dtype)
+        unit = gram * scale[:, None] * scale[None, :]
+        unit = unit + jnp.where(done, 0.0, shift).astype(dtype) * eye
+        inverse = jax.scipy.linalg.solve_triangular(
+            jnp.linalg.cholesky(unit), eye, lower=True
+        )
+        return number + 1, mm(z, scale[:, None] * inverse.conj().T), done
 
-    # A loop, not two calls: its body is compiled once.
-    return jax.lax.fori_loop(0, 2, once, unit_columns(block))
+    def fresh(number: Array, z: Array) -> Array:
+        drawn = random_block(fold(seed, number), n, width, z.dtype)
+        return unit_columns(clean(clean(drawn)))
+
+    start = (jnp.zeros((), jnp.int32), unit_columns(block), jnp.zeros((), bool))
+    return jax.lax.while_loop(not_done, one_round, start)[1]
 
 
 def unit_columns(z: Inexact[Array, "n b"]) -> Inexact[Array, "n b"]:

@@ -15,6 +15,7 @@ _EXACT_ENTRIES = 2**25  # 128 MB in float32
 _DEPTH = 3  # blocks in a Krylov basis: memory against passes
 _MIN_BLOCKS = 3  # two in the basis and the one that follows
 _MAX_PASSES = 300
+_MULTIPLE = 16  # widths that vector units and caches like; oversampling is cheap
 _NYSTROM_FACTOR = 4
 
 
@@ -105,8 +106,11 @@ def make_plan(
             )
         method, passes = "randomized", iterations + 1
         tolerance = 0.0 if tol is None else tolerance
-    spare = max(10, rank // 4) if num_oversamples is None else num_oversamples
-    width = min(rank + check_integer(spare, "num_oversamples", low=0), limit)
+    if num_oversamples is None:
+        width = -(-(rank + max(10, rank // 4)) // _MULTIPLE) * _MULTIPLE
+    else:
+        width = rank + check_integer(num_oversamples, "num_oversamples", low=0)
+    width = min(width, limit)
 
     chosen: str = method
     reason = "asked for"
@@ -135,9 +139,4 @@ def _choose(
             else f"{rank} triples are a large part of the {limit} that exist"
         )
         return "exact", why
-    if whole:
-        return (
-            "randomized",
-            f"{rank} triples are a large part of the {limit} that exist",
-        )
-    return "krylov", f"{n} × {m} is too large for a dense factorisation"
+    return "randomized", f"{n} × {m} is too large for a dense factorisation"

@@ -46,6 +46,7 @@ def solve(
             width=plan.width,
             max_passes=plan.max_passes,
             tol=tol,
+            accelerated=plan.tol > 0,
         )
     else:
         triples = krylov(

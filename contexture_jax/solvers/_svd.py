@@ -42,14 +42,15 @@ def svd(
             not counted.
         key: random key, for the randomized methods and for functions of singular value
             0.
-        method: "exact" (dense SVD), "randomized" (subspace iteration), "krylov" (block
-            Krylov, restarted), "nystrom" (one pass; for decaying spectra), or "auto":
-            exact for small operators, else krylov. `info.method` and `info.reason` say
-            what ran and why.
+        method: "exact" (dense SVD), "randomized" (subspace iteration, accelerated by
+            Chebyshev polynomials), "krylov" (block Krylov, restarted), "nystrom" (one
+            pass; for decaying spectra), or "auto": exact for small operators, else
+            randomized. `info.method` and `info.reason` say what ran and why.
         tol: stop when every ‖T* μ_i − s_i ν_i‖ ≤ tol · s_1; None: 1e-10 in float64 and
             100 eps in float32.
         max_passes: bound on passes (`matmat` + `rmatmat`); None: 300.
-        num_oversamples: further columns of a block; None: max(10, rank // 4).
+        num_oversamples: further columns of a block; None: max(10, rank // 4), and what
+            makes the width a multiple of 16.
         num_power_iterations: run the randomized method with that many power iterations
             and no stopping test, unless `tol` is given.
 
