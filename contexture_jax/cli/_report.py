@@ -94,10 +94,7 @@ def describe(
 def advice(status: cx.Status) -> str:
     """What to do about a status, in words of the command line."""
     if status == cx.Status.MAX_PASSES:
-        return (
-            "some residuals are above the tolerance; raise --max-passes or --tol, or"
-            " pass --method krylov"
-        )
+        return "some residuals are above the tolerance; raise --max-passes or --tol"
     return status.advice
 
 

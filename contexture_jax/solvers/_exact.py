@@ -20,15 +20,25 @@ def exact(a: LinearMap, rank: int, seed: Seed) -> Triples:
         seed: for vectors of singular values 0.
 
     Returns:
-        Triples with the residuals of what was returned; one pass.
+        Triples with the residuals of what was returned; one pass (two products).
     """
     matrix = a.as_matrix()
     left, values, right_h = jnp.linalg.svd(matrix, full_matrices=False)
     left, values = left[:, :rank], values[:rank]
     right = right_h[:rank].conj().T
     left, right = complete(a, left, values, right, seed)
-    left_gap = mm(matrix, right) - left * values[None, :]
-    right_gap = mm(matrix.conj().T, left) - right * values[None, :]
+    # The matrix came from one of the two maps: the other one is asked itself, so that
+    # two that are not adjoint show.
+    n, m = a.shape
+    images = (
+        (mm(matrix, right), a.rmatmat(left))
+        if m <= n
+        else (a.matmat(right), mm(matrix.conj().T, left))
+    )
+    left_gap, right_gap = (
+        image - vectors * values[None, :]
+        for image, vectors in zip(images, (left, right), strict=True)
+    )
     return Triples(
         left,
         values,

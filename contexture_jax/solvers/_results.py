@@ -30,8 +30,9 @@ class Status(StrEnum):
 _ADVICE = {
     Status.CONVERGED: "every residual is at most tol times the largest singular value",
     Status.MAX_PASSES: (
-        "some residuals are above tol: raise max_passes, num_oversamples or tol, or use"
-        ' method="krylov"'
+        "some residuals are above tol: raise max_passes, num_oversamples or tol; after"
+        ' method="exact": the two products are not adjoint to each other, or the entries'
+        " span more orders of magnitude than the dtype has"
     ),
     Status.RANK_DEFICIENT: (
         "the operator has fewer than `rank` singular values above rounding: the last"
