@@ -6,9 +6,10 @@ import jax
 import numpy as np
 
 from contexture_jax._core.checks import check_key, is_concrete
-from contexture_jax._core.numerics import safe_reciprocal
+from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array
 from contexture_jax.operators import AssociationOperator
+from contexture_jax.solvers._implicit import Problem, differentiable
 from contexture_jax.solvers._linear_map import symmetrised_map
 from contexture_jax.solvers._plan import Method, Plan, make_plan
 from contexture_jax.solvers._results import SolveInfo, SVDResult
@@ -91,7 +92,8 @@ def svd(
         num_oversamples=num_oversamples,
         num_power_iterations=num_power_iterations,
     )
-    result, info = _compiled(op, key, plan=plan.program)
+    run = functools.partial(_compiled, plan=plan.program)
+    result, info = differentiable(run, _pose, op, key)
     return result, finish(plan, info)
 
 
@@ -99,14 +101,21 @@ def svd(
 def _compiled(
     op: AssociationOperator, key: Array, *, plan: Plan
 ) -> tuple[SVDResult, SolveInfo]:
-    squared_norm = op.squared_norm()
-    deflated = None if squared_norm is None else squared_norm - 1.0
-    result, info = solve(symmetrised_map(op), plan, key, deflated)
+    problem = _pose(op)
+    result, info = solve(problem.map, plan, key, problem.squared_norm)
     back_x, back_a = (safe_reciprocal(p**0.5) for p in (op.p_x, op.p_a))
     weighted = result._replace(
         left=back_x[:, None] * result.left, right=back_a[:, None] * result.right
     )
     return weighted, info
+
+
+def _pose(op: AssociationOperator) -> Problem:
+    """The symmetrised, deflated matrix of an operator."""
+    squared_norm = op.squared_norm()
+    deflated = None if squared_norm is None else squared_norm - 1.0
+    roots = safe_sqrt(op.p_x), safe_sqrt(op.p_a)
+    return Problem(symmetrised_map(op), deflated, roots)
 
 
 def _num_nontrivial(op: AssociationOperator) -> int:

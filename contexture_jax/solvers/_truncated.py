@@ -1,7 +1,7 @@
 """The plain Euclidean layer: a truncated SVD of any matrix or linear map."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from contexture_jax._core.checks import check_key, check_ndim, floating_dtype
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array
 from contexture_jax.operators import Slots, make_slots, slots_matmat
+from contexture_jax.solvers._implicit import Problem, differentiable
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._plan import Method, Plan, make_plan
 from contexture_jax.solvers._results import SolveInfo, SVDResult
@@ -80,48 +81,54 @@ def truncated_svd(
         num_oversamples=num_oversamples,
         num_power_iterations=num_power_iterations,
     )
-    result, info = _compiled(
-        arrays, key, plan=plan.program, functions=functions, shape=shape, dtype=dtype
-    )
+    pose = _Pose(functions, shape, dtype)
+    run = functools.partial(_compiled, plan=plan.program, pose=pose)
+    result, info = differentiable(run, pose, arrays, key)
     return result, finish(plan, info)
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "functions", "shape", "dtype"))
+class _Pose(NamedTuple):
+    """From the traced arrays to the matrix; what is static about it."""
+
+    functions: Any
+    shape: tuple[int, int]
+    dtype: Any
+
+    def __call__(self, arrays: Any) -> Problem:
+        squared_norm = None
+        if self.functions is not None:
+            matmat, rmatmat = self.functions
+        elif isinstance(arrays, tuple):
+            forward, backward = arrays
+
+            def matmat(g: Array) -> Array:
+                return slots_matmat(forward, g)
+
+            def rmatmat(f: Array) -> Array:
+                return slots_matmat(backward, f)
+
+            squared_norm = sum(
+                (jnp.abs(bucket.weights) ** 2).sum() for bucket in forward.buckets
+            )
+            squared_norm = jnp.asarray(squared_norm)
+        else:
+
+            def matmat(g: Array) -> Array:
+                return mm(arrays, g)
+
+            def rmatmat(f: Array) -> Array:
+                return mm(arrays.conj().T, f)
+
+            squared_norm = (jnp.abs(arrays) ** 2).sum()
+        return Problem(LinearMap(matmat, rmatmat, self.shape, self.dtype), squared_norm)
+
+
+@functools.partial(jax.jit, static_argnames=("plan", "pose"))
 def _compiled(
-    arrays: Any,
-    key: Array,
-    *,
-    plan: Plan,
-    functions: Any,
-    shape: tuple[int, int],
-    dtype: Any,
+    arrays: Any, key: Array, *, plan: Plan, pose: _Pose
 ) -> tuple[SVDResult, SolveInfo]:
-    squared_norm = None
-    if functions is not None:
-        matmat, rmatmat = functions
-    elif isinstance(arrays, tuple):
-        forward, backward = arrays
-
-        def matmat(g: Array) -> Array:
-            return slots_matmat(forward, g)
-
-        def rmatmat(f: Array) -> Array:
-            return slots_matmat(backward, f)
-
-        squared_norm = sum(
-            (jnp.abs(bucket.weights) ** 2).sum() for bucket in forward.buckets
-        )
-        squared_norm = jnp.asarray(squared_norm)
-    else:
-
-        def matmat(g: Array) -> Array:
-            return mm(arrays, g)
-
-        def rmatmat(f: Array) -> Array:
-            return mm(arrays.conj().T, f)
-
-        squared_norm = (jnp.abs(arrays) ** 2).sum()
-    return solve(LinearMap(matmat, rmatmat, shape, dtype), plan, key, squared_norm)
+    problem = pose(arrays)
+    return solve(problem.map, plan, key, problem.squared_norm)
 
 
 def _take_apart(a: Any) -> tuple[Any, Any, tuple[int, int], Any]:
