@@ -28,8 +28,8 @@ def safe_reciprocal(x: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
 
 def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """√x, with the gradient 0 where x is 0."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x))), 0.0)
+    nonzero = x != 0
+    return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, x, jnp.ones_like(x))), 0.0)
 
 
 def safe_divide(a: Array, b: Array) -> Array:

@@ -8,7 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import sparse
 
-from contexture_jax._core.checks import check_key, check_ndim, floating_dtype
+from contexture_jax._core.checks import (
+    check_key,
+    check_ndim,
+    floating_dtype,
+    is_concrete,
+)
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array
 from contexture_jax.operators import Slots, make_slots, slots_matmat
@@ -97,7 +102,15 @@ class _Pose(NamedTuple):
     def __call__(self, arrays: Any) -> Problem:
         squared_norm = None
         if self.functions is not None:
-            matmat, rmatmat = self.functions
+            forward_fn, backward_fn = self.functions
+            forward_values, backward_values = arrays
+
+            def matmat(g: Array) -> Array:
+                return forward_fn(g, *forward_values)
+
+            def rmatmat(f: Array) -> Array:
+                return backward_fn(f, *backward_values)
+
         elif isinstance(arrays, tuple):
             forward, backward = arrays
 
@@ -142,8 +155,19 @@ def _take_apart(a: Any) -> tuple[Any, Any, tuple[int, int], Any]:
             _traceable(matmat, (shape[1], 1), (shape[0], 1), dtype, "matmat"),
             _traceable(rmatmat, (shape[0], 1), (shape[1], 1), dtype, "rmatmat"),
         )
-        return None, maps, shape, dtype
+        (matmat, one), (rmatmat, other) = (
+            _hoist(function, size, dtype)
+            for function, size in zip(maps, shape[::-1], strict=True)
+        )
+        return (one, other), (matmat, rmatmat), shape, dtype
     if isinstance(a, sparse.BCOO):
+        if not is_concrete(a.data, a.indices):
+            msg = (
+                "a BCOO must be concrete, since it is laid out anew on the host; inside"
+                " a transformation pass products with it: (matmat, rmatmat, shape,"
+                " dtype)"
+            )
+            raise TypeError(msg)
         indices = np.asarray(a.indices)
         inside = (indices < np.asarray(a.shape)).all(axis=1)
         rows, columns = indices[inside].T
@@ -165,6 +189,23 @@ def _take_apart(a: Any) -> tuple[Any, Any, tuple[int, int], Any]:
     dtype = floating_dtype(array.dtype)
     n, m = array.shape
     return jnp.asarray(array, dtype), None, (n, m), dtype
+
+
+def _hoist(function: Any, size: int, dtype: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The function with the traced values that it closes over as further arguments.
+
+    Without any it stays the same object, which has its compiled program already.
+    """
+    column, values = jax.closure_convert(
+        lambda g: function(g[:, None])[:, 0], jax.ShapeDtypeStruct((size,), dtype)
+    )
+    if not values:
+        return function, ()
+
+    def hoisted(block: Array, *values: Any) -> Array:
+        return jax.vmap(lambda g: column(g, *values), in_axes=1, out_axes=1)(block)
+
+    return hoisted, tuple(values)
 
 
 def _sparse(
