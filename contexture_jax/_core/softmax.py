@@ -10,12 +10,14 @@ scans would store every tile.
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array, Float
+from contexture_jax._core.types import Array, Float, Static
 
 __all__ = ["MASKED", "augment", "exp_matmul", "logsumexp_rows", "tile_size"]
 
@@ -89,17 +91,20 @@ def _exp_matmul(block_size: int, queries: Array, keys: Array, values: Array) -> 
 
 
 def _exp_matmul_saved(
-    block_size: int, queries: Array, keys: Array, values: Array
-) -> tuple[Array, tuple[Array, Array, Array]]:
-    out = _exp_matmul_forward(queries, keys, values, block_size=block_size)
-    return out, (queries, keys, values)
+    block_size: int, queries: Any, keys: Any, values: Any
+) -> tuple[Array, Any]:
+    arrays = queries.value, keys.value, values.value
+    out = _exp_matmul_forward(*arrays, block_size=block_size)
+    return out, (arrays, Static(values.perturbed))
 
 
 def _exp_matmul_backward(
-    block_size: int, saved: tuple[Array, Array, Array], out_bar: Array
-) -> tuple[Array, Array, Array]:
+    block_size: int, saved: Any, out_bar: Any
+) -> tuple[Array | None, ...]:
     """The three cotangents; work space is two tiles, and the results in blocks."""
-    queries, keys, values = saved
+    (queries, keys, values), wants_values = saved
+    if isinstance(out_bar, SymbolicZero):
+        return None, None, None
     (n, e), (m, r) = queries.shape, values.shape
     rows, columns = tile_size(n, m, block_size)
     key_blocks, value_blocks = _blocks(keys, columns), _blocks(values, columns)
@@ -114,7 +119,7 @@ def _exp_matmul_backward(
             weights = scores * mm(bar, value.T)
             return query_bar + mm(weights, key), (
                 key_bar + mm(weights.T, query),
-                value_bar + mm(scores.T, bar),
+                value_bar + mm(scores.T, bar) if wants_values.value else None,
             )
 
         start = jnp.zeros((rows, e), queries.dtype)
@@ -123,18 +128,21 @@ def _exp_matmul_backward(
         )
         return carry, query_bar
 
-    start = (jnp.zeros_like(key_blocks), jnp.zeros_like(value_blocks))
+    start = (
+        jnp.zeros_like(key_blocks),
+        jnp.zeros_like(value_blocks) if wants_values.value else None,
+    )
     (keys_bar, values_bar), queries_bar = jax.lax.scan(
         one_block, start, (_blocks(queries, rows), _blocks(out_bar, rows))
     )
     return (
         queries_bar.reshape(-1, e)[:n],
         keys_bar.reshape(-1, e)[:m],
-        values_bar.reshape(-1, r)[:m],
+        None if values_bar is None else values_bar.reshape(-1, r)[:m],
     )
 
 
-_exp_matmul.defvjp(_exp_matmul_saved, _exp_matmul_backward)
+_exp_matmul.defvjp(_exp_matmul_saved, _exp_matmul_backward, symbolic_zeros=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -187,9 +195,7 @@ def _exp_matmul_forward(
     return out.reshape(-1, r)[:n]
 
 
-def _logsumexp_rows_forward(
-    queries: Array, keys: Array, *, block_size: int
-) -> Array:
+def _logsumexp_rows_forward(queries: Array, keys: Array, *, block_size: int) -> Array:
     n, m = queries.shape[0], keys.shape[0]
     rows, columns = tile_size(n, m, block_size)
     key_blocks = _blocks(keys, columns)

@@ -137,8 +137,8 @@ def compatibility(f: ArrayLike, op: AssociationOperator) -> Float[Array, "..."]:
 
     Between 0 and s_1 (Zhai et al. 2025 (CTX), Def. 13; theory.md §2). A function is
     constant when ‖f̃‖ ≤ n · eps · ‖f‖: its compatibility is undefined. Differentiable
-    in `f` and in the arrays of `op`; where ρ = 0, a minimum with a kink, the gradient is
-    taken as 0.
+    in `f` and in the arrays of `op`; where ρ = 0, a minimum with a kink, the gradient
+    is taken as 0.
 
     Args:
         f: values on the rows of `op`, shape (n,), or functions as columns, shape

@@ -1,8 +1,8 @@
 """Gradients of singular values by perturbation theory, not through the iterations.
 
 For M = U diag(s) Vᴴ and a change dM, ds_i = Re⟨u_i, dM v_i⟩: the gradient of
-Σ_i c_i s_i is that of Σ_i c_i Re⟨u_i, M v_i⟩ with the vectors held fixed, which is one
-product with M and its pull-back (theory.md §6.10).
+Σ_i c_i s_i is that of Σ_i c_i Re⟨u_i, M v_i⟩ with the vectors held fixed, which is the
+pull-back of one product with M (theory.md §6.10).
 """
 
 import functools
@@ -34,13 +34,13 @@ class Problem(NamedTuple):
     Attributes:
         map: the matrix M.
         squared_norm: ‖M‖_F², shape (); None where it is estimated.
-        roots: what turns `left`, `right` of a result into orthonormal columns u and v,
-            shapes (n,) and (m,); None where they are that already.
+        pairing: from the result at these arrays, held fixed, and c, shape (rank,), to a
+            number, shape (), whose gradient in the arrays is that of Σ_i c_i s_i.
     """
 
     map: LinearMap
     squared_norm: Float[Array, ""] | None
-    roots: tuple[Array, Array] | None = None
+    pairing: Callable[[SVDResult, Float[Array, " rank"]], Float[Array, ""]]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -110,7 +110,6 @@ def _pull_back(
     pose: Callable[[Any], Problem],
 ) -> tuple[list[Array], Bool[Array, " rank"], Bool[Array, " rank"]]:
     """Cotangents of the floating leaves, and which values have no gradient."""
-    problem = pose(operands)
     s = result.singular_values
     s_bar, total_bar, tail_bar = bars
     c = jnp.zeros_like(s) if s_bar is None else s_bar
@@ -118,24 +117,18 @@ def _pull_back(
         # The tail is the whole less Σ s_i².
         c = c - 2.0 * s * tail_bar
         total_bar = tail_bar if total_bar is None else total_bar + tail_bar
-    c, vanishing, tied = _settle(s, c, problem.map)
-
-    left, right = result.left, result.right
-    if problem.roots is not None:
-        root_x, root_a = problem.roots
-        left, right = root_x[:, None] * left, root_a[:, None] * right
+    c, vanishing, tied = _settle(s, c, pose(operands).map)
     leaves, structure = jax.tree.flatten(operands)
 
     def functional(inexact: list[Array]) -> Float[Array, ""]:
         fill = iter(inexact)
         full = [next(fill) if _is_inexact(leaf) else leaf for leaf in leaves]
-        a, squared_norm, _ = pose(jax.tree.unflatten(structure, full))
+        problem = pose(jax.tree.unflatten(structure, full))
         value = jnp.zeros((), s.dtype)
         if s_bar is not None or tail_bar is not None:
-            image = a.matmat(right * c[None, :])
-            value = value + jnp.sum((left.conj() * image).real)
+            value = value + problem.pairing(result, c)
         if total_bar is not None:
-            total, _ = total_energy(a, key, squared_norm)
+            total, _ = total_energy(problem.map, key, problem.squared_norm)
             value = value + total_bar * total
         return value
 

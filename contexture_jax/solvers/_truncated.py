@@ -15,7 +15,7 @@ from contexture_jax._core.checks import (
     is_concrete,
 )
 from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array
+from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import Slots, make_slots, slots_matmat
 from contexture_jax.solvers._implicit import Problem, differentiable
 from contexture_jax.solvers._linear_map import LinearMap
@@ -61,8 +61,13 @@ def truncated_svd(
         also where singular values are 0, `singular_values` descending.
 
     Raises:
-        TypeError: if `a` is none of those, or its entries are not numbers.
+        TypeError: if `a` is none of those, its entries are not numbers, or it is a
+            traced `BCOO`.
         ValueError: if `a` is no matrix, or `rank` is out of range.
+
+    Gradients as in `svd`: with respect to an array, or to traced values that the
+    `matmat` of a linear map closes over (it then compiles at each call); `rmatmat` must
+    be its conjugate transpose.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -133,7 +138,14 @@ class _Pose(NamedTuple):
                 return mm(arrays.conj().T, f)
 
             squared_norm = (jnp.abs(arrays) ** 2).sum()
-        return Problem(LinearMap(matmat, rmatmat, self.shape, self.dtype), squared_norm)
+
+        def pairing(result: SVDResult, c: Float[Array, " rank"]) -> Float[Array, ""]:
+            """Σ_i c_i Re⟨u_i, A v_i⟩."""
+            image = matmat(result.right * c[None, :])
+            return jnp.sum((result.left.conj() * image).real)
+
+        linear_map = LinearMap(matmat, rmatmat, self.shape, self.dtype)
+        return Problem(linear_map, squared_norm, pairing)
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "pose"))
