@@ -109,10 +109,10 @@ def _exp_matmul_backward(
     rows, columns = tile_size(n, m, block_size)
     key_blocks, value_blocks = _blocks(keys, columns), _blocks(values, columns)
 
-    def one_block(carry: tuple[Array, Array], block: tuple[Array, Array]) -> tuple:
+    def one_block(carry: tuple[Array, Any], block: tuple[Array, Array]) -> tuple:
         query, bar = block
 
-        def add_tile(query_bar: Array, tile: tuple[Array, ...]) -> tuple:
+        def add_tile(query_bar: Array, tile: tuple) -> tuple:
             key, value, key_bar, value_bar = tile
             scores = jnp.exp(mm(query, key.T))
             # Padding rows have a cotangent of 0, padding columns a value of 0.

@@ -79,6 +79,8 @@ def svd(
       generalised gradient. Equal means closer than 10 √max(n, m) eps · max(s_1, 1).
     * If `rank` cuts a cluster, which cannot be seen, sums over a part of it get an
       element of the generalised gradient too, but one that depends on the basis found.
+    * Entries of a table in rows and columns without mass, which are masked, have no
+      gradient; what is returned there is finite and means nothing.
     * A gradient through `left` or `right` raises a `TypeError`.
     * An operator that stores T and T* apart (sparse, fixed degree) is differentiated
       through the one that its `matmat` uses, and its marginals: right along changes
