@@ -8,7 +8,7 @@ import numpy as np
 
 from contexture_jax._core.types import Array, Float, Inexact
 
-__all__ = ["mm", "rank_cutoff", "safe_divide", "safe_reciprocal"]
+__all__ = ["mm", "rank_cutoff", "safe_divide", "safe_reciprocal", "safe_sqrt"]
 
 
 def mm(a: Array, b: Array) -> Array:
@@ -24,6 +24,12 @@ def safe_reciprocal(x: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
     """1 / x, and 0 where x is 0, with a finite gradient in both cases."""
     nonzero = x != 0
     return jnp.where(nonzero, 1.0 / jnp.where(nonzero, x, jnp.ones_like(x)), 0.0)
+
+
+def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """√x, with the gradient 0 where x is 0."""
+    nonzero = x != 0
+    return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, x, jnp.ones_like(x))), 0.0)
 
 
 def safe_divide(a: Array, b: Array) -> Array:

@@ -18,6 +18,7 @@ __all__ = [
     "Int",
     "PRNGKeyArray",
     "Shaped",
+    "Static",
     "pytree_dataclass",
     "static_field",
 ]
@@ -70,3 +71,14 @@ def pytree_dataclass(cls: type[_T]) -> type[_T]:
 
     jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
     return made
+
+
+@pytree_dataclass
+class Static:
+    """A hashable value as a tree without leaves, for what a backward pass must know.
+
+    Attributes:
+        value: static.
+    """
+
+    value: Any = static_field()

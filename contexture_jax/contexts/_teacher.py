@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_values
+from contexture_jax._core.checks import check_values, is_concrete
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, ArrayLike, Float, Int, pytree_dataclass
 from contexture_jax.contexts._base import Context
@@ -78,9 +78,17 @@ def teacher(z: ArrayLike, threshold: float | None = None) -> Teacher:
             singular value / largest one.
 
     Raises:
+        TypeError: if `z` is traced: whitened features have a spectrum of ones, with
+            nothing to differentiate, and their number depends on values.
         ValueError: if `z` has no direction left, or `threshold` is negative.
     """
     raw = as_features(z, "z")
+    if not is_concrete(raw):
+        msg = (
+            "z must be concrete: its rank decides shapes; build the context outside of"
+            " jit, grad and vmap"
+        )
+        raise TypeError(msg)
     num_rows = raw.shape[0]
     center = raw.mean(axis=0)
     u, sigma, vh = jnp.linalg.svd(raw - center[None, :], full_matrices=False)

@@ -14,7 +14,7 @@ from contexture_jax._core.checks import (
     check_values,
     is_concrete,
 )
-from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal
+from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, ArrayLike, Float, Int
 from contexture_jax.operators import AssociationOperator
 
@@ -126,6 +126,10 @@ def weighted_basis(
     after centring is at most max(n, d) · eps times the norm before: the rest of a
     constant is rounding.
 
+    The derivative (both modes) is that of the span: with the basis Q of Y = Q R, Q̇ = (I
+    − Q Qᵀ) Ẏ R⁺. It is right for whatever does not depend on the choice of the basis,
+    also where singular values of Y agree and those of an SVD would be infinite.
+
     Args:
         x: functions as columns, shape (n, d).
         weights: probabilities of the rows, shape (n,).
@@ -135,17 +139,42 @@ def weighted_basis(
         The basis, shape (n, d), whose columns from `rank` on are 0, and the rank.
     """
     n, d = x.shape
-    root = jnp.sqrt(weights)[:, None]
+    root = safe_sqrt(weights)[:, None]
     raw = root * x
     y = root * (x - mm(weights[None, :], x)) if centre else raw
-    norm = jnp.linalg.norm(y, axis=0)
-    cutoff = rank_cutoff((n, d), x.dtype, jnp.ones((), dtype=x.dtype))
-    floor = cutoff * jnp.linalg.norm(raw, axis=0)
+    # Scales do not change the span: they are constants.
+    norm, raw_norm = (
+        jnp.linalg.norm(jax.lax.stop_gradient(z), axis=0) for z in (y, raw)
+    )
+    floor = rank_cutoff((n, d), x.dtype, jnp.ones((), dtype=x.dtype)) * raw_norm
     scale = safe_reciprocal(jnp.where(norm > floor, norm, 0))
-    basis, s, _ = jnp.linalg.svd(y * scale[None, :], full_matrices=False)
-    keep = s > cutoff * s[0]
-    basis = jnp.where(keep[None, :], basis, 0)
-    return jnp.pad(basis, ((0, 0), (0, d - min(n, d)))), jnp.sum(keep)
+    basis, rank = _span(y * scale[None, :])
+    return jnp.pad(basis, ((0, 0), (0, d - min(n, d)))), rank
+
+
+@jax.custom_jvp
+def _span(y: Float[Array, "n d"]) -> tuple[Float[Array, "n k"], Int[Array, ""]]:
+    """An orthonormal basis of the columns, 0 from the rank on, k = min(n, d)."""
+    basis, rank, _ = _span_and_inverse(y)
+    return basis, rank
+
+
+@_span.defjvp
+def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    basis, rank, inverse = _span_and_inverse(*primals)
+    moved = mm(*tangents, inverse)
+    moved = moved - mm(basis, mm(basis.T, moved))
+    return (basis, rank), (moved, np.zeros((), jax.dtypes.float0))
+
+
+def _span_and_inverse(
+    y: Float[Array, "n d"],
+) -> tuple[Float[Array, "n k"], Int[Array, ""], Float[Array, "d k"]]:
+    """The basis Q of Y = Q R, its rank, and R⁺."""
+    basis, s, rotation = jnp.linalg.svd(y, full_matrices=False)
+    keep = s > rank_cutoff(y.shape, y.dtype, s[0])
+    inverse = rotation.T * safe_reciprocal(jnp.where(keep, s, 0))[None, :]
+    return jnp.where(keep[None, :], basis, 0), jnp.sum(keep), inverse
 
 
 def map_blocks(

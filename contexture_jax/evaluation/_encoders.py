@@ -14,7 +14,7 @@ from contexture_jax._core.checks import (
     check_values,
     is_concrete,
 )
-from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal
+from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, ArrayLike, Bool, Float
 from contexture_jax.evaluation._common import (
     as_columns,
@@ -47,8 +47,9 @@ def ratio_trace(phi: ArrayLike, op: AssociationOperator) -> Float[Array, ""]:
 
     C is never formed: Φ is centred under P_X and orthonormalised by an SVD, and
     directions below max(n, d) · eps of the largest are dropped, which makes C⁻¹ a
-    pseudo-inverse. The gradient is that of an SVD and undefined (NaN) where two
-    singular values of the scaled embedding agree.
+    pseudo-inverse. Differentiable, in both modes, in the embedding and in the arrays of
+    `op`, by the derivative of the span: also where an SVD would have none. Where
+    directions are dropped the function jumps; the gradient is that at constant rank.
 
     Args:
         phi: embeddings of the rows of `op`, shape (n, d), cast to the dtype of `op`.
@@ -135,7 +136,9 @@ def compatibility(f: ArrayLike, op: AssociationOperator) -> Float[Array, "..."]:
     """ρ(f) = ‖T* f̃‖_{P_A} / ‖f̃‖_{P_X}, f̃ = f − E f: how well A predicts f.
 
     Between 0 and s_1 (Zhai et al. 2025 (CTX), Def. 13; theory.md §2). A function is
-    constant when ‖f̃‖ ≤ n · eps · ‖f‖: its compatibility is undefined.
+    constant when ‖f̃‖ ≤ n · eps · ‖f‖: its compatibility is undefined. Differentiable
+    in `f` and in the arrays of `op`; where ρ = 0, a minimum with a kink, the gradient
+    is taken as 0.
 
     Args:
         f: values on the rows of `op`, shape (n,), or functions as columns, shape
@@ -160,7 +163,7 @@ def compatibility(f: ArrayLike, op: AssociationOperator) -> Float[Array, "..."]:
     image = op.rmatmat(centred)
     image = image - jnp.sum(p_a * image, axis=0, keepdims=True)
     energy = jnp.sum(p_a * image**2, axis=0)
-    return jnp.sqrt(jnp.where(varies, energy / variance, jnp.nan))
+    return jnp.where(varies, safe_sqrt(energy / variance), jnp.nan)
 
 
 class TargetEnergy(NamedTuple):
@@ -241,8 +244,8 @@ def _dual_gram(phi: ArrayLike, op: AssociationOperator) -> Float[Array, "d d"]:
     """B in an orthonormal basis of the centred span of Φ, where C = I."""
     phi = as_columns(phi, "phi", op.shape[0]).astype(op.dtype)
     basis, _ = weighted_basis(phi, op.p_x, centre=True)
-    image = op.rmatmat(basis * safe_reciprocal(jnp.sqrt(op.p_x))[:, None])
-    image = jnp.sqrt(op.p_a)[:, None] * (image - mm(op.p_a[None, :], image))
+    image = op.rmatmat(basis * safe_reciprocal(safe_sqrt(op.p_x))[:, None])
+    image = safe_sqrt(op.p_a)[:, None] * (image - mm(op.p_a[None, :], image))
     return mm(image.T, image)
 
 

@@ -7,13 +7,14 @@ into one loop without a temporary. Gathering into a 3-d array and reducing it, s
 and segment sums are several times slower on CPU and take gigabytes.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
-from contexture_jax._core.types import Array, Float, Int
+from contexture_jax._core.types import Array, Float, Int, Static
 
 __all__ = ["Bucket", "Slots", "make_slots", "slots_cost", "slots_matmat", "sum_slots"]
 
@@ -103,8 +104,50 @@ def make_slots(
     )
 
 
+@jax.custom_vjp
 def sum_slots(bucket: Bucket, x: Float[Array, "m r"]) -> Float[Array, "c r"]:
-    """Σ_j weights[j] · x[indices[j]], `_UNROLL` slots in a step of the loop."""
+    """Σ_j weights[j] · x[indices[j]], `_UNROLL` slots in a step of the loop.
+
+    Gradients, in reverse mode only, slot by slot: differentiating through the loop
+    would store all that it gathers.
+    """
+    return _sum_slots_forward(bucket, x)
+
+
+def _sum_slots_saved(bucket: Any, x: Any) -> tuple[Array, Any]:
+    weights = bucket.weights
+    wants = Static((weights is not None and weights.perturbed, x.perturbed))
+    bucket, x = jax.tree.map(lambda primal: primal.value, (bucket, x))
+    return _sum_slots_forward(bucket, x), (bucket, x, wants)
+
+
+def _sum_slots_backward(saved: Any, out_bar: Any) -> tuple[Any, Array | None]:
+    bucket, x, wants = saved
+    if isinstance(out_bar, SymbolicZero):
+        return None, None
+    wants_weights, wants_x = wants.value
+    weights_bar = x_bar = None
+    if wants_weights:
+        weights_bar = jax.lax.map(
+            lambda index: (out_bar * x[index]).sum(axis=1), bucket.indices
+        )
+    if wants_x:
+
+        def scatter(j: Array, total: Array) -> Array:
+            rows = out_bar
+            if bucket.weights is not None:
+                rows = bucket.weights[j][:, None] * rows
+            return total.at[bucket.indices[j]].add(rows)
+
+        width = bucket.indices.shape[0]
+        x_bar = jax.lax.fori_loop(0, width, scatter, jnp.zeros_like(x))
+    return Bucket(None, weights_bar), x_bar
+
+
+sum_slots.defvjp(_sum_slots_saved, _sum_slots_backward, symbolic_zeros=True)
+
+
+def _sum_slots_forward(bucket: Bucket, x: Array) -> Array:
     width, pieces = bucket.indices.shape
 
     def slot(j: Array | int) -> Array:

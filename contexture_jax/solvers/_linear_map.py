@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal
+from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import AssociationOperator
 
@@ -65,7 +65,7 @@ def symmetrised_map(operator: AssociationOperator) -> LinearMap:
     triple (1, √p_x, √p_a) is known exactly and projected out of every product and every
     random block, so rounding cannot bring it back.
     """
-    root_x, root_a = jnp.sqrt(operator.p_x), jnp.sqrt(operator.p_a)
+    root_x, root_a = safe_sqrt(operator.p_x), safe_sqrt(operator.p_a)
     inverse_x, inverse_a = safe_reciprocal(root_x), safe_reciprocal(root_a)
 
     def matmat(g: Array) -> Array:

@@ -16,7 +16,7 @@ from contexture_jax.solvers._random import Seed, fold, make_seed, random_block
 from contexture_jax.solvers._randomized import randomized
 from contexture_jax.solvers._results import SolveInfo, Status, SVDResult
 
-__all__ = ["finish", "solve"]
+__all__ = ["finish", "solve", "total_energy"]
 
 _NUM_PROBES = 16
 
@@ -61,10 +61,7 @@ def solve(
     left, right = fix_signs(triples.left, triples.right)
     s = triples.singular_values
     head = (s * s).sum()
-    if squared_norm is None:
-        total, error = _estimate_energy(a, fold(seed, -1))
-    else:
-        total, error = squared_norm.astype(s.dtype), jnp.zeros((), s.dtype)
+    total, error = total_energy(a, key, squared_norm)
     # Rounding must not make the whole smaller than its part.
     total = jnp.maximum(total, head)
     residuals = jnp.maximum(triples.left_residuals, triples.right_residuals)
@@ -87,6 +84,16 @@ def finish(plan: Plan, info: SolveInfo) -> SolveInfo:
         return info
     status = list(Status)[int(info.status)]
     return info._replace(status=status, method=plan.method, reason=plan.reason)
+
+
+def total_energy(
+    a: LinearMap, key: Array, squared_norm: Float[Array, ""] | None
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """‖M‖_F² and its standard error: as given, or from random probes."""
+    if squared_norm is None:
+        return _estimate_energy(a, fold(make_seed(key), -1))
+    real = jnp.zeros((), a.dtype).real.dtype
+    return squared_norm.astype(real), jnp.zeros((), real)
 
 
 def _estimate_energy(

@@ -3,12 +3,14 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_key, is_concrete
-from contexture_jax._core.numerics import safe_reciprocal
-from contexture_jax._core.types import Array
+from contexture_jax._core.numerics import mm, safe_reciprocal
+from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import AssociationOperator
+from contexture_jax.solvers._implicit import Problem, differentiable
 from contexture_jax.solvers._linear_map import symmetrised_map
 from contexture_jax.solvers._plan import Method, Plan, make_plan
 from contexture_jax.solvers._results import SolveInfo, SVDResult
@@ -64,6 +66,27 @@ def svd(
         TypeError: if `op` is not an operator or `key` not a key.
         ValueError: if `rank`, `method` or a tolerance is out of range.
 
+    Gradients, in reverse mode, are implicit and never go through the iterations
+    (theory.md §6.10): `singular_values`, `info.total_energy` and `info.tail_energy`
+    have them with respect to the floating arrays of `op`, and through those to what
+    `op` was built of. The rest of `info` counts as constant. They are as exact as the
+    functions are: residual over gap.
+
+    * Functions that are symmetric in a cluster of equal values, such as sums over all
+      of it, have the right gradient. Where a function treats equal values differently,
+      or is not even in values of 0, there is none: eager `jax.grad` raises a
+      `ValueError`; inside `jit` or `vmap`, where values are not known, each value
+      counts as the mean of its cluster and a 0 as constant, which is an element of the
+      generalised gradient. Equal means closer than 10 √max(n, m) eps · max(s_1, 1).
+    * If `rank` cuts a cluster, which cannot be seen, sums over a part of it get an
+      element of the generalised gradient too, but one that depends on the basis found.
+    * Entries of a table in rows and columns without mass, which are masked, have no
+      gradient; what is returned there is finite and means nothing.
+    * A gradient through `left` or `right` raises a `TypeError`.
+    * An operator that stores T and T* apart (sparse, fixed degree) is differentiated
+      through the one that its `matmat` uses, and its marginals: right along changes
+      that keep the two adjoint.
+
     Example:
         >>> import jax
         >>> import contexture_jax as cx
@@ -92,7 +115,8 @@ def svd(
         num_oversamples=num_oversamples,
         num_power_iterations=num_power_iterations,
     )
-    result, info = _compiled(op, key, plan=plan.program)
+    run = functools.partial(_compiled, plan=plan.program)
+    result, info = differentiable(run, _pose, op, key)
     return result, finish(plan, info)
 
 
@@ -100,14 +124,29 @@ def svd(
 def _compiled(
     op: AssociationOperator, key: Array, *, plan: Plan
 ) -> tuple[SVDResult, SolveInfo]:
-    squared_norm = op.squared_norm()
-    deflated = None if squared_norm is None else squared_norm - 1.0
-    result, info = solve(symmetrised_map(op), plan, key, deflated)
+    problem = _pose(op)
+    result, info = solve(problem.map, plan, key, problem.squared_norm)
     back_x, back_a = (safe_reciprocal(p**0.5) for p in (op.p_x, op.p_a))
     weighted = result._replace(
         left=back_x[:, None] * result.left, right=back_a[:, None] * result.right
     )
     return weighted, info
+
+
+def _pose(op: AssociationOperator) -> Problem:
+    """The symmetrised, deflated matrix of an operator."""
+    squared_norm = op.squared_norm()
+    deflated = None if squared_norm is None else squared_norm - 1.0
+    law = jax.lax.stop_gradient(op.p_x)[:, None]
+
+    def pairing(result: SVDResult, c: Float[Array, " rank"]) -> Float[Array, ""]:
+        """Σ_i c_i (⟨μ_i, T ν_i⟩ + s_i (⟨μ_i², p_x⟩ − ⟨ν_i², p_a⟩) / 2)."""
+        s, left, right = result
+        shares = mm(op.p_x, left * left) - mm(op.p_a, right * right)
+        image = op.matmat(right * c[None, :])
+        return jnp.sum(law * left * image) + 0.5 * jnp.sum(c * s * shares)
+
+    return Problem(symmetrised_map(op), deflated, pairing)
 
 
 def _num_nontrivial(op: AssociationOperator) -> int:

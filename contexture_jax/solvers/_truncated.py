@@ -1,17 +1,23 @@
 """The plain Euclidean layer: a truncated SVD of any matrix or linear map."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import sparse
 
-from contexture_jax._core.checks import check_key, check_ndim, floating_dtype
+from contexture_jax._core.checks import (
+    check_key,
+    check_ndim,
+    floating_dtype,
+    is_concrete,
+)
 from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array
+from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import Slots, make_slots, slots_matmat
+from contexture_jax.solvers._implicit import Problem, differentiable
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._plan import Method, Plan, make_plan
 from contexture_jax.solvers._results import SolveInfo, SVDResult
@@ -55,8 +61,13 @@ def truncated_svd(
         also where singular values are 0, `singular_values` descending.
 
     Raises:
-        TypeError: if `a` is none of those, or its entries are not numbers.
+        TypeError: if `a` is none of those, its entries are not numbers, or it is a
+            traced `BCOO`.
         ValueError: if `a` is no matrix, or `rank` is out of range.
+
+    Gradients as in `svd`: with respect to an array, or to traced values that the
+    `matmat` of a linear map closes over (it then compiles at each call); `rmatmat` must
+    be its conjugate transpose.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -80,48 +91,69 @@ def truncated_svd(
         num_oversamples=num_oversamples,
         num_power_iterations=num_power_iterations,
     )
-    result, info = _compiled(
-        arrays, key, plan=plan.program, functions=functions, shape=shape, dtype=dtype
-    )
+    pose = _Pose(functions, shape, dtype)
+    run = functools.partial(_compiled, plan=plan.program, pose=pose)
+    result, info = differentiable(run, pose, arrays, key)
     return result, finish(plan, info)
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "functions", "shape", "dtype"))
+class _Pose(NamedTuple):
+    """From the traced arrays to the matrix; what is static about it."""
+
+    functions: Any
+    shape: tuple[int, int]
+    dtype: Any
+
+    def __call__(self, arrays: Any) -> Problem:
+        squared_norm = None
+        if self.functions is not None:
+            forward_fn, backward_fn = self.functions
+            forward_values, backward_values = arrays
+
+            def matmat(g: Array) -> Array:
+                return forward_fn(g, *forward_values)
+
+            def rmatmat(f: Array) -> Array:
+                return backward_fn(f, *backward_values)
+
+        elif isinstance(arrays, tuple):
+            forward, backward = arrays
+
+            def matmat(g: Array) -> Array:
+                return slots_matmat(forward, g)
+
+            def rmatmat(f: Array) -> Array:
+                return slots_matmat(backward, f)
+
+            squared_norm = sum(
+                (jnp.abs(bucket.weights) ** 2).sum() for bucket in forward.buckets
+            )
+            squared_norm = jnp.asarray(squared_norm)
+        else:
+
+            def matmat(g: Array) -> Array:
+                return mm(arrays, g)
+
+            def rmatmat(f: Array) -> Array:
+                return mm(arrays.conj().T, f)
+
+            squared_norm = (jnp.abs(arrays) ** 2).sum()
+
+        def pairing(result: SVDResult, c: Float[Array, " rank"]) -> Float[Array, ""]:
+            """Σ_i c_i Re⟨u_i, A v_i⟩."""
+            image = matmat(result.right * c[None, :])
+            return jnp.sum((result.left.conj() * image).real)
+
+        linear_map = LinearMap(matmat, rmatmat, self.shape, self.dtype)
+        return Problem(linear_map, squared_norm, pairing)
+
+
+@functools.partial(jax.jit, static_argnames=("plan", "pose"))
 def _compiled(
-    arrays: Any,
-    key: Array,
-    *,
-    plan: Plan,
-    functions: Any,
-    shape: tuple[int, int],
-    dtype: Any,
+    arrays: Any, key: Array, *, plan: Plan, pose: _Pose
 ) -> tuple[SVDResult, SolveInfo]:
-    squared_norm = None
-    if functions is not None:
-        matmat, rmatmat = functions
-    elif isinstance(arrays, tuple):
-        forward, backward = arrays
-
-        def matmat(g: Array) -> Array:
-            return slots_matmat(forward, g)
-
-        def rmatmat(f: Array) -> Array:
-            return slots_matmat(backward, f)
-
-        squared_norm = sum(
-            (jnp.abs(bucket.weights) ** 2).sum() for bucket in forward.buckets
-        )
-        squared_norm = jnp.asarray(squared_norm)
-    else:
-
-        def matmat(g: Array) -> Array:
-            return mm(arrays, g)
-
-        def rmatmat(f: Array) -> Array:
-            return mm(arrays.conj().T, f)
-
-        squared_norm = (jnp.abs(arrays) ** 2).sum()
-    return solve(LinearMap(matmat, rmatmat, shape, dtype), plan, key, squared_norm)
+    problem = pose(arrays)
+    return solve(problem.map, plan, key, problem.squared_norm)
 
 
 def _take_apart(a: Any) -> tuple[Any, Any, tuple[int, int], Any]:
@@ -135,8 +167,19 @@ def _take_apart(a: Any) -> tuple[Any, Any, tuple[int, int], Any]:
             _traceable(matmat, (shape[1], 1), (shape[0], 1), dtype, "matmat"),
             _traceable(rmatmat, (shape[0], 1), (shape[1], 1), dtype, "rmatmat"),
         )
-        return None, maps, shape, dtype
+        (matmat, one), (rmatmat, other) = (
+            _hoist(function, size, dtype)
+            for function, size in zip(maps, shape[::-1], strict=True)
+        )
+        return (one, other), (matmat, rmatmat), shape, dtype
     if isinstance(a, sparse.BCOO):
+        if not is_concrete(a.data, a.indices):
+            msg = (
+                "a BCOO must be concrete, since it is laid out anew on the host; inside"
+                " a transformation pass products with it: (matmat, rmatmat, shape,"
+                " dtype)"
+            )
+            raise TypeError(msg)
         indices = np.asarray(a.indices)
         inside = (indices < np.asarray(a.shape)).all(axis=1)
         rows, columns = indices[inside].T
@@ -158,6 +201,23 @@ def _take_apart(a: Any) -> tuple[Any, Any, tuple[int, int], Any]:
     dtype = floating_dtype(array.dtype)
     n, m = array.shape
     return jnp.asarray(array, dtype), None, (n, m), dtype
+
+
+def _hoist(function: Any, size: int, dtype: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The function with the traced values that it closes over as further arguments.
+
+    Without any it stays the same object, which has its compiled program already.
+    """
+    column, values = jax.closure_convert(
+        lambda g: function(g[:, None])[:, 0], jax.ShapeDtypeStruct((size,), dtype)
+    )
+    if not values:
+        return function, ()
+
+    def hoisted(block: Array, *values: Any) -> Array:
+        return jax.vmap(lambda g: column(g, *values), in_axes=1, out_axes=1)(block)
+
+    return hoisted, tuple(values)
 
 
 def _sparse(

@@ -1,0 +1,222 @@
+"""Gradients of singular values by perturbation theory, not through the iterations.
+
+For M = U diag(s) Vᴴ and a change dM, ds_i = Re⟨u_i, dM v_i⟩: the gradient of
+Σ_i c_i s_i is that of Σ_i c_i Re⟨u_i, M v_i⟩ with the vectors held fixed, which is the
+pull-back of one product with M (theory.md §6.10).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+
+from contexture_jax._core.checks import is_concrete
+from contexture_jax._core.numerics import safe_divide
+from contexture_jax._core.types import Array, Bool, Float
+from contexture_jax.solvers._linear_map import LinearMap
+from contexture_jax.solvers._results import SolveInfo, SVDResult
+from contexture_jax.solvers._run import total_energy
+
+__all__ = ["Problem", "differentiable"]
+
+# Cotangents of values that differ by δ may differ by that many times δ / s_1 of the
+# largest cotangent: more is no smooth symmetric function.
+_STEEPNESS = 100.0
+
+
+class Problem(NamedTuple):
+    """What a solver works on, as a function of the arrays that it is made of.
+
+    Attributes:
+        map: the matrix M.
+        squared_norm: ‖M‖_F², shape (); None where it is estimated.
+        pairing: from the result at these arrays, held fixed, and c, shape (rank,), to a
+            number, shape (), whose gradient in the arrays is that of Σ_i c_i s_i.
+    """
+
+    map: LinearMap
+    squared_norm: Float[Array, ""] | None
+    pairing: Callable[[SVDResult, Float[Array, " rank"]], Float[Array, ""]]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def differentiable(
+    run: Callable[[Any, Array], tuple[SVDResult, SolveInfo]],
+    pose: Callable[[Any], Problem],
+    operands: Any,
+    key: Array,
+) -> tuple[SVDResult, SolveInfo]:
+    """`run(operands, key)`, with the gradient of what has one.
+
+    Singular values and the two energies have gradients with respect to the floating
+    leaves of `operands`. Everything else in the info counts as constant. Singular
+    vectors have none: a cotangent for them raises.
+
+    Not inside a compiled program but around it, so that eager `jax.grad` sees values:
+    it can tell a cluster from separate values, and raise.
+
+    Args:
+        run: the compiled solver.
+        pose: gives the matrix that `run` decomposes; hashable.
+        operands: any pytree.
+        key: random key.
+    """
+    del pose
+    return run(operands, key)
+
+
+def _forward(run: Any, pose: Any, operands: Any, key: Any) -> tuple[Any, Any]:
+    del pose
+    operands, key = jax.tree.map(lambda primal: primal.value, (operands, key))
+    result, info = run(operands, key)
+    return (result, info), (operands, key, result)
+
+
+def _backward(run: Any, pose: Any, saved: Any, cotangents: Any) -> tuple[Any, None]:
+    del run
+    operands, key, result = saved
+    result_bar, info_bar = cotangents
+    for side in ("left", "right"):
+        _require_zero(getattr(result_bar, side), side)
+    bars = _as_zero(
+        result_bar.singular_values, info_bar.total_energy, info_bar.tail_energy
+    )
+    if all(bar is None for bar in bars):
+        return None, None
+    gradient, vanishing, tied = _pull_back(operands, key, result, bars, pose=pose)
+    if is_concrete(vanishing, tied):
+        s = np.asarray(result.singular_values)
+        _raise_where_undefined(s, np.asarray(vanishing), np.asarray(tied))
+    leaves, structure = jax.tree.flatten(operands)
+    inexact = iter(gradient)
+    full = [next(inexact) if _is_inexact(leaf) else None for leaf in leaves]
+    return jax.tree.unflatten(structure, full), None
+
+
+differentiable.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+@functools.partial(jax.jit, static_argnames="pose")
+def _pull_back(
+    operands: Any,
+    key: Array,
+    result: SVDResult,
+    bars: tuple[Array | None, Array | None, Array | None],
+    *,
+    pose: Callable[[Any], Problem],
+) -> tuple[list[Array], Bool[Array, " rank"], Bool[Array, " rank"]]:
+    """Cotangents of the floating leaves, and which values have no gradient."""
+    s = result.singular_values
+    s_bar, total_bar, tail_bar = bars
+    c = jnp.zeros_like(s) if s_bar is None else s_bar
+    if tail_bar is not None:
+        # The tail is the whole less Σ s_i².
+        c = c - 2.0 * s * tail_bar
+        total_bar = tail_bar if total_bar is None else total_bar + tail_bar
+    c, vanishing, tied = _settle(s, c, pose(operands).map)
+    leaves, structure = jax.tree.flatten(operands)
+
+    def functional(inexact: list[Array]) -> Float[Array, ""]:
+        fill = iter(inexact)
+        full = [next(fill) if _is_inexact(leaf) else leaf for leaf in leaves]
+        problem = pose(jax.tree.unflatten(structure, full))
+        value = jnp.zeros((), s.dtype)
+        if s_bar is not None or tail_bar is not None:
+            value = value + problem.pairing(result, c)
+        if total_bar is not None:
+            total, _ = total_energy(problem.map, key, problem.squared_norm)
+            value = value + total_bar * total
+        return value
+
+    value, transpose = jax.vjp(functional, [x for x in leaves if _is_inexact(x)])
+    (gradient,) = transpose(jnp.ones_like(value))
+    return gradient, vanishing, tied
+
+
+def _settle(
+    s: Float[Array, " rank"], c: Float[Array, " rank"], a: LinearMap
+) -> tuple[Float[Array, " rank"], Bool[Array, " rank"], Bool[Array, " rank"]]:
+    """Cotangents to go on with, and where they ask for what does not exist.
+
+    Values closer than `a.cutoff` are one cluster, values not above it are 0. Cotangents
+    that differ inside a cluster become their mean; a cotangent of a 0 that is not
+    itself as small becomes 0. Both are elements of the generalised gradient
+    (theory.md §6.10), and the same whatever basis the solver found.
+
+    Returns:
+        The cotangents, the zeros that had one, the members of clusters with unequal
+        ones; each of shape (rank,).
+    """
+    cutoff = a.cutoff(s)
+    top = jnp.abs(c).max()
+    near = float(np.finfo(s.dtype).eps) ** 0.5
+    largest = jnp.maximum(s.max(), a.scale)
+
+    zero = s <= cutoff
+    even = near * top + _STEEPNESS * top * safe_divide(s, largest)
+    # With no other value to compare with, the norm before deflation, 1, is the scale.
+    even = jnp.where(zero.all(), jnp.maximum(even, near * a.scale), even)
+    vanishing = zero & (jnp.abs(c) > even)
+    c = jnp.where(vanishing, 0.0, c)
+
+    gap = s[:-1] - s[1:]
+    linked = (gap <= cutoff) & ~zero[:-1] & ~zero[1:]
+    smooth = near * top + _STEEPNESS * top * safe_divide(gap, largest)
+    jump = linked & (jnp.abs(c[:-1] - c[1:]) > smooth)
+    number = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(~linked)])
+    same = number[:, None] == number[None, :]
+    broken = jnp.concatenate([jump, jnp.zeros(1, bool)])
+    tied = (same & broken[None, :]).any(axis=1)
+    mean = (same * c[None, :]).sum(axis=1) / same.sum(axis=1)
+    return jnp.where(tied, mean, c), vanishing, tied
+
+
+def _raise_where_undefined(s: np.ndarray, vanishing: np.ndarray, tied: Any) -> None:
+    if vanishing.any():
+        names = _numbers(vanishing)
+        msg = (
+            f"singular value(s) {names} are 0, where a singular value is no"
+            " differentiable function: differentiate a function that is even in them,"
+            " such as the sum of squares, or ask for a smaller rank. (Inside jax.jit,"
+            " which cannot see values, their part of the gradient is 0.)"
+        )
+        raise ValueError(msg)
+    if tied.any():
+        values = ", ".join(f"{value:.6g}" for value in s[tied])
+        msg = (
+            f"singular values {_numbers(tied)} are numerically equal ({values}), so"
+            " that no one of them has a gradient, but symmetric functions of them"
+            " have: differentiate their sum, their sum of squares or another function"
+            " that treats the whole cluster alike. (Inside jax.jit, which cannot see"
+            " values, each counts as the mean of its cluster.)"
+        )
+        raise ValueError(msg)
+
+
+def _numbers(mask: np.ndarray) -> str:
+    return ", ".join(str(int(i) + 1) for i in np.flatnonzero(mask))
+
+
+def _require_zero(bar: Any, side: str) -> None:
+    if isinstance(bar, SymbolicZero) or (is_concrete(bar) and not np.any(bar)):
+        return
+    msg = (
+        f"no gradient goes through `{side}`, the singular functions: they are defined"
+        " up to sign, and up to rotation inside a cluster of equal singular values."
+        " Differentiate functions of `singular_values`, or hold the functions fixed"
+        f" with jax.lax.stop_gradient(result.{side})"
+    )
+    raise TypeError(msg)
+
+
+def _as_zero(*bars: Any) -> tuple[Any, ...]:
+    """None in place of a symbolic zero."""
+    return tuple(None if isinstance(bar, SymbolicZero) else bar for bar in bars)
+
+
+def _is_inexact(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jnp.inexact))

@@ -1,0 +1,515 @@
+"""Gradients through the solvers, against finite differences of dense float64 NumPy.
+
+Most of the time goes into compiling: nearly all tables have one shape and one rank.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import sparse
+
+import contexture_jax as cx
+from contexture_jax import evaluation
+from contexture_jax._core.softmax import exp_matmul, logsumexp_rows
+from contexture_jax.solvers import Method
+from tests.problems import dense_triples, features, holey_table, random_table
+
+KEY = jax.random.key(11)
+METHODS: list[Method] = ["exact", "randomized", "nystrom"]
+# Of the fourth-order difference below, on functions of order 1.
+ACCURACY = 1e-9
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+TABLE = random_table()
+# Relative steps: entries of 0 stay 0.
+CHANGE = TABLE * normal(1, 14, 9)
+PHI = normal(2, 14, 3)
+X, KEYS = features() - 5.0, features(rows=9) - 4.5
+
+
+def slope(function, x, change, step=3e-4):
+    """The derivative along `change`, by differences of fourth order."""
+    one, two = (
+        function(x + h * change) - function(x - h * change) for h in (step, 2 * step)
+    )
+    return (8 * one - two) / (12 * step)
+
+
+@jax.jit
+def build(table):
+    return cx.association_operator(cx.contexts.joint(table))
+
+
+def spectrum(table, rank=3, method: Method = "exact", **options):
+    result, _ = cx.svd(build(table), rank, key=KEY, method=method, **options)
+    return result.singular_values
+
+
+def dense_energy(table, rank=3):
+    return (dense_triples(table)[1][:rank] ** 2).sum()
+
+
+def along(gradient, change):
+    return (np.asarray(gradient) * change).sum()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sum_of_squares_has_the_gradient_of_the_table(method):
+    def function(table):
+        return (spectrum(table, method=method) ** 2).sum()
+
+    gradient = jax.grad(function)(jnp.asarray(TABLE))
+    expected = slope(dense_energy, TABLE, CHANGE)
+    np.testing.assert_allclose(along(gradient, CHANGE), expected, rtol=ACCURACY)
+
+
+def test_block_krylov_has_it_too():
+    """Blocks must be narrow to fit into eight dimensions three times."""
+
+    def function(table):
+        found = spectrum(table, 2, "krylov", num_oversamples=0)
+        return (found**2).sum()
+
+    gradient = jax.grad(function)(jnp.asarray(TABLE))
+    expected = slope(lambda table: dense_energy(table, 2), TABLE, CHANGE)
+    np.testing.assert_allclose(along(gradient, CHANGE), expected, rtol=ACCURACY)
+
+
+def test_each_value_has_its_own_gradient():
+    jacobian = jax.jacrev(spectrum)(jnp.asarray(TABLE))
+    expected = slope(lambda table: dense_triples(table)[1][:3], TABLE, CHANGE)
+    slopes = (np.asarray(jacobian) * CHANGE).sum(axis=(1, 2))
+    np.testing.assert_allclose(slopes, expected, rtol=ACCURACY)
+
+
+def test_rows_and_columns_without_mass_do_no_harm():
+    table = holey_table()
+    change = table * normal(3, 14, 9)
+    gradient = jax.grad(lambda t: (spectrum(t) ** 2).sum())(jnp.asarray(table))
+    assert np.isfinite(gradient).all()
+    expected = slope(dense_energy, table, change)
+    np.testing.assert_allclose(along(gradient, change), expected, rtol=ACCURACY)
+
+
+def test_energies_have_the_gradient_of_the_whole_spectrum():
+    def energies(table):
+        _, info = cx.svd(build(table), 3, key=KEY)
+        return 2 * info.total_energy + info.tail_energy
+
+    def dense(table):
+        squares = dense_triples(table)[1] ** 2
+        return 2 * squares.sum() + squares[3:].sum()
+
+    gradient = jax.grad(energies)(jnp.asarray(TABLE))
+    expected = slope(dense, TABLE, CHANGE)
+    np.testing.assert_allclose(along(gradient, CHANGE), expected, rtol=ACCURACY)
+
+
+def test_estimated_energies_have_the_gradient_of_the_estimate():
+    @jax.jit
+    def tail(table):
+        op = build(table)
+        both = cx.operators.product([op, cx.operators.adjoint(op)])
+        return cx.svd(both, 3, key=KEY)[1].tail_energy
+
+    gradient = jax.grad(tail)(jnp.asarray(TABLE))
+    expected = slope(lambda t: float(tail(t)), TABLE, CHANGE)
+    np.testing.assert_allclose(along(gradient, CHANGE), expected, rtol=ACCURACY)
+
+
+def test_the_rest_of_the_info_counts_as_constant():
+    def rest(table):
+        _, info = cx.svd(build(table), 3, key=KEY)
+        return info.residuals.sum() + info.num_passes + info.tail_error
+
+    np.testing.assert_array_equal(jax.grad(rest)(jnp.asarray(TABLE)), 0)
+
+
+SOFTMAX = {
+    "rbf": (lambda gamma, x: cx.contexts.rbf(x, gamma), (np.asarray(0.5), X)),
+    "attention": (
+        lambda queries, keys, bias: cx.contexts.attention(queries, keys, bias=bias),
+        (X, KEYS, KEYS[:, 0]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_kernel_parameters_and_features(name):
+    """In tiles of four rows, the last of them padded."""
+    make, values = SOFTMAX[name]
+
+    @jax.jit
+    @jax.grad
+    def gradient(values):
+        op = cx.association_operator(make(*values), block_size=4)
+        result, info = cx.svd(op, 3, key=KEY)
+        return (result.singular_values**2).sum() + 0.5 * info.total_energy
+
+    @jax.jit
+    def table(values):
+        return make(*values).table()
+
+    for number, found in enumerate(gradient(tuple(map(jnp.asarray, values)))):
+
+        def dense(value, number=number):
+            changed = (*values[:number], value, *values[number + 1 :])
+            squares = dense_triples(np.asarray(table(changed)))[1] ** 2
+            return squares[:3].sum() + 0.5 * squares.sum()
+
+        change = 0.3 * normal(number, *values[number].shape)
+        expected = slope(dense, values[number], change)
+        np.testing.assert_allclose(along(found, change), expected, rtol=1e-8)
+
+
+def test_low_rank_features():
+    @jax.jit
+    def make(left):
+        uniform = (jnp.full(size, 1 / size) for size in (14, 9))
+        return cx.operators.low_rank_operator(left, jnp.asarray(KEYS), *uniform)
+
+    def function(left):
+        return (cx.svd(make(left), 2, key=KEY)[0].singular_values ** 2).sum()
+
+    def dense(left):
+        matrix = (left - left.mean(axis=0)) @ (KEYS - KEYS.mean(axis=0)).T
+        return (np.linalg.svd(matrix)[1][:2] ** 2).sum() / (14 * 9)
+
+    left, change = 0.1 * X, 0.1 * normal(4, 14, 3)
+    gradient = jax.grad(function)(jnp.asarray(left))
+    expected = slope(dense, left, change)
+    np.testing.assert_allclose(along(gradient, change), expected, rtol=ACCURACY)
+
+
+# Four entries a row, so that layouts have few kinds of slots.
+COLUMNS = np.sort(
+    np.stack([np.random.default_rng(r).permutation(9)[:4] for r in range(14)]), axis=1
+)
+ROWS = np.broadcast_to(np.arange(14)[:, None], COLUMNS.shape)
+
+
+def listed(weights):
+    table = np.zeros((14, 9))
+    table[ROWS, COLUMNS] = weights
+    return table
+
+
+def sparse_operator(weights):
+    context = cx.contexts.pairs(
+        ROWS.ravel(), COLUMNS.ravel(), weights.ravel(), shape=(14, 9)
+    )
+    return cx.association_operator(context)
+
+
+def two_steps(weights):
+    op = sparse_operator(weights)
+    return cx.operators.product([op, cx.operators.adjoint(op)])
+
+
+def two_step_table(weights):
+    table = listed(weights) / weights.sum()
+    return table / table.sum(axis=0) @ table.T
+
+
+STORED = {
+    "sparse": (sparse_operator, listed),
+    "fixed degree": (
+        lambda weights: cx.association_operator(
+            cx.contexts.neighbors(COLUMNS, weights, num_points=9)
+        ),
+        lambda weights: listed(weights / weights.sum(axis=1, keepdims=True)),
+    ),
+    "product with the adjoint": (two_steps, two_step_table),
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_stored_weights_along_a_change_of_the_law(name):
+    """Leaves of an operator are tied to each other: along a law that changes."""
+    make, table = STORED[name]
+    weights = np.random.default_rng(5).random((14, 4)) + 0.5
+    change = normal(6, 14, 4) / 3
+    leaves, structure = jax.tree.flatten(make(weights))
+    floating = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
+
+    @jax.jit
+    @jax.grad
+    def gradient(values):
+        full = list(leaves)
+        for i, value in zip(floating, values, strict=True):
+            full[i] = value
+        op = jax.tree.unflatten(structure, full)
+        return (cx.svd(op, 3, key=KEY)[0].singular_values ** 2).sum()
+
+    def stored(weights):
+        found = jax.tree.leaves(make(weights))
+        return np.concatenate([np.ravel(found[i]) for i in floating])
+
+    def dense(weights):
+        law = table(weights)
+        return dense_energy(law / law.sum())
+
+    found = gradient([leaves[i] for i in floating])
+    got = np.concatenate([np.ravel(g) for g in found]) @ slope(stored, weights, change)
+    np.testing.assert_allclose(got, slope(dense, weights, change), rtol=1e-8)
+
+
+def noisy_labels(rate):
+    """Four labels that are right with probability 1 − rate: 1 − rate thrice, then 0."""
+    one = np.repeat(np.arange(4), [2, 3, 4, 5])
+    other = np.repeat(np.arange(4), [2, 1, 2, 4])
+    right = (one[:, None] == other[None, :]).astype(float)
+    right /= 14 * right.sum(axis=1, keepdims=True)
+    independent = right.sum(axis=1, keepdims=True) * right.sum(axis=0, keepdims=True)
+    return (1 - rate) * right + rate * independent
+
+
+CLUSTER = noisy_labels(0.3)
+CLUSTER_CHANGE = CLUSTER * normal(7, 14, 9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_symmetric_functions_of_a_whole_cluster(method):
+    """No one of the three values is differentiable, the sum of their cubes is."""
+    np.testing.assert_allclose(
+        dense_triples(CLUSTER)[1][:4], [0.7, 0.7, 0.7, 0], atol=1e-14
+    )
+
+    def dense(table):
+        return (dense_triples(table)[1][:3] ** 3).sum()
+
+    gradient = jax.grad(lambda table: (spectrum(table, method=method) ** 3).sum())(
+        jnp.asarray(CLUSTER)
+    )
+    expected = slope(dense, CLUSTER, CLUSTER_CHANGE)
+    np.testing.assert_allclose(along(gradient, CLUSTER_CHANGE), expected, rtol=ACCURACY)
+
+
+def test_one_value_of_a_cluster_raises():
+    with pytest.raises(ValueError, match=r"values 1, 2, 3 are numerically equal \(0.7"):
+        jax.grad(lambda table: spectrum(table)[1])(jnp.asarray(CLUSTER))
+
+
+def test_one_value_of_a_cluster_counts_as_the_mean_inside_jit():
+    mean = jax.grad(lambda table: spectrum(table).mean())(jnp.asarray(CLUSTER))
+    for method in ("exact", "randomized"):
+        one = jax.jit(jax.grad(lambda table, m=method: spectrum(table, method=m)[1]))
+        np.testing.assert_allclose(one(CLUSTER), mean, atol=1e-12)
+
+
+def test_a_rank_that_cuts_a_cluster_gives_a_subgradient():
+    """The sum of the largest values is convex; at a tie it has no gradient."""
+    matrix = np.zeros((14, 9))
+    matrix[np.arange(6), np.arange(6)] = [3, 2, 1, 1, 1, 0.5]
+
+    def function(a):
+        return cx.solvers.truncated_svd(a, 3, key=KEY)[0].singular_values.sum()
+
+    gradient = np.asarray(jax.grad(function)(jnp.asarray(matrix)))
+    for seed in range(20):
+        change = 0.1 * normal(seed, 14, 9)
+        above = np.linalg.svd(matrix + change)[1][:3].sum()
+        assert above >= 6.0 + (gradient * change).sum() - 1e-12
+
+
+def test_values_of_zero():
+    table = jnp.asarray(CLUSTER)
+    gradient = jax.grad(lambda t: (spectrum(t, 4) ** 2).sum())(table)
+    leading = jax.grad(lambda t: (spectrum(t) ** 2).sum())(table)
+    np.testing.assert_allclose(gradient, leading, atol=1e-12)
+    with pytest.raises(ValueError, match=r"singular value\(s\) 4 are 0"):
+        jax.grad(lambda t: spectrum(t, 4).sum())(table)
+    inside = jax.jit(jax.grad(lambda t: spectrum(t, 4).sum()))(table)
+    only = jax.grad(lambda t: spectrum(t).sum())(table)
+    np.testing.assert_allclose(inside, only, atol=1e-12)
+
+
+def test_independence():
+    """All values are 0: their squares have the gradient 0, their sum has none."""
+    table = jnp.asarray(noisy_labels(1.0))
+    gradient = jax.grad(lambda t: (spectrum(t) ** 2).sum())(table)
+    np.testing.assert_allclose(gradient, 0, atol=1e-12)
+    with pytest.raises(ValueError, match=r"value\(s\) 1, 2, 3 are 0"):
+        jax.grad(lambda t: spectrum(t).sum())(table)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_singular_functions_have_no_gradient(side, wrap):
+    def function(table):
+        result, _ = cx.svd(build(table), 3, key=KEY)
+        return (getattr(result, side) ** 2).sum() + result.singular_values.sum()
+
+    with pytest.raises(TypeError, match=f"no gradient goes through `{side}`"):
+        jax.grad(wrap(function))(jnp.asarray(TABLE))
+
+
+def test_singular_functions_may_be_held_fixed():
+    def function(table):
+        result, _ = cx.svd(build(table), 3, key=KEY)
+        left = jax.lax.stop_gradient(result.left)
+        return (left**2).sum() + result.singular_values.sum()
+
+    alone = jax.grad(lambda table: spectrum(table).sum())(jnp.asarray(TABLE))
+    stopped = jax.grad(function)(jnp.asarray(TABLE))
+    np.testing.assert_allclose(stopped, alone, atol=1e-13)
+    result, pull_back = jax.vjp(lambda op: cx.svd(op, 3, key=KEY)[0], build(TABLE))
+    ones = jnp.ones_like(result.singular_values)
+    zeros = jax.tree.map(jnp.zeros_like, result)
+    (gradient,) = pull_back(zeros._replace(singular_values=ones))
+    assert np.isfinite(gradient.joint).all()
+
+
+def test_forward_mode_is_refused():
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(spectrum, (TABLE,), (CHANGE,))
+
+
+def test_vmap_and_a_loop_agree_on_gradients():
+    def first(table):
+        return spectrum(table)[0]
+
+    function = jax.grad(first)
+    tables = jnp.stack([TABLE, TABLE[::-1] ** 2, holey_table()])
+    loop = jnp.stack([function(table) for table in tables])
+    inside = jax.jit(jax.vmap(function))(tables)
+    np.testing.assert_allclose(inside, loop, atol=1e-13)
+    outside = jax.jit(jax.grad(lambda tables: jax.vmap(first)(tables).sum()))(tables)
+    np.testing.assert_allclose(outside, loop, atol=1e-13)
+
+
+def test_a_second_gradient_of_the_same_shape_does_not_compile_again(caplog):
+    def count(seed):
+        table = jnp.asarray(random_table(seed=seed)[:6])  # a shape of its own
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level("WARNING"):
+            jax.grad(lambda t: spectrum(t, 2).sum())(table)
+        texts = [record.getMessage() for record in caplog.records]
+        names = ("_compiled", "_pull_back")
+        return sum("Compiling" in t and any(n in t for n in names) for t in texts)
+
+    assert count(6) == 2  # the log does tell of compilations
+    assert count(7) == 0
+
+
+@pytest.mark.parametrize("kind", ["real", "complex", "map"])
+def test_plain_matrices(kind):
+    matrix, change = normal(8, 14, 9), normal(9, 14, 9)
+    if kind == "complex":
+        matrix = matrix + 1j * matrix[::-1]
+        change = change + 1j * change[:, ::-1]
+
+    def function(a):
+        # A map that closes over what is differentiated.
+        whole = (lambda g: a @ g, lambda f: a.T @ f, a.shape, a.dtype)
+        given = whole if kind == "map" else a
+        result, info = cx.solvers.truncated_svd(given, 3, key=KEY)
+        tail = 0.0 if kind == "map" else info.tail_energy
+        return (result.singular_values**3).sum() + tail
+
+    def dense(a):
+        s = np.linalg.svd(a)[1]
+        return (s[:3] ** 3).sum() + (0.0 if kind == "map" else (s[3:] ** 2).sum())
+
+    gradient = np.asarray(jax.jit(jax.grad(function))(matrix))
+    # JAX's convention: the gradient of a real function is the conjugate one.
+    got = along(gradient, change).real
+    np.testing.assert_allclose(got, slope(dense, matrix, change), rtol=1e-8)
+
+
+def test_what_is_laid_out_on_the_host_must_be_concrete():
+    matrix = sparse.BCOO.fromdense(jnp.asarray(TABLE))
+
+    def function(data):
+        a = sparse.BCOO((data, matrix.indices), shape=matrix.shape)
+        return cx.solvers.truncated_svd(a, 2, key=KEY)[0].singular_values.sum()
+
+    with pytest.raises(TypeError, match="a BCOO must be concrete"):
+        jax.grad(function)(matrix.data)
+    with pytest.raises(TypeError, match="z must be concrete"):
+        jax.grad(lambda z: cx.contexts.teacher(z).values.sum())(jnp.asarray(X))
+
+
+def whitened():
+    """Functions whose scaled SVD has three equal singular values."""
+    p_x = TABLE.sum(axis=1)
+    centred = PHI - p_x @ PHI
+    factor = np.linalg.cholesky(centred.T @ (p_x[:, None] * centred))
+    return centred @ np.linalg.inv(factor).T
+
+
+JUDGES = {
+    "usefulness": (lambda t: evaluation.usefulness(spectrum(t)).tau, TABLE, CHANGE),
+    "ratio trace": (lambda t: evaluation.ratio_trace(PHI, build(t)), TABLE, CHANGE),
+    "ratio trace of whitened functions": (
+        lambda phi: evaluation.ratio_trace(phi, build(TABLE)),
+        whitened(),
+        normal(10, 14, 3),
+    ),
+    "compatibility": (
+        lambda t: evaluation.compatibility(PHI[:, 0], build(t)),
+        TABLE,
+        CHANGE,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_judges_are_differentiable_end_to_end(name):
+    function, value, change = JUDGES[name]
+    function = jax.jit(jax.value_and_grad(function))
+    _, gradient = function(value)
+    assert np.isfinite(gradient).all()
+    expected = slope(lambda x: float(function(x)[0]), value, change)
+    np.testing.assert_allclose(along(gradient, change), expected, rtol=1e-8)
+
+
+def test_constant_functions_leave_gradients_finite():
+    @jax.jit
+    @jax.grad
+    def gradient(phi):
+        op, independent = build(TABLE), build(np.full((14, 9), 1 / 126))
+        rho = evaluation.compatibility(phi[:, 0], independent)
+        return evaluation.ratio_trace(phi, op) + rho
+
+    phi = np.concatenate([PHI, np.ones((14, 1))], axis=1)
+    assert np.isfinite(gradient(phi)).all()
+
+
+@pytest.mark.parametrize("block_size", [4, 100])
+def test_tiles_have_the_gradients_of_the_dense_formulas(block_size):
+    arrays = (normal(1, 11, 3), normal(2, 14, 3), normal(3, 14, 2))
+    out = normal(4, 11, 2)
+
+    def tiled(q, k, v):
+        logs = logsumexp_rows(40 * q, k, block_size=block_size)
+        return (exp_matmul(q, k, v, block_size=block_size) * out).sum() + logs.sum()
+
+    def dense(q, k, v):
+        logs = jax.nn.logsumexp(40 * q @ k.T, axis=1)
+        return (jnp.exp(q @ k.T) @ v * out).sum() + logs.sum()
+
+    got, expected = (jax.jit(jax.grad(f, (0, 1, 2)))(*arrays) for f in (tiled, dense))
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11)
+
+
+def test_gradients_through_a_kernel_take_the_memory_of_tiles():
+    """Read off the compiled program: features in, gradient of a spectrum out."""
+    n = 4096
+
+    def function(gamma, x):
+        op = cx.association_operator(cx.contexts.rbf(x, gamma), block_size=512)
+        result, info = cx.svd(op, 2, key=KEY, method="randomized", num_oversamples=2)
+        return (result.singular_values**2).sum() + info.tail_energy
+
+    shapes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((), (n, 4)))
+    program = jax.jit(jax.grad(function, (0, 1))).lower(*shapes).compile()
+    assert f"{n},{n}" not in program.as_text()
+    assert "[8,8,512,512]" not in program.as_text()  # tiles kept one by one
+    assert program.memory_analysis().temp_size_in_bytes < 8 * 2**20  # n²: 64 MiB
