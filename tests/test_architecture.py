@@ -52,6 +52,7 @@ LAYERS = {
 
 # Kernels leave compiling to their caller. These are front doors that eager users call.
 JIT_ALLOWED = {
+    "_core/numerics.py": "a transpose that is stored, not a view inside a program",
     "contexts/_search.py": "`knn` searches in blocks of one shape, from eager code",
     "cli/_solve.py": "each judge of the command is one program",
     "solvers/_implicit.py": "their backward pass, which eager `jax.grad` runs",

@@ -25,6 +25,7 @@ __all__ = [
     "check_rows_have_mass",
     "check_values",
     "is_concrete",
+    "on_cpu",
 ]
 
 
@@ -33,6 +34,11 @@ def is_concrete(*arrays: Any) -> bool:
     return not any(
         isinstance(a, (Tracer, jax.ShapeDtypeStruct)) for a in jax.tree.leaves(arrays)
     )
+
+
+def on_cpu(x: Array) -> bool:
+    """Whether a concrete array lives on CPU devices."""
+    return all(device.platform == "cpu" for device in x.devices())
 
 
 def as_floating(x: Any, name: str) -> Array:

@@ -48,3 +48,13 @@ def rank_cutoff(
     """
     eps = float(np.finfo(dtype).eps)
     return 10.0 * max(shape) ** 0.5 * eps * largest
+
+
+@jax.jit
+def transpose_rows(a: Array) -> Array:
+    """The conjugate transpose with its rows in order.
+
+    A program of its own: inside a larger one XLA would keep a view, which products on
+    CPU read at half the speed.
+    """
+    return a.conj().T

@@ -67,6 +67,10 @@ class AssociationOperator:
         """‖T‖²_HS = Σ_{i≥0} s_i² with s_0 = 1, exactly; None where that needs n × m."""
         return None
 
+    def for_passes(self) -> "AssociationOperator":
+        """The same operator, laid out for many products: the solvers call it once."""
+        return self
+
     def cost(self, r: int) -> Cost:
         """Bytes and flops of one `matmat` on `r` columns, from shapes alone."""
         raise NotImplementedError

@@ -1,8 +1,11 @@
 """Dense storage: the joint table itself."""
 
+import dataclasses
+
 import jax.numpy as jnp
 
-from contexture_jax._core.numerics import mm, safe_reciprocal
+from contexture_jax._core.checks import is_concrete, on_cpu
+from contexture_jax._core.numerics import mm, safe_reciprocal, transpose_rows
 from contexture_jax._core.types import Array, Float, pytree_dataclass
 from contexture_jax.operators._base import AssociationOperator, Cost
 
@@ -17,11 +20,14 @@ class DenseOperator(AssociationOperator):
         joint: P, shape (n, m), summing to 1.
         p_x: row sums of P, shape (n,).
         p_a: column sums of P, shape (m,).
+        transposed: Pᵀ stored row by row, shape (m, n), for as many numbers again; None:
+            `joint` serves both directions.
     """
 
     joint: Float[Array, "n m"]
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
+    transposed: Float[Array, "m n"] | None = None
 
     def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
@@ -29,7 +35,14 @@ class DenseOperator(AssociationOperator):
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f, shape (m, r)."""
-        return safe_reciprocal(self.p_a)[:, None] * mm(self.joint.T, f)
+        back = self.joint.T if self.transposed is None else self.transposed
+        return safe_reciprocal(self.p_a)[:, None] * mm(back, f)
+
+    def for_passes(self) -> "DenseOperator":
+        """With its transpose stored, where products with a view are slow (on CPU)."""
+        if self.transposed is not None or not is_concrete(self) or not on_cpu(self.p_x):
+            return self
+        return dataclasses.replace(self, transposed=transpose_rows(self.joint))
 
     def squared_norm(self) -> Float[Array, ""]:
         """Σ P(x,a)² / (p_x p_a)."""
@@ -40,9 +53,10 @@ class DenseOperator(AssociationOperator):
         """One product with an n × m matrix."""
         n, m = self.shape
         size = self.dtype.itemsize
+        copies = 1 if self.transposed is None else 2
         return Cost(
             flops=2 * n * m * r + n * r,
-            argument_bytes=size * (n * m + n + m + m * r),
+            argument_bytes=size * (copies * n * m + n + m + m * r),
             output_bytes=size * n * r,
             temporary_bytes=size * n * r,
         )

@@ -31,7 +31,7 @@ _ADVICE = {
     Status.CONVERGED: "every residual is at most tol times the largest singular value",
     Status.MAX_PASSES: (
         "some residuals are above tol: raise max_passes, num_oversamples or tol; after"
-        ' method="exact": the two products are not adjoint to each other, or the entries'
+        ' method="exact": the two products are not adjoint to each other, or entries'
         " span more orders of magnitude than the dtype has"
     ),
     Status.RANK_DEFICIENT: (

@@ -115,6 +115,8 @@ def svd(
         num_oversamples=num_oversamples,
         num_power_iterations=num_power_iterations,
     )
+    if plan.method != "exact":
+        op = op.for_passes()
     run = functools.partial(_compiled, plan=plan.program)
     result, info = differentiable(run, _pose, op, key)
     return result, finish(plan, info)

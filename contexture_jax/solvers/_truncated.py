@@ -13,15 +13,18 @@ from contexture_jax._core.checks import (
     check_ndim,
     floating_dtype,
     is_concrete,
+    on_cpu,
 )
-from contexture_jax._core.numerics import mm
+from contexture_jax._core.numerics import mm, transpose_rows
 from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import Slots, make_slots, slots_matmat
 from contexture_jax.solvers._implicit import Problem, differentiable
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._plan import Method, Plan, make_plan
+from contexture_jax.solvers._random import make_seed, random_block
 from contexture_jax.solvers._results import SolveInfo, SVDResult
 from contexture_jax.solvers._run import finish, solve
+from contexture_jax.solvers._units import choose_unit, in_units, rescale
 
 __all__ = ["truncated_svd"]
 
@@ -41,6 +44,9 @@ def truncated_svd(
 
     The layer below `svd`: nothing is weighted, nothing is deflated. Real and complex
     matrices; integers and half precision are converted to a floating dtype first.
+    Matrices whose squares would leave the range of the dtype are solved in units of
+    their largest entry. On CPU an iterative method stores the transpose of an array
+    beside it.
 
     Args:
         a: shape (n, m): an array, a `BCOO`, a scipy.sparse matrix, or a linear map
@@ -91,10 +97,19 @@ def truncated_svd(
         num_oversamples=num_oversamples,
         num_power_iterations=num_power_iterations,
     )
+    if _wants_transpose(arrays, plan):
+        arrays = (arrays, transpose_rows(arrays))
     pose = _Pose(functions, shape, dtype)
     run = functools.partial(_compiled, plan=plan.program, pose=pose)
     result, info = differentiable(run, pose, arrays, key)
     return result, finish(plan, info)
+
+
+class _Layouts(NamedTuple):
+    """A sparse matrix and its conjugate transpose."""
+
+    forward: Slots
+    backward: Slots
 
 
 class _Pose(NamedTuple):
@@ -116,7 +131,7 @@ class _Pose(NamedTuple):
             def rmatmat(f: Array) -> Array:
                 return backward_fn(f, *backward_values)
 
-        elif isinstance(arrays, tuple):
+        elif isinstance(arrays, _Layouts):
             forward, backward = arrays
 
             def matmat(g: Array) -> Array:
@@ -130,14 +145,15 @@ class _Pose(NamedTuple):
             )
             squared_norm = jnp.asarray(squared_norm)
         else:
+            array, adjoint = arrays if isinstance(arrays, tuple) else (arrays, None)
 
             def matmat(g: Array) -> Array:
-                return mm(arrays, g)
+                return mm(array, g)
 
             def rmatmat(f: Array) -> Array:
-                return mm(arrays.conj().T, f)
+                return mm(array.conj().T if adjoint is None else adjoint, f)
 
-            squared_norm = (jnp.abs(arrays) ** 2).sum()
+            squared_norm = (jnp.abs(array) ** 2).sum()
 
         def pairing(result: SVDResult, c: Float[Array, " rank"]) -> Float[Array, ""]:
             """Σ_i c_i Re⟨u_i, A v_i⟩."""
@@ -153,7 +169,30 @@ def _compiled(
     arrays: Any, key: Array, *, plan: Plan, pose: _Pose
 ) -> tuple[SVDResult, SolveInfo]:
     problem = pose(arrays)
-    return solve(problem.map, plan, key, problem.squared_norm)
+    if pose.functions is not None:
+        probe = random_block(make_seed(key), pose.shape[1], 1, pose.dtype)
+        entries = [problem.map.matmat(probe)]
+    elif isinstance(arrays, _Layouts):
+        entries = [bucket.weights for bucket in arrays.forward.buckets]
+    else:
+        entries = [arrays[0] if isinstance(arrays, tuple) else arrays]
+    unit, squared_norm = choose_unit(entries, problem.squared_norm)
+    result, info = solve(in_units(problem.map, unit), plan, key, squared_norm)
+    return rescale(result, info, unit)
+
+
+def _wants_transpose(arrays: Any, plan: Plan) -> bool:
+    """Whether to store Aᴴ row by row for the passes.
+
+    On CPU, products with a transposed view take about twice as long. Elsewhere they do
+    not, and under a transformation there is nothing to store yet.
+    """
+    return (
+        plan.method != "exact"
+        and isinstance(arrays, jax.Array)
+        and is_concrete(arrays)
+        and on_cpu(arrays)
+    )
 
 
 def _take_apart(a: Any) -> tuple[Any, Any, tuple[int, int], Any]:
@@ -222,7 +261,7 @@ def _hoist(function: Any, size: int, dtype: Any) -> tuple[Any, tuple[Any, ...]]:
 
 def _sparse(
     rows: Any, columns: Any, data: Any, shape: tuple[int, ...]
-) -> tuple[tuple[Slots, Slots], None, tuple[int, int], Any]:
+) -> tuple[_Layouts, None, tuple[int, int], Any]:
     _check_shape(shape)
     n, m = int(shape[0]), int(shape[1])
     dtype = floating_dtype(np.asarray(data).dtype)
@@ -234,7 +273,7 @@ def _sparse(
     order = np.argsort(column, kind="stable")
     forward = make_slots(row, column, entries, n)
     backward = make_slots(column[order], row[order], entries[order].conj(), m)
-    return (forward, backward), None, (n, m), dtype
+    return _Layouts(forward, backward), None, (n, m), dtype
 
 
 def _check_shape(shape: Any) -> None:

@@ -1,0 +1,75 @@
+"""Matrices of any size of entries: solved in a unit in which squares are in range."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.types import Array, Float
+from contexture_jax.solvers._linear_map import LinearMap
+from contexture_jax.solvers._results import SolveInfo, SVDResult
+
+__all__ = ["choose_unit", "in_units", "rescale"]
+
+
+def choose_unit(
+    entries: list[Array], squared_norm: Float[Array, ""] | None
+) -> tuple[Float[Array, ""], Float[Array, ""] | None]:
+    """A power of 4 near the largest entry, or 1 where that is not needed.
+
+    Args:
+        entries: arrays that hold the entries of a matrix, or a sample of its image.
+        squared_norm: their sum of squares, which may have left the range of the dtype;
+            None if unknown.
+
+    Returns:
+        The unit, shape (), and the sum of squares in that unit.
+    """
+    real = jnp.zeros((), entries[0].dtype).real.dtype
+    # Room for a fourth power: the image of an image is squared.
+    margin = float(np.finfo(real).tiny) ** 0.25
+
+    def largest() -> Float[Array, ""]:
+        each = [jnp.abs(x).max() for x in entries if x.size]
+        top = jnp.stack([jnp.zeros((), real), *each]).max()
+        sane = (top > 0) & jnp.isfinite(top)
+        half = jnp.round(0.5 * jnp.log2(jnp.where(sane, top, 1.0)))
+        return jnp.ldexp(jnp.ones((), real), 2 * half.astype(jnp.int32))
+
+    if squared_norm is None:
+        return largest(), None
+    in_range = (squared_norm > margin**2) & (squared_norm < margin**-2)
+    unit = jax.lax.cond(in_range, lambda: jnp.ones((), real), largest)
+
+    def in_that_unit() -> Float[Array, ""]:
+        squares = [(jnp.abs(x / unit.astype(x.dtype)) ** 2).sum() for x in entries]
+        return jnp.stack(squares).sum()
+
+    norm = squared_norm.astype(real)
+    return unit, jax.lax.cond(in_range, lambda: norm, in_that_unit)
+
+
+def in_units(a: LinearMap, unit: Float[Array, ""]) -> LinearMap:
+    """M / unit, half of the factor before a product and half after it."""
+    half = jax.lax.rsqrt(unit).astype(a.dtype)
+
+    return a._replace(
+        matmat=lambda g: half * a.matmat(half * g),
+        rmatmat=lambda f: half * a.rmatmat(half * f),
+    )
+
+
+def rescale(
+    result: SVDResult, info: SolveInfo, unit: Float[Array, ""]
+) -> tuple[SVDResult, SolveInfo]:
+    """Singular values, residuals and energies of M from those of M / unit."""
+    square = unit * unit
+    return result._replace(
+        singular_values=unit * result.singular_values
+    ), info._replace(
+        residuals=unit * info.residuals,
+        left_residuals=unit * info.left_residuals,
+        right_residuals=unit * info.right_residuals,
+        total_energy=square * info.total_energy,
+        tail_energy=square * info.tail_energy,
+        tail_error=square * info.tail_error,
+    )
