@@ -127,6 +127,28 @@ def test_scale_does_not_matter(scale):
     assert info.status == "converged"
 
 
+@pytest.mark.parametrize("method", ["exact", "randomized"])
+@pytest.mark.parametrize("scale", [1e-28, 1e28])
+def test_squares_out_of_range_do_not_matter(scale, method):
+    """The square of an entry is 0 or infinite in float32."""
+    a = decaying((40, 30)).astype(np.float32) * np.float32(scale)
+    result, info = cx.solvers.truncated_svd(a, 3, key=KEY, method=method)
+    expected = np.linalg.svd(a.astype(np.float64), compute_uv=False)[:3]
+    np.testing.assert_allclose(
+        result.singular_values, expected, rtol=promised(np.float32)
+    )
+    assert info.status == "converged"
+    assert 0 < info.residuals.max() < 1e-4 * expected[0]
+
+
+def test_an_exact_solve_asks_both_maps():
+    a = jnp.asarray(decaying((40, 30)))
+    two = (lambda g: a @ g, lambda f: 2.0 * (a.T @ f), a.shape, a.dtype)
+    _, info = cx.solvers.truncated_svd(two, 3, key=KEY, method="exact")
+    assert info.status == "max passes"
+    assert info.residuals.max() > 0.1
+
+
 def test_power_iterations_are_counted_and_help():
     """Halko et al. 2011: on noise of full rank one pass falls short, more do not."""
     rng = np.random.default_rng(0)
