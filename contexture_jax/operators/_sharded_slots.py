@@ -7,8 +7,8 @@ up the entries whose column is in the block that visits, so that neither (n, r) 
 (m, r) numbers are ever in one place.
 
 All devices run one program, so their layouts have one shape, that of the fullest. In a
-ring the blocks of a device's own rows and of its two neighbours on the ring have
-layouts of their own: data that lie in order have most of their entries there.
+ring the block that a device starts with has a layout of its own: data that lie in order
+have most of their entries there.
 """
 
 from typing import Any, NamedTuple
@@ -39,7 +39,10 @@ from contexture_jax.operators._slots import Bucket, sum_slots
 
 __all__ = ["ShardedSparseOperator", "shard_entries"]
 
-_MAX_WIDTH = 512
+# Rows are cut into pieces of the first widths while they are at least as long; what is
+# left becomes one piece of the narrowest of the last widths that holds it.
+_WHOLE = (512, 64, 16)
+_WIDTHS = (1, 2, 4, 8, 16, 64, 512)
 
 
 class _ShardBucket(NamedTuple):
@@ -65,13 +68,11 @@ class _Layout(NamedTuple):
     Attributes:
         own: the entries in the block that a device starts with; all of them where
             columns are not cut.
-        between: those in the blocks that come between, with an axis of steps.
-        last: those in the block that comes last.
+        others: those in the blocks that come after it, with an axis of steps.
     """
 
     own: tuple[_ShardBucket, ...]
-    between: tuple[_ShardBucket, ...]
-    last: tuple[_ShardBucket, ...]
+    others: tuple[_ShardBucket, ...]
 
 
 @pytree_dataclass
@@ -142,11 +143,8 @@ class ShardedSparseOperator(ShardedOperator):
                 # The block goes on while it is used.
                 return (pass_on(x), _add(out, buckets, x)), None
 
-            x = pass_on(x)
-            if k > 2:
-                between = _strip(layout.between)
-                x, out = jax.lax.scan(step, (x, out), between, length=k - 2)[0]
-            return _add(out, _strip(layout.last), x)
+            state, others = (pass_on(x), out), _strip(layout.others)
+            return jax.lax.scan(step, state, others, length=k - 1)[0][1]
 
         run = spmd(local, self.mesh, (axis, axis), axis)
         return run(layout, pad_rows(block, k))[:num_rows]
@@ -177,7 +175,7 @@ class ShardedSparseOperator(ShardedOperator):
         )
 
     def collectives(self, r: int) -> tuple[Collective, ...]:
-        """In a ring k − 1 hops of a block, else one all-reduce of (m, r)."""
+        """In a ring k hops of a block, else one all-reduce of (m, r)."""
         k, size = self.num_devices, self.dtype.itemsize
         n, m = self.shape
         if k == 1:
@@ -186,8 +184,8 @@ class ShardedSparseOperator(ShardedOperator):
             return (Collective("rmatmat", "all-reduce", size * m * r, 1),)
         hop = "collective-permute"
         return (
-            Collective("matmat", hop, size * (padded_size(m, k) // k) * r, k - 1),
-            Collective("rmatmat", hop, size * (padded_size(n, k) // k) * r, k - 1),
+            Collective("matmat", hop, size * (padded_size(m, k) // k) * r, k),
+            Collective("rmatmat", hop, size * (padded_size(n, k) // k) * r, k),
         )
 
 
@@ -293,18 +291,14 @@ def _lay_out(
         buckets = _make_buckets(
             group, row[here], column[here], weight[here], k * length, num_rows
         )
-        if length > 1:
+        if first:
             buckets = [
                 _ShardBucket(*(x.reshape(k, length, *x.shape[1:]) for x in bucket))
                 for bucket in buckets
             ]
         return tuple(place_rows(bucket, mesh, axis) for bucket in buckets)
 
-    return _Layout(
-        part(0, 1),
-        part(1, k - 2) if k > 2 else (),
-        part(k - 1, 1) if k > 1 else (),
-    )
+    return _Layout(part(0, 1), part(1, k - 1) if k > 1 else ())
 
 
 def _make_buckets(
@@ -322,31 +316,38 @@ def _make_buckets(
     lines, starts, degrees = np.unique(
         key[order], return_index=True, return_counts=True
     )
-    num_pieces = -(-degrees // _MAX_WIDTH)
-    line = np.repeat(np.arange(len(lines)), num_pieces)
-    first_piece = np.cumsum(num_pieces) - num_pieces
-    offset = (np.arange(len(line)) - first_piece[line]) * _MAX_WIDTH
-    start = starts[line] + offset
-    length = np.minimum(degrees[line] - offset, _MAX_WIDTH)
-    buckets, below, width = [], 0, 1
-    while width <= _MAX_WIDTH:
+    start, length, pieces = starts, degrees, []
+    for width in _WHOLE:
+        number = length // width
+        line = np.repeat(np.arange(len(lines)), number)
+        offset = np.arange(len(line)) - np.repeat(np.cumsum(number) - number, number)
+        pieces.append((line, start[line] + width * offset, np.full_like(line, width)))
+        start, length = start + width * number, length - width * number
+    left = np.flatnonzero(length)
+    pieces.append((left, start[left], length[left]))
+    line, start, length = map(np.concatenate, zip(*pieces, strict=True))
+    buckets, below = [], 0
+    for width in _WIDTHS:
         members = np.flatnonzero((length > below) & (length <= width))
-        if len(members):
-            owner, target = np.divmod(lines[line[members]], num_rows)
-            sizes = np.bincount(owner, minlength=num_groups)
-            place = np.arange(len(members)) - (np.cumsum(sizes) - sizes)[owner]
-            shape = (num_groups, width, int(sizes.max()))
-            indices: Any = np.zeros(shape, np.int32)
-            weights: Any = np.zeros(shape, weight.dtype)
-            rows: Any = np.full((num_groups, shape[2]), num_rows, np.int32)
-            rows[owner, place] = target
-            for slot in range(width):
-                used = length[members] > slot
-                entry = start[members[used]] + slot
-                indices[owner[used], slot, place[used]] = column[entry]
-                weights[owner[used], slot, place[used]] = weight[entry]
-            buckets.append(_ShardBucket(indices, weights, rows))
-        below, width = width, 2 * width
+        below = width
+        if not len(members):
+            continue
+        # By group, and in a group by row: the sums are written in order.
+        members = members[np.argsort(line[members], kind="stable")]
+        owner, target = np.divmod(lines[line[members]], num_rows)
+        sizes = np.bincount(owner, minlength=num_groups)
+        place = np.arange(len(members)) - (np.cumsum(sizes) - sizes)[owner]
+        shape = (num_groups, width, int(sizes.max()))
+        indices: Any = np.zeros(shape, np.int32)
+        weights: Any = np.zeros(shape, weight.dtype)
+        rows: Any = np.full((num_groups, shape[2]), num_rows, np.int32)
+        rows[owner, place] = target
+        for slot in range(width):
+            used = length[members] > slot
+            entry = start[members[used]] + slot
+            indices[owner[used], slot, place[used]] = column[entry]
+            weights[owner[used], slot, place[used]] = weight[entry]
+        buckets.append(_ShardBucket(indices, weights, rows))
     return buckets
 
 
