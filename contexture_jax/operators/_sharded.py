@@ -81,7 +81,7 @@ def check_mesh(mesh: Any, axis: str) -> None:
         raise ValueError(msg)
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     if any(kind != AxisType.Auto for kind in kinds.values()):
-        shown = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
+        shown = ", ".join(f"{name}: {kind.name}" for name, kind in kinds.items())
         msg = (
             "mesh must have axes of type Auto, as from jax.make_mesh(..., axis_types="
             f"(jax.sharding.AxisType.Auto,)); got {shown}"
