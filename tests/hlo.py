@@ -41,8 +41,9 @@ def parse(text: str) -> Program:
 def collectives(text: str, *, loops: bool = True) -> Counter[tuple[str, int]]:
     """How often a program runs each collective, as (kind, bytes of the operand).
 
-    A loop of a known number of steps counts its body that often. Of other loops, such
-    as the iterations of a solver, the body counts once (or not at all).
+    A loop of a known number of steps counts its body that often, of other loops, such
+    as the iterations of a solver, the body counts once (or, without `loops`, not at
+    all), and all branches count.
     """
     program = parse(text)
 
@@ -57,7 +58,11 @@ def collectives(text: str, *, loops: bool = True) -> Counter[tuple[str, int]]:
             times = int(known[1]) if known else 1
             if " while(" in line and not known and not loops:
                 continue
-            for called in _CALLED.findall(line):
+            branches = re.search(r"branch_computations=\{([^}]*)\}", line)
+            names = _CALLED.findall(line)
+            if branches:
+                names += [part.strip(" %") for part in branches[1].split(",")]
+            for called in names:
                 for what, often in count(called).items():
                     found[what] += times * often
         return found

@@ -91,10 +91,14 @@ def apply(op, f, g):
     return op.matmat(g), op.rmatmat(f), op.squared_norm(), op.p_x, op.p_a
 
 
-CASES = [(name, 8) for name in MANY] + [
-    (name, k)
-    for name in ("joint with zeros", "few context values", "reversed knn", "rbf")
-    for k in (1, 2, 4)
+CASES = [
+    *[(name, 8) for name in MANY],
+    *[(name, 2) for name in ("joint with zeros", "reversed knn", "rbf")],
+    *[
+        pytest.param(name, k, marks=pytest.mark.slow)
+        for name in ("joint with zeros", "few context values", "reversed knn", "rbf")
+        for k in (1, 4)
+    ],
 ]
 
 
