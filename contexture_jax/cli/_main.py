@@ -169,6 +169,13 @@ def _add_solver_options(group: Any) -> None:
         help="bound on passes of the solver over the operator",
     )
     group.add_argument(
+        "--devices",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="share the rows among N devices of this machine; default: 1",
+    )
+    group.add_argument(
         "--seed", type=_seed, default=0, help="of all that is random; default: 0"
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from contexture_jax._core.threads import single_threaded_lapack
 from contexture_jax.cli._contexts import build_context, load, plan_context, plan_rank
+from contexture_jax.cli._devices import make_mesh
 from contexture_jax.cli._messages import InputError
 from contexture_jax.cli._options import Options
 from contexture_jax.cli._progress import Stages
@@ -34,13 +35,14 @@ def run(options: Options) -> Path:
         table = load(options)
         recipe = plan_context(options, table)
         plan_rank(options.rank, recipe, recipe.num_triples)
+        mesh = make_mesh(options.devices)
     with precision(options.dtype), single_threaded_lapack():
         with stages.stage("context") as advance:
             from contexture_jax.cli import _report, _solve
             from contexture_jax.operators import association_operator
 
             context = build_context(recipe, table, options.dtype, advance)
-            op = association_operator(context)
+            op = association_operator(context, mesh=mesh)
             # Now exactly: points that are nobody's neighbours do not count.
             limit = min(recipe.num_triples, _solve.num_triples(op))
             rank = plan_rank(options.rank, recipe, limit)

@@ -19,18 +19,35 @@ from contexture_jax.operators._fixed_degree import (
 )
 from contexture_jax.operators._kernel import KernelOperator, kernel_operator
 from contexture_jax.operators._low_rank import LowRankOperator, low_rank_operator
+from contexture_jax.operators._sharded import (
+    Collective,
+    ShardedOperator,
+    mesh_of,
+)
+from contexture_jax.operators._sharded_dense import (
+    ShardedDenseOperator,
+    ShardedLowRankOperator,
+)
+from contexture_jax.operators._sharded_kernel import ShardedKernelOperator
+from contexture_jax.operators._sharded_slots import ShardedSparseOperator
 from contexture_jax.operators._slots import Slots, make_slots, slots_matmat
 from contexture_jax.operators._sparse import SparseOperator, sparse_operator
 
 __all__ = [
     "AdjointOperator",
     "AssociationOperator",
+    "Collective",
     "Cost",
     "DenseOperator",
     "FixedDegreeOperator",
     "KernelOperator",
     "LowRankOperator",
     "ProductOperator",
+    "ShardedDenseOperator",
+    "ShardedKernelOperator",
+    "ShardedLowRankOperator",
+    "ShardedOperator",
+    "ShardedSparseOperator",
     "Slots",
     "SparseOperator",
     "StackedOperator",
@@ -42,6 +59,7 @@ __all__ = [
     "kernel_operator",
     "low_rank_operator",
     "make_slots",
+    "mesh_of",
     "product",
     "slots_matmat",
     "sparse_operator",

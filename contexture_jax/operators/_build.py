@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from contexture_jax._core.checks import check_integer, floating_dtype
 from contexture_jax.contexts import (
@@ -23,6 +24,10 @@ from contexture_jax.operators._dense import dense_operator
 from contexture_jax.operators._fixed_degree import fixed_degree_operator
 from contexture_jax.operators._kernel import kernel_operator
 from contexture_jax.operators._low_rank import LowRankOperator
+from contexture_jax.operators._sharded import check_mesh
+from contexture_jax.operators._sharded_dense import shard_dense, shard_low_rank
+from contexture_jax.operators._sharded_kernel import shard_softmax
+from contexture_jax.operators._sharded_slots import shard_entries
 from contexture_jax.operators._sparse import sparse_operator
 
 __all__ = ["association_operator"]
@@ -33,7 +38,12 @@ _BLOCK_SIZE = 1024
 
 
 def association_operator(
-    context: Context, *, storage: Storage | None = None, block_size: int = _BLOCK_SIZE
+    context: Context,
+    *,
+    storage: Storage | None = None,
+    block_size: int = _BLOCK_SIZE,
+    mesh: Mesh | None = None,
+    axis: str = "x",
 ) -> AssociationOperator:
     """The expectation operator (T g)(x) = E[g(A)|x] of a context (theory.md §1).
 
@@ -43,19 +53,36 @@ def association_operator(
     is laid out on the host, so their contexts must be concrete; the others can be built
     under `jit` and differentiated.
 
+    With a mesh, the rows of the operator are cut over its devices, and with them blocks
+    of functions of X; those of A too where A is as large as X (neighbours, graphs,
+    kernels), else each device has a copy. Shapes and products are the same, and
+    `op.collectives(r)` says what the devices tell each other.
+
     Args:
         context: any context with a finite number of inputs and context values.
         storage: "dense" or "sparse" to store the whole table that way instead, which
             takes n · m numbers on the way; None: what fits the context.
         block_size: largest side of a tile, for contexts kept in tiles.
+        mesh: devices to cut the rows over, with axes of type Auto; None: one device.
+        axis: the axis of the mesh that cuts the rows; others repeat the work.
 
     Returns:
         An operator with the marginals of the context as it is stored.
 
     Raises:
         CapabilityError: if the context has no table (an infinite family).
-        TypeError: if `context` is not a context.
-        ValueError: if `storage` is unknown.
+        TypeError: if `context` is not a context, or `mesh` no mesh.
+        ValueError: if `storage` is unknown, or `axis` no axis of the mesh.
+
+    Example:
+        >>> import jax
+        >>> import contexture_jax as cx
+        >>> auto = (jax.sharding.AxisType.Auto,)
+        >>> mesh = jax.make_mesh((jax.device_count(),), ("x",), axis_types=auto)
+        >>> context = cx.contexts.rbf(jax.numpy.arange(8.0)[:, None])
+        >>> op = cx.association_operator(context, mesh=mesh)
+        >>> op.shape
+        (8, 8)
     """
     if not isinstance(context, Context):
         msg = (
@@ -64,17 +91,24 @@ def association_operator(
         )
         raise TypeError(msg)
     check_integer(block_size, "block_size", low=1)
-    if storage is None:
-        return _native(context, block_size=block_size)
+    if storage not in (None, "dense", "sparse"):
+        msg = f'storage must be None, "dense" or "sparse"; got {storage!r}'
+        raise ValueError(msg)
+    if mesh is not None:
+        check_mesh(mesh, axis)
     if storage == "dense":
-        return dense_operator(context.table())
+        op = dense_operator(context.table())
+        return op if mesh is None else shard_dense(op, mesh, axis)
     if storage == "sparse":
         table = np.asarray(context.table())
         rows, columns = np.nonzero(table)
-        n, m = table.shape
-        return sparse_operator(rows, columns, table[rows, columns], (n, m))
-    msg = f'storage must be None, "dense" or "sparse"; got {storage!r}'
-    raise ValueError(msg)
+        entries = (rows, columns, table[rows, columns], table.shape)
+        if mesh is None:
+            return sparse_operator(*entries)
+        return shard_entries(*entries, mesh, axis)
+    if mesh is None:
+        return _native(context, block_size=block_size)
+    return _sharded(context, mesh, axis, block_size=block_size)
 
 
 @functools.singledispatch
@@ -140,3 +174,73 @@ def _(context: Teacher, *, block_size: int) -> AssociationOperator:
         jnp.full((n,), 1.0 / n, dtype),
         jnp.full((m,), 1.0 / m, dtype),
     )
+
+
+@functools.singledispatch
+def _sharded(
+    context: Any, mesh: Mesh, axis: str, *, block_size: int
+) -> AssociationOperator:
+    """The storage that fits, over a mesh."""
+    op = _native(context, block_size=block_size)
+    if isinstance(op, LowRankOperator):
+        return shard_low_rank(op, mesh, axis)
+    return shard_dense(dense_operator(context.table()), mesh, axis)
+
+
+@_sharded.register
+def _(
+    context: SparseJoint, mesh: Mesh, axis: str, *, block_size: int
+) -> AssociationOperator:
+    del block_size
+    entries = (context.rows, context.columns, context.weights)
+    rows, columns, weights = map(np.asarray, entries)
+    return shard_entries(rows, columns, weights, context.shape, mesh, axis)
+
+
+@_sharded.register
+def _(
+    context: Labels, mesh: Mesh, axis: str, *, block_size: int
+) -> AssociationOperator:
+    del block_size
+    codes = np.asarray(context.codes)
+    n, shape = len(codes), (len(codes), len(context.classes))
+    weights = np.full(n, 1.0 / n, floating_dtype(codes.dtype))
+    return shard_entries(np.arange(n), codes, weights, shape, mesh, axis)
+
+
+@_sharded.register
+def _(
+    context: Neighbors, mesh: Mesh, axis: str, *, block_size: int
+) -> AssociationOperator:
+    del block_size
+    indices = np.asarray(context.indices)
+    n, num_slots = indices.shape
+    shares = (
+        np.full(indices.shape, 1.0 / num_slots)
+        if context.weights is None
+        else np.asarray(context.weights, np.float64)
+    )
+    joint = np.asarray(context.p_x, np.float64)[:, None] * shares
+    return shard_entries(
+        np.repeat(np.arange(n), num_slots),
+        indices.reshape(-1),
+        joint.reshape(-1),
+        (n, context.num_points),
+        mesh,
+        axis,
+        dtype=context.p_x.dtype,
+    )
+
+
+@_sharded.register
+def _(
+    context: ReversedNeighbors, mesh: Mesh, axis: str, *, block_size: int
+) -> AssociationOperator:
+    return adjoint(_sharded(context.forward, mesh, axis, block_size=block_size))
+
+
+@_sharded.register
+def _(
+    context: SoftmaxContext, mesh: Mesh, axis: str, *, block_size: int
+) -> AssociationOperator:
+    return shard_softmax(context, mesh, axis, block_size)

@@ -57,6 +57,7 @@ def make_plan(
     max_passes: int | None = None,
     num_oversamples: int | None = None,
     num_power_iterations: int | None = None,
+    sharded: bool = False,
 ) -> Plan:
     """Decide how to solve a problem of this size.
 
@@ -70,6 +71,8 @@ def make_plan(
         max_passes: as in `svd`.
         num_oversamples: as in `svd`.
         num_power_iterations: as in `svd`.
+        sharded: whether the matrix is cut over devices, so that one would have to
+            gather it for a dense factorisation.
 
     Raises:
         TypeError: if a count is not an integer.
@@ -115,7 +118,7 @@ def make_plan(
     chosen: str = method
     reason = "asked for"
     if method == "auto":
-        chosen, reason = _choose(shape, rank, width, limit)
+        chosen, reason = _choose(shape, rank, width, limit, sharded=sharded)
     elif method == "krylov" and _MIN_BLOCKS * width > limit:
         chosen = "randomized"
         reason = f"Krylov blocks of {width} do not fit into {limit} dimensions"
@@ -127,16 +130,19 @@ def make_plan(
 
 
 def _choose(
-    shape: tuple[int, int], rank: int, width: int, limit: int
+    shape: tuple[int, int], rank: int, width: int, limit: int, *, sharded: bool
 ) -> tuple[str, str]:
     n, m = shape
     small = min(n, m) <= _EXACT_SIDE
     whole = _MIN_BLOCKS * width > limit
-    if n * m <= _EXACT_ENTRIES and (small or whole):
+    if n * m <= _EXACT_ENTRIES and (small or whole) and not sharded:
         why = (
             f"the smaller side is at most {_EXACT_SIDE}"
             if small
             else f"{rank} triples are a large part of the {limit} that exist"
         )
         return "exact", why
+    if sharded:
+        why = f"{n} × {m} is spread over devices, where iterations leave it"
+        return "randomized", why
     return "randomized", f"{n} × {m} is too large for a dense factorisation"

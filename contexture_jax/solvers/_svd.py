@@ -9,7 +9,7 @@ import numpy as np
 from contexture_jax._core.checks import check_key, is_concrete
 from contexture_jax._core.numerics import mm, safe_reciprocal
 from contexture_jax._core.types import Array, Float
-from contexture_jax.operators import AssociationOperator
+from contexture_jax.operators import AssociationOperator, mesh_of
 from contexture_jax.solvers._implicit import Problem, differentiable
 from contexture_jax.solvers._linear_map import symmetrised_map
 from contexture_jax.solvers._plan import Method, Plan, make_plan
@@ -46,8 +46,9 @@ def svd(
             0.
         method: "exact" (dense SVD), "randomized" (subspace iteration, accelerated by
             Chebyshev polynomials), "krylov" (block Krylov, restarted), "nystrom" (one
-            pass; for decaying spectra), or "auto": exact for small operators, else
-            randomized. `info.method` and `info.reason` say what ran and why.
+            pass; for decaying spectra), or "auto": exact for small operators on one
+            device, else randomized. `info.method` and `info.reason` say what ran and
+            why.
         tol: stop when every ‖T* μ_i − s_i ν_i‖ ≤ tol · s_1; None: 1e-10 in float64 and
             100 eps in float32.
         max_passes: bound on passes (`matmat` + `rmatmat`); None: 300.
@@ -61,6 +62,11 @@ def svd(
         L²(P_A), of mean 0 and 0 where there is no mass; and a `SolveInfo` with
         residuals, passes, energies and a status. Singular functions inside a cluster of
         equal singular values are an arbitrary basis of their span.
+
+    An operator over several devices is solved where it lies: blocks keep the cut of its
+    rows, and what one device tells another beside `op.collectives` is sums of small
+    matrices. `left` comes back cut in the same way, if the devices divide n, and
+    gathered otherwise. `method="exact"` gathers the whole matrix.
 
     Raises:
         TypeError: if `op` is not an operator or `key` not a key.
@@ -114,6 +120,7 @@ def svd(
         max_passes=max_passes,
         num_oversamples=num_oversamples,
         num_power_iterations=num_power_iterations,
+        sharded=_num_devices(op) > 1,
     )
     if plan.method != "exact":
         op = op.for_passes()
@@ -158,3 +165,9 @@ def _num_nontrivial(op: AssociationOperator) -> int:
     else:
         sizes = list(op.shape)
     return min(sizes) - 1
+
+
+def _num_devices(op: AssociationOperator) -> int:
+    """How many devices hold the operator."""
+    mesh = mesh_of(op)
+    return 1 if mesh is None else mesh.size

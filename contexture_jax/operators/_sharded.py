@@ -1,0 +1,147 @@
+"""What operators over a mesh of devices share: padding, placement, collectives.
+
+Rows (values of X) are cut evenly over one axis of the mesh. A number of rows that the
+devices do not divide is padded inside the operator with rows of no mass; its shape, its
+marginals and its products have none of them.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from contexture_jax._core.types import Array, Float, static_field
+from contexture_jax.operators._base import AssociationOperator
+
+__all__ = [
+    "Collective",
+    "ShardedOperator",
+    "check_mesh",
+    "mesh_of",
+    "pad_rows",
+    "padded_size",
+    "place_law",
+    "place_rows",
+    "spmd",
+]
+
+
+class Collective(NamedTuple):
+    """A communication of one product, as it stands in the compiled program.
+
+    Attributes:
+        product: the product that it belongs to.
+        kind: its name in XLA.
+        bytes: what each device gives to one of them.
+        times: how many of them a product takes, one after the other.
+    """
+
+    product: Literal["matmat", "rmatmat"]
+    kind: Literal["all-reduce", "collective-permute"]
+    bytes: int
+    times: int
+
+
+class ShardedOperator(AssociationOperator):
+    """T over a mesh: each device holds an equal share of the rows.
+
+    Subclasses are frozen dataclass pytrees with two static fields, `mesh` and `axis`.
+    """
+
+    mesh: Mesh = static_field()
+    axis: str = static_field()
+
+    @property
+    def num_devices(self) -> int:
+        """The number of shares."""
+        return self.mesh.shape[self.axis]
+
+    def collectives(self, r: int) -> tuple[Collective, ...]:
+        """All communication of one `matmat` and one `rmatmat` on `r` columns."""
+        raise NotImplementedError
+
+
+def check_mesh(mesh: Any, axis: str) -> None:
+    """Raise unless `axis` is an axis of the mesh that the compiler may shard over.
+
+    Raises:
+        TypeError: if `mesh` is no mesh.
+        ValueError: if it has no such axis, or one of type Explicit or Manual.
+    """
+    if not isinstance(mesh, Mesh):
+        msg = (
+            "mesh must be a jax.sharding.Mesh, as from jax.make_mesh; got"
+            f" {type(mesh).__name__}"
+        )
+        raise TypeError(msg)
+    if axis not in mesh.axis_names:
+        msg = f"axis must be one of the mesh's, {mesh.axis_names}; got {axis!r}"
+        raise ValueError(msg)
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if any(kind != AxisType.Auto for kind in kinds.values()):
+        shown = ", ".join(f"{name}: {kind.name}" for name, kind in kinds.items())
+        msg = (
+            "mesh must have axes of type Auto, as from jax.make_mesh(..., axis_types="
+            f"(jax.sharding.AxisType.Auto,)); got {shown}"
+        )
+        raise ValueError(msg)
+
+
+def mesh_of(operator: AssociationOperator) -> Mesh | None:
+    """The mesh that an operator, or a part of it, is sharded over; None: one device."""
+    parts = jax.tree.leaves(
+        operator, is_leaf=lambda node: isinstance(node, ShardedOperator)
+    )
+    return next((p.mesh for p in parts if isinstance(p, ShardedOperator)), None)
+
+
+def padded_size(size: int, num_devices: int) -> int:
+    """The next multiple of the number of devices."""
+    return -(-size // num_devices) * num_devices
+
+
+def pad_rows(x: Float[Array, "n r"], num_devices: int) -> Float[Array, "n2 r"]:
+    """The block with rows of zeros up to a multiple of the number of devices."""
+    missing = padded_size(x.shape[0], num_devices) - x.shape[0]
+    return jnp.pad(x, ((0, missing), (0, 0))) if missing else x
+
+
+def place_rows(x: Any, mesh: Mesh, axis: str) -> Any:
+    """Arrays with their first axis cut over the mesh; it must divide."""
+    return jax.device_put(x, NamedSharding(mesh, PartitionSpec(axis)))
+
+
+def place_law(law: Any, mesh: Mesh, axis: str) -> Array:
+    """A marginal, cut over the mesh where its length divides, else on each device."""
+    divides = law.shape[0] % mesh.shape[axis] == 0
+    spec = PartitionSpec(axis) if divides else PartitionSpec()
+    return jax.device_put(law, NamedSharding(mesh, spec))
+
+
+def spmd(
+    function: Callable[..., Any], mesh: Mesh, take: Any, give: Any
+) -> Callable[..., Any]:
+    """`function` as the program of one device, by `jax.shard_map`.
+
+    Args:
+        function: takes and gives the local parts.
+        mesh: of devices.
+        take: for each argument the axis that cuts its rows, or None for a copy on each
+            device.
+        give: likewise for each result.
+    """
+
+    def spec(axis: str | None) -> PartitionSpec:
+        return PartitionSpec() if axis is None else PartitionSpec(axis)
+
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=jax.tree.map(spec, take, is_leaf=lambda leaf: leaf is None),
+        out_specs=jax.tree.map(spec, give, is_leaf=lambda leaf: leaf is None),
+        # The tile and slot loops start from constants, which the check would have
+        # marked by hand as different on each device.
+        check_vma=False,
+    )

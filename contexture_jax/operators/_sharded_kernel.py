@@ -1,0 +1,289 @@
+"""Blocked kernel storage over a mesh: keys go round a ring, tiles never leave a device.
+
+Rows of X and of A are cut over the devices. A block of keys with its values visits one
+device after the other, and each adds up its tiles of the block that visits. Memory is
+linear in n / devices, work is n · m / devices, and each hop of a few numbers a row is
+beside work of n / devices numbers a row.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from contexture_jax._core.numerics import safe_reciprocal
+from contexture_jax._core.softmax import (
+    MASKED,
+    augment,
+    exp_matmul,
+    logsumexp_rows,
+    tile_size,
+)
+from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
+from contexture_jax.contexts import SoftmaxContext
+from contexture_jax.operators._base import Cost
+from contexture_jax.operators._sharded import (
+    Collective,
+    ShardedOperator,
+    pad_rows,
+    padded_size,
+    place_law,
+    place_rows,
+    spmd,
+)
+
+__all__ = ["ShardedKernelOperator", "shard_softmax"]
+
+
+class _Ring(NamedTuple):
+    """Who passes blocks to whom, and how large tiles are; hashable."""
+
+    mesh: Mesh
+    axis: str
+    block_size: int
+
+    @property
+    def size(self) -> int:
+        return self.mesh.shape[self.axis]
+
+    def pass_on(self, x: Array) -> Array:
+        k = self.size
+        return jax.lax.ppermute(x, self.axis, [(i, (i - 1) % k) for i in range(k)])
+
+
+@pytree_dataclass
+class ShardedKernelOperator(ShardedOperator):
+    """T of P⁺(a|x) = exp(⟨q_x, k_a⟩) over a mesh, recomputed in tiles.
+
+    Differentiable in its arrays in reverse mode, by a rule that goes round the ring
+    once more and stores no tile.
+
+    Attributes:
+        queries: q with −log Z(x) folded in and padding, shape (n2, e), rows sharded.
+        keys: k with the bias folded in and padding, shape (m2, e), rows sharded.
+        p_x: shape (n,).
+        p_a: Σ_x p_x P⁺(·|x), shape (m,).
+        norm2: ‖T‖²_HS, shape ().
+        mesh: the devices. Static.
+        axis: the axis of the mesh that cuts the rows. Static.
+        block_size: the largest side of a tile. Static.
+    """
+
+    queries: Float[Array, "n2 e"]
+    keys: Float[Array, "m2 e"]
+    p_x: Float[Array, " n"]
+    p_a: Float[Array, " m"]
+    norm2: Float[Array, ""]
+    mesh: Mesh = static_field()
+    axis: str = static_field()
+    block_size: int = static_field()
+
+    @property
+    def _ring(self) -> _Ring:
+        return _Ring(self.mesh, self.axis, self.block_size)
+
+    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+        """T g, shape (n, r)."""
+        values = pad_rows(g, self.num_devices)
+        out = _ring_exp_matmul(self.queries, self.keys, values, self._ring)
+        return jnp.where(self.p_x[:, None] > 0, out[: self.shape[0]], 0.0)
+
+    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+        """T* f = (1 / p_a) Σ_x p_x P⁺(a|x) f(x), shape (m, r)."""
+        values = pad_rows(self.p_x[:, None] * f, self.num_devices)
+        total = _ring_exp_matmul(self.keys, self.queries, values, self._ring)
+        return safe_reciprocal(self.p_a)[:, None] * total[: self.shape[1]]
+
+    def squared_norm(self) -> Float[Array, ""]:
+        """Σ_x p_x Σ_a P⁺(a|x)² / p_a."""
+        return self.norm2
+
+    def cost(self, r: int) -> Cost:
+        """Of one device: its rows with every column."""
+        k, size = self.num_devices, self.dtype.itemsize
+        n, m = (padded_size(s, k) // k for s in self.shape)
+        e = self.queries.shape[1]
+        rows, columns = tile_size(n, m, self.block_size)
+        padded_n, padded_m = -(-n // rows) * rows, -(-m // columns) * columns
+        return Cost(
+            flops=k * padded_n * padded_m * (2 * e + 1 + 2 * r),
+            argument_bytes=size * ((n + m) * e + n + m + m * r),
+            output_bytes=size * n * r,
+            temporary_bytes=size
+            * (
+                2 * rows * columns
+                # The block that goes and that which comes, and the sums.
+                + 2 * m * (e + r)
+                + padded_n * r
+                + (padded_n * e if padded_n != n else 0)
+                + (padded_m * (e + r) if padded_m != m else 0)
+            ),
+        )
+
+    def collectives(self, r: int) -> tuple[Collective, ...]:
+        """Hops of a block of keys, or of queries, with its values: k − 1 a product."""
+        k = self.num_devices
+        if k == 1:
+            return ()
+        n, m = (padded_size(s, k) // k for s in self.shape)
+        row = self.dtype.itemsize * (self.queries.shape[1] + r)
+        hop = "collective-permute"
+        return (
+            Collective("matmat", hop, m * row, k - 1),
+            Collective("rmatmat", hop, n * row, k - 1),
+        )
+
+
+def shard_softmax(
+    context: SoftmaxContext, mesh: Mesh, axis: str, block_size: int
+) -> ShardedKernelOperator:
+    """T of a softmax context over a mesh: Z, P_A and the norm by rings as well."""
+    ring = _Ring(mesh, axis, block_size)
+    k = ring.size
+    queries, keys = context.scores()
+    (n, m), dtype = (queries.shape[0], keys.shape[0]), queries.dtype
+    queries, keys = augment(queries, keys, jnp.zeros((n,), dtype), context.bias)
+    queries, keys = pad_rows(queries, k), pad_rows(keys, k)
+    # Padding must not count in Z.
+    keys = keys.at[m:, -1].set(MASKED)
+    queries, keys = (place_rows(x, mesh, axis) for x in (queries, keys))
+    # `augment` has −log Z(x) in the last coordinate but one.
+    queries = queries.at[:, -2].add(-_ring_logsumexp(queries, keys, ring))
+
+    weights = pad_rows(context.p_x[:, None], k)
+    p_a = _ring_exp_matmul(keys, queries, weights, ring)[:m]
+    inverse = pad_rows(safe_reciprocal(p_a), k)
+    # P⁺(a|x)² is the exponential of twice the scores.
+    squares = _ring_exp_matmul(2.0 * queries, keys, inverse, ring)
+    norm2 = (weights * squares).sum()
+    return ShardedKernelOperator(
+        queries,
+        keys,
+        place_law(context.p_x, mesh, axis),
+        place_law(p_a[:, 0], mesh, axis),
+        jax.device_put(norm2, NamedSharding(mesh, PartitionSpec())),
+        mesh,
+        axis,
+        block_size,
+    )
+
+
+def _exp_matmul(
+    queries: Float[Array, "n e"],
+    keys: Float[Array, "m e"],
+    values: Float[Array, "m r"],
+    ring: _Ring,
+) -> Float[Array, "n r"]:
+    """exp(Q Kᵀ) V with the rows of all four cut over the devices."""
+
+    def local(queries: Array, keys: Array, values: Array) -> Array:
+        e = keys.shape[1]
+
+        def add(block: Array, out: Array) -> Array:
+            key, value = block[:, :e], block[:, e:]
+            return out + exp_matmul(queries, key, value, block_size=ring.block_size)
+
+        def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            block, out = state
+            # The block goes on while it is used.
+            return ring.pass_on(block), add(block, out)
+
+        block = jnp.concatenate([keys, values], axis=1)
+        out = jnp.zeros((queries.shape[0], values.shape[1]), values.dtype)
+        block, out = jax.lax.fori_loop(0, ring.size - 1, step, (block, out))
+        return add(block, out)
+
+    axis = ring.axis
+    return spmd(local, ring.mesh, (axis,) * 3, axis)(queries, keys, values)
+
+
+def _exp_matmul_forward(
+    queries: Array, keys: Array, values: Array, ring: _Ring
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    return _ring_exp_matmul(queries, keys, values, ring), (queries, keys, values)
+
+
+def _exp_matmul_backward(
+    ring: _Ring, kept: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array, Array, Array]:
+    """Keys and values go round with their cotangents, and come home with them."""
+    local_product = functools.partial(exp_matmul, block_size=ring.block_size)
+
+    def local(
+        queries: Array, keys: Array, values: Array, cotangent: Array
+    ) -> tuple[Array, Array, Array]:
+        e, width = keys.shape[1], keys.shape[1] + values.shape[1]
+
+        def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            block, for_queries = state
+            _, pull_back = jax.vjp(
+                local_product, queries, block[:, :e], block[:, e:width]
+            )
+            new = pull_back(cotangent)
+            block = block.at[:, width:].add(jnp.concatenate(new[1:], axis=1))
+            if ring.size > 1:
+                block = ring.pass_on(block)
+            return block, for_queries + new[0]
+
+        both = jnp.concatenate([keys, values], axis=1)
+        start = (
+            jnp.concatenate([both, jnp.zeros_like(both)], axis=1),
+            jnp.zeros_like(queries),
+        )
+        block, for_queries = jax.lax.fori_loop(0, ring.size, step, start)
+        return for_queries, block[:, width : width + e], block[:, width + e :]
+
+    axis = ring.axis
+    back = spmd(local, ring.mesh, (axis,) * 4, (axis,) * 3)
+    return back(*kept, cotangent)
+
+
+_ring_exp_matmul = jax.custom_vjp(_exp_matmul, nondiff_argnums=(3,))
+_ring_exp_matmul.defvjp(_exp_matmul_forward, _exp_matmul_backward)
+
+
+def _logsumexp(
+    queries: Float[Array, "n e"], keys: Float[Array, "m e"], ring: _Ring
+) -> Float[Array, " n"]:
+    """Log Σ_a exp(Q Kᵀ)_xa with the rows of both factors cut over the devices."""
+
+    def local(queries: Array, keys: Array) -> Array:
+        def add(block: Array, total: Array) -> Array:
+            here = logsumexp_rows(queries, block, block_size=ring.block_size)
+            return jnp.logaddexp(total, here)
+
+        def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            block, total = state
+            return ring.pass_on(block), add(block, total)
+
+        start = (keys, jnp.full(queries.shape[:1], MASKED, queries.dtype))
+        return add(*jax.lax.fori_loop(0, ring.size - 1, step, start))
+
+    axis = ring.axis
+    return spmd(local, ring.mesh, (axis, axis), axis)(queries, keys)
+
+
+def _logsumexp_forward(
+    queries: Array, keys: Array, ring: _Ring
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    out = _ring_logsumexp(queries, keys, ring)
+    return out, (queries, keys, out)
+
+
+def _logsumexp_backward(
+    ring: _Ring, kept: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
+    """With the softmax P of the scores and the cotangent c: c P K and Pᵀ c Q."""
+    queries, keys, out = kept
+    normalised = queries.at[:, -2].add(-out)
+    c = cotangent[:, None]
+    return (
+        c * _ring_exp_matmul(normalised, keys, keys, ring),
+        _ring_exp_matmul(keys, normalised, c * queries, ring),
+    )
+
+
+_ring_logsumexp = jax.custom_vjp(_logsumexp, nondiff_argnums=(2,))
+_ring_logsumexp.defvjp(_logsumexp_forward, _logsumexp_backward)

@@ -1,0 +1,335 @@
+"""Operators over 1, 2, 4 and 8 devices: what one device gives, and what they say."""
+
+import functools
+from collections import Counter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+import contexture_jax as cx
+from tests import hlo
+from tests.conftest import X64
+from tests.problems import CONTEXTS, features, holey_table
+from tests.tolerances import tol
+
+DTYPE = np.float64 if X64 else np.float32
+WIDTH = 3
+
+
+@functools.cache
+def make_mesh(num_devices: int) -> Mesh:
+    return jax.make_mesh((num_devices,), ("x",), axis_types=(AxisType.Auto,))
+
+
+def popular_neighbors(dtype: Any) -> cx.Context:
+    """Columns of every degree, one of them a neighbour of each of 1,100 rows."""
+    rng = np.random.default_rng(4)
+    indices = np.minimum(rng.zipf(1.3, size=(1100, 5)) - 1, 599)
+    indices[:, 0] = 0
+    return cx.contexts.neighbors(indices, rng.random((1100, 5)).astype(dtype))
+
+
+MANY = {
+    name: CONTEXTS[name]
+    for name in (
+        "joint with zeros",
+        "pairs",
+        "reversed knn",
+        "neighbors",
+        "rbf",
+        "attention",
+        "teacher",
+    )
+} | {
+    "labels": lambda _: cx.contexts.labels(np.arange(14) % 3),
+    "sorted knn": lambda dtype: cx.contexts.knn(
+        np.arange(32.0, dtype=dtype)[:, None], 5
+    ),
+    "few context values": lambda dtype: cx.contexts.pairs(
+        np.arange(16), np.arange(16) % 2, np.ones(16, dtype)
+    ),
+    "popular neighbours": popular_neighbors,
+}
+
+
+@functools.cache
+def context(name: str) -> cx.Context:
+    return MANY[name](DTYPE)
+
+
+def build(name: str, mesh: Mesh | None = None) -> Any:
+    """One program where the context can be traced: eager loops compile one by one."""
+    made = context(name)
+    make = functools.partial(cx.association_operator, block_size=5, mesh=mesh)
+    traced = isinstance(made, cx.contexts.SoftmaxContext)
+    return jax.jit(make)(made) if traced else make(made)
+
+
+@functools.cache
+def single(name: str) -> cx.AssociationOperator:
+    return build(name)
+
+
+@functools.cache
+def sharded(name: str, num_devices: int) -> Any:
+    return build(name, make_mesh(num_devices))
+
+
+def blocks(op: cx.AssociationOperator, width: int = WIDTH) -> tuple[Any, Any]:
+    rng = np.random.default_rng(0)
+    return tuple(
+        jnp.asarray(rng.normal(size=(size, width)), op.dtype) for size in op.shape
+    )
+
+
+@jax.jit
+def apply(op, f, g):
+    return op.matmat(g), op.rmatmat(f), op.squared_norm(), op.p_x, op.p_a
+
+
+CASES = [
+    *[(name, 8) for name in MANY],
+    *[(name, 2) for name in ("joint with zeros", "reversed knn", "rbf")],
+    *[
+        pytest.param(name, k, marks=pytest.mark.slow)
+        for name in ("joint with zeros", "few context values", "reversed knn", "rbf")
+        for k in (1, 4)
+    ],
+]
+
+
+@pytest.mark.parametrize(("name", "num_devices"), CASES)
+def test_products_and_laws_are_those_of_one_device(name, num_devices):
+    one, many = single(name), sharded(name, num_devices)
+    assert (many.shape, many.dtype) == (one.shape, one.dtype)
+    f, g = blocks(one)
+    expected, found = apply(one, f, g), apply(many, f, g)
+    for wanted, got in zip(expected, found, strict=True):
+        assert (got.shape, got.dtype) == (wanted.shape, wanted.dtype)
+        atol = tol(one.dtype, factor=30 if one.shape[0] < 100 else 1000)
+        np.testing.assert_allclose(got, wanted, atol=atol)
+    forward, backward, *_ = found
+    np.testing.assert_allclose(
+        (many.p_x[:, None] * f * forward).sum(),
+        (backward * many.p_a[:, None] * g).sum(),
+        atol=tol(many.dtype, factor=30),
+    )
+
+
+def test_rows_without_mass_give_zero_on_any_device():
+    op = sharded("joint with zeros", 8)
+    f, g = blocks(op)
+    forward, backward, *_ = apply(op, f, g)
+    assert (np.asarray(forward)[3] == 0).all()
+    assert (np.asarray(backward)[[0, 5]] == 0).all()
+
+
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+def test_any_table_can_be_stored_over_devices(storage):
+    made = context("joint with zeros")
+    many = cx.association_operator(made, storage=storage, mesh=make_mesh(8))
+    one = single("joint with zeros")
+    f, g = blocks(one)
+    for wanted, got in zip(apply(one, f, g), apply(many, f, g), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=tol(DTYPE, factor=30))
+
+
+def test_compositions_take_sharded_parts():
+    def both(op):
+        return cx.operators.product([cx.operators.adjoint(op), op])
+
+    one, many = both(single("reversed knn")), both(sharded("reversed knn", 8))
+    f, g = blocks(one)
+    for wanted, got in zip(apply(one, f, g)[:2], apply(many, f, g)[:2], strict=True):
+        np.testing.assert_allclose(got, wanted, atol=tol(DTYPE, factor=30))
+    assert cx.operators.mesh_of(many) == make_mesh(8)
+    assert cx.operators.mesh_of(one) is None
+
+
+def test_gradients_through_the_ring_are_those_of_one_device():
+    """14 rows: padding on 8 devices."""
+    x = jnp.asarray(features(DTYPE))
+    f, g = blocks(single("rbf"))
+
+    def loss(x, gamma, f, g, mesh=None):
+        made = cx.contexts.rbf(x, gamma)
+        op = cx.association_operator(made, block_size=5, mesh=mesh)
+        products = (op.matmat(g) ** 2).sum() + (op.rmatmat(f) ** 2).sum()
+        return products + op.squared_norm() + (op.p_a**2).sum()
+
+    def gradient(mesh=None):
+        made = functools.partial(loss, mesh=mesh)
+        return jax.jit(jax.value_and_grad(made, (0, 1, 2, 3)))(x, 0.3, f, g)
+
+    wanted, got = jax.tree.leaves(gradient()), gradient(make_mesh(8))
+    for one, many in zip(wanted, jax.tree.leaves(got), strict=True):
+        scale = float(jnp.abs(one).max())
+        np.testing.assert_allclose(many, one, atol=tol(DTYPE, factor=300) * scale)
+
+
+@pytest.mark.parametrize(
+    "name", ["joint with zeros", "few context values", "reversed knn"]
+)
+def test_gradients_through_blocks_are_those_of_one_device(name):
+    f, g = blocks(single(name))
+
+    @jax.jit
+    def gradient(op, f, g):
+        return jax.grad(
+            lambda f, g: (op.matmat(g) ** 2).sum() + (op.rmatmat(f) ** 3).sum(), (0, 1)
+        )(f, g)
+
+    one, many = (gradient(op, f, g) for op in (single(name), sharded(name, 8)))
+    for wanted, got in zip(one, many, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=tol(DTYPE, factor=100))
+
+
+# 104 rows, 13 a device; block width 7 and e = 6 for rbf in four dimensions: sizes that
+# no other array has.
+NUM_ROWS, NUM_COLUMNS, COLUMNS = 104, 9, 7
+
+
+@functools.cache
+def laid_out(kind: str) -> Any:
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(NUM_ROWS, 4)).astype(np.float32)
+    table = rng.gamma(0.3, size=(NUM_ROWS, NUM_COLUMNS)).astype(np.float32)
+    made = {
+        "dense": lambda: cx.contexts.joint(table),
+        "sparse": lambda: cx.contexts.pairs(
+            *np.nonzero(table > 0.3), np.ones((table > 0.3).sum(), np.float32)
+        ),
+        "knn": lambda: cx.contexts.knn(x, 5),
+        "rbf": lambda: cx.contexts.rbf(x),
+        "teacher": lambda: cx.contexts.teacher(x),
+    }[kind]()
+    return cx.association_operator(made, mesh=make_mesh(8), block_size=8)
+
+
+@functools.cache
+def compiled(kind: str, product: str) -> Any:
+    op = laid_out(kind)
+    size = op.shape[1] if product == "matmat" else op.shape[0]
+    cut = PartitionSpec("x") if size == NUM_ROWS else PartitionSpec()
+    block = jax.ShapeDtypeStruct(
+        (size, COLUMNS), np.float32, sharding=NamedSharding(op.mesh, cut)
+    )
+    run = jax.jit(lambda op, block: getattr(op, product)(block))
+    return run.lower(op, block).compile()
+
+
+KINDS = ["dense", "sparse", "knn", "rbf", "teacher"]
+
+
+@pytest.mark.parametrize("product", ["matmat", "rmatmat"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_product_takes_the_collectives_that_the_operator_states(kind, product):
+    stated = Counter()
+    for each in laid_out(kind).collectives(COLUMNS):
+        if each.product == product:
+            stated[each.kind, each.bytes] += each.times
+    assert hlo.collectives(compiled(kind, product).as_text()) == stated
+
+
+def test_one_device_tells_nobody():
+    for name in ("joint with zeros", "few context values", "reversed knn", "rbf"):
+        op = sharded(name, 1)
+        part = op.operator if isinstance(op, cx.operators.AdjointOperator) else op
+        assert part.collectives(5) == ()
+
+
+@pytest.mark.parametrize("product", ["matmat", "rmatmat"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_device_holds_more_than_its_share(kind, product):
+    """Nothing with all rows, padding included, in the program of a device."""
+    found = hlo.shapes(compiled(kind, product).as_text())
+    assert (NUM_ROWS // 8, COLUMNS) in found
+    assert not [shape for shape in found if NUM_ROWS in shape]
+    tile = 7 if kind == "rbf" else 0  # 13 rows in tiles of 7
+    largest = max(np.prod(shape, dtype=int) for shape in found)
+    arguments = max(
+        leaf.size // 8 for leaf in jax.tree.leaves(laid_out(kind)) if leaf.ndim > 1
+    )
+    assert largest <= max(arguments, NUM_ROWS // 8 * 2 * (COLUMNS + 6), tile**2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_stay_where_the_rows_are(kind):
+    op = laid_out(kind)
+    out = jax.jit(lambda op, g: op.matmat(g))(op, blocks(op)[1])
+    assert out.sharding.is_equivalent_to(
+        NamedSharding(op.mesh, PartitionSpec("x")), out.ndim
+    )
+    assert op.p_x.sharding.spec == PartitionSpec("x")
+
+
+def test_reverse_mode_through_the_ring_stores_no_tile():
+    """Work space of a gradient is linear in n, and no array has all rows."""
+
+    def work_space(n: int) -> int:
+        def loss(x, gamma):
+            made = cx.contexts.rbf(x, gamma)
+            op = cx.association_operator(made, mesh=make_mesh(8), block_size=64)
+            return (op.matmat(jnp.ones((n, 4), x.dtype)) ** 2).sum()
+
+        cut = NamedSharding(make_mesh(8), PartitionSpec("x"))
+        x = jax.ShapeDtypeStruct((n, 3), np.float32, sharding=cut)
+        gamma = jax.ShapeDtypeStruct((), np.float32)
+        program = jax.jit(jax.grad(loss, (0, 1))).lower(x, gamma).compile()
+        assert not [shape for shape in hlo.shapes(program.as_text()) if n in shape]
+        memory = program.memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
+
+    assert work_space(8192) <= 2.2 * work_space(4096)
+    assert work_space(8192) < 4 * 8192**2 / 8 / 8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cost_is_that_of_one_device(kind):
+    op = laid_out(kind)
+    assert jax.eval_shape(lambda: op).cost(5) == op.cost(5)
+    memory = compiled(kind, "matmat").memory_analysis()
+    assert memory is not None
+    stated = op.cost(COLUMNS)
+    assert stated.output_bytes == memory.output_size_in_bytes
+    # Arrays that one product does not read are no arguments of it.
+    own = memory.argument_size_in_bytes
+    assert own <= stated.argument_bytes <= 1.5 * own
+
+
+def test_bad_meshes_are_refused():
+    made = context("joint with zeros")
+    build = functools.partial(cx.association_operator, made)
+    with pytest.raises(ValueError, match=r"axis must be one of .*'x'.*; got 'y'"):
+        build(mesh=make_mesh(2), axis="y")
+    explicit = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,))
+    with pytest.raises(ValueError, match=r"axes of type Auto.*x: Explicit"):
+        build(mesh=explicit)
+
+
+def test_another_axis_of_the_mesh_repeats_the_work():
+    mesh = jax.make_mesh((2, 4), ("y", "x"), axis_types=(AxisType.Auto,) * 2)
+    for name in ("joint with zeros", "reversed knn"):
+        one, many = single(name), build(name, mesh)
+        f, g = blocks(one)
+        for wanted, got in zip(apply(one, f, g), apply(many, f, g), strict=True):
+            np.testing.assert_allclose(got, wanted, atol=tol(DTYPE, factor=30))
+
+
+def test_entries_given_in_parts_count_as_one():
+    table = holey_table(DTYPE)
+    rows, columns = np.nonzero(table)
+    half = table[rows, columns] / 2
+    made = cx.contexts.pairs(
+        *(np.tile(i, 2) for i in (rows, columns)), np.tile(half, 2)
+    )
+    one = cx.association_operator(cx.contexts.joint(table[:, : columns.max() + 1]))
+    many = cx.association_operator(made, mesh=make_mesh(8))
+    f, g = blocks(one)
+    for wanted, got in zip(apply(one, f, g), apply(many, f, g), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=tol(DTYPE, factor=30))

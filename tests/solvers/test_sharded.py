@@ -1,0 +1,136 @@
+"""The same spectrum on 1, 2, 4 and 8 devices, none with more than its share."""
+
+import functools
+from collections import Counter
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+import contexture_jax as cx
+from contexture_jax.solvers import _svd
+from contexture_jax.solvers._plan import make_plan
+from tests import hlo
+from tests.conftest import X64
+from tests.problems import dense_triples, projector
+from tests.tolerances import promised
+
+DTYPE = np.float64 if X64 else np.float32
+RANK, WIDTH = 3, 5
+
+
+@functools.cache
+def make_mesh(num_devices: int) -> Mesh:
+    return jax.make_mesh((num_devices,), ("x",), axis_types=(AxisType.Auto,))
+
+
+@functools.cache
+def context(kind: str, num_rows: int) -> cx.Context:
+    rng = np.random.default_rng(0)
+    x = np.sort(rng.normal(size=(num_rows, 1)), axis=0).astype(DTYPE)
+    table = rng.gamma(0.3, size=(num_rows, 11)).astype(DTYPE)
+    rows, columns = np.nonzero(table > 0.2)
+    return {
+        "dense": lambda: cx.contexts.joint(table),
+        "sparse": lambda: cx.contexts.pairs(
+            rows, columns, table[rows, columns], shape=table.shape
+        ),
+        "knn": lambda: cx.contexts.knn(x, 5),
+        "rbf": lambda: cx.contexts.rbf(x, 2.0),
+    }[kind]()
+
+
+@functools.cache
+def operator(kind: str, num_rows: int, num_devices: int) -> Any:
+    build = functools.partial(cx.association_operator, mesh=make_mesh(num_devices))
+    made = context(kind, num_rows)
+    return jax.jit(build)(made) if kind == "rbf" else build(made)
+
+
+# 45 rows leave padding on any number of devices; 48 lie evenly on 8.
+CASES = [
+    *[(kind, 48, 8) for kind in ("dense", "rbf")],
+    *[(kind, 45, 8) for kind in ("sparse", "knn")],
+    *[
+        pytest.param(kind, num_rows, k, marks=pytest.mark.slow)
+        for kind in ("dense", "sparse", "knn", "rbf")
+        for num_rows, k in ((45, 1), (45, 2), (45, 4), (48, 4))
+    ],
+]
+
+
+@pytest.mark.parametrize(("kind", "num_rows", "num_devices"), CASES)
+def test_the_spectrum_is_that_of_the_table(kind, num_rows, num_devices, key):
+    op = operator(kind, num_rows, num_devices)
+    result, info = cx.svd(
+        op, RANK, key=key, method="randomized", num_oversamples=WIDTH - RANK
+    )
+    table = np.asarray(context(kind, num_rows).table())
+    left, values, right = dense_triples(table)
+    assert info.status == "converged"
+    np.testing.assert_allclose(
+        result.singular_values, values[:RANK], atol=promised(DTYPE)
+    )
+    assert result.left.shape == (num_rows, RANK)
+    assert result.right.shape == (table.shape[1], RANK)
+    # Projectors onto a span err by residual / gap.
+    atol = 10 * promised(DTYPE) / (values[RANK - 1] - values[RANK])
+    for functions, truth, law in (
+        (result.left, left, op.p_x),
+        (result.right, right, op.p_a),
+    ):
+        np.testing.assert_allclose(
+            projector(functions, law), projector(truth[:, :RANK], law), atol=atol
+        )
+    if num_rows % num_devices == 0 and num_devices > 1:
+        cut = NamedSharding(make_mesh(num_devices), PartitionSpec("x"))
+        assert result.left.sharding.is_equivalent_to(cut, 2)
+
+
+def test_auto_keeps_an_operator_on_its_devices(key):
+    found = {}
+    for num_devices in (1, 8):
+        op = operator("dense", 48, num_devices)
+        result, info = cx.svd(op, RANK, key=key, num_oversamples=WIDTH - RANK)
+        found[info.method] = np.asarray(result.singular_values)
+    assert sorted(found) == ["exact", "randomized"]
+    np.testing.assert_allclose(*found.values(), atol=promised(DTYPE))
+
+
+@functools.cache
+def program(kind: str, num_rows: int) -> str:
+    op = operator(kind, num_rows, 8)
+    plan = make_plan(
+        op.shape,
+        op.dtype,
+        RANK,
+        min(op.shape) - 1,
+        method="randomized",
+        num_oversamples=WIDTH - RANK,
+    )
+    lowered = _svd._compiled.lower(op, jax.random.key(0), plan=plan.program)
+    return lowered.compile().as_text()
+
+
+@pytest.mark.parametrize("kind", ["dense", "knn", "rbf"])
+def test_no_device_holds_all_rows_of_a_block(kind):
+    found = hlo.shapes(program(kind, 48))
+    assert (6, WIDTH) in found
+    assert not [shape for shape in found if 48 in shape]
+
+
+@pytest.mark.parametrize("kind", ["dense", "knn", "rbf"])
+def test_a_pass_takes_what_the_operator_states_and_small_sums(kind):
+    text = program(kind, 48)
+    # The iteration is the only loop without a known number of steps.
+    one_pass = hlo.collectives(text) - hlo.collectives(text, loops=False)
+    stated = Counter()
+    for each in operator(kind, 48, 8).collectives(WIDTH):
+        stated[each.kind, each.bytes] += each.times
+    assert not stated - one_pass
+    small = WIDTH * WIDTH * np.dtype(DTYPE).itemsize
+    for (name, size), _ in (one_pass - stated).items():
+        assert name == "all-reduce"
+        assert size <= 2 * small
