@@ -1,0 +1,133 @@
+"""A bound on the norm of what a solver did not find, from random probes."""
+
+import jax
+import jax.numpy as jnp
+
+from contexture_jax._core.numerics import mm
+from contexture_jax._core.types import Array, Float
+from contexture_jax.solvers._linear_map import LinearMap
+from contexture_jax.solvers._random import Seed, random_block
+
+__all__ = ["missed_norm"]
+
+_DOUBLINGS = 40
+_BISECTIONS = 40
+_LARGE = 1e12
+
+
+def missed_norm(
+    a: LinearMap,
+    left: Float[Array, "n r"],
+    right: Float[Array, "m r"],
+    seed: Seed,
+    *,
+    num_passes: int,
+    num_probes: int,
+    failure_probability: float,
+) -> Float[Array, ""]:
+    """An upper bound on ‖(I − U Uᵀ) M (I − V Vᵀ)‖, except with a small probability.
+
+    For a random ω and any polynomial p, with B the matrix above and w its leading right
+    singular vector,
+
+        ⟨ω, w⟩² p(‖B‖²)² ≤ ‖p(BᵀB) ω‖²,
+
+    and the Lanczos process on BᵀB from ω gives the best p of each degree: with its
+    orthonormal polynomials p_j, every x beyond its Ritz values with
+    Σ_j p_j(x)² > ‖ω‖² / c² is larger than ‖B‖² if |⟨ω, w⟩| ≥ c (theory.md §6.10;
+    Hochstenbach 2013, "Probabilistic upper bounds for the matrix two-norm", with all
+    p_j where that uses the last). Entries of ω are uniform with variance 1, for which
+    P(|⟨ω, w⟩| < c) ≤ c √(2/3) for every unit w (Ball 1986, "Cube slicing in R^n"). Of
+    several independent probes one has |⟨ω, w⟩| ≥ c unless all fail, so that the largest
+    of their bounds holds with probability 1 − (c √(2/3))^num_probes.
+
+    Args:
+        a: M.
+        left: U, orthonormal, shape (n, r).
+        right: V, orthonormal, shape (m, r).
+        seed: of ω, independent of whatever U and V were made from.
+        num_passes: products with M and with its transpose.
+        num_probes: independent ω, the columns of those products.
+        failure_probability: of the bound; c follows from it.
+
+    Returns:
+        A number, shape (), rounding not included.
+    """
+    chance = 1.5**0.5 * failure_probability ** (1.0 / num_probes)
+    real = right.dtype
+    start = _off(right, a.project_right(_probes(a, seed, num_probes)))
+    norms = jnp.linalg.norm(start, axis=0)
+    # Below this, a step of the process is rounding and the space is exhausted.
+    floor = float(jnp.finfo(real).eps) ** 2 * jnp.ones((num_probes,), real)
+
+    def step(number: Array, state: tuple) -> tuple:
+        block, before, link, alphas, betas = state
+        image = _off(left, a.matmat(block))
+        alpha = (image * image).sum(axis=0)
+        following = _off(right, a.rmatmat(image))
+        following = following - block * alpha[None, :] - before * link[None, :]
+        beta = jnp.linalg.norm(following, axis=0)
+        scale = jnp.maximum(beta, floor)
+        return (
+            following / scale[None, :],
+            block,
+            beta,
+            alphas.at[number].set(alpha),
+            betas.at[number].set(scale),
+        )
+
+    zeros = jnp.zeros((num_passes, num_probes), real)
+    unit = start / jnp.maximum(norms, floor)[None, :]
+    state = (unit, jnp.zeros_like(unit), jnp.zeros_like(norms), zeros, zeros)
+    *_, alphas, betas = jax.lax.fori_loop(0, num_passes, step, state)
+    bounds = jax.vmap(_largest_possible, in_axes=(1, 1, 0))(
+        alphas, betas, (norms / chance) ** 2
+    )
+    return jnp.sqrt(bounds.max())
+
+
+def _probes(a: LinearMap, seed: Seed, num: int) -> Array:
+    return random_block(seed, a.shape[1], num, a.dtype)
+
+
+def _off(basis: Array, block: Array) -> Array:
+    """Off an orthonormal basis."""
+    return block - mm(basis, mm(basis.T, block))
+
+
+def _largest_possible(
+    alphas: Float[Array, " k"], betas: Float[Array, " k"], goal: Float[Array, ""]
+) -> Float[Array, ""]:
+    """The x beyond all Ritz values at which Σ_{j ≤ k} p_j(x)² = goal, by bisection."""
+    off = betas[:-1]
+    tridiagonal = jnp.diag(alphas) + jnp.diag(off, 1) + jnp.diag(off, -1)
+    ritz = jnp.maximum(jnp.linalg.eigvalsh(tridiagonal)[-1], 0.0)
+
+    def exceeds(x: Array) -> Array:
+        def one(carry: tuple, coefficients: tuple) -> tuple[tuple, None]:
+            value, before, link, total = carry
+            alpha, beta = coefficients
+            following = ((x - alpha) * value - link * before) / beta
+            following = jnp.clip(following, -_LARGE, _LARGE)
+            return (following, value, beta, total + following**2), None
+
+        ones, zeros = jnp.ones_like(x), jnp.zeros_like(x)
+        carry = (ones, zeros, zeros, ones)
+        return jax.lax.scan(one, carry, (alphas, betas))[0][3] > goal
+
+    def double(_: Array, state: tuple) -> tuple:
+        low, high = state
+        enough = exceeds(ritz + high)
+        return jnp.where(enough, low, high), jnp.where(enough, high, 2.0 * high)
+
+    # p_k(x) grows without limit, so that doubling comes to an end.
+    gap = jnp.maximum(betas.max(), ritz)
+    low, high = jax.lax.fori_loop(0, _DOUBLINGS, double, (jnp.zeros_like(gap), gap))
+
+    def halve(_: Array, state: tuple) -> tuple:
+        low, high = state
+        middle = 0.5 * (low + high)
+        enough = exceeds(ritz + middle)
+        return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
+
+    return ritz + jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))[1]
