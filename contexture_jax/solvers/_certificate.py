@@ -16,7 +16,7 @@ from contexture_jax._core.checks import check_integer, check_key, check_values
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Bool, Float, Int
 from contexture_jax.operators import AssociationOperator
-from contexture_jax.solvers._linear_map import LinearMap, symmetrised_map
+from contexture_jax.solvers._linear_map import symmetrised_map
 from contexture_jax.solvers._missed import missed_norm
 from contexture_jax.solvers._random import make_seed
 from contexture_jax.solvers._results import SolveInfo, SVDResult
@@ -76,8 +76,9 @@ class Certificate(NamedTuple):
             did or missed.
         proved: upper bounds that hold for the same reason, from the energy of the tail
             and, given an operator, from random probes of what was not found.
-        if_found: upper bounds from the residuals, which *assume* that nothing orthogonal
-            to the computed functions has a singular value above the last computed one.
+        if_found: upper bounds from the residuals, which *assume* that the operator
+            between the complements of the computed spans has no singular value above
+            the last computed one.
         cluster: the number of the cluster that each value belongs to, from 0, shape
             (rank,).
         cut: whether the last cluster may go on beyond the rank, shape ().
@@ -136,8 +137,9 @@ def certify(
 ) -> Certificate:
     """Bounds on the true singular values and functions, converged or not.
 
-    With e_i = ‖M v_i − s_i u_i‖, f_i = ‖Mᵀ u_i − s_i v_i‖, M₂₂ the part of M between the
-    complements of the computed spans, t ≥ ‖M₂₂‖ and ε for rounding (theory.md §6.10):
+    With e_i = ‖M v_i − s_i u_i‖, f_i = ‖Mᵀ u_i − s_i v_i‖, M₂₂ the part of M between
+    the complements of the computed spans, t ≥ ‖M₂₂‖, and ε for rounding (theory.md
+    §6.10):
 
         s_k(M) ≥ s_k − min(‖e_{1..k}‖, ‖f_{1..k}‖) − ε
         s_k(M) ≤ min_{j ≥ k} h(s_k, ‖f_{k..j}‖ + ε, t_j) + ‖e_{1..j}‖ + ε
@@ -152,10 +154,10 @@ def certify(
     energy. The bounds on subspaces are Wedin's, ‖(e, f)‖ over the gap between computed
     values and the bounds of their neighbours' true ones.
 
-    ε = (10 + √max(n, m)) · eps · max(scale, s_1) is how rounding in products of that length
-    behaves (with the orthogonality that was lost, if `op` is given): a model, not an
-    enclosure. It covers the rounding of the entries of M as well, but not an error in
-    them that is larger than eps, as in exp(−γ |x − a|²) at large exponents.
+    ε = (10 + √max(n, m)) · eps · max(scale, s_1) is how rounding in products of that
+    length behaves (with the orthogonality that was lost, if `op` is given): a model,
+    not an enclosure. It covers the rounding of the entries of M as well, but not an
+    error in them that is larger than eps, as in exp(−γ |x − a|²) at large exponents.
 
     Args:
         result: of `svd` on `op`, or of `truncated_svd`.
@@ -314,7 +316,9 @@ def _clusters(
     """Join neighbours whose residual intervals meet, or that are closer than `tol`."""
     reach = jnp.maximum(residuals.left, residuals.right) + residuals.rounding
     apart = s[:-1] - s[1:] > jnp.maximum(reach[:-1] + reach[1:], tol)
-    return jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(apart, dtype=jnp.int32)])
+    return jnp.concatenate(
+        [jnp.zeros(1, jnp.int32), jnp.cumsum(apart, dtype=jnp.int32)]
+    )
 
 
 def _bounds(
