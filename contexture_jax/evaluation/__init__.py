@@ -17,6 +17,7 @@ from contexture_jax.evaluation._encoders import (
     trace_gap,
     trace_gap_bound,
 )
+from contexture_jax.evaluation._held_out import HeldOut, held_out_spectrum
 from contexture_jax.evaluation._kernel import (
     Estimate,
     estimate_kernel_deviation,
@@ -25,18 +26,13 @@ from contexture_jax.evaluation._kernel import (
     kernel_diagonal,
     lipschitz,
 )
+from contexture_jax.evaluation._pairs import PairSample, counted_sample, pair_sample
+from contexture_jax.evaluation._permutation import PermutationNull, permutation_null
 from contexture_jax.evaluation._sampling import (
-    HeldOut,
     Interval,
-    PairSample,
-    PermutationNull,
     SpectrumSampling,
     bootstrap_interval,
     bootstrap_spectrum,
-    counted_sample,
-    held_out_spectrum,
-    pair_sample,
-    permutation_null,
 )
 from contexture_jax.evaluation._spectra import (
     Usefulness,
