@@ -27,6 +27,7 @@ class Options(NamedTuple):
         method: the solver.
         tol: the relative residual to stop at.
         max_passes: the bound on passes of the solver.
+        bootstrap: how often to draw a sample of pairs anew; 0: not.
         out: the directory to write to.
         plots: whether to draw.
         quiet: whether to print nothing but errors and warnings.
@@ -46,6 +47,7 @@ class Options(NamedTuple):
     method: str = "auto"
     tol: float | None = None
     max_passes: int | None = None
+    bootstrap: int = 0
     out: str = "contexture-out"
     plots: bool = True
     quiet: bool = False
