@@ -145,7 +145,9 @@ def check_rank(sample: PairSample, rank: int) -> int:
 
 
 def check_level(level: float) -> None:
-    check_values(np.asarray(level), "level", lambda v: (v > 0) & (v < 1), "in (0, 1)")
+    check_values(
+        np.asarray(level), "level", lambda v: (v > 0) & (v < 1), "between 0 and 1"
+    )
 
 
 def map_keys(one: Any, keys: Array, sample: PairSample) -> Array:

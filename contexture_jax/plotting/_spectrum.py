@@ -172,16 +172,15 @@ def _draw_band(
     ax.set_ylim(low, max(high, 1.05 * upper.max()))
     # A single value has a width of its own.
     edges = index if len(index) > 1 else index + np.array([-0.2, 0.2])
-    ends = tuple(np.broadcast_to(end, edges.shape) for end in (lower, upper))
     ax.fill_between(
         edges,
-        np.maximum(ends[0], low),
-        ends[1],
+        np.broadcast_to(np.maximum(lower, low), edges.shape),
+        np.broadcast_to(upper, edges.shape),
         color=MAIN,
         alpha=0.15,
         linewidth=0,
         zorder=1,
-        label="sampling",
+        label="sampling band",
     )
 
 

@@ -162,10 +162,9 @@ def certify(
     Args:
         result: of `svd` on `op`, or of `truncated_svd`.
         info: what came with it.
-        op: the operator, for one more pass that computes the residuals anew and for
-            `num_passes` passes of `num_probes` columns that bound what was missed;
-            None: use `info` alone, at no cost. Then a slowly decaying tail leaves the
-            proved upper bounds wide.
+        op: the operator of `svd`, for `num_passes` passes of `num_probes` columns that
+            bound what was missed; None: use `info` alone, at no cost. Then a slowly
+            decaying tail leaves the proved upper bounds wide.
         key: random key of the probes, independent of the one that `svd` was given; with
             `op` only.
         scale: a bound on the norm of the matrix before deflation: 1 for `svd`; 0 for
@@ -252,14 +251,11 @@ def _compiled(
     # The energies are sums of squares; an estimate bounds nothing.
     tail = jnp.maximum(info.tail_energy, 0) + slack * (scale**2 + info.total_energy)
     tail = jnp.where(info.tail_error == 0, tail, jnp.inf)
-    left_gaps, right_gaps = info.left_residuals, info.right_residuals
     largest_missed, failure = jnp.sqrt(tail), jnp.zeros((), s.dtype)
     if op is not None and key is not None:
         a = symmetrised_map(op)
         u = jnp.sqrt(op.p_x)[:, None] * result.left
         v = jnp.sqrt(op.p_a)[:, None] * result.right
-        left_gaps = jnp.linalg.norm(a.matmat(v) - u * s[None, :], axis=0)
-        right_gaps = jnp.linalg.norm(a.rmatmat(u) - v * s[None, :], axis=0)
         rounding = rounding + 2 * jnp.maximum(scale, s[0]) * _lost(u, v)
         probed = missed_norm(
             a,
@@ -273,15 +269,18 @@ def _compiled(
         largest_missed = jnp.minimum(largest_missed, probed + rounding)
         failure = jnp.full((), failure_probability, s.dtype)
     ceiling = jnp.where(scale > 0, scale, jnp.inf)
-    residuals = _Residuals(left_gaps, right_gaps, rounding)
+    residuals = _Residuals(info.left_residuals, info.right_residuals, rounding)
     lower = _lower(s, residuals)
     cluster = _clusters(s, residuals, cluster_tol)
     make = functools.partial(_bounds, s, residuals, lower, cluster, tail, ceiling)
-    proved = make(largest_missed)
+    both = jax.vmap(make)(
+        jnp.stack([largest_missed, jnp.minimum(largest_missed, s[-1])])
+    )
+    proved, if_found = (Bounds(*(x[i] for x in both)) for i in (0, 1))
     return Certificate(
         lower,
         proved,
-        make(jnp.minimum(largest_missed, s[-1])),
+        if_found,
         cluster,
         proved.next_upper >= lower[-1],
         rounding,

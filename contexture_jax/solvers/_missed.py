@@ -10,8 +10,7 @@ from contexture_jax.solvers._random import Seed, random_block
 
 __all__ = ["missed_norm"]
 
-_DOUBLINGS = 40
-_BISECTIONS = 40
+_BISECTIONS = 60
 _LARGE = 1e12
 
 
@@ -42,7 +41,7 @@ def missed_norm(
     of their bounds holds with probability 1 − (c √(2/3))^num_probes.
 
     Args:
-        a: M.
+        a: M, of norm at most 1.
         left: U, orthonormal, shape (n, r).
         right: V, orthonormal, shape (m, r).
         seed: of ω, independent of whatever U and V were made from.
@@ -80,10 +79,7 @@ def missed_norm(
     unit = start / jnp.maximum(norms, floor)[None, :]
     state = (unit, jnp.zeros_like(unit), jnp.zeros_like(norms), zeros, zeros)
     *_, alphas, betas = jax.lax.fori_loop(0, num_passes, step, state)
-    bounds = jax.vmap(_largest_possible, in_axes=(1, 1, 0))(
-        alphas, betas, (norms / chance) ** 2
-    )
-    return jnp.sqrt(bounds.max())
+    return jnp.sqrt(_largest_possible(alphas, betas, (norms / chance) ** 2).max())
 
 
 def _probes(a: LinearMap, seed: Seed, num: int) -> Array:
@@ -96,38 +92,32 @@ def _off(basis: Array, block: Array) -> Array:
 
 
 def _largest_possible(
-    alphas: Float[Array, " k"], betas: Float[Array, " k"], goal: Float[Array, ""]
-) -> Float[Array, ""]:
-    """The x beyond all Ritz values at which Σ_{j ≤ k} p_j(x)² = goal, by bisection."""
-    off = betas[:-1]
-    tridiagonal = jnp.diag(alphas) + jnp.diag(off, 1) + jnp.diag(off, -1)
-    ritz = jnp.maximum(jnp.linalg.eigvalsh(tridiagonal)[-1], 0.0)
+    alphas: Float[Array, "k q"], betas: Float[Array, "k q"], goal: Float[Array, " q"]
+) -> Float[Array, " q"]:
+    """The x ≤ 1 beyond all Ritz values with Σ_{j ≤ k} p_j(x)² = goal, by bisection.
+
+    Beyond all Ritz values is where no p_j changes its sign (Sturm), and there the sum
+    rises with x. If it does not reach the goal, 1 bounds ‖B‖² anyway.
+    """
+    one, zero = jnp.ones_like(goal), jnp.zeros_like(goal)
 
     def exceeds(x: Array) -> Array:
-        def one(carry: tuple, coefficients: tuple) -> tuple[tuple, None]:
-            value, before, link, total = carry
+        def extend(carry: tuple, coefficients: tuple) -> tuple[tuple, None]:
+            value, before, link, total, beyond = carry
             alpha, beta = coefficients
             following = ((x - alpha) * value - link * before) / beta
             following = jnp.clip(following, -_LARGE, _LARGE)
-            return (following, value, beta, total + following**2), None
+            total, beyond = total + following**2, beyond & (following > 0)
+            return (following, value, beta, total, beyond), None
 
-        ones, zeros = jnp.ones_like(x), jnp.zeros_like(x)
-        carry = (ones, zeros, zeros, ones)
-        return jax.lax.scan(one, carry, (alphas, betas))[0][3] > goal
+        carry = (one, zero, zero, one, one > 0)
+        *_, total, beyond = jax.lax.scan(extend, carry, (alphas, betas))[0]
+        return beyond & (total > goal)
 
-    def double(_: Array, state: tuple) -> tuple:
-        low, high = state
-        enough = exceeds(ritz + high)
-        return jnp.where(enough, low, high), jnp.where(enough, high, 2.0 * high)
-
-    # p_k(x) grows without limit, so that doubling comes to an end.
-    gap = jnp.maximum(betas.max(), ritz)
-    low, high = jax.lax.fori_loop(0, _DOUBLINGS, double, (jnp.zeros_like(gap), gap))
-
-    def halve(_: Array, state: tuple) -> tuple:
-        low, high = state
+    def halve(_: Array, ends: tuple) -> tuple:
+        low, high = ends
         middle = 0.5 * (low + high)
-        enough = exceeds(ritz + middle)
+        enough = exceeds(middle)
         return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 
-    return ritz + jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))[1]
+    return jax.lax.fori_loop(0, _BISECTIONS, halve, (zero, one))[1]
