@@ -26,7 +26,7 @@ def draw(
     axes = plotting.plot_spectrum(
         values,
         decay_rate=judgement.decay_rate,
-        numerical=(certificate.lower, certificate.upper),
+        numerical=(certificate.lower, certificate.proved.upper),
         sampling=band,
         cluster=certificate.cluster,
     )

@@ -60,11 +60,12 @@ def held_out_spectrum(
 
         ψ(x, a) = f̃ g̃ − ½ r (f̃² + g̃²),   f̃, g̃ of mean 0 and variance 1 there,
 
-    and it estimates their correlation under the law of the pairs, which is at most s_1
-    for every pair of functions, and for orthonormal families at most Σ_{i≤k} s_i in
-    sum (theory.md §3.7). So held-out values err below the truth on average, as the
-    plug-in `optimistic` ones err above it. The interval is for the correlations of
-    *these* functions (the mean of the two halves), not for s_i. Errors of the two
+    and it estimates their correlation under the law of the pairs, which no functions
+    take above s_1 (theory.md §3.7). So the first held-out value errs below the truth on
+    average, as the plug-in `optimistic` one errs above it. The interval is for the
+    correlations of *these* functions (the mean of the two halves), not for s_i; it is
+    short where N is not well above the size of the table, as rare cells make
+    correlations skew. Errors of the two
     halves are correlated, since each half has also chosen functions: the standard error
     of their mean is taken as if they were equal, which makes the interval conservative.
 

@@ -96,7 +96,7 @@ def pair_sample(
             lambda v, size=size: (v >= 0) & (v < size),
             f"between 0 and {size - 1}",
         )
-    _check_size(index[0].size, shape)
+    _check_size(float(index[0].size), shape)
     cells = index[0].astype(np.int64) * shape[1] + index[1]
     return PairSample(jnp.asarray(cells, jnp.int32), (int(shape[0]), int(shape[1])))
 
@@ -137,6 +137,7 @@ def _check_size(num_pairs: float, shape: Any) -> None:
 
 
 def check_rank(sample: PairSample, rank: int) -> int:
+    """A number of singular values that the table has."""
     high = min(sample.shape) - 1
     if high < 1:
         msg = f"sample must have at least 2 rows and 2 columns; got {sample.shape}"
@@ -145,6 +146,7 @@ def check_rank(sample: PairSample, rank: int) -> int:
 
 
 def check_level(level: float) -> None:
+    """Raise a `ValueError` unless a confidence is between 0 and 1."""
     check_values(
         np.asarray(level), "level", lambda v: (v > 0) & (v < 1), "between 0 and 1"
     )
@@ -160,6 +162,7 @@ def map_keys(one: Any, keys: Array, sample: PairSample) -> Array:
 def count_cells(
     cells: Int[Array, " pairs"], shape: tuple[int, int], dtype: Any
 ) -> Float[Array, "n m"]:
+    """The table of counts."""
     zeros = jnp.zeros((shape[0] * shape[1],), dtype)
     return zeros.at[cells].add(1.0).reshape(shape)
 
@@ -178,6 +181,7 @@ def spectrum_of(matrix: Float[Array, "n m"]) -> Float[Array, " k"]:
 
 
 def observe(sample: PairSample) -> tuple[Float[Array, "n m"], Float[Array, " k"]]:
+    """The matrix of the sample itself, and its whole spectrum."""
     matrix = symmetrised(count_cells(sample.cells, sample.shape, jnp.zeros(()).dtype))
     return matrix, spectrum_of(matrix)
 

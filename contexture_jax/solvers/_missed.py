@@ -32,7 +32,7 @@ def missed_norm(
         ⟨ω, w⟩² p(‖B‖²)² ≤ ‖p(BᵀB) ω‖²,
 
     and the Lanczos process on BᵀB from ω gives the best p of each degree: with its
-    orthonormal polynomials p_j, every x beyond its Ritz values with
+    orthonormal polynomials p_j, every x beyond their zeros with
     Σ_j p_j(x)² > ‖ω‖² / c² is larger than ‖B‖² if |⟨ω, w⟩| ≥ c (theory.md §6.10;
     Hochstenbach 2013, "Probabilistic upper bounds for the matrix two-norm", with all
     p_j where that uses the last). Entries of ω are uniform with variance 1, for which
@@ -94,30 +94,31 @@ def _off(basis: Array, block: Array) -> Array:
 def _largest_possible(
     alphas: Float[Array, "k q"], betas: Float[Array, "k q"], goal: Float[Array, " q"]
 ) -> Float[Array, " q"]:
-    """The x ≤ 1 beyond all Ritz values with Σ_{j ≤ k} p_j(x)² = goal, by bisection.
+    """The least x ≤ 1 above which all are excluded, by bisection of its logarithm.
 
-    Beyond all Ritz values is where no p_j changes its sign (Sturm), and there the sum
-    rises with x. If it does not reach the goal, 1 bounds ‖B‖² anyway.
+    Where p_0, …, p_j are positive x is beyond the zeros of all of them (Sturm), and
+    p_0² + … + p_j² rises from there on: once above the goal, it stays so.
     """
     one, zero = jnp.ones_like(goal), jnp.zeros_like(goal)
 
-    def exceeds(x: Array) -> Array:
+    def excluded(x: Array) -> Array:
         def extend(carry: tuple, coefficients: tuple) -> tuple[tuple, None]:
-            value, before, link, total, beyond = carry
+            value, before, link, total, beyond, enough = carry
             alpha, beta = coefficients
             following = ((x - alpha) * value - link * before) / beta
             following = jnp.clip(following, -_LARGE, _LARGE)
             total, beyond = total + following**2, beyond & (following > 0)
-            return (following, value, beta, total, beyond), None
+            enough = enough | (beyond & (total > goal))
+            return (following, value, beta, total, beyond, enough), None
 
-        carry = (one, zero, zero, one, one > 0)
-        *_, total, beyond = jax.lax.scan(extend, carry, (alphas, betas))[0]
-        return beyond & (total > goal)
+        carry = (one, zero, zero, one, one > 0, one < 0)
+        return jax.lax.scan(extend, carry, (alphas, betas))[0][5]
 
     def halve(_: Array, ends: tuple) -> tuple:
         low, high = ends
-        middle = 0.5 * (low + high)
-        enough = exceeds(middle)
+        middle = jnp.sqrt(low) * jnp.sqrt(high)
+        enough = excluded(middle)
         return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 
-    return jax.lax.fori_loop(0, _BISECTIONS, halve, (zero, one))[1]
+    smallest = float(jnp.finfo(goal.dtype).eps) ** 2 * one
+    return jax.lax.fori_loop(0, _BISECTIONS, halve, (smallest, one))[1]
