@@ -105,7 +105,7 @@ class Certificate(NamedTuple):
         """The clusters as index ranges, single values included; outside a trace."""
         labels = np.asarray(self.cluster)
         lower, upper, sines = map(
-            np.asarray, (self.lower, self.upper, self.proved.cluster_sines)
+            np.asarray, (self.lower, self.proved.upper, self.proved.cluster_sines)
         )
         starts = np.flatnonzero(np.diff(labels, prepend=-1))
         stops = [*starts[1:].tolist(), len(labels)]
@@ -248,8 +248,11 @@ def _compiled(
     size = max(result.left.shape[0], result.right.shape[0])
     slack = (_ROUNDING + size**0.5) * float(jnp.finfo(s.dtype).eps)
     rounding = slack * jnp.maximum(scale, s[0])
-    # The energies are sums of squares; an estimate bounds nothing.
-    tail = jnp.maximum(info.tail_energy, 0) + slack * (scale**2 + info.total_energy)
+    # The energies are sums of squares; an estimate bounds nothing. The head is Σ s_i²
+    # if M V = U S, and otherwise (‖s‖ − ‖e‖)² at least.
+    lost = 2 * jnp.linalg.norm(s) * jnp.linalg.norm(info.left_residuals)
+    tail = jnp.maximum(info.tail_energy, 0) + lost
+    tail = tail + slack * (scale**2 + info.total_energy)
     tail = jnp.where(info.tail_error == 0, tail, jnp.inf)
     largest_missed, failure = jnp.sqrt(tail), jnp.zeros((), s.dtype)
     if op is not None and key is not None:

@@ -249,9 +249,7 @@ def probing():
     v, _ = np.linalg.qr(rng.normal(size=(50, 50)))
     matrix = jnp.asarray((u * np.linspace(0.9, 0.5, 50)) @ v.T, DTYPES[-1])
     known = jnp.asarray(u[:, :2], matrix.dtype), jnp.asarray(v[:, :2], matrix.dtype)
-    a = LinearMap(
-        lambda g: matrix @ g, lambda f: matrix.T @ f, matrix.shape, matrix.dtype
-    )
+    a = LinearMap(lambda g: matrix @ g, lambda f: matrix.T @ f, (60, 50), matrix.dtype)
 
     @functools.partial(jax.jit, static_argnums=(1, 2, 3))
     def bounds(seeds, num_passes, num_probes, probability):
