@@ -56,6 +56,7 @@ JIT_ALLOWED = {
     "contexts/_search.py": "`knn` searches in blocks of one shape, from eager code",
     "cli/_solve.py": "each judge of the command is one program",
     "solvers/_implicit.py": "their backward pass, which eager `jax.grad` runs",
+    "solvers/_certificate.py": "`certify` likewise, for eager callers of `cx.svd`",
     "solvers/_svd.py": "`cx.svd` compiles one program for a plan and a structure",
     "solvers/_truncated.py": "the same for plain matrices and linear maps",
 }

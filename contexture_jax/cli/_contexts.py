@@ -65,6 +65,7 @@ def plan_context(options: Options, table: Table) -> Recipe:
         ("--num-neighbors", options.num_neighbors, "knn"),
         ("--gamma", options.gamma, "rbf"),
         ("--lazy", options.lazy or None, "graph"),
+        ("--bootstrap", options.bootstrap or None, "joint"),
     ):
         if value is not None and name != owner:
             raise InputError(

@@ -176,6 +176,14 @@ def _add_solver_options(group: Any) -> None:
         help="share the rows among N devices of this machine; default: 1",
     )
     group.add_argument(
+        "--bootstrap",
+        type=_replicates,
+        default=0,
+        metavar="N",
+        help="of joint, where DATA counts independent pairs: intervals for the law"
+        " behind them from N resamples, and N random pairings; default: 0",
+    )
+    group.add_argument(
         "--seed", type=_seed, default=0, help="of all that is random; default: 0"
     )
 
@@ -197,6 +205,15 @@ def _add_output_options(group: Any) -> None:
 
 def _count(text: str) -> int:
     return _integer(text, 1, None)
+
+
+def _replicates(text: str) -> int:
+    count = _integer(text, 0, None)
+    if count == 1:
+        raise argparse.ArgumentTypeError(
+            "expected 0 or an integer of at least 2; got 1"
+        )
+    return count
 
 
 def _seed(text: str) -> int:

@@ -28,6 +28,7 @@ class Options(NamedTuple):
         tol: the relative residual to stop at.
         max_passes: the bound on passes of the solver.
         devices: how many local devices share the rows.
+        bootstrap: how often to draw a sample of pairs anew; 0: not.
         out: the directory to write to.
         plots: whether to draw.
         quiet: whether to print nothing but errors and warnings.
@@ -48,6 +49,7 @@ class Options(NamedTuple):
     tol: float | None = None
     max_passes: int | None = None
     devices: int = 1
+    bootstrap: int = 0
     out: str = "contexture-out"
     plots: bool = True
     quiet: bool = False

@@ -6,15 +6,30 @@ import numpy as np
 
 from contexture_jax import plotting
 from contexture_jax.cli._data import Table
-from contexture_jax.cli._solve import Judgement, Spectrum
+from contexture_jax.cli._solve import Judgement, Sampling, Spectrum
 
 __all__ = ["draw"]
 
 
-def draw(table: Table, spectrum: Spectrum, judgement: Judgement, folder: Path) -> None:
+def draw(
+    table: Table,
+    spectrum: Spectrum,
+    judgement: Judgement,
+    sampling: Sampling | None,
+    folder: Path,
+) -> None:
     """Draw what there is to draw into `folder`."""
     values, target = spectrum.singular_values, table.target
-    axes = plotting.plot_spectrum(values, decay_rate=judgement.decay_rate)
+    certificate, band = spectrum.certificate, None
+    if sampling is not None:
+        band = (sampling.spectrum.band_lower, sampling.spectrum.band_upper)
+    axes = plotting.plot_spectrum(
+        values,
+        decay_rate=judgement.decay_rate,
+        numerical=(certificate.lower, certificate.proved.upper),
+        sampling=band,
+        cluster=certificate.cluster,
+    )
     plotting.save(axes, folder / "spectrum.png")
     if judgement.usefulness is not None:
         plotting.save(

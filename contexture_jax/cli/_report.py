@@ -11,8 +11,9 @@ import numpy as np
 import contexture_jax as cx
 from contexture_jax.cli._contexts import Recipe
 from contexture_jax.cli._data import Table
+from contexture_jax.cli._messages import counted
 from contexture_jax.cli._options import Options
-from contexture_jax.cli._solve import Judgement, Spectrum
+from contexture_jax.cli._solve import Judgement, Sampling, Spectrum
 
 __all__ = ["FILES", "advice", "describe", "rows_of_table", "write_arrays", "write_json"]
 
@@ -34,6 +35,7 @@ def describe(
     recipe: Recipe,
     spectrum: Spectrum,
     judgement: Judgement,
+    sampling: Sampling | None,
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     """Everything about a run that is not an array of functions, as plain Python.
@@ -76,6 +78,8 @@ def describe(
         "total_energy": spectrum.total_energy,
         "tail_energy": spectrum.tail_energy,
         "tail_error": spectrum.tail_error,
+        "certificate": _certificate(spectrum.certificate),
+        "sampling": None if sampling is None else _sampling(sampling),
         "tau": tau,
         "best_dim": best_dim,
         "decay_rate": judgement.decay_rate,
@@ -90,6 +94,56 @@ def describe(
         "notes": notes,
     }
     return _plain(description)
+
+
+def _certificate(certificate: cx.solvers.Certificate) -> dict[str, Any]:
+    """Numerical bounds: of the computation, whatever the data are."""
+    proved = certificate.proved
+    return {
+        "lower": certificate.lower,
+        "upper": proved.upper,
+        "next_upper": proved.next_upper.item(),
+        "upper_if_none_missed": certificate.if_found.upper,
+        "leading_sines": proved.leading_sines,
+        # From 1, as the indices of s_i are.
+        "clusters": [
+            {
+                "first": cluster.start + 1,
+                "last": cluster.stop,
+                "multiplicity": cluster.multiplicity,
+                "lower": cluster.lower,
+                "upper": cluster.upper,
+                "sine": cluster.sine,
+                "cut": cluster.cut,
+            }
+            for cluster in certificate.clusters
+        ],
+        "rounding": certificate.rounding.item(),
+        "failure_probability": certificate.failure_probability.item(),
+    }
+
+
+def _sampling(sampling: Sampling) -> dict[str, Any]:
+    """Confidence intervals: for the law of the pairs, whatever the computation."""
+    found, null = sampling.spectrum, sampling.null
+    return {
+        "num_pairs": sampling.num_pairs,
+        "num_replicates": sampling.num_replicates,
+        "level": sampling.level,
+        "corrected": found.singular_values.corrected,
+        "lower": found.singular_values.lower,
+        "upper": found.singular_values.upper,
+        "band_lower": found.band_lower,
+        "band_upper": found.band_upper,
+        "p_values": null.p_values,
+        "total_corrected": found.total.corrected.item(),
+        "total_lower": found.total.lower.item(),
+        "total_upper": found.total.upper.item(),
+        "total_p_value": null.total_p_value.item(),
+        "independence_bias": found.independence_bias.item(),
+        "tau_lower": found.tau.lower.item(),
+        "tau_upper": found.tau.upper.item(),
+    }
 
 
 def advice(status: cx.Status) -> str:
@@ -153,6 +207,8 @@ def rows_of_table(
             "singular values",
             " ".join(f"{v:.4g}" for v in values[:_NUM_VALUES_SHOWN]) + more,
         ),
+        ("numerical bounds", _bounds_in_words(d)),
+        *_sampling_in_words(d),
         ("decay rate", f"{_shown(d['decay_rate'])}  (λ of s_i² ≈ e^(−λi))"),
         ("τ", f"{_shown(d['tau'])}  (usefulness: lower is better)"),
         ("best dimension", _shown(d["best_dim"])),
@@ -172,6 +228,40 @@ def rows_of_table(
     rows += [("note", note) for note in d["notes"]]
     rows.append(("files", "\n".join(files)))
     return rows
+
+
+def _bounds_in_words(d: dict[str, Any]) -> str:
+    certificate, values = d["certificate"], d["singular_values"]
+    ends = zip(certificate["lower"], certificate["upper"], values, strict=True)
+    widest = max(max(v - low, high - v) for low, high, v in ends)
+    several = [c for c in certificate["clusters"] if c["multiplicity"] > 1]
+    text = f"each within {widest:.1g}"
+    if several:
+        ranges = [f"{c['first']}–{c['last']}" for c in several[:_NUM_VALUES_SHOWN]]
+        more = " …" if len(several) > _NUM_VALUES_SHOWN else ""
+        text += f"; clusters: {', '.join(ranges)}{more}"
+    return text
+
+
+def _sampling_in_words(d: dict[str, Any]) -> list[tuple[str, str]]:
+    s = d["sampling"]
+    if s is None:
+        return []
+    above = sum(1 for p in s["p_values"] if p <= 1 - s["level"])
+    return [
+        (
+            f"{s['level']:.0%} intervals",
+            f"s_1: {s['lower'][0]:.4g} to {s['upper'][0]:.4g};"
+            f" χ²: {s['total_lower']:.4g} to {s['total_upper']:.4g}"
+            f"  (law of the {s['num_pairs']:,} pairs;"
+            f" {counted(s['num_replicates'], 'resample')})",
+        ),
+        (
+            "random pairings",
+            f"{above} of {counted(len(s['p_values']), 'value')} above those of chance"
+            f" (p ≤ {1 - s['level']:.2g}); χ²: p = {s['total_p_value']:.2g}",
+        ),
+    ]
 
 
 def _shown(value: Any) -> str:

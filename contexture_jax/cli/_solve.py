@@ -11,9 +11,19 @@ import numpy as np
 
 import contexture_jax as cx
 from contexture_jax.cli._data import Target
+from contexture_jax.cli._messages import InputError
 
-__all__ = ["Judgement", "Spectrum", "TargetJudgement", "judge", "solve"]
+__all__ = [
+    "Judgement",
+    "Sampling",
+    "Spectrum",
+    "TargetJudgement",
+    "judge",
+    "sampling",
+    "solve",
+]
 
+_LEVEL = 0.9
 
 _ROUNDING = 100.0
 
@@ -36,6 +46,7 @@ class Spectrum(NamedTuple):
         method: the method that ran.
         reason: why.
         complete: whether the values that were not computed are all 0.
+        certificate: numerical bounds on the values and spans.
     """
 
     singular_values: np.ndarray
@@ -52,6 +63,25 @@ class Spectrum(NamedTuple):
     method: str
     reason: str
     complete: bool
+    certificate: cx.solvers.Certificate
+
+
+class Sampling(NamedTuple):
+    """What a table of counts says of the law that its pairs were drawn from.
+
+    Attributes:
+        num_pairs: N.
+        num_replicates: resamples, and random pairings.
+        level: confidence of the intervals.
+        spectrum: bootstrap intervals.
+        null: the spectra of random pairings.
+    """
+
+    num_pairs: int
+    num_replicates: int
+    level: float
+    spectrum: cx.evaluation.SpectrumSampling
+    null: cx.evaluation.PermutationNull
 
 
 class TargetJudgement(NamedTuple):
@@ -124,6 +154,7 @@ def solve(
         max_passes=max_passes,
     )
     status = cx.Status(info.status)
+    certificate = cx.solvers.certify(result, info, op, key=jax.random.key(seed + 1))
     return Spectrum(
         singular_values=np.asarray(result.singular_values),
         left=np.asarray(result.left),
@@ -139,6 +170,47 @@ def solve(
         method=str(info.method),
         reason=str(info.reason),
         complete=rank == limit or status == cx.Status.RANK_DEFICIENT,
+        certificate=jax.device_get(certificate),
+    )
+
+
+def sampling(
+    counts: np.ndarray, rank: int, *, num_replicates: int, seed: int
+) -> Sampling:
+    """Resample the pairs that a table counts, and pair them at random.
+
+    Args:
+        counts: shape (n, m).
+        rank: how many singular values.
+        num_replicates: how often to do each.
+        seed: of the key.
+
+    Raises:
+        InputError: if the table does not count pairs, or has too many.
+    """
+    used = counts[counts.any(axis=1)][:, counts.any(axis=0)]
+    try:
+        sample = cx.evaluation.counted_sample(used)
+    except ValueError as error:
+        raise InputError(
+            f"--bootstrap takes a table that counts pairs: {error}"
+        ) from None
+    keys = jax.random.split(jax.random.key(seed + 2))
+    found = _resample(sample, keys, rank=rank, num_replicates=num_replicates)
+    return Sampling(sample.num_pairs, num_replicates, _LEVEL, *jax.device_get(found))
+
+
+@functools.partial(jax.jit, static_argnames=("rank", "num_replicates"))
+def _resample(
+    sample: cx.evaluation.PairSample, keys: jax.Array, *, rank: int, num_replicates: int
+) -> tuple[cx.evaluation.SpectrumSampling, cx.evaluation.PermutationNull]:
+    return (
+        cx.evaluation.bootstrap_spectrum(
+            sample, rank, key=keys[0], num_replicates=num_replicates, level=_LEVEL
+        ),
+        cx.evaluation.permutation_null(
+            sample, rank, key=keys[1], num_permutations=num_replicates
+        ),
     )
 
 

@@ -59,15 +59,24 @@ def run(options: Options) -> Path:
             _check_finite(spectrum)
         with stages.stage("judge"):
             judgement = _solve.judge(spectrum, op, table.target)
+        sampling = None
+        if options.bootstrap:
+            with stages.stage("bootstrap"):
+                sampling = _solve.sampling(
+                    table.features,
+                    rank,
+                    num_replicates=options.bootstrap,
+                    seed=options.seed,
+                )
     with publishing(out, _report.FILES) as folder:
         with stages.stage("pictures"):
             if options.plots:
                 from contexture_jax.cli._pictures import draw
 
-                draw(table, spectrum, judgement, folder)
+                draw(table, spectrum, judgement, sampling, folder)
         seconds = {**stages.seconds, "total": stages.total}
         description = _report.describe(
-            options, table, recipe, spectrum, judgement, seconds
+            options, table, recipe, spectrum, judgement, sampling, seconds
         )
         _report.write_arrays(table, spectrum, folder / "spectrum.npz")
         _report.write_json(description, folder / "spectrum.json")

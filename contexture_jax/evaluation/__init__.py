@@ -17,6 +17,7 @@ from contexture_jax.evaluation._encoders import (
     trace_gap,
     trace_gap_bound,
 )
+from contexture_jax.evaluation._held_out import HeldOut, held_out_spectrum
 from contexture_jax.evaluation._kernel import (
     Estimate,
     estimate_kernel_deviation,
@@ -24,6 +25,14 @@ from contexture_jax.evaluation._kernel import (
     kappa_squared,
     kernel_diagonal,
     lipschitz,
+)
+from contexture_jax.evaluation._pairs import PairSample, counted_sample, pair_sample
+from contexture_jax.evaluation._permutation import PermutationNull, permutation_null
+from contexture_jax.evaluation._sampling import (
+    Interval,
+    SpectrumSampling,
+    bootstrap_interval,
+    bootstrap_spectrum,
 )
 from contexture_jax.evaluation._spectra import (
     Usefulness,
@@ -44,24 +53,35 @@ from contexture_jax.evaluation._worst_case import (
 
 __all__ = [
     "Estimate",
+    "HeldOut",
+    "Interval",
+    "PairSample",
+    "PermutationNull",
+    "SpectrumSampling",
     "TargetEnergy",
     "Usefulness",
     "Verdict",
     "WorstCaseError",
+    "bootstrap_interval",
+    "bootstrap_spectrum",
     "cca",
     "chi_squared",
     "chi_squared_bias",
     "class_energy",
     "compatibility",
+    "counted_sample",
     "decay_rate",
     "effective_rank",
     "estimate_kernel_deviation",
     "expected_kernel_deviation",
+    "held_out_spectrum",
     "kappa_squared",
     "kernel_diagonal",
     "lipschitz",
     "maximal_correlation",
     "mutual_knn",
+    "pair_sample",
+    "permutation_null",
     "principal_angles",
     "projector_distance",
     "ratio_trace",

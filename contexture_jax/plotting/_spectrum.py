@@ -12,6 +12,7 @@ from contexture_jax.plotting._style import (
     FAINT,
     INK,
     MAIN,
+    PALETTE,
     count_axis,
     dressed,
     headline,
@@ -22,6 +23,7 @@ __all__ = ["Usefulness", "plot_spectrum", "plot_usefulness"]
 
 _LABEL_SIZE = 11
 _CUTOFF = 100.0
+_VISIBLE = 0.02  # of the height of the axes
 
 
 @runtime_checkable
@@ -49,6 +51,9 @@ def plot_spectrum(
     ax: Axes | None = None,
     *,
     decay_rate: float | None = None,
+    numerical: tuple[ArrayLike, ArrayLike] | None = None,
+    sampling: tuple[ArrayLike, ArrayLike] | None = None,
+    cluster: ArrayLike | None = None,
 ) -> Axes:
     """Draw the singular values s_i over i, on a logarithmic axis.
 
@@ -59,12 +64,20 @@ def plot_spectrum(
         singular_values: s_1 ≥ s_2 ≥ …, shape (k,), k ≥ 1, non-negative.
         ax: where to draw; None: a new figure.
         decay_rate: λ of a fit s_i² ≈ e^{−λi}, drawn as a line; None: no line.
+        numerical: lower and upper bounds of what was computed, each of shape (k,), as
+            from `solvers.certify`: bars, where they are wide enough to be seen.
+        sampling: lower and upper ends of confidence intervals for the law that a sample
+            came from, each of shape (k,), as from `evaluation.bootstrap_spectrum`: a
+            band.
+        cluster: the number of the cluster of each value, ascending, shape (k,): a line
+            under the values of each cluster of two or more.
 
     Returns:
         The axes drawn on.
 
     Raises:
-        ValueError: if `singular_values` is not a vector of finite numbers ≥ 0.
+        ValueError: if `singular_values` is not a vector of finite numbers ≥ 0, or
+            another array has not its shape.
     """
     given = np.asarray(singular_values)
     eps = np.finfo(given.dtype if given.dtype.kind == "f" else np.float64).eps
@@ -80,6 +93,14 @@ def plot_spectrum(
     visible = values > _CUTOFF * eps * max(1.0, values.max())
     low = _log_axis(ax, values[visible], room=3.0 if visible.all() else 10.0)
     size = _mark_size(len(values))
+    if sampling is not None:
+        _draw_band(ax, index, _bounds(sampling, "sampling", values), low)
+    if numerical is not None:
+        _draw_bars(ax, index, values, _bounds(numerical, "numerical", values))
+    if cluster is not None:
+        _draw_clusters(
+            ax, index, values, visible, _same_shape(cluster, "cluster", values)
+        )
     # Marks may overlap the frame: values at either end are whole.
     ax.plot(
         index[visible],
@@ -122,6 +143,104 @@ def plot_spectrum(
     count_axis(ax, len(values))
     headline(ax, _spectrum_headline(values, visible))
     return ax
+
+
+def _same_shape(given: ArrayLike, name: str, values: np.ndarray) -> np.ndarray:
+    array = np.asarray(given)
+    if array.shape != values.shape:
+        msg = f"{name} must have shape {values.shape}; got {array.shape}"
+        raise ValueError(msg)
+    return array
+
+
+def _bounds(
+    given: tuple[ArrayLike, ArrayLike], name: str, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    low, high = (_same_shape(end, name, values).astype(np.float64) for end in given)
+    return low, high
+
+
+def _draw_band(
+    ax: Axes, index: np.ndarray, ends: tuple[np.ndarray, np.ndarray], floor: float
+) -> None:
+    """A band over all values; the axis grows to hold it, one power of ten at most."""
+    lower, upper = ends
+    low, high = ax.get_ylim()
+    if ax.get_yscale() == "log":
+        above = lower[lower > 0]
+        low = max(min(low, 0.8 * above.min() if above.size else low), floor / 10)
+    ax.set_ylim(low, max(high, 1.05 * upper.max()))
+    # A single value has a width of its own.
+    edges = index if len(index) > 1 else index + np.array([-0.2, 0.2])
+    ax.fill_between(
+        edges,
+        np.broadcast_to(np.maximum(lower, low), edges.shape),
+        np.broadcast_to(upper, edges.shape),
+        color=MAIN,
+        alpha=0.15,
+        linewidth=0,
+        zorder=1,
+        label="sampling band",
+    )
+
+
+def _draw_bars(
+    ax: Axes,
+    index: np.ndarray,
+    values: np.ndarray,
+    ends: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """Bars of numerical bounds, of those that a reader can see."""
+    low, high = ax.get_ylim()
+    lower, upper = np.maximum(ends[0], low), ends[1]
+    if ax.get_yscale() == "log":
+        seen = np.log(np.maximum(upper, low) / lower) > _VISIBLE * np.log(high / low)
+    else:
+        seen = upper - lower > _VISIBLE * (high - low)
+    if not seen.any():
+        return
+    ax.set_ylim(low, max(high, 1.05 * upper[seen].max()))
+    middle = np.clip(values[seen], lower[seen], upper[seen])
+    ax.errorbar(
+        index[seen],
+        middle,
+        yerr=(middle - lower[seen], upper[seen] - middle),
+        fmt="none",
+        ecolor=INK,
+        elinewidth=1.2,
+        capsize=min(3.0, _mark_size(len(values))),
+        zorder=4,
+        label="numerical bounds",
+    )
+
+
+def _draw_clusters(
+    ax: Axes,
+    index: np.ndarray,
+    values: np.ndarray,
+    visible: np.ndarray,
+    cluster: np.ndarray,
+) -> None:
+    """A line under the values of each cluster that has more than one above 0."""
+    label: str | None = "cluster"
+    for number in np.unique(cluster[visible]):
+        here = index[(cluster == number) & visible]
+        if len(here) < 2:
+            continue
+        height = values[here[0] - 1 : here[-1]].min()
+        if ax.get_yscale() == "log":
+            low, high = ax.get_ylim()
+            height *= (low / high) ** 0.045
+        ax.plot(
+            [here[0] - 0.3, here[-1] + 0.3],
+            [height, height],
+            linewidth=3.0,
+            solid_capstyle="butt",
+            color=PALETTE[4],
+            zorder=2,
+            label=label,
+        )
+        label = None
 
 
 def _log_axis(ax: Axes, visible: np.ndarray, *, room: float) -> float:

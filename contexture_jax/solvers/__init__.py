@@ -1,5 +1,6 @@
 """The spectrum of an operator: exact, or by randomized linear algebra."""
 
+from contexture_jax.solvers._certificate import Bounds, Certificate, Cluster, certify
 from contexture_jax.solvers._extend import extend
 from contexture_jax.solvers._plan import Method
 from contexture_jax.solvers._results import SolveInfo, Status, SVDResult
@@ -7,10 +8,14 @@ from contexture_jax.solvers._svd import svd
 from contexture_jax.solvers._truncated import truncated_svd
 
 __all__ = [
+    "Bounds",
+    "Certificate",
+    "Cluster",
     "Method",
     "SVDResult",
     "SolveInfo",
     "Status",
+    "certify",
     "extend",
     "svd",
     "truncated_svd",

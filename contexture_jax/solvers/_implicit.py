@@ -128,7 +128,7 @@ def _pull_back(
         if s_bar is not None or tail_bar is not None:
             value = value + problem.pairing(result, c)
         if total_bar is not None:
-            total, _ = total_energy(problem.map, key, problem.squared_norm)
+            total = total_energy(problem.map, key, problem.squared_norm)
             value = value + total_bar * total
         return value
 

@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import is_concrete
+from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Float
 from contexture_jax.solvers._exact import exact
 from contexture_jax.solvers._krylov import krylov
@@ -61,7 +62,11 @@ def solve(
     left, right = fix_signs(triples.left, triples.right)
     s = triples.singular_values
     head = (s * s).sum()
-    total, error = total_energy(a, key, squared_norm)
+    if squared_norm is None:
+        tail, error = _estimate_tail(a, right, fold(seed, -1))
+        total = head + tail
+    else:
+        total, error = squared_norm.astype(s.dtype), jnp.zeros((), s.dtype)
     # Rounding must not make the whole smaller than its part.
     total = jnp.maximum(total, head)
     residuals = jnp.maximum(triples.left_residuals, triples.right_residuals)
@@ -88,21 +93,37 @@ def finish(plan: Plan, info: SolveInfo) -> SolveInfo:
 
 def total_energy(
     a: LinearMap, key: Array, squared_norm: Float[Array, ""] | None
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """‖M‖_F² and its standard error: as given, or from random probes."""
+) -> Float[Array, ""]:
+    """‖M‖_F² as a function to differentiate: as given, or from random probes.
+
+    The probes are those of the tail, unprojected: of the same mean as the head plus the
+    estimated tail, whose gradient would need that of the singular vectors.
+    """
     if squared_norm is None:
-        return _estimate_energy(a, fold(make_seed(key), -1))
-    real = jnp.zeros((), a.dtype).real.dtype
-    return squared_norm.astype(real), jnp.zeros((), real)
+        return _energies(a, _probes(a, fold(make_seed(key), -1))).mean()
+    return squared_norm.astype(jnp.zeros((), a.dtype).real.dtype)
 
 
-def _estimate_energy(
-    a: LinearMap, seed: Seed
+def _estimate_tail(
+    a: LinearMap, right: Array, seed: Seed
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """‖M‖_F² = E‖M ω‖² over random ω of variance 1 (Hutchinson): mean and error."""
-    probes = a.project_right(random_block(seed, a.shape[1], _NUM_PROBES, a.dtype))
-    samples = (jnp.abs(a.matmat(probes)) ** 2).sum(axis=0)
+    """‖M (I − V Vᴴ)‖_F² from random probes: mean and standard error.
+
+    E‖W ω‖² = ‖W‖_F² over random ω of variance 1 (Hutchinson 1989). What V holds is
+    known and taken out first, so that the error is one of the tail and not of the whole
+    (as in Hutch++: Meyer, Musco, Musco & Woodruff 2021).
+    """
+    probes = _probes(a, seed)
+    samples = _energies(a, probes - mm(right, mm(right.conj().T, probes)))
     return samples.mean(), samples.std(ddof=1) / _NUM_PROBES**0.5
+
+
+def _probes(a: LinearMap, seed: Seed) -> Array:
+    return a.project_right(random_block(seed, a.shape[1], _NUM_PROBES, a.dtype))
+
+
+def _energies(a: LinearMap, probes: Array) -> Float[Array, " p"]:
+    return (jnp.abs(a.matmat(probes)) ** 2).sum(axis=0)
 
 
 def _status(

@@ -118,6 +118,63 @@ def test_wine_is_described(wine):
     assert 0.8 < sum(description["target_energy"]) <= 1
 
 
+def test_wine_has_a_numerical_certificate_and_no_sampling(wine):
+    description = strict(wine[0] / "spectrum.json")
+    values, certificate = description["singular_values"], description["certificate"]
+    for ends in ("lower", "upper", "upper_if_none_missed", "leading_sines"):
+        assert len(certificate[ends]) == 8
+    slack = tol(F32, factor=100)
+    for low, value, high in zip(
+        certificate["lower"], values, certificate["upper"], strict=True
+    ):
+        assert low <= value <= high
+    assert certificate["next_upper"] <= 1.1 * values[-1]
+    assert certificate["clusters"][0]["first"] == 1
+    assert certificate["clusters"][-1]["last"] == 8
+    assert sum(c["multiplicity"] for c in certificate["clusters"]) == 8
+    assert 0 < certificate["rounding"] < slack
+    assert description["sampling"] is None
+    assert "numerical bounds" in wine[1].stdout
+
+
+def test_bootstrap_of_a_table_of_counts(tmp_path, capsys):
+    """Greenacre's staff and smoking: 193 pairs whose χ² of 16.4 has p = 0.17."""
+    rows = ["4,2,3,2", "4,3,7,4", "25,10,12,4", "18,24,33,13", "10,6,7,2", "0,0,0,0"]
+    path = write(tmp_path, "\n".join(["none,light,medium,heavy", *rows]) + "\n")
+    options = ["--context", "joint", "--bootstrap", "60", "--out", tmp_path / "out"]
+    ran = run(capsys, path, *options)
+    assert ran.status == 0, ran.err
+    sampling = strict(tmp_path / "out" / "spectrum.json")["sampling"]
+    assert sampling["num_pairs"] == 193
+    assert sampling["num_replicates"] == 60
+    np.testing.assert_allclose(sampling["independence_bias"], 12 / 192)
+    assert sampling["lower"][0] <= sampling["corrected"][0] <= sampling["upper"][0]
+    assert sampling["band_lower"][0] < 0.2734 < sampling["band_upper"][0]
+    assert 0.02 < sampling["total_p_value"] < 0.45
+    assert len(sampling["p_values"]) == 3
+    assert sampling["tau_lower"] < sampling["tau_upper"]
+    assert "90% intervals" in ran.out
+    assert "193 pairs" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "message"),
+    [
+        ("a,b\n1,2\n0.5,3\n", ["--context", "joint"], "takes a table that counts"),
+        ("a,b\n1,2\n4,3\n", [], "--bootstrap goes with --context joint"),
+        ("a,b\n1,2\n4,3\n", ["--context", "joint", "--bootstrap", "1"], "at least 2"),
+    ],
+)
+def test_a_table_that_is_no_sample_is_refused(
+    tmp_path, capsys, table, options, message
+):
+    path = write(tmp_path, table)
+    ran = run(capsys, path, "--bootstrap", "9", *options, "--out", tmp_path / "out")
+    assert ran.status == 2
+    assert message in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
 def test_wine_functions_are_orthonormal(wine):
     arrays = np.load(wine[0] / "spectrum.npz", allow_pickle=False)
     assert arrays["singular_values"].shape == (8,)
@@ -245,6 +302,7 @@ def test_rank_1_says_what_it_cannot_judge(tmp_path, capsys, monkeypatch):
             left=spectrum.left[:, :1],
             right=spectrum.right[:, :1],
             complete=False,
+            certificate=first_of(spectrum.certificate),
         )
 
     ran = run_altered(monkeypatch, capsys, tmp_path, first)
@@ -257,6 +315,11 @@ def test_rank_1_says_what_it_cannot_judge(tmp_path, capsys, monkeypatch):
     names = {path.name for path in out.iterdir()}
     assert "tau.png" not in names
     assert {"spectrum.png", "functions.png"} <= names
+
+
+def first_of(certificate):
+    """The certificate of the first value alone: vectors cut, numbers kept."""
+    return jax.tree.map(lambda x: x[:1] if x.ndim else x, certificate)
 
 
 def with_status(status):

@@ -129,6 +129,57 @@ def test_the_fit_is_the_square_root_of_the_exponential():
     assert len(plot_spectrum([0.9], decay_rate=np.inf).lines) == 1
 
 
+def test_bounds_that_can_be_seen_are_bars_and_others_are_not():
+    values = np.array([0.9, 0.5, 0.1])
+    bounds = np.array([0.899, 0.45, 0.1]), np.array([0.9, 0.6, 0.1])
+    ax = plot_spectrum(values, numerical=bounds)
+    (bars,) = ax.collections
+    segments: Any = bars
+    np.testing.assert_allclose(
+        [segment[:, 1] for segment in segments.get_segments()], [[0.45, 0.6]]
+    )
+    assert "numerical bounds" in legend_texts(ax)
+    exact = plot_spectrum(values, numerical=(values - 1e-6, values + 1e-6))
+    assert not exact.collections
+    assert exact.get_legend() is None
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_sampling_band_is_drawn_within_the_axes(count):
+    values = np.array([0.9, 0.5, 0.1])[:count]
+    lower, upper = 0.5 * values, np.minimum(1.3 * values, 1.0)
+    lower[-1] = 0.0
+    ax = plot_spectrum(values, sampling=(lower, upper))
+    (band,) = ax.collections
+    ends = band.get_paths()[0].get_extents()
+    low, high = ax.get_ylim()
+    assert (ends.y0, ends.y1) == (low, upper.max())
+    assert high > upper.max()
+    assert "sampling band" in legend_texts(ax)
+
+
+def test_clusters_of_several_values_are_underlined():
+    values = np.array([0.9, 0.5, 0.5, 0.1, 1e-17, 0.0])
+    ax = plot_spectrum(values, cluster=[0, 1, 1, 2, 3, 3])
+    lines = [line for line in ax.lines if line.get_label() == "cluster"]
+    assert [curve_of(line)[0].tolist() for line in lines] == [[1.7, 3.3]]
+    assert "cluster" in legend_texts(ax)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"numerical": ([0.1], [0.2])},
+        {"sampling": ([0.1, 0.1], [0.2])},
+        {"cluster": [0, 1, 2]},
+    ],
+)
+def test_bounds_of_another_shape_are_refused(given):
+    (name,) = given
+    with pytest.raises(ValueError, match=rf"{name} must have shape \(2,\)"):
+        plot_spectrum([0.5, 0.2], **given)
+
+
 @pytest.mark.parametrize("bad", [[], [[0.5]], [np.nan], [-0.1], [np.inf]])
 def test_a_bad_spectrum_is_refused(bad):
     with pytest.raises(ValueError, match="singular_values must"):

@@ -1,0 +1,141 @@
+"""Singular functions of one half of a sample, measured on the other half."""
+
+from statistics import NormalDist
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from contexture_jax._core.checks import check_key
+from contexture_jax._core.numerics import mm, safe_divide, safe_reciprocal
+from contexture_jax._core.types import Array, Float
+from contexture_jax.evaluation._pairs import (
+    PairSample,
+    check_level,
+    check_rank,
+    count_cells,
+    symmetrised,
+)
+
+__all__ = ["HeldOut", "held_out_spectrum"]
+
+# The inverse hyperbolic tangent of 1 is infinite.
+_LARGEST = 1 - 1e-6
+
+
+class HeldOut(NamedTuple):
+    """Singular functions of one half of a sample, measured on the other, both ways.
+
+    Attributes:
+        optimistic: the values on the halves that the functions were fitted to, averaged
+            over the two, shape (rank,).
+        held_out: correlation of f_i(X) and g_i(A) on the other halves, averaged, shape
+            (rank,).
+        standard_error: of `held_out`, given the functions, shape (rank,).
+        lower: lower end of the interval for the correlations of these functions under
+            the law of the pairs, shape (rank,).
+        upper: upper end, shape (rank,).
+        left: f of each half, shape (2, n, rank).
+        right: g of each half, shape (2, m, rank).
+    """
+
+    optimistic: Float[Array, " rank"]
+    held_out: Float[Array, " rank"]
+    standard_error: Float[Array, " rank"]
+    lower: Float[Array, " rank"]
+    upper: Float[Array, " rank"]
+    left: Float[Array, "2 n rank"]
+    right: Float[Array, "2 m rank"]
+
+
+def held_out_spectrum(
+    sample: PairSample, rank: int, *, key: Array, level: float = 0.9
+) -> HeldOut:
+    """Singular values that functions keep on pairs they were not fitted to.
+
+    The pairs are halved at random. Functions f_i, g_i of one half are measured on the
+    other by the correlation of f_i(X) and g_i(A), and the other way round. For given
+    functions that is a plain sample correlation, with the standard error of its
+    influence function,
+
+        ψ(x, a) = f̃ g̃ − ½ r (f̃² + g̃²),   f̃, g̃ of mean 0 and variance 1 there,
+
+    and it estimates their correlation under the law of the pairs, which no functions
+    take above s_1 (theory.md §3.7). So the first held-out value errs below the truth on
+    average, as the plug-in `optimistic` one errs above it. The interval is for the
+    correlations of *these* functions (the mean of the two halves), not for s_i; it is
+    short where N is not well above the size of the table, as rare cells make
+    correlations skew. Errors of the two
+    halves are correlated, since each half has also chosen functions: the standard error
+    of their mean is taken as if they were equal, which makes the interval conservative.
+
+    Args:
+        sample: N ≥ 4 pairs.
+        rank: how many functions.
+        key: random key.
+        level: the confidence.
+    """
+    rank = check_rank(sample, rank)
+    check_level(level)
+    check_key(key)
+    half = sample.num_pairs // 2
+    if half < 2:
+        msg = f"sample must hold at least 4 pairs to be halved; got {sample.num_pairs}"
+        raise ValueError(msg)
+    cells = jax.random.permutation(key, sample.cells)
+    dtype = jnp.zeros(()).dtype
+    parts = [count_cells(c, sample.shape, dtype) for c in (cells[:half], cells[half:])]
+    fitted = [_functions(counts, rank) for counts in parts]
+    measured = [
+        _correlations(other, left, right)
+        for other, (_, left, right) in zip(parts[::-1], fitted, strict=True)
+    ]
+    held_out = 0.5 * (measured[0][0] + measured[1][0])
+    error = 0.5 * (jnp.sqrt(measured[0][1]) + jnp.sqrt(measured[1][1]))
+    # On Fisher's scale, where intervals of a correlation stay in (-1, 1).
+    centre = jnp.arctanh(jnp.clip(held_out, -_LARGEST, _LARGEST))
+    reach = NormalDist().inv_cdf(0.5 + level / 2) * safe_divide(error, 1 - held_out**2)
+    return HeldOut(
+        0.5 * (fitted[0][0] + fitted[1][0]),
+        held_out,
+        error,
+        jnp.minimum(jnp.tanh(centre - reach), held_out),
+        jnp.maximum(jnp.tanh(centre + reach), held_out),
+        jnp.stack([fitted[0][1], fitted[1][1]]),
+        jnp.stack([fitted[0][2], fitted[1][2]]),
+    )
+
+
+def _functions(counts: Float[Array, "n m"], rank: int) -> tuple[Array, Array, Array]:
+    """s, μ and ν of a table, shapes (rank,), (n, rank), (m, rank)."""
+    joint = counts / counts.sum()
+    u, s, vh = jnp.linalg.svd(symmetrised(counts), full_matrices=False)
+    left = safe_reciprocal(jnp.sqrt(joint.sum(axis=1)))[:, None] * u[:, :rank]
+    right = safe_reciprocal(jnp.sqrt(joint.sum(axis=0)))[:, None] * vh[:rank].T
+    return jnp.clip(s[:rank], 0.0, 1.0), left, right
+
+
+def _correlations(
+    counts: Float[Array, "n m"], left: Float[Array, "n r"], right: Float[Array, "m r"]
+) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
+    """Correlations of f_i(X) and g_i(A) in a table, and their sampling variances."""
+    num_pairs = counts.sum()
+    joint = counts / num_pairs
+    f, g = (
+        _standardised(left, joint.sum(axis=1)),
+        _standardised(right, joint.sum(axis=0)),
+    )
+    values = (f * mm(joint, g)).sum(axis=0)
+
+    def variance(f: Array, g: Array, r: Array) -> Array:
+        influence = f[:, None] * g[None, :] - 0.5 * r * (
+            f[:, None] ** 2 + g[None, :] ** 2
+        )
+        return (joint * influence**2).sum() / num_pairs
+
+    return values, jax.vmap(variance, in_axes=(1, 1, 0))(f, g, values)
+
+
+def _standardised(x: Float[Array, "n r"], law: Float[Array, " n"]) -> Array:
+    centred = x - mm(law[None, :], x)
+    return centred * safe_reciprocal(jnp.sqrt(mm(law[None, :], centred**2)))

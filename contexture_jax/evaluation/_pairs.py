@@ -1,0 +1,193 @@
+"""Observed pairs, and the spectrum of their table."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import (
+    check_integer,
+    check_ndim,
+    check_values,
+    is_concrete,
+)
+from contexture_jax._core.numerics import safe_reciprocal
+from contexture_jax._core.types import (
+    Array,
+    ArrayLike,
+    Float,
+    Int,
+    pytree_dataclass,
+    static_field,
+)
+from contexture_jax.evaluation._common import map_blocks
+from contexture_jax.evaluation._spectra import usefulness
+
+__all__ = [
+    "PairSample",
+    "check_level",
+    "check_rank",
+    "count_cells",
+    "counted_sample",
+    "map_keys",
+    "observe",
+    "pair_sample",
+    "plug_in_tau",
+    "spectrum_of",
+    "symmetrised",
+]
+
+_MAX_PAIRS = 2**26
+_MAX_ENTRIES = 2**24
+
+
+@pytree_dataclass
+class PairSample:
+    """N observed pairs (x, a), drawn independently from one law.
+
+    Attributes:
+        cells: x · m + a for each pair, shape (N,), int32.
+        shape: (n, m). Static.
+    """
+
+    cells: Int[Array, " pairs"]
+    shape: tuple[int, int] = static_field()
+
+    @property
+    def num_pairs(self) -> int:
+        """N."""
+        return self.cells.shape[0]
+
+
+def pair_sample(
+    x_index: ArrayLike, a_index: ArrayLike, shape: tuple[int, int] | None = None
+) -> PairSample:
+    """A sample from observed pairs; runs on the host.
+
+    Args:
+        x_index: number of the input in each pair, shape (N,), integer, from 0.
+        a_index: number of the context value in each pair, shape (N,), integer.
+        shape: (n, m); None: one more than the largest numbers seen.
+
+    Raises:
+        TypeError: if the numbers are not integers.
+        ValueError: if lengths differ, there are fewer than 2 pairs, or a number is
+            outside `shape`.
+    """
+    index = [np.asarray(x_index), np.asarray(a_index)]
+    for values, name in zip(index, ("x_index", "a_index"), strict=True):
+        check_ndim(values, 1, name)
+        if values.dtype.kind not in "iu":
+            msg = f"{name} must hold integers; got dtype {values.dtype}"
+            raise TypeError(msg)
+    if index[0].shape != index[1].shape or index[0].size < 2:
+        msg = (
+            "x_index and a_index must have one length, at least 2; got"
+            f" {index[0].size} and {index[1].size}"
+        )
+        raise ValueError(msg)
+    if shape is None:
+        shape = (int(index[0].max()) + 1, int(index[1].max()) + 1)
+    for values, name, size in zip(index, ("x_index", "a_index"), shape, strict=True):
+        check_values(
+            values,
+            name,
+            lambda v, size=size: (v >= 0) & (v < size),
+            f"between 0 and {size - 1}",
+        )
+    _check_size(float(index[0].size), shape)
+    cells = index[0].astype(np.int64) * shape[1] + index[1]
+    return PairSample(jnp.asarray(cells, jnp.int32), (int(shape[0]), int(shape[1])))
+
+
+def counted_sample(counts: ArrayLike) -> PairSample:
+    """A sample from its table of counts; runs on the host.
+
+    Args:
+        counts: how often each pair was seen, shape (n, m), whole numbers ≥ 0.
+
+    Raises:
+        ValueError: if an entry is no whole number, or there are fewer than 2 pairs.
+    """
+    table = np.asarray(counts)
+    check_ndim(table, 2, "counts")
+    check_values(
+        table,
+        "counts",
+        lambda v: np.isfinite(v) & (v >= 0) & (v == np.floor(v)),
+        "whole numbers of pairs",
+    )
+    total = float(table.sum())
+    if total < 2:
+        msg = f"counts must hold at least 2 pairs; got {total:g}"
+        raise ValueError(msg)
+    _check_size(total, table.shape)
+    cells = np.repeat(np.arange(table.size), table.reshape(-1).astype(np.int64))
+    return PairSample(jnp.asarray(cells, jnp.int32), (table.shape[0], table.shape[1]))
+
+
+def _check_size(num_pairs: float, shape: Any) -> None:
+    if num_pairs > _MAX_PAIRS or shape[0] * shape[1] > _MAX_ENTRIES:
+        msg = (
+            f"a sample must have at most {_MAX_PAIRS} pairs and a table of at most"
+            f" {_MAX_ENTRIES} entries; got {num_pairs:.0f} and {shape[0]} × {shape[1]}"
+        )
+        raise ValueError(msg)
+
+
+def check_rank(sample: PairSample, rank: int) -> int:
+    """A number of singular values that the table has."""
+    high = min(sample.shape) - 1
+    if high < 1:
+        msg = f"sample must have at least 2 rows and 2 columns; got {sample.shape}"
+        raise ValueError(msg)
+    return check_integer(rank, "rank", low=1, high=high)
+
+
+def check_level(level: float) -> None:
+    """Raise a `ValueError` unless a confidence is between 0 and 1."""
+    check_values(
+        np.asarray(level), "level", lambda v: (v > 0) & (v < 1), "between 0 and 1"
+    )
+
+
+def map_keys(one: Any, keys: Array, sample: PairSample) -> Array:
+    """Replicates in blocks that fit into work space."""
+    entries = sample.num_pairs + 4 * sample.shape[0] * sample.shape[1]
+    index = jnp.arange(keys.shape[0])
+    return map_blocks(lambda i: jax.vmap(one)(keys[i]), index, row_entries=entries)
+
+
+def count_cells(
+    cells: Int[Array, " pairs"], shape: tuple[int, int], dtype: Any
+) -> Float[Array, "n m"]:
+    """The table of counts."""
+    zeros = jnp.zeros((shape[0] * shape[1],), dtype)
+    return zeros.at[cells].add(1.0).reshape(shape)
+
+
+def symmetrised(counts: Float[Array, "n m"]) -> Float[Array, "n m"]:
+    """D_X^{-1/2} P D_A^{-1/2} − √p_x √p_aᵀ; 0 in empty rows and columns."""
+    joint = counts / counts.sum()
+    root_x, root_a = jnp.sqrt(joint.sum(axis=1)), jnp.sqrt(joint.sum(axis=0))
+    scaled = safe_reciprocal(root_x)[:, None] * joint * safe_reciprocal(root_a)[None, :]
+    return scaled - root_x[:, None] * root_a[None, :]
+
+
+def spectrum_of(matrix: Float[Array, "n m"]) -> Float[Array, " k"]:
+    """All of them but the trivial one, which is 0 here and comes last."""
+    return jnp.clip(jnp.linalg.svd(matrix, compute_uv=False)[:-1], 0.0, 1.0)
+
+
+def observe(sample: PairSample) -> tuple[Float[Array, "n m"], Float[Array, " k"]]:
+    """The matrix of the sample itself, and its whole spectrum."""
+    matrix = symmetrised(count_cells(sample.cells, sample.shape, jnp.zeros(()).dtype))
+    return matrix, spectrum_of(matrix)
+
+
+def plug_in_tau(values: Float[Array, " k"]) -> Float[Array, ""]:
+    """τ of a whole spectrum; NaN where all of it is 0."""
+    if is_concrete(values) and not float(values[0]) > 0:
+        return jnp.full((), jnp.nan, values.dtype)
+    return usefulness(values, complete=True).tau
