@@ -3,15 +3,15 @@
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.numerics import safe_reciprocal
 from contexture_jax._core.types import Array, Float, Int, pytree_dataclass
 from contexture_jax.operators._base import AssociationOperator, Cost
 from contexture_jax.operators._slots import (
     Bucket,
     Slots,
     make_slots,
+    paired_matmat,
     slots_cost,
-    slots_matmat,
-    sum_slots,
 )
 
 __all__ = ["FixedDegreeOperator", "fixed_degree_operator"]
@@ -39,12 +39,21 @@ class FixedDegreeOperator(AssociationOperator):
 
     def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
-        total = sum_slots(Bucket(self.indices, self.weights), g)
-        return total if self.weights is not None else total / self.indices.shape[0]
+        slots, share = self._forward()
+        inverse = safe_reciprocal(self.p_x)
+        total = paired_matmat(slots, self.backward, inverse, self.p_a / share, g)
+        return total if self.weights is not None else total * share
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f, shape (m, r)."""
-        return slots_matmat(self.backward, f)
+        slots, share = self._forward()
+        inverse = safe_reciprocal(self.p_a)
+        return paired_matmat(self.backward, slots, inverse, self.p_x * share, f)
+
+    def _forward(self) -> tuple[Bucket, float]:
+        """Slots and the number that their sum is to be multiplied by."""
+        share = 1.0 if self.weights is not None else 1.0 / self.indices.shape[0]
+        return Bucket(self.indices, self.weights), share
 
     def squared_norm(self) -> Float[Array, ""]:
         """Σ P(x,a)² / (p_x p_a) over the slots."""

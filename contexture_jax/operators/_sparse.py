@@ -3,13 +3,14 @@
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.numerics import safe_reciprocal
 from contexture_jax._core.types import Array, Float, pytree_dataclass
 from contexture_jax.operators._base import AssociationOperator, Cost
 from contexture_jax.operators._slots import (
     Slots,
     make_slots,
+    paired_matmat,
     slots_cost,
-    slots_matmat,
 )
 
 __all__ = ["SparseOperator", "sparse_operator"]
@@ -35,11 +36,13 @@ class SparseOperator(AssociationOperator):
 
     def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
-        return slots_matmat(self.forward, g)
+        inverse = safe_reciprocal(self.p_x)
+        return paired_matmat(self.forward, self.backward, inverse, self.p_a, g)
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f, shape (m, r)."""
-        return slots_matmat(self.backward, f)
+        inverse = safe_reciprocal(self.p_a)
+        return paired_matmat(self.backward, self.forward, inverse, self.p_x, f)
 
     def squared_norm(self) -> Float[Array, ""]:
         """Σ P(x,a)² / (p_x p_a) over the stored entries."""
