@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Triples", "make_judge", "relative_error", "sine_of_largest_angle"]
+__all__ = ["Triples", "make_entry_judge", "make_judge", "sine_of_largest_angle"]
 
 
 class Triples(NamedTuple):
@@ -51,7 +51,15 @@ def sine_of_largest_angle(found: Any, truth: Any, k: int) -> float:
     return float(np.linalg.norm(gap, 2))
 
 
-def relative_error(found: Any, truth: np.ndarray) -> float:
-    """Largest error by the largest entry."""
-    gap = np.abs(np.asarray(found, np.float64) - truth).max()
-    return float(gap / np.abs(truth).max())
+def make_entry_judge(truth: np.ndarray) -> Callable[[Any], dict[str, float]]:
+    """A judge of arrays: the largest error by the largest entry of the truth.
+
+    Where the truth has fewer rows than the answer, it is for the first ones.
+    """
+    scale = np.abs(truth).max()
+
+    def judge(found: Any) -> dict[str, float]:
+        rows = np.asarray(found, np.float64).reshape(-1, truth.shape[1])
+        return {"error": float(np.abs(rows[: len(truth)] - truth).max() / scale)}
+
+    return judge

@@ -14,13 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 import scipy.fft
-import scipy.sparse.linalg
 
 import contexture_jax as cx
 from _accuracy import Triples, make_judge
-from _common import Report, cores, make_parser, optional, parse
+from _common import Report, cores, make_parser, parse
 from _measure import Contestant, fastest_as_accurate, measure, ratio
 from _ours import read_setting
+from _peers import optional_torch, scipy_svds, sklearn_randomized_svd
 
 SPECTRA = {
     "decaying": lambda i: 0.95**i,
@@ -33,8 +33,9 @@ OURS = (
 SPELLINGS = ("Aᵀ z", "Aᵀ stored")
 TORCH = "torch.svd_lowrank"
 SKLEARN = "sklearn randomized_svd"
+SKLEARN_AUTO = f"{SKLEARN}, n_iter auto"
 PROPACK = "scipy svds, PROPACK"
-PROPACK_TOL: Any = 1e-4
+PROPACK_TOL = 1e-4
 SMOKE = {"rows": 160, "columns": 80, "rank": 4}
 
 
@@ -58,9 +59,10 @@ def main() -> None:
         a, truth = make_problem(args, SPECTRA[spectrum])
         contestants = [
             *ours(a, args.rank, args.ours or OURS),
-            *sklearn_svd(a, args.rank, args.seed),
+            *sklearn_randomized_svd(SKLEARN, a, args.rank, 4),
+            *sklearn_randomized_svd(SKLEARN_AUTO, a, args.rank, "auto"),
             *torch_svd(a, args.rank),
-            *propack(a, args.rank),
+            propack(a, args.rank),
         ]
         rows = measure(contestants, rounds=args.rounds, judge=make_judge(truth))
         title = f"{args.rows} × {args.columns}, rank {args.rank}, {spectrum}"
@@ -158,38 +160,11 @@ def bare_products(matrix: Any, text: str, info: Any, width: int) -> list[Contest
     ]
 
 
-def sklearn_svd(a: np.ndarray, rank: int, seed: int) -> list[Contestant]:
-    """randomized_svd with LU between products, 4 iterations and its own choice."""
-    extmath = optional("sklearn.utils.extmath")
-    if extmath is None:
-        return []
-
-    def contestant(name: str, n_iter: Any) -> Contestant:
-        def run(number: int) -> Any:
-            return extmath.randomized_svd(
-                a,
-                rank,
-                n_oversamples=10,
-                n_iter=n_iter,
-                power_iteration_normalizer="LU",
-                random_state=seed + number,
-            )
-
-        settings = f"LU, n_iter={n_iter}, n_oversamples=10"
-        return Contestant(name, run, "peer", settings, answer=transpose_last)
-
-    return [
-        contestant(SKLEARN, 4),
-        contestant(f"{SKLEARN}, n_iter auto", "auto"),
-    ]
-
-
 def torch_svd(a: np.ndarray, rank: int) -> list[Contestant]:
     """svd_lowrank with 4 iterations and 10 further columns."""
-    torch = optional("torch")
+    torch = optional_torch()
     if torch is None:
         return []
-    torch.set_num_threads(cores())
     tensor = torch.from_numpy(a)
 
     def run(number: int) -> Any:
@@ -207,30 +182,15 @@ def torch_svd(a: np.ndarray, rank: int) -> list[Contestant]:
     ]
 
 
-def propack(a: np.ndarray, rank: int) -> list[Contestant]:
+def propack(a: np.ndarray, rank: int) -> Contestant:
     """SciPy's Lanczos bidiagonalisation, to a tolerance that is tight for float32."""
 
-    def run(number: int) -> Any:
-        rng = np.random.default_rng(number)
-        return scipy.sparse.linalg.svds(
-            a, rank, solver="propack", tol=PROPACK_TOL, rng=rng, maxiter=10 * rank
+    def run(number: int) -> Triples:
+        return scipy_svds(
+            a, rank, number, solver="propack", tol=PROPACK_TOL, maxiter=10 * rank
         )
 
-    return [
-        Contestant(
-            PROPACK,
-            run,
-            "peer",
-            f"tol={PROPACK_TOL}",
-            # In ascending order.
-            answer=lambda t: Triples(t[0][:, ::-1], t[1][::-1], t[2][::-1].T),
-        )
-    ]
-
-
-def transpose_last(found: Any) -> Triples:
-    """From U, s, Vᵀ."""
-    return Triples(found[0], found[1], found[2].T)
+    return Contestant(PROPACK, run, settings=f"tol={PROPACK_TOL}")
 
 
 def add_goals(report: Report, rows: list[dict[str, Any]], spectrum: str) -> None:
