@@ -33,6 +33,7 @@ OURS = "contexture_jax"
 SCIPY_CSR, SCIPY_CSC = "scipy CSR", "scipy CSC"
 TORCH_CSR = "torch CSR"
 BAG = "torch embedding_bag"
+BAG_INT32 = f"{BAG}, int32"
 WORK_SPACE_MEGABYTES = 60
 SMOKE = {"rows": 400, "neighbors": 5, "columns": 4}
 
@@ -86,7 +87,7 @@ def run_case(
         largest_in_degree=int(np.bincount(indices.reshape(-1)).max()),
     )
     peers = {
-        "forward": ((BAG, 1.1), (SCIPY_CSR, 0.35)),
+        "forward": ((BAG, 1.1), (BAG_INT32, 1.1), (SCIPY_CSR, 0.35)),
         "adjoint": ((TORCH_CSR, 1.3), (SCIPY_CSR, 0.35)),
     }
     for peer, at_most in peers[direction]:
@@ -144,7 +145,7 @@ def embedding_bag(indices: np.ndarray, block: np.ndarray) -> list[Contestant]:
             name, lambda _: bag(lists, table, mode="mean"), settings=settings
         )
 
-    return [contestant(BAG, np.int64), contestant(f"{BAG}, int32", np.int32)]
+    return [contestant(BAG, np.int64), contestant(BAG_INT32, np.int32)]
 
 
 if __name__ == "__main__":
