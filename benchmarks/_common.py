@@ -77,7 +77,7 @@ def parse(
     """
     args = parser.parse_args(argv)
     if args.smoke:
-        vars(args).update(smoke, rounds=2)
+        vars(args).update({"rounds": 2, **smoke})
     unwanted = [name for name in _UNSET if name in os.environ]
     if unwanted:
         environment = {k: v for k, v in os.environ.items() if k not in unwanted}

@@ -36,7 +36,13 @@ SKLEARN = "sklearn randomized_svd"
 SKLEARN_AUTO = f"{SKLEARN}, n_iter auto"
 PROPACK = "scipy svds, PROPACK"
 PROPACK_TOL = 1e-4
-SMOKE = {"rows": 160, "columns": 80, "rank": 4}
+SMOKE = {
+    "rows": 160,
+    "columns": 80,
+    "rank": 4,
+    "spectrum": ["decaying"],
+    "ours": OURS[:1],
+}
 
 
 def main() -> None:
@@ -57,8 +63,9 @@ def main() -> None:
     report = Report("dense_svd", args)
     for spectrum in args.spectrum or SPECTRA:
         a, truth = make_problem(args, SPECTRA[spectrum])
+        passes: dict[str, float] = {}
         contestants = [
-            *ours(a, args.rank, args.ours or OURS),
+            *ours(a, args.rank, args.ours or OURS, passes),
             *sklearn_randomized_svd(SKLEARN, a, args.rank, 4),
             *sklearn_randomized_svd(SKLEARN_AUTO, a, args.rank, "auto"),
             *torch_svd(a, args.rank),
@@ -66,7 +73,7 @@ def main() -> None:
         ]
         rows = measure(contestants, rounds=args.rounds, judge=make_judge(truth))
         title = f"{args.rows} × {args.columns}, rank {args.rank}, {spectrum}"
-        report.add_case(title, rows)
+        report.add_case(title, rows, passes=passes)
         add_goals(report, rows, spectrum)
     report.write()
 
@@ -94,70 +101,73 @@ def rotate(block: np.ndarray, signs: np.ndarray) -> np.ndarray:
     return block
 
 
-def ours(a: np.ndarray, rank: int, settings: Any) -> list[Contestant]:
-    """Our solver in each of its settings, and its passes as bare products."""
+def ours(
+    a: np.ndarray, rank: int, settings: Any, passes: dict[str, float]
+) -> list[Contestant]:
+    """Our solver in each of its settings, and its passes as bare products.
+
+    Args:
+        a: the matrix.
+        rank: number of triples.
+        settings: each as text.
+        passes: filled with the number of passes that each setting made.
+    """
     matrix = jax.device_put(a)
-    contestants = []
-    for text in settings:
+    # A copy: the limit takes the faster spelling.
+    transposed = jax.device_put(np.ascontiguousarray(a.T))
+
+    def solver(text: str) -> Contestant:
         setting = read_setting(text)
 
-        def run(number: int, setting: dict[str, Any] = setting) -> Any:
-            return cx.solvers.truncated_svd(
+        def run(number: int) -> Any:
+            result, info = cx.solvers.truncated_svd(
                 matrix, rank, key=jax.random.key(number), **setting
             )
+            passes[text] = float(info.num_passes)
+            return result
 
-        _, info = run(0)
-        contestants += [
-            Contestant(
-                f"contexture_jax ({text})",
-                run,
-                "ours",
-                f"{text}; {float(info.num_passes)} passes",
-                answer=lambda found: Triples(
-                    found[0].left, found[0].singular_values, found[0].right
-                ),
+        return Contestant(
+            f"contexture_jax ({text})",
+            run,
+            "ours",
+            answer=lambda found: Triples(
+                found.left, found.singular_values, found.right
             ),
-            *bare_products(
-                matrix, text, info, rank + setting.get("num_oversamples", 10)
-            ),
-        ]
-    jax.clear_caches()
-    return contestants
+        )
 
+    def bare(text: str, spelling: str) -> Contestant:
+        width = rank + read_setting(text).get("num_oversamples", 10)
+        start = jax.random.normal(jax.random.key(0), (a.shape[0], width), a.dtype)
+        backward = adjoint if spelling == SPELLINGS[0] else product
+        operand = matrix if spelling == SPELLINGS[0] else transposed
 
-def bare_products(matrix: Any, text: str, info: Any, width: int) -> list[Contestant]:
-    """As many products as the solver made, one after the other, and nothing else."""
-    n, m = matrix.shape
-    count = round(2 * float(info.num_passes))
-    start = jax.random.normal(jax.random.key(0), (n, width), matrix.dtype)
-    transposed = jax.numpy.asarray(matrix.T.copy())
-    product = jax.jit(lambda a, b: a @ b)
-    adjoint = jax.jit(lambda a, b: a.T @ b)
-
-    def chain(adjoint_product: Any) -> Any:
         def run(number: int) -> Any:
             del number
             block = start
-            for step in range(count):
-                if step % 2 == 0:
-                    block = adjoint_product(block)
-                else:
-                    block = product(matrix, block)
+            # A pass is two products; the solver has run before.
+            for step in range(round(2 * passes[text])):
+                block = product(matrix, block) if step % 2 else backward(operand, block)
             return block
 
-        return run
-
-    functions = (lambda z: adjoint(matrix, z), lambda z: product(transposed, z))
-    return [
-        Contestant(
-            f"bare products, {spelling} ({text})",
-            chain(function),
-            "limit",
-            f"{count} products of width {width} in JAX",
-            work=2.0 * n * m * width * count,
+        return Contestant(
+            f"bare products, {spelling} ({text})", run, "limit", f"width {width}"
         )
-        for spelling, function in zip(SPELLINGS, functions, strict=True)
+
+    return [
+        contestant
+        for text in settings
+        for contestant in (solver(text), *(bare(text, s) for s in SPELLINGS))
     ]
+
+
+@jax.jit
+def product(matrix: Any, block: Any) -> Any:
+    return matrix @ block
+
+
+@jax.jit
+def adjoint(matrix: Any, block: Any) -> Any:
+    return matrix.T @ block
 
 
 def torch_svd(a: np.ndarray, rank: int) -> list[Contestant]:

@@ -29,7 +29,7 @@ from _measure import ratio
 
 OURS, PEER = "contexture spectrum", "pandas + sklearn + ARPACK"
 NUM_CLUSTERS = 50
-SMOKE = {"rows": 300, "columns": 4, "rank": 4, "neighbors": 10}
+SMOKE = {"rounds": 1, "rows": 300, "columns": 4, "rank": 4, "neighbors": 10}
 
 
 def main() -> None:
@@ -75,7 +75,7 @@ def run_rounds(
 ) -> list[dict[str, Any]]:
     """One round that warms the system's file cache, then the timed ones."""
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
-    for number in range(-1, args.rounds):
+    for number in range(0 if args.smoke else -1, args.rounds):
         for place, (name, command) in enumerate(commands.items()):
             out = folder / f"out-{place}-{number}"
             runs[name].append(run_once([*command, "--out", str(out)], out))
@@ -85,7 +85,7 @@ def run_rounds(
 
 
 def row(name: str, runs: list[dict[str, Any]], reference: np.ndarray) -> dict[str, Any]:
-    first, *timed = runs
+    first, timed = runs[0], runs[1:] or runs
     seconds = [run["seconds"] for run in timed]
     values = np.array(first["singular_values"])
     return {
