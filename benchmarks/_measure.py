@@ -1,0 +1,228 @@
+"""Time and memory of contestants that take turns in one process.
+
+Each round runs every contestant once, so that a drift of the machine's speed meets all
+of them; ratios are formed within a round, and their median is the figure. Work of JAX
+runs with SciPy's OpenBLAS held to one thread, peers with the threads they like.
+"""
+
+import ctypes
+import gc
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from contexture_jax.cli._threads import single_threaded_lapack
+
+__all__ = [
+    "Contestant",
+    "compiled_bytes",
+    "fastest_as_accurate",
+    "measure",
+    "peak_memory",
+    "ratio",
+    "row_named",
+]
+
+_PAUSE = 0.1  # threads of the contestant before stop spinning
+_MEGA = 1e6
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Something to time.
+
+    Attributes:
+        name: for the table.
+        run: does the work once; takes the number of the round, for a random seed.
+        kind: "ours"; "peer"; or "limit", a part of the work that nobody can do without.
+        settings: what was chosen for it, in words.
+        answer: from what `run` returns to what the judge looks at; not timed.
+        work: number of operations or bytes of one run, for a rate.
+        unit: of the rate, after a prefix giga.
+    """
+
+    name: str
+    run: Callable[[int], Any]
+    kind: Literal["ours", "peer", "limit"] = "peer"
+    settings: str = ""
+    answer: Callable[[Any], Any] = lambda result: result
+    work: float | None = None
+    unit: str = "FLOP/s"
+
+    def setting(self) -> AbstractContextManager[Any]:
+        """What is held while this contestant runs."""
+        return single_threaded_lapack() if self.kind == "ours" else nullcontext()
+
+
+def measure(
+    contestants: Sequence[Contestant],
+    *,
+    rounds: int,
+    judge: Callable[[Any], dict[str, float]] | None = None,
+) -> list[dict[str, Any]]:
+    """Run contestants in turns: a first call, a call for memory, then the rounds.
+
+    Args:
+        contestants: what to run, each with a name of its own.
+        rounds: number of timed rounds.
+        judge: from a contestant's answer to its errors; called in every round, whose
+            seeds differ; the median is reported.
+
+    Returns:
+        One row a contestant: seconds of each round and their median, seconds of the
+        first call, what compiling took of it (ours only), megabytes of peak resident
+        memory above the start of the call and of the result, errors.
+    """
+    rows = [_start_row(contestant) for contestant in contestants]
+    verdicts: list[list[dict[str, float]]] = [[] for _ in contestants]
+    for number in range(rounds):
+        for turn in range(len(contestants)):
+            # Another one comes first in each round.
+            index = (turn + number) % len(contestants)
+            contestant, row = contestants[index], rows[index]
+            with contestant.setting():
+                time.sleep(_PAUSE)
+                seconds, result = _timed(contestant, number)
+            row["seconds"].append(seconds)
+            if judge is not None and contestant.kind != "limit":
+                verdicts[index].append(judge(contestant.answer(result)))
+            del result
+        print(f"round {number + 1} of {rounds}", file=sys.stderr)
+    for contestant, row, found in zip(contestants, rows, verdicts, strict=True):
+        median = statistics.median(row["seconds"])
+        row["seconds_median"] = median
+        if contestant.kind == "ours":
+            row["compile_seconds"] = max(0.0, row["first_call_seconds"] - median)
+        if contestant.work is not None:
+            row["rate"] = contestant.work / median / 1e9
+            row["unit"] = f"G{contestant.unit}"
+        names = found[0] if found else ()
+        row["accuracy"] = {
+            name: statistics.median(verdict[name] for verdict in found)
+            for name in names
+        }
+    return rows
+
+
+def _start_row(contestant: Contestant) -> dict[str, Any]:
+    with contestant.setting():
+        time.sleep(_PAUSE)
+        first, result = _timed(contestant, 0)
+        del result
+        peak, result = peak_memory(lambda: contestant.run(0))
+    print(f"{contestant.name}: first call {first:.3g} s", file=sys.stderr)
+    return {
+        "name": contestant.name,
+        "kind": contestant.kind,
+        "settings": contestant.settings,
+        "first_call_seconds": first,
+        "peak_megabytes": peak,
+        "output_megabytes": _megabytes(result),
+        "seconds": [],
+    }
+
+
+def _timed(contestant: Contestant, number: int) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = jax.block_until_ready(contestant.run(number))
+    return time.perf_counter() - start, result
+
+
+def _megabytes(result: Any) -> float:
+    leaves = jax.tree.leaves(result)
+    return sum(getattr(leaf, "nbytes", 0) for leaf in leaves) / _MEGA
+
+
+def peak_memory(run: Callable[[], Any]) -> tuple[float | None, Any]:
+    """Megabytes of resident memory at the peak of a call, above its start.
+
+    The kernel's high-water mark is reset before the call, after what was freed has been
+    given back. None where the system has no such mark.
+    """
+    gc.collect()
+    _give_back()
+    reset = Path("/proc/self/clear_refs")
+    try:
+        reset.write_text("5")
+        before = _high_water()
+    except (OSError, TypeError):
+        return None, jax.block_until_ready(run())
+    result = jax.block_until_ready(run())
+    return (_high_water() - before) / _MEGA, result
+
+
+def _give_back() -> None:
+    """Ask the C library to return freed memory, where it knows how to."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _high_water() -> float:
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    if found is None:
+        raise TypeError("no high-water mark in /proc/self/status")
+    return 1024.0 * int(found[1])
+
+
+def compiled_bytes(function: Callable[..., Any], *arguments: Any) -> dict[str, int]:
+    """Bytes of arguments, output and work space, as the compiler says."""
+    analysis: Any = jax.jit(function).lower(*arguments).compile().memory_analysis()
+    return {
+        "argument_bytes": analysis.argument_size_in_bytes,
+        "output_bytes": analysis.output_size_in_bytes,
+        "temporary_bytes": analysis.temp_size_in_bytes,
+    }
+
+
+def row_named(rows: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
+    """The row of a contestant, None if it did not run."""
+    return next((row for row in rows if row["name"] == name), None)
+
+
+def ratio(rows: list[dict[str, Any]], one: str, other: str) -> float | None:
+    """Median over rounds of one's time by the other's; None if either did not run."""
+    a, b = row_named(rows, one), row_named(rows, other)
+    if a is None or b is None:
+        return None
+    pairs = zip(a["seconds"], b["seconds"], strict=True)
+    return statistics.median(x / y for x, y in pairs)
+
+
+def fastest_as_accurate(
+    rows: list[dict[str, Any]], peer: str, *, floor: float = 1e-5
+) -> str | None:
+    """The fastest of ours whose every error is at most the peer's, or `floor`.
+
+    Args:
+        rows: of one case.
+        peer: name of the peer.
+        floor: errors below it count as none.
+
+    Returns:
+        A name; None if the peer did not run or none of ours is as accurate.
+    """
+    other = row_named(rows, peer)
+    if other is None:
+        return None
+    good = [
+        row
+        for row in rows
+        if row["kind"] == "ours"
+        and all(
+            error <= max(other["accuracy"][name], floor)
+            for name, error in row["accuracy"].items()
+        )
+    ]
+    if not good:
+        return None
+    return min(good, key=lambda row: row["seconds_median"])["name"]
