@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-
 from contexture_jax.cli._threads import single_threaded_lapack
 
 __all__ = [
