@@ -172,7 +172,8 @@ def _span_and_inverse(
 ) -> tuple[Float[Array, "n k"], Int[Array, ""], Float[Array, "d k"]]:
     """The basis Q of Y = Q R, its rank, and R⁺."""
     basis, s, rotation = jnp.linalg.svd(y, full_matrices=False)
-    keep = s > rank_cutoff(y.shape, y.dtype, s[0])
+    n, d = y.shape
+    keep = s > rank_cutoff((n, d), y.dtype, s[0])
     inverse = rotation.T * safe_reciprocal(jnp.where(keep, s, 0))[None, :]
     return jnp.where(keep[None, :], basis, 0), jnp.sum(keep), inverse
 

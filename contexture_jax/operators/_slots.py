@@ -136,11 +136,12 @@ def _sum_slots_backward(saved: Any, out_bar: Any) -> tuple[Any, Array | None]:
     if isinstance(out_bar, SymbolicZero):
         return None, None
     wants_weights, wants_x = wants.value
-    weights_bar = x_bar = None
+    bucket_bar = x_bar = None
     if wants_weights:
         weights_bar = jax.lax.map(
             lambda index: (out_bar * x[index]).sum(axis=1), bucket.indices
         )
+        bucket_bar = bucket._replace(indices=None, weights=weights_bar)
     if wants_x:
 
         def scatter(j: Array, total: Array) -> Array:
@@ -151,7 +152,7 @@ def _sum_slots_backward(saved: Any, out_bar: Any) -> tuple[Any, Array | None]:
 
         width = bucket.indices.shape[0]
         x_bar = jax.lax.fori_loop(0, width, scatter, jnp.zeros_like(x))
-    return Bucket(None, weights_bar), x_bar
+    return bucket_bar, x_bar
 
 
 sum_slots.defvjp(_sum_slots_saved, _sum_slots_backward, symbolic_zeros=True)

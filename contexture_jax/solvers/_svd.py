@@ -10,7 +10,7 @@ from contexture_jax._core.checks import check_key, is_concrete
 from contexture_jax._core.numerics import mm, safe_reciprocal
 from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import AssociationOperator, mesh_of
-from contexture_jax.solvers._implicit import Problem, differentiable
+from contexture_jax.solvers._implicit import Problem, implicit_svd
 from contexture_jax.solvers._linear_map import symmetrised_map
 from contexture_jax.solvers._plan import Method, Plan, make_plan
 from contexture_jax.solvers._results import SolveInfo, SVDResult
@@ -125,7 +125,7 @@ def svd(
     if plan.method != "exact":
         op = op.for_passes()
     run = functools.partial(_compiled, plan=plan.program)
-    result, info = differentiable(run, _pose, op, key)
+    result, info = implicit_svd(run, _pose, op, key)
     return result, finish(plan, info)
 
 

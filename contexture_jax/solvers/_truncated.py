@@ -18,7 +18,7 @@ from contexture_jax._core.checks import (
 from contexture_jax._core.numerics import mm, transpose_rows
 from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import Slots, make_slots, slots_matmat
-from contexture_jax.solvers._implicit import Problem, differentiable
+from contexture_jax.solvers._implicit import Problem, implicit_svd
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._plan import Method, Plan, make_plan
 from contexture_jax.solvers._random import make_seed, random_block
@@ -101,7 +101,7 @@ def truncated_svd(
         arrays = (arrays, transpose_rows(arrays))
     pose = _Pose(functions, shape, dtype)
     run = functools.partial(_compiled, plan=plan.program, pose=pose)
-    result, info = differentiable(run, pose, arrays, key)
+    result, info = implicit_svd(run, pose, arrays, key)
     return result, finish(plan, info)
 
 
