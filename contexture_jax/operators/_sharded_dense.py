@@ -56,11 +56,8 @@ class ShardedDenseOperator(ShardedOperator):
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f, shape (m, r)."""
-
-        def local(joint: Array, f: Array) -> Array:
-            return jax.lax.psum(mm(joint.T, f), self.axis)
-
-        total = spmd(local, self.mesh, (self.axis, self.axis), None)
+        axis = self.axis
+        total = spmd(_sum_over_rows, self.mesh, (axis, axis), None, axis)
         out = total(self.joint, pad_rows(f, self.num_devices))
         return safe_reciprocal(self.p_a)[:, None] * out
 
@@ -122,15 +119,10 @@ class ShardedLowRankOperator(ShardedOperator):
         return jnp.where(self.p_a[:, None] > 0, out, 0.0)
 
     def _apply(self, out: Array, into: Array, law: Array, block: Array) -> Array:
-        def local(out: Array, into: Array, weighted: Array) -> Array:
-            ones = jnp.ones((into.shape[0], 1), into.dtype)
-            moments = mm(jnp.concatenate([into, ones], axis=1).T, weighted)
-            moments = jax.lax.psum(moments, self.axis)
-            return mm(out, moments[:-1]) + moments[-1:]
-
         axis = self.axis
         weighted = pad_rows(law[:, None] * block, self.num_devices)
-        return spmd(local, self.mesh, (axis, axis, axis), axis)(out, into, weighted)
+        local = spmd(_through_features, self.mesh, (axis,) * 3, axis, axis)
+        return local(out, into, weighted)
 
     def squared_norm(self) -> Float[Array, ""]:
         """1 + Tr(Cov l · Cov r)."""
@@ -189,3 +181,14 @@ def shard_low_rank(
         mesh,
         axis,
     )
+
+
+def _sum_over_rows(axis: str, joint: Array, f: Array) -> Array:
+    return jax.lax.psum(mm(joint.T, f), axis)
+
+
+def _through_features(axis: str, out: Array, into: Array, weighted: Array) -> Array:
+    ones = jnp.ones((into.shape[0], 1), into.dtype)
+    moments = mm(jnp.concatenate([into, ones], axis=1).T, weighted)
+    moments = jax.lax.psum(moments, axis)
+    return mm(out, moments[:-1]) + moments[-1:]
