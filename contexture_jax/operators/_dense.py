@@ -2,9 +2,10 @@
 
 import jax.numpy as jnp
 
+from contexture_jax._core.checks import check_integer
 from contexture_jax._core.numerics import mm, safe_reciprocal
 from contexture_jax._core.types import Array, Float, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost
+from contexture_jax.operators._base import AssociationOperator, Cost, check_block
 
 __all__ = ["DenseOperator", "dense_operator"]
 
@@ -25,10 +26,12 @@ class DenseOperator(AssociationOperator):
 
     def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
+        check_block(g, self.shape[1], "g")
         return safe_reciprocal(self.p_x)[:, None] * mm(self.joint, g)
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f, shape (m, r)."""
+        check_block(f, self.shape[0], "f")
         return safe_reciprocal(self.p_a)[:, None] * mm(self.joint.T, f)
 
     def squared_norm(self) -> Float[Array, ""]:
@@ -38,6 +41,7 @@ class DenseOperator(AssociationOperator):
 
     def cost(self, r: int) -> Cost:
         """One product with an n × m matrix."""
+        check_integer(r, "r", low=0)
         n, m = self.shape
         size = self.dtype.itemsize
         return Cost(

@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.checks import check_integer
 from contexture_jax._core.types import Array, Float, Int, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost
+from contexture_jax.operators._base import AssociationOperator, Cost, check_block
 from contexture_jax.operators._slots import (
     Bucket,
     Slots,
@@ -39,11 +40,13 @@ class FixedDegreeOperator(AssociationOperator):
 
     def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
+        check_block(g, self.shape[1], "g")
         total = sum_slots(Bucket(self.indices, self.weights), g)
         return total if self.weights is not None else total / self.indices.shape[0]
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f, shape (m, r)."""
+        check_block(f, self.shape[0], "f")
         return slots_matmat(self.backward, f)
 
     def squared_norm(self) -> Float[Array, ""]:
@@ -52,6 +55,7 @@ class FixedDegreeOperator(AssociationOperator):
 
     def cost(self, r: int) -> Cost:
         """K additions of a gathered row for each input; T* has its own layout."""
+        check_integer(r, "r", low=0)
         n, m = self.shape
         size = self.dtype.itemsize
         entries = self.indices.size

@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.checks import check_integer
 from contexture_jax._core.types import Array, Float, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost
+from contexture_jax.operators._base import AssociationOperator, Cost, check_block
 from contexture_jax.operators._slots import (
     Slots,
     make_slots,
@@ -35,10 +36,12 @@ class SparseOperator(AssociationOperator):
 
     def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
+        check_block(g, self.shape[1], "g")
         return slots_matmat(self.forward, g)
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f, shape (m, r)."""
+        check_block(f, self.shape[0], "f")
         return slots_matmat(self.backward, f)
 
     def squared_norm(self) -> Float[Array, ""]:
@@ -47,6 +50,7 @@ class SparseOperator(AssociationOperator):
 
     def cost(self, r: int) -> Cost:
         """The stored entries, padding included, times r."""
+        check_integer(r, "r", low=0)
         n, m = self.shape
         size = self.dtype.itemsize
         flops, layout, work = slots_cost(self.forward, r, size)

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import sparse
 
-from contexture_jax._core.checks import check_key, check_ndim, floating_dtype
+from contexture_jax._core.checks import (
+    as_array,
+    check_concrete,
+    check_key,
+    check_ndim,
+    floating_dtype,
+)
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array
 from contexture_jax.operators import Slots, make_slots, slots_matmat
@@ -137,6 +143,7 @@ def _take_apart(a: Any) -> tuple[Any, Any, tuple[int, int], Any]:
         )
         return None, maps, shape, dtype
     if isinstance(a, sparse.BCOO):
+        check_concrete(a, "a, a BCOO,")
         indices = np.asarray(a.indices)
         inside = (indices < np.asarray(a.shape)).all(axis=1)
         rows, columns = indices[inside].T
@@ -145,7 +152,7 @@ def _take_apart(a: Any) -> tuple[Any, Any, tuple[int, int], Any]:
         matrix: Any = a
         coo = matrix.tocoo()
         return _sparse(coo.row, coo.col, coo.data, coo.shape)
-    array = a if isinstance(a, jax.Array) else np.asarray(a)
+    array = a if isinstance(a, jax.Array) else as_array(a, "a")
     if array.dtype.kind not in "biufc" and not jnp.issubdtype(array.dtype, jnp.inexact):
         msg = (
             "a must be an array of numbers, a BCOO, a scipy.sparse matrix or a tuple"
