@@ -51,8 +51,15 @@ def describe(
         notes.append(
             "tau is infinite, written as null: s_{d+1} = 1 for every d, that is, each"
             " computed function is determined by the context"
+            + (
+                f"; as are all {spectrum.num_values:,}: a projection, of which no"
+                " number of functions but all is special, and more rank tells no more"
+                if spectrum.total_energy > spectrum.num_values * (1 - 1e-4)
+                else ""
+            )
         )
         best_dim = None
+    bounds = judgement.bounds
     if not math.isfinite(judgement.decay_rate):
         notes.append("decay_rate is infinite, written as null: all values are 0")
     description = {
@@ -77,6 +84,9 @@ def describe(
         "tail_error": spectrum.tail_error,
         "tau": tau,
         "best_dim": best_dim,
+        "tau_low": None if bounds is None else bounds.low,
+        "tau_high": None if bounds is None else bounds.high,
+        "tau_high_dim": None if bounds is None else bounds.best_dim or None,
         "decay_rate": judgement.decay_rate,
         "verdict": judgement.association,
         "verdict_reason": judgement.reason,
@@ -155,8 +165,9 @@ def rows_of_table(
             " ".join(f"{v:.4g}" for v in values[:_NUM_VALUES_SHOWN]) + more,
         ),
         ("decay rate", f"{_shown(d['decay_rate'])}  (λ of s_i² ≈ e^(−λi))"),
-        ("τ", f"{_shown(d['tau'])}  (usefulness: lower is better)"),
+        ("τ", f"{_shown(d['tau'])}  (usefulness of these values: lower is better)"),
         ("best dimension", _shown(d["best_dim"])),
+        ("τ, 512 dimensions", _between(d)),
         ("verdict", f"association {d['verdict']}: {d['verdict_reason']}"),
     ]
     if d["compatibility"] is not None:
@@ -179,6 +190,18 @@ def _shown(value: Any) -> str:
     if value is None:
         return "undefined"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _between(d: dict[str, Any]) -> str:
+    low, high, dim = d["tau_low"], d["tau_high"], d["tau_high_dim"]
+    if low is None:
+        return "undefined, or infinite"
+    if high is None:
+        return f"{low:.4g} or more"
+    at = f"with {dim} function{'s' * (dim != 1)}"
+    if high - low <= 1e-3 * high:
+        return f"{high:.4g} {at}"
+    return f"between {low:.4g} and {high:.4g} (the latter {at})"
 
 
 def _energy(value: float, d: dict[str, Any]) -> str:
