@@ -60,6 +60,12 @@ def describe(
         )
         best_dim = None
     bounds = judgement.bounds
+    rank = len(spectrum.singular_values)
+    if bounds is not None and bounds.low == bounds.high and bounds.best_dim > rank:
+        notes.append(
+            f"{bounds.best_dim} functions would be best of up to 512: --rank"
+            f" {bounds.best_dim} computes them"
+        )
     if not math.isfinite(judgement.decay_rate):
         notes.append("decay_rate is infinite, written as null: all values are 0")
     description = {
@@ -67,10 +73,11 @@ def describe(
         "data": table.title,
         "num_rows": len(table.rows),
         "num_columns": table.num_columns,
+        "num_constant_columns": table.num_constant,
         "num_features": table.features.shape[1],
         "context": recipe.name,
         "params": recipe.params,
-        "rank": len(spectrum.singular_values),
+        "rank": rank,
         "dtype": str(spectrum.singular_values.dtype),
         "seed": options.seed,
         "method": spectrum.method,
@@ -153,7 +160,7 @@ def rows_of_table(
     more = f" … ({len(values)} in all)" if len(values) > _NUM_VALUES_SHOWN else ""
     rows = [
         ("data", f"{d['data']}: {d['num_rows']:,} rows"),
-        ("features", f"{d['num_features']:,} from {d['num_columns']:,} columns"),
+        ("features", _features(d)),
         ("context", d["context"] + (f" ({params})" if params else "")),
         ("method", f"{d['method']} ({d['reason']})"),
         ("status", f"{d['status']} (passes: {d['num_passes']:g}, {d['dtype']})"),
@@ -192,6 +199,12 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _features(d: dict[str, Any]) -> str:
+    used, constant = d["num_columns"], d["num_constant_columns"]
+    columns = f"{used:,} of {used + constant:,}" if constant else f"{used:,}"
+    return f"{d['num_features']:,} from {columns} columns"
+
+
 def _between(d: dict[str, Any]) -> str:
     low, high, dim = d["tau_low"], d["tau_high"], d["tau_high_dim"]
     if low is None:
@@ -199,7 +212,7 @@ def _between(d: dict[str, Any]) -> str:
     if high is None:
         return f"{low:.4g} or more"
     at = f"with {dim} function{'s' * (dim != 1)}"
-    if high - low <= 1e-3 * high:
+    if high - low <= 5e-4 * high:
         return f"{high:.4g} {at}"
     return f"between {low:.4g} and {high:.4g} (the latter {at})"
 

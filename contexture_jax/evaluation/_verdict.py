@@ -171,5 +171,5 @@ def _advice(known: Truncated, beta: float, max_dim: int, below: float) -> str:
             )
             low, high, _ = bounds(guess, beta, max_dim)
             if high < below or low >= below:
-                return f"rank {rank} should tell, rank {certain} will"
-    return f"rank {certain} will tell"
+                return f"a rank of {rank} should tell, one of {certain} will"
+    return f"a rank of {certain} will tell"

@@ -254,7 +254,7 @@ def test_a_head_decides_when_its_tail_cannot_change_the_verdict():
         )
 
     assert judge(64).association == "undecided"
-    assert "rank 513 will" in judge(64).reason
+    assert "one of 513 will" in judge(64).reason
     assert judge(513).association == "too strong"
     steps = SPECTRA["steps"]
     tail = float((steps[70:] ** 2).sum())
