@@ -46,7 +46,8 @@ def svd(
             Chebyshev polynomials), "krylov" (block Krylov, restarted), "nystrom" (one
             pass: exact for ranks below its block, rough for spectra that decay slowly,
             where it does not reach `tol` and says "max passes"), or "auto": exact for
-            small operators, else randomized. `info.method` and `info.reason` say what ran and why.
+            small operators, else randomized. `info.method` and `info.reason` say what
+            ran and why.
         tol: stop when every ‖T* μ_i − s_i ν_i‖ ≤ tol · s_1; None: 1e-10 in float64 and
             100 eps in float32.
         max_passes: bound on passes (`matmat` + `rmatmat`); None: 300.

@@ -117,7 +117,7 @@ def test_the_law_of_a_table_is_differentiable_inside_a_trace():
     table = jnp.asarray(random_table(DTYPE)) * DTYPE(1e30)
 
     def corner(t: jax.Array) -> jax.Array:
-        return cx.contexts.joint(t).probabilities[0, 0]
+        return cx.contexts.joint(t).table()[0, 0]
 
     slope = jax.jit(jax.grad(corner))(table) * table.sum()
     law = np.asarray(table / table.sum())
@@ -258,7 +258,7 @@ def test_a_chain_starts_at_its_stationary_law():
         ),
         (
             lambda: jax.eval_shape(
-                lambda t: cx.contexts.joint(t).weights,
+                lambda t: cx.contexts.joint(t).table(),
                 sparse.BCOO.fromdense(jnp.eye(2)),
             ),
             TypeError,
