@@ -4,7 +4,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from contexture_jax._core.checks import check_integer, check_values
+from contexture_jax._core.checks import check_integer, check_number
 
 __all__ = ["Method", "Plan", "make_plan"]
 
@@ -75,7 +75,7 @@ def make_plan(
             gather it for a dense factorisation.
 
     Raises:
-        TypeError: if a count is not an integer.
+        TypeError: if a count is not an integer, or a tolerance not a number.
         ValueError: if a value is out of range; says what the range is.
     """
     rank = check_integer(rank, "rank", low=1)
@@ -93,10 +93,10 @@ def make_plan(
         # Residuals bound singular values to first order and, squared, to second.
         tolerance = max(1e-10, 100 * eps)
     else:
-        check_values(
-            np.asarray(tol), "tol", lambda v: (v > 0) & (v < 1), "between 0 and 1"
-        )
-        tolerance = float(tol)
+        tolerance = check_number(tol, "tol")
+        if not 0 < tolerance < 1:
+            msg = f"tol must be above 0 and below 1; got {tol!r}"
+            raise ValueError(msg)
     passes = _MAX_PASSES
     if max_passes is not None:
         passes = check_integer(max_passes, "max_passes", low=1)

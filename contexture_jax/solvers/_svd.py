@@ -46,9 +46,10 @@ def svd(
             0.
         method: "exact" (dense SVD), "randomized" (subspace iteration, accelerated by
             Chebyshev polynomials), "krylov" (block Krylov, restarted), "nystrom" (one
-            pass; for decaying spectra), or "auto": exact for small operators on one
-            device, else randomized. `info.method` and `info.reason` say what ran and
-            why.
+            pass: exact for ranks below its block, rough for spectra that decay slowly,
+            where it does not reach `tol` and says "max passes"), or "auto": exact for
+            small operators on one device, else randomized. `info.method` and
+            `info.reason` say what ran and why.
         tol: stop when every ‖T* μ_i − s_i ν_i‖ ≤ tol · s_1; None: 1e-10 in float64 and
             100 eps in float32.
         max_passes: bound on passes (`matmat` + `rmatmat`); None: 300.

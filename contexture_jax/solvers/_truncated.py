@@ -9,6 +9,8 @@ import numpy as np
 from jax.experimental import sparse
 
 from contexture_jax._core.checks import (
+    as_array,
+    check_concrete,
     check_key,
     check_ndim,
     floating_dtype,
@@ -212,13 +214,7 @@ def _take_apart(a: Any) -> tuple[Any, Any, tuple[int, int], Any]:
         )
         return (one, other), (matmat, rmatmat), shape, dtype
     if isinstance(a, sparse.BCOO):
-        if not is_concrete(a.data, a.indices):
-            msg = (
-                "a BCOO must be concrete, since it is laid out anew on the host; inside"
-                " a transformation pass products with it: (matmat, rmatmat, shape,"
-                " dtype)"
-            )
-            raise TypeError(msg)
+        check_concrete(a, "a, a BCOO,")
         indices = np.asarray(a.indices)
         inside = (indices < np.asarray(a.shape)).all(axis=1)
         rows, columns = indices[inside].T
@@ -227,7 +223,7 @@ def _take_apart(a: Any) -> tuple[Any, Any, tuple[int, int], Any]:
         matrix: Any = a
         coo = matrix.tocoo()
         return _sparse(coo.row, coo.col, coo.data, coo.shape)
-    array = a if isinstance(a, jax.Array) else np.asarray(a)
+    array = a if isinstance(a, jax.Array) else as_array(a, "a")
     if array.dtype.kind not in "biufc" and not jnp.issubdtype(array.dtype, jnp.inexact):
         msg = (
             "a must be an array of numbers, a BCOO, a scipy.sparse matrix or a tuple"

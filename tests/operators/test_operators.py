@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import contexture_jax as cx
+from contexture_jax.operators._base import check_block
 from tests.conftest import X64
 from tests.problems import CONTEXTS, operators
 from tests.tolerances import tol
@@ -234,3 +235,27 @@ def test_bad_requests_are_refused():
     context = CONTEXTS["joint"](np.float32)
     with pytest.raises(ValueError, match="block_size must be at least 1"):
         cx.association_operator(context, block_size=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_with_another_number_of_rows_are_refused_while_tracing(name):
+    op = built(DTYPES[-1])[name]
+    n, m = op.shape
+    for product, size, letter in ((op.matmat, m, "g"), (op.rmatmat, n, "f")):
+        for rows in (size + 1, 1):
+            block = jax.ShapeDtypeStruct((rows, 2), op.dtype)
+            with pytest.raises(ValueError, match="must have shape") as refused:
+                jax.eval_shape(product, block)
+            assert f"{letter} must have shape ({size}, r); got" in str(refused.value)
+            assert f"({rows}, 2)" in str(refused.value)
+    with pytest.raises(ValueError, match="r must be at least 0; got -1"):
+        op.cost(-1)
+
+
+def test_a_vector_is_no_block():
+    # Not through an operator: under test, annotations refuse it first.
+    with pytest.raises(
+        ValueError, match=r"g must have shape \(3, r\); got.*v\[:, None"
+    ):
+        check_block(np.ones(3), 3, "g")
+    check_block(np.ones((3, 1)), 3, "g")

@@ -188,8 +188,12 @@ def test_it_works_inside_jit_with_a_status_code(op):
         ({"rank": 0}, ValueError, "rank must be at least 1; got 0"),
         ({"rank": 9}, ValueError, "rank must be at most 8, the number of singular"),
         ({"rank": True}, TypeError, "rank must be an integer"),
-        ({"tol": -1.0}, ValueError, "tol must be between 0 and 1; got -1.0"),
-        ({"tol": float("nan")}, ValueError, "tol must be between 0 and 1; got nan"),
+        ({"tol": -1.0}, ValueError, "tol must be above 0 and below 1; got -1.0$"),
+        (
+            {"tol": float("nan")},
+            ValueError,
+            "tol must be above 0 and below 1; got nan$",
+        ),
         ({"max_passes": 0}, ValueError, "max_passes must be at least 1"),
         ({"num_oversamples": -1}, ValueError, "num_oversamples must be at least 0"),
         ({"key": jnp.zeros(3)}, TypeError, "key must be a random key"),
@@ -211,7 +215,10 @@ def test_wrong_types_are_refused_without_the_type_checker_of_the_tests():
 import jax, numpy as np, contexture_jax as cx
 op = cx.association_operator(cx.contexts.joint(np.ones((3, 4))))
 good = {"op": op, "rank": 1, "key": jax.random.key(0)}
-for bad in ({"rank": 2.0}, {"method": "qr"}, {"key": 3}, {"op": np.eye(3)}):
+for bad in (
+    {"rank": 2.0}, {"method": "qr"}, {"key": 3}, {"op": np.eye(3)}, {"tol": "x"},
+    {"tol": [1e-3]}, {"key": jax.random.split(jax.random.key(0))},
+):
     try:
         cx.svd(**{**good, **bad})
     except (TypeError, ValueError) as error:
@@ -222,6 +229,11 @@ for call in (
     lambda: cx.association_operator(context, storage="csr"),
     lambda: cx.association_operator(np.eye(3)),
     lambda: cx.extend(result, context, np.arange(3), side="both"),
+    lambda: cx.contexts.graph(np.ones((2, 2)), lazy="x"),
+    lambda: cx.evaluation.chi_squared(op),
+    lambda: cx.evaluation.effective_rank(op),
+    lambda: op.cost("a"),
+    lambda: op.matmat(np.ones(4)),
 ):
     try:
         call()
@@ -236,6 +248,15 @@ for call in (
     assert lines[1].startswith("ValueError method must be one of auto, exact")
     assert lines[2].startswith("TypeError key must be a random key")
     assert lines[3].startswith("TypeError op must be an operator")
-    assert lines[4].startswith('ValueError storage must be None, "dense" or "sparse"')
-    assert lines[5].startswith("TypeError context must be a Context")
-    assert lines[6].startswith('ValueError side must be "left" or "right"')
+    assert lines[4] == "TypeError tol must be one number; got 'x'"
+    assert lines[5] == "TypeError tol must be one number; got [0.001]"
+    assert lines[6].startswith("TypeError key must be one random key; got a batch of")
+    assert lines[7].startswith('ValueError storage must be None, "dense" or "sparse"')
+    assert lines[8].startswith("TypeError context must be a Context")
+    assert lines[9].startswith('ValueError side must be "left" or "right"')
+    assert lines[10] == "TypeError lazy must be True or False; got 'x'"
+    assert lines[11].startswith("TypeError singular_values must be numbers, as svd(op")
+    assert lines[11].endswith("got a DenseOperator")
+    assert lines[12].endswith("must hold real numbers; got DenseOperator")
+    assert lines[13] == "TypeError r must be an integer; got 'a'"
+    assert lines[14].startswith("ValueError g must have shape (4, r); got shape (4,);")
