@@ -142,10 +142,8 @@ class _Pose(NamedTuple):
             def rmatmat(f: Array) -> Array:
                 return slots_matmat(backward, f)
 
-            squared_norm = sum(
-                (jnp.abs(bucket.weights) ** 2).sum() for bucket in forward.buckets
-            )
-            squared_norm = jnp.asarray(squared_norm)
+            squares = [(jnp.abs(w) ** 2).sum() for w in forward.entries()]
+            squared_norm = jnp.asarray(sum(squares))
         else:
             array, adjoint = arrays if isinstance(arrays, tuple) else (arrays, None)
 
@@ -175,7 +173,7 @@ def _compiled(
         probe = random_block(make_seed(key), pose.shape[1], 1, pose.dtype)
         entries = [problem.map.matmat(probe)]
     elif isinstance(arrays, _Layouts):
-        entries = [bucket.weights for bucket in arrays.forward.buckets]
+        entries = arrays.forward.entries()
     else:
         entries = [arrays[0] if isinstance(arrays, tuple) else arrays]
     unit, squared_norm = choose_unit(entries, problem.squared_norm)
