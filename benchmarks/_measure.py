@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+
 from contexture_jax import single_threaded_lapack
 
 __all__ = [
