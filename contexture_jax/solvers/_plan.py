@@ -15,7 +15,7 @@ _EXACT_ENTRIES = 2**25  # 128 MB in float32
 _DEPTH = 3  # blocks in a Krylov basis: memory against passes
 _MIN_BLOCKS = 3  # two in the basis and the one that follows
 _MAX_PASSES = 300
-_MULTIPLE = 16  # widths that vector units and caches like; oversampling is cheap
+_MULTIPLE = 16  # widths that vector units like; oversampling is cheap in large problems
 _NYSTROM_FACTOR = 4
 
 
@@ -110,7 +110,9 @@ def make_plan(
         method, passes = "randomized", iterations + 1
         tolerance = 0.0 if tol is None else tolerance
     if num_oversamples is None:
-        width = -(-(rank + max(10, rank // 4)) // _MULTIPLE) * _MULTIPLE
+        width = rank + max(10, rank // 4)
+        rounded = -(-width // _MULTIPLE) * _MULTIPLE
+        width = rounded if _MIN_BLOCKS * rounded <= limit else width
     else:
         width = rank + check_integer(num_oversamples, "num_oversamples", low=0)
     width = min(width, limit)

@@ -15,6 +15,7 @@ from tests.problems import CONTEXTS, operators
 from tests.tolerances import tol
 
 DTYPES = [np.float32, np.float64] if X64 else [np.float32]
+DTYPE = DTYPES[-1]
 NAMES = sorted(operators(np.float32))
 built = functools.cache(operators)
 
@@ -259,3 +260,37 @@ def test_a_vector_is_no_block():
     ):
         check_block(np.ones(3), 3, "g")
     check_block(np.ones((3, 1)), 3, "g")
+
+
+@pytest.mark.parametrize("name", ["joint with zeros", "knn", "neighbors", "pairs"])
+def test_gradients_in_the_block_are_products_with_the_stored_transpose(name):
+    op = cx.association_operator(CONTEXTS[name](DTYPE))
+    rng = np.random.default_rng(0)
+    g, f = (jnp.asarray(rng.normal(size=(size, 2)), DTYPE) for size in op.shape[::-1])
+    for product, block, bar in ((op.matmat, g, f), (op.rmatmat, f, g)):
+        gradient = jax.grad(lambda x, p=product, b=bar: (p(x) * b).sum())(block)
+        eye = jnp.eye(block.shape[0], dtype=DTYPE)
+        np.testing.assert_allclose(
+            gradient, np.asarray(product(eye)).T @ bar, atol=tol(DTYPE, factor=20)
+        )
+
+
+def test_the_gradient_of_a_neighbour_product_scatters_nothing():
+    op: Any = cx.association_operator(CONTEXTS["knn"](DTYPE))
+    block = jnp.ones((op.shape[1], 2), DTYPE)
+
+    def program(product):
+        return jax.jit(jax.grad(lambda g: product(g).sum())).lower(block).as_text()
+
+    assert "stablehlo.scatter" not in program(op.matmat)
+    assert "stablehlo.scatter" in program(lambda g: g[op.indices].sum(axis=0))
+
+
+def test_a_stored_transpose_gives_the_same_products():
+    op = cx.association_operator(CONTEXTS["joint"](DTYPE))
+    stored = op.for_passes()
+    assert isinstance(stored, cx.operators.DenseOperator)
+    assert stored.transposed is not None
+    f = jnp.ones((op.shape[0], 2), DTYPE)
+    np.testing.assert_allclose(stored.rmatmat(f), op.rmatmat(f), rtol=tol(DTYPE))
+    assert stored.for_passes() is stored

@@ -91,6 +91,36 @@ def test_too_few_passes_say_so_and_what_to_do(large):
     assert info.num_passes == 1.5
 
 
+def test_acceleration_takes_fewer_passes_on_a_slow_spectrum():
+    """Powers need about log(1 / tol) / log(1 / 0.9²) passes, Chebyshev their root."""
+    rng = np.random.default_rng(0)
+    u, v = (np.linalg.qr(rng.normal(size=(n, 120)))[0] for n in (300, 200))
+    a = jnp.asarray(u * 0.985 ** np.arange(120) @ v.T, DTYPE)
+    run = {"rank": 10, "key": KEY, "num_oversamples": 6, "method": "randomized"}
+    result, fast = cx.solvers.truncated_svd(a, tol=1e-4, **run)
+    assert fast.status == "converged"
+    expected = 0.985 ** np.arange(10)
+    np.testing.assert_allclose(result.singular_values, expected, rtol=1e-4)
+    _, slow = cx.solvers.truncated_svd(
+        a, **run, num_power_iterations=2 * int(fast.num_passes)
+    )
+    assert slow.residuals.max() > fast.residuals.max()
+
+
+def test_a_tie_at_the_cut_does_not_stall_the_iteration():
+    """Ten equal values, of which the block holds six: all it keeps are theirs."""
+    rng = np.random.default_rng(0)
+    u, v = (np.linalg.qr(rng.normal(size=(n, 120)))[0] for n in (300, 200))
+    s = np.where(np.arange(120) < 10, 1.0, 0.5)
+    a = jnp.asarray(u * s @ v.T, DTYPE)
+    result, info = cx.solvers.truncated_svd(
+        a, 6, key=KEY, num_oversamples=0, method="randomized"
+    )
+    assert info.status == "converged"
+    assert info.num_passes < 60
+    np.testing.assert_allclose(result.singular_values, np.ones(6), rtol=1e-5)
+
+
 def test_auto_says_what_it_chose_and_why(op, large):
     _, info = cx.svd(op, 2, key=KEY)
     assert info.method == "exact"
