@@ -10,6 +10,7 @@ from contexture_jax._core.checks import is_concrete
 from contexture_jax._core.types import Array, Float, Inexact
 
 __all__ = [
+    "cast_floating",
     "mm",
     "normalised",
     "rank_cutoff",
@@ -18,6 +19,16 @@ __all__ = [
     "safe_sqrt",
     "transpose_rows",
 ]
+
+
+def cast_floating(tree: Any, dtype: Any) -> Any:
+    """A pytree with its real floating arrays in another dtype."""
+
+    def cast(leaf: Any) -> Any:
+        real = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.astype(dtype) if real else leaf
+
+    return jax.tree.map(cast, tree)
 
 
 def mm(a: Array, b: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal, NamedTuple, get_args
 
+import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_integer, check_number
@@ -30,6 +31,7 @@ class Plan(NamedTuple):
         max_passes: bound on passes.
         tol: relative residual to stop at; 0 to run all passes.
         reason: why this method, in words.
+        range_dtype: name of the dtype of a first, coarse solve; "": none.
     """
 
     method: str
@@ -39,6 +41,7 @@ class Plan(NamedTuple):
     max_passes: int
     tol: float
     reason: str
+    range_dtype: str = ""
 
     @property
     def program(self) -> "Plan":
@@ -57,6 +60,7 @@ def make_plan(
     max_passes: int | None = None,
     num_oversamples: int | None = None,
     num_power_iterations: int | None = None,
+    range_dtype: Any = None,
     sharded: bool = False,
 ) -> Plan:
     """Decide how to solve a problem of this size.
@@ -71,6 +75,7 @@ def make_plan(
         max_passes: as in `svd`.
         num_oversamples: as in `svd`.
         num_power_iterations: as in `svd`.
+        range_dtype: as in `svd`.
         sharded: whether the matrix is cut over devices, so that one would have to
             gather it for a dense factorisation.
 
@@ -126,9 +131,13 @@ def make_plan(
         reason = f"Krylov blocks of {width} do not fit into {limit} dimensions"
     if chosen == "nystrom" and num_oversamples is None:
         width = min(_NYSTROM_FACTOR * rank + 10, limit)
+    coarse = ""
+    if range_dtype is not None:
+        coarse = _check_range_dtype(range_dtype, dtype, method, tolerance)
+        chosen, reason = "randomized", f"a range finder in {coarse} was asked for"
     # The block that follows a full basis must find room beside it.
     depth = max(2, min(_DEPTH, limit // width - 1))
-    return Plan(chosen, rank, width, depth, passes, tolerance, reason)
+    return Plan(chosen, rank, width, depth, passes, tolerance, reason, coarse)
 
 
 def _choose(
@@ -148,3 +157,24 @@ def _choose(
         why = f"{n} × {m} is spread over devices, where iterations leave it"
         return "randomized", why
     return "randomized", f"{n} × {m} is too large for a dense factorisation"
+
+
+def _check_range_dtype(
+    range_dtype: Any, dtype: Any, method: str, tolerance: float
+) -> str:
+    """The name of a floating dtype coarser than `dtype`."""
+    name = np.dtype(range_dtype).name
+    if not jnp.issubdtype(np.dtype(range_dtype), jnp.floating) or not (
+        jnp.finfo(range_dtype).eps > jnp.finfo(dtype).eps
+    ):
+        msg = (
+            f"range_dtype must be a floating dtype coarser than {np.dtype(dtype).name},"
+            f" that of the operator; got {name}"
+        )
+        raise ValueError(msg)
+    if method not in ("auto", "randomized") or tolerance == 0:
+        raise ValueError(
+            'range_dtype goes with method="randomized" (or "auto") and a tolerance, not'
+            " with another method or num_power_iterations"
+        )
+    return name

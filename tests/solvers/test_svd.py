@@ -12,7 +12,7 @@ import contexture_jax as cx
 from contexture_jax.solvers import Method
 from tests.conftest import X64
 from tests.problems import dense_triples, random_table
-from tests.tolerances import MONTE_CARLO_SIGMAS, tol
+from tests.tolerances import MONTE_CARLO_SIGMAS, promised, tol
 
 DTYPE = np.float64 if X64 else np.float32
 KEY = jax.random.key(3)
@@ -105,6 +105,36 @@ def test_acceleration_takes_fewer_passes_on_a_slow_spectrum():
         a, **run, num_power_iterations=2 * int(fast.num_passes)
     )
     assert slow.residuals.max() > fast.residuals.max()
+
+
+def test_a_coarse_range_finder_leaves_the_result_as_exact():
+    low = jnp.float32 if X64 else jnp.bfloat16
+    op = cx.association_operator(cx.contexts.joint(random_table(DTYPE)))
+    expected, _ = cx.svd(op, 4, key=KEY, method="exact")
+    run = {"key": KEY, "method": "randomized", "num_oversamples": 2}
+    plain, info = cx.svd(op, 4, **run)
+    mixed, mixed_info = cx.svd(op, 4, **run, range_dtype=low)
+    assert info.status == mixed_info.status == "converged"
+    assert "range finder" in str(mixed_info.reason)
+    for result in (plain, mixed):
+        np.testing.assert_allclose(
+            result.singular_values, expected.singular_values, atol=promised(DTYPE)
+        )
+    assert mixed.left.dtype == op.dtype
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"range_dtype": DTYPE}, "must be a floating dtype coarser than"),
+        ({"range_dtype": jnp.int8}, "must be a floating dtype coarser than"),
+        ({"range_dtype": jnp.bfloat16, "method": "krylov"}, "goes with method"),
+        ({"range_dtype": jnp.bfloat16, "num_power_iterations": 1}, "goes with method"),
+    ],
+)
+def test_range_dtypes_that_make_no_sense_are_refused(op, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        cx.svd(op, 2, key=KEY, **arguments)
 
 
 def test_a_tie_at_the_cut_does_not_stall_the_iteration():
