@@ -61,7 +61,7 @@ class DenseOperator(AssociationOperator):
             flops=2 * n * m * r + n * r,
             argument_bytes=size * (copies * n * m + n + m + m * r),
             output_bytes=size * n * r,
-            temporary_bytes=size * n * r,
+            temporary_bytes=size * n,
         )
 
     def as_matrix(self) -> Float[Array, "n m"]:

@@ -74,7 +74,7 @@ class FixedDegreeOperator(AssociationOperator):
             flops=(1 if self.weights is None else 2) * entries * r + n * r,
             argument_bytes=4 * entries + weights + layout + size * (n + m + m * r),
             output_bytes=size * n * r,
-            temporary_bytes=2 * size * n * r,
+            temporary_bytes=0,  # slots add up in the result
         )
 
 

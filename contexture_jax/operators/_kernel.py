@@ -67,8 +67,9 @@ class KernelOperator(AssociationOperator):
             output_bytes=size * n * r,
             temporary_bytes=size
             * (
-                2 * rows * columns
+                rows * columns
                 + padded_n * r
+                + 2 * rows * (e + r)
                 + (padded_n * e if padded_n != n else 0)
                 + (padded_m * (e + r) if padded_m != m else 0)
             ),

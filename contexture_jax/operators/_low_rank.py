@@ -52,7 +52,7 @@ class LowRankOperator(AssociationOperator):
             flops=2 * (n + m) * (e + 1) * r,
             argument_bytes=size * ((n + m) * (e + 1) + m * r),
             output_bytes=size * n * r,
-            temporary_bytes=size * ((m + e + n) * r),
+            temporary_bytes=size * ((m + 2 * e) * r + n),
         )
 
 

@@ -265,5 +265,5 @@ def slots_cost(slots: Slots, r: int, itemsize: int) -> tuple[int, int, int]:
     weighted = sum(b.indices.size for b in slots.buckets if b.weights is not None)
     numbers = slots.position.size + 2 * slots.extra_rows.size
     layout = 4 * (entries + numbers) + itemsize * weighted
-    # The buckets' results, and the same again concatenated.
-    return 2 * entries * r, layout, 2 * itemsize * pieces * r
+    # The results of the buckets, side by side before rows are put in order.
+    return 2 * entries * r, layout, itemsize * pieces * r

@@ -56,8 +56,10 @@ class SparseOperator(AssociationOperator):
         check_integer(r, "r", low=0)
         n, m = self.shape
         size = self.dtype.itemsize
-        flops, layout, work = slots_cost(self.forward, r, size)
-        return Cost(flops, layout + size * m * r, size * n * r, work)
+        flops, forward, work = slots_cost(self.forward, r, size)
+        _, backward, _ = slots_cost(self.backward, r, size)
+        own = forward + backward + size * (n + m)
+        return Cost(flops, own + size * m * r, size * n * r, work)
 
 
 def sparse_operator(

@@ -1,0 +1,51 @@
+"""Bytes that `cost` predicts from shapes, beside those of the compiled product."""
+
+import jax
+import numpy as np
+import pytest
+import scipy.sparse
+
+import contexture_jax as cx
+from tests.conftest import X64
+
+DTYPE = np.float64 if X64 else np.float32
+WIDTH = 64
+
+
+def contexts():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((6000, 20)).astype(DTYPE)
+    table = scipy.sparse.random(8000, 5000, 0.004, random_state=1, dtype=DTYPE)
+    return {
+        "dense": lambda: cx.contexts.joint(rng.random((600, 500)).astype(DTYPE)),
+        "sparse": lambda: cx.contexts.joint(table),
+        "uniform neighbours": lambda: cx.contexts.neighbors(
+            rng.integers(0, 5000, (6000, 30)), num_points=5000
+        ),
+        "weighted neighbours": lambda: cx.contexts.neighbors(
+            rng.integers(0, 5000, (6000, 10)),
+            rng.random((6000, 10)).astype(DTYPE),
+            5000,
+        ),
+        "kernel": lambda: cx.contexts.rbf(x, 0.1),
+        "kernel of uneven tiles": lambda: cx.contexts.rbf(x[:5001], 0.1),
+        "teacher": lambda: cx.contexts.teacher(x),
+    }
+
+
+@pytest.mark.parametrize("name", contexts())
+def test_predicted_bytes_are_those_of_the_compiled_product_to_a_fifth(name):
+    op = cx.association_operator(contexts()[name]())
+    block = jax.ShapeDtypeStruct((op.shape[1], WIDTH), op.dtype)
+    compiled = jax.jit(lambda op, g: op.matmat(g)).lower(op, block).compile()
+    found = compiled.memory_analysis()
+    assert found is not None
+    cost = op.cost(WIDTH)
+    np.testing.assert_allclose(cost.argument_bytes, found.argument_size_in_bytes, 0.05)
+    assert cost.output_bytes == found.output_size_in_bytes
+    whole = (
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        + found.temp_size_in_bytes
+    )
+    np.testing.assert_allclose(cost.bytes, whole, rtol=0.2)
