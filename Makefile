@@ -22,8 +22,8 @@ X64_OFF_TESTS := tests/operators tests/solvers/test_truncated.py tests/evaluatio
 
 # Most of a test's time is compiling: processes and runs share what they compiled. One
 # may read what another is still writing: JAX then warns and compiles for itself.
-test test-slow test-x64-off: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(BUILD)/jax
-test test-slow test-x64-off: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
+test test-slow test-x64-off doctest: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(BUILD)/jax
+test test-slow test-x64-off doctest: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
 
 # Recipes install into one environment: `make -j` runs them one after the other.
 .NOTPARALLEL:
@@ -46,8 +46,7 @@ test-slow: $(VENV)/.installed-dev ## the slow tests alone
 	$(PYTEST) -m slow --durations=10 tests
 
 doctest: $(VENV)/.installed-dev ## examples in the README and in docstrings
-	$(BIN)/python -m pytest -q --doctest-modules --doctest-glob=README.md \
-		README.md contexture_jax
+	$(PYTEST) --doctest-modules --doctest-glob=README.md README.md contexture_jax
 
 test-x64-off: $(VENV)/.installed-dev ## a part of the suite in JAX's default precision
 	CONTEXTURE_TEST_X64=0 $(PYTEST) -m "not slow" $(X64_OFF_TESTS)
@@ -72,8 +71,8 @@ notebooks: $(VENV)/.installed-dev ## run every notebook; results in build/notebo
 	$(BIN)/python .ci/run_notebooks.py notebooks $(BUILD)/notebooks
 
 bench-smoke: $(VENV)/.installed-dev ## run every benchmark at a tiny size
-	set -e; for script in benchmarks/[a-z]*.py; do \
-		echo "$$script --smoke"; $(BIN)/python "$$script" --smoke > /dev/null; done
+	printf '%s\n' benchmarks/[a-z]*.py | xargs -P $(WORKERS) -I {} \
+		sh -ec 'echo "{} --smoke"; $(BIN)/python {} --smoke > /dev/null'
 
 wheel: ## build sdist and wheel; install the wheel apart and import it from elsewhere
 	@$(check_python)

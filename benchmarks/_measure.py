@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import jax
 
-from contexture_jax.cli._threads import single_threaded_lapack
+from contexture_jax import single_threaded_lapack
 
 __all__ = [
     "Contestant",

@@ -57,6 +57,7 @@ JIT_ALLOWED = {
     "cli/_solve.py": "each judge of the command is one program",
     "solvers/_implicit.py": "their backward pass, which eager `jax.grad` runs",
     "solvers/_certificate.py": "`certify` likewise, for eager callers of `cx.svd`",
+    "operators/_sharded.py": "a share's program; `shard_map` alone runs op by op",
     "solvers/_svd.py": "`cx.svd` compiles one program for a plan and a structure",
     "solvers/_truncated.py": "the same for plain matrices and linear maps",
 }

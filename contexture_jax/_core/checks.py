@@ -16,14 +16,18 @@ from jax.core import Tracer
 from contexture_jax._core.types import Array
 
 __all__ = [
+    "as_array",
     "as_floating",
+    "check_concrete",
     "check_integer",
     "check_key",
     "check_ndim",
     "check_nonnegative",
+    "check_number",
     "check_probabilities",
     "check_rows_have_mass",
     "check_values",
+    "counted",
     "is_concrete",
     "on_cpu",
 ]
@@ -41,6 +45,41 @@ def on_cpu(x: Array) -> bool:
     return all(device.platform == "cpu" for device in x.devices())
 
 
+def as_array(x: Any, name: str) -> np.ndarray:
+    """Convert to a NumPy array of whatever dtype.
+
+    Raises:
+        ValueError: if `x` is nested sequences of different lengths.
+    """
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise
+        msg = f"{name} must be an array; got nested sequences of different lengths"
+        raise ValueError(msg) from error
+
+
+def counted(count: Any, what: str) -> str:
+    """`1 row`, `3 rows`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def check_concrete(arrays: Any, name: str) -> None:
+    """Raise a `TypeError` if an array is traced: what is laid out on the host is not.
+
+    Args:
+        arrays: a pytree of arrays.
+        name: what it is, for the message.
+    """
+    if not is_concrete(arrays):
+        msg = (
+            f"{name} is laid out on the host and must be concrete; got a tracer: build"
+            " it outside jit, vmap or grad, and pass what is made of it inside"
+        )
+        raise TypeError(msg)
+
+
 def as_floating(x: Any, name: str) -> Array:
     """Convert to a floating JAX array; f16 and bf16 become f32, integers the default.
 
@@ -51,10 +90,12 @@ def as_floating(x: Any, name: str) -> Array:
     Raises:
         TypeError: if `x` is not numeric or is complex.
     """
+    given = x
     if not isinstance(x, jax.Array):
-        x = np.asarray(x)
+        x = as_array(x, name)
         if x.dtype.kind not in "biuf" and not jnp.issubdtype(x.dtype, jnp.floating):
-            msg = f"{name} must hold real numbers; got dtype {x.dtype}"
+            what = f"dtype {x.dtype}" if x.dtype.kind != "O" else type(given).__name__
+            msg = f"{name} must hold real numbers; got {what}"
             raise TypeError(msg)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         msg = f"{name} must hold real numbers; got dtype {x.dtype}"
@@ -91,14 +132,30 @@ def check_integer(value: Any, name: str, *, low: int, high: int | None = None) -
     return int(value)
 
 
+def check_number(value: Any, name: str) -> float:
+    """Return `value` as a `float`; raise a `TypeError` unless it is one real number."""
+    scalar = np.asarray(value) if is_concrete(value) else None
+    if scalar is None or scalar.ndim or scalar.dtype.kind not in "iuf":
+        msg = f"{name} must be one number; got {value!r}"
+        raise TypeError(msg)
+    return float(scalar)
+
+
 def check_key(key: Any) -> None:
     """Raise a `TypeError` unless `key` is one JAX random key."""
     is_key = isinstance(key, jax.Array) and (
         jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        or (key.dtype == jnp.uint32 and key.ndim == 1)
+        or (key.dtype == jnp.uint32 and key.ndim >= 1)
     )
     if not is_key:
         msg = f"key must be a random key, as from jax.random.key(0); got {key!r}"
+        raise TypeError(msg)
+    batch = key.shape if key.dtype != jnp.uint32 else key.shape[:-1]
+    if batch:
+        msg = (
+            f"key must be one random key; got a batch of shape {batch}: take one of"
+            " them, or use jax.vmap"
+        )
         raise TypeError(msg)
 
 
@@ -112,12 +169,10 @@ def check_values(
     bad = ~ok(values)
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
-        spot = f"[{', '.join(map(str, where))}]" if where else ""
-        count = int(bad.sum())
-        msg = (
-            f"{name} must be {expected}; got {values[where]} at {name}{spot}"
-            f" ({count} bad value{'s' if count > 1 else ''})"
-        )
+        msg = f"{name} must be {expected}; got {values[where]}"
+        if where:
+            count = counted(bad.sum(), "bad value")
+            msg += f" at {name}[{', '.join(map(str, where))}] ({count})"
         raise ValueError(msg)
 
 
@@ -135,7 +190,7 @@ def check_probabilities(p: Any, name: str, size: int) -> None:
         msg = f"{name} must have length {size}; got {p.shape[0]}"
         raise ValueError(msg)
     check_nonnegative(p, name)
-    if is_concrete(p) and not float(np.asarray(p).sum()) > 0:
+    if is_concrete(p) and not np.asarray(p).any():
         msg = f"{name} must have positive total mass; all its entries are 0"
         raise ValueError(msg)
 

@@ -6,9 +6,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.checks import is_concrete
 from contexture_jax._core.types import Array, Float, Inexact
 
-__all__ = ["mm", "rank_cutoff", "safe_divide", "safe_reciprocal", "safe_sqrt"]
+__all__ = [
+    "cast_floating",
+    "mm",
+    "normalised",
+    "rank_cutoff",
+    "safe_divide",
+    "safe_reciprocal",
+    "safe_sqrt",
+    "transpose_rows",
+]
+
+
+def cast_floating(tree: Any, dtype: Any) -> Any:
+    """A pytree with its real floating arrays in another dtype."""
+
+    def cast(leaf: Any) -> Any:
+        real = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.astype(dtype) if real else leaf
+
+    return jax.tree.map(cast, tree)
 
 
 def mm(a: Array, b: Array) -> Array:
@@ -35,6 +55,36 @@ def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def safe_divide(a: Array, b: Array) -> Array:
     """The quotient a / b, and 0 where b is 0."""
     return a * safe_reciprocal(b)
+
+
+def normalised(weights: Array, axis: int | None = None) -> Array:
+    """Non-negative weights over their sum along `axis`, however large or small.
+
+    The scale of the largest is taken off first, or a sum of large weights would
+    overflow. Concrete weights are normalised on the host, since devices flush subnormal
+    numbers to 0. Shares below the smallest normal number are 0, and so are all shares
+    where all weights are.
+
+    Args:
+        weights: floating, any shape, non-negative.
+        axis: what to sum over; None: everything.
+    """
+    tiny = jnp.finfo(weights.dtype).tiny
+    if not is_concrete(weights):
+        largest = weights.max(axis=axis, keepdims=True, initial=0)
+        # Shares do not depend on the scale: no gradient through it.
+        scaled = safe_divide(weights, jax.lax.stop_gradient(largest))
+        shares = safe_divide(scaled, scaled.sum(axis=axis, keepdims=True))
+        return jnp.where(shares >= tiny, shares, 0.0)
+    values = np.asarray(weights)
+    _, exponent = np.frexp(values.max(axis=axis, keepdims=True, initial=0))
+    scaled = np.ldexp(values, -exponent)
+    total = scaled.sum(axis=axis, keepdims=True, dtype=np.float64)
+    shares = scaled / np.where(total > 0, total, 1.0).astype(values.dtype)
+    shares = np.where(shares >= tiny, shares, np.zeros_like(shares))
+    if len(weights.sharding.device_set) > 1:
+        return jax.device_put(shares, weights.sharding)
+    return jnp.asarray(shares)
 
 
 def rank_cutoff(

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, TypeVar, dataclass_transform
 import jax
 from jax import Array
 from jax.typing import ArrayLike as _ArrayLike
-from jaxtyping import Bool, Float, Inexact, Int, PRNGKeyArray, Shaped
+from jaxtyping import Bool, Float, Inexact, Int, PRNGKeyArray, Shaped, UInt32
 
 __all__ = [
     "Array",
@@ -19,6 +19,7 @@ __all__ = [
     "PRNGKeyArray",
     "Shaped",
     "Static",
+    "UInt32",
     "pytree_dataclass",
     "static_field",
 ]

@@ -48,6 +48,7 @@ class Table(NamedTuple):
         num_columns: how many columns of DATA the features come from.
         rows: which rows of DATA these are, counted from 0, shape (n,), int64.
         notes: what was done to the data that a reader should know.
+        num_constant: how many further columns were left out as constant.
     """
 
     title: str
@@ -57,6 +58,7 @@ class Table(NamedTuple):
     num_columns: int
     rows: np.ndarray
     notes: list[str]
+    num_constant: int = 0
 
 
 def load_features(
@@ -86,6 +88,11 @@ def load_features(
     source, notes = _without_index(source)
     source, judged, rows, more = _split(source, target, drop, categorical)
     notes += more
+    if len(rows) < 2:
+        raise InputError(
+            f"{source.title} has {counted(len(rows), 'row')} to compare; a context"
+            " takes at least 2"
+        )
     blocks, names, constant, filled, unknown = [], [], [], {}, {}
     for name, cells in zip(source.names, source.columns, strict=True):
         column = interpret(source, cells, name, categorical=name in categorical)
@@ -121,7 +128,16 @@ def load_features(
         )
     num_columns = len(source.names) - len(constant)
     features = np.concatenate(blocks, axis=1)
-    return Table(source.title, features, names, judged, num_columns, rows, notes)
+    return Table(
+        source.title,
+        features,
+        names,
+        judged,
+        num_columns,
+        rows,
+        notes,
+        num_constant=len(constant),
+    )
 
 
 def load_counts(
@@ -155,20 +171,26 @@ def load_counts(
             " so each needs a value"
         )
     if not source.names:
-        raise InputError(f"no columns of counts are left of {source.title}")
+        raise InputError(
+            f"no columns of {'weights' if graph else 'counts'} are left of"
+            f" {source.title}"
+        )
     values = []
     for name, cells in zip(source.names, source.columns, strict=True):
         column = interpret(source, cells, name, categorical=False)
         if column.categories:
             raise InputError(
                 f"column {quoted(name)} of {source.title} holds texts, such as"
-                f" {quoted(column.categories[0])}; a table of counts holds numbers"
+                f" {quoted(column.categories[0])}; a"
+                f" {'graph' if graph else 'table of counts'} holds numbers"
             )
-        _check_weights(source, name, column.values)
+        what = "weights of a graph" if graph else "counts"
+        _check_weights(source, name, column.values, what)
         values.append(column.values)
     counts = np.stack(values, axis=1)
     if not counts.any():
-        raise InputError(f"all counts of {source.title} are 0; expected some weight")
+        what = "weights" if graph else "counts"
+        raise InputError(f"all {what} of {source.title} are 0; expected some weight")
     if graph:
         _check_graph(source.title, counts)
     return Table(
@@ -255,9 +277,9 @@ def _split(
     categorical: Sequence[str],
 ) -> tuple[Source, Target | None, np.ndarray, list[str]]:
     """Take the target and the dropped columns out, and rows that have no target."""
-    _check_names(source, drop, "--drop")
     if target is not None and target in drop:
         raise InputError(f"--drop and --target both name {quoted(target)}")
+    _check_names(source, drop, "--drop")
     dropped = {source.names.index(name) for name in drop}
     if target is None:
         return _without(source, dropped), None, np.arange(source.num_rows), []
@@ -326,12 +348,12 @@ def _numbers_or_classes(name: str, values: np.ndarray) -> Target:
     return Target(name, values, "numbers", ())
 
 
-def _check_weights(source: Source, name: str, values: np.ndarray) -> None:
+def _check_weights(source: Source, name: str, values: np.ndarray, weights: str) -> None:
     for bad, what in ((np.isnan(values), "a missing cell"), (values < 0, "{:g}")):
         if bad.any():
             row = int(np.argmax(bad))
             raise InputError(
                 f"column {quoted(name)} of {source.title} has"
-                f" {what.format(values[row])} on {source.place(row)}; counts must be"
-                " 0 or more"
+                f" {what.format(values[row])} on {source.place(row)}; {weights} must"
+                " be 0 or more"
             )

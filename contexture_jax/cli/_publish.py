@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,11 @@ def check_out(out: str) -> Path:
             f"--out {quoted_path(out)} cannot be written: no permission in"
             f" {quoted_path(existing)}; name another directory"
         )
+    try:
+        # Some file systems grant permission and refuse all the same, such as /proc.
+        Path(tempfile.mkdtemp(prefix=".contexture-", dir=existing)).rmdir()
+    except OSError as error:
+        raise _refused(Path(out), error) from error
     return path
 
 

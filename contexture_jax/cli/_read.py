@@ -80,6 +80,7 @@ def _read_csv(path: Path) -> Source:
     rows, lines = _csv_rows(path)
     if not rows:
         raise InputError(f"{path.name} is empty; expected a line of column names")
+    _check_separators(rows[0], path.name)
     names = _header(rows[0], path.name)
     if len(rows) == 1:
         raise InputError(f"{path.name} has a header but no rows below it")
@@ -91,6 +92,16 @@ def _read_csv(path: Path) -> Source:
             )
     columns = [np.array(cells, dtype=object) for cells in zip(*rows[1:], strict=True)]
     return Source(path.name, names, columns, {}, lines[1:])
+
+
+def _check_separators(first: list[str], title: str) -> None:
+    """Tell columns that are separated by spaces from one column."""
+    words = first[0].split() if len(first) == 1 else []
+    if len(words) > 1 and all(_is_number(word) for word in words):
+        raise InputError(
+            f"the first line of {title} holds {len(words)} numbers with spaces between"
+            " them; expected the names of the columns, and commas, semicolons or tabs"
+        )
 
 
 def _csv_rows(path: Path) -> tuple[list[list[str]], list[int]]:
@@ -114,6 +125,12 @@ def _csv_rows(path: Path) -> tuple[list[list[str]], list[int]]:
                 rows.append(cells or [""])
                 lines.append(reader.line_num)
     except csv.Error as error:
+        if "field limit" in str(error):
+            raise InputError(
+                f"line {lines[-1] + 1 if lines else 1} of {path.name} starts a row with"
+                f" a cell of more than {csv.field_size_limit():,} characters; shorten"
+                " it, or close the quotation mark that it starts with"
+            ) from error
         raise InputError(
             f"line {lines[-1] + 1 if lines else 1} of {path.name} starts a row that is"
             f" malformed CSV: {error}"

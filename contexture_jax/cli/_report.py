@@ -53,8 +53,21 @@ def describe(
         notes.append(
             "tau is infinite, written as null: s_{d+1} = 1 for every d, that is, each"
             " computed function is determined by the context"
+            + (
+                f"; as are all {spectrum.num_values:,}: a projection, of which no"
+                " number of functions but all is special, and more rank tells no more"
+                if spectrum.total_energy > spectrum.num_values * (1 - 1e-4)
+                else ""
+            )
         )
         best_dim = None
+    bounds = judgement.bounds
+    rank = len(spectrum.singular_values)
+    if bounds is not None and bounds.low == bounds.high and bounds.best_dim > rank:
+        notes.append(
+            f"{bounds.best_dim} functions would be best of up to 512: --rank"
+            f" {bounds.best_dim} computes them"
+        )
     if not math.isfinite(judgement.decay_rate):
         notes.append("decay_rate is infinite, written as null: all values are 0")
     description = {
@@ -62,10 +75,11 @@ def describe(
         "data": table.title,
         "num_rows": len(table.rows),
         "num_columns": table.num_columns,
+        "num_constant_columns": table.num_constant,
         "num_features": table.features.shape[1],
         "context": recipe.name,
         "params": recipe.params,
-        "rank": len(spectrum.singular_values),
+        "rank": rank,
         "dtype": str(spectrum.singular_values.dtype),
         "seed": options.seed,
         "devices": options.devices,
@@ -82,6 +96,9 @@ def describe(
         "sampling": None if sampling is None else _sampling(sampling),
         "tau": tau,
         "best_dim": best_dim,
+        "tau_low": None if bounds is None else bounds.low,
+        "tau_high": None if bounds is None else bounds.high,
+        "tau_high_dim": None if bounds is None else bounds.best_dim or None,
         "decay_rate": judgement.decay_rate,
         "verdict": judgement.association,
         "verdict_reason": judgement.reason,
@@ -195,7 +212,7 @@ def rows_of_table(
     more = f" … ({len(values)} in all)" if len(values) > _NUM_VALUES_SHOWN else ""
     rows = [
         ("data", f"{d['data']}: {d['num_rows']:,} rows"),
-        ("features", f"{d['num_features']:,} from {d['num_columns']:,} columns"),
+        ("features", _features(d)),
         ("context", d["context"] + (f" ({params})" if params else "")),
         ("method", f"{d['method']} ({d['reason']})"),
         ("status", f"{d['status']} (passes: {d['num_passes']:g}, {d['dtype']})"),
@@ -210,8 +227,9 @@ def rows_of_table(
         ("numerical bounds", _bounds_in_words(d)),
         *_sampling_in_words(d),
         ("decay rate", f"{_shown(d['decay_rate'])}  (λ of s_i² ≈ e^(−λi))"),
-        ("τ", f"{_shown(d['tau'])}  (usefulness: lower is better)"),
+        ("τ", f"{_shown(d['tau'])}  (usefulness of these values: lower is better)"),
         ("best dimension", _shown(d["best_dim"])),
+        ("τ, 512 dimensions", _between(d)),
         ("verdict", f"association {d['verdict']}: {d['verdict_reason']}"),
     ]
     if d["compatibility"] is not None:
@@ -268,6 +286,24 @@ def _shown(value: Any) -> str:
     if value is None:
         return "undefined"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _features(d: dict[str, Any]) -> str:
+    used, constant = d["num_columns"], d["num_constant_columns"]
+    columns = f"{used:,} of {used + constant:,}" if constant else f"{used:,}"
+    return f"{d['num_features']:,} from {columns} columns"
+
+
+def _between(d: dict[str, Any]) -> str:
+    low, high, dim = d["tau_low"], d["tau_high"], d["tau_high_dim"]
+    if low is None:
+        return "undefined, or infinite"
+    if high is None:
+        return f"{low:.4g} or more"
+    at = f"with {dim} function{'s' * (dim != 1)}"
+    if high - low <= 5e-4 * high:
+        return f"{high:.4g} {at}"
+    return f"between {low:.4g} and {high:.4g} (the latter {at})"
 
 
 def _energy(value: float, d: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ __all__ = [
 _LEVEL = 0.9
 
 _ROUNDING = 100.0
+_SMALL_TABLE = 2**22  # entries up to which all singular values take a second or two
 
 
 class Spectrum(NamedTuple):
@@ -47,6 +48,7 @@ class Spectrum(NamedTuple):
         reason: why.
         complete: whether the values that were not computed are all 0.
         certificate: numerical bounds on the values and spans.
+        num_values: how many values there are beside the trivial one.
     """
 
     singular_values: np.ndarray
@@ -64,6 +66,7 @@ class Spectrum(NamedTuple):
     reason: str
     complete: bool
     certificate: cx.solvers.Certificate
+    num_values: int
 
 
 class Sampling(NamedTuple):
@@ -103,7 +106,9 @@ class Judgement(NamedTuple):
     """What the judges say of a spectrum.
 
     Attributes:
-        usefulness: τ, the best d and the curve; None where undefined.
+        usefulness: τ, the best d and the curve of the computed values, d0 = rank − 1
+            unless these are all; None where undefined.
+        bounds: between what τ for d0 = 512 lies; None where undefined.
         decay_rate: λ of s_i² ≈ e^{−λi}; infinite if all values are 0.
         association: "too weak", "moderate", "too strong" or "undecided".
         reason: why.
@@ -112,6 +117,7 @@ class Judgement(NamedTuple):
     """
 
     usefulness: cx.evaluation.Usefulness | None
+    bounds: cx.evaluation.UsefulnessBounds | None
     decay_rate: float
     association: str
     reason: str
@@ -154,7 +160,9 @@ def solve(
         max_passes=max_passes,
     )
     status = cx.Status(info.status)
-    certificate = cx.solvers.certify(result, info, op, key=jax.random.key(seed + 1))
+    # Without random probes of what was not found, which would compile for longer than
+    # the solve takes on most tables.
+    certificate = cx.solvers.certify(result, info)
     return Spectrum(
         singular_values=np.asarray(result.singular_values),
         left=np.asarray(result.left),
@@ -171,6 +179,7 @@ def solve(
         reason=str(info.reason),
         complete=rank == limit or status == cx.Status.RANK_DEFICIENT,
         certificate=jax.device_get(certificate),
+        num_values=limit,
     )
 
 
@@ -218,21 +227,26 @@ def judge(
     spectrum: Spectrum, op: cx.AssociationOperator, target: Target | None
 ) -> Judgement:
     """Judge a spectrum by itself and, if there is one, by a target."""
-    values, complete = spectrum.singular_values, spectrum.complete
-    # The judges look at ratios, and would take rounding beside s_0 = 1 for a spectrum.
-    rounding = _ROUNDING * np.finfo(values.dtype).eps
-    values = np.where(values > rounding, values, np.zeros_like(values))
-    notes, useful = [], None
+    values, complete = _above_rounding(spectrum.singular_values), spectrum.complete
+    notes, useful, bounds = [], None, None
     if values[0] <= 0:
         notes.append("tau is undefined: all singular values are 0")
     elif len(values) < 2 and not complete:
         notes.append("tau needs two singular values: --rank 2 or more")
     else:
         useful = cx.evaluation.usefulness(values, complete=complete)
-    if useful is None and len(values) < 2:
-        association, reason = "undecided", "one singular value is too few"
+    known = values
+    tail = {"tail_energy": spectrum.tail_energy, "num_values": spectrum.num_values}
+    if complete:
+        tail = {"tail_energy": 0.0, "num_values": len(values)}
+    elif op.shape[0] * op.shape[1] <= _SMALL_TABLE:
+        known = _above_rounding(_all_values(op)[: spectrum.num_values])
+        tail = {"tail_energy": 0.0, "num_values": len(known)}
     else:
-        association, reason = cx.evaluation.verdict(values, complete=complete)
+        tail["tail_error"] = spectrum.tail_error
+    association, reason = cx.evaluation.verdict(known, **tail)
+    if values[0] > 0:
+        bounds = cx.evaluation.usefulness_bounds(known, **tail)
     judged = None
     if target is not None:
         judged = _judge_target(spectrum, op, target)
@@ -243,12 +257,34 @@ def judge(
             )
     return Judgement(
         useful,
+        bounds,
         float(_decay_rate(values)),
         association,
         reason,
         judged,
         notes,
     )
+
+
+def _above_rounding(values: np.ndarray) -> np.ndarray:
+    """The judges look at ratios, and would take rounding beside s_0 for a spectrum."""
+    rounding = _ROUNDING * np.finfo(values.dtype).eps
+    return np.where(values > rounding, values, np.zeros_like(values))
+
+
+def _all_values(op: cx.AssociationOperator) -> np.ndarray:
+    """Every non-trivial singular value of a small operator, in its dtype.
+
+    From the eigenvalues of the smaller Gram matrix, in float64: τ looks at energies.
+    """
+    joint = np.asarray(op.p_x, np.float64)[:, None] * np.asarray(_as_matrix(op))
+    p_x, p_a = joint.sum(axis=1), joint.sum(axis=0)
+    scale = np.sqrt(np.outer(p_x, p_a))
+    centred = (joint - np.outer(p_x, p_a)) / np.where(scale > 0, scale, 1.0)
+    if centred.shape[0] < centred.shape[1]:
+        centred = centred.T
+    energy = np.linalg.eigvalsh(centred.T @ centred)[::-1]
+    return np.sqrt(np.clip(energy, 0.0, 1.0)).astype(op.dtype)
 
 
 def _judge_target(
@@ -280,6 +316,7 @@ def _judge_target(
 
 # Each a program of its own: run one operation at a time, JAX would compile dozens.
 _decay_rate = jax.jit(cx.evaluation.decay_rate)
+_as_matrix = jax.jit(lambda op: op.as_matrix())
 
 
 @jax.jit

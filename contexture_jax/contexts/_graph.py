@@ -26,9 +26,13 @@ def graph(adjacency: Any, *, lazy: bool = False) -> DenseJoint | SparseJoint:
         lazy: whether the walk stays where it is with probability one half.
 
     Raises:
+        TypeError: if `lazy` is not a bool.
         ValueError: if W is not square, not symmetric, or has a negative or non-finite
             weight.
     """
+    if not isinstance(lazy, (bool, np.bool_)):
+        msg = f"lazy must be True or False; got {lazy!r}"
+        raise TypeError(msg)
     context = joint(adjacency)
     if isinstance(context, DenseJoint):
         weights = context.probabilities

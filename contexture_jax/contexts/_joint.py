@@ -8,22 +8,26 @@ import numpy as np
 from jax.experimental import sparse
 
 from contexture_jax._core.checks import (
+    as_array,
     as_floating,
+    check_concrete,
     check_integer,
     check_ndim,
     check_nonnegative,
     check_probabilities,
     check_rows_have_mass,
     check_values,
+    counted,
     floating_dtype,
     is_concrete,
 )
-from contexture_jax._core.numerics import mm, safe_divide
+from contexture_jax._core.numerics import mm, normalised, safe_divide
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
     Float,
     Int,
+    UInt32,
     pytree_dataclass,
     static_field,
 )
@@ -40,6 +44,9 @@ __all__ = [
     "markov",
     "pairs",
 ]
+
+
+_MOST_CLASSES_NAMED = 8
 
 
 @pytree_dataclass
@@ -79,19 +86,20 @@ class DenseJoint(Context):
         return mm(safe_divide(rows[x], p_a), rows[x2].T)
 
     def at(self, x_new: Any) -> "DenseJoint":
-        """Row numbers, shape (k,), or new rows of the table, shape (k, m)."""
+        """Row numbers, shape (k,), or new rows of the table, shape (k, m).
+
+        Rows without mass are kept and masked if given by number; new ones are refused.
+        """
         num_columns = self.probabilities.shape[1]
         if _are_indices(x_new):
-            rows = self.probabilities[
-                _check_indices(x_new, self.probabilities.shape[0])
-            ]
+            index = _check_indices(x_new, self.probabilities.shape[0])
+            rows = self.probabilities[index]
         else:
             _check_profiles(self.has_profiles)
             rows = _as_table(x_new, "x_new").astype(self.probabilities.dtype)
             _check_num_columns(rows, num_columns)
-        mass = rows.sum(axis=1, keepdims=True)
-        check_rows_have_mass(mass[:, 0], "x_new")
-        return DenseJoint(rows / mass / rows.shape[0])
+            _check_rows(rows, "x_new")
+        return DenseJoint(normalised(normalised(rows, axis=1)))
 
     def reverse(self) -> "DenseJoint":
         """The transposed table."""
@@ -122,10 +130,15 @@ class SparseJoint(Context):
         return zeros.at[self.rows, self.columns].add(self.weights)
 
     def at(self, x_new: Any) -> "SparseJoint":
-        """Row numbers, shape (k,), or new rows of the table, dense or sparse (k, m)."""
+        """Row numbers, shape (k,), or new rows of the table, dense or sparse (k, m).
+
+        Rows without mass are as in `DenseJoint.at`.
+        """
         if _are_indices(x_new):
             x_new = _check_indices(x_new, self.shape[0])
-            starts = np.searchsorted(self.rows, np.arange(self.shape[0] + 1))
+            starts = np.searchsorted(
+                np.asarray(self.rows), np.arange(self.shape[0] + 1)
+            )
             lengths = np.diff(starts)[x_new]
             ends = np.cumsum(lengths)
             entries = (
@@ -140,15 +153,16 @@ class SparseJoint(Context):
             )
         else:
             _check_profiles(self.has_profiles)
-            new = joint(x_new)
+            new = _joint(x_new, "x_new")
             if isinstance(new, DenseJoint):
                 new = _sparse_from_dense(new.probabilities)
             if new.shape[1] != self.shape[1]:
                 msg = f"x_new must have {self.shape[1]} columns; got {new.shape[1]}"
                 raise ValueError(msg)
+            check_rows_have_mass(np.bincount(new.rows, minlength=new.shape[0]), "x_new")
         mass = np.bincount(new.rows, new.weights, new.shape[0])
-        check_rows_have_mass(mass, "x_new")
-        weights = np.asarray(new.weights) / mass[np.asarray(new.rows)] / new.shape[0]
+        weights = np.asarray(new.weights) / mass[np.asarray(new.rows)]
+        weights = weights / max(1, np.count_nonzero(mass))
         return SparseJoint(
             jnp.asarray(weights, self.weights.dtype), new.rows, new.columns, new.shape
         )
@@ -174,43 +188,68 @@ class Labels(Context):
 
     Attributes:
         codes: class of each example as a number in 0, …, C−1, shape (n,), int32.
-        classes: the class values as given, ascending, shape (C,).
+        class_words: the class values as given, ascending, shape (C, 2), uint32: the low
+            and the high half of each, so that 64-bit identifiers stay whole where JAX
+            has no 64-bit integers.
+        is_signed: whether the values are of int64, not of uint64. Static.
     """
 
     codes: Int[Array, " n"]
-    classes: Int[Array, " c"]
+    class_words: UInt32[Array, "c 2"]
+    is_signed: bool = static_field(default=True)
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes."""
+        return self.class_words.shape[0]
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The class values, ascending, shape (C,), int64 or uint64, on the host."""
+        low, high = np.asarray(self.class_words).astype(np.uint64).T
+        return (low | high << np.uint64(32)).astype(
+            np.int64 if self.is_signed else np.uint64
+        )
 
     def table(self) -> Float[Array, "n c"]:
         """The joint law, shape (n, C)."""
-        hot = jax.nn.one_hot(self.codes, self.classes.shape[0])
+        hot = jax.nn.one_hot(self.codes, self.num_classes)
         return hot / self.codes.shape[0]
 
     def kernel(self, x: Int[Array, " k"], x2: Int[Array, " l"]) -> Float[Array, "k l"]:
         """k_X⁺(x, x2) = 1[y(x) = y(x2)] / P(y(x)), between examples by number."""
-        hot = jax.nn.one_hot(self.codes, self.classes.shape[0])
+        hot = jax.nn.one_hot(self.codes, self.num_classes)
         share = hot.mean(axis=0)
         same = self.codes[x][:, None] == self.codes[x2][None, :]
         return same / share[self.codes[x]][:, None]
 
     def at(self, x_new: Any) -> "Labels":
         """Examples given by their class values, shape (k,)."""
-        values = _as_class_values(x_new, "x_new")
-        classes = np.asarray(self.classes)
-        codes = np.clip(np.searchsorted(classes, values), 0, len(classes) - 1)
-        unknown = classes[codes] != values
+        values, classes = _as_class_values(x_new, "x_new"), self.classes
+        if values.dtype != classes.dtype:
+            # Of int64 and uint64 NumPy would compare the nearest doubles.
+            shared = (values >= 0) & (values <= np.iinfo(np.int64).max)
+            cast = np.where(shared, values, 0).astype(classes.dtype)
+        else:
+            shared, cast = np.ones(values.shape, bool), values
+        codes = np.clip(np.searchsorted(classes, cast), 0, len(classes) - 1)
+        unknown = ~shared | (classes[codes] != cast)
         if unknown.any():
+            first = ", ".join(map(str, classes[:_MOST_CLASSES_NAMED].tolist()))
+            rest = len(classes) - _MOST_CLASSES_NAMED
             msg = (
-                f"x_new must hold classes among {classes.tolist()};"
+                f"x_new must hold classes among [{first}]"
+                f"{f' and {rest} more' if rest > 0 else ''};"
                 f" got {values[unknown][0]}"
             )
             raise ValueError(msg)
-        return Labels(jnp.asarray(codes, jnp.int32), self.classes)
+        return Labels(jnp.asarray(codes, jnp.int32), self.class_words, self.is_signed)
 
     def reverse(self) -> SparseJoint:
         """The law with rows = classes (by number) and columns = examples."""
         n = self.codes.shape[0]
         weights = np.full(n, 1.0 / n, jnp.zeros(()).dtype)
-        shape = (self.classes.shape[0], n)
+        shape = (self.num_classes, n)
         return coordinates(self.codes, np.arange(n), weights, shape)
 
 
@@ -232,23 +271,7 @@ def joint(table: Any) -> DenseJoint | SparseJoint:
         ValueError: if `table` is not a matrix, is empty, has a negative or non-finite
             entry, or no mass at all.
     """
-    if isinstance(table, sparse.BCOO):
-        if table.n_batch or table.n_dense or table.ndim != 2:
-            msg = (
-                "table must be a plain BCOO matrix (n_batch = n_dense = 0);"
-                f" got shape {table.shape}, n_batch {table.n_batch},"
-                f" n_dense {table.n_dense}"
-            )
-            raise ValueError(msg)
-        indices = np.asarray(table.indices)
-        inside = (indices < np.asarray(table.shape)).all(axis=1)  # BCOO pads outside
-        rows, columns = indices[inside].T
-        return _normalised(rows, columns, np.asarray(table.data)[inside], table.shape)
-    if hasattr(table, "tocoo"):  # scipy.sparse, without importing it
-        coo = table.tocoo()
-        return _normalised(coo.row, coo.col, coo.data, coo.shape)
-    probabilities = _as_table(table, "table")
-    return DenseJoint(probabilities / probabilities.sum())
+    return _joint(table, "table")
 
 
 def pairs(
@@ -283,12 +306,12 @@ def pairs(
         raise ValueError(msg)
     if rows.size == 0:
         raise ValueError("x_index and a_index must hold at least one pair; got none")
+    indices = {"x_index": rows, "a_index": columns}
     if shape is None:
+        for name, index in indices.items():
+            check_values(index, name, lambda v: v >= 0, "0 or more")
         shape = (int(rows.max()) + 1, int(columns.max()) + 1)
-    for name, index, size in (
-        ("x_index", rows, shape[0]),
-        ("a_index", columns, shape[1]),
-    ):
+    for (name, index), size in zip(indices.items(), shape, strict=True):
         check_values(
             index,
             name,
@@ -303,14 +326,15 @@ def pairs(
             msg = f"weights must have shape {rows.shape}; got {values.shape}"
             raise ValueError(msg)
         check_nonnegative(values, "weights")
-    return _normalised(rows, columns, values, shape)
+    return _normalised(rows, columns, values, shape, "weights")
 
 
 def labels(y: ArrayLike) -> Labels:
     """A context whose A is the class of X: P⁺(a|x) = 1[a = y(x)] (theory.md §4).
 
     Args:
-        y: class of each example, shape (n,), integer (or boolean); any integers do.
+        y: class of each example, shape (n,), integer (or boolean); any integers do,
+            of 64 bits too.
 
     Raises:
         TypeError: if `y` is not of integers.
@@ -318,7 +342,13 @@ def labels(y: ArrayLike) -> Labels:
     """
     values = _as_class_values(y, "y")
     classes, codes = np.unique(values, return_inverse=True)
-    return Labels(jnp.asarray(codes, jnp.int32), jnp.asarray(classes))
+    bits = classes.astype(np.uint64)
+    words = np.stack([bits & np.uint64(2**32 - 1), bits >> np.uint64(32)], axis=1)
+    return Labels(
+        jnp.asarray(codes, jnp.int32),
+        jnp.asarray(words.astype(np.uint32)),
+        classes.dtype == np.int64,
+    )
 
 
 def conditional(matrix: ArrayLike, p_x: ArrayLike | None = None) -> DenseJoint:
@@ -332,16 +362,15 @@ def conditional(matrix: ArrayLike, p_x: ArrayLike | None = None) -> DenseJoint:
         ValueError: if a row has no mass, or an entry is negative or not finite.
     """
     rows = _as_table(matrix, "matrix")
-    mass = rows.sum(axis=1, keepdims=True)
-    check_rows_have_mass(mass[:, 0], "matrix")
+    _check_rows(rows, "matrix")
     num_rows = rows.shape[0]
     if p_x is None:
         weights = jnp.full((num_rows,), 1.0 / num_rows, rows.dtype)
     else:
         weights = as_floating(p_x, "p_x").astype(rows.dtype)
         check_probabilities(weights, "p_x", num_rows)
-        weights = weights / weights.sum()
-    return DenseJoint(weights[:, None] * (rows / mass))
+        weights = normalised(weights)
+    return DenseJoint(weights[:, None] * normalised(rows, axis=1))
 
 
 def markov(transition: ArrayLike) -> DenseJoint:
@@ -378,6 +407,27 @@ def markov(transition: ArrayLike) -> DenseJoint:
     return conditional(rows, p_x=jnp.asarray(stationary / stationary.sum(), rows.dtype))
 
 
+def _joint(table: Any, name: str) -> DenseJoint | SparseJoint:
+    if isinstance(table, sparse.BCOO):
+        check_concrete(table, f"a BCOO ({name})")
+        if table.n_batch or table.n_dense or table.ndim != 2:
+            msg = (
+                f"{name} must be a plain BCOO matrix (n_batch = n_dense = 0);"
+                f" got shape {table.shape}, n_batch {table.n_batch},"
+                f" n_dense {table.n_dense}"
+            )
+            raise ValueError(msg)
+        indices = np.asarray(table.indices)
+        inside = (indices < np.asarray(table.shape)).all(axis=1)  # BCOO pads outside
+        rows, columns = indices[inside].T
+        entries = np.asarray(table.data)[inside]
+        return _normalised(rows, columns, entries, table.shape, name)
+    if hasattr(table, "tocoo"):  # scipy.sparse, without importing it
+        coo = table.tocoo()
+        return _normalised(coo.row, coo.col, coo.data, coo.shape, name)
+    return DenseJoint(normalised(_as_table(table, name)))
+
+
 def _as_table(table: Any, name: str) -> Float[Array, "n m"]:
     values = as_floating(table, name)
     check_ndim(values, 2, name)
@@ -385,27 +435,43 @@ def _as_table(table: Any, name: str) -> Float[Array, "n m"]:
         msg = f"{name} must not be empty; got shape {values.shape}"
         raise ValueError(msg)
     check_nonnegative(values, name)
-    if is_concrete(values) and not bool(values.sum() > 0):
+    if is_concrete(values) and not np.asarray(values).any():
         msg = f"{name} must have positive total mass; all its entries are 0"
         raise ValueError(msg)
     return values
 
 
 def _normalised(
-    rows: Any, columns: Any, weights: Any, shape: tuple[int, ...]
+    rows: Any, columns: Any, weights: Any, shape: tuple[int, ...], name: str
 ) -> SparseJoint:
     """A sparse law from raw entries: checked, summed where they coincide, scaled."""
     if len(shape) != 2 or 0 in shape:
-        msg = f"table must be a matrix that is not empty; got shape {tuple(shape)}"
+        msg = f"{name} must be a matrix that is not empty; got shape {tuple(shape)}"
         raise ValueError(msg)
-    dtype = floating_dtype(np.asarray(weights).dtype)
-    values = np.asarray(weights).astype(np.float64)
-    check_nonnegative(values, "table")
-    total = values.sum()
-    if not total > 0:
-        raise ValueError("table must have positive total mass; all its entries are 0")
+    raw = np.asarray(weights)
+    if raw.dtype.kind not in "biuf" and not jnp.issubdtype(raw.dtype, jnp.floating):
+        msg = f"{name} must hold real numbers; got dtype {raw.dtype}"
+        raise TypeError(msg)
+    dtype = floating_dtype(raw.dtype)
+    values = raw.astype(np.float64)
+    bad = ~(np.isfinite(values) & (values >= 0))
+    if bad.any():
+        first = int(np.argmax(bad))
+        place = f"[{int(rows[first])}, {int(columns[first])}]"
+        msg = (
+            f"{name} must be finite and non-negative; got {values[first]} at"
+            f" {name}{place} ({counted(bad.sum(), 'bad value')})"
+        )
+        raise ValueError(msg)
+    largest = values.max(initial=0)
+    if not largest > 0:
+        msg = f"{name} must have positive total mass; all its entries are 0"
+        raise ValueError(msg)
+    values = values / largest  # a sum of large weights would overflow
+    shares = values / values.sum()
+    shares = np.where(shares >= np.finfo(dtype).tiny, shares, 0.0).astype(dtype)
     size = (int(shape[0]), int(shape[1]))
-    return coordinates(rows, columns, (values / total).astype(dtype), size)
+    return coordinates(rows, columns, shares, size)
 
 
 def coordinates(
@@ -433,8 +499,14 @@ def _sparse_from_dense(table: Array) -> SparseJoint:
     return coordinates(rows, columns, values[rows, columns], values.shape)
 
 
+def _check_rows(rows: Array, name: str) -> None:
+    if is_concrete(rows):
+        # On the host: devices take subnormal numbers for 0.
+        check_rows_have_mass(np.asarray(rows).max(axis=1), name)
+
+
 def _as_integers(values: Any, name: str) -> np.ndarray:
-    array = np.asarray(values)
+    array = as_array(values, name)
     if array.dtype.kind not in "iu":
         msg = f"{name} must hold integers; got dtype {array.dtype}"
         raise TypeError(msg)
@@ -443,17 +515,17 @@ def _as_integers(values: Any, name: str) -> np.ndarray:
 
 
 def _as_class_values(values: Any, name: str) -> np.ndarray:
-    array = np.asarray(values)
-    if array.dtype.kind == "b":
-        array = array.astype(np.int32)
-    if array.dtype.kind not in "iu":
+    array = as_array(values, name)
+    if array.dtype.kind not in "biu":
         msg = f"{name} must hold integer classes; got dtype {array.dtype}"
         raise TypeError(msg)
     check_ndim(array, 1, name)
     if array.size == 0:
         msg = f"{name} must not be empty"
         raise ValueError(msg)
-    return array
+    if array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max:
+        return array.astype(np.uint64)
+    return array.astype(np.int64)
 
 
 def _are_indices(x_new: Any) -> bool:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import (
+    as_array,
     as_floating,
     check_integer,
     check_ndim,
@@ -14,6 +15,7 @@ from contexture_jax._core.checks import (
     check_rows_have_mass,
     check_values,
 )
+from contexture_jax._core.numerics import normalised
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -198,7 +200,7 @@ def neighbors(
         TypeError: if `indices` are not integers.
         ValueError: if a number is outside 0, …, m − 1 or a row of weights has no mass.
     """
-    index = np.asarray(indices)
+    index = as_array(indices, "indices")
     if index.dtype.kind not in "iu":
         msg = f"indices must hold integers; got dtype {index.dtype}"
         raise TypeError(msg)
@@ -219,9 +221,8 @@ def neighbors(
             msg = f"weights must have shape {index.shape}; got {shares.shape}"
             raise ValueError(msg)
         check_nonnegative(shares, "weights")
-        mass = shares.sum(axis=1, keepdims=True)
-        check_rows_have_mass(mass[:, 0], "weights")
-        shares = shares / mass
+        check_rows_have_mass(np.asarray(shares).max(axis=1), "weights")
+        shares = normalised(shares, axis=1)
     n = index.shape[0]
     p_x = jnp.full((n,), 1.0 / n, dtype)
     return Neighbors(jnp.asarray(index, jnp.int32), shares, None, p_x, size)

@@ -177,13 +177,14 @@ def _search(
         flat = large.swapaxes(0, 1).reshape(_BLOCK, -1)
         best = jax.lax.top_k(-flat, num_candidates)[1]
         tile, number = best // per_tile, best % per_tile
-        members = number[:, :, None] + per_tile * jnp.arange(_LARGE)
+        members = number[:, :, None] + per_tile * jnp.arange(_LARGE)[None, None, :]
         row = jnp.arange(_BLOCK)[:, None, None]
         minima = small[tile[:, :, None], row, members].reshape(_BLOCK, -1)
         best = jax.lax.top_k(-minima, num_candidates)[1]
         tile = jnp.take_along_axis(tile, best // _LARGE, axis=1)
         number = jnp.take_along_axis(members.reshape(_BLOCK, -1), best, axis=1)
-        inside = number[:, :, None] + (size // _SMALL) * jnp.arange(_SMALL)
+        offsets = (size // _SMALL) * jnp.arange(_SMALL)[None, None, :]
+        inside = number[:, :, None] + offsets
         return (tile[:, :, None] * size + inside).reshape(_BLOCK, -1)
 
     def one_block(query: Array) -> tuple[Array, Array]:

@@ -16,7 +16,7 @@ from contexture_jax._core.checks import (
     check_values,
     is_concrete,
 )
-from contexture_jax._core.numerics import mm
+from contexture_jax._core.numerics import mm, normalised
 from contexture_jax._core.softmax import (
     MASKED,
     augment,
@@ -285,7 +285,7 @@ def _law(p_x: ArrayLike | None, rows: Array) -> Float[Array, " n"]:
         return uniform_law(rows)
     weights = as_floating(p_x, "p_x").astype(rows.dtype)
     check_probabilities(weights, "p_x", rows.shape[0])
-    return weights / weights.sum()
+    return normalised(weights)
 
 
 def uniform_law(rows: Array) -> Float[Array, " n"]:

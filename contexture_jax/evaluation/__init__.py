@@ -6,6 +6,7 @@ from contexture_jax.evaluation._alignment import (
     principal_angles,
     projector_distance,
 )
+from contexture_jax.evaluation._bounds import UsefulnessBounds, usefulness_bounds
 from contexture_jax.evaluation._decay import decay_rate
 from contexture_jax.evaluation._encoders import (
     TargetEnergy,
@@ -36,14 +37,13 @@ from contexture_jax.evaluation._sampling import (
 )
 from contexture_jax.evaluation._spectra import (
     Usefulness,
-    Verdict,
     chi_squared,
     chi_squared_bias,
     effective_rank,
     maximal_correlation,
     usefulness,
-    verdict,
 )
+from contexture_jax.evaluation._verdict import Verdict, verdict
 from contexture_jax.evaluation._worst_case import (
     WorstCaseError,
     worst_case_error,
@@ -60,6 +60,7 @@ __all__ = [
     "SpectrumSampling",
     "TargetEnergy",
     "Usefulness",
+    "UsefulnessBounds",
     "Verdict",
     "WorstCaseError",
     "bootstrap_interval",
@@ -90,6 +91,7 @@ __all__ = [
     "trace_gap",
     "trace_gap_bound",
     "usefulness",
+    "usefulness_bounds",
     "verdict",
     "worst_case_error",
     "worst_case_error_of",

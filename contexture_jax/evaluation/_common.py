@@ -14,8 +14,15 @@ from contexture_jax._core.checks import (
     check_values,
     is_concrete,
 )
-from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal, safe_sqrt
+from contexture_jax._core.numerics import (
+    mm,
+    normalised,
+    rank_cutoff,
+    safe_reciprocal,
+    safe_sqrt,
+)
 from contexture_jax._core.types import Array, ArrayLike, Float, Int
+from contexture_jax.contexts import Context
 from contexture_jax.operators import AssociationOperator
 
 __all__ = [
@@ -42,6 +49,12 @@ def singular_value_slack(dtype: Any) -> float:
 
 def as_singular_values(singular_values: Any) -> Float[Array, " k"]:
     """Check that values lie in [0, 1], up to rounding; keep their order."""
+    if isinstance(singular_values, (AssociationOperator, Context)):
+        msg = (
+            "singular_values must be numbers, as svd(op, rank, ...)[0].singular_values;"
+            f" got a {type(singular_values).__name__}"
+        )
+        raise TypeError(msg)
     s = as_floating(singular_values, "singular_values")
     check_ndim(s, 1, "singular_values")
     if s.shape[0] == 0:
@@ -113,7 +126,7 @@ def as_weights(weights: Any, num_rows: int, dtype: Any) -> Float[Array, " n"]:
         return jnp.full(num_rows, 1 / num_rows, dtype=dtype)
     w = as_floating(weights, "weights").astype(dtype)
     check_probabilities(w, "weights", num_rows)
-    return w / jnp.sum(w)
+    return normalised(w)
 
 
 def weighted_basis(
@@ -172,7 +185,8 @@ def _span_and_inverse(
 ) -> tuple[Float[Array, "n k"], Int[Array, ""], Float[Array, "d k"]]:
     """The basis Q of Y = Q R, its rank, and R⁺."""
     basis, s, rotation = jnp.linalg.svd(y, full_matrices=False)
-    keep = s > rank_cutoff(y.shape, y.dtype, s[0])
+    n, d = y.shape
+    keep = s > rank_cutoff((n, d), y.dtype, s[0])
     inverse = rotation.T * safe_reciprocal(jnp.where(keep, s, 0))[None, :]
     return jnp.where(keep[None, :], basis, 0), jnp.sum(keep), inverse
 

@@ -1,6 +1,6 @@
 """Judging a context by its singular values alone."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
@@ -17,13 +17,11 @@ from contexture_jax.evaluation._common import as_spectrum, require_leading
 
 __all__ = [
     "Usefulness",
-    "Verdict",
     "chi_squared",
     "chi_squared_bias",
     "effective_rank",
     "maximal_correlation",
     "usefulness",
-    "verdict",
 ]
 
 
@@ -168,78 +166,3 @@ def chi_squared_bias(n_x: int, n_a: int, num_samples: int) -> float:
     n_a = check_integer(n_a, "n_a", low=1)
     num_samples = check_integer(num_samples, "num_samples", low=1)
     return (n_x - 1) * (n_a - 1) / num_samples
-
-
-class Verdict(NamedTuple):
-    """What to make of a spectrum, in words.
-
-    Attributes:
-        association: "too weak", "moderate", "too strong" or "undecided".
-        reason: why, with the figures that decided.
-    """
-
-    association: Literal["too weak", "moderate", "too strong", "undecided"]
-    reason: str
-
-
-# The three thresholds of `verdict`; conventions, not theorems.
-_WEAK_ENERGY = 0.1
-_MARGIN = 0.05
-_EDGE_CHI_SQUARED = 1.0
-
-
-def verdict(
-    singular_values: ArrayLike,
-    beta: float = 1.0,
-    max_dim: int = 512,
-    *,
-    complete: bool = False,
-) -> Verdict:
-    """Whether an association is too weak, too strong or moderate: a rule of thumb.
-
-    τ alone cannot tell: it is near 1 + β at both extremes (Zhai et al. 2025 (CTX), §5),
-    and below that for a weak association whose few small values decay slowly, since
-    its second term only sees their ratios. In this order:
-
-    1. s_1² < 0.1: "too weak". No function of the context predicts even a tenth of the
-       variance of any function of the input.
-    2. τ < 1 + 0.95 β: "moderate". Some d pays.
-    3. Σ s_i² < 1: "too weak"; less than one function in all.
-    4. The values are not `complete`, stop before `max_dim`, and the last still has
-       1 / (1 − s²) > 1.05: "undecided". The tail that would bring τ down is not seen.
-    5. "too strong": many functions that the context all but determines.
-
-    The thresholds are heuristics, set on Gaussian pairs and on k-NN and RBF contexts of
-    small tables; compare contexts by τ, and use this to know when to abstain.
-
-    Args:
-        singular_values: as for `usefulness`, and concrete; all 0 is "too weak".
-        beta: as for `usefulness`.
-        max_dim: as for `usefulness`.
-        complete: as for `usefulness`.
-    """
-    s = as_spectrum(singular_values)
-    if not is_concrete(s):
-        msg = "singular_values must be concrete to be judged in words; got a tracer"
-        raise TypeError(msg)
-    top = float(s[0]) ** 2
-    if top < _WEAK_ENERGY:
-        return Verdict("too weak", f"s_1² = {top:.3g} is below {_WEAK_ENERGY}")
-    result = usefulness(s, beta, max_dim, complete=complete)
-    tau, seen = float(result.tau), result.curve.shape[0]
-    edge = 1 + (1 - _MARGIN) * beta
-    if tau < edge:
-        reason = f"tau = {tau:.4g} at d = {int(result.best_dim)} is below {edge:.4g}"
-        return Verdict("moderate", reason)
-    near = f"tau = {tau:.4g} is not below {edge:.4g}"
-    total = float(chi_squared(s))
-    if total < _EDGE_CHI_SQUARED:
-        return Verdict("too weak", f"{near} and the sum of s_i² is {total:.3g} < 1")
-    last = float(s[seen]) ** 2 if seen < s.shape[0] else 0.0
-    if not complete and seen < max_dim and last * (1 + _MARGIN) > _MARGIN:
-        reason = (
-            f"{near}, but the last of {s.shape[0]} values still has s² = {last:.3g}:"
-            " compute more"
-        )
-        return Verdict("undecided", reason)
-    return Verdict("too strong", f"{near} and the sum of s_i² is {total:.4g}")

@@ -3,10 +3,11 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from contexture_jax._core.types import Array, Float
 
-__all__ = ["AssociationOperator", "Cost"]
+__all__ = ["AssociationOperator", "Cost", "check_block"]
 
 
 class Cost(NamedTuple):
@@ -78,3 +79,16 @@ class AssociationOperator:
     def as_matrix(self) -> Float[Array, "n m"]:
         """The matrix of T, entry P⁺(a|x); for small cases: it stores n × m numbers."""
         return self.matmat(jnp.eye(self.shape[1], dtype=self.dtype))
+
+
+def check_block(block: Any, num_rows: int, name: str) -> None:
+    """Raise a `ValueError` unless `block` has shape (`num_rows`, r).
+
+    Every `matmat` and `rmatmat` begins with it, inside a trace too: a vector would be
+    broadcast without a word in some storages, and fail deep inside JAX in others.
+    """
+    shape = np.shape(block)
+    if len(shape) != 2 or shape[0] != num_rows:
+        hint = "; write v[:, None] for a vector v" if shape == (num_rows,) else ""
+        msg = f"{name} must have shape ({num_rows}, r); got shape {shape}{hint}"
+        raise ValueError(msg)

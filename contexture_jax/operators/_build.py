@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from contexture_jax._core.checks import check_integer, floating_dtype
+from contexture_jax._core.checks import check_concrete, check_integer, floating_dtype
 from contexture_jax.contexts import (
     Context,
     DenseJoint,
@@ -127,6 +127,7 @@ def _(context: DenseJoint, *, block_size: int) -> AssociationOperator:
 @_native.register
 def _(context: SparseJoint, *, block_size: int) -> AssociationOperator:
     del block_size
+    check_concrete(context, "a sparse context")
     entries = (context.rows, context.columns, context.weights)
     rows, columns, weights = map(np.asarray, entries)
     return sparse_operator(rows, columns, weights, context.shape)
@@ -135,14 +136,16 @@ def _(context: SparseJoint, *, block_size: int) -> AssociationOperator:
 @_native.register
 def _(context: Labels, *, block_size: int) -> AssociationOperator:
     del block_size
+    check_concrete(context, "a labels context")
     codes = np.asarray(context.codes)
     p_x = np.full(len(codes), 1.0 / len(codes), floating_dtype(codes.dtype))
-    return fixed_degree_operator(codes[:, None], None, p_x, len(context.classes))
+    return fixed_degree_operator(codes[:, None], None, p_x, context.num_classes)
 
 
 @_native.register
 def _(context: Neighbors, *, block_size: int) -> AssociationOperator:
     del block_size
+    check_concrete(context, "a neighbour context")
     weights = None if context.weights is None else np.asarray(context.weights)
     return fixed_degree_operator(
         np.asarray(context.indices),

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import as_floating, check_probabilities, is_concrete
-from contexture_jax._core.numerics import safe_divide
+from contexture_jax._core.numerics import normalised, safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost
+from contexture_jax.operators._base import AssociationOperator, Cost, check_block
 
 __all__ = [
     "AdjointOperator",
@@ -39,10 +39,12 @@ class AdjointOperator(AssociationOperator):
 
     def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T* g."""
+        check_block(g, self.shape[1], "g")
         return self.operator.rmatmat(g)
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T f."""
+        check_block(f, self.shape[0], "f")
         return self.operator.matmat(f)
 
     def squared_norm(self) -> Float[Array, ""] | None:
@@ -76,12 +78,14 @@ class ProductOperator(AssociationOperator):
 
     def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T₁ (T₂ (… g))."""
+        check_block(g, self.shape[1], "g")
         for operator in reversed(self.operators):
             g = operator.matmat(g)
         return g
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """… T₂* (T₁* f)."""
+        check_block(f, self.shape[0], "f")
         for operator in self.operators:
             f = operator.rmatmat(f)
         return f
@@ -112,6 +116,7 @@ class WeightedSumOperator(AssociationOperator):
 
     def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """Σ_j w_j (p_j / p) T_j g."""
+        check_block(g, self.shape[1], "g")
         total = jnp.zeros((self.shape[0], g.shape[1]), self.dtype)
         for j, operator in enumerate(self.operators):
             total = total + (self.weights[j] * operator.p_x)[:, None] * operator.matmat(
@@ -121,6 +126,7 @@ class WeightedSumOperator(AssociationOperator):
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """Σ_j w_j (p_j / p) T_j* f."""
+        check_block(f, self.shape[0], "f")
         total = jnp.zeros((self.shape[1], f.shape[1]), self.dtype)
         for j, operator in enumerate(self.operators):
             weight = (self.weights[j] * operator.p_a)[:, None]
@@ -153,6 +159,7 @@ class StackedOperator(AssociationOperator):
 
     def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """Σ_j w_j (p_j / p) T_j g_j."""
+        check_block(g, self.shape[1], "g")
         total = jnp.zeros((self.shape[0], g.shape[1]), self.dtype)
         start = 0
         for j, operator in enumerate(self.operators):
@@ -164,6 +171,7 @@ class StackedOperator(AssociationOperator):
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T_j* f, one after the other."""
+        check_block(f, self.shape[0], "f")
         return jnp.concatenate([operator.rmatmat(f) for operator in self.operators])
 
     def cost(self, r: int) -> Cost:
@@ -264,7 +272,7 @@ def _as_weights(
 ) -> Float[Array, " j"]:
     w = as_floating(weights, "weights").astype(terms[0].dtype)
     check_probabilities(w, "weights", len(terms))
-    return w / w.sum()
+    return normalised(w)
 
 
 def _sum_costs(

@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.checks import check_integer
 from contexture_jax._core.numerics import safe_reciprocal
 from contexture_jax._core.types import Array, Float, Int, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost
+from contexture_jax.operators._base import AssociationOperator, Cost, check_block
 from contexture_jax.operators._slots import (
     Bucket,
     Slots,
@@ -39,6 +40,7 @@ class FixedDegreeOperator(AssociationOperator):
 
     def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
+        check_block(g, self.shape[1], "g")
         slots, share = self._forward()
         inverse = safe_reciprocal(self.p_x)
         total = paired_matmat(slots, self.backward, inverse, self.p_a / share, g)
@@ -46,6 +48,7 @@ class FixedDegreeOperator(AssociationOperator):
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f, shape (m, r)."""
+        check_block(f, self.shape[0], "f")
         slots, share = self._forward()
         inverse = safe_reciprocal(self.p_a)
         return paired_matmat(self.backward, slots, inverse, self.p_x * share, f)
@@ -61,6 +64,7 @@ class FixedDegreeOperator(AssociationOperator):
 
     def cost(self, r: int) -> Cost:
         """K additions of a gathered row for each input; T* has its own layout."""
+        check_integer(r, "r", low=0)
         n, m = self.shape
         size = self.dtype.itemsize
         entries = self.indices.size

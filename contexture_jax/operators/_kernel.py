@@ -2,11 +2,12 @@
 
 import jax.numpy as jnp
 
+from contexture_jax._core.checks import check_integer
 from contexture_jax._core.numerics import safe_reciprocal
 from contexture_jax._core.softmax import exp_matmul, tile_size
 from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
 from contexture_jax.contexts import SoftmaxContext
-from contexture_jax.operators._base import AssociationOperator, Cost
+from contexture_jax.operators._base import AssociationOperator, Cost, check_block
 
 __all__ = ["KernelOperator", "kernel_operator"]
 
@@ -35,11 +36,13 @@ class KernelOperator(AssociationOperator):
 
     def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
+        check_block(g, self.shape[1], "g")
         out = exp_matmul(self.queries, self.keys, g, block_size=self.block_size)
         return jnp.where(self.p_x[:, None] > 0, out, 0.0)
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f = (1 / p_a) Σ_x p_x P⁺(a|x) f(x), shape (m, r)."""
+        check_block(f, self.shape[0], "f")
         weighted = self.p_x[:, None] * f
         total = exp_matmul(
             self.keys, self.queries, weighted, block_size=self.block_size
@@ -52,6 +55,7 @@ class KernelOperator(AssociationOperator):
 
     def cost(self, r: int) -> Cost:
         """Per pair (x, a): a score of width e, an exponential, a product of width r."""
+        check_integer(r, "r", low=0)
         n, m = self.shape
         size = self.dtype.itemsize
         e = self.queries.shape[1]

@@ -2,9 +2,10 @@
 
 import jax.numpy as jnp
 
+from contexture_jax._core.checks import check_integer
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Float, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost
+from contexture_jax.operators._base import AssociationOperator, Cost, check_block
 
 __all__ = ["LowRankOperator", "low_rank_operator"]
 
@@ -27,10 +28,12 @@ class LowRankOperator(AssociationOperator):
 
     def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g = E g + l ⟨r, g⟩, shape (n, r)."""
+        check_block(g, self.shape[1], "g")
         return _apply(self.left, self.right, self.p_a, g) * _support(self.p_x)
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f = E f + r ⟨l, f⟩, shape (m, r)."""
+        check_block(f, self.shape[0], "f")
         return _apply(self.right, self.left, self.p_x, f) * _support(self.p_a)
 
     def squared_norm(self) -> Float[Array, ""]:
@@ -41,6 +44,7 @@ class LowRankOperator(AssociationOperator):
 
     def cost(self, r: int) -> Cost:
         """Two products of width e."""
+        check_integer(r, "r", low=0)
         n, m = self.shape
         e = self.left.shape[1]
         size = self.dtype.itemsize

@@ -5,7 +5,8 @@ devices do not divide is padded inside the operator with rows of no mass; its sh
 marginals and its products have none of them.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Hashable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -121,27 +122,50 @@ def place_law(law: Any, mesh: Mesh, axis: str) -> Array:
 
 
 def spmd(
-    function: Callable[..., Any], mesh: Mesh, take: Any, give: Any
+    function: Callable[..., Any],
+    mesh: Mesh,
+    take: tuple[str | None, ...],
+    give: str | tuple[str | None, ...] | None,
+    *static: Hashable,
 ) -> Callable[..., Any]:
     """`function` as the program of one device, by `jax.shard_map`.
 
     Args:
-        function: takes and gives the local parts.
+        function: takes `static`, then the local parts, and gives local parts; of a
+            module, not made anew in each call, so that eager calls compile it once.
         mesh: of devices.
         take: for each argument the axis that cuts its rows, or None for a copy on each
             device.
         give: likewise for each result.
+        static: what the program depends on beside arrays; hashable.
     """
+    return functools.partial(
+        _run, function=function, mesh=mesh, take=take, give=give, static=static
+    )
 
+
+# Compiled here: outside a program `shard_map` runs operation by operation, and knows no
+# rule of differentiation with symbolic zeros.
+@functools.partial(
+    jax.jit, static_argnames=("function", "mesh", "take", "give", "static")
+)
+def _run(
+    *arrays: Any,
+    function: Callable[..., Any],
+    mesh: Mesh,
+    take: Any,
+    give: Any,
+    static: tuple[Hashable, ...],
+) -> Any:
     def spec(axis: str | None) -> PartitionSpec:
         return PartitionSpec() if axis is None else PartitionSpec(axis)
 
     return jax.shard_map(
-        function,
+        functools.partial(function, *static),
         mesh=mesh,
-        in_specs=jax.tree.map(spec, take, is_leaf=lambda leaf: leaf is None),
-        out_specs=jax.tree.map(spec, give, is_leaf=lambda leaf: leaf is None),
+        in_specs=tuple(map(spec, take)),
+        out_specs=tuple(map(spec, give)) if isinstance(give, tuple) else spec(give),
         # The tile and slot loops start from constants, which the check would have
         # marked by hand as different on each device.
         check_vma=False,
-    )
+    )(*arrays)

@@ -6,7 +6,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from contexture_jax._core.numerics import mm, safe_reciprocal
 from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
-from contexture_jax.operators._base import Cost
+from contexture_jax.operators._base import Cost, check_block
 from contexture_jax.operators._dense import DenseOperator
 from contexture_jax.operators._low_rank import LowRankOperator
 from contexture_jax.operators._sharded import (
@@ -50,17 +50,16 @@ class ShardedDenseOperator(ShardedOperator):
 
     def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
+        check_block(g, self.shape[1], "g")
         local = spmd(mm, self.mesh, (self.axis, None), self.axis)
         out = local(self.joint, g)[: self.shape[0]]
         return safe_reciprocal(self.p_x)[:, None] * out
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f, shape (m, r)."""
-
-        def local(joint: Array, f: Array) -> Array:
-            return jax.lax.psum(mm(joint.T, f), self.axis)
-
-        total = spmd(local, self.mesh, (self.axis, self.axis), None)
+        check_block(f, self.shape[0], "f")
+        axis = self.axis
+        total = spmd(_sum_over_rows, self.mesh, (axis, axis), None, axis)
         out = total(self.joint, pad_rows(f, self.num_devices))
         return safe_reciprocal(self.p_a)[:, None] * out
 
@@ -113,24 +112,21 @@ class ShardedLowRankOperator(ShardedOperator):
 
     def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g = E g + l ⟨r, g⟩, shape (n, r)."""
+        check_block(g, self.shape[1], "g")
         out = self._apply(self.left, self.right, self.p_a, g)[: self.shape[0]]
         return jnp.where(self.p_x[:, None] > 0, out, 0.0)
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f = E f + r ⟨l, f⟩, shape (m, r)."""
+        check_block(f, self.shape[0], "f")
         out = self._apply(self.right, self.left, self.p_x, f)[: self.shape[1]]
         return jnp.where(self.p_a[:, None] > 0, out, 0.0)
 
     def _apply(self, out: Array, into: Array, law: Array, block: Array) -> Array:
-        def local(out: Array, into: Array, weighted: Array) -> Array:
-            ones = jnp.ones((into.shape[0], 1), into.dtype)
-            moments = mm(jnp.concatenate([into, ones], axis=1).T, weighted)
-            moments = jax.lax.psum(moments, self.axis)
-            return mm(out, moments[:-1]) + moments[-1:]
-
         axis = self.axis
         weighted = pad_rows(law[:, None] * block, self.num_devices)
-        return spmd(local, self.mesh, (axis, axis, axis), axis)(out, into, weighted)
+        local = spmd(_through_features, self.mesh, (axis,) * 3, axis, axis)
+        return local(out, into, weighted)
 
     def squared_norm(self) -> Float[Array, ""]:
         """1 + Tr(Cov l · Cov r)."""
@@ -189,3 +185,14 @@ def shard_low_rank(
         mesh,
         axis,
     )
+
+
+def _sum_over_rows(axis: str, joint: Array, f: Array) -> Array:
+    return jax.lax.psum(mm(joint.T, f), axis)
+
+
+def _through_features(axis: str, out: Array, into: Array, weighted: Array) -> Array:
+    ones = jnp.ones((into.shape[0], 1), into.dtype)
+    moments = mm(jnp.concatenate([into, ones], axis=1).T, weighted)
+    moments = jax.lax.psum(moments, axis)
+    return mm(out, moments[:-1]) + moments[-1:]

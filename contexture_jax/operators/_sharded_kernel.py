@@ -23,7 +23,7 @@ from contexture_jax._core.softmax import (
 )
 from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
 from contexture_jax.contexts import SoftmaxContext
-from contexture_jax.operators._base import Cost
+from contexture_jax.operators._base import Cost, check_block
 from contexture_jax.operators._sharded import (
     Collective,
     ShardedOperator,
@@ -86,12 +86,14 @@ class ShardedKernelOperator(ShardedOperator):
 
     def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
+        check_block(g, self.shape[1], "g")
         values = pad_rows(g, self.num_devices)
         out = _ring_exp_matmul(self.queries, self.keys, values, self._ring)
         return jnp.where(self.p_x[:, None] > 0, out[: self.shape[0]], 0.0)
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f = (1 / p_a) Σ_x p_x P⁺(a|x) f(x), shape (m, r)."""
+        check_block(f, self.shape[0], "f")
         values = pad_rows(self.p_x[:, None] * f, self.num_devices)
         total = _ring_exp_matmul(self.keys, self.queries, values, self._ring)
         return safe_reciprocal(self.p_a)[:, None] * total[: self.shape[1]]
@@ -177,26 +179,28 @@ def _exp_matmul(
     ring: _Ring,
 ) -> Float[Array, "n r"]:
     """exp(Q Kᵀ) V with the rows of all four cut over the devices."""
-
-    def local(queries: Array, keys: Array, values: Array) -> Array:
-        e = keys.shape[1]
-
-        def add(block: Array, out: Array) -> Array:
-            key, value = block[:, :e], block[:, e:]
-            return out + exp_matmul(queries, key, value, block_size=ring.block_size)
-
-        def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-            block, out = state
-            # The block goes on while it is used.
-            return ring.pass_on(block), add(block, out)
-
-        block = jnp.concatenate([keys, values], axis=1)
-        out = jnp.zeros((queries.shape[0], values.shape[1]), values.dtype)
-        block, out = jax.lax.fori_loop(0, ring.size - 1, step, (block, out))
-        return add(block, out)
-
     axis = ring.axis
-    return spmd(local, ring.mesh, (axis,) * 3, axis)(queries, keys, values)
+    run = spmd(_multiply_in_ring, ring.mesh, (axis,) * 3, axis, ring)
+    return run(queries, keys, values)
+
+
+def _multiply_in_ring(ring: _Ring, queries: Array, keys: Array, values: Array) -> Array:
+    """The rows of one device."""
+    e = keys.shape[1]
+
+    def add(block: Array, out: Array) -> Array:
+        key, value = block[:, :e], block[:, e:]
+        return out + exp_matmul(queries, key, value, block_size=ring.block_size)
+
+    def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        block, out = state
+        # The block goes on while it is used.
+        return ring.pass_on(block), add(block, out)
+
+    block = jnp.concatenate([keys, values], axis=1)
+    out = jnp.zeros((queries.shape[0], values.shape[1]), values.dtype)
+    block, out = jax.lax.fori_loop(0, ring.size - 1, step, (block, out))
+    return add(block, out)
 
 
 def _exp_matmul_forward(
@@ -208,36 +212,35 @@ def _exp_matmul_forward(
 def _exp_matmul_backward(
     ring: _Ring, kept: tuple[Array, Array, Array], cotangent: Array
 ) -> tuple[Array, Array, Array]:
+    axis = ring.axis
+    back = spmd(_pull_back_in_ring, ring.mesh, (axis,) * 4, (axis,) * 3, ring)
+    return back(*kept, cotangent)
+
+
+def _pull_back_in_ring(
+    ring: _Ring, queries: Array, keys: Array, values: Array, cotangent: Array
+) -> tuple[Array, Array, Array]:
     """Keys and values go round with their cotangents, and come home with them."""
+    e, width = keys.shape[1], keys.shape[1] + values.shape[1]
     local_product = functools.partial(exp_matmul, block_size=ring.block_size)
 
-    def local(
-        queries: Array, keys: Array, values: Array, cotangent: Array
-    ) -> tuple[Array, Array, Array]:
-        e, width = keys.shape[1], keys.shape[1] + values.shape[1]
+    def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        block, for_queries = state
+        key, value = block[:, :e], block[:, e:width]
+        _, pull_back = jax.vjp(local_product, queries, key, value)
+        new = pull_back(cotangent)
+        block = block.at[:, width:].add(jnp.concatenate(new[1:], axis=1))
+        if ring.size > 1:
+            block = ring.pass_on(block)
+        return block, for_queries + new[0]
 
-        def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-            block, for_queries = state
-            _, pull_back = jax.vjp(
-                local_product, queries, block[:, :e], block[:, e:width]
-            )
-            new = pull_back(cotangent)
-            block = block.at[:, width:].add(jnp.concatenate(new[1:], axis=1))
-            if ring.size > 1:
-                block = ring.pass_on(block)
-            return block, for_queries + new[0]
-
-        both = jnp.concatenate([keys, values], axis=1)
-        start = (
-            jnp.concatenate([both, jnp.zeros_like(both)], axis=1),
-            jnp.zeros_like(queries),
-        )
-        block, for_queries = jax.lax.fori_loop(0, ring.size, step, start)
-        return for_queries, block[:, width : width + e], block[:, width + e :]
-
-    axis = ring.axis
-    back = spmd(local, ring.mesh, (axis,) * 4, (axis,) * 3)
-    return back(*kept, cotangent)
+    both = jnp.concatenate([keys, values], axis=1)
+    start = (
+        jnp.concatenate([both, jnp.zeros_like(both)], axis=1),
+        jnp.zeros_like(queries),
+    )
+    block, for_queries = jax.lax.fori_loop(0, ring.size, step, start)
+    return for_queries, block[:, width : width + e], block[:, width + e :]
 
 
 _ring_exp_matmul = jax.custom_vjp(_exp_matmul, nondiff_argnums=(3,))
@@ -248,21 +251,24 @@ def _logsumexp(
     queries: Float[Array, "n e"], keys: Float[Array, "m e"], ring: _Ring
 ) -> Float[Array, " n"]:
     """Log Σ_a exp(Q Kᵀ)_xa with the rows of both factors cut over the devices."""
-
-    def local(queries: Array, keys: Array) -> Array:
-        def add(block: Array, total: Array) -> Array:
-            here = logsumexp_rows(queries, block, block_size=ring.block_size)
-            return jnp.logaddexp(total, here)
-
-        def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-            block, total = state
-            return ring.pass_on(block), add(block, total)
-
-        start = (keys, jnp.full(queries.shape[:1], MASKED, queries.dtype))
-        return add(*jax.lax.fori_loop(0, ring.size - 1, step, start))
-
     axis = ring.axis
-    return spmd(local, ring.mesh, (axis, axis), axis)(queries, keys)
+    run = spmd(_logsumexp_in_ring, ring.mesh, (axis, axis), axis, ring)
+    return run(queries, keys)
+
+
+def _logsumexp_in_ring(ring: _Ring, queries: Array, keys: Array) -> Array:
+    """The rows of one device."""
+
+    def add(block: Array, total: Array) -> Array:
+        here = logsumexp_rows(queries, block, block_size=ring.block_size)
+        return jnp.logaddexp(total, here)
+
+    def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        block, total = state
+        return ring.pass_on(block), add(block, total)
+
+    start = (keys, jnp.full(queries.shape[:1], MASKED, queries.dtype))
+    return add(*jax.lax.fori_loop(0, ring.size - 1, step, start))
 
 
 def _logsumexp_forward(

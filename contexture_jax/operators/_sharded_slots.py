@@ -25,7 +25,7 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.operators._base import Cost
+from contexture_jax.operators._base import Cost, check_block
 from contexture_jax.operators._sharded import (
     Collective,
     ShardedOperator,
@@ -101,52 +101,28 @@ class ShardedSparseOperator(ShardedOperator):
 
     def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
+        check_block(g, self.shape[1], "g")
         n, axis = self.shape[0], self.axis
         if self.ring:
             return self._go_round(self.forward, g, n)
         share = padded_size(n, self.num_devices) // self.num_devices
-
-        def local(layout: _Layout, g: Array) -> Array:
-            return _add(_zeros(share, g), _strip(layout.own), g)
-
-        return spmd(local, self.mesh, (axis, None), axis)(self.forward, g)[:n]
+        local = spmd(_multiply, self.mesh, (axis, None), axis, share)
+        return local(self.forward.own, g)[:n]
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f, shape (m, r)."""
+        check_block(f, self.shape[0], "f")
         m, axis = self.shape[1], self.axis
         if self.ring:
             return self._go_round(self.backward, f, m)
-
-        def local(layout: _Layout, f: Array) -> Array:
-            return jax.lax.psum(_add(_zeros(m, f), _strip(layout.own), f), axis)
-
-        total = spmd(local, self.mesh, (axis, axis), None)
-        return total(self.backward, pad_rows(f, self.num_devices))
+        total = spmd(_multiply_and_sum, self.mesh, (axis, axis), None, m, axis)
+        return total(self.backward.own, pad_rows(f, self.num_devices))
 
     def _go_round(self, layout: _Layout, block: Array, num_rows: int) -> Array:
         """The product with a block whose rows are cut over the devices."""
         k, axis = self.num_devices, self.axis
         share = padded_size(num_rows, k) // k
-
-        def pass_on(x: Array) -> Array:
-            return jax.lax.ppermute(x, axis, [(i, (i - 1) % k) for i in range(k)])
-
-        def local(layout: _Layout, x: Array) -> Array:
-            out = _add(_zeros(share, x), _strip(layout.own), x)
-            if k == 1:
-                return out
-
-            def step(
-                state: tuple[Array, Array], buckets: tuple[_ShardBucket, ...]
-            ) -> tuple[tuple[Array, Array], None]:
-                x, out = state
-                # The block goes on while it is used.
-                return (pass_on(x), _add(out, buckets, x)), None
-
-            state, others = (pass_on(x), out), _strip(layout.others)
-            return jax.lax.scan(step, state, others, length=k - 1)[0][1]
-
-        run = spmd(local, self.mesh, (axis, axis), axis)
+        run = spmd(_multiply_in_ring, self.mesh, (axis, axis), axis, share, axis, k)
         return run(layout, pad_rows(block, k))[:num_rows]
 
     def squared_norm(self) -> Float[Array, ""]:
@@ -349,6 +325,41 @@ def _make_buckets(
             weights[owner[used], slot, place[used]] = weight[entry]
         buckets.append(_ShardBucket(indices, weights, rows))
     return buckets
+
+
+def _multiply(num_rows: int, buckets: tuple[_ShardBucket, ...], x: Array) -> Array:
+    """The product of a device's entries with a block."""
+    return _add(_zeros(num_rows, x), _strip(buckets), x)
+
+
+def _multiply_and_sum(
+    num_rows: int, axis: str, buckets: tuple[_ShardBucket, ...], x: Array
+) -> Array:
+    """The sum of the products of all devices."""
+    return jax.lax.psum(_multiply(num_rows, buckets, x), axis)
+
+
+def _multiply_in_ring(
+    num_rows: int, axis: str, num_devices: int, layout: _Layout, x: Array
+) -> Array:
+    """The product of a device's rows with a block that is cut over the devices."""
+
+    def pass_on(x: Array) -> Array:
+        hops = [(i, (i - 1) % num_devices) for i in range(num_devices)]
+        return jax.lax.ppermute(x, axis, hops)
+
+    def step(
+        state: tuple[Array, Array], buckets: tuple[_ShardBucket, ...]
+    ) -> tuple[tuple[Array, Array], None]:
+        x, out = state
+        # The block goes on while it is used.
+        return (pass_on(x), _add(out, buckets, x)), None
+
+    out = _multiply(num_rows, layout.own, x)
+    if num_devices == 1:
+        return out
+    state, others = (pass_on(x), out), _strip(layout.others)
+    return jax.lax.scan(step, state, others, length=num_devices - 1)[0][1]
 
 
 def _add(

@@ -61,6 +61,10 @@ class Slots(NamedTuple):
     extra_rows: Int[Array, " e"]
     extra_pieces: Int[Array, " e"]
 
+    def entries(self) -> list[Array]:
+        """The stored weights, those of unused slots (0) included."""
+        return [b.weights for b in self.buckets if b.weights is not None]
+
 
 def make_slots(
     rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, num_rows: int
@@ -136,11 +140,12 @@ def _sum_slots_backward(saved: Any, out_bar: Any) -> tuple[Any, Array | None]:
     if isinstance(out_bar, SymbolicZero):
         return None, None
     wants_weights, wants_x = wants.value
-    weights_bar = x_bar = None
+    bucket_bar = x_bar = None
     if wants_weights:
         weights_bar = jax.lax.map(
             lambda index: (out_bar * x[index]).sum(axis=1), bucket.indices
         )
+        bucket_bar = bucket._replace(indices=None, weights=weights_bar)
     if wants_x:
 
         def scatter(j: Array, total: Array) -> Array:
@@ -151,7 +156,7 @@ def _sum_slots_backward(saved: Any, out_bar: Any) -> tuple[Any, Array | None]:
 
         width = bucket.indices.shape[0]
         x_bar = jax.lax.fori_loop(0, width, scatter, jnp.zeros_like(x))
-    return Bucket(None, weights_bar), x_bar
+    return bucket_bar, x_bar
 
 
 sum_slots.defvjp(_sum_slots_saved, _sum_slots_backward, symbolic_zeros=True)
@@ -218,9 +223,10 @@ def paired_matmat(
     return _apply(layout, x)
 
 
-def _apply(layout: Any, x: Array) -> Array:
-    product = sum_slots if isinstance(layout, Bucket) else slots_matmat
-    return product(layout, x)
+def _apply(layout: Slots | Bucket, x: Array) -> Array:
+    if isinstance(layout, Bucket):
+        return sum_slots(layout, x)
+    return slots_matmat(layout, x)
 
 
 def _paired_saved(*arguments: Any) -> tuple[Array, Any]:
@@ -229,23 +235,24 @@ def _paired_saved(*arguments: Any) -> tuple[Array, Any]:
 
 def _paired_backward(saved: Any, out_bar: Array) -> tuple[Any, ...]:
     layout, transpose, scale_out, scale_in, x = saved
-    buckets = (layout,) if isinstance(layout, Bucket) else layout.buckets
-    weights = tuple(bucket.weights for bucket in buckets)
+    single = isinstance(layout, Bucket)
+    buckets = (layout,) if single else layout.buckets
+    # None in place of an array: no gradient.
+    nothing: Any = None
 
-    def with_weights(weights: Any, rest: Any) -> Any:
+    def product(weights: tuple[Any, ...]) -> Array:
         filled = tuple(
-            Bucket(bucket.indices if rest else None, w)
+            bucket._replace(weights=w)
             for bucket, w in zip(buckets, weights, strict=True)
         )
-        if isinstance(layout, Bucket):
-            return filled[0]
-        others = layout[1:] if rest else (None,) * 3
-        return Slots(filled, *others)
+        return _apply(filled[0] if single else layout._replace(buckets=filled), x)
 
-    _, pull_back = jax.vjp(lambda w: _apply(with_weights(w, rest=True), x), weights)
+    _, pull_back = jax.vjp(product, tuple(bucket.weights for bucket in buckets))
     (weights_bar,) = pull_back(out_bar)
+    bars = tuple(Bucket(nothing, w) for w in weights_bar)
+    layout_bar = bars[0] if single else Slots(bars, nothing, nothing, nothing)
     x_bar = scale_in[:, None] * _apply(transpose, scale_out[:, None] * out_bar)
-    return with_weights(weights_bar, rest=False), None, None, None, x_bar
+    return layout_bar, None, None, None, x_bar
 
 
 paired_matmat.defvjp(_paired_saved, _paired_backward)

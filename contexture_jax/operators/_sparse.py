@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.checks import check_integer
 from contexture_jax._core.numerics import safe_reciprocal
 from contexture_jax._core.types import Array, Float, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost
+from contexture_jax.operators._base import AssociationOperator, Cost, check_block
 from contexture_jax.operators._slots import (
     Slots,
     make_slots,
@@ -36,11 +37,13 @@ class SparseOperator(AssociationOperator):
 
     def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
+        check_block(g, self.shape[1], "g")
         inverse = safe_reciprocal(self.p_x)
         return paired_matmat(self.forward, self.backward, inverse, self.p_a, g)
 
     def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f, shape (m, r)."""
+        check_block(f, self.shape[0], "f")
         inverse = safe_reciprocal(self.p_a)
         return paired_matmat(self.backward, self.forward, inverse, self.p_x, f)
 
@@ -50,6 +53,7 @@ class SparseOperator(AssociationOperator):
 
     def cost(self, r: int) -> Cost:
         """The stored entries, padding included, times r."""
+        check_integer(r, "r", low=0)
         n, m = self.shape
         size = self.dtype.itemsize
         flops, layout, work = slots_cost(self.forward, r, size)

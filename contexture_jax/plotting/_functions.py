@@ -14,6 +14,7 @@ from contexture_jax.plotting._style import (
     FAINT,
     INK,
     MAIN,
+    NUM_SAFE_COLOURS,
     PALETTE,
     dressed,
     headline,
@@ -24,7 +25,7 @@ from contexture_jax.plotting._style import (
 __all__ = ["plot_functions"]
 
 _MOST_POINTS = 6000
-_MOST_CLASSES = 12
+_MOST_CLASSES = len(PALETTE)
 _LABEL_SIZE = 10
 _LONGEST_NAME = 16
 
@@ -105,6 +106,8 @@ def plot_functions(
         dressed(ax, *labels)
     if len(shown) < num_inputs:
         what += f" ({len(shown):,} of {num_inputs:,} rows)"
+    elif values is not None and functions.shape[1] > 1:
+        what += f", coloured by {_shortened(target_name).strip()}"
     headline(ax, what)
     return ax
 
@@ -121,8 +124,8 @@ def _groups(values: np.ndarray, class_names: Sequence[str] | None) -> list[_Grou
                 str(classes[c] if class_names is None else class_names[classes[c]])
             ),
             np.flatnonzero(codes == c),
-            PALETTE[i % len(PALETTE)],
-            "o" if i < len(PALETTE) else "^",
+            PALETTE[i],
+            "o" if i < NUM_SAFE_COLOURS else "^",
         )
         for i, c in enumerate(named)
     ]
@@ -159,7 +162,7 @@ def _two_functions(
 
 
 def _point_style(count: int) -> dict:
-    size = float(np.clip(12000.0 / count, 5.0, 28.0))
+    size = float(np.clip(24000.0 / count, 9.0, 32.0))
     alpha = float(np.clip(900.0 / count, 0.45, 0.85))
     return {"s": size, "alpha": alpha, "linewidths": 0, "rasterized": True}
 

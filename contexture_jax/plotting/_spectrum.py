@@ -91,7 +91,7 @@ def plot_spectrum(
     ax = dressed(new_axes() if ax is None else ax, "index i", "singular value $s_i$")
     index = np.arange(1, len(values) + 1)
     visible = values > _CUTOFF * eps * max(1.0, values.max())
-    low = _log_axis(ax, values[visible], room=3.0 if visible.all() else 10.0)
+    low = _log_axis(ax, values[visible], room=1.5 if visible.all() else 10.0)
     size = _mark_size(len(values))
     if sampling is not None:
         _draw_band(ax, index, _bounds(sampling, "sampling", values), low)
@@ -249,8 +249,11 @@ def _log_axis(ax: Axes, visible: np.ndarray, *, room: float) -> float:
         ax.set_ylim(0.0, 1.0)
         return 0.0
     ax.set_yscale("log")
-    high = 1.25 * visible.max()
-    low = min(visible.min() / 1.6, high / room)
+    # A twentieth of the range above and below; nothing of a context is above 1.
+    largest = max(1.0, visible.max()) if visible.max() > 0.8 else 1.1 * visible.max()
+    margin = (largest / min(visible.min(), largest / room)) ** 0.05
+    high = largest * margin
+    low = min(visible.min(), largest / room) / margin
     ax.set_ylim(low, high)
     if high / low > 30:
         ax.yaxis.set_major_formatter(LogFormatterMathtext())
@@ -277,7 +280,8 @@ def _spectrum_headline(values: np.ndarray, visible: np.ndarray) -> str:
         return f"One singular value: $s_1$ = {values[0]:.3g}"
     if not visible.all():
         return f"{int(visible.sum())} of {count} singular values are above 0"
-    return f"From $s_1$ = {values[0]:.3g} to $s_{{{count}}}$ = {values[-1]:.3g}"
+    ends = f"$s_1$ = {values[0]:.3g} to $s_{{{count}}}$ = {values[-1]:.3g}"
+    return f"{count} singular values, from {ends}"
 
 
 def plot_usefulness(usefulness: Usefulness, ax: Axes | None = None) -> Axes:
@@ -334,8 +338,10 @@ def plot_usefulness(usefulness: Usefulness, ax: Axes | None = None) -> Axes:
     ax.axvline(best_dim, color=ACCENT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
     ax.plot([best_dim], [tau], "o", color=ACCENT, markersize=8, zorder=4)
     _zoom_on_minimum(ax, curve[finite], tau)
+    _mark_cut(ax, dims[finite], curve[finite])
     ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
-    headline(ax, f"τ = {tau:.4g} with {best_dim} function{'s' * (best_dim != 1)}")
+    functions = f"{best_dim} function{'s' * (best_dim != 1)}"
+    headline(ax, f"Usefulness: τ = {tau:.4g} with {functions} of {len(curve)}")
     return ax
 
 
@@ -345,3 +351,20 @@ def _zoom_on_minimum(ax: Axes, curve: np.ndarray, tau: float) -> None:
     span = min(float(curve.max()) - tau, max(4.0 * middle, 0.3))
     span = max(span, 0.05)
     ax.set_ylim(tau - 0.12 * span, tau + 1.1 * span)
+
+
+def _mark_cut(ax: Axes, dims: np.ndarray, curve: np.ndarray) -> None:
+    """Say where the curve is above the top edge, and how far up it goes."""
+    top = ax.get_ylim()[1]
+    above = dims[curve > top]
+    if not above.size:
+        return
+    ax.axvspan(above[0] - 0.5, above[-1] + 0.5, color=FAINT, alpha=0.15, linewidth=0)
+    ax.annotate(
+        f"↑ up to {curve.max():.3g}",
+        (float(above[0]), 0.97),
+        xycoords=ax.get_xaxis_transform(),
+        va="top",
+        fontsize=_LABEL_SIZE,
+        color=INK,
+    )

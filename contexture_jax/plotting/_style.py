@@ -13,6 +13,7 @@ __all__ = [
     "FAINT",
     "INK",
     "MAIN",
+    "NUM_SAFE_COLOURS",
     "PALETTE",
     "count_axis",
     "dressed",
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 # Okabe and Ito's palette, which people with any colour vision tell apart, but for its
-# yellow, which is too pale on white.
+# yellow, which is too pale on white; then five more, with another mark.
 PALETTE = (
     "#0072B2",
     "#D55E00",
@@ -32,7 +33,13 @@ PALETTE = (
     "#E69F00",
     "#56B4E9",
     "#000000",
+    "#882255",
+    "#8A8A00",
+    "#6A3FB5",
+    "#8C564B",
+    "#00B8B8",
 )
+NUM_SAFE_COLOURS = 7
 MAIN, ACCENT = PALETTE[:2]
 INK = "#333333"
 FAINT = "#BBBBBB"

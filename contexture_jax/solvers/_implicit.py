@@ -21,7 +21,7 @@ from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._results import SolveInfo, SVDResult
 from contexture_jax.solvers._run import total_energy
 
-__all__ = ["Problem", "differentiable"]
+__all__ = ["Problem", "implicit_svd"]
 
 # Cotangents of values that differ by δ may differ by that many times δ / s_1 of the
 # largest cotangent: more is no smooth symmetric function.
@@ -43,12 +43,12 @@ class Problem(NamedTuple):
     pairing: Callable[[SVDResult, Float[Array, " rank"]], Float[Array, ""]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def differentiable(
-    run: Callable[[Any, Array], tuple[SVDResult, SolveInfo]],
-    pose: Callable[[Any], Problem],
-    operands: Any,
-    key: Array,
+Run = Callable[[Any, Array], tuple[SVDResult, SolveInfo]]
+Pose = Callable[[Any], Problem]
+
+
+def implicit_svd(
+    run: Run, pose: Pose, operands: Any, key: Array
 ) -> tuple[SVDResult, SolveInfo]:
     """`run(operands, key)`, with the gradient of what has one.
 
@@ -65,6 +65,13 @@ def differentiable(
         operands: any pytree.
         key: random key.
     """
+    return _implicit_svd(run, pose, operands, key)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _implicit_svd(
+    run: Run, pose: Pose, operands: Any, key: Array
+) -> tuple[SVDResult, SolveInfo]:
     del pose
     return run(operands, key)
 
@@ -97,7 +104,7 @@ def _backward(run: Any, pose: Any, saved: Any, cotangents: Any) -> tuple[Any, No
     return jax.tree.unflatten(structure, full), None
 
 
-differentiable.defvjp(_forward, _backward, symbolic_zeros=True)
+_implicit_svd.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 @functools.partial(jax.jit, static_argnames="pose")
@@ -107,7 +114,7 @@ def _pull_back(
     result: SVDResult,
     bars: tuple[Array | None, Array | None, Array | None],
     *,
-    pose: Callable[[Any], Problem],
+    pose: Pose,
 ) -> tuple[list[Array], Bool[Array, " rank"], Bool[Array, " rank"]]:
     """Cotangents of the floating leaves, and which values have no gradient."""
     s = result.singular_values

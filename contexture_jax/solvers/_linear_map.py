@@ -9,7 +9,7 @@ from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal, safe
 from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import AssociationOperator
 
-__all__ = ["LinearMap", "identity", "symmetrised_map"]
+__all__ = ["LinearMap", "coarse_map", "identity", "symmetrised_map"]
 
 
 def identity(block: Array) -> Array:
@@ -86,6 +86,21 @@ def symmetrised_map(operator: AssociationOperator) -> LinearMap:
         lambda g: _deflate(_mask(g, root_a), root_a),
         scale=1.0,
     )
+
+
+def coarse_map(a: LinearMap, low: LinearMap) -> LinearMap:
+    """The products of `low`, the same matrix in a coarser dtype, for blocks of `a`.
+
+    Projections, Gram matrices and factorisations stay in the dtype of `a`.
+    """
+
+    def matmat(g: Array) -> Array:
+        return a.project_left(low.matmat(g.astype(low.dtype)).astype(a.dtype))
+
+    def rmatmat(f: Array) -> Array:
+        return a.project_right(low.rmatmat(f.astype(low.dtype)).astype(a.dtype))
+
+    return a._replace(matmat=matmat, rmatmat=rmatmat)
 
 
 def _mask(block: Array, root: Float[Array, " n"]) -> Array:

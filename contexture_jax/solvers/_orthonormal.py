@@ -72,11 +72,12 @@ def orthonormalize(
         z = jax.lax.cond(
             there.all(),
             lambda: z,
-            lambda: jnp.where(there[None, :], z, fresh(number, z)),
+            lambda: jnp.where(there[None, :], z, fresh(number)),
         )
         gram = mm(z.conj().T, z)
-        # Orthogonality that is lost to cancellation shows as lost length.
-        done = jnp.abs(gram - eye).max() < 0.5 / width**0.5
+        # Orthogonality that is lost to cancellation shows as lost length; new columns
+        # are cleaned in the next round.
+        done = there.all() & (jnp.abs(gram - eye).max() < 0.5 / width**0.5)
         scale = jax.lax.rsqrt(jnp.diagonal(gram).real).astype(dtype)
         unit = gram * scale[:, None] * scale[None, :]
         unit = unit + jnp.where(done, 0.0, shift).astype(dtype) * eye
@@ -85,9 +86,8 @@ def orthonormalize(
         )
         return number + 1, mm(z, scale[:, None] * inverse.conj().T), done
 
-    def fresh(number: Array, z: Array) -> Array:
-        drawn = random_block(fold(seed, number), n, width, z.dtype)
-        return unit_columns(clean(clean(drawn)))
+    def fresh(number: Array) -> Array:
+        return random_block(fold(seed, number), n, width, dtype) * n**-0.5
 
     start = (jnp.zeros((), jnp.int32), unit_columns(block), jnp.zeros((), bool))
     return jax.lax.while_loop(not_done, one_round, start)[1]

@@ -2,9 +2,10 @@
 
 from typing import Any, Literal, NamedTuple, get_args
 
+import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_integer, check_values
+from contexture_jax._core.checks import check_integer, check_number
 
 __all__ = ["Method", "Plan", "make_plan"]
 
@@ -15,7 +16,7 @@ _EXACT_ENTRIES = 2**25  # 128 MB in float32
 _DEPTH = 3  # blocks in a Krylov basis: memory against passes
 _MIN_BLOCKS = 3  # two in the basis and the one that follows
 _MAX_PASSES = 300
-_MULTIPLE = 16  # widths that vector units and caches like; oversampling is cheap
+_MULTIPLE = 16  # widths that vector units like; oversampling is cheap in large problems
 _NYSTROM_FACTOR = 4
 
 
@@ -30,6 +31,7 @@ class Plan(NamedTuple):
         max_passes: bound on passes.
         tol: relative residual to stop at; 0 to run all passes.
         reason: why this method, in words.
+        range_dtype: name of the dtype of a first, coarse solve; "": none.
     """
 
     method: str
@@ -39,6 +41,7 @@ class Plan(NamedTuple):
     max_passes: int
     tol: float
     reason: str
+    range_dtype: str = ""
 
     @property
     def program(self) -> "Plan":
@@ -57,6 +60,7 @@ def make_plan(
     max_passes: int | None = None,
     num_oversamples: int | None = None,
     num_power_iterations: int | None = None,
+    range_dtype: Any = None,
     sharded: bool = False,
 ) -> Plan:
     """Decide how to solve a problem of this size.
@@ -71,11 +75,12 @@ def make_plan(
         max_passes: as in `svd`.
         num_oversamples: as in `svd`.
         num_power_iterations: as in `svd`.
+        range_dtype: as in `svd`.
         sharded: whether the matrix is cut over devices, so that one would have to
             gather it for a dense factorisation.
 
     Raises:
-        TypeError: if a count is not an integer.
+        TypeError: if a count is not an integer, or a tolerance not a number.
         ValueError: if a value is out of range; says what the range is.
     """
     rank = check_integer(rank, "rank", low=1)
@@ -93,10 +98,10 @@ def make_plan(
         # Residuals bound singular values to first order and, squared, to second.
         tolerance = max(1e-10, 100 * eps)
     else:
-        check_values(
-            np.asarray(tol), "tol", lambda v: (v > 0) & (v < 1), "between 0 and 1"
-        )
-        tolerance = float(tol)
+        tolerance = check_number(tol, "tol")
+        if not 0 < tolerance < 1:
+            msg = f"tol must be above 0 and below 1; got {tol!r}"
+            raise ValueError(msg)
     passes = _MAX_PASSES
     if max_passes is not None:
         passes = check_integer(max_passes, "max_passes", low=1)
@@ -110,7 +115,9 @@ def make_plan(
         method, passes = "randomized", iterations + 1
         tolerance = 0.0 if tol is None else tolerance
     if num_oversamples is None:
-        width = -(-(rank + max(10, rank // 4)) // _MULTIPLE) * _MULTIPLE
+        width = rank + max(10, rank // 4)
+        rounded = -(-width // _MULTIPLE) * _MULTIPLE
+        width = rounded if _MIN_BLOCKS * rounded <= limit else width
     else:
         width = rank + check_integer(num_oversamples, "num_oversamples", low=0)
     width = min(width, limit)
@@ -124,9 +131,13 @@ def make_plan(
         reason = f"Krylov blocks of {width} do not fit into {limit} dimensions"
     if chosen == "nystrom" and num_oversamples is None:
         width = min(_NYSTROM_FACTOR * rank + 10, limit)
+    coarse = ""
+    if range_dtype is not None:
+        coarse = _check_range_dtype(range_dtype, dtype, method, tolerance)
+        chosen, reason = "randomized", f"a range finder in {coarse} was asked for"
     # The block that follows a full basis must find room beside it.
     depth = max(2, min(_DEPTH, limit // width - 1))
-    return Plan(chosen, rank, width, depth, passes, tolerance, reason)
+    return Plan(chosen, rank, width, depth, passes, tolerance, reason, coarse)
 
 
 def _choose(
@@ -146,3 +157,24 @@ def _choose(
         why = f"{n} × {m} is spread over devices, where iterations leave it"
         return "randomized", why
     return "randomized", f"{n} × {m} is too large for a dense factorisation"
+
+
+def _check_range_dtype(
+    range_dtype: Any, dtype: Any, method: str, tolerance: float
+) -> str:
+    """The name of a floating dtype coarser than `dtype`."""
+    name = np.dtype(range_dtype).name
+    if not jnp.issubdtype(np.dtype(range_dtype), jnp.floating) or not (
+        jnp.finfo(range_dtype).eps > jnp.finfo(dtype).eps
+    ):
+        msg = (
+            f"range_dtype must be a floating dtype coarser than {np.dtype(dtype).name},"
+            f" that of the operator; got {name}"
+        )
+        raise ValueError(msg)
+    if method not in ("auto", "randomized") or tolerance == 0:
+        raise ValueError(
+            'range_dtype goes with method="randomized" (or "auto") and a tolerance, not'
+            " with another method or num_power_iterations"
+        )
+    return name

@@ -28,6 +28,8 @@ def randomized(
     max_passes: int,
     tol: Float[Array, ""],
     accelerated: bool,
+    start: Inexact[Array, "m b"] | None = None,
+    num_kept: int | None = None,
 ) -> Triples:
     """Leading singular triples by randomized subspace iteration (theory.md §6).
 
@@ -52,6 +54,8 @@ def randomized(
         max_passes: stop after that many.
         tol: stop when every ‖Mᴴ u_i − s_i v_i‖ ≤ tol · s_1, i ≤ rank; 0: never.
         accelerated: whether to use polynomials of degree above 1; needs a `tol`.
+        start: columns to begin with in place of Mᴴ Ω, shape (m, width).
+        num_kept: how many triples to return, at most width; None: `rank`.
 
     Returns:
         Triples; `left_residuals` are rounding, by construction, and are returned as 0.
@@ -68,6 +72,8 @@ def randomized(
 
     def one_pass(state: _State) -> _State:
         first, is_ritz = state.passes < 0, state.left == 0
+        if start is not None:
+            first = jnp.zeros((), bool)
         fresh = fold(seed, state.passes + 2)
         q = jax.lax.cond(
             is_ritz & ~first,
@@ -110,25 +116,26 @@ def randomized(
         return _start_filter(state, z, degree, rank)
 
     zero = jnp.zeros((), real)
-    start = _State(
-        passes=-jnp.ones((), jnp.int32),
+    begin = _State(
+        passes=jnp.full((), -1 if start is None else 0, jnp.int32),
         left=jnp.zeros((), jnp.int32),
         before=jnp.zeros((m, width), dtype),
-        block=jnp.zeros((m, width), dtype),
+        block=jnp.zeros((m, width), dtype) if start is None else start,
         sigma=zero,
         u=jnp.zeros((n, width), dtype),
         s=jnp.zeros((width,), real),
         v=jnp.zeros((m, width), dtype),
         residuals=jnp.zeros((width,), real),
     )
-    end = jax.lax.while_loop(not_done, one_pass, start)
+    end = jax.lax.while_loop(not_done, one_pass, begin)
+    kept = rank if num_kept is None else num_kept
     return Triples(
-        end.u[:, :rank],
-        end.s[:rank],
-        end.v[:, :rank],
-        jnp.zeros((rank,), real),
-        end.residuals[:rank],
-        end.passes.astype(real) + 0.5,
+        end.u[:, :kept],
+        end.s[:kept],
+        end.v[:, :kept],
+        jnp.zeros((kept,), real),
+        end.residuals[:kept],
+        end.passes.astype(real) + (0.5 if start is None else 0.0),
     )
 
 

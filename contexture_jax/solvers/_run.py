@@ -23,7 +23,11 @@ _NUM_PROBES = 16
 
 
 def solve(
-    a: LinearMap, plan: Plan, key: Array, squared_norm: Float[Array, ""] | None
+    a: LinearMap,
+    plan: Plan,
+    key: Array,
+    squared_norm: Float[Array, ""] | None,
+    coarse: LinearMap | None = None,
 ) -> tuple[SVDResult, SolveInfo]:
     """Run a plan on a matrix; everything traced, `status` an integer code.
 
@@ -32,9 +36,24 @@ def solve(
         plan: method and widths.
         key: for all randomness.
         squared_norm: ‖M‖_F²; None: estimated from random probes, with its error.
+        coarse: the same matrix in `plan.range_dtype`, solved first.
     """
     seed = make_seed(key)
     tol = jnp.asarray(plan.tol, jnp.zeros((), a.dtype).real.dtype)
+    start, coarse_passes = None, 0.0
+    if coarse is not None:
+        reachable = 50.0 * float(jnp.finfo(plan.range_dtype).eps)
+        rough = randomized(
+            coarse,
+            plan.rank,
+            seed,
+            width=plan.width,
+            max_passes=plan.max_passes,
+            tol=jnp.maximum(tol, min(reachable, 0.5)),
+            accelerated=True,
+            num_kept=plan.width,
+        )
+        start, coarse_passes = rough.right, rough.num_passes
     if plan.method == "exact":
         triples = exact(a, plan.rank, seed)
     elif plan.method == "nystrom":
@@ -48,6 +67,7 @@ def solve(
             max_passes=plan.max_passes,
             tol=tol,
             accelerated=plan.tol > 0,
+            start=start,
         )
     else:
         triples = krylov(
@@ -74,7 +94,7 @@ def solve(
         residuals,
         triples.left_residuals,
         triples.right_residuals,
-        triples.num_passes,
+        triples.num_passes + coarse_passes,
         total,
         total - head,
         error,

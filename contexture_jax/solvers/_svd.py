@@ -1,17 +1,18 @@
 """The front door: the singular functions of an operator, in weighted L²."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_key, is_concrete
-from contexture_jax._core.numerics import mm, safe_reciprocal
+from contexture_jax._core.numerics import cast_floating, mm, safe_reciprocal
 from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import AssociationOperator, mesh_of
-from contexture_jax.solvers._implicit import Problem, differentiable
-from contexture_jax.solvers._linear_map import symmetrised_map
+from contexture_jax.solvers._implicit import Problem, implicit_svd
+from contexture_jax.solvers._linear_map import coarse_map, symmetrised_map
 from contexture_jax.solvers._plan import Method, Plan, make_plan
 from contexture_jax.solvers._results import SolveInfo, SVDResult
 from contexture_jax.solvers._run import finish, solve
@@ -29,6 +30,7 @@ def svd(
     max_passes: int | None = None,
     num_oversamples: int | None = None,
     num_power_iterations: int | None = None,
+    range_dtype: Any = None,
 ) -> tuple[SVDResult, SolveInfo]:
     """The contexture: leading singular functions, T ν_i = s_i μ_i, T* μ_i = s_i ν_i.
 
@@ -46,9 +48,10 @@ def svd(
             0.
         method: "exact" (dense SVD), "randomized" (subspace iteration, accelerated by
             Chebyshev polynomials), "krylov" (block Krylov, restarted), "nystrom" (one
-            pass; for decaying spectra), or "auto": exact for small operators on one
-            device, else randomized. `info.method` and `info.reason` say what ran and
-            why.
+            pass: exact for ranks below its block, rough for spectra that decay slowly,
+            where it does not reach `tol` and says "max passes"), or "auto": exact for
+            small operators on one device, else randomized. `info.method` and
+            `info.reason` say what ran and why.
         tol: stop when every ‖T* μ_i − s_i ν_i‖ ≤ tol · s_1; None: 1e-10 in float64 and
             100 eps in float32.
         max_passes: bound on passes (`matmat` + `rmatmat`); None: 300.
@@ -56,6 +59,10 @@ def svd(
             makes the width a multiple of 16.
         num_power_iterations: run the randomized method with that many power iterations
             and no stopping test, unless `tol` is given.
+        range_dtype: find the range first with products in this coarser dtype (float32
+            for a float64 operator, bfloat16 for a float32 one on an accelerator), to 50
+            of its eps; passes in full precision go on from there to `tol`. The result
+            is as exact as without. `info.num_passes` counts both. None: no such solve.
 
     Returns:
         (result, info): an `SVDResult` with `left` orthonormal in L²(P_X), `right` in
@@ -120,12 +127,13 @@ def svd(
         max_passes=max_passes,
         num_oversamples=num_oversamples,
         num_power_iterations=num_power_iterations,
+        range_dtype=range_dtype,
         sharded=_num_devices(op) > 1,
     )
     if plan.method != "exact":
         op = op.for_passes()
     run = functools.partial(_compiled, plan=plan.program)
-    result, info = differentiable(run, _pose, op, key)
+    result, info = implicit_svd(run, _pose, op, key)
     return result, finish(plan, info)
 
 
@@ -134,7 +142,11 @@ def _compiled(
     op: AssociationOperator, key: Array, *, plan: Plan
 ) -> tuple[SVDResult, SolveInfo]:
     problem = _pose(op)
-    result, info = solve(problem.map, plan, key, problem.squared_norm)
+    coarse = None
+    if plan.range_dtype:
+        low = _pose(cast_floating(op, plan.range_dtype)).map
+        coarse = coarse_map(problem.map, low)
+    result, info = solve(problem.map, plan, key, problem.squared_norm, coarse)
     back_x, back_a = (safe_reciprocal(p**0.5) for p in (op.p_x, op.p_a))
     weighted = result._replace(
         left=back_x[:, None] * result.left, right=back_a[:, None] * result.right

@@ -9,6 +9,8 @@ import numpy as np
 from jax.experimental import sparse
 
 from contexture_jax._core.checks import (
+    as_array,
+    check_concrete,
     check_key,
     check_ndim,
     floating_dtype,
@@ -18,7 +20,7 @@ from contexture_jax._core.checks import (
 from contexture_jax._core.numerics import mm, transpose_rows
 from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import Slots, make_slots, slots_matmat
-from contexture_jax.solvers._implicit import Problem, differentiable
+from contexture_jax.solvers._implicit import Problem, implicit_svd
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._plan import Method, Plan, make_plan
 from contexture_jax.solvers._random import make_seed, random_block
@@ -101,7 +103,7 @@ def truncated_svd(
         arrays = (arrays, transpose_rows(arrays))
     pose = _Pose(functions, shape, dtype)
     run = functools.partial(_compiled, plan=plan.program, pose=pose)
-    result, info = differentiable(run, pose, arrays, key)
+    result, info = implicit_svd(run, pose, arrays, key)
     return result, finish(plan, info)
 
 
@@ -140,10 +142,8 @@ class _Pose(NamedTuple):
             def rmatmat(f: Array) -> Array:
                 return slots_matmat(backward, f)
 
-            squared_norm = sum(
-                (jnp.abs(bucket.weights) ** 2).sum() for bucket in forward.buckets
-            )
-            squared_norm = jnp.asarray(squared_norm)
+            squares = [(jnp.abs(w) ** 2).sum() for w in forward.entries()]
+            squared_norm = jnp.asarray(sum(squares))
         else:
             array, adjoint = arrays if isinstance(arrays, tuple) else (arrays, None)
 
@@ -173,7 +173,7 @@ def _compiled(
         probe = random_block(make_seed(key), pose.shape[1], 1, pose.dtype)
         entries = [problem.map.matmat(probe)]
     elif isinstance(arrays, _Layouts):
-        entries = [bucket.weights for bucket in arrays.forward.buckets]
+        entries = arrays.forward.entries()
     else:
         entries = [arrays[0] if isinstance(arrays, tuple) else arrays]
     unit, squared_norm = choose_unit(entries, problem.squared_norm)
@@ -212,13 +212,7 @@ def _take_apart(a: Any) -> tuple[Any, Any, tuple[int, int], Any]:
         )
         return (one, other), (matmat, rmatmat), shape, dtype
     if isinstance(a, sparse.BCOO):
-        if not is_concrete(a.data, a.indices):
-            msg = (
-                "a BCOO must be concrete, since it is laid out anew on the host; inside"
-                " a transformation pass products with it: (matmat, rmatmat, shape,"
-                " dtype)"
-            )
-            raise TypeError(msg)
+        check_concrete(a, "a, a BCOO,")
         indices = np.asarray(a.indices)
         inside = (indices < np.asarray(a.shape)).all(axis=1)
         rows, columns = indices[inside].T
@@ -227,7 +221,7 @@ def _take_apart(a: Any) -> tuple[Any, Any, tuple[int, int], Any]:
         matrix: Any = a
         coo = matrix.tocoo()
         return _sparse(coo.row, coo.col, coo.data, coo.shape)
-    array = a if isinstance(a, jax.Array) else np.asarray(a)
+    array = a if isinstance(a, jax.Array) else as_array(a, "a")
     if array.dtype.kind not in "biufc" and not jnp.issubdtype(array.dtype, jnp.inexact):
         msg = (
             "a must be an array of numbers, a BCOO, a scipy.sparse matrix or a tuple"

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,7 +47,9 @@ def assert_refused(ran, tmp_path, *words):
         ("a,b\n1,2\n2,-1e999\n3,4\n", ('"b"', "infinite", '"-1e999"', "line 3")),
         ("a,b\n1,2\n1,2\n", ("no features are left", "constant columns: a, b")),
         ("1,2\n3,4\n5,6\n", ("first line", "numbers", "names")),
-        ("a\n1\n", ("no features are left",)),
+        ("a,b\n1,2\n", ("1 row", "at least 2")),
+        ("1.5 2\n3 4\n5 6\n", ("2 numbers with spaces", "names", "commas")),
+        ("a,b\n1," + "x" * 140000 + "\n", ("line 2", "more than 131,072 characters")),
         ("PK\x03\x04\x00\x00\n", ("binary", "UTF-8")),
         (
             "a\n" + "".join(f"text {i}\n" for i in range(1001)),
@@ -129,6 +132,18 @@ def test_bad_counts_are_refused(tmp_path, capsys, cell):
     path = write(tmp_path, f"a,b\n1,2\n{cell},4\n")
     ran = run(capsys, path, "--context", "joint", "--out", tmp_path / "out")
     assert_refused(ran, tmp_path, '"a"', "line 3")
+
+
+def test_a_negative_weight_of_a_graph_is_no_count(tmp_path, capsys):
+    path = write(tmp_path, "a,b\n0,-1\n-1,0\n")
+    ran = run(capsys, path, "--context", "graph", "--out", tmp_path / "out")
+    assert_refused(ran, tmp_path, '"a"', "-1 on line 3", "weights of a graph must be 0")
+    assert "count" not in ran.err
+
+
+def test_a_target_beside_the_columns_may_not_be_dropped(tmp_path, capsys):
+    options = ("--drop", "target", "--target", "target", "--out", tmp_path / "out")
+    assert_refused(run(capsys, "wine", *options), tmp_path, "--drop and --target both")
 
 
 def test_a_table_without_counts_is_refused(tmp_path, capsys):
@@ -237,6 +252,13 @@ def test_out_that_cannot_be_written_is_refused_before_any_work(tmp_path, capsys)
         ("", ("--out is empty",)),
     ):
         assert_refused(run(capsys, path, "--out", out), tmp_path, "--out", *words)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc here")
+def test_a_file_system_that_refuses_is_found_before_any_work(tmp_path, capsys):
+    # Before the data are even looked for.
+    ran = run(capsys, tmp_path / "none.csv", "--out", "/proc/x")
+    assert_refused(ran, tmp_path, '--out "/proc/x" cannot be written')
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

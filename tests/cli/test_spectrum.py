@@ -99,7 +99,7 @@ def test_wine_is_described(wine):
     assert description["params"] == {"num_neighbors": 30}
     assert description["dtype"] == "float32"
     assert description["version"] == cx.__version__
-    assert description["verdict"] in ("moderate", "undecided")
+    assert description["verdict"] == "moderate"
     assert description["reason"]
     stages = {"read", "context", "spectrum", "judge", "pictures", "total"}
     assert set(description["seconds"]) == stages
@@ -108,6 +108,8 @@ def test_wine_is_described(wine):
     curve = 1 / (1 - energy[1:]) + np.cumsum(energy[:-1]) / energy[:-1].sum()
     assert abs(description["tau"] - curve.min()) < slack
     assert description["best_dim"] == np.argmin(curve) + 1
+    # A small table: all of its values are known to the judge.
+    assert description["tau_low"] == description["tau_high"] < description["tau"]
     rates = description["decay_rate"] + np.array([-0.01, 0, 0.01])
     fits = np.exp(-rates[:, None] * np.arange(1, 9))
     assert np.argmin(((fits - energy) ** 2).sum(axis=1)) == 1
@@ -270,6 +272,38 @@ def test_labels_in_float64_have_singular_values_1(tmp_path, capsys):
     # Beyond the two functions nothing is left: τ is 1 + 1 there.
     assert description["best_dim"] == 2
     np.testing.assert_allclose(description["tau"], 2, atol=slack)
+
+
+def test_a_bracket_of_tau_holds_what_all_values_say(tmp_path, capsys, monkeypatch):
+    path, found = write(tmp_path, mixed_csv()), []
+    options = ["--num-neighbors", "5", "--rank", "4", "--no-plots"]
+    for size in (_solve._SMALL_TABLE, 0):
+        monkeypatch.setattr(_solve, "_SMALL_TABLE", size)
+        ran = run(capsys, path, *options, "--out", tmp_path / str(size))
+        assert ran.status == 0, ran.err
+        found.append(strict(tmp_path / str(size) / "spectrum.json"))
+        assert "τ, 512 dimensions" in ran.out
+    exact, bracket = found
+    assert exact["tau_low"] == exact["tau_high"]
+    slack = tol(F32, factor=1000)
+    assert bracket["tau_low"] - slack <= exact["tau_low"]
+    assert exact["tau_high"] <= bracket["tau_high"] + slack
+    assert bracket["tau_low"] < bracket["tau_high"] <= bracket["tau"] + slack
+    assert bracket["tau"] == exact["tau"]
+    assert bracket["verdict"] in (exact["verdict"], "undecided")
+
+
+def test_a_projection_is_said_to_be_one_whatever_the_rank(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(24, 5)))
+    options = ["--context", "teacher", "--rank", "3", "--out", tmp_path / "out"]
+    ran = run(capsys, tmp_path / "x.npy", *options)
+    assert ran.status == 0, ran.err
+    description = strict(tmp_path / "out" / "spectrum.json")
+    assert description["tau"] is None
+    assert description["tau_high_dim"] == 5
+    assert description["verdict"] == "too strong"
+    assert "all 5 singular values are 1" in description["verdict_reason"]
+    assert "more rank tells no more" in " ".join(description["notes"])
 
 
 def test_an_independent_context_is_described_without_infinities(tmp_path, capsys):

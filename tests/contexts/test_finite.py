@@ -64,6 +64,68 @@ def test_labels_may_be_any_integers():
     np.testing.assert_allclose(op.as_matrix(), 4 * expected)
 
 
+@pytest.mark.parametrize("jitted", [False, True])
+def test_labels_of_64_bits_stay_whole_in_any_precision(jitted):
+    for y in (
+        np.array([2**32, 0, 2**32 + 1, -5, 0]),
+        np.array([2**64 - 1, 2**63, 2**63 + 1, 2**63], np.uint64),
+    ):
+        context = cx.contexts.labels(y)
+        if jitted:
+            context = jax.jit(lambda c: c)(context)
+        np.testing.assert_array_equal(context.classes, np.unique(y))
+        np.testing.assert_array_equal(context.at(y).codes, context.codes)
+        assert context.table().shape == (len(y), len(np.unique(y)))
+    with pytest.raises(ValueError, match=r"must hold classes among .*; got -1"):
+        context.at([-1])
+
+
+SCALES = {"huge": 1e38, "tiny": 1e-40}
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+def test_tables_whose_sums_leave_the_range_of_float32_are_the_same_laws(scale):
+    weights = np.array([[3.0, 1.0, 2.0], [1.0, 0.0, 1.0], [2.0, 1.0, 3.0]])
+    table = (weights * scale).astype(np.float32)
+    atol = tol(np.float32) if scale > 1 else 1e-5  # subnormal numbers have few digits
+    law = weights / weights.sum()
+    rows = weights / weights.sum(axis=1, keepdims=True)
+    p_x = table[:, 0]
+    found = {
+        "joint": (cx.contexts.joint(table), law),
+        "sparse": (cx.contexts.joint(scipy.sparse.csr_array(table)), law),
+        "graph": (cx.contexts.graph(table), law),
+        "conditional": (
+            cx.contexts.conditional(table, p_x),
+            weights[:, :1] / weights[:, 0].sum() * rows,
+        ),
+        "neighbors": (
+            cx.contexts.neighbors([[0, 1, 2]] * 3, weights=table),
+            rows / 3,
+        ),
+        "at": (cx.contexts.joint(weights.astype(np.float32)).at(table), rows / 3),
+        "rbf": (cx.contexts.rbf(np.zeros((3, 1), np.float32), 1.0, p_x), None),
+    }
+    for name, (context, expected) in found.items():
+        if expected is None:
+            expected = np.repeat(weights[:, :1] / weights[:, 0].sum() / 3, 3, axis=1)
+        assert context.table().dtype == np.float32, name
+        np.testing.assert_allclose(context.table(), expected, atol=atol, err_msg=name)
+
+
+def test_the_law_of_a_table_is_differentiable_inside_a_trace():
+    table = jnp.asarray(random_table(DTYPE)) * DTYPE(1e30)
+
+    def corner(t: jax.Array) -> jax.Array:
+        return cx.contexts.joint(t).table()[0, 0]
+
+    slope = jax.jit(jax.grad(corner))(table) * table.sum()
+    law = np.asarray(table / table.sum())
+    expected = -law[0, 0] * np.ones(table.shape)
+    expected[0, 0] += 1
+    np.testing.assert_allclose(slope, expected, atol=tol(DTYPE, size=10))
+
+
 @pytest.mark.parametrize(
     "name", ["joint with zeros", "conditional", "rbf", "attention"]
 )
@@ -185,7 +247,32 @@ def test_a_chain_starts_at_its_stationary_law():
         (
             lambda: cx.contexts.joint(scipy.sparse.csr_array([[0.0, -2.0]])),
             ValueError,
-            "table must be finite and non-negative; got -2.0",
+            r"table must be finite and non-negative; got -2.0 at table\[0, 1\]",
+        ),
+        (
+            lambda: cx.contexts.joint(
+                sparse.BCOO.fromdense(jnp.array([[1.0, 0.0], [2.0, -3.0]]))
+            ),
+            ValueError,
+            r"got -3.0 at table\[1, 1\] \(1 bad value\)",
+        ),
+        (
+            lambda: jax.eval_shape(
+                lambda t: cx.contexts.joint(t).table(),
+                sparse.BCOO.fromdense(jnp.eye(2)),
+            ),
+            TypeError,
+            r"a BCOO \(table\) is laid out on the host .* got a tracer",
+        ),
+        (
+            lambda: cx.contexts.joint([[1, 2], [3]]),
+            ValueError,
+            "table must be an array; got nested sequences of different lengths",
+        ),
+        (
+            lambda: cx.contexts.rbf(np.ones((2, 2)), -1.0),
+            ValueError,
+            "gamma must be positive; got -1.0$",
         ),
         (
             lambda: cx.contexts.joint(scipy.sparse.csr_array((3, 3))),
@@ -203,7 +290,11 @@ def test_a_chain_starts_at_its_stationary_law():
             "x_index must hold integers",
         ),
         (lambda: cx.contexts.pairs([], []), TypeError, "must hold integers"),
-        (lambda: cx.contexts.pairs([-1], [0]), ValueError, "x_index must be between 0"),
+        (
+            lambda: cx.contexts.pairs([0, -1], [0, 1]),
+            ValueError,
+            r"x_index must be 0 or more; got -1 at x_index\[1\]",
+        ),
         (
             lambda: cx.contexts.pairs([3], [0], shape=(2, 2)),
             ValueError,

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -173,11 +175,110 @@ def test_counts_of_independent_variables_have_the_stated_bias():
         (gaussian(0.99, 65), False, "undecided"),
         (gaussian(0.99, 65), True, "too strong"),
         (np.append(np.ones(9), np.zeros(56)), False, "too strong"),
+        (np.ones(1), True, "too strong"),  # labels of two classes
+        (np.array([0.99]), True, "too strong"),
+        (np.array([0.6, 0.1]), True, "too weak"),
     ],
 )
 def test_verdict_tells_the_two_extremes_apart(spectrum, complete, word):
     result = evaluation.verdict(spectrum, complete=complete)
     assert result.association == word, result.reason
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shift", [-50, 0, 50])
+def test_rounding_decides_no_verdict(dtype, shift):
+    rounding = 1 + shift * float(np.finfo(dtype).eps)
+    for spectrum, word in (
+        (np.sqrt([0.5, 0.5]), "too weak"),  # Σ s² = 1
+        (np.sqrt([0.9, 0.1]), "too weak"),
+        (np.ones(1), "too strong"),
+        (gaussian(0.1, 513), "moderate"),  # s_1² = 0.1
+    ):
+        s = (spectrum * rounding).astype(dtype)
+        assert evaluation.verdict(s, complete=True).association == word, spectrum
+
+
+SPECTRA = {
+    "gaussian": gaussian(0.9, 700),
+    "slow": gaussian(0.99, 700),
+    "steep": gaussian(0.3, 40),
+    "steps": np.repeat([0.9, 0.7, 0.4, 0.2, 0.1], 30),
+    "flat tail": np.append(gaussian(0.8, 20), np.full(600, 0.05)),
+    "ones": np.ones(80),
+    "few": np.array([0.8, 0.5, 0.1]),
+}
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("max_dim", [8, 512])
+def test_tau_lies_between_bounds_that_close_as_more_is_known(name, max_dim):
+    s = SPECTRA[name]
+    whole = evaluation.usefulness(s, max_dim=max_dim, complete=True)
+    tau, slack = float(whole.tau), tol(float, factor=1000)
+    widths = []
+    for rank in sorted({1, 2, 7, 25, len(s)}):
+        head, rest = s[:rank], s[rank:]
+        if rank > len(s):
+            continue
+        found = evaluation.usefulness_bounds(
+            head, float((rest**2).sum()), len(s), max_dim=max_dim
+        )
+        assert found.low <= tau + slack
+        assert tau <= found.high + slack
+        widths.append(0 if found.high == found.low else found.high - found.low)
+        if rank > min(max_dim, len(s) - 1):
+            assert found.best_dim == int(whole.best_dim)
+    assert widths[-1] <= slack
+    for wide, narrow in itertools.pairwise(widths):
+        assert narrow <= wide + slack
+
+
+def test_a_tail_that_must_be_of_ones_is_seen_to_be():
+    found = evaluation.usefulness_bounds(np.ones(16), 64.0, 80)
+    np.testing.assert_allclose(found[:2], 2.0, rtol=tol(float, factor=1000))
+    assert found.best_dim == 80
+    judged = evaluation.verdict(np.ones(16), tail_energy=64.0, num_values=80)
+    assert judged.association == "too strong"
+    assert "all 80 singular values are 1" in judged.reason
+    beyond = evaluation.verdict(np.ones(16), tail_energy=584.0, num_values=600)
+    assert beyond.association == "too strong"
+
+
+def test_a_head_decides_when_its_tail_cannot_change_the_verdict():
+    s = SPECTRA["slow"]
+
+    def judge(rank):
+        return evaluation.verdict(
+            s[:rank], tail_energy=float((s[rank:] ** 2).sum()), num_values=len(s)
+        )
+
+    assert judge(64).association == "undecided"
+    assert "one of 513 will" in judge(64).reason
+    assert judge(513).association == "too strong"
+    steps = SPECTRA["steps"]
+    tail = float((steps[70:] ** 2).sum())
+    decided = evaluation.verdict(steps[:70], tail_energy=tail, num_values=len(steps))
+    assert decided.association == "too strong"
+    s = gaussian(0.5, 700)
+    assert judge(12).association == "moderate"
+
+
+def test_a_statistical_tail_widens_the_bounds():
+    s = gaussian(0.9, 30)
+    exact = evaluation.usefulness_bounds(s, 0.4, 500)
+    loose = evaluation.usefulness_bounds(s, 0.4, 500, tail_error=0.05)
+    assert loose.low <= exact.low
+    assert loose.high > exact.high
+
+
+def test_bounds_need_numbers_that_fit():
+    with pytest.raises(ValueError, match="num_values must be at least 12; got 11"):
+        evaluation.usefulness_bounds(SPECTRUM, 0.1, 11)
+    with pytest.raises(ValueError, match="tau is undefined"):
+        evaluation.usefulness_bounds(np.zeros(4), 0.0, 4)
+    with pytest.raises(ValueError, match=r"go together; got 0\.1 and None"):
+        evaluation.verdict(SPECTRUM, tail_energy=0.1)
 
 
 def test_verdict_needs_values():

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 import contexture_jax as cx
+from contexture_jax.operators._base import check_block
 from tests.conftest import X64
 from tests.problems import CONTEXTS, operators
 from tests.tolerances import tol
 
 DTYPES = [np.float32, np.float64] if X64 else [np.float32]
+DTYPE = DTYPES[-1]
 NAMES = sorted(operators(np.float32))
 built = functools.cache(operators)
 
@@ -234,3 +236,61 @@ def test_bad_requests_are_refused():
     context = CONTEXTS["joint"](np.float32)
     with pytest.raises(ValueError, match="block_size must be at least 1"):
         cx.association_operator(context, block_size=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_with_another_number_of_rows_are_refused_while_tracing(name):
+    op = built(DTYPES[-1])[name]
+    n, m = op.shape
+    for product, size, letter in ((op.matmat, m, "g"), (op.rmatmat, n, "f")):
+        for rows in (size + 1, 1):
+            block = jax.ShapeDtypeStruct((rows, 2), op.dtype)
+            with pytest.raises(ValueError, match="must have shape") as refused:
+                jax.eval_shape(product, block)
+            assert f"{letter} must have shape ({size}, r); got" in str(refused.value)
+            assert f"({rows}, 2)" in str(refused.value)
+    with pytest.raises(ValueError, match="r must be at least 0; got -1"):
+        op.cost(-1)
+
+
+def test_a_vector_is_no_block():
+    # Not through an operator: under test, annotations refuse it first.
+    with pytest.raises(
+        ValueError, match=r"g must have shape \(3, r\); got.*v\[:, None"
+    ):
+        check_block(np.ones(3), 3, "g")
+    check_block(np.ones((3, 1)), 3, "g")
+
+
+@pytest.mark.parametrize("name", ["joint with zeros", "knn", "neighbors", "pairs"])
+def test_gradients_in_the_block_are_products_with_the_stored_transpose(name):
+    op = cx.association_operator(CONTEXTS[name](DTYPE))
+    rng = np.random.default_rng(0)
+    g, f = (jnp.asarray(rng.normal(size=(size, 2)), DTYPE) for size in op.shape[::-1])
+    for product, block, bar in ((op.matmat, g, f), (op.rmatmat, f, g)):
+        gradient = jax.grad(lambda x, p=product, b=bar: (p(x) * b).sum())(block)
+        eye = jnp.eye(block.shape[0], dtype=DTYPE)
+        np.testing.assert_allclose(
+            gradient, np.asarray(product(eye)).T @ bar, atol=tol(DTYPE, factor=20)
+        )
+
+
+def test_the_gradient_of_a_neighbour_product_scatters_nothing():
+    op: Any = cx.association_operator(CONTEXTS["knn"](DTYPE))
+    block = jnp.ones((op.shape[1], 2), DTYPE)
+
+    def program(product):
+        return jax.jit(jax.grad(lambda g: product(g).sum())).lower(block).as_text()
+
+    assert "stablehlo.scatter" not in program(op.matmat)
+    assert "stablehlo.scatter" in program(lambda g: g[op.indices].sum(axis=0))
+
+
+def test_a_stored_transpose_gives_the_same_products():
+    op = cx.association_operator(CONTEXTS["joint"](DTYPE))
+    stored = op.for_passes()
+    assert isinstance(stored, cx.operators.DenseOperator)
+    assert stored.transposed is not None
+    f = jnp.ones((op.shape[0], 2), DTYPE)
+    np.testing.assert_allclose(stored.rmatmat(f), op.rmatmat(f), rtol=tol(DTYPE))
+    assert stored.for_passes() is stored

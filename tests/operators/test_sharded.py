@@ -81,9 +81,8 @@ def sharded(name: str, num_devices: int) -> Any:
 
 def blocks(op: cx.AssociationOperator, width: int = WIDTH) -> tuple[Any, Any]:
     rng = np.random.default_rng(0)
-    return tuple(
-        jnp.asarray(rng.normal(size=(size, width)), op.dtype) for size in op.shape
-    )
+    f, g = (jnp.asarray(rng.normal(size=(s, width)), op.dtype) for s in op.shape)
+    return f, g
 
 
 @jax.jit
@@ -158,8 +157,10 @@ def test_gradients_through_the_ring_are_those_of_one_device():
     def loss(x, gamma, f, g, mesh=None):
         made = cx.contexts.rbf(x, gamma)
         op = cx.association_operator(made, block_size=5, mesh=mesh)
+        norm2 = op.squared_norm()
+        assert norm2 is not None
         products = (op.matmat(g) ** 2).sum() + (op.rmatmat(f) ** 2).sum()
-        return products + op.squared_norm() + (op.p_a**2).sum()
+        return products + norm2 + (op.p_a**2).sum()
 
     def gradient(mesh=None):
         made = functools.partial(loss, mesh=mesh)
@@ -198,10 +199,11 @@ def laid_out(kind: str) -> Any:
     rng = np.random.default_rng(5)
     x = rng.normal(size=(NUM_ROWS, 4)).astype(np.float32)
     table = rng.gamma(0.3, size=(NUM_ROWS, NUM_COLUMNS)).astype(np.float32)
+    rows, columns = np.nonzero(table > 0.3)
     made = {
         "dense": lambda: cx.contexts.joint(table),
         "sparse": lambda: cx.contexts.pairs(
-            *np.nonzero(table > 0.3), np.ones((table > 0.3).sum(), np.float32)
+            rows, columns, np.ones(len(rows), np.float32)
         ),
         "knn": lambda: cx.contexts.knn(x, 5),
         "rbf": lambda: cx.contexts.rbf(x),
@@ -238,7 +240,7 @@ def test_a_product_takes_the_collectives_that_the_operator_states(kind, product)
 def test_one_device_tells_nobody():
     for name in ("joint with zeros", "few context values", "reversed knn", "rbf"):
         op = sharded(name, 1)
-        part = op.operator if isinstance(op, cx.operators.AdjointOperator) else op
+        part: Any = op.operator if hasattr(op, "operator") else op
         assert part.collectives(5) == ()
 
 
@@ -280,7 +282,8 @@ def test_reverse_mode_through_the_ring_stores_no_tile():
         x = jax.ShapeDtypeStruct((n, 3), np.float32, sharding=cut)
         gamma = jax.ShapeDtypeStruct((), np.float32)
         program = jax.jit(jax.grad(loss, (0, 1))).lower(x, gamma).compile()
-        assert not [shape for shape in hlo.shapes(program.as_text()) if n in shape]
+        text = program.as_text() or ""
+        assert not [shape for shape in hlo.shapes(text) if n in shape]
         memory = program.memory_analysis()
         assert memory is not None
         return memory.temp_size_in_bytes
@@ -325,9 +328,8 @@ def test_entries_given_in_parts_count_as_one():
     table = holey_table(DTYPE)
     rows, columns = np.nonzero(table)
     half = table[rows, columns] / 2
-    made = cx.contexts.pairs(
-        *(np.tile(i, 2) for i in (rows, columns)), np.tile(half, 2)
-    )
+    twice = (np.tile(i, 2) for i in (rows, columns, half))
+    made = cx.contexts.pairs(next(twice), next(twice), next(twice))
     one = cx.association_operator(cx.contexts.joint(table[:, : columns.max() + 1]))
     many = cx.association_operator(made, mesh=make_mesh(8))
     f, g = blocks(one)

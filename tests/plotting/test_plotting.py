@@ -191,9 +191,26 @@ def test_the_best_dimension_is_marked():
     ax = plot_usefulness(Useful(1.5, 3, curve))
     marks = [curve_of(line) for line in ax.lines if len(curve_of(line)[0]) == 1]
     assert marks == [(3, 1.5)]
-    assert ax.get_title(loc="left") == "τ = 1.5 with 3 functions"
+    assert ax.get_title(loc="left") == "Usefulness: τ = 1.5 with 3 functions of 5"
     low, high = ax.get_ylim()
     assert low < 1.5 < high
+
+
+def test_a_curve_that_leaves_through_the_top_is_marked():
+    curve = np.append([90.0, 40.0, 9.0], np.linspace(2.4, 2.0, 20))
+    ax = plot_usefulness(Useful(2.0, 23, curve))
+    (band,) = ax.patches
+    box = band.get_extents().transformed(ax.transData.inverted())
+    np.testing.assert_allclose([box.x0, box.x1], [0.5, 3.5])
+    assert [text.get_text() for text in ax.texts] == ["↑ up to 90"]
+
+
+def test_the_axis_of_a_spectrum_ends_where_values_do():
+    low, high = plot_spectrum(np.linspace(0.99, 0.47, 64)).get_ylim()
+    assert 0.44 < low < 0.47
+    assert 1.0 < high < 1.05
+    low, high = plot_spectrum([0.02, 0.01]).get_ylim()
+    assert low < 0.01 < 0.02 < high < 0.03
 
 
 def test_dimensions_of_infinite_tau_are_a_band():
@@ -240,8 +257,7 @@ def test_many_classes_are_told_apart_by_marks_and_the_rarest_put_together():
     assert len(points(ax)) == len(target)
     legend = ax.get_legend()
     assert legend is not None
-    looks = [(line.get_color(), line.get_marker()) for line in legend.get_lines()]
-    assert len(set(looks)) == 12
+    assert len({line.get_color() for line in legend.get_lines()}) == 12
 
 
 def test_numbers_have_a_colour_bar():

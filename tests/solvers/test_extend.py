@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 import contexture_jax as cx
 from tests.conftest import X64
@@ -71,6 +72,22 @@ def test_a_graph_extends_to_known_vertices_and_new_rows():
         lazy.at(ADJACENCY)
     with pytest.raises(ValueError, match="x_new must have positive total mass"):
         cx.extend(result, context, ADJACENCY[[4]])
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_known_rows_without_mass_give_zeros_and_new_ones_are_refused(sparse):
+    table = TABLE.copy()
+    table[3] = 0
+    context = cx.contexts.joint(csr_array(table) if sparse else table)
+    result, _ = cx.svd(cx.association_operator(context), 2, key=KEY)
+    rows = np.array([3, 0, 5, 3])
+    atol = tol(DTYPE, factor=300) / float(result.singular_values[-1])
+    values = np.asarray(cx.extend(result, context, rows))
+    np.testing.assert_allclose(values, np.asarray(result.left)[rows], atol=atol)
+    assert (values[[0, 3]] == 0).all()
+    assert (np.asarray(cx.extend(result, context, np.array([3]))) == 0).all()
+    with pytest.raises(ValueError, match=r"x_new must be of positive mass.*x_new\[2\]"):
+        cx.extend(result, context, table[[0, 5, 3]])
 
 
 def test_new_points_follow_the_formula():

@@ -99,6 +99,22 @@ def test_auto_keeps_an_operator_on_its_devices(key):
     np.testing.assert_allclose(*found.values(), atol=promised(DTYPE))
 
 
+@pytest.mark.slow
+def test_gradients_of_the_spectrum_are_those_of_one_device(key):
+    x = np.random.default_rng(0).normal(size=(45, 1)).astype(DTYPE)
+
+    def energy(x, gamma, mesh=None):
+        made = cx.contexts.rbf(x, gamma)
+        op = cx.association_operator(made, mesh=mesh, block_size=6)
+        settings = {"method": "randomized", "num_oversamples": WIDTH - RANK}
+        return (cx.svd(op, RANK, key=key, **settings)[0].singular_values ** 2).sum()
+
+    one = jax.grad(energy, (0, 1))(x, 2.0)
+    many = jax.grad(functools.partial(energy, mesh=make_mesh(8)), (0, 1))(x, 2.0)
+    for wanted, got in zip(one, many, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=100 * promised(DTYPE))
+
+
 @functools.cache
 def program(kind: str, num_rows: int) -> str:
     op = operator(kind, num_rows, 8)
@@ -111,7 +127,7 @@ def program(kind: str, num_rows: int) -> str:
         num_oversamples=WIDTH - RANK,
     )
     lowered = _svd._compiled.lower(op, jax.random.key(0), plan=plan.program)
-    return lowered.compile().as_text()
+    return lowered.compile().as_text() or ""
 
 
 @pytest.mark.parametrize("kind", ["dense", "knn", "rbf"])

@@ -12,7 +12,7 @@ import contexture_jax as cx
 from contexture_jax.solvers import Method
 from tests.conftest import X64
 from tests.problems import dense_triples, random_table
-from tests.tolerances import MONTE_CARLO_SIGMAS, tol
+from tests.tolerances import MONTE_CARLO_SIGMAS, promised, tol
 
 DTYPE = np.float64 if X64 else np.float32
 KEY = jax.random.key(3)
@@ -89,6 +89,66 @@ def test_too_few_passes_say_so_and_what_to_do(large):
     assert info.status == "max passes"
     assert "raise max_passes" in cx.Status.MAX_PASSES.advice
     assert info.num_passes == 1.5
+
+
+def test_acceleration_takes_fewer_passes_on_a_slow_spectrum():
+    """Powers need about log(1 / tol) / log(1 / 0.9²) passes, Chebyshev their root."""
+    rng = np.random.default_rng(0)
+    u, v = (np.linalg.qr(rng.normal(size=(n, 120)))[0] for n in (300, 200))
+    a = jnp.asarray(u * 0.985 ** np.arange(120) @ v.T, DTYPE)
+    run = {"rank": 10, "key": KEY, "num_oversamples": 6, "method": "randomized"}
+    result, fast = cx.solvers.truncated_svd(a, tol=1e-4, **run)
+    assert fast.status == "converged"
+    expected = 0.985 ** np.arange(10)
+    np.testing.assert_allclose(result.singular_values, expected, rtol=1e-4)
+    _, slow = cx.solvers.truncated_svd(
+        a, **run, num_power_iterations=2 * int(fast.num_passes)
+    )
+    assert slow.residuals.max() > fast.residuals.max()
+
+
+def test_a_coarse_range_finder_leaves_the_result_as_exact():
+    low = jnp.float32 if X64 else jnp.bfloat16
+    op = cx.association_operator(cx.contexts.joint(random_table(DTYPE)))
+    expected, _ = cx.svd(op, 4, key=KEY, method="exact")
+    run = {"key": KEY, "method": "randomized", "num_oversamples": 2}
+    plain, info = cx.svd(op, 4, **run)
+    mixed, mixed_info = cx.svd(op, 4, **run, range_dtype=low)
+    assert info.status == mixed_info.status == "converged"
+    assert "range finder" in str(mixed_info.reason)
+    for result in (plain, mixed):
+        np.testing.assert_allclose(
+            result.singular_values, expected.singular_values, atol=promised(DTYPE)
+        )
+    assert mixed.left.dtype == op.dtype
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"range_dtype": DTYPE}, "must be a floating dtype coarser than"),
+        ({"range_dtype": jnp.int8}, "must be a floating dtype coarser than"),
+        ({"range_dtype": jnp.bfloat16, "method": "krylov"}, "goes with method"),
+        ({"range_dtype": jnp.bfloat16, "num_power_iterations": 1}, "goes with method"),
+    ],
+)
+def test_range_dtypes_that_make_no_sense_are_refused(op, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        cx.svd(op, 2, key=KEY, **arguments)
+
+
+def test_a_tie_at_the_cut_does_not_stall_the_iteration():
+    """Ten equal values, of which the block holds six: all it keeps are theirs."""
+    rng = np.random.default_rng(0)
+    u, v = (np.linalg.qr(rng.normal(size=(n, 120)))[0] for n in (300, 200))
+    s = np.where(np.arange(120) < 10, 1.0, 0.5)
+    a = jnp.asarray(u * s @ v.T, DTYPE)
+    result, info = cx.solvers.truncated_svd(
+        a, 6, key=KEY, num_oversamples=0, method="randomized"
+    )
+    assert info.status == "converged"
+    assert info.num_passes < 60
+    np.testing.assert_allclose(result.singular_values, np.ones(6), rtol=1e-5)
 
 
 def test_auto_says_what_it_chose_and_why(op, large):
@@ -188,8 +248,12 @@ def test_it_works_inside_jit_with_a_status_code(op):
         ({"rank": 0}, ValueError, "rank must be at least 1; got 0"),
         ({"rank": 9}, ValueError, "rank must be at most 8, the number of singular"),
         ({"rank": True}, TypeError, "rank must be an integer"),
-        ({"tol": -1.0}, ValueError, "tol must be between 0 and 1; got -1.0"),
-        ({"tol": float("nan")}, ValueError, "tol must be between 0 and 1; got nan"),
+        ({"tol": -1.0}, ValueError, "tol must be above 0 and below 1; got -1.0$"),
+        (
+            {"tol": float("nan")},
+            ValueError,
+            "tol must be above 0 and below 1; got nan$",
+        ),
         ({"max_passes": 0}, ValueError, "max_passes must be at least 1"),
         ({"num_oversamples": -1}, ValueError, "num_oversamples must be at least 0"),
         ({"key": jnp.zeros(3)}, TypeError, "key must be a random key"),
@@ -211,7 +275,10 @@ def test_wrong_types_are_refused_without_the_type_checker_of_the_tests():
 import jax, numpy as np, contexture_jax as cx
 op = cx.association_operator(cx.contexts.joint(np.ones((3, 4))))
 good = {"op": op, "rank": 1, "key": jax.random.key(0)}
-for bad in ({"rank": 2.0}, {"method": "qr"}, {"key": 3}, {"op": np.eye(3)}):
+for bad in (
+    {"rank": 2.0}, {"method": "qr"}, {"key": 3}, {"op": np.eye(3)}, {"tol": "x"},
+    {"tol": [1e-3]}, {"key": jax.random.split(jax.random.key(0))},
+):
     try:
         cx.svd(**{**good, **bad})
     except (TypeError, ValueError) as error:
@@ -222,6 +289,11 @@ for call in (
     lambda: cx.association_operator(context, storage="csr"),
     lambda: cx.association_operator(np.eye(3)),
     lambda: cx.extend(result, context, np.arange(3), side="both"),
+    lambda: cx.contexts.graph(np.ones((2, 2)), lazy="x"),
+    lambda: cx.evaluation.chi_squared(op),
+    lambda: cx.evaluation.effective_rank(op),
+    lambda: op.cost("a"),
+    lambda: op.matmat(np.ones(4)),
 ):
     try:
         call()
@@ -236,6 +308,15 @@ for call in (
     assert lines[1].startswith("ValueError method must be one of auto, exact")
     assert lines[2].startswith("TypeError key must be a random key")
     assert lines[3].startswith("TypeError op must be an operator")
-    assert lines[4].startswith('ValueError storage must be None, "dense" or "sparse"')
-    assert lines[5].startswith("TypeError context must be a Context")
-    assert lines[6].startswith('ValueError side must be "left" or "right"')
+    assert lines[4] == "TypeError tol must be one number; got 'x'"
+    assert lines[5] == "TypeError tol must be one number; got [0.001]"
+    assert lines[6].startswith("TypeError key must be one random key; got a batch of")
+    assert lines[7].startswith('ValueError storage must be None, "dense" or "sparse"')
+    assert lines[8].startswith("TypeError context must be a Context")
+    assert lines[9].startswith('ValueError side must be "left" or "right"')
+    assert lines[10] == "TypeError lazy must be True or False; got 'x'"
+    assert lines[11].startswith("TypeError singular_values must be numbers, as svd(op")
+    assert lines[11].endswith("got a DenseOperator")
+    assert lines[12].endswith("must hold real numbers; got DenseOperator")
+    assert lines[13] == "TypeError r must be an integer; got 'a'"
+    assert lines[14].startswith("ValueError g must have shape (4, r); got shape (4,);")

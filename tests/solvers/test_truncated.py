@@ -185,6 +185,7 @@ def test_whole_spectra_and_single_rows():
         ),
         (np.ones((3, 4)), 4, ValueError, "rank must be at most 3"),
         (np.array([["a"]]), 1, TypeError, "a must be an array of numbers.*got ndarray"),
+        ([[1, 2], [3]], 1, ValueError, "a must be an array; got nested sequences"),
         (
             (lambda g: g, lambda f: f, (3, 4), np.float32),
             1,
@@ -196,6 +197,12 @@ def test_whole_spectra_and_single_rows():
 def test_bad_input_is_refused(a, rank, error, message):
     with pytest.raises(error, match=message):
         cx.solvers.truncated_svd(a, rank, key=KEY)
+
+
+def test_a_traced_bcoo_is_refused_in_plain_words():
+    matrix = sparse.BCOO.fromdense(jnp.eye(3))
+    with pytest.raises(TypeError, match="a, a BCOO, is laid out on the host"):
+        jax.eval_shape(lambda a: cx.solvers.truncated_svd(a, 1, key=KEY)[0], matrix)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
