@@ -197,7 +197,8 @@ def search_pruned(
     per_tile = size // _GROUP
     num_first = 2 * num_neighbors
     block = min(128, max(32, 2 ** int(math.log2(_SCORES / (num_tiles * size)))))
-    steps = jnp.arange(capacity, dtype=jnp.int32)
+    steps = jnp.arange(capacity, dtype=jnp.int32)[None, :]
+    inside = jnp.arange(_GROUP)[None, None, :]
     unit = _unit(dtype)
     tiny = float(jnp.finfo(dtype).tiny) * d
 
@@ -216,33 +217,18 @@ def search_pruned(
         """Scores of all points of some groups, shape (block, groups, _GROUP)."""
         tile, number = groups // per_tile, groups % per_tile
         row = jnp.arange(block)[:, None, None]
-        inside = jnp.arange(_GROUP)
         return scores[tile[:, :, None], row, inside, number[:, :, None]]
 
     def point_number(groups: Array, member: Array) -> Array:
         tile, number = groups // per_tile, groups % per_tile
         return tile * size + number + per_tile * member
 
-    def find(counts: Array) -> tuple[Array, Array]:
-        """Where the items of a row are that come `counts` to a place, and how many."""
-        ends = jnp.cumsum(counts, axis=1, dtype=jnp.int32)
-        found = jax.vmap(functools.partial(jnp.searchsorted, v=steps + 1))(ends)
-        place = jnp.minimum(found.astype(jnp.int32), counts.shape[1] - 1)
-        return place, ends
-
-    def find_members(chosen: Array) -> tuple[Array, Array, Array]:
-        """The same inside groups: slot of the group, member of it, and how many."""
-        bits = (chosen.astype(jnp.int32) << jnp.arange(_GROUP)).sum(axis=2)
-        counts = jax.lax.population_count(bits)
-        slot, ends = find(counts)
-        before, left = (
-            jnp.take_along_axis(x, slot, axis=1) for x in (ends - counts, bits)
-        )
-        skip = jnp.maximum(steps - before, 0)
-        for i in range(_GROUP - 1):
-            left = jnp.where(i < skip, left & (left - 1), left)
-        member = jax.lax.population_count((left & -left) - 1)
-        return slot, jnp.minimum(member, _GROUP - 1), ends[:, -1]
+    def find_groups(chosen: Array) -> tuple[Array, Array]:
+        """The first `capacity` groups of a row that are chosen, and how many are."""
+        ends = jnp.cumsum(chosen, axis=1, dtype=jnp.int32)
+        found = jax.vmap(functools.partial(jnp.searchsorted, v=steps[0] + 1))(ends)
+        found = jnp.minimum(found.astype(jnp.int32), chosen.shape[1] - 1)
+        return found, ends[:, -1]
 
     def threshold(query: Array, image: Array, radius: Array) -> tuple[Array, Array]:
         """What the score of a point cannot exceed if its distance is in the radius.
@@ -256,31 +242,49 @@ def search_pruned(
         largest = (tau + 2 * error * reach) ** 2 - (image * image).sum(axis=1)
         return largest + rounding, reach**2 < float(jnp.finfo(dtype).max) / 64
 
-    def take_distances(query: Array, index: Array, count: Array) -> Array:
-        """Distances of the first `count` of each row, the others infinite.
+    def take_distances(
+        query: Array, groups: Array, bits: Array, ends: Array, count: Array
+    ) -> tuple[Array, Array]:
+        """Distances and numbers of the first `count` points that `bits` choose.
 
         Pairs are taken in a row over all queries: a block costs what it needs.
         """
-        ends = jnp.cumsum(count, dtype=jnp.int32)
-        starts = ends - count
+        row_ends = jnp.cumsum(count, dtype=jnp.int32)
+        row_starts = row_ends - count
 
-        def more(state: tuple[Array, Array]) -> Array:
-            return state[0] < ends[-1]
+        def more(state: tuple[Array, Array, Array]) -> Array:
+            return state[0] < row_ends[-1]
 
-        def take(state: tuple[Array, Array]) -> tuple[Array, Array]:
-            at, found = state
+        def take(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            at, distances, numbers = state
             pair = at + jnp.arange(_PAIRS, dtype=jnp.int32)
-            row = jnp.searchsorted(ends, pair, side="right").astype(jnp.int32)
+            row = jnp.searchsorted(row_ends, pair, side="right").astype(jnp.int32)
             row = jnp.minimum(row, block - 1)
-            slot = jnp.clip(pair - starts[row], 0, capacity - 1)
-            part = squared_distances(query[row], points, index[row, slot][:, None])
-            found = jax.lax.dynamic_update_slice(found, part[:, 0], (at,))
-            return at + _PAIRS, found
+            nth = pair - row_starts[row]
+            slot = jnp.zeros_like(pair)
+            for power in reversed(range(capacity.bit_length())):
+                after = jnp.minimum(slot + 2**power, capacity)
+                slot = jnp.where(ends[row, after - 1] <= nth, after, slot)
+            slot = jnp.minimum(slot, capacity - 1)
+            left = bits[row, slot]
+            skip = nth - (ends[row, slot] - jax.lax.population_count(left))
+            for i in range(_GROUP - 1):
+                left = jnp.where(i < skip, left & (left - 1), left)
+            member = jax.lax.population_count((left & -left) - 1)
+            number = point_number(groups[row, slot], member)
+            number = jnp.clip(number, 0, m - 1)
+            part = squared_distances(query[row], points, number[:, None])
+            distances = jax.lax.dynamic_update_slice(distances, part[:, 0], (at,))
+            return at + _PAIRS, distances, jax.lax.dynamic_update_slice(
+                numbers, number, (at,)
+            )
 
-        room = jnp.zeros(block * capacity + _PAIRS, dtype)
-        _, found = jax.lax.while_loop(more, take, (jnp.int32(0), room))
-        found = found[starts[:, None] + steps]
-        return jnp.where(steps < count[:, None], found, jnp.inf)
+        room = block * capacity + _PAIRS
+        state = jnp.int32(0), jnp.zeros(room, dtype), jnp.zeros(room, jnp.int32)
+        _, distances, numbers = jax.lax.while_loop(more, take, state)
+        pair = row_starts[:, None] + steps
+        distances = jnp.where(steps < count[:, None], distances[pair], jnp.inf)
+        return distances, numbers[pair]
 
     def rank(distance: Array, index: Array) -> tuple[Array, Array]:
         """The nearest in order, those that are level with the last by number."""
@@ -309,17 +313,20 @@ def search_pruned(
         radius = -jax.lax.top_k(-exact, num_neighbors)[0][:, -1]
 
         largest, in_range = threshold(query, image, radius)
-        groups, ends = find((minima <= largest[:, None]).astype(jnp.int32))
-        num_groups = ends[:, -1]
+        groups, num_groups = find_groups(minima <= largest[:, None])
         value = members(scores, groups)
         chosen = (value >= last[:, :, None]) & (value <= largest[:, None, None])
         chosen = chosen & (steps < num_groups[:, None])[:, :, None]
-        slot, member, count = find_members(chosen)
-        group = jnp.take_along_axis(groups, slot, axis=1)
-        index = jnp.minimum(point_number(group, member), m - 1)
+        bits = (chosen.astype(jnp.int32) << inside.astype(jnp.int32)).sum(
+            axis=2, dtype=jnp.int32
+        )
+        ends = jnp.cumsum(jax.lax.population_count(bits), axis=1, dtype=jnp.int32)
+        count = ends[:, -1]
         fits = (num_groups <= capacity) & (count <= capacity)
         certain = fits & in_range & jnp.isfinite(largest) & real
-        others = take_distances(query, index, jnp.where(certain, count, 0))
+        others, index = take_distances(
+            query, groups, bits, ends, jnp.where(certain, count, 0)
+        )
 
         # The first ones that are level with the last of them are among the others too.
         exact = jnp.where(-negated < last, exact, jnp.inf)
