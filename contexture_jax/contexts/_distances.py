@@ -1,4 +1,4 @@
-"""Squared distances: by differences, and what a matrix product needs to score by them."""
+"""Squared distances: by differences, and the tiles that a matrix product scores by."""
 
 import math
 

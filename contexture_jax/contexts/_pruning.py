@@ -21,7 +21,7 @@ from contexture_jax.contexts._distances import make_tiles, squared_distances
 
 __all__ = ["Pruning", "choose_directions", "make_pruning", "search_pruned"]
 
-CAPACITY = 1024  # groups, and points, that are evaluated for a query
+CAPACITY = 512  # groups, and points, that are evaluated for a query
 _CHOICES = (32, 64, 128, 192, 256)  # numbers of directions
 _MIN_COLUMNS = 65
 _MAX_COLUMNS = 4096  # a covariance of all columns is formed
@@ -74,7 +74,7 @@ def choose_directions(
     if (
         not _MIN_COLUMNS <= d <= _MAX_COLUMNS
         or not 2 * _SAMPLE <= m < 2**24
-        or 8 * num_neighbors > CAPACITY
+        or 4 * num_neighbors > CAPACITY
         or num_queries * full < 20 * look
         or {device.platform for device in points.devices()} != {"cpu"}
     ):
@@ -104,17 +104,22 @@ def _probe(
     covariance = jnp.matmul(sample.T, sample, precision=jax.lax.Precision.HIGHEST)
     directions = jnp.linalg.eigh(covariance)[1][:, ::-1][:, : max(choices)]
 
-    def gaps(x: Array) -> Array:
-        norms = (x * x).sum(axis=1)
-        query = slice(None, _PROBES)
-        return norms[query, None] + norms[None] - 2.0 * (x[query] @ x.T)
-
-    distances = gaps(sample)
-    radius = -jax.lax.top_k(-distances, rank)[0][:, -1:]
+    query = slice(None, _PROBES)
+    norms = (sample * sample).sum(axis=1)
     images = sample @ directions
+
+    def gaps(x: Array, squares: Array) -> Array:
+        products = x[query] @ x.T
+        return squares[query, None] + squares[None, :] - 2.0 * products
+
+    distances = gaps(sample, norms)
+    radius = -jax.lax.top_k(-distances, rank)[0][:, -1:]
     counts = []
     for choice in choices:
-        bound = gaps(_image(sample, images[:, :choice], directions[:, :choice]))
+        y = images[:, :choice]
+        squares = (y * y).sum(axis=1)
+        rest = jnp.sqrt(jnp.maximum(norms - squares, 0))
+        bound = gaps(y, squares) + (rest[query, None] - rest[None, :]) ** 2
         counts.append((bound <= radius).sum(axis=1))
     return directions, jnp.stack(counts)
 
@@ -175,14 +180,14 @@ def search_pruned(
 ) -> tuple[Int[Array, "n k"], Float[Array, "n k"], Bool[Array, " n"]]:
     """The nearest points where that can be certified; ties by number.
 
-    The work space is about 2**23 scores, and as much again for `capacity` 1024.
+    The work space is about 2**23 scores, and about as much again in all.
 
     Args:
         queries: centred as the points are, n a multiple of 128.
         num_queries: those behind are padding, and cost little.
         points: centred, m ≥ 32 K.
         pruning: of these points.
-        num_neighbors: K ≤ capacity / 8.
+        num_neighbors: K ≤ capacity / 4.
         capacity: how many groups, and how many points beside the most promising ones,
             may be looked into; a query that needs more is not certified.
 
@@ -275,8 +280,10 @@ def search_pruned(
             number = jnp.clip(number, 0, m - 1)
             part = squared_distances(query[row], points, number[:, None])
             distances = jax.lax.dynamic_update_slice(distances, part[:, 0], (at,))
-            return at + _PAIRS, distances, jax.lax.dynamic_update_slice(
-                numbers, number, (at,)
+            return (
+                at + _PAIRS,
+                distances,
+                jax.lax.dynamic_update_slice(numbers, number, (at,)),
             )
 
         room = block * capacity + _PAIRS

@@ -99,7 +99,7 @@ def _search_pruned(
         np.concatenate([*p, np.zeros((n - done, *p[0].shape[1:]), p[0].dtype)])
         for p in zip(*parts, strict=True)
     )
-    rest = np.flatnonzero(~certain)
+    rest = np.flatnonzero(certain == 0)
     if rest.size:
         so_far = n - rest.size
 

@@ -11,7 +11,7 @@ from contexture_jax.contexts._pruning import make_pruning, search_pruned
 from tests.conftest import X64
 from tests.tolerances import tol
 
-DTYPE = np.float64 if X64 else np.float32
+DTYPES = [np.float32, np.float64] if X64 else [np.float32]
 POINTS, COLUMNS, TRUE, DIRECTIONS, NEIGHBORS = 3000, 96, 6, 8, 10
 QUERIES = 256
 FEW = 16  # a capacity that some queries of the clustered points exceed
@@ -34,9 +34,9 @@ class Case(NamedTuple):
         return tuple(np.asarray(f) for f in found)
 
 
-def make_case(x: np.ndarray) -> Case:
+def make_case(x: np.ndarray, dtype: type = np.float32) -> Case:
     """The first points are the queries."""
-    centered = (x - x.mean(axis=0)).astype(DTYPE)
+    centered = (x - x.mean(axis=0)).astype(dtype)
     directions = np.linalg.svd(centered, full_matrices=False)[2][:DIRECTIONS].T
     points = jnp.asarray(centered)
     return Case(points[:QUERIES], points, make_pruning(points, jnp.asarray(directions)))
@@ -61,9 +61,9 @@ def truth(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return order, np.take_along_axis(distances, order, axis=1)
 
 
-@pytest.fixture(scope="module")
-def case() -> Case:
-    return make_case(clustered())
+@pytest.fixture(scope="module", params=DTYPES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return make_case(clustered(), request.param)
 
 
 def test_certified_neighbours_are_the_nearest(case):
@@ -72,7 +72,7 @@ def test_certified_neighbours_are_the_nearest(case):
     assert certain.mean() > 0.9
     np.testing.assert_array_equal(indices[certain], order[certain])
     np.testing.assert_allclose(
-        distances[certain], nearest[certain], rtol=tol(DTYPE, size=COLUMNS)
+        distances[certain], nearest[certain], rtol=tol(case.points.dtype, size=COLUMNS)
     )
 
 
@@ -88,7 +88,7 @@ def test_lower_bounds_are_below_the_distances_up_to_the_stated_error(case):
         exact = np.linalg.norm(x[:, None] - x, axis=2)
         bound = np.linalg.norm(z[:, None] - z, axis=2)
         assert (bound <= exact + error * (norms[:, None] + norms)).all()
-        assert error < tol(DTYPE, factor=20, size=COLUMNS)
+        assert error < tol(case.points.dtype, factor=20, size=COLUMNS)
 
 
 def test_queries_that_need_more_than_the_capacity_are_searched_for_in_full(case):
@@ -105,7 +105,9 @@ def test_queries_that_need_more_than_the_capacity_are_searched_for_in_full(case)
     order, nearest = truth(case)
     assert 0 < certain.sum() < QUERIES
     np.testing.assert_array_equal(indices, order)
-    np.testing.assert_allclose(distances, nearest, rtol=tol(DTYPE, size=COLUMNS))
+    np.testing.assert_allclose(
+        distances, nearest, rtol=tol(case.points.dtype, size=COLUMNS)
+    )
     assert done == sorted(done)
     assert done[-1] == QUERIES
 
@@ -124,7 +126,7 @@ def test_isotropic_points_are_searched_for_in_full():
 def test_of_many_copies_the_first_ones_count(case):
     """60 copies of each of 50 points: more at distance 0 than are asked for."""
     number = np.random.default_rng(2).permutation(POINTS) % 50
-    copies = make_case(clustered()[:50][number])
+    copies = make_case(clustered()[:50][number], case.points.dtype)
     indices, distances, certain = copies.search()
     expected = [np.flatnonzero(number == i)[:NEIGHBORS] for i in number[:QUERIES]]
     assert certain.all()
@@ -133,7 +135,7 @@ def test_of_many_copies_the_first_ones_count(case):
 
 
 def test_scales_at_the_ends_of_the_range_are_not_certified(case):
-    for scale in (1e-30, 1e17) if DTYPE == np.float32 else (1e-200, 1e152):
+    for scale in (1e-30, 1e17) if case.points.dtype == np.float32 else (1e-200, 1e152):
         scaled = Case(
             case.queries * scale,
             case.points * scale,
@@ -153,7 +155,7 @@ def test_directions_are_chosen_where_they_pay(monkeypatch):
     monkeypatch.setattr(_pruning, "_SAMPLE", 512)
     monkeypatch.setattr(_pruning, "_CHOICES", (4, 8, 16))
     points = make_case(clustered()[:-1]).points
-    flat = jnp.asarray(np.random.default_rng(4).normal(size=points.shape), DTYPE)
+    flat = jnp.asarray(np.random.default_rng(4).normal(size=points.shape), np.float32)
     many = 100 * POINTS
     chosen = _pruning.choose_directions(points, NEIGHBORS, many)
     assert chosen is not None
