@@ -54,6 +54,7 @@ LAYERS = {
 JIT_ALLOWED = {
     "_core/numerics.py": "a transpose that is stored, not a view inside a program",
     "contexts/_search.py": "`knn` searches in blocks of one shape, from eager code",
+    "contexts/_pruning.py": "the same by lower bounds, whose outcome the host reads",
     "cli/_solve.py": "each judge of the command is one program",
     "solvers/_implicit.py": "their backward pass, which eager `jax.grad` runs",
     "solvers/_certificate.py": "`certify` likewise, for eager callers of `cx.svd`",

@@ -8,21 +8,28 @@ are computed anew. That is exact, and many times faster than `top_k` over whole 
 """
 
 import functools
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from contexture_jax._core.types import Array, Float, Int
+from contexture_jax.contexts._distances import GROUP, make_tiles, squared_distances
+from contexture_jax.contexts._pruning import (
+    CAPACITY,
+    Pruning,
+    choose_directions,
+    make_pruning,
+    search_pruned,
+)
 
 __all__ = ["nearest_neighbors", "squared_distances"]
 
 _SMALL = 4  # points in a small group: what is computed anew for each that is chosen
-_LARGE = 16  # small groups in a large one
+_LARGE = GROUP // _SMALL  # small groups in a large one
 _MARGIN = 8  # more candidates than asked for, ranked again by exact distances
 _BLOCK = 256  # queries in a tile
-_TILE = 4096  # points in a tile
 _BLOCKS_PER_CALL = 16  # between two reports of progress
 
 
@@ -49,57 +56,98 @@ def nearest_neighbors(
         Numbers of the neighbours, nearest first, shape (n, K), int32, and their squared
         distances, shape (n, K).
     """
-    n = queries.shape[0]
     center = points.mean(axis=0, keepdims=True)
     queries, points = queries - center, points - center
-    tiles = _make_tiles(points)
-    # One block size whatever n is, so that a row's arithmetic does not depend on how
-    # many queries came with it.
-    chunk = _BLOCK * max(1, min(_BLOCKS_PER_CALL, -(-n // _BLOCK)))
+    directions = choose_directions(points, num_neighbors, queries.shape[0])
+    if directions is None:
+        return _search_in_full(queries, points, num_neighbors, progress)
+    pruning = make_pruning(points, directions)
+    return _search_pruned(queries, points, pruning, num_neighbors, progress)
+
+
+def _search_pruned(
+    queries: Float[Array, "n d"],
+    points: Float[Array, "m d"],
+    pruning: Pruning,
+    num_neighbors: int,
+    progress: Callable[[int, int], None] | None = None,
+    capacity: int = CAPACITY,
+) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
+    """By lower bounds; what they do not decide is searched for in full.
+
+    Where they leave more than half of the queries open, the rest go there at once.
+    """
+    n = queries.shape[0]
     parts = []
-    for start in range(0, n, chunk):
-        part = queries[start : start + chunk]
-        padded = jnp.pad(part, ((0, chunk - part.shape[0]), (0, 0)))
+    num_open, done = 0, 0
+    while done < n and 2 * num_open <= done:
+        padded, num_rows = _chunk(queries, done)
+        found = search_pruned(
+            padded,
+            jnp.asarray(num_rows, jnp.int32),
+            points,
+            pruning,
+            num_neighbors=num_neighbors,
+            capacity=capacity,
+        )
+        parts.append([np.asarray(f[:num_rows]) for f in found])
+        done += num_rows
+        num_open += int(num_rows - parts[-1][2].sum())
+        if progress is not None and num_open < done:
+            progress(done - num_open, n)
+    indices, distances, certain = (
+        np.concatenate([*p, np.zeros((n - done, *p[0].shape[1:]), p[0].dtype)])
+        for p in zip(*parts, strict=True)
+    )
+    rest = np.flatnonzero(certain == 0)
+    if rest.size:
+        so_far = n - rest.size
+
+        def report(count: int, _: int) -> None:
+            if progress is not None:
+                progress(so_far + count, n)
+
+        found = _search_in_full(queries[rest], points, num_neighbors, report)
+        indices[rest], distances[rest] = (np.asarray(f) for f in found)
+    return jnp.asarray(indices), jnp.asarray(distances)
+
+
+def _search_in_full(
+    queries: Float[Array, "n d"],
+    points: Float[Array, "m d"],
+    num_neighbors: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
+    n = queries.shape[0]
+    tiles = _make_tiles(points)
+    parts = []
+    done = 0
+    while done < n:
+        padded, num_rows = _chunk(queries, done)
         found = _search(padded, points, tiles, num_neighbors=num_neighbors)
-        parts.append([f[: part.shape[0]] for f in found])
+        parts.append([f[:num_rows] for f in found])
+        done += num_rows
         if progress is not None:
             jax.block_until_ready(parts[-1])
-            progress(min(start + chunk, n), n)
+            progress(done, n)
     indices, distances = (jnp.concatenate(p) for p in zip(*parts, strict=True))
     return indices, distances
 
 
-def squared_distances(
-    queries: Float[Array, "n d"],
-    points: Float[Array, "m d"],
-    indices: Int[Array, "n k"],
-) -> Float[Array, "n k"]:
-    """|x_i − a_{indices[i, j]}|² by differences, a slot at a time (no 3-d array)."""
+def _chunk(queries: Float[Array, "n d"], start: int) -> tuple[Array, int]:
+    """Whole blocks from a row on, the last one padded, and how many rows are real.
 
-    def one_slot(index: Array) -> Array:
-        difference = queries - points[index]
-        return (difference * difference).sum(axis=1)
-
-    return jax.lax.map(one_slot, indices.T).T
-
-
-@jax.jit
-def _make_tiles(points: Float[Array, "m d"]) -> Float[Array, "t d1 c"]:
-    """Tiles of columns (−2a, |a|²), so that [x, 1] times them is |a|² − 2⟨x, a⟩.
-
-    The last tile is filled up with points that are infinitely far.
+    One block size whatever n is, so that a row's arithmetic does not depend on how many
+    queries came with it.
     """
-    m, d = points.shape
-    group = _SMALL * _LARGE
-    size = min(_TILE, -(-m // group) * group)
-    num_tiles = math.ceil(m / size)
-    padding = num_tiles * size - m
-    norms = jnp.pad(
-        (points * points).sum(axis=1), (0, padding), constant_values=jnp.inf
-    )
-    scaled = jnp.pad(-2.0 * points, ((0, padding), (0, 0)))
-    columns = jnp.concatenate([scaled, norms[:, None]], axis=1)
-    return columns.reshape(num_tiles, size, d + 1).swapaxes(1, 2)
+    n = queries.shape[0]
+    size = _BLOCK * max(1, min(_BLOCKS_PER_CALL, -(-n // _BLOCK)))
+    part = queries[start : start + size]
+    padding = size - part.shape[0]
+    return jnp.pad(part, ((0, padding), (0, 0))), part.shape[0]
+
+
+_make_tiles = jax.jit(make_tiles)
 
 
 @functools.partial(jax.jit, static_argnames="num_neighbors")
