@@ -104,22 +104,17 @@ def _probe(
 ) -> tuple[Float[Array, "d p"], Int[Array, "c q"]]:
     """Directions, and how many points the bounds leave within the rank-th distance.
 
-    Any directions will do, good ones prune more: these come from three steps of
-    subspace iteration, since factorisations of all columns would cost more than
-    everything else.
+    Any directions will do, good ones prune more: these come from four steps of
+    subspace iteration, whose first columns are about the leading eigenvectors.
     """
-    highest = jax.lax.Precision.HIGHEST
     norms = (sample * sample).sum(axis=1)
     scaled = sample / jnp.sqrt(norms.mean())
-    covariance = jnp.matmul(scaled.T, scaled, precision=highest) / _SAMPLE
-    start = jax.random.normal(
+    covariance = scaled.T @ scaled / _SAMPLE
+    directions = jax.random.normal(
         jax.random.key(0), (sample.shape[1], max(choices)), sample.dtype
     )
-    basis = jnp.linalg.qr(covariance @ start)[0]
-    basis = jnp.linalg.qr(covariance @ (covariance @ basis))[0]
-    reduced = jnp.matmul(basis.T, covariance @ basis, precision=highest)
-    rotation = jnp.linalg.eigh(reduced)[1][:, ::-1]
-    directions = jnp.matmul(basis, rotation, precision=highest)
+    for _ in range(4):
+        directions = _orthonormalize(covariance @ (covariance @ directions))
 
     query = slice(None, _PROBES)
     images = sample @ directions
@@ -138,6 +133,26 @@ def _probe(
         bound = gaps(y, squares) + (rest[query, None] - rest[None, :]) ** 2
         counts.append((bound <= radius).sum(axis=1))
     return directions, jnp.stack(counts)
+
+
+def _orthonormalize(columns: Float[Array, "d p"]) -> Float[Array, "d p"]:
+    """By Gram and Schmidt, twice, one column after the other.
+
+    LAPACK's threads would spin on after the call and take the cores from the products.
+    """
+
+    def add(i: Array, basis: Array) -> Array:
+        column = columns[:, i]
+        for _ in range(2):
+            shadow = jnp.matmul(column, basis, precision=jax.lax.Precision.HIGHEST)
+            column = column - jnp.matmul(
+                basis, shadow, precision=jax.lax.Precision.HIGHEST
+            )
+            norm = jnp.sqrt((column * column).sum())
+            column = column / jnp.where(norm > 0, norm, 1)
+        return basis.at[:, i].set(column)
+
+    return jax.lax.fori_loop(0, columns.shape[1], add, jnp.zeros_like(columns))
 
 
 def _image(
