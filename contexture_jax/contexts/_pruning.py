@@ -35,7 +35,7 @@ _PAIRS = 2048  # distances taken at a time
 # Costs in multiplications of a large matrix product, measured on x86 CPUs.
 _PAIR = 28  # one column of one distance that is taken by itself
 _SWEEP = 32  # selection among the scores, for each of them
-_EIGH = 10  # eigenvectors, times the third power of the columns
+_FACTORS = 10  # subspace iteration, for each entry of the covariance and direction
 
 
 class Pruning(NamedTuple):
@@ -68,9 +68,11 @@ def choose_directions(
         num_queries: how many queries will come.
     """
     m, d = points.shape
-    full = (d + _SWEEP) * m
-    look = _SAMPLE * d**2 + _EIGH * d**3
     choices = tuple(c for c in _CHOICES if c <= d // 2)
+    if not choices:
+        return None
+    full = (d + _SWEEP) * m
+    look = _SAMPLE * d**2 + _FACTORS * d**2 * max(choices)
     if (
         not _MIN_COLUMNS <= d <= _MAX_COLUMNS
         or not 2 * _SAMPLE <= m < 2**24
@@ -91,7 +93,7 @@ def choose_directions(
         for choice, count in zip(choices, counts, strict=True)
     ]
     best = int(np.argmin(costs))
-    if not costs[best] < 0.8 * full:
+    if not (costs[best] < 0.8 * full and np.isfinite(directions).all()):
         return None
     return directions[:, : choices[best]]
 
@@ -100,12 +102,21 @@ def choose_directions(
 def _probe(
     sample: Float[Array, "s d"], *, rank: int, choices: tuple[int, ...]
 ) -> tuple[Float[Array, "d p"], Int[Array, "c q"]]:
-    """Principal directions, and how many points are within the rank-th distance."""
-    covariance = jnp.matmul(sample.T, sample, precision=jax.lax.Precision.HIGHEST)
-    directions = jnp.linalg.eigh(covariance)[1][:, ::-1][:, : max(choices)]
+    """Directions, and how many points the bounds leave within the rank-th distance.
+
+    Any directions will do, good ones prune more: these come from four steps of
+    subspace iteration, whose first columns are about the leading eigenvectors.
+    """
+    norms = (sample * sample).sum(axis=1)
+    scaled = sample / jnp.sqrt(norms.mean())
+    covariance = scaled.T @ scaled / _SAMPLE
+    directions = jax.random.normal(
+        jax.random.key(0), (sample.shape[1], max(choices)), sample.dtype
+    )
+    for _ in range(4):
+        directions = _orthonormalize(covariance @ (covariance @ directions))
 
     query = slice(None, _PROBES)
-    norms = (sample * sample).sum(axis=1)
     images = sample @ directions
 
     def gaps(x: Array, squares: Array) -> Array:
@@ -122,6 +133,26 @@ def _probe(
         bound = gaps(y, squares) + (rest[query, None] - rest[None, :]) ** 2
         counts.append((bound <= radius).sum(axis=1))
     return directions, jnp.stack(counts)
+
+
+def _orthonormalize(columns: Float[Array, "d p"]) -> Float[Array, "d p"]:
+    """By Gram and Schmidt, twice, one column after the other.
+
+    LAPACK's threads would spin on after the call and take the cores from the products.
+    """
+
+    def add(i: Array, basis: Array) -> Array:
+        column = columns[:, i]
+        for _ in range(2):
+            shadow = jnp.matmul(column, basis, precision=jax.lax.Precision.HIGHEST)
+            column = column - jnp.matmul(
+                basis, shadow, precision=jax.lax.Precision.HIGHEST
+            )
+            norm = jnp.sqrt((column * column).sum())
+            column = column / jnp.where(norm > 0, norm, 1)
+        return basis.at[:, i].set(column)
+
+    return jax.lax.fori_loop(0, columns.shape[1], add, jnp.zeros_like(columns))
 
 
 def _image(
@@ -158,7 +189,7 @@ def make_pruning(
         padded = jnp.pad(part, ((0, padding), (0, 0)))
         parts.append(_images(padded, directions)[: part.shape[0]])
     wide = np.asarray(directions, np.float64)
-    defect = np.linalg.norm(wide.T @ wide - np.eye(num_directions))
+    defect = np.linalg.norm(np.einsum("ij,ik->jk", wide, wide) - np.eye(num_directions))
     error = 3.0 * (d * math.sqrt(num_directions) * _unit(points.dtype) + defect)
     tiles = jax.jit(make_tiles)(jnp.concatenate(parts))
     return Pruning(directions, tiles, jnp.asarray(error, points.dtype))
