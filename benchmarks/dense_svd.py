@@ -28,7 +28,7 @@ SPECTRA = {
 }
 OURS = (
     "num_power_iterations=4,num_oversamples=10",
-    "num_power_iterations=3,num_oversamples=64",
+    "num_power_iterations=2,num_oversamples=64",
 )
 SPELLINGS = ("Aᵀ z", "Aᵀ stored")
 TORCH = "torch.svd_lowrank"

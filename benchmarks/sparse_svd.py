@@ -36,7 +36,10 @@ from _measure import (
 from _ours import matmat, product, read_setting, rmatmat
 from _peers import scipy_svds, sklearn_randomized_svd, torch_csr_product
 
-OURS = ("num_power_iterations=4,num_oversamples=10",)
+OURS = (
+    "num_power_iterations=4,num_oversamples=10",
+    "num_power_iterations=1,num_oversamples=64",
+)
 SKLEARN = "sklearn randomized_svd on CSR"
 ARPACK = "scipy svds, ARPACK"
 PRINCE = "prince CA"

@@ -130,7 +130,7 @@ def svd(
         range_dtype=range_dtype,
         sharded=_num_devices(op) > 1,
     )
-    if plan.method != "exact":
+    if plan.method != "exact" and plan.tol > 0:
         op = op.for_passes()
     run = functools.partial(_compiled, plan=plan.program)
     result, info = implicit_svd(run, _pose, op, key)

@@ -184,11 +184,13 @@ def _compiled(
 def _wants_transpose(arrays: Any, plan: Plan) -> bool:
     """Whether to store Aᴴ row by row for the passes.
 
-    On CPU, products with a transposed view take about twice as long. Elsewhere they do
-    not, and under a transformation there is nothing to store yet.
+    On CPU, products with a transposed view take up to twice as long, and storing it
+    takes about as long as two products: worth it for as many passes as a tolerance
+    needs. Under a transformation there is nothing to store yet.
     """
     return (
         plan.method != "exact"
+        and plan.tol > 0
         and isinstance(arrays, jax.Array)
         and is_concrete(arrays)
         and on_cpu(arrays)
