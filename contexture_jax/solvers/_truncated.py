@@ -47,8 +47,8 @@ def truncated_svd(
     The layer below `svd`: nothing is weighted, nothing is deflated. Real and complex
     matrices; integers and half precision are converted to a floating dtype first.
     Matrices whose squares would leave the range of the dtype are solved in units of
-    their largest entry. On CPU an iterative method stores the transpose of an array
-    beside it.
+    their largest entry. On CPU a run to a tolerance stores the transpose of an
+    array beside it.
 
     Args:
         a: shape (n, m): an array, a `BCOO`, a scipy.sparse matrix, or a linear map
