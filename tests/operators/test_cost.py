@@ -15,7 +15,9 @@ WIDTH = 64
 def contexts():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((6000, 20)).astype(DTYPE)
-    table = scipy.sparse.random(8000, 5000, 0.004, random_state=1, dtype=DTYPE)
+    where = rng.integers(0, 8000, 160_000), rng.integers(0, 5000, 160_000)
+    table = scipy.sparse.coo_matrix((rng.random(160_000), where), (8000, 5000))
+    table = table.astype(DTYPE)
     return {
         "dense": lambda: cx.contexts.joint(rng.random((600, 500)).astype(DTYPE)),
         "sparse": lambda: cx.contexts.joint(table),
