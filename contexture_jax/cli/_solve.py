@@ -245,6 +245,7 @@ def judge(
     else:
         tail["tail_error"] = spectrum.tail_error
     association, reason = cx.evaluation.verdict(known, **tail)
+    reason = reason.replace("a rank of", "--rank")
     if values[0] > 0:
         bounds = cx.evaluation.usefulness_bounds(known, **tail)
     judged = None

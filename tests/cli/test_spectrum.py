@@ -293,6 +293,8 @@ def test_a_bracket_of_tau_holds_what_all_values_say(tmp_path, capsys, monkeypatc
     assert bracket["tau_low"] < bracket["tau_high"] <= bracket["tau"] + slack
     assert bracket["tau"] == exact["tau"]
     assert bracket["verdict"] in (exact["verdict"], "undecided")
+    undecided = bracket["verdict"] == "undecided"
+    assert undecided == ("--rank 23 will tell" in bracket["verdict_reason"])
 
 
 def test_a_projection_is_said_to_be_one_whatever_the_rank(tmp_path, capsys):
