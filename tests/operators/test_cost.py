@@ -31,7 +31,6 @@ def contexts():
         ),
         "kernel": lambda: cx.contexts.rbf(x, 0.1),
         "kernel of uneven tiles": lambda: cx.contexts.rbf(x[:5001], 0.1),
-        "teacher": lambda: cx.contexts.teacher(x),
     }
 
 
