@@ -1,12 +1,14 @@
 """Randomized block Krylov iteration with thick restart."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.numerics import mm, safe_reciprocal
-from contexture_jax._core.types import Array, Float
+from contexture_jax._core.numerics import mm
+from contexture_jax._core.types import Array, Float, Inexact, Int
 from contexture_jax.solvers._linear_map import LinearMap
-from contexture_jax.solvers._orthonormal import orthonormalize, ritz_svd
+from contexture_jax.solvers._orthonormal import orthonormalize
 from contexture_jax.solvers._random import Seed, fold, random_block
 from contexture_jax.solvers._triples import Triples
 
@@ -18,105 +20,162 @@ def krylov(
     rank: int,
     seed: Seed,
     *,
-    width: int,
+    block_size: int,
     depth: int,
+    num_kept: int,
     max_passes: int,
     tol: Float[Array, ""],
 ) -> Triples:
     """Leading singular triples by restarted block Krylov iteration (theory.md §6).
 
-    A basis V = [V_0, …, V_{depth−1}] of blocks grows by V_{j+1} = orth(Mᴴ M V_j) off
-    all blocks before it, beside Y = M V. When it is full, the SVD of Y gives Ritz
-    triples with M V X = U S. The residual Mᴴ u_i − s_i v_i lies in the block that comes
-    next and costs nothing. The leading `width` Ritz vectors then become V_0 and the
-    iteration goes on with that next block: the thick restart of Baglama & Reichel 2005
-    ("Augmented implicitly restarted Lanczos bidiagonalization methods"), for blocks and
-    with full reorthogonalisation. Blocks wider than a cluster find all of it, and a
-    block that runs out of new directions goes on with random ones.
+    Two bases grow block by block, U_j = orth(M V_j) and V_{j+1} = orth(Mᴴ U_j), each
+    off all before it (Golub & Kahan's bidiagonalisation for blocks, with full
+    reorthogonalisation), beside the small R = Uᴴ M V, so that M V = U R. When they are
+    full, the SVD of R gives Ritz triples. The residual Mᴴ u_i − s_i v_i lies in the
+    block that comes next and costs nothing. The leading Ritz vectors then become the
+    first blocks and the iteration goes on with that next block: the thick restart of
+    Baglama & Reichel 2005 ("Augmented implicitly restarted Lanczos bidiagonalization
+    methods").
+
+    A block narrower than `rank` searches a space of higher degree at equal cost (Musco
+    & Musco 2015). A block wider than a cluster finds all of it; of a narrower one, the
+    copies beyond its width are found late, through rounding.
 
     Args:
         a: the matrix.
         rank: number of triples.
         seed: for the first block.
-        width: columns of a block, at least `rank`.
-        depth: blocks in the basis, at least 2; width · (depth + 1) ≤ min(n, m) less
+        block_size: columns of a block, b.
+        depth: blocks in a basis; rank ≤ b · depth, b · (depth + 1) ≤ min(n, m) less
             what is deflated.
+        num_kept: blocks that a restart keeps, rank ≤ b · num_kept; below `depth` if
+            `max_passes` is above it.
         max_passes: stop after the cycle that reaches it.
         tol: stop when every ‖Mᴴ u_i − s_i v_i‖ ≤ tol · s_1, i ≤ rank.
 
     Returns:
-        Triples with `right_residuals` computed anew from the triples returned.
+        Triples. `right_residuals` are computed anew from the triples of a run that
+        converged, and are those of the recurrence, right to rounding, of one that ran
+        out of passes.
     """
     n, m = a.shape
-    size = width * depth
+    size, kept = block_size * depth, block_size * num_kept
     real = jnp.zeros((), a.dtype).real.dtype
-    test = a.project_left(random_block(seed, n, width, a.dtype))
+    zero = jnp.zeros((), jnp.int32)
+    test = a.project_left(random_block(seed, n, block_size, a.dtype))
     first = orthonormalize(a.rmatmat(test), seed, project=a.project_right)
 
-    def extend(number: Array, state: tuple) -> tuple:
-        """Add the next block to the basis and find the one after it."""
-        passes, basis, image, block, _ = state
-        column = number * width
-        y = a.matmat(block)
-        z = a.rmatmat(y)
-        basis = jax.lax.dynamic_update_slice(
-            basis, block, (jnp.zeros_like(column), column)
+    def extend(number: Array, state: _State) -> _State:
+        """Add the next block to each basis and find the one after it."""
+        at = number.astype(jnp.int32) * block_size
+        image = a.matmat(state.block)
+        u = orthonormalize(
+            image,
+            fold(seed, 2 * state.passes + 2),
+            project=a.project_left,
+            basis=state.left,
         )
-        image = jax.lax.dynamic_update_slice(image, y, (jnp.zeros_like(column), column))
-        following = orthonormalize(
-            z, fold(seed, passes + 1), project=a.project_right, basis=basis
+        left = jax.lax.dynamic_update_slice(state.left, u, (zero, at))
+        right = jax.lax.dynamic_update_slice(state.right, state.block, (zero, at))
+        own = mm(u.conj().T, image)
+        column = jax.lax.dynamic_update_slice(state.coupling, own, (at, zero))
+        back = a.rmatmat(u)
+        block = orthonormalize(
+            back, fold(seed, 2 * state.passes + 3), project=a.project_right, basis=right
         )
-        link = mm(following.conj().T, z)
-        return passes + 1, basis, image, following, link
+        link = mm(block.conj().T, back)
+        nothing = jnp.zeros_like(state.coupling)
+        return state._replace(
+            passes=state.passes + 1,
+            left=left,
+            right=right,
+            small=jax.lax.dynamic_update_slice(state.small, column, (zero, at)),
+            block=block,
+            link=link,
+            coupling=jax.lax.dynamic_update_slice(nothing, link.conj().T, (at, zero)),
+        )
 
-    def not_done(state: tuple) -> Array:
-        passes, values, residuals = state[0], state[5], state[6]
-        gap = residuals[:rank].max()
-        return (passes < max_passes) & ((passes == 0) | (gap > a.goal(values, tol)))
+    def is_open(state: _State) -> Array:
+        return state.residuals[:rank].max() > a.goal(state.s, tol)
 
-    def cycle(state: tuple) -> tuple:
-        passes, basis, image, block, link, _, _, _ = state
-        begin = jnp.where(passes == 0, 0, 1)
-        # A full basis needs random directions at most once the operator's rank is
+    def not_done(state: _State) -> Array:
+        return (state.passes < max_passes) & ((state.passes == 0) | is_open(state))
+
+    def cycle(state: _State) -> _State:
+        begin = jnp.where(state.passes == 0, 0, num_kept)
+        # Full bases need random directions at most once the operator's rank is
         # exhausted; they cost passes, not correctness.
-        passes, basis, image, block, link = jax.lax.fori_loop(
-            begin, depth, extend, (passes, basis, image, block, link)
+        state = jax.lax.fori_loop(begin, depth, extend, state)
+        w, s, xh = jnp.linalg.svd(state.small, full_matrices=False)
+        # Mᴴ U = V Rᴴ + V_next [0, …, 0, link].
+        out = mm(state.link, w[size - block_size :, :kept])
+        return state._replace(
+            left=_rotate(state.left, w[:, :kept]),
+            right=_rotate(state.right, xh[:kept].conj().T),
+            small=jnp.zeros_like(state.small)
+            .at[:kept, :kept]
+            .set(jnp.diag(s[:kept]).astype(a.dtype)),
+            coupling=jnp.zeros_like(state.coupling).at[:kept].set(out.conj().T),
+            s=s[:kept],
+            residuals=jnp.linalg.norm(out, axis=0),
         )
-        u, s, v = ritz_svd(
-            image, basis, fold(seed, passes), num=width, project=a.project_left
-        )
-        # Mᴴ u_i = s_i v_i + V_next (link x_i) / s_i with x_i the last block of
-        # coordinates of v_i.
-        last = jax.lax.dynamic_slice_in_dim(basis, size - width, width, axis=1)
-        coordinates = mm(last.conj().T, v)
-        gaps = jnp.linalg.norm(mm(link, coordinates), axis=0)
-        # Where s_i is 0, u_i is an arbitrary completion and the formula is 0 / 0; the
-        # residuals that are returned are computed from the triples.
-        there = s > a.cutoff(s)
-        residuals = jnp.where(there, gaps * safe_reciprocal(s), 0.0)
-        kept = u * s[None, :]
-        basis = jnp.zeros_like(basis).at[:, :width].set(v)
-        image = jnp.zeros_like(image).at[:, :width].set(kept)
-        return passes, basis, image, block, link, s, residuals, u
 
-    start = (
-        jnp.zeros((), jnp.int32),
-        jnp.zeros((m, size), a.dtype),
-        jnp.zeros((n, size), a.dtype),
-        first,
-        jnp.zeros((width, width), a.dtype),
-        jnp.zeros((width,), real),
-        jnp.zeros((width,), real),
-        jnp.zeros((n, width), a.dtype),
+    start = _State(
+        passes=zero,
+        left=jnp.zeros((n, size), a.dtype),
+        right=jnp.zeros((m, size), a.dtype),
+        small=jnp.zeros((size, size), a.dtype),
+        block=first,
+        link=jnp.zeros((block_size, block_size), a.dtype),
+        coupling=jnp.zeros((size, block_size), a.dtype),
+        s=jnp.zeros((kept,), real),
+        residuals=jnp.zeros((kept,), real),
     )
-    passes, basis, _, _, _, s, _, u = jax.lax.while_loop(not_done, cycle, start)
-    u, s, v = u[:, :rank], s[:rank], basis[:, :rank]
-    residuals = jnp.linalg.norm(a.rmatmat(u) - v * s[None, :], axis=0)
+    end = jax.lax.while_loop(not_done, cycle, start)
+    u, s, v = end.left[:, :rank], end.s[:rank], end.right[:, :rank]
+    residuals, half = jax.lax.cond(
+        is_open(end),
+        lambda: (end.residuals[:rank], 0.5),
+        lambda: (jnp.linalg.norm(a.rmatmat(u) - v * s[None, :], axis=0), 1.0),
+    )
     return Triples(
         u,
         s,
         v,
         jnp.zeros((rank,), real),
         residuals,
-        passes.astype(real) + 1.0,
+        end.passes.astype(real) + half,
     )
+
+
+class _State(NamedTuple):
+    """Between two blocks.
+
+    Attributes:
+        passes: how many are done, each a product with M and one with Mᴴ.
+        left: U, orthonormal, and zeros where it is not yet filled.
+        right: V, likewise.
+        small: R = Uᴴ M V.
+        block: the block that V gets next.
+        link: its coefficients in Mᴴ times the last block of U.
+        coupling: Uᴴ M times it, (Mᴴ U)ᴴ times it, known before the product.
+        s: Ritz values that the last restart kept.
+        residuals: of their triples.
+    """
+
+    passes: Int[Array, ""]
+    left: Inexact[Array, "n k"]
+    right: Inexact[Array, "m k"]
+    small: Inexact[Array, "k k"]
+    block: Inexact[Array, "m b"]
+    link: Inexact[Array, "b b"]
+    coupling: Inexact[Array, "k b"]
+    s: Float[Array, " c"]
+    residuals: Float[Array, " c"]
+
+
+def _rotate(
+    basis: Inexact[Array, "n k"], w: Inexact[Array, "k c"]
+) -> Inexact[Array, "n k"]:
+    """The first columns of a rotated basis, and zeros in place of the others."""
+    return jnp.zeros_like(basis).at[:, : w.shape[1]].set(mm(basis, w))

@@ -28,6 +28,7 @@ def orthonormalize(
     *,
     project: Any = identity,
     basis: Inexact[Array, "n l"] | None = None,
+    loose: bool = False,
 ) -> Inexact[Array, "n b"]:
     """Orthonormal columns whose span holds that of a block, off a given basis.
 
@@ -37,7 +38,11 @@ def orthonormalize(
     and one product. The shift makes every factorisation succeed; a round divides the
     condition number by about δ^(-1/2). When G was close to I, the round was the last
     one, without the shift. A column that a round leaves shorter than √δ (in the first:
-    δ) depends on the others to within about δ and is replaced by a random one.
+    δ) of its length depends on the others to within about δ and is replaced by a
+    random one.
+
+    Blocks are as large as memory lets them be, so each round reads its own as seldom as
+    it can: for the products and for nothing else.
 
     Args:
         block: Z, shape (n, b), floating or complex; b ≤ n less the size of `basis` and
@@ -45,6 +50,8 @@ def orthonormalize(
         seed: for the replacements.
         project: orthogonal projection that the result must lie in the range of.
         basis: orthonormal columns (or zeros), shape (n, l), to stay orthogonal to.
+        loose: be content with eigenvalues of QᴴQ from 0.9 to 1, mostly after one round:
+            enough for a basis that the next product changes anyway.
 
     Returns:
         Q, shape (n, b), orthonormal to rounding even if Z has rank 0.
@@ -58,47 +65,80 @@ def orthonormalize(
         z = project(z)
         return z if basis is None else z - mm(basis, mm(basis.conj().T, z))
 
-    def not_done(state: tuple[Array, Array, Array]) -> Array:
-        number, _, done = state
+    def not_done(state: tuple[Array, Array, Array, Array]) -> Array:
+        number, _, _, done = state
         return ~done & (number < _MAX_ROUNDS)
 
-    def one_round(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        number, z, _ = state
+    def one_round(
+        state: tuple[Array, Array, Array, Array],
+    ) -> tuple[Array, Array, Array, Array]:
+        number, z, lengths, _ = state
         z = clean(z)
-        squares = (jnp.abs(z) ** 2).sum(axis=0)
-        # Lengths are 1 at the start, and 1 or much less after a shifted round.
-        least = jnp.where(number == 0, shift**2, shift).astype(squares.dtype)
-        there = ~(squares <= least)  # NaN counts as there: it must come through
-        z = jax.lax.cond(
-            there.all(),
-            lambda: z,
-            lambda: jnp.where(there[None, :], z, fresh(number)),
-        )
         gram = mm(z.conj().T, z)
+        least = jnp.where(number == 0, shift**2, shift).astype(lengths.dtype) * lengths
+        # NaN counts as there: it must come through.
+        there = ~(jnp.diagonal(gram).real <= least)
+        complete = there.all()
+
+        def fill(z: Array, gram: Array) -> tuple[Array, Array]:
+            z = jnp.where(there[None, :], z, fresh(number))
+            return z, mm(z.conj().T, z)
+
+        z, gram = _if_needed(~complete, fill, z, gram)
         # Orthogonality that is lost to cancellation shows as lost length; new columns
         # are cleaned in the next round.
-        done = there.all() & (jnp.abs(gram - eye).max() < 0.5 / width**0.5)
+        close = complete & (jnp.abs(gram - eye).max() < 0.5 / width**0.5)
         scale = jax.lax.rsqrt(jnp.diagonal(gram).real).astype(dtype)
         unit = gram * scale[:, None] * scale[None, :]
-        unit = unit + jnp.where(done, 0.0, shift).astype(dtype) * eye
+        unit = unit + jnp.where(close, 0.0, shift).astype(dtype) * eye
         inverse = jax.scipy.linalg.solve_triangular(
             jnp.linalg.cholesky(unit), eye, lower=True
         )
-        return number + 1, mm(z, scale[:, None] * inverse.conj().T), done
+        done = close
+        if loose:  # Qᴴ Q has the eigenvalues λ / (λ + δ), and 1 / (λ + δ) ≤ ‖L⁻¹‖²
+            done |= complete & ((jnp.abs(inverse) ** 2).sum() * shift < 0.1)
+        z = mm(z, scale[:, None] * inverse.conj().T)
+        return number + 1, z, jnp.ones_like(lengths), done
 
     def fresh(number: Array) -> Array:
         return random_block(fold(seed, number), n, width, dtype) * n**-0.5
 
-    start = (jnp.zeros((), jnp.int32), unit_columns(block), jnp.zeros((), bool))
+    z, lengths = _in_range(block)
+    start = (jnp.zeros((), jnp.int32), z, lengths, jnp.zeros((), bool))
     return jax.lax.while_loop(not_done, one_round, start)[1]
 
 
-def unit_columns(z: Inexact[Array, "n b"]) -> Inexact[Array, "n b"]:
-    """Columns scaled to length 1; columns of zeros stay."""
-    # The largest entry goes first: squares must not overflow or underflow.
-    z = z * safe_reciprocal(jnp.abs(z).max(axis=0))[None, :]
-    norms = jnp.sqrt((jnp.abs(z) ** 2).sum(axis=0))
-    return z * safe_reciprocal(norms)[None, :]
+def _if_needed(
+    wanted: Array, function: Any, z: Array, other: Array
+) -> tuple[Array, Array]:
+    """function(z, other) if wanted, else both as they are, which copies nothing.
+
+    A conditional copies what a branch hands through; a loop of no turns does not.
+    """
+    return jax.lax.fori_loop(
+        0, wanted.astype(jnp.int32), lambda _, pair: function(*pair), (z, other)
+    )
+
+
+def _in_range(
+    z: Inexact[Array, "n b"],
+) -> tuple[Inexact[Array, "n b"], Float[Array, " b"]]:
+    """A block with the squared lengths of its columns, scaled if squares leave the range."""
+    info = jnp.finfo(z.dtype)
+    squares = (jnp.abs(z) ** 2).sum(axis=0)
+    # The square of a length that rounding can tell from 0, with room for what is left
+    # of it; columns of zeros are as good as any.
+    small = float(info.tiny) / float(info.eps) ** 3
+    inside = (squares > small) & (squares < float(info.max) * float(info.eps))
+
+    def scaled(z: Array, squares: Array) -> tuple[Array, Array]:
+        del squares
+        # The largest entry goes first: its square must not leave the range.
+        z = z * safe_reciprocal(jnp.abs(z).max(axis=0))[None, :]
+        z = z * safe_reciprocal(jnp.sqrt((jnp.abs(z) ** 2).sum(axis=0)))[None, :]
+        return z, (jnp.abs(z) ** 2).sum(axis=0)
+
+    return _if_needed(~inside.all(), scaled, z, squares)
 
 
 def ritz_svd(

@@ -18,6 +18,7 @@ _MIN_BLOCKS = 3  # two in the basis and the one that follows
 _MAX_PASSES = 300
 _MULTIPLE = 16  # widths that vector units like; oversampling is cheap in large problems
 _NYSTROM_FACTOR = 4
+_PASSES_TO_STORE = 6  # storing a transpose takes as long as it saves in so many
 
 
 class Plan(NamedTuple):
@@ -26,7 +27,8 @@ class Plan(NamedTuple):
     Attributes:
         method: "exact", "randomized", "krylov" or "nystrom".
         rank: number of triples.
-        width: columns of a block.
+        width: columns of an iterated block; of what a Krylov restart keeps.
+        block_size: columns of a Krylov block.
         depth: blocks in a Krylov basis.
         max_passes: bound on passes.
         tol: relative residual to stop at; 0 to run all passes.
@@ -37,11 +39,21 @@ class Plan(NamedTuple):
     method: str
     rank: int
     width: int
+    block_size: int
     depth: int
     max_passes: int
     tol: float
     reason: str
     range_dtype: str = ""
+
+    @property
+    def stores_transpose(self) -> bool:
+        """Whether a transpose stored row by row may pay: on CPU, where there is one.
+
+        There, products with a transposed view take up to twice as long, and storing it
+        takes about as long as two products.
+        """
+        return self.method != "exact" and self.max_passes > _PASSES_TO_STORE
 
     @property
     def program(self) -> "Plan":
@@ -60,6 +72,7 @@ def make_plan(
     max_passes: int | None = None,
     num_oversamples: int | None = None,
     num_power_iterations: int | None = None,
+    block_size: int | None = None,
     range_dtype: Any = None,
     sharded: bool = False,
 ) -> Plan:
@@ -75,6 +88,7 @@ def make_plan(
         max_passes: as in `svd`.
         num_oversamples: as in `svd`.
         num_power_iterations: as in `svd`.
+        block_size: as in `svd`.
         range_dtype: as in `svd`.
         sharded: whether the matrix is cut over devices, so that one would have to
             gather it for a dense factorisation.
@@ -126,18 +140,23 @@ def make_plan(
     reason = "asked for"
     if method == "auto":
         chosen, reason = _choose(shape, rank, width, limit, sharded=sharded)
-    elif method == "krylov" and _MIN_BLOCKS * width > limit:
-        chosen = "randomized"
-        reason = f"Krylov blocks of {width} do not fit into {limit} dimensions"
+    block, depth = width, 0
+    if block_size is not None:
+        block = min(check_integer(block_size, "block_size", low=1), width)
+        if method != "krylov":
+            raise ValueError(f'block_size goes with method="krylov"; got {method!r}')
+    if chosen == "krylov":
+        block, depth = _krylov_blocks(rank, width, block, limit, passes)
+        if depth == 0:
+            chosen = "randomized"
+            reason = f"Krylov blocks of {block} do not fit into {limit} dimensions"
     if chosen == "nystrom" and num_oversamples is None:
         width = min(_NYSTROM_FACTOR * rank + 10, limit)
     coarse = ""
     if range_dtype is not None:
         coarse = _check_range_dtype(range_dtype, dtype, method, tolerance)
         chosen, reason = "randomized", f"a range finder in {coarse} was asked for"
-    # The block that follows a full basis must find room beside it.
-    depth = max(2, min(_DEPTH, limit // width - 1))
-    return Plan(chosen, rank, width, depth, passes, tolerance, reason, coarse)
+    return Plan(chosen, rank, width, block, depth, passes, tolerance, reason, coarse)
 
 
 def _choose(
@@ -157,6 +176,24 @@ def _choose(
         why = f"{n} × {m} is spread over devices, where iterations leave it"
         return "randomized", why
     return "randomized", f"{n} × {m} is too large for a dense factorisation"
+
+
+def _krylov_blocks(
+    rank: int, width: int, block: int, limit: int, max_passes: int
+) -> tuple[int, int]:
+    """Columns of a block and blocks in a basis; depth 0 if they do not fit."""
+    num_kept = -(-width // block)
+    # The block that follows a full basis must find room beside it.
+    depth = min(-(-_DEPTH * width // block), limit // block - 1)
+    if max_passes <= depth:  # no restart: the basis is what the passes fill
+        if max_passes * block < rank:
+            msg = (
+                f"max_passes × block_size must be at least the rank, {rank}; got"
+                f" {max_passes} × {block}"
+            )
+            raise ValueError(msg)
+        return block, max_passes
+    return block, depth if depth > num_kept else 0
 
 
 def _check_range_dtype(

@@ -72,12 +72,18 @@ def randomized(
 
     def one_pass(state: _State) -> _State:
         first, is_ritz = state.passes < 0, state.left == 0
+        # Of a fixed number of passes, the last alone needs triples.
+        wants_triples = accelerated | (state.passes == max_passes - 1)
         if start is not None:
             first = jnp.zeros((), bool)
         fresh = fold(seed, state.passes + 2)
         q = jax.lax.cond(
             is_ritz & ~first,
-            lambda: orthonormalize(state.block, fresh, project=a.project_right),
+            lambda: jax.lax.cond(
+                wants_triples,
+                lambda: orthonormalize(state.block, fresh, project=a.project_right),
+                lambda: orthonormalize(state.block, fresh, loose=True),
+            ),
             lambda: state.block,
         )
         y = jax.lax.cond(
@@ -87,7 +93,11 @@ def randomized(
         )
         u, s, v = jax.lax.cond(
             is_ritz & ~first,
-            lambda: ritz_svd(y, q, fresh, num=width, project=a.project_left),
+            lambda: jax.lax.cond(
+                wants_triples,
+                lambda: ritz_svd(y, q, fresh, num=width, project=a.project_left),
+                lambda: (orthonormalize(y, fresh, loose=True), state.s, state.v),
+            ),
             lambda: (y, state.s, state.v),
         )
         z = a.rmatmat(u)
@@ -99,7 +109,9 @@ def randomized(
                 is_ritz,
                 lambda: after_ritz(new, z),
                 lambda: _next_degree(new, q, z, rank),
-            ),
+            )
+            if accelerated
+            else after_ritz(new, z),
         )
 
     def after_ritz(state: _State, z: Array) -> _State:
@@ -119,7 +131,7 @@ def randomized(
     begin = _State(
         passes=jnp.full((), -1 if start is None else 0, jnp.int32),
         left=jnp.zeros((), jnp.int32),
-        before=jnp.zeros((m, width), dtype),
+        before=jnp.zeros((m if accelerated else 0, width), dtype),
         block=jnp.zeros((m, width), dtype) if start is None else start,
         sigma=zero,
         u=jnp.zeros((n, width), dtype),
@@ -145,7 +157,7 @@ class _State(NamedTuple):
     Attributes:
         passes: how many are done; −1 before the half pass that makes Mᴴ Ω.
         left: degrees that the filter still lacks; 0: the next pass is a Ritz step.
-        before: the filtered block of one degree less.
+        before: the filtered block of one degree less; empty if none is filtered.
         block: what the next pass multiplies.
         sigma: scale of the recurrence.
         u: left Ritz vectors of the last Ritz step (between steps: scratch).
@@ -156,7 +168,7 @@ class _State(NamedTuple):
 
     passes: Int[Array, ""]
     left: Int[Array, ""]
-    before: Inexact[Array, "m b"]
+    before: Inexact[Array, "k b"]
     block: Inexact[Array, "m b"]
     sigma: Float[Array, ""]
     u: Inexact[Array, "n b"]

@@ -74,8 +74,9 @@ def solve(
             a,
             plan.rank,
             seed,
-            width=plan.width,
+            block_size=plan.block_size,
             depth=plan.depth,
+            num_kept=min(plan.depth, -(-plan.width // plan.block_size)),
             max_passes=plan.max_passes,
             tol=tol,
         )

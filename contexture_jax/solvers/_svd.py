@@ -30,6 +30,7 @@ def svd(
     max_passes: int | None = None,
     num_oversamples: int | None = None,
     num_power_iterations: int | None = None,
+    block_size: int | None = None,
     range_dtype: Any = None,
 ) -> tuple[SVDResult, SolveInfo]:
     """The contexture: leading singular functions, T ν_i = s_i μ_i, T* μ_i = s_i ν_i.
@@ -59,6 +60,10 @@ def svd(
             makes the width a multiple of 16.
         num_power_iterations: run the randomized method with that many power iterations
             and no stopping test, unless `tol` is given.
+        block_size: columns of a Krylov block, at most the width that oversampling
+            gives, which is the default. With few passes, narrow blocks are the more
+            exact for the work: half the rank and less (theory.md §6.4). Clusters of
+            equal values should have room in a block.
         range_dtype: find the range first with products in this coarser dtype (float32
             for a float64 operator, bfloat16 for a float32 one on an accelerator), to 50
             of its eps; passes in full precision go on from there to `tol`. The result
@@ -127,10 +132,11 @@ def svd(
         max_passes=max_passes,
         num_oversamples=num_oversamples,
         num_power_iterations=num_power_iterations,
+        block_size=block_size,
         range_dtype=range_dtype,
         sharded=_num_devices(op) > 1,
     )
-    if plan.method != "exact" and plan.tol > 0:
+    if plan.stores_transpose:
         op = op.for_passes()
     run = functools.partial(_compiled, plan=plan.program)
     result, info = implicit_svd(run, _pose, op, key)

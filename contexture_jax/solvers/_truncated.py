@@ -41,14 +41,15 @@ def truncated_svd(
     num_oversamples: int | None = None,
     num_power_iterations: int | None = None,
     max_passes: int | None = None,
+    block_size: int | None = None,
 ) -> tuple[SVDResult, SolveInfo]:
     """Leading singular triples of a matrix: A ≈ U diag(s) Vᴴ.
 
     The layer below `svd`: nothing is weighted, nothing is deflated. Real and complex
     matrices; integers and half precision are converted to a floating dtype first.
     Matrices whose squares would leave the range of the dtype are solved in units of
-    their largest entry. On CPU a run to a tolerance stores the transpose of an
-    array beside it.
+    their largest entry. On CPU a run of more than a few passes stores the transpose
+    of an array beside it.
 
     Args:
         a: shape (n, m): an array, a `BCOO`, a scipy.sparse matrix, or a linear map
@@ -63,6 +64,7 @@ def truncated_svd(
         num_oversamples: as in `svd`.
         num_power_iterations: as in `svd`.
         max_passes: as in `svd`.
+        block_size: as in `svd`.
 
     Returns:
         (result, info): `left` (n, rank) and `right` (m, rank) with orthonormal columns
@@ -98,6 +100,7 @@ def truncated_svd(
         max_passes=max_passes,
         num_oversamples=num_oversamples,
         num_power_iterations=num_power_iterations,
+        block_size=block_size,
     )
     if _wants_transpose(arrays, plan):
         arrays = (arrays, transpose_rows(arrays))
@@ -184,13 +187,10 @@ def _compiled(
 def _wants_transpose(arrays: Any, plan: Plan) -> bool:
     """Whether to store Aᴴ row by row for the passes.
 
-    On CPU, products with a transposed view take up to twice as long, and storing it
-    takes about as long as two products: worth it for as many passes as a tolerance
-    needs. Under a transformation there is nothing to store yet.
+    Under a transformation there is nothing to store yet.
     """
     return (
-        plan.method != "exact"
-        and plan.tol > 0
+        plan.stores_transpose
         and isinstance(arrays, jax.Array)
         and is_concrete(arrays)
         and on_cpu(arrays)
