@@ -37,8 +37,8 @@ from _ours import matmat, product, read_setting, rmatmat
 from _peers import scipy_svds, sklearn_randomized_svd, torch_csr_product
 
 OURS = (
-    "num_power_iterations=4,num_oversamples=10",
-    "num_power_iterations=1,num_oversamples=64",
+    "num_power_iterations=4,num_oversamples=16",
+    "method=krylov,block_size=16,max_passes=12",
 )
 SKLEARN = "sklearn randomized_svd on CSR"
 ARPACK = "scipy svds, ARPACK"
