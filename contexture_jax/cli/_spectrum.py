@@ -12,6 +12,7 @@ from contexture_jax.cli._contexts import build_context, load, plan_context, plan
 from contexture_jax.cli._devices import make_mesh
 from contexture_jax.cli._messages import InputError
 from contexture_jax.cli._options import Options
+from contexture_jax.cli._programs import kept_programs
 from contexture_jax.cli._progress import Stages
 from contexture_jax.cli._publish import check_out, publishing
 
@@ -36,7 +37,7 @@ def run(options: Options) -> Path:
         recipe = plan_context(options, table)
         plan_rank(options.rank, recipe, recipe.num_triples)
         mesh = make_mesh(options.devices)
-    with precision(options.dtype), single_threaded_lapack():
+    with kept_programs(), precision(options.dtype), single_threaded_lapack():
         with stages.stage("context") as advance:
             from contexture_jax.cli import _report, _solve
             from contexture_jax.operators import association_operator
@@ -91,12 +92,11 @@ def run(options: Options) -> Path:
 
 
 def _check_installed(*, plots: bool) -> None:
-    needed = ["rich", *(["matplotlib"] if plots else [])]
+    needed = ["platformdirs", "rich", *(["matplotlib"] if plots else [])]
     absent = [name for name in needed if importlib.util.find_spec(name) is None]
     if absent:
         raise InputError(
-            f"the command needs {' and '.join(absent)}:"
-            " pip install 'contexture_jax[cli]'"
+            f"the command needs {', '.join(absent)}: pip install 'contexture_jax[cli]'"
         )
 
 

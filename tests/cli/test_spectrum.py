@@ -1,6 +1,7 @@
 """The command from data to files: figures, contents, strictness, exit statuses."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 import contexture_jax as cx
 from contexture_jax.cli import _report, _solve, _spectrum, main
 from contexture_jax.cli._data import load_features
+from contexture_jax.cli._programs import kept_programs
 from tests.cli.helpers import run, write
 from tests.tolerances import promised, tol
 
@@ -46,7 +48,12 @@ def reference_values(table):
 
 
 @pytest.fixture(scope="module")
-def wine(tmp_path_factory):
+def user_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def wine(tmp_path_factory, user_cache):
     out = tmp_path_factory.mktemp("wine") / "out"
     arguments = ["spectrum", "wine", "--context", "knn", "--num-neighbors", "30"]
     arguments += ["--rank", "8", "--target", "target", "--out", str(out)]
@@ -55,9 +62,46 @@ def wine(tmp_path_factory):
         capture_output=True,
         text=True,
         check=False,
+        env={
+            **{k: v for k, v in os.environ.items() if not k.startswith("JAX_COMP")},
+            "XDG_CACHE_HOME": str(user_cache),
+            "JAX_ENABLE_COMPILATION_CACHE": "1",
+        },
     )
     assert done.returncode == 0, done.stderr
     return out, done
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the cache is elsewhere")
+def test_compiled_programs_are_kept_for_the_next_run(wine, user_cache):
+    del wine
+    kept = list(user_cache.glob("contexture_jax/programs/*/*"))
+    assert any(path.stat().st_size for path in kept)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "enabled", "changes"),
+    [(None, True, True), ("elsewhere", True, False), (None, False, False)],
+)
+def test_a_cache_of_the_callers_choice_stays(
+    chosen, enabled, changes, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    wanted = {
+        "jax_compilation_cache_dir": chosen,
+        "jax_enable_compilation_cache": enabled,
+    }
+    before = {name: jax.config.read(name) for name in wanted}
+    for name, value in wanted.items():
+        jax.config.update(name, value)
+    try:
+        with kept_programs():
+            inside = jax.config.read("jax_compilation_cache_dir")
+        assert (inside != chosen) == changes
+        assert jax.config.read("jax_compilation_cache_dir") == chosen
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")

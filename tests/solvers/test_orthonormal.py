@@ -48,6 +48,11 @@ def run(block, basis):
     return orthonormalize(block, SEED, basis=basis)
 
 
+@jax.jit
+def run_loose(block):
+    return orthonormalize(block, SEED, loose=True)
+
+
 NO_BASIS = np.zeros((NUM_ROWS, 4), DTYPE)
 BASIS = np.linalg.qr(np.random.default_rng(2).normal(size=(NUM_ROWS, 4)))[0].astype(
     DTYPE
@@ -75,6 +80,18 @@ def test_it_stays_off_a_basis_even_if_the_block_lies_in_it(inside):
         q.T @ q, np.eye(WIDTH), atol=tol(DTYPE, factor=10, size=WIDTH)
     )
     assert np.abs(BASIS.T @ q).max() < tol(DTYPE, factor=10, size=WIDTH)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_loose_basis_has_the_span_and_is_nearly_orthonormal(name):
+    block = jnp.asarray(BLOCKS[name], DTYPE)
+    q = np.asarray(run_loose(block), np.float64)
+    eigenvalues = np.linalg.eigvalsh(q.T @ q)
+    assert 0.89 < eigenvalues[0] <= eigenvalues[-1] < 1.01
+    columns = np.asarray(block, np.float64)
+    left = np.linalg.norm(columns - q @ np.linalg.lstsq(q, columns)[0], axis=0)
+    largest = np.linalg.norm(columns, axis=0).max()
+    assert left.max() <= tol(DTYPE, factor=10, size=WIDTH) * max(largest, 1e-300)
 
 
 def test_not_a_number_comes_through():

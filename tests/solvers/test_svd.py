@@ -262,6 +262,21 @@ def test_it_works_inside_jit_with_a_status_code(op):
             ValueError,
             "num_power_iterations fixes the passes of the randomized method",
         ),
+        (
+            {"block_size": 2},
+            ValueError,
+            "block_size goes with method=\"krylov\"; got 'auto'",
+        ),
+        (
+            {"block_size": 0, "method": "krylov"},
+            ValueError,
+            "block_size must be at least 1; got 0",
+        ),
+        (
+            {"block_size": 1, "method": "krylov", "max_passes": 1},
+            ValueError,
+            "max_passes × block_size must be at least the rank, 2; got 1 × 1",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(op, arguments, error, message):

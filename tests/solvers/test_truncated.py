@@ -50,6 +50,47 @@ def test_every_method_finds_the_leading_triples(shape, method, dtype):
     assert info.status == "converged"
 
 
+@pytest.mark.parametrize("block_size", [1, 3])
+def test_narrow_krylov_blocks_converge_through_restarts(block_size):
+    a = decaying((60, 45), values=0.8 ** np.arange(20.0))
+    result, info = cx.solvers.truncated_svd(
+        a, 4, key=KEY, method="krylov", block_size=block_size
+    )
+    assert info.num_passes > 3 * 16 / block_size  # more than one filling of the basis
+    check_triples(a, result, 4, 10 * promised(DTYPE))
+    assert info.status == "converged"
+
+
+def test_krylov_residuals_are_those_of_the_triples_when_passes_run_out():
+    a = decaying((60, 45), values=(1.0 + np.arange(45)) ** -0.5)
+    result, info = cx.solvers.truncated_svd(
+        a, 6, key=KEY, method="krylov", block_size=3, max_passes=3
+    )
+    s, u, v = map(np.asarray, result)
+    assert info.status == "max passes"
+    assert info.num_passes == 3.5
+    right = np.linalg.norm(a.T @ u - v * s, axis=0)
+    assert right.max() > 1e-3
+    np.testing.assert_allclose(
+        info.right_residuals, right, atol=tol(DTYPE, factor=20), rtol=1e-4
+    )
+    np.testing.assert_allclose(a @ v, u * s, atol=tol(DTYPE, factor=20))
+
+
+def test_narrow_krylov_blocks_gain_more_from_as_many_products():
+    a = decaying((60, 45), values=(1.0 + np.arange(45)) ** -0.5)
+    truth = np.linalg.svd(a, compute_uv=False)[:6]
+
+    def error(**setting):
+        result, info = cx.solvers.truncated_svd(a, 6, key=KEY, **setting)
+        return np.abs(result.singular_values / truth - 1).max(), info.num_passes
+
+    narrow, passes = error(method="krylov", block_size=3, max_passes=5)
+    wide, wide_passes = error(num_power_iterations=1, num_oversamples=3)
+    assert 3 * passes <= 9 * wide_passes
+    assert narrow < 0.25 * wide
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
