@@ -27,8 +27,21 @@ from contexture_jax.evaluation._kernel import (
     kernel_diagonal,
     lipschitz,
 )
+from contexture_jax.evaluation._learned import (
+    Alignment,
+    Measured,
+    alignment,
+    cka,
+    cluster_cosines,
+    clusters,
+)
 from contexture_jax.evaluation._pairs import PairSample, counted_sample, pair_sample
 from contexture_jax.evaluation._permutation import PermutationNull, permutation_null
+from contexture_jax.evaluation._rayleigh_ritz import (
+    HeldOutRitz,
+    RayleighRitz,
+    rayleigh_ritz,
+)
 from contexture_jax.evaluation._sampling import (
     Interval,
     SpectrumSampling,
@@ -52,23 +65,31 @@ from contexture_jax.evaluation._worst_case import (
 )
 
 __all__ = [
+    "Alignment",
     "Estimate",
     "HeldOut",
+    "HeldOutRitz",
     "Interval",
+    "Measured",
     "PairSample",
     "PermutationNull",
+    "RayleighRitz",
     "SpectrumSampling",
     "TargetEnergy",
     "Usefulness",
     "UsefulnessBounds",
     "Verdict",
     "WorstCaseError",
+    "alignment",
     "bootstrap_interval",
     "bootstrap_spectrum",
     "cca",
     "chi_squared",
     "chi_squared_bias",
+    "cka",
     "class_energy",
+    "cluster_cosines",
+    "clusters",
     "compatibility",
     "counted_sample",
     "decay_rate",
@@ -86,6 +107,7 @@ __all__ = [
     "principal_angles",
     "projector_distance",
     "ratio_trace",
+    "rayleigh_ritz",
     "ritz_values",
     "target_energy",
     "trace_gap",

@@ -6,11 +6,14 @@ returns the `Axes`; `save` writes the figure of one. Nothing here touches pyplot
 
 from contexture_jax.plotting._energy import plot_target_energy
 from contexture_jax.plotting._functions import plot_functions
+from contexture_jax.plotting._learned import plot_learned_spectrum, plot_loss
 from contexture_jax.plotting._spectrum import plot_spectrum, plot_usefulness
 from contexture_jax.plotting._style import save
 
 __all__ = [
     "plot_functions",
+    "plot_learned_spectrum",
+    "plot_loss",
     "plot_spectrum",
     "plot_target_energy",
     "plot_usefulness",

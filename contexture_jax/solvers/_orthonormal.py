@@ -82,7 +82,7 @@ def orthonormalize(
         there = ~(left_over <= least)
         complete = there.all()
 
-        def fill(z: Array, gram: Array) -> tuple[Array, Array]:
+        def fill(z: Array, _: Array) -> tuple[Array, Array]:
             z = jnp.where(there[None, :], z, fresh(number))
             return z, mm(z.conj().T, z)
 
@@ -150,7 +150,7 @@ def _if_needed(
 def _in_range(
     z: Inexact[Array, "n b"],
 ) -> tuple[Inexact[Array, "n b"], Float[Array, " b"]]:
-    """A block and the squared lengths of its columns, scaled if those leave the range."""
+    """A block and the squared lengths of its columns, scaled if they are extreme."""
     info = jnp.finfo(z.dtype)
     squares = (jnp.abs(z) ** 2).sum(axis=0)
     # The square of a length that rounding can tell from 0, with room for what is left

@@ -1,0 +1,185 @@
+"""How close learned functions are to the exact ones, beside what chance would give."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import check_integer, check_key, check_number
+from contexture_jax._core.numerics import mm, safe_divide
+from contexture_jax._core.types import Array, ArrayLike, Float
+from contexture_jax.evaluation._alignment import cca, mutual_knn, principal_angles
+from contexture_jax.evaluation._common import as_columns, as_spectrum, as_weights
+from contexture_jax.evaluation._encoders import ratio_trace
+from contexture_jax.operators import AssociationOperator
+
+__all__ = ["Alignment", "Measured", "alignment", "cka", "cluster_cosines", "clusters"]
+
+
+class Measured(NamedTuple):
+    """A measure of alignment, and the same with the rows of one side shuffled.
+
+    Attributes:
+        value: of the embedding.
+        null_mean: mean over shuffles.
+        null_upper: the largest over shuffles: with k of them, chance exceeds it with a
+            probability of 1 / (k + 1).
+    """
+
+    value: Float[Array, ""]
+    null_mean: Float[Array, ""]
+    null_upper: Float[Array, ""]
+
+
+class Alignment(NamedTuple):
+    """An embedding beside the exact singular functions of a context.
+
+    Attributes:
+        cca: mean squared canonical correlation.
+        mutual_knn: share of common nearest neighbours, of whitened features.
+        cka: centred kernel alignment of the features as given.
+        ratio_trace: Tr(C⁻¹ B) over its largest value Σ_{i≤d} s_i².
+        clusters: bounds (first, end) of clusters of near-equal singular values.
+        cluster_cosines: mean squared cosine of the principal angles of each cluster.
+    """
+
+    cca: Measured
+    mutual_knn: Measured
+    cka: Measured
+    ratio_trace: Measured
+    clusters: list[tuple[int, int]]
+    cluster_cosines: list[float]
+
+
+def cka(
+    a: ArrayLike, b: ArrayLike, weights: ArrayLike | None = None
+) -> Float[Array, ""]:
+    """Linear centred kernel alignment ‖AᵀB‖_F² / (‖AᵀA‖_F ‖BᵀB‖_F) of two embeddings.
+
+    Kornblith et al. 2019 (*Similarity of neural network representations revisited*) for
+    features centred under the weights. Unchanged by orthogonal maps and scaling of
+    either, not by other linear maps: directions count by their variance. 0 if one of
+    them is constant.
+
+    Args:
+        a: an embedding, shape (n, d1), floating.
+        b: another of the same rows, shape (n, d2).
+        weights: probabilities of the rows, shape (n,); uniform by default.
+    """
+    a = as_columns(a, "a")
+    b = as_columns(b, "b", a.shape[0])
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    w = as_weights(weights, a.shape[0], dtype)
+
+    def centred(x: Array) -> Array:
+        x = x.astype(dtype)
+        x = jnp.sqrt(w)[:, None] * (x - mm(w[None, :], x))
+        # The measure does not see the scale; squares of squares would leave the range.
+        return x * safe_divide(jnp.ones((), dtype), jnp.linalg.norm(x))
+
+    a, b = centred(a), centred(b)
+    cross, own_a, own_b = (
+        jnp.linalg.norm(mm(x.T, y)) for x, y in ((a, b), (a, a), (b, b))
+    )
+    return safe_divide(cross**2, own_a * own_b)
+
+
+def clusters(singular_values: ArrayLike, *, gap: float = 0.01) -> list[tuple[int, int]]:
+    """Runs of singular values whose neighbours differ by at most `gap`, on the host.
+
+    Functions of a cluster are an arbitrary basis: compare its span, never its
+    functions.
+
+    Args:
+        singular_values: shape (k,), in [0, 1].
+        gap: the largest difference between neighbours of one cluster.
+
+    Returns:
+        (first, end) of each, in descending order of the values.
+    """
+    check_number(gap, "gap")
+    s = np.asarray(as_spectrum(singular_values))
+    cuts = np.flatnonzero(s[:-1] - s[1:] > gap) + 1
+    ends = [0, *cuts.tolist(), len(s)]
+    return list(itertools.pairwise(ends))
+
+
+def cluster_cosines(
+    a: ArrayLike,
+    b: ArrayLike,
+    bounds: list[tuple[int, int]],
+    weights: ArrayLike | None = None,
+) -> list[float]:
+    """Mean squared cosine of the principal angles between spans of like columns.
+
+    Args:
+        a: ordered functions as columns, shape (n, d), as of `rayleigh_ritz`.
+        b: others, shape (n, d2), as of `svd`.
+        bounds: column ranges, as of `clusters`; those that end beyond d or d2 are left
+            out, as a part of a cluster has no span of its own.
+        weights: probabilities of the rows, shape (n,); uniform by default.
+    """
+    a, b = as_columns(a, "a"), as_columns(b, "b")
+    width = min(a.shape[1], b.shape[1])
+    return [
+        float(jnp.mean(jnp.cos(principal_angles(a[:, i:j], b[:, i:j], weights)) ** 2))
+        for i, j in bounds
+        if j <= width
+    ]
+
+
+def alignment(
+    phi: ArrayLike,
+    exact: Any,
+    op: AssociationOperator,
+    *,
+    key: Array,
+    num_neighbors: int = 10,
+    num_shuffles: int = 19,
+    gap: float = 0.01,
+) -> Alignment:
+    """Compare an encoder with the exact singular functions of its context.
+
+    Args:
+        phi: ordered functions, as `rayleigh_ritz(...).left`, shape (n, d).
+        exact: the `SVDResult` of `op`, at least d triples.
+        op: the operator, shape (n, m).
+        key: random key of the shuffles.
+        num_neighbors: of the mutual k-NN.
+        num_shuffles: how often rows of `phi` are shuffled for the nulls.
+        gap: as for `clusters`.
+
+    Raises:
+        ValueError: if shapes do not fit.
+    """
+    check_key(key)
+    num_shuffles = check_integer(num_shuffles, "num_shuffles", low=1)
+    phi = as_columns(phi, "phi", op.shape[0]).astype(op.dtype)
+    d = phi.shape[1]
+    s = as_spectrum(exact.singular_values)
+    if s.shape[0] < d:
+        msg = f"exact must hold at least {d} triples, one a column of phi"
+        raise ValueError(f"{msg}; got {s.shape[0]}")
+    mu = exact.left[:, :d]
+    orders = [
+        jax.random.permutation(k, phi.shape[0])
+        for k in jax.random.split(key, num_shuffles)
+    ]
+
+    def measured(measure: Callable[[Array], Array]) -> Measured:
+        null = jnp.stack([measure(phi[order]) for order in orders])
+        return Measured(measure(phi), null.mean(), null.max())
+
+    best = (s[:d] ** 2).sum()
+    bounds = clusters(s, gap=gap)
+    return Alignment(
+        measured(jax.jit(lambda z: cca(z, mu, op.p_x))),
+        measured(jax.jit(lambda z: mutual_knn(z, mu, num_neighbors, whiten=True))),
+        measured(jax.jit(lambda z: cka(z, mu, op.p_x))),
+        measured(jax.jit(lambda z: safe_divide(ratio_trace(z, op), best))),
+        [pair for pair in bounds if pair[1] <= d],
+        cluster_cosines(phi, mu, bounds, op.p_x),
+    )

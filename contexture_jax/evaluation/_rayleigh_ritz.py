@@ -1,0 +1,316 @@
+"""From an encoder to the spectrum: ordered functions and singular values."""
+
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from contexture_jax._core.checks import check_integer, check_key
+from contexture_jax._core.numerics import (
+    mm,
+    rank_cutoff,
+    safe_divide,
+    safe_reciprocal,
+    safe_sqrt,
+)
+from contexture_jax._core.types import Array, ArrayLike, Float
+from contexture_jax.evaluation._common import as_columns, as_weights
+from contexture_jax.evaluation._pairs import check_level
+from contexture_jax.operators import AssociationOperator
+
+__all__ = ["HeldOutRitz", "RayleighRitz", "rayleigh_ritz"]
+
+_LARGEST = 1 - 1e-6  # the inverse hyperbolic tangent of 1 is infinite
+
+
+class HeldOutRitz(NamedTuple):
+    """Singular values on pairs that the functions were not fitted to.
+
+    Attributes:
+        singular_values: correlations of the functions of one half of the pairs on the
+            other half, averaged over both ways, shape (r,); for positive pairs their
+            square roots.
+        lower: lower end of an interval for them, given the functions, shape (r,).
+        upper: upper end, shape (r,).
+    """
+
+    singular_values: Float[Array, " r"]
+    lower: Float[Array, " r"]
+    upper: Float[Array, " r"]
+
+
+class RayleighRitz(NamedTuple):
+    """Functions of an encoder in the order of what they hold.
+
+    Attributes:
+        singular_values: Ritz values, square roots of λ̂, descending, shape (r,).
+        left: functions of X at the rows of the embedding, of mean 0, variance 1 and
+            uncorrelated, shape (n, r); 0 where the embedding lacks the rank.
+        right: their partners T* f_i / s_i at the rows of the context (of an operator,
+            or of the second embedding), shape (m, r); 0 where s_i is.
+        mean: mean of the embedding, shape (d,).
+        rotation: `left` is (phi − mean) @ rotation; shape (d, r).
+        held_out: what half of the pairs says of the functions of the other half; None
+            with an operator, which is the law itself.
+    """
+
+    singular_values: Float[Array, " r"]
+    left: Float[Array, "n r"]
+    right: Float[Array, "m r"]
+    mean: Float[Array, " d"]
+    rotation: Float[Array, "d r"]
+    held_out: HeldOutRitz | None
+
+    def transform(self, phi: ArrayLike) -> Float[Array, "k r"]:
+        """The functions at new points, from their embeddings, shape (k, d)."""
+        phi = as_columns(phi, "phi").astype(self.rotation.dtype)
+        return mm(phi - self.mean[None, :], self.rotation)
+
+
+def rayleigh_ritz(
+    phi: ArrayLike,
+    other: Any,
+    *,
+    rank: int | None = None,
+    positive: bool = False,
+    weights: ArrayLike | None = None,
+    key: Array | None = None,
+    level: float = 0.9,
+) -> RayleighRitz:
+    """Solve B v = λ C v on the span of an encoder (Rayleigh–Ritz).
+
+    An objective whose minimiser is any basis of the contexture leaves its functions
+    rotated; C = Cov[Φ] and B = Cov[T* Φ] turn them back: λ̂_i ≈ s_i², and Φ v_i in
+    place of μ_i (Zhai et al. 2025 (CTX), App. D; theory.md §7). Neither matrix is
+    formed: Φ is centred and orthonormalised by an SVD, so λ̂ is as exact as s.
+
+    Whatever the encoder, λ̂_i ≤ s_i² under the law itself (Courant–Fischer): with an
+    operator, the values err below. Estimated from pairs, they are fitted to the sample
+    and err above the more the wider Φ is; `held_out` is what those functions keep on
+    pairs they were not fitted to, and errs below. Report both. Pairs that the encoder
+    itself was trained on make both optimistic: hold them out of training.
+
+    Args:
+        phi: embeddings, shape (n, d): of the rows of an operator, or one a pair.
+        other: what they are judged by:
+            an operator T, shape (n, m);
+            or embeddings Ψ(a) of the partners, shape (n, d2): values are canonical
+            correlations, an estimate of the singular values of T between both spans;
+            or, with `positive`, embeddings Φ(x⁺) of positive partners (x⁺ from x over
+            a shared a), shape (n, d): λ̂ from the symmetrised cross-covariance.
+        rank: how many functions, at most d (and d2); None: all.
+        positive: whether `other` are positive partners, embedded by the same encoder.
+        weights: probabilities of the pairs, shape (n,); uniform by default. With an
+            operator, its p_x are the weights.
+        key: random key that halves the pairs; None: no held-out values. With pairs
+            only, and without `weights`.
+        level: confidence of the held-out intervals.
+
+    Returns:
+        A `RayleighRitz`, in the dtype of the operator or of the embeddings.
+
+    Raises:
+        TypeError: if `key` is not a key.
+        ValueError: if shapes do not fit, or an option does not go with `other`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import contexture_jax as cx
+        >>> op = cx.association_operator(cx.contexts.joint([[4, 1, 0], [1, 3, 2]]))
+        >>> phi = jnp.array([[2.0, 5.0], [7.0, 1.0]])
+        >>> found = cx.evaluation.rayleigh_ritz(phi, op, rank=1)
+        >>> exact, _ = cx.svd(op, 1, key=jax.random.key(0))
+        >>> s = exact.singular_values
+        >>> bool(jnp.allclose(found.singular_values, s, atol=1e-5))
+        True
+    """
+    check_level(level)
+    if isinstance(other, AssociationOperator):
+        if positive or weights is not None or key is not None:
+            raise ValueError(
+                "positive, weights and key go with embeddings of pairs; an operator is"
+                " the law itself"
+            )
+        return _by_operator(as_columns(phi, "phi", other.shape[0]), other, rank)
+    phi = as_columns(phi, "phi")
+    psi = as_columns(other, "other", phi.shape[0])
+    if positive and psi.shape != phi.shape:
+        msg = f"positive partners must have the shape of phi, {phi.shape}"
+        raise ValueError(f"{msg}; got {psi.shape}")
+    dtype = jnp.promote_types(phi.dtype, psi.dtype)
+    phi, psi = phi.astype(dtype), psi.astype(dtype)
+    rank = _check_rank(rank, min(phi.shape[1], psi.shape[1]))
+    w = as_weights(weights, phi.shape[0], dtype)
+    found = _by_pairs(phi, psi, w, rank, positive)
+    if key is None:
+        return found
+    check_key(key)
+    if weights is not None:
+        raise ValueError("held-out values need pairs of equal weight: leave out key")
+    return found._replace(held_out=_held_out(phi, psi, rank, positive, key, level))
+
+
+def _check_rank(rank: int | None, high: int) -> int:
+    return high if rank is None else check_integer(rank, "rank", low=1, high=high)
+
+
+def _by_operator(
+    phi: Float[Array, "n d"], op: AssociationOperator, rank: int | None
+) -> RayleighRitz:
+    phi = phi.astype(op.dtype)
+    rank = _check_rank(rank, phi.shape[1])
+    mean, whitening = _whitening(phi, op.p_x)
+    functions = mm(phi - mean[None, :], whitening)
+    # Rows without mass have embeddings too, but no part in any of this.
+    functions = jnp.where(op.p_x[:, None] > 0, functions, 0.0)
+    root = safe_sqrt(op.p_a)[:, None]
+    left_of_a, s, turn = jnp.linalg.svd(
+        root * op.rmatmat(functions), full_matrices=False
+    )
+    k = min(rank, s.shape[0])
+    rotation, s = _pad(mm(whitening, turn[:k].T), rank), _pad(s[None, :k], rank)[0]
+    right = _pad(safe_reciprocal(root) * left_of_a[:, :k], rank)
+    left = mm(phi - mean[None, :], rotation)
+    there = s > rank_cutoff(op.shape, op.dtype, jnp.ones((), op.dtype))
+    return RayleighRitz(
+        jnp.clip(s, 0.0, 1.0),
+        left,
+        jnp.where(there[None, :], right, 0.0),
+        mean,
+        rotation,
+        None,
+    )
+
+
+def _by_pairs(
+    phi: Float[Array, "n d"],
+    psi: Float[Array, "n d2"],
+    weights: Float[Array, " n"],
+    rank: int,
+    positive: bool,
+) -> RayleighRitz:
+    if positive:
+        # X and X⁺ have one law: both halves of a pair estimate its moments.
+        both = jnp.concatenate([phi, psi])
+        mean, whitening = _whitening(both, jnp.tile(weights, 2) / 2)
+        f, g = (mm(z - mean[None, :], whitening) for z in (phi, psi))
+        cross = mm((weights[:, None] * f).T, g)
+        values, turn = jnp.linalg.eigh(0.5 * (cross + cross.T))
+        values, turn = values[::-1][:rank], turn[:, ::-1][:, :rank]
+        return RayleighRitz(
+            jnp.sqrt(jnp.clip(values, 0.0, 1.0)),
+            mm(f, turn),
+            mm(g, turn),
+            mean,
+            mm(whitening, turn),
+            None,
+        )
+    mean, whitening = _whitening(phi, weights)
+    mean_psi, whitening_psi = _whitening(psi, weights)
+    f = mm(phi - mean[None, :], whitening)
+    g = mm(psi - mean_psi[None, :], whitening_psi)
+    turn, values, turn_psi = jnp.linalg.svd(
+        mm((weights[:, None] * f).T, g), full_matrices=False
+    )
+    return RayleighRitz(
+        jnp.clip(values[:rank], 0.0, 1.0),
+        mm(f, turn[:, :rank]),
+        mm(g, turn_psi[:rank].T),
+        mean,
+        mm(whitening, turn[:, :rank]),
+        None,
+    )
+
+
+def _whitening(
+    x: Float[Array, "n d"], weights: Float[Array, " n"]
+) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+    """The mean, and W with (x − mean) W orthonormal in L²(weights); 0 beyond its rank.
+
+    Columns are brought to one scale first, so that the cutoff of the rank judges
+    directions and not units; the rest of a constant column is rounding and counts as 0.
+    """
+    n, d = x.shape
+    root = safe_sqrt(weights)[:, None]
+    mean = mm(weights[None, :], x)[0]
+    y = root * (x - mean[None, :])
+    norm, raw_norm = (jnp.linalg.norm(z, axis=0) for z in (y, root * x))
+    one = jnp.ones((), x.dtype)
+    floor = rank_cutoff((n, d), x.dtype, one) * raw_norm
+    scale = safe_reciprocal(jnp.where(norm > floor, norm, 0.0))
+    _, s, rotation = jnp.linalg.svd(y * scale[None, :], full_matrices=False)
+    keep = s > rank_cutoff((n, d), x.dtype, s[0])
+    inverse = safe_reciprocal(jnp.where(keep, s, 0.0))
+    return mean, _pad(scale[:, None] * rotation.T * inverse[None, :], d)
+
+
+def _pad(x: Float[Array, "n k"], width: int) -> Float[Array, "n width"]:
+    return jnp.pad(x, ((0, 0), (0, width - x.shape[1])))
+
+
+def _held_out(
+    phi: Float[Array, "n d"],
+    psi: Float[Array, "n d2"],
+    rank: int,
+    positive: bool,
+    key: Array,
+    level: float,
+) -> HeldOutRitz:
+    """Functions of each half on the other; errors as in `held_out_spectrum`."""
+    num_pairs = phi.shape[0]
+    half = num_pairs // 2
+    if half < 2:
+        msg = f"phi must have at least 4 rows to be halved; got {num_pairs}"
+        raise ValueError(msg)
+    order = jax.random.permutation(key, num_pairs)
+    parts = (order[:half], order[half:])
+
+    def measure(fit: Array, test: Array) -> tuple[Array, Array]:
+        uniform = jnp.full(fit.shape[0], 1 / fit.shape[0], phi.dtype)
+        found = _by_pairs(phi[fit], psi[fit], uniform, rank, positive)
+        f = mm(phi[test] - found.mean[None, :], found.rotation)
+        if positive:
+            g = mm(psi[test] - found.mean[None, :], found.rotation)
+        else:
+            mean, rotation = _partner(phi[fit], psi[fit], found)
+            g = mm(psi[test] - mean[None, :], rotation)
+        return _correlation(f, g)
+
+    measured = [measure(*halves) for halves in (parts, parts[::-1])]
+    value = 0.5 * (measured[0][0] + measured[1][0])
+    error = 0.5 * (measured[0][1] + measured[1][1])
+    # On Fisher's scale, where intervals of a correlation stay in (−1, 1).
+    centre = jnp.arctanh(jnp.clip(value, -_LARGEST, _LARGEST))
+    reach = NormalDist().inv_cdf(0.5 + level / 2) * safe_divide(error, 1 - value**2)
+    ends = value, jnp.tanh(centre - reach), jnp.tanh(centre + reach)
+    if positive:
+        ends = tuple(jnp.sqrt(jnp.clip(end, 0.0, 1.0)) for end in ends)
+    return HeldOutRitz(*ends)
+
+
+def _partner(
+    phi: Float[Array, "n d"], psi: Float[Array, "n d2"], found: RayleighRitz
+) -> tuple[Float[Array, " d2"], Float[Array, "d2 r"]]:
+    """The mean and rotation of Ψ whose functions are `found.right`."""
+    n = psi.shape[0]
+    mean, whitening = _whitening(psi, jnp.full(n, 1 / n, psi.dtype))
+    g = mm(psi - mean[None, :], whitening)
+    f = mm(phi - found.mean[None, :], found.rotation)
+    turn = mm(g.T, f) / n
+    return mean, mm(whitening, turn) * safe_reciprocal(found.singular_values)[None, :]
+
+
+def _correlation(
+    f: Float[Array, "n r"], g: Float[Array, "n r"]
+) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
+    """Correlations of columns, and their standard errors by the influence function."""
+
+    def standardised(x: Array) -> Array:
+        x = x - x.mean(axis=0, keepdims=True)
+        return x * safe_reciprocal(jnp.sqrt((x**2).mean(axis=0)))[None, :]
+
+    f, g = standardised(f), standardised(g)
+    value = (f * g).mean(axis=0)
+    influence = f * g - 0.5 * value[None, :] * (f**2 + g**2)
+    return value, jnp.sqrt((influence**2).mean(axis=0) / f.shape[0])

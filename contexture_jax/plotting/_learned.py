@@ -1,0 +1,150 @@
+"""Pictures of a learned spectrum beside the exact one, and of a run of training."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+from contexture_jax.plotting._style import (
+    ACCENT,
+    FAINT,
+    INK,
+    MAIN,
+    PALETTE,
+    count_axis,
+    dressed,
+    headline,
+    new_axes,
+)
+
+__all__ = ["plot_learned_spectrum", "plot_loss"]
+
+
+def plot_learned_spectrum(
+    learned: ArrayLike,
+    exact: ArrayLike | None = None,
+    ax: Axes | None = None,
+    *,
+    held_out: ArrayLike | None = None,
+    interval: tuple[ArrayLike, ArrayLike] | None = None,
+    stages: dict[str, ArrayLike] | None = None,
+) -> Axes:
+    """Draw learned singular values over i, beside the exact ones.
+
+    Args:
+        learned: Ritz values of the encoder, shape (k,), in [0, 1].
+        exact: singular values, shape (k2,); None: not known.
+        ax: where to draw; None: a new figure.
+        held_out: values on pairs that were not fitted to, shape (k3,).
+        interval: lower and upper ends for `held_out`, each of shape (k3,).
+        stages: learned values at earlier times of training, by what to call them.
+
+    Returns:
+        The axes drawn on.
+
+    Raises:
+        ValueError: if an array is not a vector of finite numbers.
+    """
+    values = _vector(learned, "learned")
+    ax = dressed(new_axes() if ax is None else ax, "index i", "singular value $s_i$")
+    count = len(values)
+    if exact is not None:
+        truth = _vector(exact, "exact")
+        count = max(count, len(truth))
+        ax.plot(
+            np.arange(1, len(truth) + 1),
+            truth,
+            color=INK,
+            linewidth=1.5,
+            label="exact",
+            zorder=2,
+        )
+    for number, (name, earlier) in enumerate((stages or {}).items()):
+        early = _vector(earlier, name)
+        share = (number + 1) / (len(stages or {}) + 1)
+        ax.plot(
+            np.arange(1, len(early) + 1),
+            early,
+            color=MAIN,
+            alpha=0.15 + 0.5 * share,
+            linewidth=1.2,
+            label=name,
+            zorder=2,
+        )
+    ax.plot(
+        np.arange(1, len(values) + 1),
+        values,
+        linestyle="",
+        marker="o",
+        markersize=_mark_size(len(values)),
+        color=MAIN,
+        label="learned",
+        clip_on=False,
+        zorder=4,
+    )
+    if held_out is not None:
+        kept = _vector(held_out, "held_out")
+        index = np.arange(1, len(kept) + 1)
+        if interval is not None:
+            low, high = (_vector(end, "interval") for end in interval)
+            ax.fill_between(index, low, high, color=ACCENT, alpha=0.2, linewidth=0)
+        ax.plot(
+            index,
+            kept,
+            linestyle=(0, (4, 3)),
+            color=ACCENT,
+            linewidth=1.5,
+            label="on held-out pairs",
+            zorder=3,
+        )
+    ax.set_ylim(0.0, 1.02)
+    count_axis(ax, count)
+    ax.legend(frameon=False, fontsize=11, labelcolor=INK)
+    headline(ax, _claim(values, exact))
+    return ax
+
+
+def plot_loss(
+    steps: ArrayLike, losses: dict[str, ArrayLike], ax: Axes | None = None
+) -> Axes:
+    """Draw losses over steps.
+
+    Args:
+        steps: shape (k,), ascending.
+        losses: by name, each of shape (k,); points that are not finite are left out.
+        ax: where to draw; None: a new figure.
+
+    Returns:
+        The axes drawn on.
+    """
+    at = np.asarray(steps)
+    ax = dressed(new_axes() if ax is None else ax, "step", "loss")
+    for (name, values), colour in zip(losses.items(), PALETTE, strict=False):
+        ax.plot(at, np.asarray(values), color=colour, linewidth=1.3, label=name)
+    if len(losses) > 1:
+        ax.legend(frameon=False, fontsize=11, labelcolor=INK)
+    ax.grid(visible=True, axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
+    headline(ax, "Loss over the run")
+    return ax
+
+
+def _vector(values: ArrayLike, name: str) -> np.ndarray:
+    vector = np.asarray(values, np.float64)
+    if vector.ndim != 1 or vector.size == 0 or not np.isfinite(vector).all():
+        msg = f"{name} must be a vector of finite numbers; got shape {vector.shape}"
+        raise ValueError(msg)
+    return vector
+
+
+def _mark_size(count: int) -> float:
+    return 6.0 if count <= 40 else max(2.0, 6.0 * (40 / count) ** 0.5)
+
+
+def _claim(learned: np.ndarray, exact: ArrayLike | None) -> str:
+    if exact is None:
+        return f"The learned spectrum: {len(learned)} values"
+    truth = np.asarray(exact, np.float64)[: len(learned)]
+    energy = (truth**2).sum()
+    if energy == 0:
+        return "Learned beside exact: nothing to learn"
+    share = (learned[: len(truth)] ** 2).sum() / energy
+    return f"The encoder holds {100 * min(share, 1.0):.1f} % of the exact energy"
