@@ -9,7 +9,13 @@ from typing import Any, Literal, NoReturn
 
 from contexture_jax import __version__
 from contexture_jax.cli._messages import InputError
-from contexture_jax.cli._options import CONTEXTS, METHODS, Options
+from contexture_jax.cli._options import (
+    CONTEXTS,
+    LOSSES,
+    METHODS,
+    Options,
+    TrainOptions,
+)
 
 __all__ = ["main"]
 
@@ -17,6 +23,12 @@ _DESCRIPTION = """\
 The spectrum of a context: compute the leading singular functions of the expectation
 operator of a context on DATA, judge it, and write spectrum.json, spectrum.npz and
 pictures to a directory.
+"""
+_TRAIN = """\
+Learn the singular functions of a context on DATA with an encoder, and compare them with
+the exact ones. Writes train.json, train.npz and pictures to a directory, and metrics
+and checkpoints to its subdirectory run; --resume goes on from the last checkpoint, bit
+for bit as if the run had never ended.
 """
 _DATA = """\
 DATA:
@@ -65,18 +77,31 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         arguments = vars(_parser().parse_args(argv))
-        del arguments["command"]
-        from contexture_jax.cli._spectrum import run
-
-        run(Options(**arguments))
+        _COMMANDS[arguments.pop("command")](arguments)
     except InputError as error:
         # One line, whatever a file name or a cell may hold.
         print(f"contexture: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("contexture: interrupted; nothing was written", file=sys.stderr)
+        print("contexture: interrupted; no results were written", file=sys.stderr)
         return 130
     return 0
+
+
+def _spectrum(arguments: dict[str, Any]) -> None:
+    from contexture_jax.cli._spectrum import run
+
+    run(Options(**arguments))
+
+
+def _train(arguments: dict[str, Any]) -> None:
+    from contexture_jax.cli._train import run
+
+    shared = {name: arguments.pop(name) for name in Options._fields & arguments.keys()}
+    run(TrainOptions(base=Options(**shared), **arguments))
+
+
+_COMMANDS = {"spectrum": _spectrum, "train": _train}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,19 +114,30 @@ def _parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"contexture {__version__}"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    spectrum = commands.add_parser(
-        "spectrum",
-        help="the spectrum of a context on a table",
-        description=_DESCRIPTION,
-        epilog=_DATA,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    spectrum.add_argument("data", metavar="DATA", help="a file or a built-in set")
-    _add_data_options(spectrum.add_argument_group("data"))
-    _add_context_options(spectrum.add_argument_group("context"))
-    _add_solver_options(spectrum.add_argument_group("solver"))
-    _add_output_options(spectrum.add_argument_group("output"))
+    for name, short, description in (
+        ("spectrum", "the spectrum of a context on a table", _DESCRIPTION),
+        ("train", "learn the spectrum of a context with an encoder", _TRAIN),
+    ):
+        command = commands.add_parser(
+            name,
+            help=short,
+            description=description,
+            epilog=_DATA,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.add_argument("data", metavar="DATA", help="a file or a built-in set")
+        _add_data_options(command.add_argument_group("data"))
+        _add_context_options(command.add_argument_group("context"))
+        if name == "spectrum":
+            solver = command.add_argument_group("solver")
+            _add_rank_options(solver)
+            _add_solver_options(solver)
+        else:
+            learning = command.add_argument_group("learning")
+            _add_rank_options(learning)
+            _add_learning_options(learning)
+        _add_output_options(command.add_argument_group("output"))
     return parser
 
 
@@ -144,7 +180,7 @@ def _add_context_options(group: Any) -> None:
     )
 
 
-def _add_solver_options(group: Any) -> None:
+def _add_rank_options(group: Any) -> None:
     group.add_argument(
         "--rank",
         type=_count,
@@ -156,6 +192,19 @@ def _add_solver_options(group: Any) -> None:
         default="float32",
         help="default: %(default)s",
     )
+    group.add_argument(
+        "--devices",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="share the rows (of a batch) among N devices of this machine; default: 1",
+    )
+    group.add_argument(
+        "--seed", type=_seed, default=0, help="of all that is random; default: 0"
+    )
+
+
+def _add_solver_options(group: Any) -> None:
     group.add_argument("--method", choices=METHODS, default="auto", help="the solver")
     group.add_argument(
         "--tol",
@@ -169,13 +218,6 @@ def _add_solver_options(group: Any) -> None:
         help="bound on passes of the solver over the operator",
     )
     group.add_argument(
-        "--devices",
-        type=_count,
-        default=1,
-        metavar="N",
-        help="share the rows among N devices of this machine; default: 1",
-    )
-    group.add_argument(
         "--bootstrap",
         type=_replicates,
         default=0,
@@ -183,8 +225,45 @@ def _add_solver_options(group: Any) -> None:
         help="of joint, where DATA counts independent pairs: intervals for the law"
         " behind them from N resamples, and N random pairings; default: 0",
     )
+
+
+def _add_learning_options(group: Any) -> None:
     group.add_argument(
-        "--seed", type=_seed, default=0, help="of all that is random; default: 0"
+        "--loss", choices=LOSSES, default="svme", help="default: %(default)s"
+    )
+    group.add_argument(
+        "--hidden",
+        type=_widths,
+        default=(512, 512),
+        metavar="W,W,…",
+        help="widths of the hidden layers, or none; default: 512,512",
+    )
+    group.add_argument("--activation", choices=("tanh", "gelu", "relu"), default="tanh")
+    group.add_argument(
+        "--output",
+        type=_count,
+        metavar="D",
+        help="width of the embedding; default: four times the rank, at most 512 and a"
+        " quarter of a batch (joint_nesting: the rank)",
+    )
+    group.add_argument("--steps", type=_count, default=1000, help="default: 1000")
+    group.add_argument(
+        "--batch-size", type=_batch, default=1024, metavar="B", help="default: 1024"
+    )
+    group.add_argument(
+        "--learning-rate", type=_positive, default=1e-3, help="default: 0.001"
+    )
+    group.add_argument(
+        "--weight-decay", type=_not_negative, default=1e-5, help="default: 0.00001"
+    )
+    group.add_argument(
+        "--strategy",
+        choices=("jit", "shard_map", "pmap"),
+        default="jit",
+        help="how a step is compiled for several devices; default: %(default)s",
+    )
+    group.add_argument(
+        "--resume", action="store_true", help="go on with the run that --out holds"
     )
 
 
@@ -205,6 +284,34 @@ def _add_output_options(group: Any) -> None:
 
 def _count(text: str) -> int:
     return _integer(text, 1, None)
+
+
+def _batch(text: str) -> int:
+    return _integer(text, 4, None)
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    if text == "none":
+        return ()
+    return tuple(_count(part.strip()) for part in text.split(","))
+
+
+def _positive(text: str) -> float:
+    value = _float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"expected a finite number above 0; got {text!r}"
+        )
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = _float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"expected a finite number of at least 0; got {text!r}"
+        )
+    return value
 
 
 def _replicates(text: str) -> int:

@@ -3,10 +3,18 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-__all__ = ["CONTEXTS", "METHODS", "Options"]
+__all__ = ["CONTEXTS", "LOSSES", "METHODS", "Options", "TrainOptions"]
 
 CONTEXTS = ("knn", "rbf", "labels", "joint", "graph", "teacher")
 METHODS = ("auto", "exact", "randomized", "krylov", "nystrom")
+LOSSES = (
+    "svme",
+    "kise",
+    "lora_svd",
+    "joint_nesting",
+    "spectral_contrastive",
+    "vicreg",
+)
 
 
 class Options(NamedTuple):
@@ -53,3 +61,33 @@ class Options(NamedTuple):
     out: str = "contexture-out"
     plots: bool = True
     quiet: bool = False
+
+
+class TrainOptions(NamedTuple):
+    """The arguments of `contexture train`; None stands for a default to work out.
+
+    Attributes:
+        base: those that it shares with `contexture spectrum`.
+        loss: the objective, by its name in `cx.losses`.
+        hidden: widths of the hidden layers.
+        activation: of the hidden layers.
+        output: width of the embedding.
+        steps: how many steps.
+        batch_size: pairs of a batch.
+        learning_rate: the highest.
+        weight_decay: of AdamW.
+        strategy: how a step is compiled for devices.
+        resume: go on with the run in `out`.
+    """
+
+    base: Options
+    loss: str = "svme"
+    hidden: Sequence[int] = (512, 512)
+    activation: str = "tanh"
+    output: int | None = None
+    steps: int = 1000
+    batch_size: int = 1024
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-5
+    strategy: str = "jit"
+    resume: bool = False

@@ -15,7 +15,15 @@ from contexture_jax.cli._messages import counted
 from contexture_jax.cli._options import Options
 from contexture_jax.cli._solve import Judgement, Sampling, Spectrum
 
-__all__ = ["FILES", "advice", "describe", "rows_of_table", "write_arrays", "write_json"]
+__all__ = [
+    "FILES",
+    "advice",
+    "describe",
+    "plain",
+    "rows_of_table",
+    "write_arrays",
+    "write_json",
+]
 
 # In the order of publishing: whoever sees the JSON sees the rest.
 FILES = (
@@ -110,7 +118,7 @@ def describe(
         "seconds": seconds,
         "notes": notes,
     }
-    return _plain(description)
+    return plain(description)
 
 
 def _certificate(certificate: cx.solvers.Certificate) -> dict[str, Any]:
@@ -170,14 +178,14 @@ def advice(status: cx.Status) -> str:
     return status.advice
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Arrays as lists, NumPy numbers as Python's, and what is not finite as None."""
     if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
+        return {key: plain(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -16,7 +16,7 @@ from contexture_jax.cli._programs import kept_programs
 from contexture_jax.cli._progress import Stages
 from contexture_jax.cli._publish import check_out, publishing
 
-__all__ = ["precision", "run"]
+__all__ = ["precision", "print_table", "run"]
 
 
 def run(options: Options) -> Path:
@@ -87,7 +87,7 @@ def run(options: Options) -> Path:
         print(f"contexture: warning: {warning}", file=sys.stderr)
     if not options.quiet:
         paths = [str(Path(options.out) / name) for name in files]
-        _print_table(_report.rows_of_table(description, paths))
+        print_table(_report.rows_of_table(description, paths))
     return out
 
 
@@ -122,7 +122,8 @@ def _check_finite(spectrum: Any) -> None:
         )
 
 
-def _print_table(rows: list[tuple[str, str]]) -> None:
+def print_table(rows: list[tuple[str, str]]) -> None:
+    """Print (label, text) pairs in two columns."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -1,0 +1,370 @@
+"""The heavy part of `contexture train`: encoders, pairs, the run, the comparison.
+
+Imports JAX, Flax and Optax; the command imports this only after the input has been
+found good.
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import contexture_jax as cx
+from contexture_jax.cli._data import Table, Target
+from contexture_jax.cli._options import TrainOptions
+
+__all__ = ["Learned", "PairBatches", "compare", "exact_spectrum", "learn"]
+
+_TWO_VIEWS = ("spectral_contrastive", "vicreg")
+_LOG_EVERY = 50
+_NUM_SHUFFLES = 19
+_TEST_SHARE = 0.25
+
+
+class Learned(NamedTuple):
+    """What a run of training found.
+
+    Attributes:
+        singular_values: Ritz values, shape (rank,).
+        left: functions of the rows of the context in their order, shape (n, rank).
+        status: how the run ended, in words.
+        message: more words on that.
+        num_steps: steps done.
+        num_parameters: numbers in the encoders.
+        last_loss: the last that was logged, or None.
+        history: the rows of the log as columns.
+    """
+
+    singular_values: np.ndarray
+    left: np.ndarray
+    status: str
+    message: str
+    num_steps: int
+    num_parameters: int
+    last_loss: float | None
+    history: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PairBatches:
+    """Batches of pairs (x, a) ~ P⁺ of a finite context; that of a step is its own.
+
+    Attributes:
+        context: what is paired with what.
+        law: p_x, shape (n,).
+        batch_size: pairs of a batch.
+        seed: of all draws.
+        num_views: how many a are drawn for an x.
+        x_inputs: what the encoder of X sees of each row, shape (n, …).
+        a_inputs: what the encoder of A sees of each value, or None.
+        has_kernel: whether a batch holds the dual kernel of its rows.
+    """
+
+    context: cx.Context
+    law: np.ndarray
+    batch_size: int
+    seed: int
+    num_views: int
+    x_inputs: np.ndarray
+    a_inputs: np.ndarray | None
+    has_kernel: bool
+
+    @functools.cached_property
+    def _rows(self) -> Any:
+        present = np.flatnonzero(self.law)
+        share = self.law[present]
+        if np.ptp(share) <= 1e-5 * share.max():
+            # All alike: epochs vary less than draws.
+            return cx.training.batches(present, self.batch_size, seed=self.seed)
+        return np.cumsum(self.law, dtype=np.float64) / self.law.sum(dtype=np.float64)
+
+    def rows(self, step: int) -> np.ndarray:
+        """Which x the batch of a step holds, shape (batch_size,)."""
+        if isinstance(self._rows, cx.training.Batches):
+            return self._rows.at(step)
+        rng = np.random.default_rng((self.seed, step))
+        return np.searchsorted(self._rows, rng.random(self.batch_size), side="right")
+
+    def at(self, step: int) -> dict[str, Any]:
+        """The batch of a step."""
+        rows = self.rows(step)
+        batch: dict[str, Any] = {"x": self.x_inputs[rows]}
+        index = jnp.asarray(rows.astype(np.int32))
+        key = jax.random.fold_in(jax.random.key(self.seed), step)
+        if self.has_kernel:
+            batch["kernel"] = np.asarray(_kernel(self.context, index))
+        elif self.a_inputs is not None:
+            for view in range(self.num_views):
+                drawn = _draw(self.context, jax.random.fold_in(key, view), index)
+                batch[f"a{view}"] = self.a_inputs[np.asarray(drawn)]
+        return batch
+
+    def from_step(self, step: int) -> Iterator[dict[str, Any]]:
+        """The batches of the steps `step`, `step + 1`, … without end."""
+        while True:
+            yield self.at(step)
+            step += 1
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self.from_step(0)
+
+
+@jax.jit
+def _draw(context: cx.Context, key: jax.Array, x: jax.Array) -> jax.Array:
+    return context.sample(key, x)
+
+
+@jax.jit
+def _kernel(context: cx.Context, x: jax.Array) -> jax.Array:
+    return context.kernel(x, x)
+
+
+def exact_spectrum(
+    op: cx.AssociationOperator, rank: int, *, seed: int
+) -> tuple[cx.SVDResult, str]:
+    """The exact functions, and how sure they are."""
+    result, info = cx.svd(op, rank, key=jax.random.key(seed))
+    return result, str(info.status)
+
+
+def learn(
+    options: TrainOptions,
+    context_name: str,
+    table: Table,
+    context: cx.Context,
+    op: cx.AssociationOperator,
+    *,
+    rank: int,
+    output: int,
+    mesh: Any,
+    directory: Path,
+    progress: bool | None,
+) -> Learned:
+    """Train an encoder on pairs of a context, and bring its functions in order.
+
+    Args:
+        options: what was asked for.
+        context_name: which kind of context.
+        table: the data.
+        context: the context.
+        op: its operator.
+        rank: functions to extract.
+        output: width of the embedding.
+        mesh: of the devices, or None for one.
+        directory: of checkpoints and metrics.
+        progress: whether to show a bar; None: on a terminal.
+    """
+    base = options.base
+    two_views = options.loss in _TWO_VIEWS
+    has_kernel = options.loss == "kise"
+    x_inputs, a_inputs = _inputs(context_name, table, op, base.dtype)
+    pairs = PairBatches(
+        context,
+        np.asarray(op.p_x),
+        options.batch_size,
+        base.seed,
+        2 if two_views else 1,
+        x_inputs,
+        None if has_kernel else a_inputs,
+        has_kernel,
+    )
+    rngs = nnx.Rngs(base.seed)
+    towers = {}
+    if not two_views:
+        towers["phi"] = _tower(x_inputs, output, options, rngs)
+    if not has_kernel:
+        towers["psi"] = _tower(a_inputs, output, options, rngs)
+    params = {name: tower[0] for name, tower in towers.items()}
+    applies = {name: tower[1] for name, tower in towers.items()}
+
+    def encode(params: Any, batch: Any, key: Any) -> tuple[Any, ...]:
+        del key
+        if two_views:
+            return tuple(applies["psi"](params["psi"], batch[a]) for a in ("a0", "a1"))
+        phi = applies["phi"](params["phi"], batch["x"])
+        if has_kernel:
+            return phi, batch["kernel"]
+        return phi, applies["psi"](params["psi"], batch["a0"])
+
+    schedule = cx.training.warmup_cosine(options.learning_rate, options.steps)
+    optimizer = optax.adamw(schedule, weight_decay=options.weight_decay)
+    loss = getattr(cx.losses, options.loss)
+    step = cx.training.make_step(encode, cx.training.from_loss(loss), optimizer)
+
+    def extract(params: Any) -> cx.evaluation.RayleighRitz:
+        if two_views:
+            # The average encoder Φ = T Ψ spans the left functions.
+            psi = _embed(applies["psi"], params["psi"], a_inputs, options.batch_size)
+            phi = _apply_operator(op, psi)
+        else:
+            phi = _embed(applies["phi"], params["phi"], x_inputs, options.batch_size)
+        return _ritz(phi, op, rank=rank)
+
+    log_every = min(_LOG_EVERY, options.steps)
+    result = cx.training.fit(
+        step,
+        cx.training.init_state(params, optimizer),
+        pairs,
+        num_steps=options.steps,
+        key=jax.random.key(base.seed),
+        strategy=options.strategy,
+        mesh=mesh,
+        directory=directory,
+        log_every=log_every,
+        save_every=log_every * max(1, -(-options.steps // (10 * log_every))),
+        progress=progress if progress is not None else sys.stderr.isatty(),
+    )
+    trained = jax.device_get(result.state.params)
+    found = extract(jax.tree.map(jnp.asarray, trained))
+    losses = result.history.get("loss", np.zeros(0))
+    return Learned(
+        np.asarray(found.singular_values),
+        np.asarray(found.left),
+        str(result.status),
+        result.message,
+        int(result.state.step),
+        sum(leaf.size for leaf in jax.tree.leaves(params)),
+        float(losses[-1]) if len(losses) else None,
+        result.history,
+    )
+
+
+def _inputs(
+    context_name: str, table: Table, op: cx.AssociationOperator, dtype: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """What the encoders see of X and of A: features, or a number where there are none.
+
+    The A of a label is its class, that of a nearest neighbour a row.
+    """
+    n, m = op.shape
+    rows, values = (np.arange(k, dtype=np.int32) for k in (n, m))
+    features = table.features.astype(dtype)
+    if context_name in ("joint", "graph"):
+        return rows, values
+    if context_name == "labels":
+        return features, values
+    if context_name == "teacher":
+        return features, None
+    return features, features
+
+
+def _tower(
+    inputs: np.ndarray | None, output: int, options: TrainOptions, rngs: nnx.Rngs
+) -> tuple[Any, Callable[[Any, Any], Any]]:
+    """An MLP on features; for numbered values a table of embeddings."""
+    assert inputs is not None  # `_check_loss` has seen to it
+    dtype = jnp.dtype(options.base.dtype)
+    if inputs.ndim == 1:
+        size = len(inputs)
+        table = jax.random.normal(rngs.params(), (size, output), dtype)
+        return {"table": table}, lambda params, index: params["table"][index]
+    config = cx.models.MLPConfig(
+        in_features=inputs.shape[1],
+        out_features=output,
+        hidden=tuple(options.hidden),
+        activation=options.activation,
+        dtype=dtype,
+        param_dtype=dtype,
+    )
+    return cx.models.functional(cx.models.MLP(config, rngs=rngs))
+
+
+def _embed(apply: Any, params: Any, inputs: Any, batch_size: int) -> jax.Array:
+    """Embeddings of all rows, a batch at a time."""
+    compiled = jax.jit(apply)
+    parts = [
+        compiled(params, inputs[start : start + batch_size])
+        for start in range(0, len(inputs), batch_size)
+    ]
+    return jnp.concatenate(parts)
+
+
+_apply_operator = jax.jit(lambda op, psi: op.matmat(psi))
+_ritz = jax.jit(cx.evaluation.rayleigh_ritz, static_argnames="rank")
+
+
+def compare(
+    learned: Learned,
+    exact: cx.SVDResult,
+    op: cx.AssociationOperator,
+    table: Table,
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Learned functions beside the exact ones, and both as features for the target."""
+    found = cx.evaluation.alignment(
+        learned.left,
+        exact,
+        op,
+        key=jax.random.key(seed),
+        num_neighbors=min(10, op.shape[0] - 1),
+        num_shuffles=_NUM_SHUFFLES,
+    )
+    measures = {
+        name: getattr(found, name)
+        for name in ("cca", "mutual_knn", "cka", "ratio_trace")
+    }
+    probe = None
+    if table.target is not None and len(table.target.values) == op.shape[0]:
+        probe = _probe(
+            {
+                "learned": learned.left,
+                "exact": np.asarray(exact.left),
+                "features": table.features,
+            },
+            table.target,
+            seed,
+        )
+    return {
+        **{name: float(measured.value) for name, measured in measures.items()},
+        "nulls": {
+            name: float(measured.null_upper) for name, measured in measures.items()
+        },
+        "clusters": [
+            {"first": first + 1, "last": end, "squared_cosine": cosine}
+            for (first, end), cosine in zip(
+                found.clusters, found.cluster_cosines, strict=True
+            )
+        ],
+        "probe": probe,
+    }
+
+
+def _probe(
+    features: dict[str, np.ndarray], target: Target, seed: int
+) -> dict[str, Any]:
+    """Error of a linear probe on a quarter of the rows, fitted on the others."""
+    from sklearn.linear_model import LogisticRegression, RidgeCV
+    from sklearn.model_selection import train_test_split
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    values = target.values
+    train, test = train_test_split(
+        np.arange(len(values)), test_size=_TEST_SHARE, random_state=seed
+    )
+    classes = target.kind == "classes"
+
+    def error(z: np.ndarray) -> float:
+        z = np.asarray(z, np.float64)
+        model = LogisticRegression(max_iter=1000) if classes else RidgeCV()
+        fitted = make_pipeline(StandardScaler(), model).fit(z[train], values[train])
+        if classes:
+            return float(1.0 - fitted.score(z[test], values[test]))
+        variance = np.var(values[test])
+        residual = np.mean((fitted.predict(z[test]) - values[test]) ** 2)
+        return float(residual / variance) if variance > 0 else 0.0
+
+    return {
+        "measure": "misclassified" if classes else "squared error over variance",
+        "num_test_rows": len(test),
+        **{name: error(z) for name, z in features.items()},
+    }

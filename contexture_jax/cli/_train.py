@@ -1,0 +1,293 @@
+"""`contexture train`: a table in; learned functions beside the exact ones out."""
+
+import hashlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from contexture_jax._core.threads import single_threaded_lapack
+from contexture_jax.cli._contexts import (
+    Recipe,
+    build_context,
+    load,
+    plan_context,
+    plan_rank,
+)
+from contexture_jax.cli._data import Table
+from contexture_jax.cli._devices import make_mesh
+from contexture_jax.cli._messages import InputError, counted, quoted_path
+from contexture_jax.cli._options import TrainOptions
+from contexture_jax.cli._programs import kept_programs
+from contexture_jax.cli._progress import Stages
+from contexture_jax.cli._publish import check_out, publishing
+from contexture_jax.cli._spectrum import precision, print_table
+
+__all__ = ["run"]
+
+# In the order of publishing: whoever sees the JSON sees the rest.
+_FILES = ("train.npz", "learned.png", "loss.png", "train.json")
+_RUN = "run"
+_NEEDED = ("orbax.checkpoint", "platformdirs", "rich", "sklearn")
+_LARGEST_OUTPUT = 512
+
+
+def run(options: TrainOptions) -> Path:
+    """Train, extract, compare, draw and write.
+
+    Returns:
+        The directory with the results.
+
+    Raises:
+        InputError: if anything about the input, the output directory or the run that it
+            holds is wrong. Results that were there are left as they were.
+    """
+    base = options.base
+    stages = Stages(quiet=base.quiet)
+    with stages.stage("read"):
+        _check_installed(plots=base.plots)
+        out = check_out(base.out)
+        table = load(base)
+        recipe = plan_context(base, table)
+        _check_loss(options, recipe)
+        plan_rank(base.rank, recipe, recipe.num_triples)
+        mesh = make_mesh(base.devices)
+        _check_batch(options)
+    with kept_programs(), precision(base.dtype), single_threaded_lapack():
+        with stages.stage("context") as advance:
+            from contexture_jax.cli import _learn, _report, _solve
+            from contexture_jax.operators import association_operator
+
+            context = build_context(recipe, table, base.dtype, advance)
+            op = association_operator(context)
+            limit = min(recipe.num_triples, _solve.num_triples(op))
+            rank = plan_rank(base.rank, recipe, limit)
+        output = _output(options, rank)
+        settings = _settings(options, recipe, rank, output, table)
+        _claim_run(out / _RUN, settings, resume=options.resume)
+        with stages.stage("exact"):
+            exact, exact_status = _learn.exact_spectrum(op, rank, seed=base.seed)
+        with stages.stage("train"):
+            learned = _learn.learn(
+                options,
+                recipe.name,
+                table,
+                context,
+                op,
+                rank=rank,
+                output=output,
+                mesh=mesh,
+                directory=out / _RUN,
+                progress=None if not base.quiet else False,
+            )
+        with stages.stage("compare"):
+            comparison = _learn.compare(learned, exact, op, table, seed=base.seed)
+    with publishing(out, _FILES) as folder:
+        with stages.stage("pictures"):
+            if base.plots:
+                _draw(learned, exact, folder)
+        description = _report.plain(
+            {
+                **settings,
+                "num_rows": len(table.rows),
+                "status": learned.status,
+                "message": learned.message,
+                "steps_done": learned.num_steps,
+                "parameters": learned.num_parameters,
+                "loss_last": learned.last_loss,
+                "learned_singular_values": learned.singular_values,
+                "exact_singular_values": exact.singular_values,
+                "exact_status": exact_status,
+                **comparison,
+                "notes": [*table.notes, *recipe.notes],
+                "seconds": {**stages.seconds, "total": stages.total},
+            }
+        )
+        np.savez(
+            folder / "train.npz",
+            learned_singular_values=learned.singular_values,
+            learned_left=learned.left,
+            exact_singular_values=np.asarray(exact.singular_values),
+            exact_left=np.asarray(exact.left),
+            p_x=np.asarray(op.p_x),
+            rows=table.rows,
+        )
+        _report.write_json(description, folder / "train.json")
+        files = [name for name in _FILES if (folder / name).exists()]
+    if learned.status == "non-finite":
+        print(f"contexture: warning: {learned.message}", file=sys.stderr)
+    if not base.quiet:
+        paths = [str(Path(base.out) / name) for name in files]
+        print_table(_rows(description, paths))
+    return out
+
+
+def _check_installed(*, plots: bool) -> None:
+    needed = [*_NEEDED, *(["matplotlib"] if plots else [])]
+    absent = [name for name in needed if not _is_installed(name)]
+    if absent:
+        raise InputError(
+            f"the command needs {', '.join(absent)}: pip install 'contexture_jax[cli]'"
+        )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # a parent of it
+        return False
+
+
+def _check_loss(options: TrainOptions, recipe: Recipe) -> None:
+    if recipe.name == "teacher" and options.loss != "kise":
+        raise InputError(
+            "--context teacher is a kernel on rows, without values of A to embed;"
+            f" expected --loss kise, got --loss {options.loss}"
+        )
+
+
+def _check_batch(options: TrainOptions) -> None:
+    devices = options.base.devices
+    if options.batch_size % devices:
+        raise InputError(
+            f"--batch-size {options.batch_size} cannot be shared by --devices"
+            f" {devices}; expected a multiple"
+        )
+
+
+def _output(options: TrainOptions, rank: int) -> int:
+    """The width of the embedding."""
+    if options.output is None:
+        if options.loss == "joint_nesting":
+            return rank
+        wide = min(4 * rank, _LARGEST_OUTPUT, options.batch_size // 4)
+        return max(rank, wide)
+    if options.output < rank:
+        raise InputError(
+            f"--output {options.output} is less than the {counted(rank, 'function')} to"
+            f" learn; expected --output {rank} or more, or a smaller --rank"
+        )
+    return options.output
+
+
+def _settings(
+    options: TrainOptions, recipe: Recipe, rank: int, output: int, table: Table
+) -> dict[str, Any]:
+    """What makes a run the run that it is."""
+    import contexture_jax as cx
+
+    base = options.base
+    content = np.ascontiguousarray(table.features).tobytes()
+    return {
+        "version": cx.__version__,
+        "data": table.title,
+        "fingerprint": hashlib.sha256(content).hexdigest()[:16],
+        "context": recipe.name,
+        "params": recipe.params,
+        "loss": options.loss,
+        "encoder": {
+            "hidden": list(options.hidden),
+            "activation": options.activation,
+            "output": output,
+        },
+        "rank": rank,
+        "steps": options.steps,
+        "batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+        "weight_decay": options.weight_decay,
+        "dtype": base.dtype,
+        "seed": base.seed,
+        "devices": base.devices,
+        "strategy": options.strategy,
+    }
+
+
+# What may change when a run goes on: nothing that its states depend on.
+_FREE = ("version", "data", "devices", "strategy")
+
+
+def _claim_run(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
+    """Make the directory of the run, or find the same run in it.
+
+    Raises:
+        InputError: if it holds a run and `resume` is not set, or another run.
+    """
+    path = folder / "settings.json"
+    wanted = json.loads(json.dumps(settings))
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".tmp")
+        partial.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
+        return
+    if not resume:
+        raise InputError(
+            f"{quoted_path(str(folder))} holds a run already; expected --resume to go"
+            " on with it, another --out, or that directory deleted"
+        )
+    held = json.loads(path.read_text(encoding="utf-8"))
+    differing = [
+        name for name in wanted if name not in _FREE and held.get(name) != wanted[name]
+    ]
+    if differing:
+        name = differing[0]
+        raise InputError(
+            f"{quoted_path(str(folder))} holds another run: {name} is"
+            f" {held.get(name)} there and {wanted[name]} here; expected the same"
+            " options, or another --out"
+        )
+
+
+def _draw(learned: Any, exact: Any, folder: Path) -> None:
+    from contexture_jax import plotting
+
+    axes = plotting.plot_learned_spectrum(
+        learned.singular_values, np.asarray(exact.singular_values)
+    )
+    plotting.save(axes, folder / "learned.png")
+    steps, losses = learned.history["step"], learned.history["loss"]
+    plotting.save(plotting.plot_loss(steps, {"loss": losses}), folder / "loss.png")
+
+
+def _rows(d: dict[str, Any], files: list[str]) -> list[tuple[str, str]]:
+    """The report as (label, text) pairs, in the order to read them."""
+    params = ", ".join(f"{key} = {value}" for key, value in d["params"].items())
+    encoder = d["encoder"]
+    layers = " → ".join(map(str, [*encoder["hidden"], encoder["output"]]))
+    rows = [
+        ("data", f"{d['data']}: {d['num_rows']:,} rows"),
+        ("context", d["context"] + (f" ({params})" if params else "")),
+        ("loss", d["loss"]),
+        ("encoder", f"{layers} ({encoder['activation']}, {d['parameters']:,} numbers)"),
+        ("status", f"{d['status']} after {counted(d['steps_done'], 'step')}"),
+        ("learned", _values(d["learned_singular_values"])),
+        ("exact", _values(d["exact_singular_values"])),
+    ]
+    for name, label in (
+        ("ratio_trace", "ratio trace"),
+        ("cca", "CCA"),
+        ("mutual_knn", "mutual k-NN"),
+        ("cka", "CKA"),
+    ):
+        null = d["nulls"][name]
+        rows.append((label, f"{d[name]:.3f}  (of shuffled rows: {null:.3f} at most)"))
+    if d["probe"] is not None:
+        probe = d["probe"]
+        rows.append(
+            (
+                "probe error",
+                f"{probe['learned']:.3f} learned, {probe['exact']:.3f} exact,"
+                f" {probe['features']:.3f} features  ({probe['measure']})",
+            )
+        )
+    rows += [("note", note) for note in d["notes"]]
+    rows.append(("files", "\n".join(files)))
+    return rows
+
+
+def _values(values: list[float], shown: int = 10) -> str:
+    more = f" … ({len(values)} in all)" if len(values) > shown else ""
+    return " ".join(f"{v:.4g}" for v in values[:shown]) + more
