@@ -87,9 +87,9 @@ state = cx.training.init_state((phi_params, psi_params), optimizer)
 # %% [markdown]
 # ## A learned spectrum converges to the exact one
 #
-# After a few steps the encoder is stopped and its functions are extracted: `B v = λ C v`
-# on its span. Whatever the encoder, these values lie below the exact ones; the closer,
-# the more of the contexture it holds.
+# After a few steps the encoder is stopped and its functions are extracted by solving
+# `B v = λ C v` on its span. Whatever the encoder, these values lie below the exact
+# ones; the closer, the more of the contexture it holds.
 
 
 # %%
