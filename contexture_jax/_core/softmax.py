@@ -179,20 +179,28 @@ def _exp_matmul_forward(
 ) -> Array:
     n, m, r = queries.shape[0], keys.shape[0], values.shape[1]
     rows, columns = tile_size(n, m, block_size)
-    key_blocks = _blocks(keys, columns)
-    # Padding columns meet zero rows of V, so their exp(0) = 1 does not count.
-    value_blocks = _blocks(values, columns)
+    start = jnp.zeros((rows, r), values.dtype)
+    number = jnp.arange(columns)[:, None]
 
-    def one_block(query: Array) -> Array:
-        def add_tile(total: Array, tile: tuple[Array, Array]) -> tuple[Array, None]:
-            key, value = tile
-            return total + mm(jnp.exp(mm(query, key.T)), value), None
+    def one_block(i: Array, out: Array) -> Array:
+        # The last block ends at the last row and does some rows a second time: padding
+        # would copy whole arrays.
+        row = jnp.minimum(i * rows, n - rows)
+        query = jax.lax.dynamic_slice_in_dim(queries, row, rows)
 
-        start = jnp.zeros((rows, r), values.dtype)
-        return jax.lax.scan(add_tile, start, (key_blocks, value_blocks))[0]
+        def add_tile(j: Array, total: Array) -> Array:
+            column = jnp.minimum(j * columns, m - columns)
+            key, value = (
+                jax.lax.dynamic_slice_in_dim(x, column, columns) for x in (keys, values)
+            )
+            value = jnp.where(column + number >= j * columns, value, 0.0)
+            return total + mm(jnp.exp(mm(query, key.T)), value)
 
-    out = jax.lax.map(one_block, _blocks(queries, rows))
-    return out.reshape(-1, r)[:n]
+        block = jax.lax.fori_loop(0, -(-m // columns), add_tile, start)
+        return jax.lax.dynamic_update_slice_in_dim(out, block, row, 0)
+
+    out = jnp.zeros((n, r), values.dtype)
+    return jax.lax.fori_loop(0, -(-n // rows), one_block, out)
 
 
 def _logsumexp_rows_forward(queries: Array, keys: Array, *, block_size: int) -> Array:

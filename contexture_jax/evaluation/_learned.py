@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_integer, check_key, check_number
-from contexture_jax._core.numerics import mm, safe_divide
+from contexture_jax._core.numerics import (
+    mm,
+    rank_cutoff,
+    safe_divide,
+    safe_reciprocal,
+)
 from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.evaluation._alignment import cca, mutual_knn, principal_angles
 from contexture_jax.evaluation._common import as_columns, as_spectrum, as_weights
@@ -75,10 +80,14 @@ def cka(
     w = as_weights(weights, a.shape[0], dtype)
 
     def centred(x: Array) -> Array:
+        root = jnp.sqrt(w)[:, None]
         x = x.astype(dtype)
-        x = jnp.sqrt(w)[:, None] * (x - mm(w[None, :], x))
+        left = root * (x - mm(w[None, :], x))
+        length = jnp.linalg.norm(left)
+        # The rest of a constant is rounding, which scaling would make a feature of.
+        floor = rank_cutoff(x.shape, dtype, jnp.linalg.norm(root * x))
         # The measure does not see the scale; squares of squares would leave the range.
-        return x * safe_divide(jnp.ones((), dtype), jnp.linalg.norm(x))
+        return left * safe_reciprocal(jnp.where(length > floor, length, 0.0))
 
     a, b = centred(a), centred(b)
     cross, own_a, own_b = (

@@ -66,13 +66,7 @@ class KernelOperator(AssociationOperator):
             argument_bytes=size * ((n + m) * e + n + m + m * r),
             output_bytes=size * n * r,
             temporary_bytes=size
-            * (
-                rows * columns
-                + padded_n * r
-                + 2 * rows * (e + r)
-                + (padded_n * e if padded_n != n else 0)
-                + (padded_m * (e + r) if padded_m != m else 0)
-            ),
+            * (rows * columns + 2 * rows * r + rows * e + columns * (e + r)),
         )
 
 
