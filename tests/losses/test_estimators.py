@@ -93,7 +93,6 @@ def test_squared_penalty_shrinks_and_collapses_as_computed(
         loss = on_views(losses.non_contrastive, constraint=penalty)
         shapes, p = [(NUM_A, WIDTH)], LAW.p_a
     theta, modes = squared_modes(gamma, views)
-    assert (theta.min() == 0) == (views * (1 - TOP[1]) >= 2 * gamma)
     value, found = minimise(loss, shapes)
     assert abs(value - modes.sum()) < VALUE
     variances = np.linalg.eigvalsh(covariance(found[0], p))[::-1]
@@ -136,6 +135,16 @@ def test_vicreg_variance_of_one_function(variance: float) -> None:
     theta = root**2 - 1e-4
     assert abs(value - gap * theta - variance * (1 - root)) < 1e-8
     assert abs(covariance(psi, LAW.p_a)[0, 0] - theta) < 1e-4
+
+
+def test_average_of_vicreg_is_named() -> None:
+    """E15: averaged over pairs the penalty is weaker by d − 1."""
+    f, g = RNG.normal(size=(2, 9, 4))
+    off = {
+        name: float(losses.vicreg(f, g, invariance=0.0, variance=0.0, average=name))
+        for name in ("width", "pairs")
+    }
+    assert abs(off["width"] - 3 * off["pairs"]) < tol(np.float64, size=10)
 
 
 @pytest.mark.parametrize("coefficients", [(1.0, 1.0), (3.0, 0.3)])
