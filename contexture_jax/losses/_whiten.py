@@ -56,7 +56,7 @@ def trace_ratio(C: Float[Array, "d d"], B: Float[Array, "d d"]) -> Float[Array, 
 
 
 @trace_ratio.defjvp
-def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+def _(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
     C, B = primals
     dC, dB = tangents
     inverse = _inverse(C)
