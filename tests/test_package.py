@@ -32,7 +32,8 @@ def test_import_loads_no_heavy_library() -> None:
 def test_numerical_layers_load_no_heavy_library() -> None:
     loaded = loaded_by(
         "import contexture_jax as cx\n"
-        "cx.contexts.joint, cx.association_operator, cx.svd, cx.evaluation.usefulness"
+        "cx.contexts.joint, cx.association_operator, cx.svd, cx.evaluation.usefulness,"
+        " cx.losses.svme"
     )
     assert "contexture_jax.evaluation" in loaded
     assert loaded & set(HEAVY) == set()

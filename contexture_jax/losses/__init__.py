@@ -1,0 +1,88 @@
+"""Objectives that learn the contexture from batches of embeddings.
+
+Each is a pure function `loss(embeddings..., *, weights=None, axis_name=None)` to be
+minimised. theory.md §7 has the table: minimum, what is recovered, and the source.
+"""
+
+from contexture_jax.losses._constraint import (
+    Constraint,
+    HingePenalty,
+    LowRank,
+    SquaredPenalty,
+    Whiten,
+)
+from contexture_jax.losses._contrastive import clip, info_nce, simclr
+from contexture_jax.losses._graph import graph
+from contexture_jax.losses._low_rank import (
+    joint_nesting,
+    lora_evd,
+    lora_svd,
+    sequential_nesting,
+)
+from contexture_jax.losses._neural_ef import neural_ef, neural_eigenmaps
+from contexture_jax.losses._orbital import orbital_minimisation
+from contexture_jax.losses._reconstruction import masked_reconstruction, reconstruction
+from contexture_jax.losses._running import (
+    RunningMoments,
+    init_moments,
+    running_covariance,
+    running_mean,
+    update_moments,
+    whiten,
+    with_running_moments,
+)
+from contexture_jax.losses._spectral import (
+    haochen,
+    non_contrastive,
+    spectral_contrastive,
+)
+from contexture_jax.losses._supervised import (
+    class_balanced,
+    cross_entropy,
+    squared_error,
+)
+from contexture_jax.losses._svme import kise, kise_pairs, svme
+from contexture_jax.losses._vamp import ncp, vamp, vamp_e
+from contexture_jax.losses._vicreg import barlow_twins, vicreg
+
+__all__ = [
+    "Constraint",
+    "HingePenalty",
+    "LowRank",
+    "RunningMoments",
+    "SquaredPenalty",
+    "Whiten",
+    "barlow_twins",
+    "class_balanced",
+    "clip",
+    "cross_entropy",
+    "graph",
+    "haochen",
+    "info_nce",
+    "init_moments",
+    "joint_nesting",
+    "kise",
+    "kise_pairs",
+    "lora_evd",
+    "lora_svd",
+    "masked_reconstruction",
+    "ncp",
+    "neural_ef",
+    "neural_eigenmaps",
+    "non_contrastive",
+    "orbital_minimisation",
+    "reconstruction",
+    "running_covariance",
+    "running_mean",
+    "sequential_nesting",
+    "simclr",
+    "spectral_contrastive",
+    "squared_error",
+    "svme",
+    "update_moments",
+    "vamp",
+    "vamp_e",
+    "vicreg",
+    "whiten",
+    "with_running_moments",
+]

@@ -1,0 +1,102 @@
+"""What the objectives share: checked embeddings, and the moments of two views."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from contexture_jax._core.checks import as_floating, check_ndim
+from contexture_jax._core.moments import Batch
+from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
+from contexture_jax._core.types import Array, ArrayLike, Float
+
+__all__ = [
+    "ViewMoments",
+    "as_embedding",
+    "as_pair",
+    "frobenius",
+    "unit_rows",
+    "unit_variance",
+    "view_moments",
+]
+
+
+def as_embedding(x: ArrayLike, name: str) -> Float[Array, "b d"]:
+    """Check an embedding of shape (b, d); f16 and bf16 become f32."""
+    z = as_floating(x, name)
+    check_ndim(z, 2, name)
+    if 0 in z.shape:
+        msg = f"{name} must have at least 1 row and 1 column; got shape {z.shape}"
+        raise ValueError(msg)
+    return z
+
+
+def as_pair(
+    x: ArrayLike,
+    y: ArrayLike,
+    names: tuple[str, str] = ("phi", "psi"),
+    *,
+    same_width: bool = True,
+) -> tuple[Float[Array, "b d"], Float[Array, "b k"]]:
+    """Check two embeddings of the same rows and bring them to one dtype."""
+    a, b = as_embedding(x, names[0]), as_embedding(y, names[1])
+    if a.shape[0] != b.shape[0] or (same_width and a.shape != b.shape):
+        what = "the same shape (b, d)" if same_width else "the same number of rows"
+        msg = f"{names[0]} and {names[1]} must have {what}; got {a.shape} and {b.shape}"
+        raise ValueError(msg)
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    return a.astype(dtype), b.astype(dtype)
+
+
+def frobenius(a: Float[Array, "k l"], b: Float[Array, "k l"]) -> Float[Array, ""]:
+    """⟨A, B⟩ = Tr Aᵀ B, without the product."""
+    return jnp.sum(a * b)
+
+
+def unit_rows(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
+    """Rows over their norms; a row of zeros stays, with the gradient 0."""
+    return x * safe_reciprocal(safe_sqrt(jnp.sum(x**2, axis=1)))[:, None]
+
+
+def unit_variance(
+    z: Float[Array, "b d"], z_plus: Float[Array, "b d"], law: Batch
+) -> tuple[Float[Array, "b d"], Float[Array, "b d"]]:
+    """Columns over their root mean square in both views; a column of zeros stays."""
+    square = (law.mean(z**2) + law.mean(z_plus**2)) / 2
+    scale = safe_reciprocal(safe_sqrt(square))[None, :]
+    return z * scale, z_plus * scale
+
+
+class ViewMoments(NamedTuple):
+    """Second moments of two views that have one law.
+
+    Attributes:
+        covariance: C = E z zᵀ over both views, shape (d, d).
+        positive: R = E z z⁺ᵀ, symmetrised, shape (d, d).
+    """
+
+    covariance: Float[Array, "d d"]
+    positive: Float[Array, "d d"]
+
+
+def view_moments(
+    z: Float[Array, "b d"],
+    z_plus: Float[Array, "b d"],
+    law: Batch,
+    *,
+    centre: bool = True,
+    unbiased: bool = False,
+) -> ViewMoments:
+    """Covariance and positive moment of two views by two products in place of three.
+
+    With S the moment of z + z⁺ and M that of z − z⁺, C = (S + M) / 4 and R = (S − M) /
+    4. The mean is that of both views; it cancels in M, so that S alone takes Bessel's
+    factor if the estimate is to be unbiased.
+    """
+    total, difference = z + z_plus, z - z_plus
+    if centre:
+        total = law.centre(total)
+    S: Any = law.moment(total, total)
+    M = law.moment(difference, difference)
+    if centre and unbiased:
+        S = S * law.bessel()
+    return ViewMoments((S + M) / 4, (S - M) / 4)

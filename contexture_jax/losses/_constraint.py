@@ -1,0 +1,194 @@
+"""The constraint Cov Φ = I in the forms that a user can choose (theory.md §7.3)."""
+
+import dataclasses
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from contexture_jax._core.checks import check_number
+from contexture_jax._core.numerics import safe_sqrt
+from contexture_jax._core.types import Array, Float
+from contexture_jax.losses._running import RunningMoments, running_covariance
+from contexture_jax.losses._whiten import regularised, trace_ratio
+
+__all__ = [
+    "Constraint",
+    "HingePenalty",
+    "LowRank",
+    "SquaredPenalty",
+    "Whiten",
+    "as_constraint",
+    "constrained",
+    "covariance_penalty",
+    "hinge_penalty",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Whiten:
+    """The constraint holds exactly: the covariance is solved inside the loss.
+
+    The objective is then minus a ratio trace Tr C⁻¹ B, which only the span of the
+    embedding enters. Choosing it by `constraint="whiten"` takes the default.
+
+    Attributes:
+        ridge: added to the diagonal of C, relative to its mean. Directions with less
+            variance than that count in part only; at least 4 eps · d is added.
+    """
+
+    ridge: float = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class SquaredPenalty:
+    """γ ‖Cov Φ − I‖²_F is added: `constraint="squared"`.
+
+    Modes with 1 − s_i² ≥ 2 γ (SVME, KISE) or ≥ γ (two views) collapse to zero.
+
+    Attributes:
+        strength: γ > 0.
+    """
+
+    strength: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class HingePenalty:
+    """The penalty of the dissertation's released code: `constraint="hinge"`.
+
+    (L / d + c_s · mean_i (1 − √(C_ii + 10⁻⁴))₊ + c_c · mean_{i≠j} C_ij²) / (1 + c_s +
+    c_c), with L the objective without its constraint.
+
+    Attributes:
+        variance: c_s ≥ 0.
+        covariance: c_c ≥ 0.
+    """
+
+    variance: float = 1.0
+    covariance: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LowRank:
+    """No constraint: the low-rank form of the objective: `constraint="none"`.
+
+    Dropping the constraint alone would leave 0, at Φ = 0, as the minimum. The low-rank
+    approximation of the same operator needs none; it fixes the span, and Rayleigh–Ritz
+    afterwards gives orthonormal ordered functions.
+    """
+
+
+Constraint: TypeAlias = Whiten | SquaredPenalty | HingePenalty | LowRank | str
+"""A constraint, or the name of one with its default coefficients."""
+
+_BY_NAME = {
+    "whiten": Whiten(),
+    "squared": SquaredPenalty(),
+    "hinge": HingePenalty(),
+    "none": LowRank(),
+}
+
+
+def as_constraint(
+    constraint: object,
+) -> Whiten | SquaredPenalty | HingePenalty | LowRank:
+    """The constraint that a name stands for, with checked coefficients.
+
+    Raises:
+        TypeError: if it is neither a name nor a constraint, or a coefficient no number.
+        ValueError: if the name is unknown or a coefficient negative.
+    """
+    if isinstance(constraint, str):
+        if constraint not in _BY_NAME:
+            names = ", ".join(map(repr, _BY_NAME))
+            msg = f"constraint must be one of {names}; got {constraint!r}"
+            raise ValueError(msg)
+        return _BY_NAME[constraint]
+    if not isinstance(constraint, (Whiten, SquaredPenalty, HingePenalty, LowRank)):
+        msg = (
+            "constraint must be a name, Whiten, SquaredPenalty, HingePenalty or"
+            f" LowRank; got {constraint!r}"
+        )
+        raise TypeError(msg)
+    for field in dataclasses.fields(constraint):
+        value = check_number(getattr(constraint, field.name), field.name)
+        if not value >= 0:
+            msg = f"{field.name} must not be negative; got {value}"
+            raise ValueError(msg)
+    return constraint
+
+
+def covariance_penalty(C: Float[Array, "d d"]) -> Float[Array, ""]:
+    """‖C − I‖²_F."""
+    return jnp.sum((C - jnp.eye(C.shape[0], dtype=C.dtype)) ** 2)
+
+
+def hinge_penalty(
+    C: Float[Array, "d d"], epsilon: float = 1e-4
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """mean_i (1 − √(C_ii + ε))₊ and Σ_{i≠j} C_ij²."""
+    variance = jnp.diagonal(C)
+    # Rounding may leave a zero variance slightly negative.
+    deviation = safe_sqrt(jnp.maximum(variance, 0) + epsilon)
+    hinge = jnp.mean(jnp.maximum(1 - deviation, 0))
+    off_diagonal = C - jnp.diag(variance)
+    return hinge, jnp.sum(off_diagonal**2)
+
+
+def constrained(
+    constraint: object,
+    C: Float[Array, "d d"],
+    B: Float[Array, "d d"],
+    low_rank: Float[Array, ""],
+    *,
+    factor: int,
+    moments: RunningMoments | None,
+) -> Float[Array, ""]:
+    """The minimand factor · (Tr C − Tr B) under C = I, in the chosen form.
+
+    Args:
+        constraint: a form or its name.
+        C: the covariance, shape (d, d).
+        B: the part of the objective that the constraint leaves, shape (d, d).
+        low_rank: the value of the form without constraint.
+        factor: 1 for SVME and KISE, 2 for two views.
+        moments: running moments that stand for C in `Whiten`.
+    """
+    form = as_constraint(constraint)
+    if moments is not None and not isinstance(form, Whiten):
+        msg = f"running moments serve constraint='whiten' only; got {form}"
+        raise ValueError(msg)
+    d = C.shape[0]
+    if isinstance(form, LowRank):
+        return low_rank
+    if isinstance(form, Whiten):
+        if moments is not None:
+            C = _running_value(C, moments)
+        return factor * (d - trace_ratio(regularised(C, form.ridge), B))
+    plain = factor * (jnp.trace(C) - jnp.trace(B))
+    if isinstance(form, SquaredPenalty):
+        return plain + form.strength * covariance_penalty(C)
+    hinge, square = hinge_penalty(C)
+    off_diagonal = square / max(d * (d - 1), 1)
+    terms = plain / d + form.variance * hinge + form.covariance * off_diagonal
+    return terms / (1 + form.variance + form.covariance)
+
+
+def _running_value(
+    C: Float[Array, "d d"], moments: RunningMoments
+) -> Float[Array, "d d"]:
+    """The running covariance, with the derivative of the batch's.
+
+    Without that derivative, or with a fraction of it, shrinking the embedding would
+    lower the loss; with it the scale stays neutral.
+    """
+    if moments.covariance.shape != C.shape:
+        msg = (
+            f"moments must be of width {C.shape[0]};"
+            f" got a covariance of shape {moments.covariance.shape}"
+        )
+        raise ValueError(msg)
+    fixed = jax.lax.stop_gradient(running_covariance(moments).astype(C.dtype))
+    # Summed in this order the value is the running one to the last bit.
+    return fixed + (C - jax.lax.stop_gradient(C))

@@ -1,0 +1,161 @@
+"""Softmax contrastive objectives: InfoNCE, SimCLR and CLIP."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from contexture_jax._core.checks import check_values
+from contexture_jax._core.moments import Batch, batch_of
+from contexture_jax._core.numerics import mm
+from contexture_jax._core.types import Array, ArrayLike, Float
+from contexture_jax.losses._common import as_pair, unit_rows
+
+__all__ = ["clip", "info_nce", "simclr"]
+
+
+def info_nce(
+    phi: ArrayLike,
+    psi: ArrayLike,
+    *,
+    temperature: float | Float[Array, ""] = 0.1,
+    normalise: bool = True,
+    weights: ArrayLike | None = None,
+    axis_name: Any = None,
+) -> Float[Array, ""]:
+    """−E log (e^{h_ii} / Σ_j e^{h_ij}), h_ij = ⟨φ_i, ψ_j⟩ / temperature.
+
+    The sum runs over the batch of all devices, gathered, with gradients back to where
+    the rows came from. In the limit of many negatives the optimal critic is h(x, a) =
+    log dP⁺/d(P_X P_A) + c(x), and the loss log N − I(X; A), I the mutual information.
+    What is recovered are neither functions nor a span of the contexture but its density
+    ratio; kernel PCA of exp h gives the functions.
+
+    With weights the sum is N Σ_j p_j e^{h_ij}, so that a table of weighted pairs stands
+    for its law: the value at the optimum is then log N − I(X; A) exactly.
+
+    Args:
+        phi: embeddings of x, shape (b, d).
+        psi: embeddings of the a paired with them, shape (b, d).
+        temperature: positive; may be a traced scalar.
+        normalise: scale rows to length 1 first; a row of zeros stays zero.
+        weights: of the pairs, shape (b,).
+        axis_name: the mapped axis over which the batch is cut.
+
+    References:
+        van den Oord, Li, Vinyals 2018, arXiv 1807.03748, eq. 4; Johnson, El Hanchi,
+        Maddison 2023, arXiv 2210.01883.
+    """
+    f, g, law = _prepared(phi, psi, ("phi", "psi"), temperature, normalise, weights,
+                          axis_name)  # fmt: skip
+    return _one_side(f, g, law)
+
+
+def clip(
+    phi: ArrayLike,
+    psi: ArrayLike,
+    *,
+    temperature: float | Float[Array, ""] = 0.07,
+    normalise: bool = True,
+    weights: ArrayLike | None = None,
+    axis_name: Any = None,
+) -> Float[Array, ""]:
+    """The mean of `info_nce` from x to a and from a to x.
+
+    Its optimal critic is fixed up to one constant, h = log dP⁺/d(P_X P_A) + c.
+
+    Args:
+        phi: embeddings of x, shape (b, d).
+        psi: embeddings of the a paired with them, shape (b, d).
+        temperature: positive; may be a traced scalar.
+        normalise: scale rows to length 1 first.
+        weights: of the pairs, shape (b,).
+        axis_name: the mapped axis over which the batch is cut.
+
+    References:
+        Radford et al. 2021, arXiv 2103.00020, fig. 3.
+    """
+    f, g, law = _prepared(phi, psi, ("phi", "psi"), temperature, normalise, weights,
+                          axis_name)  # fmt: skip
+    return (_one_side(f, g, law) + _one_side(g, f, law)) / 2
+
+
+def simclr(
+    z: ArrayLike,
+    z_plus: ArrayLike,
+    *,
+    temperature: float | Float[Array, ""] = 0.5,
+    normalise: bool = True,
+    weights: ArrayLike | None = None,
+    axis_name: Any = None,
+) -> Float[Array, ""]:
+    """NT-Xent: every view against all other views in the batch, itself left out.
+
+    −½ E Σ_views log (e^{h(z, z⁺)} / Σ_{all others} e^{h}), with the 2 N − 1 views of
+    all devices in the sum. The optimal critic is that of `info_nce` between two views.
+    For unit vectors and N ≤ d + 1 pairs that have nothing in common the minimum is at a
+    regular simplex: −1/t + log(e^{1/t} + 2 (N − 1) e^{−1/((N − 1) t)}).
+
+    Args:
+        z: embeddings of a, shape (b, d).
+        z_plus: embeddings of a⁺ by the same encoder, shape (b, d).
+        temperature: t, positive; may be a traced scalar.
+        normalise: scale rows to length 1 first.
+        weights: of the pairs, shape (b,).
+        axis_name: the mapped axis over which the batch is cut.
+
+    References:
+        Chen, Kornblith, Norouzi, Hinton 2020, arXiv 2002.05709, eq. 1.
+    """
+    x, y, law = _prepared(z, z_plus, ("z", "z_plus"), temperature, normalise, weights,
+                          axis_name)  # fmt: skip
+    positive = jnp.sum(x * y, axis=1)
+    everyone = (law.gather(x), law.gather(y))
+    log_weights = _log_weights(law)
+    own = law.row_numbers()[:, None] == jnp.arange(law.global_size)[None, :]
+    losses = []
+    for number, view in enumerate((x, y)):
+        logits = [mm(view, others.T) + log_weights for others in everyone]
+        logits[number] = jnp.where(own, -jnp.inf, logits[number])
+        total = jax.nn.logsumexp(jnp.concatenate(logits, axis=1), axis=1)
+        losses.append(law.mean(total - positive))
+    return (losses[0] + losses[1]) / 2
+
+
+def _prepared(
+    x: ArrayLike,
+    y: ArrayLike,
+    names: tuple[str, str],
+    temperature: Any,
+    normalise: bool,
+    weights: Any,
+    axis_name: Any,
+) -> tuple[Array, Array, Batch]:
+    """Checked embeddings whose inner products are logits."""
+    f, g = as_pair(x, y, names)
+    t = jnp.asarray(temperature, dtype=f.dtype)
+    if t.shape:
+        msg = f"temperature must be one number; got shape {t.shape}"
+        raise ValueError(msg)
+    check_values(t, "temperature", lambda v: v > 0, "positive")
+    if normalise:
+        f, g = unit_rows(f), unit_rows(g)
+    root = jnp.sqrt(1 / t)
+    law = batch_of(f, weights=weights, axis_name=axis_name)
+    return f * root, g * root, law
+
+
+def _one_side(
+    f: Float[Array, "b d"], g: Float[Array, "b d"], law: Batch
+) -> Float[Array, ""]:
+    logits = mm(f, law.gather(g).T) + _log_weights(law)
+    total = jax.nn.logsumexp(logits, axis=1)
+    return law.mean(total - jnp.sum(f * g, axis=1))
+
+
+def _log_weights(law: Batch) -> Any:
+    """The logarithm of N p_j for all devices' rows, −∞ where p_j = 0; shape (1, N)."""
+    if law.probabilities is None:
+        return 0.0
+    relative = law.gather(jax.lax.stop_gradient(law.probabilities)) * law.global_size
+    return jnp.log(relative)[None, :]

@@ -1,0 +1,196 @@
+"""Low-rank approximation of T and of T* T, and the nestings that order its modes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import as_floating, check_nonnegative
+from contexture_jax._core.moments import Batch, batch_of
+from contexture_jax._core.types import Array, ArrayLike, Float
+from contexture_jax.losses._common import as_pair, frobenius, view_moments
+
+__all__ = [
+    "joint_nesting",
+    "lora_evd",
+    "lora_svd",
+    "negative_energy",
+    "sequential_nesting",
+]
+
+
+def lora_svd(
+    phi: ArrayLike,
+    psi: ArrayLike,
+    *,
+    unbiased: bool = False,
+    weights: ArrayLike | None = None,
+    axis_name: Any = None,
+) -> Float[Array, ""]:
+    """−2 Tr C_φψ + Tr C_φ C_ψ = ‖T − Σ_l φ̃_l ψ̃_l*‖² − ‖T‖² (Hilbert–Schmidt).
+
+    Minimum −Σ_{i≤d} s_i². Recovers the spans of μ_1, …, μ_d and ν_1, …, ν_d, unordered:
+    (Φ, Ψ) and (Φ M, Ψ M⁻ᵀ) are equal for every invertible M. No constraint is needed;
+    Rayleigh–Ritz gives the functions.
+
+    Args:
+        phi: embeddings of x, shape (b, d).
+        psi: embeddings of the a paired with them, shape (b, d).
+        unbiased: take the product of covariances from two halves of the batch, and
+            covariances with Bessel's factor.
+        weights: of the pairs, shape (b,).
+        axis_name: the mapped axis over which the batch is cut.
+
+    References:
+        Ryu, Xu, Erol, Bu, Zheng, Wornell 2024 (NeuralSVD), arXiv 2402.03655; theory.md
+        §7.4.
+    """
+    f, g = as_pair(phi, psi)
+    law = batch_of(f, weights=weights, axis_name=axis_name)
+    cross = jnp.sum(law.mean(law.centre(f) * g))
+    if not unbiased:
+        f, g = law.centre(f), law.centre(g)
+        return -2 * cross + frobenius(law.moment(f, f), law.moment(g, g))
+    C, D = _half_covariances(f, law), _half_covariances(g, law)
+    product = frobenius(C[0], D[1]) + frobenius(C[1], D[0])
+    return -2 * cross * law.bessel() + product / 2
+
+
+def lora_evd(
+    psi: ArrayLike,
+    psi_plus: ArrayLike,
+    *,
+    unbiased: bool = False,
+    weights: ArrayLike | None = None,
+    axis_name: Any = None,
+) -> Float[Array, ""]:
+    """−2 Tr R + ‖C‖²_F = ‖T* T − Σ_l ψ̃_l ψ̃_l*‖² − ‖T* T‖², twice L_C.
+
+    R is the covariance of the two views and C that of one. Minimum −Σ_{i≤d} s_i⁴ at
+    Ψ̃ = (s_1 ν_1, …, s_d ν_d) up to a rotation; PCA of Ψ gives the order.
+
+    Args:
+        psi: embeddings of a, shape (b, d).
+        psi_plus: embeddings of a⁺ by the same encoder, shape (b, d).
+        unbiased: as `lora_svd`.
+        weights: of the pairs, shape (b,).
+        axis_name: the mapped axis over which the batch is cut.
+
+    References:
+        Ryu et al. 2024 (NeuralSVD), arXiv 2402.03655; theory.md §7.4.
+    """
+    z, z_plus = as_pair(psi, psi_plus, ("psi", "psi_plus"))
+    law = batch_of(z, weights=weights, axis_name=axis_name)
+    C, R = view_moments(z, z_plus, law, unbiased=unbiased)
+    square = negative_energy(z, z_plus, law) if unbiased else jnp.sum(C**2)
+    return -2 * jnp.trace(R) + square
+
+
+def joint_nesting(
+    phi: ArrayLike,
+    psi: ArrayLike,
+    *,
+    mode_weights: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    axis_name: Any = None,
+) -> Float[Array, ""]:
+    """Σ_j α_j · (the low-rank objective of the first j modes): ordered.
+
+    Σ_l m_l (−2 [C_φψ]_ll) + Σ_ij m_max(i,j) [C_φ]_ij [C_ψ]_ij with m_l = Σ_{j≥l} α_j.
+    Minimum −Σ_l m_l s_l², where φ̃_l ψ̃_l* = s_l μ_l ν_l* for every l, up to the scale
+    (c, 1 / c) of each pair and rotations within repeated values.
+
+    For two views of one encoder pass both: the objective is then that of T* T, with s²
+    in the place of s.
+
+    Args:
+        phi: embeddings of x, shape (b, d).
+        psi: embeddings of the a paired with them, shape (b, d).
+        mode_weights: α, shape (d,), non-negative with α_d > 0; None: 1 / d each.
+        weights: of the pairs, shape (b,).
+        axis_name: the mapped axis over which the batch is cut.
+
+    References:
+        Ryu et al. 2024 (NeuralSVD), arXiv 2402.03655, joint nesting; theory.md §7.4.
+    """
+    f, g = as_pair(phi, psi)
+    d = f.shape[1]
+    law = batch_of(f, weights=weights, axis_name=axis_name)
+    f, g = law.centre(f), law.centre(g)
+    m = _tail_weights(mode_weights, d, f.dtype)
+    later = np.maximum(*np.indices((d, d)))
+    cross = law.mean(f * g)
+    products = law.moment(f, f) * law.moment(g, g)
+    return -2 * jnp.sum(m * cross) + jnp.sum(m[later] * products)
+
+
+def sequential_nesting(
+    phi: ArrayLike,
+    psi: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    axis_name: Any = None,
+) -> Float[Array, ""]:
+    """`lora_svd` in value; in gradient, each mode sees the modes before it as fixed.
+
+    The gradient in φ_l is −2 T ψ_l + 2 Σ_{i≤l} φ_i [C_ψ]_il, in ψ_l its mirror: mode l
+    fits what the modes before it leave. Fixed point φ̃_l ψ̃_l* = s_l μ_l ν_l*, ordered,
+    at the value −Σ_{i≤d} s_i². The gradient is not that of any function: use
+    first-order methods, no line search.
+
+    Built by stopped gradients: 2 [E φ̄_i φ_l] [E ψ̄_i ψ_l] for i < l, the bars marking
+    what is held fixed, and E φ_l² E ψ_l² for i = l. For two views of one encoder pass
+    both.
+
+    Args:
+        phi: embeddings of x, shape (b, d).
+        psi: embeddings of the a paired with them, shape (b, d).
+        weights: of the pairs, shape (b,).
+        axis_name: the mapped axis over which the batch is cut.
+
+    References:
+        Ryu et al. 2024 (NeuralSVD), arXiv 2402.03655, sequential nesting; theory.md
+        §7.4.
+    """
+    f, g = as_pair(phi, psi)
+    law = batch_of(f, weights=weights, axis_name=axis_name)
+    f, g = law.centre(f), law.centre(g)
+    H = law.moment(jax.lax.stop_gradient(f), f)
+    G = law.moment(jax.lax.stop_gradient(g), g)
+    before = jnp.sum(jnp.triu(H * G, 1))
+    own = jnp.sum(law.mean(f**2) * law.mean(g**2))
+    return -2 * jnp.sum(law.mean(f * g)) + 2 * before + own
+
+
+def negative_energy(
+    z: Float[Array, "b d"], z_plus: Float[Array, "b d"], law: Batch
+) -> Float[Array, ""]:
+    """An unbiased estimate of ‖C‖²_F: ⟨C, C'⟩ of the two halves of the batch."""
+    even, odd = law.halves()
+    C = view_moments(z[0::2], z_plus[0::2], even, unbiased=True).covariance
+    D = view_moments(z[1::2], z_plus[1::2], odd, unbiased=True).covariance
+    return frobenius(C, D)
+
+
+def _half_covariances(
+    x: Float[Array, "b d"], law: Batch
+) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
+    def covariance(part: Array, half: Batch) -> Array:
+        part = half.centre(part)
+        return half.moment(part, part) * half.bessel()
+
+    even, odd = law.halves()
+    return covariance(x[0::2], even), covariance(x[1::2], odd)
+
+
+def _tail_weights(mode_weights: Any, d: int, dtype: Any) -> Float[Array, " d"]:
+    if mode_weights is None:
+        alpha = jnp.full(d, 1 / d, dtype=dtype)
+    else:
+        alpha = as_floating(mode_weights, "mode_weights").astype(dtype)
+        if alpha.shape != (d,):
+            msg = f"mode_weights must have shape ({d},); got {alpha.shape}"
+            raise ValueError(msg)
+        check_nonnegative(alpha, "mode_weights")
+    return jnp.cumsum(alpha[::-1])[::-1]

@@ -1,0 +1,93 @@
+"""Ordered eigenfunctions by stopped gradients: NeuralEF and Neural Eigenmaps."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import check_number
+from contexture_jax._core.moments import batch_of
+from contexture_jax._core.types import Array, ArrayLike, Float
+from contexture_jax.losses._common import as_pair, unit_variance
+
+__all__ = ["neural_ef", "neural_eigenmaps"]
+
+
+def neural_ef(
+    psi: ArrayLike,
+    psi_plus: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    axis_name: Any = None,
+) -> Float[Array, ""]:
+    """−Σ_i (R_ii − Σ_{j<i} R_ij² / R_jj), ψ_j held fixed in the second sum.
+
+    R = E ψ̂(A) ψ̂(A⁺)ᵀ of the centred columns, scaled to mean square 1 over both views.
+    Minimum −Σ_{i≤d} s_i². Recovers ν_1, …, ν_d themselves, ordered, whatever the
+    (positive semi-definite) spectrum. Like `sequential_nesting` its gradient is not
+    that of a function.
+
+    R_jj, a variance in the population, may come out small or negative from a batch; it
+    is taken as at least √eps of the dtype. A constant column counts as 0 and has
+    gradient 0: it stays where it is.
+
+    Args:
+        psi: embeddings of a, shape (b, d).
+        psi_plus: embeddings of a⁺ by the same encoder, shape (b, d).
+        weights: of the pairs, shape (b,).
+        axis_name: the mapped axis over which the batch is cut.
+
+    References:
+        Deng, Shi, Zhu 2022, arXiv 2205.00165; theory.md §7.4.
+    """
+    R, fixed = _positive_moments(psi, psi_plus, weights, axis_name)
+    floor = float(np.finfo(R.dtype).eps) ** 0.5
+    heights = jax.lax.stop_gradient(jnp.maximum(R, floor))
+    return -jnp.sum(R) + jnp.sum(jnp.triu(fixed**2 / heights[:, None], 1))
+
+
+def neural_eigenmaps(
+    psi: ArrayLike,
+    psi_plus: ArrayLike,
+    *,
+    alpha: float = 10.0,
+    weights: ArrayLike | None = None,
+    axis_name: Any = None,
+) -> Float[Array, ""]:
+    """−Σ_i R_ii + α Σ_{j<i} R_ij², ψ_j held fixed in the second sum.
+
+    R as in `neural_ef`. Minimum −Σ_{i≤d} s_i². Recovers ν_1, …, ν_d, ordered, if and
+    only if α > (λ_j − λ_i) / λ_j² for all competing pairs j < i, with λ = s²; below
+    that ψ_i copies ψ_j, since copying gains λ_j − λ_i and costs α λ_j². The published α
+    belongs to columns of mean square t and is t times smaller: multiply by t.
+
+    Args:
+        psi: embeddings of a, shape (b, d).
+        psi_plus: embeddings of a⁺ by the same encoder, shape (b, d).
+        alpha: α ≥ 0.
+        weights: of the pairs, shape (b,).
+        axis_name: the mapped axis over which the batch is cut.
+
+    References:
+        Deng, Shi, Zhang, Cui, Lu, Zhu 2022, arXiv 2210.12637; theory.md §7.4.
+    """
+    strength = check_number(alpha, "alpha")
+    if not strength >= 0:
+        msg = f"alpha must not be negative; got {alpha}"
+        raise ValueError(msg)
+    R, fixed = _positive_moments(psi, psi_plus, weights, axis_name)
+    return -jnp.sum(R) + strength * jnp.sum(jnp.triu(fixed**2, 1))
+
+
+def _positive_moments(
+    psi: ArrayLike, psi_plus: ArrayLike, weights: Any, axis_name: Any
+) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+    """R_ii, and R_ji with no gradient to function j, the row."""
+    z, z_plus = as_pair(psi, psi_plus, ("psi", "psi_plus"))
+    law = batch_of(z, weights=weights, axis_name=axis_name)
+    mean = ((law.mean(z) + law.mean(z_plus)) / 2)[None, :]
+    z, z_plus = unit_variance(z - mean, z_plus - mean, law)
+    fixed = law.moment(jax.lax.stop_gradient(z), z_plus)
+    mirror = law.moment(jax.lax.stop_gradient(z_plus), z)
+    return law.mean(z * z_plus), (fixed + mirror) / 2

@@ -1,0 +1,226 @@
+"""Supervised objectives: squared error, class-balanced error, cross entropy."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from contexture_jax._core.checks import as_floating, check_integer, check_values
+from contexture_jax._core.moments import Batch, batch_of
+from contexture_jax._core.numerics import mm, safe_reciprocal, safe_sqrt
+from contexture_jax._core.types import Array, ArrayLike, Float, Int
+from contexture_jax.losses._common import as_embedding
+from contexture_jax.losses._whiten import regularised, trace_ratio
+
+__all__ = ["class_balanced", "cross_entropy", "squared_error"]
+
+Head = tuple[ArrayLike, ArrayLike | None]
+"""A linear head (W, b) of shapes (d, k) and (k,); b may be None."""
+
+
+def squared_error(
+    phi: ArrayLike,
+    target: ArrayLike,
+    *,
+    head: Head | None = None,
+    bias: bool = True,
+    ridge: float = 1e-6,
+    weights: ArrayLike | None = None,
+    axis_name: Any = None,
+) -> Float[Array, ""]:
+    """E ‖Φ(X) W + b − Y‖², minimised over the linear head or with a given one.
+
+    Without a head it is the risk of the best head on the batch of all devices,
+    Tr C_y − Tr C_φ⁻¹ C_φy C_yφ, in covariances with a bias and in raw second moments
+    without one. Minimum E ‖Ỹ‖² − Σ_{i≤d} κ_i with a bias (E ‖Y‖² without), where κ_i
+    are the leading eigenvalues of T Λ T* and Λ has the kernel ⟨ỹ, ỹ'⟩ (⟨y, y'⟩).
+    Recovers the span of its top-d eigenfunctions, the constant not excluded without a
+    bias: the contexture of labels only where classes are balanced; `class_balanced` for
+    the exact one.
+
+    With a given head the same infimum holds over Φ and head together.
+
+    Args:
+        phi: embeddings of x, shape (b, d).
+        target: y, shape (b,) or (b, k), floating; one-hot rows for classes.
+        head: (W, b), parameters of the model, shapes (d, k) and (k,) or None; None: the
+            best one is solved for by one Cholesky.
+        bias: whether the head that is solved for has a bias.
+        ridge: as `Whiten`, for the head that is solved for.
+        weights: of the rows, shape (b,).
+        axis_name: the mapped axis over which the batch is cut.
+
+    References:
+        Zhai et al. 2025 (CTX), §3, Thms 6 and 8; theory.md §7.5.
+    """
+    f = as_embedding(phi, "phi")
+    y = _as_target(target, f)
+    law = batch_of(f, weights=weights, axis_name=axis_name)
+    if head is not None:
+        return law.mean(jnp.sum((_apply(f, head, y.shape[1]) - y) ** 2, axis=1))
+    return _best_head(f, y, law, bias, ridge)
+
+
+def class_balanced(
+    phi: ArrayLike,
+    labels: ArrayLike,
+    num_classes: int,
+    *,
+    class_probabilities: ArrayLike | None = None,
+    scaling: str = "target",
+    head: Head | None = None,
+    ridge: float = 1e-6,
+    weights: ArrayLike | None = None,
+    axis_name: Any = None,
+) -> Float[Array, ""]:
+    """E ‖Φ(X) W + b − e_A / √P_A(A)‖²: labels with every class counted alike.
+
+    Minimum C − 1 − Σ_{i≤d} s_i²; recovers the contexture of the labels exactly, as a
+    span (theory.md §0 E1). `scaling="loss"` is the class-balanced risk as printed,
+    E P_A(A)^{−1/2} ‖Φ(X) W + b − e_A‖²: the weight changes the inner product of
+    L²(P_X) as well, and the span it learns is in general *not* the contexture.
+
+    Args:
+        phi: embeddings of x, shape (b, d).
+        labels: a, shape (b,), integers in 0, …, C − 1.
+        num_classes: C.
+        class_probabilities: P_A, shape (C,); None: those of the batch of all devices. A
+            class of probability 0 plays no part.
+        scaling: "target" (exact) or "loss" (as printed).
+        head: as `squared_error`.
+        ridge: as `squared_error`.
+        weights: of the rows, shape (b,).
+        axis_name: the mapped axis over which the batch is cut.
+
+    References:
+        Zhai et al. 2025 (CTX), Thm 7; theory.md §0 E1.
+    """
+    f = as_embedding(phi, "phi")
+    count = check_integer(num_classes, "num_classes", low=1)
+    codes = _as_labels(labels, f.shape[0], count)
+    if scaling not in ("target", "loss"):
+        msg = f"scaling must be 'target' or 'loss'; got {scaling!r}"
+        raise ValueError(msg)
+    law = batch_of(f, weights=weights, axis_name=axis_name)
+    one_hot = jax.nn.one_hot(codes, count, dtype=f.dtype)
+    if class_probabilities is None:
+        p = law.mean(one_hot)
+    else:
+        p = as_floating(class_probabilities, "class_probabilities").astype(f.dtype)
+        if p.shape != (count,):
+            msg = f"class_probabilities must have shape ({count},); got {p.shape}"
+            raise ValueError(msg)
+    heights = safe_reciprocal(safe_sqrt(p))
+    if scaling == "target":
+        y, total = one_hot * heights[None, :], None
+    else:
+        y = one_hot
+        row = heights[codes]
+        total = law.mean(row)
+        base = row if law.probabilities is None else row * law.probabilities
+        law = batch_of(f, weights=base, axis_name=axis_name)
+    if head is not None:
+        error = law.mean(jnp.sum((_apply(f, head, count) - y) ** 2, axis=1))
+    else:
+        error = _best_head(f, y, law, True, ridge)
+    return error if total is None else total * error
+
+
+def cross_entropy(
+    phi: ArrayLike,
+    labels: ArrayLike,
+    *,
+    head: Head | None = None,
+    weights: ArrayLike | None = None,
+    axis_name: Any = None,
+) -> Float[Array, ""]:
+    """−E log softmax(Φ(X) W + b)_A.
+
+    Minimum H(A | X), the conditional entropy, where logits are log P(a | x) + c(x);
+    reached if d is large enough for them. Neither a span nor an order of the contexture
+    is determined. A mean over examples, so that averages over devices would do here.
+
+    Args:
+        phi: embeddings of x, shape (b, d); the logits themselves without a head.
+        labels: a, shape (b,), integers in 0, …, k − 1; or probabilities, shape (b, k).
+        head: (W, b), shapes (d, k) and (k,) or None; None: `phi` holds logits, k = d.
+        weights: of the rows, shape (b,).
+        axis_name: the mapped axis over which the batch is cut.
+    """
+    f = as_embedding(phi, "phi")
+    law = batch_of(f, weights=weights, axis_name=axis_name)
+    logits = f if head is None else _apply(f, head, None)
+    k = logits.shape[1]
+    log_probabilities = jax.nn.log_softmax(logits, axis=1)
+    if _is_integer(labels):
+        codes = _as_labels(labels, f.shape[0], k)
+        picked = jnp.take_along_axis(log_probabilities, codes[:, None], axis=1)[:, 0]
+        return -law.mean(picked)
+    target = as_floating(labels, "labels").astype(f.dtype)
+    if target.shape != logits.shape:
+        msg = (
+            f"labels must be integers of shape ({f.shape[0]},) or probabilities of"
+            f" shape {logits.shape}; got shape {target.shape}"
+        )
+        raise ValueError(msg)
+    return -law.mean(jnp.sum(target * log_probabilities, axis=1))
+
+
+def _best_head(
+    f: Float[Array, "b d"], y: Float[Array, "b k"], law: Batch, bias: bool, ridge: float
+) -> Float[Array, ""]:
+    if bias:
+        f, y = law.centre(f), law.centre(y)
+    C, cross = law.moment(f, f), law.moment(f, y)
+    energy = law.mean(jnp.sum(y**2, axis=1))
+    return energy - trace_ratio(regularised(C, ridge), mm(cross, cross.T))
+
+
+def _apply(f: Float[Array, "b d"], head: Head, width: int | None) -> Array:
+    if not isinstance(head, (tuple, list)) or len(head) != 2:
+        msg = f"head must be a pair (W, b); got {type(head).__name__}"
+        raise TypeError(msg)
+    W = as_floating(head[0], "head[0]").astype(f.dtype)
+    k = W.shape[1] if width is None and W.ndim == 2 else width
+    if W.shape != (f.shape[1], k):
+        msg = f"head[0] must have shape {(f.shape[1], k or 'k')}; got {W.shape}"
+        raise ValueError(msg)
+    out = mm(f, W)
+    if head[1] is None:
+        return out
+    b = as_floating(head[1], "head[1]").astype(f.dtype)
+    if b.shape != (W.shape[1],):
+        msg = f"head[1] must have shape ({W.shape[1]},); got {b.shape}"
+        raise ValueError(msg)
+    return out + b[None, :]
+
+
+def _as_target(target: ArrayLike, f: Float[Array, "b d"]) -> Float[Array, "b k"]:
+    y = as_floating(target, "target").astype(f.dtype)
+    y = y[:, None] if y.ndim == 1 else y
+    if y.ndim != 2 or y.shape[0] != f.shape[0]:
+        msg = f"target must have shape ({f.shape[0]}, k); got {y.shape}"
+        raise ValueError(msg)
+    return y
+
+
+def _is_integer(labels: Any) -> bool:
+    dtype = labels.dtype if hasattr(labels, "dtype") else jnp.asarray(labels).dtype
+    return bool(jnp.issubdtype(dtype, jnp.integer))
+
+
+def _as_labels(labels: ArrayLike, num_rows: int, num_classes: int) -> Int[Array, " b"]:
+    if not _is_integer(labels):
+        msg = f"labels must be integers; got dtype {jnp.asarray(labels).dtype}"
+        raise TypeError(msg)
+    codes = jnp.asarray(labels)
+    if codes.shape != (num_rows,):
+        msg = f"labels must have shape ({num_rows},); got {codes.shape}"
+        raise ValueError(msg)
+    check_values(
+        codes,
+        "labels",
+        lambda v: (v >= 0) & (v < num_classes),
+        f"in 0..{num_classes - 1}",
+    )
+    return codes

@@ -1,0 +1,115 @@
+"""Redundancy reduction: VICReg and Barlow Twins."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from contexture_jax._core.checks import check_number
+from contexture_jax._core.moments import batch_of
+from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
+from contexture_jax._core.types import Array, ArrayLike, Float
+from contexture_jax.losses._common import as_pair
+from contexture_jax.losses._constraint import hinge_penalty
+
+__all__ = ["barlow_twins", "vicreg"]
+
+
+def vicreg(
+    z: ArrayLike,
+    z_plus: ArrayLike,
+    *,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+    epsilon: float = 1e-4,
+    average: str = "width",
+    unbiased: bool = False,
+    weights: ArrayLike | None = None,
+    axis_name: Any = None,
+) -> Float[Array, ""]:
+    """λ E‖z − z⁺‖² / d + μ · hinge + ν · (off-diagonal covariances), of both views.
+
+    hinge is mean_i (1 − √(C_ii + ε))₊ averaged over the views, and the last term the
+    sum over the views of Σ_{i≠j} C_ij² / d (`average="pairs"`: over d (d − 1), as in
+    the dissertation's code; weaker by d − 1, theory.md §0 E15).
+
+    Recovers the span of ν_1, …, ν_d if no mode collapses; PCA orders it. For d = 1 the
+    variance is θ with √(θ + ε) = min(1, μ / (4 λ (1 − s²))), 0 where that is below ε:
+    full variance if and only if μ ≥ 4 λ (1 − s²) (theory.md §7.3).
+
+    Args:
+        z: embeddings of a, shape (b, d).
+        z_plus: embeddings of a⁺, shape (b, d).
+        invariance: λ.
+        variance: μ.
+        covariance: ν.
+        epsilon: ε > 0, within the root.
+        average: what the sum of squared covariances is divided by.
+        unbiased: covariances with Bessel's factor, as in the released code.
+        weights: of the pairs, shape (b,).
+        axis_name: the mapped axis over which the batch is cut.
+
+    References:
+        Bardes, Ponce, LeCun 2022, arXiv 2105.04906; the factor ½ of the hinge
+        is that of its released code.
+    """
+    x, y = as_pair(z, z_plus, ("z", "z_plus"))
+    if average not in ("width", "pairs"):
+        msg = f"average must be 'width' or 'pairs'; got {average!r}"
+        raise ValueError(msg)
+    d = x.shape[1]
+    law = batch_of(x, weights=weights, axis_name=axis_name)
+    distance = law.mean(jnp.sum((x - y) ** 2, axis=1)) / d
+    factor = law.bessel() if unbiased else 1.0
+    hinges, squares = [], []
+    for view in (law.centre(x), law.centre(y)):
+        hinge, square = hinge_penalty(law.moment(view, view) * factor, epsilon)
+        hinges.append(hinge)
+        squares.append(square)
+    count = d if average == "width" else max(d * (d - 1), 1)
+    return (
+        invariance * distance
+        + variance * (hinges[0] + hinges[1]) / 2
+        + covariance * (squares[0] + squares[1]) / count
+    )
+
+
+def barlow_twins(
+    z: ArrayLike,
+    z_plus: ArrayLike,
+    *,
+    off_diagonal: float = 0.0051,
+    weights: ArrayLike | None = None,
+    axis_name: Any = None,
+) -> Float[Array, ""]:
+    """Σ_i (1 − C_ii)² + λ Σ_{i≠j} C_ij², C the cross-correlation of the two views.
+
+    Warning (theory.md §0 E18): not an exact extractor. With a small λ, the published
+    one included, the minimiser in the population has every coordinate equal to ν_1, at
+    about d (1 − s_1²)² + λ d (d − 1) s_1⁴. Below λ = 1 rotated coordinates of equal
+    correlation are preferred. Only for λ > 1 are eigen-aligned coordinates, in any
+    order, at Σ_i (1 − s_i²)², and then only while giving up ν_d for a copy of another
+    does not pay. Nothing of this is seen with over-parameterised encoders on few data,
+    where s ≈ 1.
+
+    A constant column has correlations 0 and gradient 0.
+
+    Args:
+        z: embeddings of a, shape (b, d).
+        z_plus: embeddings of a⁺, shape (b, d).
+        off_diagonal: λ ≥ 0.
+        weights: of the pairs, shape (b,).
+        axis_name: the mapped axis over which the batch is cut.
+
+    References:
+        Zbontar, Jing, Misra, LeCun, Deny 2021, arXiv 2103.03230, eq. 1–2.
+    """
+    x, y = as_pair(z, z_plus, ("z", "z_plus"))
+    strength = check_number(off_diagonal, "off_diagonal")
+    law = batch_of(x, weights=weights, axis_name=axis_name)
+    x, y = law.centre(x), law.centre(y)
+    x, y = (v * safe_reciprocal(safe_sqrt(law.mean(v**2)))[None, :] for v in (x, y))
+    C = law.moment(x, y)
+    own = jnp.diagonal(C)
+    others = jnp.sum((C - jnp.diag(own)) ** 2)
+    return jnp.sum((1 - own) ** 2) + strength * others
