@@ -280,7 +280,7 @@ class _Loop:
         )
         self._state = state
         self._at = int(state.step)
-        self._saved = self._at if store is not None and store.latest else None
+        self._saved = None if store is None else store.latest
         self._done = done
         self._pending: list[tuple[int, dict[str, Any]]] = []
         self._row: dict[str, Any] = {}
@@ -299,7 +299,6 @@ class _Loop:
         move: Callable[[int, dict[str, Any]], None],
     ) -> FitResult:
         """Steps until something ends the run."""
-        options = self._options
         try:
             status = self._steps(batches, key, write, move)
             if self._row.get("step") != self._at and self._pending:
@@ -308,20 +307,18 @@ class _Loop:
                 self._save()
         except _NonFiniteError as error:
             return self._non_finite(str(error))
-        message = {
-            FitStatus.EARLY_STOP: (
-                f"{options.monitor} has not improved in {self._done.stale} rows, up to"
-                f" step {self._at}; the best was {self._done.best}"
-            ),
-            FitStatus.DATA_EXHAUSTED: (
-                f"the data ended after step {self._at} of {options.num_steps}"
-            ),
-        }
-        return self.result(status, message.get(status, ""))
+        return self.result(status)
 
     def result(self, status: FitStatus, message: str = "") -> FitResult:
         """What to return."""
-        best = None
+        options, best = self._options, None
+        if status == FitStatus.EARLY_STOP:
+            message = (
+                f"{options.monitor} has not improved in {self._done.stale} rows, up to"
+                f" step {self._at}; the best was {self._done.best}"
+            )
+        elif status == FitStatus.DATA_EXHAUSTED:
+            message = f"the data ended after step {self._at} of {options.num_steps}"
         if self._store is not None:
             self._store.settle()
             best = self._store.best

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -140,8 +141,9 @@ def compile_step(
 class CompiledStep:
     """A step that `compile_step` compiled; called as `step(state, batch, key)`.
 
-    A call places the batch (see `place_batch`), so NumPy arrays may be given. What it
-    returns is not yet computed: JAX runs behind the program until it asks for values.
+    A call places what is not placed yet, so NumPy arrays and a new state may be given.
+    What it returns is not yet computed: JAX runs behind the program until it asks for
+    values.
 
     Attributes:
         strategy: "jit", "shard_map" or "pmap".
@@ -163,11 +165,11 @@ class CompiledStep:
         self, state: TrainState, batch: Any, key: Array
     ) -> tuple[TrainState, dict[str, Any]]:
         """One step; see `make_step`."""
-        return self._run(state, self._for_devices(batch), key)
+        return self._run(*self._arguments(state, batch, key))
 
     def lower(self, state: TrainState, batch: Any, key: Array) -> Any:
         """The program for such arguments, to be compiled and looked at."""
-        return self._run.lower(state, self._for_devices(batch), key)
+        return self._run.lower(*self._arguments(state, batch, key))
 
     def place_state(self, state: Any) -> Any:
         """Copies of a pytree's arrays on every device, which a step may overwrite."""
@@ -179,7 +181,8 @@ class CompiledStep:
 
     def _place(self, leaf: Any) -> Array:
         if not self.mesh.is_multi_process:
-            return jax.device_put(leaf, self.everywhere, may_alias=False)
+            # On the device where it is, `device_put` alone would not copy.
+            return jax.device_put(jnp.array(leaf, copy=True), self.everywhere)
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             data = self._place(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
@@ -187,12 +190,19 @@ class CompiledStep:
             self.everywhere, np.array(leaf), np.shape(leaf)
         )
 
-    def _for_devices(self, batch: Any) -> Any:
+    def _arguments(self, state: TrainState, batch: Any, key: Array) -> Any:
+        if not self._is_placed(state.step):
+            state = self.place_state(state)
+        if self.mesh.is_multi_process and not self._is_placed(key):
+            key = self._place(key)
         batch = self.place_batch(batch)
-        if self.strategy != "pmap":
-            return batch
-        count = self.mesh.size
-        return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+        if self.strategy == "pmap":
+            count = self.mesh.size
+            batch = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+        return state, batch, key
+
+    def _is_placed(self, leaf: Array) -> bool:
+        return leaf.sharding.is_equivalent_to(self.everywhere, leaf.ndim)
 
     def _compiled(self, step: Callable[..., Any], donate: bool) -> Any:
         def traced(*args: Any, **kwargs: Any) -> Any:

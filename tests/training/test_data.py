@@ -19,9 +19,8 @@ from contexture_jax.training._data import feed, shuffled
 def test_an_order_holds_every_row_once(size: int) -> None:
     order = shuffled(np.arange(size), size, 7, 3)
     np.testing.assert_array_equal(np.sort(order), np.arange(size))
-    np.testing.assert_array_equal(
-        order[3:5], shuffled(np.arange(3, 5)[:size], size, 7, 3)[: max(0, size - 3)]
-    )
+    some = np.arange(size)[size // 2 :]
+    np.testing.assert_array_equal(order[some], shuffled(some, size, 7, 3))
 
 
 def test_orders_are_uniform() -> None:

@@ -136,7 +136,9 @@ def test_mixed_precision_keeps_moments_and_parameters_in_single() -> None:
         after, metrics = jax.jit(step)(state, batch, KEY)
         expected = dtype or jnp.float32
         assert seen == {"encode": (expected, expected), "objective": jnp.float32}
-        assert {x.dtype for x in jax.tree.leaves(after.params)} == {jnp.float32}
+        assert {x.dtype for x in jax.tree.leaves(after.params)} == {
+            np.dtype(np.float32)
+        }
         assert metrics["loss"].dtype == jnp.float32
         grads.append(jax.tree.map(jnp.subtract, state.params, after.params))
     # Other noise is drawn in 16 bits: the two gradients agree in direction alone.
