@@ -14,9 +14,11 @@ _LAYERS = (
     "contexts",
     "evaluation",
     "losses",
+    "models",
     "operators",
     "plotting",
     "solvers",
+    "training",
 )
 _NAMES = {
     "AssociationOperator": "operators",
@@ -36,9 +38,11 @@ if TYPE_CHECKING:
         contexts,
         evaluation,
         losses,
+        models,
         operators,
         plotting,
         solvers,
+        training,
     )
     from contexture_jax._core.threads import single_threaded_lapack
     from contexture_jax.contexts import CapabilityError, Context
@@ -58,11 +62,13 @@ __all__ = [
     "evaluation",
     "extend",
     "losses",
+    "models",
     "operators",
     "plotting",
     "single_threaded_lapack",
     "solvers",
     "svd",
+    "training",
 ]
 
 

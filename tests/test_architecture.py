@@ -41,7 +41,10 @@ LAYERS = {
     "solvers": _layer("_core contexts operators"),
     "losses": _layer("_core contexts operators"),
     "models": _layer("_core", "flax"),
-    "training": _layer("_core contexts operators losses models", "flax optax"),
+    "training": _layer(
+        "_core contexts operators losses models",
+        "flax optax orbax rich tensorboardX",
+    ),
     "evaluation": _layer("_core contexts operators solvers"),
     "plotting": _layer("_core contexts operators solvers evaluation", "matplotlib"),
     "cli": _layer(
@@ -61,6 +64,8 @@ JIT_ALLOWED = {
     "operators/_sharded.py": "a share's program; `shard_map` alone runs op by op",
     "solvers/_svd.py": "`cx.svd` compiles one program for a plan and a structure",
     "solvers/_truncated.py": "the same for plain matrices and linear maps",
+    "training/_fit.py": "the copy of a state that is saved, and whether it is finite",
+    "training/_parallel.py": "`compile_step`",
 }
 
 

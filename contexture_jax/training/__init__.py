@@ -1,0 +1,39 @@
+"""Training an encoder: a step, its compilation for devices, data, and the loop.
+
+`make_step` joins an encoder, an objective and an optimiser into one pure function;
+`compile_step` compiles it for one device or many; `fit` runs it over data, with
+metrics, checkpoints and a resume that continues bit for bit. Each works without the
+next.
+"""
+
+from contexture_jax.training._data import Batches, batches
+from contexture_jax.training._fit import FitResult, FitStatus, fit
+from contexture_jax.training._parallel import (
+    CompiledStep,
+    compile_step,
+    data_mesh,
+    global_batch,
+)
+from contexture_jax.training._prefetch import prefetch
+from contexture_jax.training._schedules import warmup_cosine
+from contexture_jax.training._state import TrainState, init_state
+from contexture_jax.training._step import from_loss, make_step, per_row
+
+__all__ = [
+    "Batches",
+    "CompiledStep",
+    "FitResult",
+    "FitStatus",
+    "TrainState",
+    "batches",
+    "compile_step",
+    "data_mesh",
+    "fit",
+    "from_loss",
+    "global_batch",
+    "init_state",
+    "make_step",
+    "per_row",
+    "prefetch",
+    "warmup_cosine",
+]

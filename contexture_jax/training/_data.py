@@ -1,0 +1,219 @@
+"""Batches of rows from arrays and memory-mapped files, and feeds from any iterator.
+
+What matters for a resume is that the batch of a step is a function of the step. For
+arrays it is: the batch is drawn by `(seed, step)`, whatever came before. Iterators with
+`get_state` and `set_state` (Grain's) are put back where they were, others are run
+forward.
+"""
+
+import dataclasses
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from contexture_jax._core.checks import check_integer, counted
+
+__all__ = ["Batches", "batches", "feed"]
+
+NUM_ROUNDS = 8
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batches:
+    """The batches of `batches`, by step; iterate for the endless sequence of them.
+
+    Attributes:
+        arrays: a pytree of NumPy arrays with the same number of rows.
+        batch_size: rows of the whole batch, over all processes.
+        seed: of the order of the rows.
+        shuffle: whether rows come in a new order in each epoch.
+        shard: (i, k): this process reads the i-th of k equal parts of each batch.
+    """
+
+    arrays: Any
+    batch_size: int
+    seed: int
+    shuffle: bool
+    shard: tuple[int, int]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the data."""
+        return int(jax.tree.leaves(self.arrays)[0].shape[0])
+
+    def rows(self, step: int) -> np.ndarray:
+        """Which rows this process reads for a step, int64, shape (batch_size / k,)."""
+        part, parts = self.shard
+        share = self.batch_size // parts
+        start = step * self.batch_size + part * share
+        epochs, places = np.divmod(
+            np.arange(start, start + share, dtype=np.int64), self.num_rows
+        )
+        if not self.shuffle:
+            return places
+        order = np.empty_like(places)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            order[here] = shuffled(places[here], self.num_rows, self.seed, int(epoch))
+        return order
+
+    def at(self, step: int) -> Any:
+        """This process's part of the batch of a step, as new NumPy arrays."""
+        rows = self.rows(step)
+        return jax.tree.map(
+            lambda leaf: np.take(leaf, rows, axis=0, mode="clip"), self.arrays
+        )
+
+    def from_step(self, step: int) -> Iterator[Any]:
+        """The batches of the steps `step`, `step + 1`, … without end."""
+        while True:
+            yield self.at(step)
+            step += 1
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.from_step(0)
+
+
+def batches(
+    arrays: Any,
+    batch_size: int,
+    *,
+    seed: int,
+    shuffle: bool = True,
+    shard: tuple[int, int] = (0, 1),
+) -> Batches:
+    """Shuffled batches of arrays or memory-mapped files, endless and random access.
+
+    An epoch is one pass over all rows in an order of its own; no row is left out: a
+    batch at the border holds the last rows of one epoch and the first of the next.
+    Orders are computed, not stored, and rows are read when their batch is due, so
+    memory does not grow with the data: a file opened by `np.load(path, mmap_mode="r")`
+    is never loaded. The batch of a step depends on `seed` and the step alone.
+
+    Args:
+        arrays: an array, or a pytree of them with the same number of rows.
+        batch_size: rows of a batch, over all processes; may exceed the data's.
+        seed: of the order of the rows.
+        shuffle: False: in the order of the data.
+        shard: (i, k): read the i-th of k equal parts of each batch only, for k
+            processes: (jax.process_index(), jax.process_count()).
+
+    Example:
+        >>> import numpy as np
+        >>> import contexture_jax as cx
+        >>> data = cx.training.batches({"x": np.arange(6)}, 4, seed=0)
+        >>> sorted(int(i) for step in range(3) for i in data.at(step)["x"])
+        [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    """
+    # A memory map is viewed as a plain array, and read as late.
+    arrays = jax.tree.map(np.asarray, arrays)
+    leaves = jax.tree.leaves(arrays)
+    counts = {leaf.shape[:1] for leaf in leaves}
+    if len(counts) != 1 or counts == {()} or counts == {(0,)}:
+        msg = (
+            "arrays must be one or more, all with the same number of rows, at least 1;"
+            f" got shapes {[leaf.shape for leaf in leaves]}"
+        )
+        raise ValueError(msg)
+    size = check_integer(batch_size, "batch_size", low=1)
+    parts = check_integer(shard[1], "shard[1]", low=1)
+    part = check_integer(shard[0], "shard[0]", low=0, high=parts - 1)
+    if size % parts:
+        msg = f"batch_size must be a multiple of the {parts} shards; got {size}"
+        raise ValueError(msg)
+    return Batches(
+        arrays, size, check_integer(seed, "seed", low=0), bool(shuffle), (part, parts)
+    )
+
+
+def shuffled(places: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
+    """A pseudo-random permutation of 0, …, size − 1 at some places, without a table.
+
+    A balanced Feistel network on the next power of 4, whose values beyond `size` go
+    round again until they are below (cycle walking), which keeps it a permutation.
+
+    Args:
+        places: int64, shape (b,), each below `size`.
+        size: of the set.
+        seed: with `epoch`, which permutation.
+        epoch: likewise.
+    """
+    half = max(((size - 1).bit_length() + 1) // 2, 3)
+    low = np.uint64((1 << half) - 1)
+    shift = np.uint64(half)
+    keys = np.random.SeedSequence([seed, epoch]).generate_state(NUM_ROUNDS, np.uint64)
+    values = places.astype(np.uint64)
+    walking = np.arange(len(values))
+    while len(walking):
+        left, right = values[walking] >> shift, values[walking] & low
+        for round_key in keys:
+            left, right = right, left ^ (_mixed(right ^ round_key) & low)
+        values[walking] = (left << shift) | right
+        walking = walking[values[walking] >= np.uint64(size)]
+    return values.astype(np.int64)
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """A hash of 64 bits: the finaliser of SplitMix64 (Steele et al. 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def feed(
+    data: Iterable[Any], start: int, position: str | None
+) -> Iterator[tuple[Any, str | None]]:
+    """Batches from step `start` on, each with the position after it.
+
+    Args:
+        data: `Batches` (anything with `from_step`), or an iterable of batches.
+        start: steps that are done.
+        position: what came with the batch of the last of them, or None.
+
+    Raises:
+        ValueError: if the data ends before `start`.
+    """
+    if hasattr(data, "from_step"):
+        for batch in data.from_step(start):  # pyright: ignore
+            yield batch, None
+        return
+    source = iter(data)
+    if hasattr(source, "get_state") and hasattr(source, "set_state"):
+        if position is not None:
+            source.set_state(_decoded(position))  # pyright: ignore
+        else:
+            _skip(source, start)
+        for batch in source:
+            yield batch, _encoded(source.get_state())  # pyright: ignore
+        return
+    _skip(source, start)
+    for batch in source:
+        yield batch, None
+
+
+def _skip(source: Iterator[Any], count: int) -> None:
+    for done in range(count):
+        if next(source, _END) is _END:
+            msg = (
+                f"data must hold the batches of the {counted(count, 'step')} that are"
+                f" done, which are skipped; it ended after {done}"
+            )
+            raise ValueError(msg)
+
+
+_END = object()
+
+
+def _encoded(state: Any) -> str:
+    if isinstance(state, bytes):
+        return json.dumps({"bytes": b64encode(state).decode()})
+    return json.dumps({"json": state})
+
+
+def _decoded(text: str) -> Any:
+    held = json.loads(text)
+    return b64decode(held["bytes"]) if "bytes" in held else held["json"]

@@ -1,0 +1,423 @@
+"""The training loop: steps over data, watched, saved, and resumed bit for bit."""
+
+import math
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from contexture_jax._core.checks import check_integer, check_key
+from contexture_jax._core.types import Array
+from contexture_jax.training._checkpoint import Progress, Store, key_words
+from contexture_jax.training._data import feed
+from contexture_jax.training._log import History, progress_bar, tensorboard_writer
+from contexture_jax.training._parallel import CompiledStep, compile_step
+from contexture_jax.training._prefetch import prefetch
+from contexture_jax.training._state import TrainState
+
+__all__ = ["FitResult", "FitStatus", "fit"]
+
+MAX_IN_FLIGHT = 4
+
+
+class FitStatus(StrEnum):
+    """How a run ended. Compares equal to its text, as in `status == "finished"`."""
+
+    FINISHED = "finished"
+    EARLY_STOP = "early stop"
+    DATA_EXHAUSTED = "data exhausted"
+    NON_FINITE = "non-finite"
+
+
+class FitResult(NamedTuple):
+    """What a run ends with.
+
+    Attributes:
+        state: the last state; after "non-finite" that of the last checkpoint, if there
+            is one.
+        history: the rows of the log as columns, "step" among them, float64 (steps:
+            int64), NaN where a row lacks a metric.
+        status: how the run ended.
+        message: more words on that; empty for a run that finished.
+        best_step: the step of the checkpoint with the best value of the metric that is
+            watched, or None.
+    """
+
+    state: TrainState
+    history: dict[str, np.ndarray]
+    status: FitStatus
+    message: str = ""
+    best_step: int | None = None
+
+
+class _NonFiniteError(Exception):
+    """Says which value of which step is NaN or infinite."""
+
+
+class _Options(NamedTuple):
+    """The arguments of `fit` that the loop reads."""
+
+    num_steps: int
+    log_every: int
+    save_every: int
+    monitor: str
+    sign: float
+    patience: int | None
+    min_delta: float
+    evaluate: Callable[[TrainState], dict[str, Any]] | None
+
+
+def fit(
+    step: Callable[..., Any],
+    state: TrainState,
+    data: Iterable[Any],
+    *,
+    num_steps: int,
+    key: Array,
+    strategy: str = "jit",
+    mesh: Mesh | None = None,
+    directory: str | Path | None = None,
+    resume: bool = True,
+    log_every: int = 50,
+    save_every: int | None = None,
+    keep_last: int = 2,
+    keep_best: int = 1,
+    evaluate: Callable[[TrainState], dict[str, Any]] | None = None,
+    monitor: str = "loss",
+    mode: str = "min",
+    patience: int | None = None,
+    min_delta: float = 0.0,
+    tensorboard: bool = False,
+    progress: bool | None = None,
+    prefetch_size: int = 2,
+) -> FitResult:
+    """Train: run a step over data until a number of steps is done.
+
+    With a `directory`, metrics go to `metrics.csv` in it and states to `checkpoints/`.
+    The same call again goes on from the newest checkpoint, bit for bit as if it had
+    never ended, whenever the process was killed: with the same key, data and arguments
+    a run's states and rows depend on the step alone.
+
+    Loss, gradient norm and the objective's metrics of every step are checked to be
+    finite, those of `log_every` steps at a time, so that no step waits for the host;
+    a state is checked as a whole before it is saved. A run that meets NaN or infinity
+    warns which value of which step it was, ends with status "non-finite", and returns
+    the last checkpoint, which is good.
+
+    Args:
+        step: as from `make_step`, to be compiled with `strategy` and `mesh`, or as from
+            `compile_step`.
+        state: the state to start from, as from `init_state`; left as it is. On a resume
+            only its form counts.
+        data: batches: `batches(...)`, an iterator with `get_state` and `set_state`
+            (Grain's), which a resume sets back, or any iterable, of which a resume
+            skips the batches that are done. In several processes, each one's own rows.
+        num_steps: steps of the whole run, those before a resume included.
+        key: the key of the run; see `make_step` on how steps and rows fold it.
+        strategy: see `compile_step`.
+        mesh: see `compile_step`; None: all devices.
+        directory: where to write, shared by all processes; None: nothing is written,
+            and no run is resumed.
+        resume: False: raise an error if there are checkpoints to go on from.
+        log_every: steps between rows of the log; each holds the metrics of its step.
+        save_every: steps between checkpoints and evaluations, a multiple of
+            `log_every`; None: ten times that. The last state is saved too.
+        keep_last: how many of the newest checkpoints to keep.
+        keep_best: how many of the best by `monitor` to keep beside them.
+        evaluate: metrics of a state on held-out data, a dict of numbers, called at each
+            checkpoint (or where one would be); their names join the log's.
+        monitor: the metric that `patience` and `keep_best` go by: one of the step's or
+            of `evaluate`'s.
+        mode: whether `monitor` is to be small or large.
+        patience: end after that many rows in a row with `monitor` and no improvement;
+            None: never.
+        min_delta: by how much `monitor` must change to count as an improvement.
+        tensorboard: write `tensorboard/` too; needs the extra `train`.
+        progress: a bar on stderr; None: on a terminal.
+        prefetch_size: batches to read and place ahead in a thread; 0: none.
+
+    Raises:
+        ValueError: if the directory holds another model's run, or one with another key.
+        KeyError: if there is no metric called `monitor`.
+
+    Example:
+        >>> import jax, optax
+        >>> import jax.numpy as jnp
+        >>> import contexture_jax as cx
+        >>> def second_moment_is_one(z, axis_name=None):
+        ...     return jnp.sum((z.T @ z / z.shape[0] - jnp.eye(2)) ** 2)
+        >>> encode = lambda params, batch, key: jnp.tanh(batch @ params)
+        >>> optimizer = optax.adam(0.05)
+        >>> params = jax.random.normal(jax.random.key(0), (3, 2))
+        >>> x = jax.random.normal(jax.random.key(1), (640, 3))
+        >>> result = cx.training.fit(
+        ...     cx.training.make_step(
+        ...         encode, cx.training.from_loss(second_moment_is_one), optimizer
+        ...     ),
+        ...     cx.training.init_state(params, optimizer),
+        ...     cx.training.batches(x, 64, seed=0),
+        ...     num_steps=100,
+        ...     key=jax.random.key(2),
+        ... )
+        >>> result.status == "finished", result.history["step"].tolist()
+        (True, [50, 100])
+        >>> bool(result.history["loss"][-1] < 0.5)
+        True
+    """
+    check_key(key)
+    log_every = check_integer(log_every, "log_every", low=1)
+    save_every = 10 * log_every if save_every is None else save_every
+    if check_integer(save_every, "save_every", low=1) % log_every:
+        msg = (
+            f"save_every must be a multiple of log_every={log_every}; got {save_every}"
+        )
+        raise ValueError(msg)
+    if mode not in ("min", "max"):
+        msg = f'mode must be "min" or "max"; got {mode!r}'
+        raise ValueError(msg)
+    if tensorboard and directory is None:
+        msg = "tensorboard=True needs a directory to write to; got None"
+        raise ValueError(msg)
+    if patience is not None:
+        check_integer(patience, "patience", low=1)
+    options = _Options(
+        num_steps=check_integer(num_steps, "num_steps", low=0),
+        log_every=log_every,
+        save_every=save_every,
+        monitor=monitor,
+        sign=-1.0 if mode == "max" else 1.0,
+        patience=patience,
+        min_delta=min_delta,
+        evaluate=evaluate,
+    )
+    compiled = (
+        step if isinstance(step, CompiledStep) else compile_step(step, strategy, mesh)
+    )
+    root = None if directory is None else Path(directory)
+    first = jax.process_index() == 0
+    with ExitStack() as stack:
+        store = None
+        if root is not None:
+            store = Store(
+                root / "checkpoints",
+                keep_last=check_integer(keep_last, "keep_last", low=1),
+                keep_best=check_integer(keep_best, "keep_best", low=0),
+                mode=mode,
+            )
+            stack.callback(store.close)
+        history = History(None if root is None else root / "metrics.csv", writes=first)
+        state, done = _start(compiled, state, store, key, resume)
+        start = int(state.step)
+        history.restart(start)
+        loop = _Loop(compiled, store, history, options, state, done)
+        if start >= options.num_steps or loop.is_stale:
+            status = FitStatus.FINISHED if not loop.is_stale else FitStatus.EARLY_STOP
+            return loop.result(status)
+        events = root / "tensorboard" if root is not None and tensorboard else None
+        write = stack.enter_context(
+            tensorboard_writer(events if first else None, start)
+        )
+        move = stack.enter_context(
+            progress_bar(progress if first else False, options.num_steps, start)
+        )
+        batches = stack.enter_context(
+            prefetch(
+                feed(data, start, done.position),
+                lambda item: (compiled.place_batch(item[0]), item[1]),
+                size=prefetch_size,
+            )
+        )
+        return loop.run(batches, compiled.place_state(key), write, move)
+
+
+def _start(
+    compiled: CompiledStep,
+    state: TrainState,
+    store: Store | None,
+    key: Array,
+    resume: bool,
+) -> tuple[TrainState, Progress]:
+    """The state to go on from, on the devices, and what the run knows beside it."""
+    latest = None if store is None else store.latest
+    if store is None or latest is None:
+        return compiled.place_state(state), Progress(key_words(key))
+    if not resume:
+        msg = (
+            f"directory must hold no run with resume=False; it holds one of {latest}"
+            " steps: choose another directory, or delete it"
+        )
+        raise ValueError(msg)
+    progress = store.progress(latest, state, key)
+    return store.load(latest, state, compiled.everywhere), progress
+
+
+class _Loop:
+    """The state of a run while it runs."""
+
+    def __init__(
+        self,
+        compiled: CompiledStep,
+        store: Store | None,
+        history: History,
+        options: _Options,
+        state: TrainState,
+        done: Progress,
+    ) -> None:
+        self._step = compiled
+        self._store = store
+        self._history = history
+        self._options = options
+        self._like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state
+        )
+        self._state = state
+        self._at = int(state.step)
+        self._saved = None if store is None else store.latest
+        self._done = done
+        self._pending: list[tuple[int, dict[str, Any]]] = []
+        self._row: dict[str, Any] = {}
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether patience is at its end."""
+        patience = self._options.patience
+        return patience is not None and self._done.stale >= patience
+
+    def run(
+        self,
+        batches: Iterable[Any],
+        key: Array,
+        write: Callable[[dict[str, Any]], None],
+        move: Callable[[int, dict[str, Any]], None],
+    ) -> FitResult:
+        """Steps until something ends the run."""
+        try:
+            status = self._steps(batches, key, write, move)
+            if self._row.get("step") != self._at and self._pending:
+                self._log(write, evaluates=True)
+            if self._saved != self._at:
+                self._save()
+        except _NonFiniteError as error:
+            return self._non_finite(str(error))
+        return self.result(status)
+
+    def result(self, status: FitStatus, message: str = "") -> FitResult:
+        """What to return."""
+        options, best = self._options, None
+        if status == FitStatus.EARLY_STOP:
+            message = (
+                f"{options.monitor} has not improved in {self._done.stale} rows, up to"
+                f" step {self._at}; the best was {self._done.best}"
+            )
+        elif status == FitStatus.DATA_EXHAUSTED:
+            message = f"the data ended after step {self._at} of {options.num_steps}"
+        if self._store is not None:
+            self._store.settle()
+            best = self._store.best
+        return FitResult(self._state, self._history.columns(), status, message, best)
+
+    def _steps(
+        self, batches: Iterable[Any], key: Array, write: Any, move: Any
+    ) -> FitStatus:
+        options = self._options
+        in_flight: deque[Any] = deque()
+        for batch, position in batches:
+            self._state, metrics = self._step(self._state, batch, key)
+            self._at += 1
+            self._done = self._done._replace(position=position)
+            self._pending.append((self._at, metrics))
+            in_flight.append(metrics["loss"])
+            if len(in_flight) > MAX_IN_FLIGHT:
+                # Batches of steps that wait for the device take memory.
+                jax.block_until_ready(in_flight.popleft())
+            is_last = self._at == options.num_steps
+            if self._at % options.log_every == 0 or is_last:
+                due = self._at % options.save_every == 0
+                self._log(write, evaluates=due or is_last)
+                if due:
+                    self._save()
+            move(self._at, self._row)
+            if self.is_stale and not is_last:
+                return FitStatus.EARLY_STOP
+            if is_last:
+                return FitStatus.FINISHED
+        return FitStatus.DATA_EXHAUSTED
+
+    def _log(self, write: Any, *, evaluates: bool) -> None:
+        """Check the steps since the last row, and write a row for the last of them."""
+        options = self._options
+        fetched = jax.device_get(self._pending)
+        self._pending = []
+        for at, metrics in fetched:
+            for name, value in metrics.items():
+                if not np.isfinite(value):
+                    msg = f"{name} is {float(value)} at step {at}"
+                    raise _NonFiniteError(msg)
+        at, metrics = fetched[-1]
+        row = {"step": at, **{name: float(value) for name, value in metrics.items()}}
+        if evaluates and options.evaluate is not None:
+            held_out = options.evaluate(self._state)
+            taken = sorted(row.keys() & held_out.keys())
+            if taken:
+                msg = f"evaluate must not return metrics of the step; got {taken}"
+                raise ValueError(msg)
+            row |= {name: float(value) for name, value in held_out.items()}
+        if evaluates and options.monitor not in row:
+            msg = f"monitor must be one of {sorted(row)}; got {options.monitor!r}"
+            raise KeyError(msg)
+        self._row = row
+        self._history.append(row)
+        write(row)
+        if options.monitor in row:
+            self._judge(row[options.monitor])
+
+    def _judge(self, value: float) -> None:
+        options, best = self._options, self._done.best
+        improves = math.isfinite(value) and (
+            best is None or options.sign * (best - value) > options.min_delta
+        )
+        if improves:
+            self._done = self._done._replace(best=value, stale=0)
+        else:
+            self._done = self._done._replace(stale=self._done.stale + 1)
+
+    def _save(self) -> None:
+        if self._store is None:
+            return
+        copy, finite = _snapshot(self._state)
+        if not bool(finite):
+            msg = f"the parameters or the optimiser's state are after step {self._at}"
+            raise _NonFiniteError(f"{msg} not finite")
+        score = self._row.get(self._options.monitor)
+        self._store.save(self._at, copy, self._done, score)
+        self._saved = self._at
+
+    def _non_finite(self, what: str) -> FitResult:
+        message = f"training stopped: {what}"
+        latest = None if self._store is None else self._store.latest
+        if self._store is None or latest is None:
+            message += "; there is no checkpoint to go back to"
+        else:
+            message += f"; the checkpoint of step {latest} is the last good state"
+            self._state = self._store.load(latest, self._like, self._step.everywhere)
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
+        return self.result(FitStatus.NON_FINITE, message)
+
+
+@jax.jit
+def _snapshot(state: TrainState) -> tuple[TrainState, Array]:
+    """A copy that no step overwrites, and whether all of it is finite."""
+    finite = [
+        jnp.all(jnp.isfinite(leaf))
+        for leaf in jax.tree.leaves(state)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    return jax.tree.map(jnp.copy, state), jnp.all(jnp.stack(finite))

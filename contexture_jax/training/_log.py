@@ -1,0 +1,186 @@
+"""Where the metrics of a run go: memory, a CSV file, TensorBoard, a progress bar."""
+
+import csv
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["History", "progress_bar", "tensorboard_writer"]
+
+Row = dict[str, Any]
+
+
+class History:
+    """Rows of metrics, in memory and, if there is a path, in a CSV file.
+
+    A row is in the file once `append` returns. Numbers are written so that they are
+    read back exactly; columns come as they are first seen, and a row that lacks one has
+    an empty cell.
+
+    Args:
+        path: of the file; None: memory alone.
+        writes: whether this process writes it; else it only reads what is there.
+    """
+
+    def __init__(self, path: Path | None, *, writes: bool = True) -> None:
+        self._path = path
+        self._writes = writes and path is not None
+        self._columns: list[str] = ["step"]
+        self._rows: list[Row] = []
+
+    def restart(self, step: int) -> None:
+        """Take over the rows of the file up to a step, and drop what is after it."""
+        self._rows = []
+        if step and self._path is not None and self._path.exists():
+            self._rows = [row for row in _read(self._path) if row["step"] <= step]
+        self._columns = ["step"]
+        for row in self._rows:
+            self._columns += [name for name in row if name not in self._columns]
+        self._rewrite()
+
+    def append(self, row: Row) -> None:
+        """Add a row, which has a "step"."""
+        new = [name for name in row if name not in self._columns]
+        self._columns += new
+        self._rows.append(row)
+        if new:
+            self._rewrite()
+        elif self._writes and self._path is not None:
+            with self._path.open("a", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerow(self._cells(row))
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Each column as a float64 array (steps int64), NaN where a row lacks it."""
+        table = {
+            name: np.array([row.get(name, np.nan) for row in self._rows], np.float64)
+            for name in self._columns
+        }
+        table["step"] = table["step"].astype(np.int64)
+        return table
+
+    def _rewrite(self) -> None:
+        if not self._writes or self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self._path.with_suffix(".tmp")
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(self._columns)
+            writer.writerows(self._cells(row) for row in self._rows)
+        os.replace(beside, self._path)
+
+    def _cells(self, row: Row) -> list[Any]:
+        return [
+            "" if name not in row else _exact(name, row[name]) for name in self._columns
+        ]
+
+
+def _ignore(*args: Any) -> None:
+    del args
+
+
+def _exact(name: str, value: float) -> Any:
+    return int(value) if name == "step" else repr(float(value))
+
+
+def _read(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    # A process that died may have left half a line at the end.
+    whole = [row for row in rows if None not in row.values() and None not in row]
+    return [
+        {name: float(cell) for name, cell in row.items() if cell != ""} for row in whole
+    ]
+
+
+@contextmanager
+def tensorboard_writer(
+    directory: Path | None, start: int
+) -> Iterator[Callable[[Row], None]]:
+    """A function that writes a row for TensorBoard; nothing without a directory.
+
+    Args:
+        directory: of the event files, or None.
+        start: the step that a run goes on from: later points of earlier runs are
+            hidden.
+
+    Raises:
+        ModuleNotFoundError: without tensorboardX.
+    """
+    if directory is None:
+        yield _ignore
+        return
+    try:
+        from tensorboardX import SummaryWriter
+    except ModuleNotFoundError as error:
+        msg = (
+            "tensorboard=True needs tensorboardX, which the extra `train` installs:"
+            " pip install tensorboardX"
+        )
+        raise ModuleNotFoundError(msg, name=error.name) from error
+    writer = SummaryWriter(str(directory), purge_step=start + 1 if start else None)
+
+    def write(row: Row) -> None:
+        step = int(row["step"])
+        for name, value in row.items():
+            if name != "step":
+                writer.add_scalar(name, value, step)
+        writer.flush()
+
+    try:
+        yield write
+    finally:
+        writer.close()
+
+
+@contextmanager
+def progress_bar(
+    shown: bool | None, total: int, start: int
+) -> Iterator[Callable[[int, Row], None]]:
+    """A function of (step, last row) that moves a bar on stderr.
+
+    Args:
+        shown: None: on a terminal, where rich is installed.
+        total: steps of the run.
+        start: steps that are done.
+
+    Raises:
+        ModuleNotFoundError: without rich, if the bar was asked for.
+    """
+    if shown is None:
+        shown = sys.stderr.isatty() and importlib.util.find_spec("rich") is not None
+    if not shown:
+        yield _ignore
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+    except ModuleNotFoundError as error:
+        msg = "progress=True needs rich, which the extra `train` installs"
+        raise ModuleNotFoundError(msg, name=error.name) from error
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("train", total=total, completed=start)
+
+        def move(step: int, row: Row) -> None:
+            text = f"loss {row['loss']:.5g}" if "loss" in row else "train"
+            bar.update(task, completed=step, description=text)
+
+        yield move

@@ -1,0 +1,236 @@
+"""Compiling a step: for one device or many, in one process or several."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from contexture_jax._core.checks import check_integer, counted
+from contexture_jax._core.types import Array
+from contexture_jax.training._state import TrainState
+
+__all__ = ["CompiledStep", "compile_step", "data_mesh", "global_batch"]
+
+AXIS = "x"
+
+STRATEGIES = ("jit", "shard_map", "pmap")
+
+
+def data_mesh(num_devices: int | None = None) -> Mesh:
+    """A mesh over devices, of all processes, with one axis "x" for rows of batches.
+
+    Its axis type is Auto: on the Explicit axes that `jax.make_mesh` makes by default,
+    moments of a batch whose rows are cut raise an error instead of being summed.
+
+    Args:
+        num_devices: how many of `jax.devices()`, the first ones; None: all.
+    """
+    devices = jax.devices()
+    if num_devices is not None:
+        count = check_integer(num_devices, "num_devices", low=1, high=len(devices))
+        devices = devices[:count]
+    return jax.make_mesh(
+        (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
+    )
+
+
+def global_batch(local_batch: Any, mesh: Mesh) -> Any:
+    """Rows that each process has read for itself, as one batch cut over the mesh.
+
+    In one process this places the batch. In several, process i holds rows i·b … of the
+    whole batch, b each, and gets arrays that span all processes.
+
+    Args:
+        local_batch: a pytree of arrays, this process's rows in front. Arrays that are
+            cut so already stay as they are.
+        mesh: as from `data_mesh`.
+
+    Raises:
+        ValueError: if the devices of this process do not divide its rows.
+    """
+    rows = NamedSharding(mesh, PartitionSpec(AXIS))
+    here = len(mesh.local_devices)
+
+    def place(leaf: Any) -> Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(
+            rows, leaf.ndim
+        ):
+            return leaf
+        if not np.ndim(leaf) or leaf.shape[0] % here:
+            msg = (
+                f"rows of a batch must be a multiple of the {counted(here, 'device')}"
+                f" that share them; got shape {np.shape(leaf)}: choose another batch"
+                " size, or a mesh of fewer devices (data_mesh)"
+            )
+            raise ValueError(msg)
+        if mesh.is_multi_process:
+            return jax.make_array_from_process_local_data(rows, np.asarray(leaf))
+        return jax.device_put(leaf, rows)
+
+    return jax.tree.map(place, local_batch)
+
+
+def compile_step(
+    step: Callable[..., Any],
+    strategy: str = "jit",
+    mesh: Mesh | None = None,
+    *,
+    donate: bool = True,
+) -> "CompiledStep":
+    """Compile a step for a mesh: parameters on every device, rows of the batch cut.
+
+    All strategies compute what one device computes on the whole batch, values and
+    gradients, as long as the objective reduces its moments over `axis_name`:
+
+    - "jit": the compiler finds the collectives. The default, and the only one that
+      spans processes without any of the user's code knowing of it.
+    - "shard_map": each device runs the step on its rows, `axis_name="x"`, and JAX
+      checks that what comes out is the same on all devices (`check_vma=True`).
+    - "pmap": the same in the older form, in one process, unchecked.
+
+    Args:
+        step: as `make_step` returns it.
+        strategy: one of the above.
+        mesh: with the axis "x" alone, of type Auto; None: `data_mesh()`, all devices.
+        donate: whether a call may overwrite the arrays of the state that it is given.
+            They must then not be used again; half the memory of the state.
+
+    Example:
+        >>> import jax, optax
+        >>> import jax.numpy as jnp
+        >>> import contexture_jax as cx
+        >>> encode = lambda params, batch, key: batch @ params
+        >>> def whiten(z, axis_name=None):
+        ...     second = z.T @ z / z.shape[0]
+        ...     if axis_name is not None:
+        ...         second = jax.lax.pmean(second, axis_name)
+        ...     return jnp.sum((second - jnp.eye(2)) ** 2)
+        >>> optimizer = optax.sgd(0.01)
+        >>> step = cx.training.make_step(
+        ...     encode, cx.training.from_loss(whiten), optimizer
+        ... )
+        >>> run = cx.training.compile_step(step, "shard_map")
+        >>> key = jax.random.key(0)
+        >>> batch = jax.random.normal(key, (8 * jax.device_count(), 3))
+        >>> state = cx.training.init_state(jnp.ones((3, 2)), optimizer)
+        >>> for _ in range(5):
+        ...     state, metrics = run(state, batch, key)
+        >>> int(state.step), sorted(metrics), run.num_traces
+        (5, ['grad_norm', 'loss'], 1)
+    """
+    if strategy not in STRATEGIES:
+        msg = f'strategy must be "jit", "shard_map" or "pmap"; got {strategy!r}'
+        raise ValueError(msg)
+    mesh = data_mesh() if mesh is None else mesh
+    if mesh.axis_names != (AXIS,) or mesh.axis_types != (AxisType.Auto,):
+        msg = (
+            f'mesh must have one axis, "{AXIS}", of type Auto, as data_mesh makes it;'
+            f" got axes {mesh.axis_names} of types {mesh.axis_types}"
+        )
+        raise ValueError(msg)
+    if strategy == "pmap" and mesh.is_multi_process:
+        msg = 'strategy "pmap" runs in one process; use "jit" or "shard_map"'
+        raise ValueError(msg)
+    return CompiledStep(step, strategy, mesh, donate)
+
+
+class CompiledStep:
+    """A step that `compile_step` compiled; called as `step(state, batch, key)`.
+
+    A call places what is not placed yet, so NumPy arrays and a new state may be given.
+    What it returns is not yet computed: JAX runs behind the program until it asks for
+    values.
+
+    Attributes:
+        strategy: "jit", "shard_map" or "pmap".
+        mesh: the devices.
+        everywhere: the sharding of states: a copy on every device.
+        num_traces: how often the step was traced, once for each form of its arguments.
+    """
+
+    def __init__(
+        self, step: Callable[..., Any], strategy: str, mesh: Mesh, donate: bool
+    ) -> None:
+        self.strategy = strategy
+        self.mesh = mesh
+        self.num_traces = 0
+        self.everywhere = NamedSharding(mesh, PartitionSpec())
+        self._run = self._compiled(step, donate)
+
+    def __call__(
+        self, state: TrainState, batch: Any, key: Array
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """One step; see `make_step`."""
+        return self._run(*self._arguments(state, batch, key))
+
+    def lower(self, state: TrainState, batch: Any, key: Array) -> Any:
+        """The program for such arguments, to be compiled and looked at."""
+        return self._run.lower(*self._arguments(state, batch, key))
+
+    def place_state(self, state: Any) -> Any:
+        """Copies of a pytree's arrays on every device, which a step may overwrite."""
+        return jax.tree.map(self._place, state)
+
+    def place_batch(self, batch: Any) -> Any:
+        """A batch with its rows cut over the devices; see `global_batch`."""
+        return global_batch(batch, self.mesh)
+
+    def _place(self, leaf: Any) -> Array:
+        if not self.mesh.is_multi_process:
+            # On the device where it is, `device_put` alone would not copy.
+            return jax.device_put(jnp.array(leaf, copy=True), self.everywhere)
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = self._place(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return jax.make_array_from_process_local_data(
+            self.everywhere, np.array(leaf), np.shape(leaf)
+        )
+
+    def _arguments(self, state: TrainState, batch: Any, key: Array) -> Any:
+        if not self._is_placed(state.step):
+            state = self.place_state(state)
+        if self.mesh.is_multi_process and not self._is_placed(key):
+            key = self._place(key)
+        batch = self.place_batch(batch)
+        if self.strategy == "pmap":
+            count = self.mesh.size
+            batch = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+        return state, batch, key
+
+    def _is_placed(self, leaf: Array) -> bool:
+        return leaf.sharding.is_equivalent_to(self.everywhere, leaf.ndim)
+
+    def _compiled(self, step: Callable[..., Any], donate: bool) -> Any:
+        def traced(*args: Any, **kwargs: Any) -> Any:
+            self.num_traces += 1
+            return step(*args, **kwargs)
+
+        donated = (0,) if donate else ()
+        rows = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        if self.strategy == "pmap":
+            return jax.pmap(
+                functools.partial(traced, axis_name=AXIS, check_vma=False),
+                axis_name=AXIS,
+                in_axes=(None, 0, None),
+                out_axes=None,
+                devices=list(self.mesh.devices.flat),
+                donate_argnums=donated,
+            )
+        if self.strategy == "shard_map":
+            traced = jax.shard_map(
+                functools.partial(traced, axis_name=AXIS),
+                mesh=self.mesh,
+                in_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec()),
+                out_specs=PartitionSpec(),
+                check_vma=True,
+            )
+        return jax.jit(
+            traced,
+            in_shardings=(self.everywhere, rows, self.everywhere),
+            out_shardings=self.everywhere,
+            donate_argnums=donated,
+        )

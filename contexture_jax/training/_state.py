@@ -1,0 +1,64 @@
+"""What a step carries on to the next."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from contexture_jax._core.types import Array, pytree_dataclass
+
+__all__ = ["TrainState", "init_state"]
+
+
+@pytree_dataclass
+class TrainState:
+    """The whole state of a run but its key and the position in its data.
+
+    Random numbers of a step are folded from the key of the run and `step`, so that
+    neither is state: a run goes on bit for bit from a `TrainState` and a step number.
+
+    Attributes:
+        step: steps done, int32, shape ().
+        params: parameters of the encoder(s), a pytree of floating arrays.
+        opt_state: the state of the optimiser.
+        loss_state: what the objective carries on (running moments), a pytree, or ().
+        ema_params: exponential moving average of `params`, or None.
+    """
+
+    step: Array
+    params: Any
+    opt_state: Any
+    loss_state: Any
+    ema_params: Any
+
+
+def init_state(
+    params: Any, optimizer: Any, *, loss_state: Any = (), ema: bool = False
+) -> TrainState:
+    """The state before the first step. Every array in it is a copy.
+
+    Args:
+        params: parameters, a pytree of floating arrays; numbers become arrays.
+        optimizer: an Optax transformation; its state starts at `params`.
+        loss_state: what the objective starts from.
+        ema: whether to keep a moving average of the parameters, which `make_step` is
+            to be told too; it starts at `params`.
+    """
+    params = _strong(params)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=_strong(optimizer.init(params)),
+        loss_state=_strong(loss_state),
+        ema_params=_strong(params) if ema else None,
+    )
+
+
+def _strong(tree: Any) -> Any:
+    """Copies without weak types, which would trace the second step anew."""
+
+    def copy(leaf: Any) -> Array:
+        array = jnp.asarray(leaf)
+        return jnp.array(array, dtype=array.dtype, copy=True)
+
+    return jax.tree.map(copy, tree)
