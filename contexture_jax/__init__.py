@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_LAYERS = ("contexts", "evaluation", "operators", "plotting", "solvers")
+_LAYERS = ("contexts", "evaluation", "models", "operators", "plotting", "solvers")
 _NAMES = {
     "AssociationOperator": "operators",
     "CapabilityError": "contexts",
@@ -25,7 +25,14 @@ _NAMES = {
 }
 
 if TYPE_CHECKING:
-    from contexture_jax import contexts, evaluation, operators, plotting, solvers
+    from contexture_jax import (
+        contexts,
+        evaluation,
+        models,
+        operators,
+        plotting,
+        solvers,
+    )
     from contexture_jax._core.threads import single_threaded_lapack
     from contexture_jax.contexts import CapabilityError, Context
     from contexture_jax.operators import AssociationOperator, association_operator
@@ -43,6 +50,7 @@ __all__ = [
     "contexts",
     "evaluation",
     "extend",
+    "models",
     "operators",
     "plotting",
     "single_threaded_lapack",

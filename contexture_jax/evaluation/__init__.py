@@ -27,6 +27,11 @@ from contexture_jax.evaluation._kernel import (
     kernel_diagonal,
     lipschitz,
 )
+from contexture_jax.evaluation._monte_carlo import (
+    MonteCarloError,
+    jackknife,
+    monte_carlo_error,
+)
 from contexture_jax.evaluation._pairs import PairSample, counted_sample, pair_sample
 from contexture_jax.evaluation._permutation import PermutationNull, permutation_null
 from contexture_jax.evaluation._sampling import (
@@ -55,6 +60,7 @@ __all__ = [
     "Estimate",
     "HeldOut",
     "Interval",
+    "MonteCarloError",
     "PairSample",
     "PermutationNull",
     "SpectrumSampling",
@@ -76,10 +82,12 @@ __all__ = [
     "estimate_kernel_deviation",
     "expected_kernel_deviation",
     "held_out_spectrum",
+    "jackknife",
     "kappa_squared",
     "kernel_diagonal",
     "lipschitz",
     "maximal_correlation",
+    "monte_carlo_error",
     "mutual_knn",
     "pair_sample",
     "permutation_null",
