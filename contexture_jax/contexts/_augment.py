@@ -1,6 +1,7 @@
 """Noise, masking and erasure of vectors."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +24,9 @@ from contexture_jax.contexts._sampling import (
     VariantContext,
     as_batch,
     check_rate,
+    rate_like,
     row_keys,
     same_values,
-    uniform_log_weights,
 )
 
 __all__ = [
@@ -103,11 +104,11 @@ class Erasure(SamplingContext):
     fill: float = static_field(default=0.0)
 
     def _draw(self, key: Array, x: Array) -> Array:
-        rate = jnp.broadcast_to(jnp.asarray(self.rate), x.shape)
-        return jnp.where(jax.random.bernoulli(key, rate), fill_like(x, self.fill), x)
+        hidden = jax.random.bernoulli(key, rate_like(self.rate, x))
+        return jnp.where(hidden, fill_like(x, self.fill), x)
 
     def _log_density(self, a: Array, x: Array) -> Array:
-        rate = jnp.broadcast_to(jnp.asarray(self.rate), x.shape)
+        rate = rate_like(self.rate, x)
         erased = same_values(a, jnp.full_like(a, fill_like(x, self.fill)))
         kept = same_values(a, x)
         zero = jnp.zeros_like(rate)
@@ -211,8 +212,8 @@ class BlockMask(VariantContext):
     def _inputs(self, x: ArrayLike, name: str) -> Array:
         return as_vectors(x, name, self.size)
 
-    def _log_weights(self, shape: tuple[int, ...]) -> Array:
-        return uniform_log_weights(shape[0] - self.size + 1)
+    def _num_variants(self, shape: tuple[int, ...]) -> int:
+        return shape[0] - self.size + 1
 
     def _variant(self, x: Array, index: Array) -> Array:
         places = jnp.arange(x.shape[0]) - index
@@ -233,18 +234,14 @@ class Chain(Context):
         contexts: the laws, first to last.
     """
 
-    contexts: tuple[Context, ...]
+    contexts: tuple[Any, ...]
 
     def sample(self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0) -> Array:
         """Draw from each in turn; every row has a key of its own at every step."""
         keys = row_keys(key, len(self.contexts))
         drawn = as_batch(x, "x")
         for step, context in zip(keys, self.contexts, strict=True):
-            drawn = (
-                context.sample(step, drawn, row_offset=row_offset)
-                if isinstance(context, (SamplingContext, Chain))
-                else context.sample(step, drawn)
-            )
+            drawn = context.sample(step, drawn, row_offset=row_offset)
         return drawn
 
 
@@ -254,16 +251,16 @@ def chain(*contexts: Context) -> Chain:
     Its operator is the product of theirs (theory.md §4.6).
 
     Raises:
-        TypeError: if one is not a context that can be sampled, or there is none.
+        TypeError: if one does not draw row by row, or there is none.
     """
     if not contexts:
         msg = "chain needs at least one context; got none"
         raise TypeError(msg)
-    for context in contexts:
-        if not isinstance(context, Context) or "sample" not in context.capabilities:
+    for place, context in enumerate(contexts):
+        if not isinstance(context, (SamplingContext, Chain)):
             msg = (
-                "chain takes contexts with `sample`; got"
-                f" {type(context).__name__} at position {contexts.index(context)}"
+                "chain takes contexts that draw row by row, as crop or erasure; got"
+                f" {type(context).__name__} at position {place}"
             )
             raise TypeError(msg)
     return Chain(contexts)

@@ -10,7 +10,6 @@ from contexture_jax.contexts._sampling import (
     VariantContext,
     as_batch,
     check_rate,
-    uniform_log_weights,
 )
 
 __all__ = [
@@ -69,9 +68,9 @@ class Crop(_ImageContext):
             raise ValueError(msg)
         return down, right
 
-    def _log_weights(self, shape: tuple[int, ...]) -> Array:
+    def _num_variants(self, shape: tuple[int, ...]) -> int:
         down, right = self._places(shape)
-        return uniform_log_weights(down * right)
+        return down * right
 
     def _variant(self, x: Array, index: Array) -> Array:
         _, right = self._places(x.shape)
@@ -123,10 +122,19 @@ class Flip(_ImageContext):
     probability: float | Array
     axis: int = static_field(default=1)
 
-    def _log_weights(
+    def _num_variants(
         self,
-        shape: tuple[int, ...],  # noqa: ARG002 - all shapes have the same two
-    ) -> Array:
+        shape: tuple[int, ...],  # noqa: ARG002 - two, whatever the shape
+    ) -> int:
+        return 2
+
+    def _choose(self, key: Array, num: int) -> Array:
+        del num
+        mirrored = jax.random.bernoulli(key, jnp.asarray(self.probability))
+        return mirrored.astype(jnp.int32)
+
+    def _log_weights(self, num: int) -> Array:
+        del num
         probability = jnp.asarray(self.probability)
         return jnp.log(jnp.stack([1 - probability, probability]))
 
@@ -167,9 +175,9 @@ class Cutout(_ImageContext):
             raise ValueError(msg)
         return shape[0] - self.size + 1, shape[1] - self.size + 1
 
-    def _log_weights(self, shape: tuple[int, ...]) -> Array:
+    def _num_variants(self, shape: tuple[int, ...]) -> int:
         down, right = self._places(shape)
-        return uniform_log_weights(down * right)
+        return down * right
 
     def _variant(self, x: Array, index: Array) -> Array:
         _, right = self._places(x.shape)

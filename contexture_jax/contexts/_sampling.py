@@ -5,7 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import as_array, check_key, check_values, is_concrete
+from contexture_jax._core.checks import (
+    as_array,
+    as_floating,
+    check_key,
+    check_values,
+    floating_dtype,
+    is_concrete,
+)
 from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.contexts._base import Context
 
@@ -14,9 +21,9 @@ __all__ = [
     "VariantContext",
     "as_batch",
     "check_rate",
+    "rate_like",
     "row_keys",
     "same_values",
-    "uniform_log_weights",
 ]
 
 
@@ -52,7 +59,12 @@ def check_rate(rate: ArrayLike, name: str = "rate") -> float | Array:
         check_values(values, name, lambda v: (v >= 0) & (v <= 1), "in [0, 1]")
         if values.ndim == 0:
             return float(values)
-    return jnp.asarray(rate)
+    return as_floating(rate, name)
+
+
+def rate_like(rate: ArrayLike, x: Array) -> Array:
+    """A probability for each entry of `x`, in the floating dtype for work on it."""
+    return jnp.broadcast_to(jnp.asarray(rate, floating_dtype(x.dtype)), x.shape)
 
 
 def same_values(a: Array, b: Array) -> Array:
@@ -120,28 +132,30 @@ class VariantContext(SamplingContext):
     all transforms that take x to a, found by trying each.
     """
 
-    def _log_weights(self, shape: tuple[int, ...]) -> Array:
-        """Log probabilities of the transforms of an x of this shape."""
+    def _num_variants(self, shape: tuple[int, ...]) -> int:
+        """How many transforms there are of an x of this shape."""
         raise NotImplementedError
 
     def _variant(self, x: Array, index: Array) -> Array:
         """Transform number `index` of x."""
         raise NotImplementedError
 
+    def _choose(self, key: Array, num: int) -> Array:
+        """The number of a transform, by default uniform."""
+        return jax.random.randint(key, (), 0, num)
+
+    def _log_weights(self, num: int) -> Array:
+        """Log probabilities of the transforms, by default equal."""
+        return jnp.full((num,), -jnp.log(float(num)))
+
     def _draw(self, key: Array, x: Array) -> Array:
-        index = jax.random.categorical(key, self._log_weights(x.shape))
-        return self._variant(x, index)
+        return self._variant(x, self._choose(key, self._num_variants(x.shape)))
 
     def _log_density(self, a: Array, x: Array) -> Array:
-        log_weights = self._log_weights(x.shape)
+        num = self._num_variants(x.shape)
 
         def is_hit(index: Array) -> Array:
             return same_values(self._variant(x, index), a).all()
 
-        hits = jax.lax.map(is_hit, jnp.arange(log_weights.shape[0]))
-        return jax.nn.logsumexp(jnp.where(hits, log_weights, -jnp.inf))
-
-
-def uniform_log_weights(num: int) -> Array:
-    """Log 1 / num, `num` times."""
-    return jnp.full((num,), -jnp.log(float(num)))
+        hits = jax.lax.map(is_hit, jnp.arange(num))
+        return jax.nn.logsumexp(jnp.where(hits, self._log_weights(num), -jnp.inf))

@@ -19,7 +19,12 @@ from contexture_jax._core.types import (
 )
 from contexture_jax.contexts._joint import SparseJoint, pairs
 from contexture_jax.contexts._paired import Groups, NumberedContext, make_groups
-from contexture_jax.contexts._sampling import SamplingContext, as_batch, check_rate
+from contexture_jax.contexts._sampling import (
+    SamplingContext,
+    as_batch,
+    check_rate,
+    rate_like,
+)
 
 __all__ = ["MaskedTokens", "NextToken", "masked_tokens", "next_token"]
 
@@ -56,7 +61,7 @@ class MaskedTokens(SamplingContext):
 
     def _rates(self, x: Array) -> Array:
         """Probability of being chosen, token by token."""
-        rate = jnp.broadcast_to(jnp.asarray(self.rate, jnp.zeros(()).dtype), x.shape)
+        rate = rate_like(self.rate, x)
         if self.padding is None:
             return rate
         return jnp.where(x == self.padding, jnp.zeros_like(rate), rate)

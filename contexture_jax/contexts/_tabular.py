@@ -12,7 +12,12 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.contexts._sampling import SamplingContext, as_batch, check_rate
+from contexture_jax.contexts._sampling import (
+    SamplingContext,
+    as_batch,
+    check_rate,
+    rate_like,
+)
 
 __all__ = ["Corruption", "Cutmix", "Scarf", "corruption", "cutmix", "scarf"]
 
@@ -88,7 +93,7 @@ class Scarf(_TableContext):
             return high - low
 
         share = jax.vmap(count, in_axes=(1, 0))(self.columns, a) / len(self.columns)
-        rate = _rate_like(self.rate, share)
+        rate = rate_like(self.rate, share)
         kept = jnp.where(a == x, 1 - rate, jnp.zeros_like(rate))
         return jnp.log(kept + rate * share).sum()
 
@@ -167,18 +172,18 @@ class Corruption(_TableContext):
 
     def _atom(self) -> Array:
         """Log probability that an entry stays."""
-        rate = _rate_like(self.rate, self.low)
+        rate = rate_like(self.rate, self.low)
         varies = self.high > self.low
         return jnp.where(varies, jnp.log1p(-rate), jnp.zeros_like(rate))
 
     def _log_density(self, a: Array, x: Array) -> Array:
-        log_rate = jnp.log(_rate_like(self.rate, self.low))
+        log_rate = jnp.log(rate_like(self.rate, self.low))
         return jnp.where(a == x, self._atom(), log_rate + self._continuous(a)).sum()
 
     def log_densities(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "m n"]:
         """Log P⁺(a_j|x_i) for all pairs; atoms at the values that rows of x have."""
         a, x = as_batch(a, "a"), self._inputs(x, "x")
-        log_rate = jnp.log(_rate_like(self.rate, self.low))
+        log_rate = jnp.log(rate_like(self.rate, self.low))
 
         def row(one: Array) -> Array:
             agrees = one[None, :] == x
@@ -238,7 +243,7 @@ class Cutmix(_TableContext):
         return jnp.where(which, self.rows[row].astype(x.dtype), x)
 
     def _log_density(self, a: Array, x: Array) -> Array:
-        rate = _rate_like(self.rate, a)
+        rate = rate_like(self.rate, a)
         zero = jnp.zeros_like(rate)
         kept = jnp.where(a == x, 1 - rate, zero)[None, :]
         mixed = jnp.where(a[None, :] == self.rows, rate[None, :], zero[None, :])
@@ -261,10 +266,4 @@ def cutmix(x: ArrayLike, rate: ArrayLike) -> Cutmix:
 
 
 def _bernoulli(key: Array, rate: float | Array, x: Array) -> Array:
-    return jax.random.bernoulli(key, jnp.broadcast_to(jnp.asarray(rate), x.shape))
-
-
-def _rate_like(rate: float | Array, a: Array) -> Array:
-    """The rate of each entry, floating."""
-    dtype = a.dtype if jnp.issubdtype(a.dtype, jnp.floating) else jnp.zeros(()).dtype
-    return jnp.broadcast_to(jnp.asarray(rate, dtype), a.shape)
+    return jax.random.bernoulli(key, rate_like(rate, x))

@@ -139,7 +139,9 @@ def linear(
     )
 
 
-def layer_norm(config: EncoderConfig, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
+def layer_norm(
+    config: EncoderConfig, features: int, *, rngs: nnx.Rngs
+) -> nnx.LayerNorm:
     """Layer normalisation over the last axis; its moments are at least float32."""
     return nnx.LayerNorm(
         features, dtype=config.dtype, param_dtype=config.param_dtype, rngs=rngs

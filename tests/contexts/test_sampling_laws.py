@@ -169,13 +169,13 @@ def test_a_smooth_law_has_its_atom_and_its_histogram(name):
     # The second coordinate stays where it is, which has a mass or density of its own.
     other = 0.6 if atom else 1 / (2.0 * np.sqrt(2 * np.pi))
     mass = np.exp(logs) / other * np.diff(EDGES)
-    np.testing.assert_allclose(mass.sum(), 1 - atom, atol=1e-4)
+    np.testing.assert_allclose(mass.sum(), 1 - atom, atol=5e-3)
     if atom:
         np.testing.assert_allclose(np.exp(at_atom), atom**2, atol=tol(np.float32))
     coarse = mass.reshape(-1, 20).sum(axis=1)
     counts, _ = np.histogram(samples[~kept, 0], EDGES[::20])
     error = np.abs(counts / NUM - coarse)
-    assert (error <= monte_carlo(np.sqrt(coarse * (1 - coarse) / NUM)) + 2e-4).all()
+    assert (error <= monte_carlo(np.sqrt(coarse * (1 - coarse) / NUM)) + 3e-3).all()
 
 
 def test_replacements_have_the_moments_that_they_are_named_for():
