@@ -1,8 +1,29 @@
 """Contexts: joint laws P⁺(x, a) of an input and a context variable."""
 
 from contexture_jax.contexts import zoo
+from contexture_jax.contexts._augment import (
+    BlockMask,
+    Chain,
+    CoordinateMask,
+    Erasure,
+    GaussianNoise,
+    block_mask,
+    chain,
+    coordinate_mask,
+    erasure,
+    gaussian_noise,
+)
 from contexture_jax.contexts._base import CapabilityError, Context
 from contexture_jax.contexts._graph import graph
+from contexture_jax.contexts._images import (
+    Crop,
+    Cutout,
+    Flip,
+    crop,
+    cutout,
+    flip,
+    shift,
+)
 from contexture_jax.contexts._joint import (
     DenseJoint,
     Labels,
@@ -19,6 +40,19 @@ from contexture_jax.contexts._neighbors import (
     knn,
     neighbors,
 )
+from contexture_jax.contexts._paired import (
+    SameClass,
+    TimeLag,
+    same_class,
+    time_lag,
+)
+from contexture_jax.contexts._sampling import SamplingContext, row_keys
+from contexture_jax.contexts._sequences import (
+    MaskedTokens,
+    NextToken,
+    masked_tokens,
+    next_token,
+)
 from contexture_jax.contexts._softmax import (
     Attention,
     Rbf,
@@ -26,30 +60,71 @@ from contexture_jax.contexts._softmax import (
     attention,
     rbf,
 )
+from contexture_jax.contexts._tabular import (
+    Corruption,
+    Cutmix,
+    Scarf,
+    corruption,
+    cutmix,
+    scarf,
+)
 from contexture_jax.contexts._teacher import Teacher, teacher
 
 __all__ = [
     "Attention",
+    "BlockMask",
     "CapabilityError",
+    "Chain",
     "Context",
+    "CoordinateMask",
+    "Corruption",
+    "Crop",
+    "Cutmix",
+    "Cutout",
     "DenseJoint",
+    "Erasure",
+    "Flip",
+    "GaussianNoise",
     "Labels",
+    "MaskedTokens",
     "Neighbors",
+    "NextToken",
     "Rbf",
     "ReversedNeighbors",
+    "SameClass",
+    "SamplingContext",
+    "Scarf",
     "SoftmaxContext",
     "SparseJoint",
     "Teacher",
+    "TimeLag",
     "attention",
+    "block_mask",
+    "chain",
     "conditional",
+    "coordinate_mask",
+    "corruption",
+    "crop",
+    "cutmix",
+    "cutout",
+    "erasure",
+    "flip",
+    "gaussian_noise",
     "graph",
     "joint",
     "knn",
     "labels",
     "markov",
+    "masked_tokens",
     "neighbors",
+    "next_token",
     "pairs",
     "rbf",
+    "row_keys",
+    "same_class",
+    "scarf",
+    "shift",
     "teacher",
+    "time_lag",
     "zoo",
 ]

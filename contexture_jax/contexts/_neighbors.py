@@ -26,6 +26,7 @@ from contexture_jax._core.types import (
 )
 from contexture_jax.contexts._base import Context
 from contexture_jax.contexts._joint import SparseJoint, coordinates
+from contexture_jax.contexts._sampling import row_keys
 from contexture_jax.contexts._search import nearest_neighbors, squared_distances
 from contexture_jax.contexts._softmax import as_features, new_rows, uniform_law
 
@@ -69,10 +70,32 @@ class Neighbors(Context):
             .add(joint)
         )
 
-    def sample(self, key: Array, x: Int[Array, "..."]) -> Int[Array, "..."]:
-        """Draw one column number a ~ P⁺(·|x) for each row number in `x`."""
-        slot = jax.random.categorical(key, jnp.log(self.slot_weights()[x]), axis=-1)
-        return jnp.take_along_axis(self.indices[x], slot[..., None], axis=-1)[..., 0]
+    def sample(
+        self, key: Array, x: Int[Array, "..."], *, row_offset: ArrayLike = 0
+    ) -> Int[Array, "..."]:
+        """Draw one column number a ~ P⁺(·|x) for each row number in `x`.
+
+        Each entry of `x`, counted from `row_offset`, has a key of its own.
+        """
+        rows = x.reshape(-1)
+        keys = row_keys(key, rows.shape[0], row_offset)
+        num_slots = self.indices.shape[1]
+        if self.weights is None:
+            slot = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_slots))(keys)
+        else:
+            slot = jax.vmap(jax.random.categorical)(keys, jnp.log(self.weights[rows]))
+        return self.indices[rows, slot].reshape(x.shape)
+
+    def log_density(
+        self, a: Int[Array, "..."], x: Int[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """Log P⁺(a|x) for row numbers `x` and column numbers `a` of one shape."""
+        hits = self.indices[x] == a[..., None]
+        if self.weights is None:
+            share = hits.mean(axis=-1, dtype=self.p_x.dtype)
+        else:
+            share = jnp.where(hits, self.weights[x], 0.0).sum(axis=-1)
+        return jnp.log(share)
 
     def at(self, x_new: ArrayLike) -> "Neighbors":
         """New inputs, shape (k, d); for a graph from outside new lists (k, K)."""

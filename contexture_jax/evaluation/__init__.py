@@ -35,6 +35,11 @@ from contexture_jax.evaluation._learned import (
     cluster_cosines,
     clusters,
 )
+from contexture_jax.evaluation._monte_carlo import (
+    MonteCarloError,
+    jackknife,
+    monte_carlo_error,
+)
 from contexture_jax.evaluation._pairs import PairSample, counted_sample, pair_sample
 from contexture_jax.evaluation._permutation import PermutationNull, permutation_null
 from contexture_jax.evaluation._rayleigh_ritz import (
@@ -71,6 +76,7 @@ __all__ = [
     "HeldOutRitz",
     "Interval",
     "Measured",
+    "MonteCarloError",
     "PairSample",
     "PermutationNull",
     "RayleighRitz",
@@ -97,10 +103,12 @@ __all__ = [
     "estimate_kernel_deviation",
     "expected_kernel_deviation",
     "held_out_spectrum",
+    "jackknife",
     "kappa_squared",
     "kernel_diagonal",
     "lipschitz",
     "maximal_correlation",
+    "monte_carlo_error",
     "mutual_knn",
     "pair_sample",
     "permutation_null",

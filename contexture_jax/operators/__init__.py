@@ -19,6 +19,10 @@ from contexture_jax.operators._fixed_degree import (
 )
 from contexture_jax.operators._kernel import KernelOperator, kernel_operator
 from contexture_jax.operators._low_rank import LowRankOperator, low_rank_operator
+from contexture_jax.operators._monte_carlo import (
+    MonteCarloOperator,
+    monte_carlo_operator,
+)
 from contexture_jax.operators._sharded import (
     Collective,
     ShardedOperator,
@@ -42,6 +46,7 @@ __all__ = [
     "FixedDegreeOperator",
     "KernelOperator",
     "LowRankOperator",
+    "MonteCarloOperator",
     "ProductOperator",
     "ShardedDenseOperator",
     "ShardedKernelOperator",
@@ -60,6 +65,7 @@ __all__ = [
     "low_rank_operator",
     "make_slots",
     "mesh_of",
+    "monte_carlo_operator",
     "product",
     "slots_matmat",
     "sparse_operator",

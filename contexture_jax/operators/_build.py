@@ -8,7 +8,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from contexture_jax._core.checks import check_concrete, check_integer, floating_dtype
+from contexture_jax._core.types import Array, ArrayLike
 from contexture_jax.contexts import (
+    CapabilityError,
     Context,
     DenseJoint,
     Labels,
@@ -24,6 +26,7 @@ from contexture_jax.operators._dense import dense_operator
 from contexture_jax.operators._fixed_degree import fixed_degree_operator
 from contexture_jax.operators._kernel import kernel_operator
 from contexture_jax.operators._low_rank import LowRankOperator
+from contexture_jax.operators._monte_carlo import monte_carlo_operator
 from contexture_jax.operators._sharded import check_mesh
 from contexture_jax.operators._sharded_dense import shard_dense, shard_low_rank
 from contexture_jax.operators._sharded_kernel import shard_softmax
@@ -44,6 +47,10 @@ def association_operator(
     block_size: int = _BLOCK_SIZE,
     mesh: Mesh | None = None,
     axis: str = "x",
+    x: ArrayLike | None = None,
+    num_samples: int | None = None,
+    num_batches: int = 10,
+    key: Array | None = None,
 ) -> AssociationOperator:
     """The expectation operator (T g)(x) = E[g(A)|x] of a context (theory.md §1).
 
@@ -58,6 +65,10 @@ def association_operator(
     kernels), else each device has a copy. Shapes and products are the same, and
     `op.collectives(r)` says what the devices tell each other.
 
+    A context that is a law of A for any x, with `sample` and `log_density`, has its
+    operator on a sample `x`, by Monte Carlo over `num_samples` draws of A: a dense
+    `MonteCarloOperator`, whose error `evaluation.monte_carlo_error` tells.
+
     Args:
         context: any context with a finite number of inputs and context values.
         storage: "dense" or "sparse" to store the whole table that way instead, which
@@ -65,13 +76,20 @@ def association_operator(
         block_size: largest side of a tile, for contexts kept in tiles.
         mesh: devices to cut the rows over, with axes of type Auto; None: one device.
         axis: the axis of the mesh that cuts the rows; others repeat the work.
+        x: inputs for a Monte Carlo operator, leading axis n; with them go the next
+            three, and `storage` does not.
+        num_samples: draws of A, a multiple of `num_batches`.
+        num_batches: independent batches that the draws come in.
+        key: random key for them.
 
     Returns:
         An operator with the marginals of the context as it is stored.
 
     Raises:
-        CapabilityError: if the context has no table (an infinite family).
-        TypeError: if `context` is not a context, or `mesh` no mesh.
+        CapabilityError: if the context has no table (an infinite family) and no `x` is
+            given; or no `sample` or `log_density` if one is.
+        TypeError: if `context` is not a context, `mesh` no mesh, or of `x`,
+            `num_samples` and `key` only some are given.
         ValueError: if `storage` is unknown, or `axis` no axis of the mesh.
 
     Example:
@@ -96,6 +114,24 @@ def association_operator(
         raise ValueError(msg)
     if mesh is not None:
         check_mesh(mesh, axis)
+    if x is not None or num_samples is not None or key is not None:
+        if x is None or num_samples is None or key is None or storage is not None:
+            given = {"x": x, "num_samples": num_samples, "key": key}
+            missing = [name for name, value in given.items() if value is None]
+            what = (
+                f"{' and '.join(missing)} missing"
+                if missing
+                else f"storage={storage!r}"
+            )
+            msg = (
+                "x, num_samples and key are given together and without storage; got"
+                f" {what}"
+            )
+            raise TypeError(msg)
+        op = monte_carlo_operator(
+            context, x, num_samples, key=key, num_batches=num_batches
+        )
+        return op if mesh is None else shard_dense(op, mesh, axis)
     if storage == "dense":
         op = dense_operator(context.table())
         return op if mesh is None else shard_dense(op, mesh, axis)
@@ -115,7 +151,16 @@ def association_operator(
 def _native(context: Any, *, block_size: int) -> AssociationOperator:
     """The storage that fits; a context that only knows its table is kept dense."""
     del block_size
-    return dense_operator(context.table())
+    try:
+        return dense_operator(context.table())
+    except CapabilityError as error:
+        if not {"sample", "log_density"} <= set(context.capabilities):
+            raise
+        msg = (
+            f"{error}. With inputs x=, num_samples= and key= its operator on a sample"
+            " can be estimated"
+        )
+        raise CapabilityError(msg) from error
 
 
 @_native.register

@@ -1,0 +1,300 @@
+"""Contexts between numbered rows: a row of the same class, a step later in time.
+
+X and A are row numbers of data that the caller has: `data[context.sample(key, rows)]`
+is a batch of context values for `data[rows]`. `knn` is of this kind as well.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import (
+    as_array,
+    check_concrete,
+    check_integer,
+    check_ndim,
+    check_nonnegative,
+    is_concrete,
+)
+from contexture_jax._core.types import (
+    Array,
+    ArrayLike,
+    Float,
+    Int,
+    pytree_dataclass,
+    static_field,
+)
+from contexture_jax.contexts._sampling import SamplingContext, as_batch
+
+__all__ = [
+    "Groups",
+    "NumberedContext",
+    "SameClass",
+    "TimeLag",
+    "make_groups",
+    "same_class",
+    "time_lag",
+]
+
+
+class NumberedContext(SamplingContext):
+    """P⁺(a|x) for numbers x < n and a < m; X uniform on the x that have a law."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, m)."""
+        raise NotImplementedError
+
+    def _inputs(self, x: ArrayLike, name: str) -> Array:
+        numbers = as_batch(x, name)
+        check_ndim(numbers, 1, name)
+        if not jnp.issubdtype(numbers.dtype, jnp.integer):
+            msg = f"{name} must hold row numbers; got dtype {numbers.dtype}"
+            raise TypeError(msg)
+        self._check_rows(numbers, name)
+        return numbers
+
+    def _check_rows(self, x: Array, name: str) -> None:
+        """Raise at a concrete row number without a law."""
+        if not is_concrete(x, self):
+            return
+        rows = np.asarray(x)
+        n = self.shape[0]
+        if ((rows < 0) | (rows >= n)).any():
+            msg = f"{name} must hold row numbers between 0 and {n - 1}; got {rows}"
+            raise ValueError(msg)
+
+    def table(self) -> Float[Array, "n m"]:
+        """The joint law as a dense table: for small cases."""
+        n, m = self.shape
+        by_a = jax.vmap(self._log_density, in_axes=(0, None))
+        of_rows = jax.vmap(by_a, in_axes=(None, 0))
+        shares = jnp.exp(of_rows(jnp.arange(m), jnp.arange(n)))
+        return shares / shares.sum()
+
+
+class Groups(NamedTuple):
+    """Numbers 0, …, n − 1 in groups.
+
+    Attributes:
+        group: the group of each, shape (n,), int32.
+        order: the numbers, group by group, shape (n,), int32.
+        place: where each is within its group, shape (n,), int32.
+        starts: where each group starts in `order`, shape (g,), int32.
+        counts: how many it has, shape (g,), int32.
+    """
+
+    group: Int[Array, " n"]
+    order: Int[Array, " n"]
+    place: Int[Array, " n"]
+    starts: Int[Array, " g"]
+    counts: Int[Array, " g"]
+
+
+def make_groups(group: np.ndarray, within: np.ndarray | None = None) -> Groups:
+    """Sort by group, and within one by `within`, on the host."""
+    n = len(group)
+    order = np.lexsort((np.arange(n) if within is None else within, group))
+    counts = np.bincount(group)
+    starts = np.cumsum(counts) - counts
+    place = np.empty(n, np.int64)
+    place[order] = np.arange(n) - starts[group[order]]
+    arrays = (group, order, place, starts, counts)
+    return Groups(*(jnp.asarray(array, jnp.int32) for array in arrays))
+
+
+@pytree_dataclass
+class SameClass(NumberedContext):
+    """A is a row of the class of row X, uniformly chosen.
+
+    Attributes:
+        groups: rows by class.
+        include_self: whether A may be X. Static.
+    """
+
+    groups: Groups
+    include_self: bool = static_field(default=False)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, n)."""
+        n = self.groups.group.shape[0]
+        return n, n
+
+    def _num_choices(self, x: Array) -> Array:
+        return self.groups.counts[self.groups.group[x]] - (not self.include_self)
+
+    def _draw(self, key: Array, x: Array) -> Array:
+        groups = self.groups
+        which = jax.random.randint(key, (), 0, self._num_choices(x), jnp.int32)
+        if not self.include_self:
+            which = which + (which >= groups.place[x])
+        return groups.order[groups.starts[groups.group[x]] + which]
+
+    def _log_density(self, a: Array, x: Array) -> Array:
+        group = self.groups.group
+        possible = (group[a] == group[x]) & (self.include_self | (a != x))
+        share = -jnp.log(self._num_choices(x).astype(jnp.zeros(()).dtype))
+        return jnp.where(possible, share, -jnp.inf)
+
+
+def same_class(y: ArrayLike, *, include_self: bool = False) -> SameClass:
+    """X and A are two rows of the same class (supervised contrastive pairs).
+
+    With `include_self` the dual kernel is that of `labels`: s = 1 for C − 1 functions,
+    then 0. Without, one of class c has in addition the value 1 / (n_c − 1), n_c − 1
+    times.
+
+    Args:
+        y: class of each row, shape (n,), integers or anything that sorts.
+        include_self: whether a row may be its own context value.
+
+    Raises:
+        ValueError: if `y` is no vector, or a class has one row only and `include_self`
+            is False.
+
+    Example:
+        >>> import jax
+        >>> import contexture_jax as cx
+        >>> context = cx.contexts.same_class([0, 0, 1, 1])
+        >>> context.sample(jax.random.key(0), jax.numpy.arange(4)).tolist()
+        [1, 0, 3, 2]
+    """
+    check_concrete(y, "y")
+    values = as_array(y, "y")
+    check_ndim(values, 1, "y")
+    if values.size == 0:
+        msg = "y must have at least one row; got none"
+        raise ValueError(msg)
+    classes, codes = np.unique(values, return_inverse=True)
+    groups = make_groups(codes.reshape(-1))
+    lonely = np.flatnonzero(np.asarray(groups.counts) == 1)
+    if lonely.size and not include_self:
+        msg = (
+            f"every class must have two rows; class {classes[lonely[0]]} has one: leave"
+            " it out, or let rows be their own with include_self=True"
+        )
+        raise ValueError(msg)
+    return SameClass(groups, bool(include_self))
+
+
+@pytree_dataclass
+class TimeLag(NumberedContext):
+    """A is the time X + τ in the same series, with a random lag τ.
+
+    P⁺(x + τ|x) is proportional to the weight of τ among the lags that stay within the
+    series; a time without any has no law and no mass.
+
+    Attributes:
+        lags: distinct, shape (k,), int32.
+        log_weights: log weights of the lags, shape (k,).
+        begin: first time of the series of each time, shape (n,), int32.
+        end: one past its last, shape (n,), int32.
+    """
+
+    lags: Int[Array, " k"]
+    log_weights: Float[Array, " k"]
+    begin: Int[Array, " n"]
+    end: Int[Array, " n"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, n)."""
+        n = self.begin.shape[0]
+        return n, n
+
+    def _logits(self, x: Array) -> tuple[Array, Array]:
+        times = x + self.lags
+        inside = (times >= self.begin[x]) & (times < self.end[x])
+        return times, jnp.where(inside, self.log_weights, -jnp.inf)
+
+    def inputs(self) -> np.ndarray:
+        """The times that have a law, ascending, on the host."""
+        begin, end, lags = map(np.asarray, (self.begin, self.end, self.lags))
+        weighty = lags[np.isfinite(np.asarray(self.log_weights))]
+        times = np.arange(len(begin))[:, None] + weighty[None, :]
+        inside = (times >= begin[:, None]) & (times < end[:, None])
+        return np.flatnonzero(inside.any(axis=1))
+
+    def _check_rows(self, x: Array, name: str) -> None:
+        super()._check_rows(x, name)
+        if is_concrete(x, self):
+            lost = ~np.isin(np.asarray(x), self.inputs())
+            if lost.any():
+                msg = (
+                    f"{name} must hold times from which a lag stays within the series,"
+                    f" as in `inputs()`; got {np.asarray(x)[lost][0]}"
+                )
+                raise ValueError(msg)
+
+    def _draw(self, key: Array, x: Array) -> Array:
+        times, logits = self._logits(x)
+        return times[jax.random.categorical(key, logits)].astype(x.dtype)
+
+    def _log_density(self, a: Array, x: Array) -> Array:
+        times, logits = self._logits(x)
+        total = jax.nn.logsumexp(logits)
+        hit = jax.nn.logsumexp(jnp.where(times == a, logits, -jnp.inf))
+        return jnp.where(jnp.isfinite(total), hit - total, -jnp.inf)
+
+
+def time_lag(
+    lengths: int | Sequence[int],
+    lags: int | Sequence[int] = 1,
+    weights: ArrayLike | None = None,
+) -> TimeLag:
+    """X is a time, A the time a lag later (or earlier) in the same series.
+
+    Args:
+        lengths: steps of the series, or of several ones whose steps are numbered one
+            series after the other.
+        lags: one lag or several distinct ones; negative is earlier, 0 allowed.
+        weights: weight of each lag, non-negative, up to a scale; None: equal.
+
+    Raises:
+        ValueError: if lags repeat, weights do not fit, or no time has a law.
+
+    Example:
+        >>> import contexture_jax as cx
+        >>> context = cx.contexts.time_lag(100, lags=(1, 2))
+        >>> context.inputs().max()
+        np.int64(98)
+    """
+    parts = _integers(lengths, "lengths", low=1)
+    steps = _integers(lags, "lags", low=-(2**31))
+    if len(np.unique(steps)) != len(steps):
+        msg = f"lags must be distinct; got {steps.tolist()}"
+        raise ValueError(msg)
+    shares = np.ones(len(steps)) if weights is None else as_array(weights, "weights")
+    if shares.shape != steps.shape:
+        msg = f"weights must have shape {steps.shape}; got {shares.shape}"
+        raise ValueError(msg)
+    check_nonnegative(shares, "weights")
+    ends = np.cumsum(parts)
+    with np.errstate(divide="ignore"):
+        log_weights = np.log(np.asarray(shares, np.float64))
+    context = TimeLag(
+        jnp.asarray(steps, jnp.int32),
+        jnp.asarray(log_weights, jnp.zeros(()).dtype),
+        jnp.asarray(np.repeat(ends - parts, parts), jnp.int32),
+        jnp.asarray(np.repeat(ends, parts), jnp.int32),
+    )
+    if context.inputs().size == 0:
+        msg = (
+            f"some lag must stay within a series; got lags {steps.tolist()} with"
+            f" weights {shares.tolist()} for lengths {parts.tolist()}"
+        )
+        raise ValueError(msg)
+    return context
+
+
+def _integers(values: Any, name: str, *, low: int) -> np.ndarray:
+    """A non-empty vector of integers from one or several."""
+    several = values if isinstance(values, (Sequence, np.ndarray)) else [values]
+    if len(several) == 0:
+        msg = f"{name} must have at least one entry; got none"
+        raise ValueError(msg)
+    return np.array([check_integer(v, name, low=low) for v in several], np.int64)

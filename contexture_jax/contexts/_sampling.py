@@ -1,0 +1,161 @@
+"""What contexts that are laws of A for any x share: a key a row, densities by row."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from contexture_jax._core.checks import (
+    as_array,
+    as_floating,
+    check_key,
+    check_values,
+    floating_dtype,
+    is_concrete,
+)
+from contexture_jax._core.types import Array, ArrayLike, Float
+from contexture_jax.contexts._base import Context
+
+__all__ = [
+    "SamplingContext",
+    "VariantContext",
+    "as_batch",
+    "check_rate",
+    "rate_like",
+    "row_keys",
+    "same_values",
+]
+
+
+def row_keys(key: Array, num_rows: int, row_offset: ArrayLike = 0) -> Array:
+    """One key a row: `key` with the number of the row folded in, shape (num_rows,).
+
+    Row i of a batch that starts at row `row_offset` of a larger one gets the key that
+    it has there, so that devices which hold parts of a batch draw what one device that
+    holds all of it draws.
+    """
+    check_key(key)
+    numbers = jnp.asarray(row_offset, jnp.uint32) + jnp.arange(num_rows, dtype="uint32")
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
+
+
+def as_batch(x: Any, name: str) -> Array:
+    """Convert to a JAX array with a leading axis."""
+    if not isinstance(x, jax.Array):
+        x = jnp.asarray(as_array(x, name))
+    if x.ndim == 0:
+        msg = f"{name} must have a leading axis, one entry a row; got a scalar"
+        raise ValueError(msg)
+    return x
+
+
+def check_rate(rate: ArrayLike, name: str = "rate") -> float | Array:
+    """Return a probability in [0, 1], or a vector of them; a float if it is one."""
+    if is_concrete(rate):
+        values = as_array(rate, name)
+        if values.dtype.kind not in "iuf" or values.ndim > 1:
+            msg = f"{name} must be a number or a vector of numbers; got {rate!r}"
+            raise TypeError(msg)
+        check_values(values, name, lambda v: (v >= 0) & (v <= 1), "in [0, 1]")
+        if values.ndim == 0:
+            return float(values)
+    return as_floating(rate, name)
+
+
+def rate_like(rate: ArrayLike, x: Array) -> Array:
+    """A probability for each entry of `x`, in the floating dtype for work on it."""
+    return jnp.broadcast_to(jnp.asarray(rate, floating_dtype(x.dtype)), x.shape)
+
+
+def same_values(a: Array, b: Array) -> Array:
+    """Where `a` and `b` are equal, NaN being equal to NaN."""
+    if not jnp.issubdtype(a.dtype, jnp.floating):
+        return a == b
+    return (a == b) | (jnp.isnan(a) & jnp.isnan(b))
+
+
+class SamplingContext(Context):
+    """P⁺(a|x) as a law to draw from at any x, whatever the law of X.
+
+    Subclasses are frozen dataclass pytrees that give `_draw`, and `_log_density` where
+    it is tractable, for one row; a batch has them for each of its rows.
+    """
+
+    def _inputs(self, x: Any, name: str) -> Array:
+        """A batch as an array, checked."""
+        return as_batch(x, name)
+
+    def _draw(self, key: Array, x: Array) -> Array:
+        """One a ~ P⁺(·|x) for one x."""
+        raise NotImplementedError
+
+    def _log_density(self, a: Array, x: Array) -> Array:
+        """Log P⁺(a|x) for one pair."""
+        raise NotImplementedError
+
+    def sample(self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0) -> Array:
+        """Draw one a ~ P⁺(·|x) for each row of a batch, on the device.
+
+        Args:
+            key: random key; the number of each row is folded into it.
+            x: inputs, leading axis the batch.
+            row_offset: the number of the first row, if this is part of a larger batch.
+        """
+        x = self._inputs(x, "x")
+        return jax.vmap(self._draw)(row_keys(key, x.shape[0], row_offset), x)
+
+    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, " b"]:
+        """Log P⁺(a|x) for each row of two batches of one length, normalised.
+
+        The class says with respect to which measure.
+        """
+        a, x = as_batch(a, "a"), self._inputs(x, "x")
+        if a.shape[0] != x.shape[0]:
+            msg = (
+                f"a must have as many rows as x, {x.shape[0]}; got shape"
+                f" {tuple(a.shape)}"
+            )
+            raise ValueError(msg)
+        return jax.vmap(self._log_density)(a, x)
+
+    def log_densities(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "m n"]:
+        """Log P⁺(a_j|x_i) for all pairs, for fixed j with respect to one measure."""
+        a, x = as_batch(a, "a"), self._inputs(x, "x")
+        by_x = jax.vmap(self._log_density, in_axes=(None, 0))
+        return jax.lax.map(lambda one: by_x(one, x), a)
+
+
+class VariantContext(SamplingContext):
+    """A is one of finitely many transforms of x, drawn with fixed probabilities.
+
+    `log_density` is with respect to counting measure: the sum of the probabilities of
+    all transforms that take x to a, found by trying each.
+    """
+
+    def _num_variants(self, shape: tuple[int, ...]) -> int:
+        """How many transforms there are of an x of this shape."""
+        raise NotImplementedError
+
+    def _variant(self, x: Array, index: Array) -> Array:
+        """Transform number `index` of x."""
+        raise NotImplementedError
+
+    def _choose(self, key: Array, num: int) -> Array:
+        """The number of a transform, by default uniform."""
+        return jax.random.randint(key, (), 0, num)
+
+    def _log_weights(self, num: int) -> Array:
+        """Log probabilities of the transforms, by default equal."""
+        return jnp.full((num,), -jnp.log(float(num)))
+
+    def _draw(self, key: Array, x: Array) -> Array:
+        return self._variant(x, self._choose(key, self._num_variants(x.shape)))
+
+    def _log_density(self, a: Array, x: Array) -> Array:
+        num = self._num_variants(x.shape)
+
+        def is_hit(index: Array) -> Array:
+            return same_values(self._variant(x, index), a).all()
+
+        hits = jax.lax.map(is_hit, jnp.arange(num))
+        return jax.nn.logsumexp(jnp.where(hits, self._log_weights(num), -jnp.inf))

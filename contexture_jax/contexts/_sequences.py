@@ -1,0 +1,242 @@
+"""Contexts of token sequences: masked tokens, the next token."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import (
+    as_array,
+    check_concrete,
+    check_integer,
+    check_ndim,
+)
+from contexture_jax._core.types import (
+    Array,
+    ArrayLike,
+    Int,
+    pytree_dataclass,
+    static_field,
+)
+from contexture_jax.contexts._joint import SparseJoint, pairs
+from contexture_jax.contexts._paired import Groups, NumberedContext, make_groups
+from contexture_jax.contexts._sampling import (
+    SamplingContext,
+    as_batch,
+    check_rate,
+    rate_like,
+)
+
+__all__ = ["MaskedTokens", "NextToken", "masked_tokens", "next_token"]
+
+
+@pytree_dataclass
+class MaskedTokens(SamplingContext):
+    """Tokens chosen independently are hidden, replaced or kept (Devlin et al. 2019).
+
+    `log_density` is with respect to counting measure.
+
+    Attributes:
+        rate: probability that a token is chosen, shape ().
+        mask_token: what a hidden token becomes. Static.
+        vocabulary_size: replacements are uniform on 0, …, vocabulary_size − 1. Static.
+        random_share: share of the chosen that is replaced. Static.
+        keep_share: share of the chosen that stays, unseen. Static.
+        padding: a token that is never chosen; None: there is none. Static.
+    """
+
+    rate: float | Array
+    mask_token: int = static_field()
+    vocabulary_size: int = static_field()
+    random_share: float = static_field()
+    keep_share: float = static_field()
+    padding: int | None = static_field(default=None)
+
+    def _inputs(self, x: ArrayLike, name: str) -> Array:
+        tokens = as_batch(x, name)
+        check_ndim(tokens, 2, name)
+        if not jnp.issubdtype(tokens.dtype, jnp.integer):
+            msg = f"{name} must hold integer tokens; got dtype {tokens.dtype}"
+            raise TypeError(msg)
+        return tokens
+
+    def _rates(self, x: Array) -> Array:
+        """Probability of being chosen, token by token."""
+        rate = rate_like(self.rate, x)
+        if self.padding is None:
+            return rate
+        return jnp.where(x == self.padding, jnp.zeros_like(rate), rate)
+
+    def _draw(self, key: Array, x: Array) -> Array:
+        key_which, key_action, key_token = jax.random.split(key, 3)
+        chosen = jax.random.bernoulli(key_which, self._rates(x))
+        action = jax.random.uniform(key_action, x.shape)
+        token = jax.random.randint(key_token, x.shape, 0, self.vocabulary_size, x.dtype)
+        hidden = jnp.asarray(self.mask_token, x.dtype)
+        changed = jnp.where(action < self.random_share, token, hidden)
+        changed = jnp.where(action >= 1 - self.keep_share, x, changed)
+        return jnp.where(chosen, changed, x)
+
+    def _log_density(self, a: Array, x: Array) -> Array:
+        rate = self._rates(x)
+        zero = jnp.zeros_like(rate)
+        share = self.random_share / self.vocabulary_size
+        is_token = (a >= 0) & (a < self.vocabulary_size)
+        hidden = 1 - self.random_share - self.keep_share
+        kept = jnp.where(a == x, 1 - rate + rate * self.keep_share, zero)
+        masked = jnp.where(a == self.mask_token, rate * hidden, zero)
+        return jnp.log(kept + masked + jnp.where(is_token, rate * share, zero)).sum()
+
+
+def masked_tokens(
+    rate: ArrayLike = 0.15,
+    *,
+    mask_token: int,
+    vocabulary_size: int,
+    random_share: float = 0.0,
+    keep_share: float = 0.0,
+    padding: int | None = None,
+) -> MaskedTokens:
+    """X is a sequence of tokens, A the sequence with some of them hidden.
+
+    Args:
+        rate: probability that a token is chosen.
+        mask_token: what a hidden token becomes; one outside the vocabulary makes the
+            mask visible, as in `erasure`.
+        vocabulary_size: number of tokens that a replacement is drawn from.
+        random_share: share of the chosen tokens that is replaced by a uniform one.
+            Devlin et al. take 0.1.
+        keep_share: share of the chosen that stays; 0.1 there.
+        padding: a token that is left alone.
+
+    Raises:
+        ValueError: if shares are not in [0, 1] or exceed 1 together.
+    """
+    checked = check_rate(rate)
+    shares = [
+        check_rate(value, name)
+        for value, name in (
+            (random_share, "random_share"),
+            (keep_share, "keep_share"),
+        )
+    ]
+    if jnp.ndim(checked):
+        msg = f"rate must be one number; got shape {jnp.shape(checked)}"
+        raise ValueError(msg)
+    if sum(shares) > 1:
+        msg = f"random_share + keep_share must be at most 1; got {sum(shares)}"
+        raise ValueError(msg)
+    return MaskedTokens(
+        checked,
+        int(mask_token),
+        check_integer(vocabulary_size, "vocabulary_size", low=1),
+        float(random_share),
+        float(keep_share),
+        padding,
+    )
+
+
+@pytree_dataclass
+class NextToken(NumberedContext):
+    """X is a window of a text, A the token that follows a window like it.
+
+    Windows are numbered by where they start. P⁺(a|x) is the share of a among what
+    follows the windows of the text that equal window x.
+
+    Attributes:
+        groups: windows that are equal, each group sorted by what follows.
+        followers: what follows each window, in the order of `groups.order`, shape (n,).
+        length: tokens of a window. Static.
+        vocabulary_size: m. Static.
+    """
+
+    groups: Groups
+    followers: Int[Array, " n"]
+    length: int = static_field()
+    vocabulary_size: int = static_field()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(number of windows, vocabulary_size)."""
+        return self.followers.shape[0], self.vocabulary_size
+
+    def _draw(self, key: Array, x: Array) -> Array:
+        group = self.groups.group[x]
+        which = jax.random.randint(key, (), 0, self.groups.counts[group], jnp.int32)
+        return self.followers[self.groups.starts[group] + which]
+
+    def _log_density(self, a: Array, x: Array) -> Array:
+        group = self.groups.group[x]
+        start, count = self.groups.starts[group], self.groups.counts[group]
+        first = _lower_bound(self.followers, start, start + count, a)
+        last = _lower_bound(self.followers, start, start + count, a + 1)
+        return jnp.log((last - first) / count)
+
+    def joint(self) -> SparseJoint:
+        """The law of distinct windows, in the order of their tokens, and followers."""
+        group = np.asarray(self.groups.group)[np.asarray(self.groups.order)]
+        shape = (len(self.groups.counts), self.vocabulary_size)
+        return pairs(group, np.asarray(self.followers), shape=shape)
+
+
+def _lower_bound(values: Array, low: Array, high: Array, target: Array) -> Array:
+    """The first place in low..high whose value is at least `target`; else high."""
+
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low + high) // 2
+        is_open = low < high
+        right = is_open & (values[middle] < target)
+        return (
+            jnp.where(right, middle + 1, low),
+            jnp.where(is_open & ~right, middle, high),
+        )
+
+    steps = max(1, values.shape[0].bit_length())
+    return jax.lax.fori_loop(0, steps, halve, (low, high))[0]
+
+
+def next_token(
+    tokens: ArrayLike, length: int, *, vocabulary_size: int | None = None
+) -> NextToken:
+    """X is a window of `length` tokens of a text, A the token after it.
+
+    `tokens[row : row + length]` is the window that row number `row` stands for.
+    `.joint()` is the same law with equal windows as one row, stored sparse.
+
+    Args:
+        tokens: the text, shape (N,), non-negative integers, N > length.
+        length: tokens of a window, at least 1.
+        vocabulary_size: m; None: one more than the largest token.
+
+    Raises:
+        TypeError: if tokens are not integers.
+        ValueError: if there is no window, or a token is outside the vocabulary.
+
+    Example:
+        >>> import contexture_jax as cx
+        >>> context = cx.contexts.next_token([0, 1, 0, 2, 0, 1], 1)
+        >>> context.shape, context.joint().table().shape
+        ((5, 3), (3, 3))
+    """
+    check_concrete(tokens, "tokens")
+    text = as_array(tokens, "tokens")
+    check_ndim(text, 1, "tokens")
+    if text.dtype.kind not in "iu":
+        msg = f"tokens must hold integers; got dtype {text.dtype}"
+        raise TypeError(msg)
+    length = check_integer(length, "length", low=1)
+    if text.size <= length:
+        msg = f"tokens must be more than length, {length}; got {text.size}"
+        raise ValueError(msg)
+    size = int(text.max()) + 1 if vocabulary_size is None else vocabulary_size
+    if text.min() < 0 or text.max() >= size:
+        msg = (
+            f"tokens must be between 0 and {size - 1}; got {text.min()} to {text.max()}"
+        )
+        raise ValueError(msg)
+    windows = np.lib.stride_tricks.sliding_window_view(text, length)[:-1]
+    _, group = np.unique(windows, axis=0, return_inverse=True)
+    followers = text[length:]
+    groups = make_groups(group.reshape(-1), within=followers)
+    ordered = jnp.asarray(followers[np.asarray(groups.order)], jnp.int32)
+    return NextToken(groups, ordered, length, size)

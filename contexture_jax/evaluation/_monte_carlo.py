@@ -1,0 +1,184 @@
+"""How far the spectrum of a Monte Carlo operator is from that of the context."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from contexture_jax._core.checks import check_integer, check_key
+from contexture_jax._core.numerics import mm, safe_reciprocal, safe_sqrt
+from contexture_jax._core.types import Array, Float
+from contexture_jax.evaluation._pairs import check_level
+from contexture_jax.operators import MonteCarloOperator
+
+__all__ = ["MonteCarloError", "jackknife", "monte_carlo_error"]
+
+
+class MonteCarloError(NamedTuple):
+    """Error of singular values that comes from drawing m context values alone.
+
+    Attributes:
+        singular_values: the values of the operator, shape (rank,).
+        corrected: the same less the jackknife's estimate of their bias, within [0, 1].
+        standard_errors: of each value, shape (rank,).
+        band_lower: with `band_upper` an interval for all values at once, shape (rank,).
+        band_upper: shape (rank,).
+        replicates: the values without each of the B batches, shape (B, rank): the
+            `jackknife` of a symmetric function of tied values, such as their mean
+            square, is regular where single values are not.
+    """
+
+    singular_values: Float[Array, " rank"]
+    corrected: Float[Array, " rank"]
+    standard_errors: Float[Array, " rank"]
+    band_lower: Float[Array, " rank"]
+    band_upper: Float[Array, " rank"]
+    replicates: Float[Array, "b rank"]
+
+
+def jackknife(
+    estimate: Float[Array, "*s"], replicates: Float[Array, "b *s"]
+) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    """Bias and standard error of a statistic from its values without each batch.
+
+    bias = (B − 1)(mean of replicates − estimate), and the standard error is
+    √((B − 1) · mean of (replicate − mean)²) (Efron & Tibshirani 1993, ch. 11).
+
+    Returns:
+        (bias, standard error), each of the shape of `estimate`.
+    """
+    num = replicates.shape[0]
+    mean = replicates.mean(axis=0)
+    variance = ((replicates - mean[None]) ** 2).mean(axis=0)
+    return (num - 1) * (mean - estimate), safe_sqrt((num - 1) * variance)
+
+
+def monte_carlo_error(
+    op: MonteCarloOperator,
+    rank: int,
+    *,
+    key: Array,
+    level: float = 0.95,
+    num_replicates: int = 40,
+) -> MonteCarloError:
+    """Standard errors, bias and a band for the singular values of `op`.
+
+    The truth is the spectrum of the context on the *same* inputs x_1..x_n, with all of
+    P_A; what another sample of inputs would say is not part of it.
+
+    * Each value alone: the delete-one-batch jackknife. Standard errors are for values
+      that are apart from each other by more than they say; the plug-in values of a tie
+      are spread out by the noise, and those near 0 are too large.
+    * All values at once, ties or not: |ŝ_i² − s_i²| ≤ ‖M̂M̂ᵀ − MMᵀ‖ (Weyl), whose law
+      is estimated by that of ‖Σ_b ε_b M̂_b M̂_bᵀ‖ with the parts of the batches and
+      random signs ε that add up to 0 (theory.md §4.8).
+
+    Args:
+        op: from `association_operator(context, x=..., num_samples=..., key=...)`.
+        rank: how many values, at most min(n, m) − 1. Static.
+        key: random key for the signs.
+        level: of the band, between 0 and 1.
+        num_replicates: sets of signs. Costs one eigenvalue problem of size n each, as
+            does each batch.
+
+    Returns:
+        A `MonteCarloError`. Works under `jit`.
+
+    Raises:
+        TypeError: if `op` is not a Monte Carlo operator.
+        ValueError: if it has fewer than two batches, or an argument is out of range.
+
+    Example:
+        >>> import jax
+        >>> import contexture_jax as cx
+        >>> x = jax.random.normal(jax.random.key(0), (50, 1))
+        >>> op = cx.association_operator(
+        ...     cx.contexts.gaussian_noise(0.75),
+        ...     x=x,
+        ...     num_samples=1000,
+        ...     key=jax.random.key(1),
+        ... )
+        >>> error = cx.evaluation.monte_carlo_error(op, 2, key=jax.random.key(2))
+        >>> bool((error.band_lower <= error.singular_values).all())
+        True
+    """
+    if not isinstance(op, MonteCarloOperator):
+        msg = (
+            "op must be a Monte Carlo operator, as from association_operator(context,"
+            f" x=..., num_samples=..., key=...); got {type(op).__name__}"
+        )
+        raise TypeError(msg)
+    check_key(key)
+    check_level(level)
+    rank = check_integer(rank, "rank", low=1, high=min(op.shape) - 1)
+    num_replicates = check_integer(num_replicates, "num_replicates", low=1)
+    num = op.num_batches
+    if num < 2:
+        msg = f"the error needs at least 2 batches; got num_batches = {num}"
+        raise ValueError(msg)
+    n, m = op.shape
+    # Of (n, m / B) each: draws lie batch by batch.
+    tables = op.joint.reshape(n, num, m // num).swapaxes(0, 1)
+    weights = safe_reciprocal(op.p_a).reshape(num, 1, m // num)
+    parts = jax.lax.map(
+        lambda pair: mm(pair[0] * pair[1], pair[0].T), (tables, weights)
+    )
+    masses = tables.sum(axis=2)
+    total = parts.sum(axis=0)
+    values = _values(total, op.p_x, rank)
+
+    def without(batch: tuple[Array, Array]) -> Array:
+        part, mass = batch
+        # What is left is a law again: its mass is (B − 1) / B of all.
+        share = num / (num - 1)
+        return _values(share * (total - part), share * (op.p_x - mass), rank)
+
+    replicates = jax.lax.map(without, (parts, masses))
+    bias, errors = jackknife(values, replicates)
+    root = jnp.sqrt(op.p_x)
+    scaled = (
+        parts * (safe_reciprocal(root)[:, None] * safe_reciprocal(root)[None, :])[None]
+    )
+
+    def deviation(signs: Array) -> Array:
+        noise = jnp.tensordot(signs, scaled, axes=1)
+        side = noise @ root
+        noise = noise - root[:, None] * side[None, :] - side[:, None] * root[None, :]
+        noise = noise + (root @ side) * root[:, None] * root[None, :]
+        return jnp.abs(jnp.linalg.eigvalsh(noise)).max()
+
+    deviations = jax.lax.map(deviation, _signs(key, num_replicates, num, values.dtype))
+    radius = jnp.quantile(deviations, level)
+    return MonteCarloError(
+        values,
+        jnp.clip(values - bias, 0.0, 1.0),
+        errors,
+        safe_sqrt(jnp.clip(values**2 - radius, 0.0, 1.0)),
+        safe_sqrt(jnp.clip(values**2 + radius, 0.0, 1.0)),
+        replicates,
+    )
+
+
+def _values(
+    gram: Float[Array, "n n"], p_x: Float[Array, " n"], rank: int
+) -> Float[Array, " rank"]:
+    """The leading non-trivial singular values, from P D_A⁻¹ Pᵀ and p_x."""
+    root = jnp.sqrt(p_x)
+    inverse = safe_reciprocal(root)
+    matrix = gram * inverse[:, None] * inverse[None, :]
+    matrix = matrix - root[:, None] * root[None, :]
+    return safe_sqrt(jnp.clip(jnp.linalg.eigvalsh(matrix)[::-1][:rank], 0.0, 1.0))
+
+
+def _signs(key: Array, num_replicates: int, num: int, dtype: jnp.dtype) -> Array:
+    """Random signs of sum 0, (num_replicates, num), whose squares add up to `num`.
+
+    For odd `num` one of them is 0.
+    """
+    half = num // 2
+    signs = jnp.concatenate(
+        [jnp.ones(half), -jnp.ones(half), jnp.zeros(num - 2 * half)]
+    )
+    signs = ((num / (2 * half)) ** 0.5 * signs).astype(dtype)
+    keys = jax.random.split(key, num_replicates)
+    return jax.vmap(jax.random.permutation, in_axes=(0, None))(keys, signs)

@@ -1,0 +1,170 @@
+"""Convolutional encoders of images: a plain one and a residual one.
+
+Group normalisation, not batch normalisation: a forward pass is then a function of one
+example, whatever else is in its batch or on its device.
+"""
+
+import dataclasses
+import itertools
+import math
+
+from flax import nnx
+
+from contexture_jax._core.types import Array, Float
+from contexture_jax.models._blocks import (
+    EncoderConfig,
+    check_input,
+    check_sizes,
+    linear,
+)
+
+__all__ = ["ConvNet", "ConvNetConfig", "ResNet", "ResNetConfig"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvNetConfig(EncoderConfig):
+    """A chain of convolutions, each of which halves height and width.
+
+    Attributes:
+        in_channels: channels of an image.
+        channels: channels after each convolution.
+        num_groups: most groups of channels that are normalised together; where it does
+            not divide a number of channels, their greatest common divisor is taken.
+        normalise: whether there is group normalisation at all.
+    """
+
+    in_channels: int = 3
+    channels: tuple[int, ...] = (32, 64, 128)
+    num_groups: int = 8
+    normalise: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(self, "in_channels", "channels", "num_groups")
+        if not self.channels:
+            msg = "channels must have at least one entry; got none"
+            raise ValueError(msg)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResNetConfig(ConvNetConfig):
+    """Stages of residual blocks; all but the first halve height and width.
+
+    Attributes:
+        blocks_per_stage: residual blocks in each stage.
+    """
+
+    blocks_per_stage: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(self, "blocks_per_stage")
+
+
+class _ConvNorm(nnx.Module):
+    """A convolution without activation, normalised by groups of channels."""
+
+    def __init__(
+        self,
+        config: ConvNetConfig,
+        in_channels: int,
+        channels: int,
+        *,
+        rngs: nnx.Rngs,
+        stride: int = 1,
+        size: int = 3,
+    ) -> None:
+        dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype}
+        self.conv = nnx.Conv(
+            in_channels,
+            channels,
+            (size, size),
+            strides=stride,
+            use_bias=not config.normalise,
+            rngs=rngs,
+            **dtypes,
+        )
+        self.norm = (
+            nnx.GroupNorm(
+                channels,
+                num_groups=math.gcd(channels, config.num_groups),
+                rngs=rngs,
+                **dtypes,
+            )
+            if config.normalise
+            else nnx.data(None)
+        )
+
+    def __call__(self, x: Array) -> Array:
+        x = self.conv(x)
+        return x if self.norm is None else self.norm(x)
+
+
+class ConvNet(nnx.Module):
+    """3 × 3 convolutions of stride 2, mean over what is left, an affine map."""
+
+    def __init__(self, config: ConvNetConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        channels = (config.in_channels, *config.channels)
+        self.layers = nnx.List(
+            _ConvNorm(config, *pair, stride=2, rngs=rngs)
+            for pair in itertools.pairwise(channels)
+        )
+        self.head = linear(config, channels[-1], config.out_features, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+        """Embed images, shape (b, height, width, in_channels)."""
+        check_input(x, "x", (None, None, None, self.config.in_channels))
+        h = x.astype(self.config.dtype)
+        for layer in self.layers:
+            h = self.config.activation_fn(layer(h))
+        return self.head(h.mean(axis=(1, 2)))
+
+
+class _ResidualBlock(nnx.Module):
+    def __init__(
+        self,
+        config: ResNetConfig,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        *,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.activation = config.activation_fn
+        self.first = _ConvNorm(config, in_channels, channels, stride=stride, rngs=rngs)
+        self.second = _ConvNorm(config, channels, channels, rngs=rngs)
+        changes = stride != 1 or in_channels != channels
+        self.bypass = (
+            _ConvNorm(config, in_channels, channels, stride=stride, size=1, rngs=rngs)
+            if changes
+            else nnx.data(None)
+        )
+
+    def __call__(self, x: Array) -> Array:
+        kept = x if self.bypass is None else self.bypass(x)
+        return self.activation(kept + self.second(self.activation(self.first(x))))
+
+
+class ResNet(nnx.Module):
+    """Basic residual blocks (He et al. 2016) with group normalisation (Wu, He 2018)."""
+
+    def __init__(self, config: ResNetConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.stem = _ConvNorm(config, config.in_channels, config.channels[0], rngs=rngs)
+        blocks, last = [], config.channels[0]
+        for stage, channels in enumerate(config.channels):
+            for block in range(config.blocks_per_stage):
+                stride = 2 if stage > 0 and block == 0 else 1
+                blocks.append(_ResidualBlock(config, last, channels, stride, rngs=rngs))
+                last = channels
+        self.blocks = nnx.List(blocks)
+        self.head = linear(config, last, config.out_features, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+        """Embed images, shape (b, height, width, in_channels)."""
+        check_input(x, "x", (None, None, None, self.config.in_channels))
+        h = self.config.activation_fn(self.stem(x.astype(self.config.dtype)))
+        for block in self.blocks:
+            h = block(h)
+        return self.head(h.mean(axis=(1, 2)))

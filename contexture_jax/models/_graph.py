@@ -1,0 +1,124 @@
+"""Message passing on the vertices of a graph."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.experimental import sparse
+
+from contexture_jax._core.numerics import safe_divide
+from contexture_jax._core.types import Array, Float
+from contexture_jax.models._blocks import (
+    EncoderConfig,
+    check_input,
+    check_sizes,
+    layer_norm,
+    linear,
+)
+
+__all__ = ["GraphEncoder", "GraphEncoderConfig", "neighbor_mean"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GraphEncoderConfig(EncoderConfig):
+    """Rounds of message passing.
+
+    Attributes:
+        in_features: features of a vertex.
+        width: features of a vertex in between.
+        depth: rounds, so how far a vertex sees.
+        normalise: whether each round starts with a layer norm.
+    """
+
+    in_features: int
+    width: int = 128
+    depth: int = 2
+    normalise: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(self, "in_features", "width", "depth")
+
+
+def neighbor_mean(h: Float[Array, "m w"], neighbors: Any) -> Float[Array, "n w"]:
+    """The mean of h over the neighbours of each vertex, (D⁻¹ W h).
+
+    Args:
+        h: features of the vertices, shape (m, w).
+        neighbors: integers (n, K): the neighbours of each vertex by number; or weights
+            W, shape (n, m), non-negative, dense or a `jax.experimental.sparse.BCOO`.
+
+    Returns:
+        Shape (n, w); 0 for a vertex without edges.
+
+    Raises:
+        TypeError: if `neighbors` is none of these.
+        ValueError: if W has not m columns.
+    """
+    if not isinstance(neighbors, (jax.Array, sparse.BCOO)):
+        msg = (
+            "neighbors must be an array of numbers (n, K) or weights (n, m), or a BCOO;"
+            f" got {type(neighbors).__name__}"
+        )
+        raise TypeError(msg)
+    if jnp.issubdtype(neighbors.dtype, jnp.integer) and not isinstance(
+        neighbors, sparse.BCOO
+    ):
+        check_input(neighbors, "neighbors", (None, None))
+        return h[neighbors].mean(axis=1)
+    check_input(neighbors, "neighbors", (None, h.shape[0]))
+    if isinstance(neighbors, sparse.BCOO):
+        weights, (rows, columns) = neighbors.data.astype(h.dtype), neighbors.indices.T
+        num = neighbors.shape[0]
+        total = jax.ops.segment_sum(weights, rows, num)
+        # BCOO pads with indices past the end: what they gather is dropped again.
+        sent = weights[:, None] * h.at[columns].get(mode="fill", fill_value=0)
+        received = jax.ops.segment_sum(sent, rows, num)
+    else:
+        weights = neighbors.astype(h.dtype)
+        total, received = weights.sum(axis=1), weights @ h
+    return safe_divide(received, total[:, None])
+
+
+class _Round(nnx.Module):
+    def __init__(self, config: GraphEncoderConfig, *, rngs: nnx.Rngs) -> None:
+        self.activation = config.activation_fn
+        self.norm = (
+            layer_norm(config, config.width, rngs=rngs)
+            if config.normalise
+            else nnx.data(None)
+        )
+        self.own = linear(config, config.width, config.width, rngs=rngs)
+        self.others = linear(
+            config, config.width, config.width, rngs=rngs, use_bias=False
+        )
+
+    def __call__(self, h: Array, neighbors: Any) -> Array:
+        entered = h if self.norm is None else self.norm(h)
+        message = self.others(neighbor_mean(entered, neighbors))
+        return h + self.activation(self.own(entered) + message)
+
+
+class GraphEncoder(nnx.Module):
+    """h ← h + σ(W₁ h + W₂ · mean of the neighbours' h), round by round.
+
+    An embedding depends on its vertex and on those at most `depth` steps away; vertices
+    in another order have their embeddings in that order.
+    """
+
+    def __init__(self, config: GraphEncoderConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.stem = linear(config, config.in_features, config.width, rngs=rngs)
+        self.rounds = nnx.List(_Round(config, rngs=rngs) for _ in range(config.depth))
+        self.head = linear(config, config.width, config.out_features, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n f"], neighbors: Any) -> Float[Array, "n d"]:
+        """Embed all vertices: features (n, in_features), `neighbors` as above."""
+        check_input(x, "x", (None, self.config.in_features))
+        check_input(neighbors, "neighbors", (x.shape[0], None))
+        h = self.stem(x.astype(self.config.dtype))
+        for round_ in self.rounds:
+            h = round_(h, neighbors)
+        return self.head(h)

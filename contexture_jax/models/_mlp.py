@@ -1,0 +1,85 @@
+"""Multilayer perceptrons on vectors."""
+
+import dataclasses
+import itertools
+
+from flax import nnx
+
+from contexture_jax._core.types import Array, Float
+from contexture_jax.models._blocks import (
+    EncoderConfig,
+    check_input,
+    check_sizes,
+    layer_norm,
+    linear,
+)
+
+__all__ = ["MLP", "MLPConfig"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MLPConfig(EncoderConfig):
+    """A multilayer perceptron.
+
+    Attributes:
+        in_features: width of the input.
+        hidden: widths of the hidden layers; empty for an affine map.
+        skip: whether each hidden layer adds its input to its output, through a linear
+            map without bias where widths differ.
+        normalise: whether each hidden layer starts with a layer norm.
+    """
+
+    in_features: int
+    hidden: tuple[int, ...] = (512, 512)
+    skip: bool = True
+    normalise: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(self, "in_features", "hidden")
+
+
+class _Layer(nnx.Module):
+    def __init__(
+        self, config: MLPConfig, in_features: int, features: int, *, rngs: nnx.Rngs
+    ) -> None:
+        self.activation = config.activation_fn
+        self.skip = config.skip
+        self.norm = (
+            layer_norm(config, in_features, rngs=rngs)
+            if config.normalise
+            else nnx.data(None)
+        )
+        self.linear = linear(config, in_features, features, rngs=rngs)
+        self.bypass = (
+            linear(config, in_features, features, rngs=rngs, use_bias=False)
+            if config.skip and in_features != features
+            else nnx.data(None)
+        )
+
+    def __call__(self, h: Array) -> Array:
+        entered = h if self.norm is None else self.norm(h)
+        out = self.activation(self.linear(entered))
+        if not self.skip:
+            return out
+        return out + (h if self.bypass is None else self.bypass(h))
+
+
+class MLP(nnx.Module):
+    """h ← σ(W h + b) + h for each hidden layer, then an affine map."""
+
+    def __init__(self, config: MLPConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        widths = (config.in_features, *config.hidden)
+        self.layers = nnx.List(
+            _Layer(config, *pair, rngs=rngs) for pair in itertools.pairwise(widths)
+        )
+        self.head = linear(config, widths[-1], config.out_features, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b f"]) -> Float[Array, "b d"]:
+        """Embed vectors, shape (b, in_features)."""
+        check_input(x, "x", (None, self.config.in_features))
+        h = x.astype(self.config.dtype)
+        for layer in self.layers:
+            h = layer(h)
+        return self.head(h)

@@ -1,0 +1,91 @@
+"""A transformer on sequences of tokens."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+
+from contexture_jax._core.types import Array, Float, Int
+from contexture_jax.models._blocks import (
+    TransformerBlock,
+    TransformerConfig,
+    check_input,
+    check_sizes,
+    embed,
+    layer_norm,
+    linear,
+    mean_pool,
+    positions,
+)
+
+__all__ = ["TextTransformer", "TextTransformerConfig"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextTransformerConfig(TransformerConfig):
+    """A transformer on tokens.
+
+    Attributes:
+        vocabulary_size: tokens are 0, …, vocabulary_size − 1.
+        max_length: longest sequence.
+        causal: whether a token sees only those before it.
+        use_positions: whether learned positions are added; without them, and without
+            `causal`, the embedding does not depend on the order of the tokens.
+        padding: the token that fills up short sequences, which nothing sees and no mean
+            counts; None: every token counts.
+    """
+
+    vocabulary_size: int
+    max_length: int
+    causal: bool = False
+    use_positions: bool = True
+    padding: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(self, "vocabulary_size", "max_length")
+
+
+class TextTransformer(nnx.Module):
+    """Embedded tokens, transformer blocks, mean over tokens."""
+
+    def __init__(self, config: TextTransformerConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        width = config.width
+        self.tokens = embed(config, config.vocabulary_size, width, rngs=rngs)
+        self.positions = (
+            positions(config, (1, config.max_length, width), rngs=rngs)
+            if config.use_positions
+            else nnx.data(None)
+        )
+        self.blocks = nnx.List(
+            TransformerBlock(config, rngs=rngs) for _ in range(config.depth)
+        )
+        self.norm = layer_norm(config, width, rngs=rngs)
+        self.head = linear(config, width, config.out_features, rngs=rngs)
+
+    def __call__(self, x: Int[Array, "b l"]) -> Float[Array, "b d"]:
+        """Embed sequences of tokens, shape (b, length), length ≤ max_length."""
+        config = self.config
+        check_input(x, "x", (None, None))
+        length = x.shape[1]
+        if not 1 <= length <= config.max_length:
+            msg = (
+                f"x must have between 1 and max_length = {config.max_length} tokens a"
+                f" row; got {length}"
+            )
+            raise ValueError(msg)
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            msg = f"x must hold integer tokens; got dtype {x.dtype}"
+            raise TypeError(msg)
+        kept = None if config.padding is None else x != config.padding
+        mask = None if kept is None else kept[:, None, :]
+        if config.causal:
+            earlier = jnp.tril(jnp.ones((1, length, length), bool))
+            mask = earlier if mask is None else earlier & mask
+        h = self.tokens(x)
+        if self.positions is not None:
+            h = h + self.positions[:, :length].astype(config.dtype)
+        for block in self.blocks:
+            h = block(h, mask=mask)
+        return self.head(mean_pool(self.norm(h), kept))

@@ -1,0 +1,135 @@
+"""The operator of a context on a sample of inputs, from draws of its context values."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import (
+    as_array,
+    check_integer,
+    check_key,
+    check_values,
+)
+from contexture_jax._core.types import (
+    Array,
+    ArrayLike,
+    Float,
+    pytree_dataclass,
+    static_field,
+)
+from contexture_jax.contexts import Context, SamplingContext
+from contexture_jax.operators._dense import DenseOperator
+
+__all__ = ["MonteCarloOperator", "monte_carlo_operator"]
+
+
+@pytree_dataclass
+class MonteCarloOperator(DenseOperator):
+    """T on inputs x_1..x_n and draws a_1..a_m from their P_A, as a dense table.
+
+    Attributes:
+        joint: (1 / n m) P(a_j|x_i) / P_A(a_j), shape (n, m).
+        p_x: its row sums, 1 / n up to the error of the draws, shape (n,).
+        p_a: its column sums, 1 / m, shape (m,).
+        transposed: as in `DenseOperator`.
+        samples: a_1..a_m, leading axis m, batch by batch.
+        num_batches: how many independent and equally large batches they are. Static.
+    """
+
+    samples: Any = None
+    num_batches: int = static_field(default=1)
+
+
+def monte_carlo_operator(
+    context: Context,
+    x: ArrayLike,
+    num_samples: int,
+    *,
+    key: Array,
+    num_batches: int = 10,
+) -> MonteCarloOperator:
+    """T of a context with a density, on a sample, by Monte Carlo over a ~ P_A.
+
+    With P_X the uniform law on x_1..x_n, P_A is the mixture (1/n) Σ_i P⁺(·|x_i), from
+    which a_1..a_m are drawn. The table
+
+        P_ij = (1 / n m) P⁺(a_j|x_i) / P_A(a_j),  P_A(a) = (1/n) Σ_i P⁺(a|x_i),
+
+    has the column sums 1 / m, and n² m Σ_j P_ij P_i'j is an unbiased estimate of the
+    dual kernel k_X⁺(x_i, x_i') for every pair (theory.md §4.8). The error of singular
+    values is of order m^{-1/2}: `evaluation.monte_carlo_error`.
+
+    Draws come in independent batches. Within one, they go round the inputs
+    systematically, m / (n num_batches) for each up to rounding, which has the same mean
+    as inputs at random and less variance.
+
+    Args:
+        context: one with `sample` and `log_density`.
+        x: inputs, leading axis n.
+        num_samples: m, a multiple of `num_batches`.
+        key: random key.
+        num_batches: at least 1; the error needs several.
+
+    Raises:
+        CapabilityError: if the context has no `sample` or no `log_density`.
+        ValueError: if m is no multiple of `num_batches`, or densities and samples do
+            not belong together.
+    """
+    check_key(key)
+    num_batches = check_integer(num_batches, "num_batches", low=1)
+    num_samples = check_integer(num_samples, "num_samples", low=1)
+    if num_samples % num_batches:
+        msg = (
+            f"num_samples must be a multiple of num_batches, {num_batches}; got"
+            f" {num_samples}"
+        )
+        raise ValueError(msg)
+    _check_capable(context)
+    x = x if isinstance(x, jax.Array) else jnp.asarray(as_array(x, "x"))
+    if x.ndim == 0 or x.shape[0] == 0:
+        msg = f"x must have at least one row; got shape {tuple(x.shape)}"
+        raise ValueError(msg)
+    n = x.shape[0]
+    key_rows, key_values = jax.random.split(key)
+    rows = _systematic(key_rows, n, num_samples // num_batches, num_batches)
+    samples = context.sample(key_values, x[rows])
+    logs = _log_densities(context, samples, x)
+    log_mixture = jax.nn.logsumexp(logs, axis=1) - math.log(n)
+    check_values(
+        log_mixture,
+        "the mixture of log_density at what `sample` drew",
+        np.isfinite,
+        "finite",
+    )
+    ratios = jnp.exp(logs - log_mixture[:, None])
+    joint = ratios.T / (n * num_samples)
+    return MonteCarloOperator(
+        joint, joint.sum(axis=1), joint.sum(axis=0), None, samples, num_batches
+    )
+
+
+def _check_capable(context: Context) -> None:
+    for name in ("sample", "log_density"):
+        if name not in context.capabilities:
+            raise context._lacks(name)
+
+
+def _systematic(key: Array, n: int, size: int, num_batches: int) -> Array:
+    """Rows (b size,): batches that go evenly round 0..n − 1 from a random start."""
+    start = jax.random.uniform(key, (num_batches, 1))
+    places = (jnp.arange(size)[None, :] + start) * (n / size)
+    return jnp.clip(places.astype(jnp.int32), 0, n - 1).reshape(-1)
+
+
+def _log_densities(context: Context, a: Array, x: Array) -> Float[Array, "m n"]:
+    """Log P⁺(a_j|x_i) for all pairs, a row at a time."""
+    if isinstance(context, SamplingContext):
+        return context.log_densities(a, x)
+
+    def row(one: Array) -> Array:
+        return context.log_density(jnp.broadcast_to(one, (x.shape[0], *one.shape)), x)
+
+    return jax.lax.map(row, a)

@@ -1,0 +1,273 @@
+"""Sampling contexts: keys a row, transformations, known spectra, errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import contexture_jax as cx
+from tests.tolerances import tol
+
+C = cx.contexts
+DTYPE = jnp.zeros(()).dtype
+KEY = jax.random.key(3)
+VECTORS = jax.random.normal(jax.random.key(0), (8, 3), DTYPE)
+IMAGES = jax.random.normal(jax.random.key(1), (8, 4, 5, 2), DTYPE)
+TOKENS = jax.random.randint(jax.random.key(2), (8, 6), 0, 9)
+NUMBERS = jnp.arange(8)
+CONTEXTS = {
+    "gaussian_noise": (lambda: C.gaussian_noise(0.3), VECTORS),
+    "erasure": (lambda: C.erasure(0.5), IMAGES),
+    "coordinate_mask": (lambda: C.coordinate_mask(1), VECTORS),
+    "block_mask": (lambda: C.block_mask(2), VECTORS),
+    "crop": (lambda: C.crop(3), IMAGES),
+    "shift": (lambda: C.shift(2), IMAGES),
+    "flip": (lambda: C.flip(), IMAGES),
+    "cutout": (lambda: C.cutout(2), IMAGES),
+    "scarf": (lambda: C.scarf(VECTORS, 0.5), VECTORS),
+    "corruption": (lambda: C.corruption(VECTORS, 0.5, "bimodal"), VECTORS),
+    "cutmix": (lambda: C.cutmix(VECTORS, 0.5), VECTORS),
+    "masked_tokens": (
+        lambda: C.masked_tokens(0.5, mask_token=9, vocabulary_size=9),
+        TOKENS,
+    ),
+    "chain": (lambda: C.chain(C.shift(1), C.flip(), C.gaussian_noise(0.1)), IMAGES),
+    "same_class": (lambda: C.same_class([0, 0, 0, 0, 1, 1, 1, 1]), NUMBERS),
+    "time_lag": (lambda: C.time_lag(10, (1, 2)), NUMBERS),
+    "next_token": (lambda: C.next_token(TOKENS.reshape(-1), 1), NUMBERS),
+    "knn": (lambda: C.knn(VECTORS, 4), NUMBERS),
+}
+
+
+@jax.jit
+def sample(context, key, x, row_offset):
+    return context.sample(key, x, row_offset=row_offset)
+
+
+@pytest.mark.parametrize("name", CONTEXTS)
+def test_parts_of_a_batch_draw_what_the_whole_draws(name):
+    make, x = CONTEXTS[name]
+    context = make()
+    whole = sample(context, KEY, x, 0)
+    parts = [sample(context, KEY, x[i : i + 4], i) for i in (0, 4)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    again = sample(context, jax.random.key(4), x, 0)
+    assert not np.array_equal(again, whole)
+    assert whole.shape[0] == 8
+
+
+def test_equal_rows_draw_apart():
+    x = jnp.zeros((100, 1), DTYPE)
+    assert len(np.unique(C.gaussian_noise(1.0).sample(KEY, x))) == 100
+
+
+def test_devices_draw_what_one_device_draws():
+    context = C.gaussian_noise(0.3)
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def part(x):
+        return context.sample(KEY, x, row_offset=jax.lax.axis_index("x") * len(x))
+
+    cut = jax.shard_map(part, mesh=mesh, in_specs=P("x"), out_specs=P("x"))
+    np.testing.assert_array_equal(
+        jax.jit(cut)(VECTORS), sample(context, KEY, VECTORS, 0)
+    )
+
+
+def test_draws_are_differentiable_in_the_scale_and_vectorise_over_keys():
+    def total(scale):
+        return C.GaussianNoise(scale).sample(KEY, VECTORS).sum()
+
+    noise = (C.gaussian_noise(1.0).sample(KEY, VECTORS) - VECTORS).sum()
+    slope = jax.jit(jax.grad(total))(jnp.asarray(0.5, DTYPE))
+    np.testing.assert_allclose(slope, noise, rtol=tol(DTYPE, factor=1000))
+    keys = jax.random.split(KEY, 3)
+    context = C.erasure(0.5)
+    several = jax.jit(jax.vmap(context.sample, in_axes=(0, None)))(keys, VECTORS)
+    np.testing.assert_array_equal(several[1], sample(context, keys[1], VECTORS, 0))
+
+
+def test_a_traced_rate_is_a_leaf():
+    rates = jax.jit(lambda rate: C.erasure(rate).log_density(VECTORS, VECTORS))
+    expected = 3 * np.log(0.75)
+    np.testing.assert_allclose(rates(0.25), expected, rtol=tol(np.float32))
+
+
+def cube(dimension):
+    return (np.arange(2**dimension)[:, None] >> np.arange(dimension)) & 1
+
+
+def spectrum(context, x, a):
+    """All singular values of the law of uniform rows x and all values a."""
+    logs = context.log_densities(jnp.asarray(a), jnp.asarray(x))
+    table = np.exp(np.asarray(logs, np.float64)).T / len(x)
+    op = cx.association_operator(cx.contexts.joint(table[:, table.sum(axis=0) > 0]))
+    result, _ = cx.svd(op, len(x) - 1, key=KEY, method="exact")
+    return np.asarray(result.singular_values)
+
+
+SPECTRA = {
+    "erasure": (C.erasure(0.3, fill=2), C.zoo.erasure(3, 0.3)),
+    "block": (
+        C.block_mask(2, fill=2),
+        C.zoo.mask_law([[True, True, False], [False, True, True]], [0.5, 0.5]),
+    ),
+    "mask": (
+        C.coordinate_mask(1, fill=2),
+        C.zoo.mask_law(np.eye(3, dtype=bool), [1 / 3, 1 / 3, 1 / 3]),
+    ),
+    "scarf": (C.scarf(cube(3), 0.4), C.zoo.scarf([[0.5, 0.5]] * 3, 0.4)),
+}
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_the_law_on_uniform_bits_has_the_known_spectrum(name):
+    context, known = SPECTRA[name]
+    letters = np.array(np.meshgrid(*[range(3)] * 3)).reshape(3, -1).T
+    values = spectrum(context, cube(3), letters)
+    np.testing.assert_allclose(values, known.spectrum(7), atol=1e-5)
+
+
+def values_of(context):
+    op = cx.association_operator(context)
+    result, _ = cx.svd(op, min(op.shape) - 1, key=KEY, method="exact")
+    return np.asarray(result.singular_values)
+
+
+def test_pairs_of_a_class_have_the_spectrum_of_labels():
+    itself = values_of(C.same_class([0, 0, 0, 1, 1, 1], include_self=True))
+    np.testing.assert_allclose(itself, [1, 0, 0, 0, 0], atol=1e-5)
+    others = values_of(C.same_class([0, 0, 0, 1, 1, 1]))
+    np.testing.assert_allclose(others, [1, 0.5, 0.5, 0.5, 0.5], atol=1e-5)
+
+
+def test_a_lag_of_a_periodic_walk_loses_the_times_without_a_law():
+    context = C.time_lag([4, 3], 2)
+    table = np.asarray(context.table())
+    expected = np.zeros((7, 7))
+    expected[[0, 1, 4], [2, 3, 6]] = 1 / 3
+    np.testing.assert_allclose(table, expected, atol=tol(DTYPE))
+    assert context.inputs().tolist() == [0, 1, 4]
+
+
+def test_windows_that_are_equal_share_their_followers():
+    context = C.next_token([0, 1, 2, 0, 1, 0, 1, 2], 2)
+    expected = np.array([[1, 0, 2], [3, 0, 0], [0, 3, 0], [1, 0, 2], [0, 3, 0]])
+    rows = np.concatenate([expected, expected[:1]]) / 18
+    np.testing.assert_allclose(context.table(), rows, atol=tol(DTYPE))
+    # Windows 01, 10, 12 and 20, and what follows them.
+    joint = np.array([[1, 0, 2], [0, 1, 0], [1, 0, 0], [0, 1, 0]]) / 6
+    np.testing.assert_allclose(context.joint().table(), joint, atol=tol(DTYPE))
+
+
+def test_a_crop_is_a_part_of_the_image_and_a_shift_moves_it():
+    image = jnp.arange(20.0).reshape(1, 4, 5, 1)
+    part = np.asarray(C.crop((2, 3)).sample(KEY, image))[0, :, :, 0]
+    assert part.shape == (2, 3)
+    np.testing.assert_array_equal(np.diff(part, axis=0), 5)
+    np.testing.assert_array_equal(np.diff(part, axis=1), 1)
+    moved = np.asarray(C.shift(1, mode="wrap").sample(KEY, image))
+    assert sorted(moved.ravel()) == sorted(np.asarray(image).ravel())
+
+
+def test_a_chain_applies_its_parts_in_turn_and_has_no_density():
+    context = C.chain(C.erasure(1.0, fill=3.0), C.gaussian_noise(1e-3))
+    samples = context.sample(KEY, VECTORS)
+    assert abs(samples - 3).max() < 0.01
+    with pytest.raises(cx.CapabilityError, match="Chain context has no `log_density`"):
+        context.log_density(samples, VECTORS)
+
+
+BAD = [
+    (lambda: C.gaussian_noise(0.0), ValueError, "scale must be positive; got 0.0"),
+    (lambda: C.erasure(1.5), ValueError, r"rate must be in \[0, 1\]; got 1.5"),
+    (lambda: C.erasure(0.5, fill=0.5).sample(KEY, TOKENS), TypeError, "fill must be"),
+    (lambda: C.erasure(0.5).sample(KEY, jnp.ones(())), ValueError, "got a scalar"),
+    (lambda: C.coordinate_mask(4).sample(KEY, VECTORS), ValueError, "d at least 4"),
+    (
+        lambda: C.coordinate_mask(-1),
+        ValueError,
+        "num_masked must be at least 0; got -1",
+    ),
+    (
+        lambda: C.crop(9).sample(KEY, IMAGES),
+        ValueError,
+        r"at least 9 × 9 .* got \(4, 5, 2\)",
+    ),
+    (lambda: C.crop(3, mode="mirror"), ValueError, 'mode must be "zero"'),
+    (lambda: C.cutout(5).sample(KEY, IMAGES), ValueError, "images of at least 5 × 5"),
+    (lambda: C.flip().sample(KEY, VECTORS), ValueError, "height, width, channels"),
+    (lambda: C.flip([0.5, 0.5]), ValueError, "probability must be one number"),
+    (lambda: C.scarf([[np.nan]], 0.5), ValueError, "x must be without NaN"),
+    (lambda: C.scarf(VECTORS, [0.5, 0.5]), ValueError, "one for each of 3 columns"),
+    (
+        lambda: C.scarf(VECTORS, 0.5).sample(KEY, VECTORS[:, :2]),
+        ValueError,
+        r"x must have shape \(b, 3\)",
+    ),
+    (lambda: C.corruption(VECTORS, 0.5, "cauchy"), ValueError, "law must be"),
+    (lambda: C.cutmix(jnp.zeros((0, 2)), 0.5), ValueError, "at least one row"),
+    (
+        lambda: C.masked_tokens(
+            0.1, mask_token=0, vocabulary_size=3, random_share=0.6, keep_share=0.6
+        ),
+        ValueError,
+        "at most 1; got 1.2",
+    ),
+    (
+        lambda: C.masked_tokens(0.1, mask_token=0, vocabulary_size=3).sample(
+            KEY, VECTORS
+        ),
+        TypeError,
+        "x must hold integer tokens",
+    ),
+    (lambda: C.same_class([0, 0, 7]), ValueError, "class 7 has one"),
+    (
+        lambda: C.same_class([0, 0]).sample(KEY, jnp.array([2])),
+        ValueError,
+        "between 0 and 1",
+    ),
+    (
+        lambda: C.same_class([0, 0]).sample(KEY, jnp.array([0.0])),
+        TypeError,
+        "x must hold row numbers",
+    ),
+    (lambda: C.time_lag(3, 3), ValueError, "some lag must stay within a series"),
+    (lambda: C.time_lag(3, (1, 1)), ValueError, "lags must be distinct"),
+    (
+        lambda: C.time_lag(5, 2).sample(KEY, jnp.array([1, 3])),
+        ValueError,
+        r"a lag stays within the series, as in `inputs\(\)`; got 3",
+    ),
+    (lambda: C.next_token([1, 2], 2), ValueError, "more than length, 2; got 2"),
+    (
+        lambda: C.next_token([1, 2], 1, vocabulary_size=2),
+        ValueError,
+        "between 0 and 1; got 1 to 2",
+    ),
+    (lambda: C.chain(), TypeError, "at least one context"),
+    (lambda: C.chain(C.labels([0])), TypeError, "got Labels at position 0"),
+    (
+        lambda: C.erasure(0.5).log_density(VECTORS, VECTORS[:2]),
+        ValueError,
+        "as many rows as x, 2; got shape",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD)
+def test_bad_input_is_refused_with_what_was_expected_and_what_came(
+    call, error, message
+):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_context_on_numbers_has_a_table_and_the_others_name_what_they_have():
+    assert C.same_class([0, 0]).capabilities == ("sample", "log_density", "table")
+    with pytest.raises(
+        cx.CapabilityError,
+        match=r"GaussianNoise context has no `table`; it has: sample, log_density",
+    ):
+        C.gaussian_noise(1.0).table()

@@ -1,0 +1,172 @@
+"""Operators on a sample of inputs by Monte Carlo, and their error."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.scipy.stats import norm
+
+import contexture_jax as cx
+from tests.tolerances import monte_carlo, tol
+
+C = cx.contexts
+DTYPE = jnp.zeros(()).dtype
+NUM_INPUTS = 48
+# X ~ N(0, 1) in quantiles; A = X + 0.75 Z has ρ = 0.8.
+NOISE = C.gaussian_noise(0.75)
+NORMAL = norm.ppf((jnp.arange(NUM_INPUTS, dtype=DTYPE) + 0.5) / NUM_INPUTS)[:, None]
+CUBE = jnp.asarray((np.arange(16)[:, None] >> np.arange(4)) & 1)
+ERASURE = C.erasure(0.3, fill=2)
+
+
+def exact_values(x, num):
+    """Singular values of x and all of A = x + 0.75 Z, by the trapezoidal rule."""
+    grid = np.linspace(-8.0, 8.0, 1601)
+    gaps = (grid[None, :] - np.asarray(x, np.float64)) / 0.75
+    table = np.exp(-0.5 * gaps**2)
+    table /= table.sum(axis=1, keepdims=True) * len(x)
+    scaled = np.sqrt(len(x)) * table / np.sqrt(table.sum(axis=0))[None, :]
+    return np.linalg.svd(scaled, compute_uv=False)[1 : num + 1]
+
+
+@functools.partial(jax.jit, static_argnames=("num_samples", "rank"))
+def errors(context, x, key, num_samples, rank):
+    op = cx.association_operator(context, x=x, num_samples=num_samples, key=key)
+    return cx.evaluation.monte_carlo_error(op, rank, key=jax.random.fold_in(key, 1))
+
+
+@functools.partial(jax.jit, static_argnames=("num_samples", "num_keys"))
+def many_errors(num_samples, num_keys):
+    keys = jax.random.split(jax.random.key(5), num_keys)
+    return jax.lax.map(lambda key: errors(NOISE, NORMAL, key, num_samples, 3), keys)
+
+
+def test_the_table_is_the_mixture_and_its_weights(key):
+    op = cx.association_operator(ERASURE, x=CUBE, num_samples=200, key=key)
+    assert op.shape == (16, 200)
+    np.testing.assert_allclose(op.joint.sum(), 1, atol=tol(DTYPE, size=200))
+    np.testing.assert_allclose(op.p_a, 1 / 200, rtol=tol(DTYPE, size=20))
+    letters = np.asarray(op.samples)[:, None, :]
+    seen = letters != 2
+    likelihood = np.where(seen, 0.7 * (letters == np.asarray(CUBE)), 0.3).prod(axis=2)
+    expected = likelihood / likelihood.sum(axis=1, keepdims=True) / 200
+    np.testing.assert_allclose(op.joint, expected.T, atol=1e-6)
+
+
+def test_the_dual_kernel_is_estimated_without_bias(key):
+    @jax.jit
+    def kernels(keys):
+        def kernel(key):
+            op = cx.association_operator(ERASURE, x=CUBE, num_samples=100, key=key)
+            return 16**2 * 100 * op.joint @ op.joint.T
+
+        return jax.lax.map(kernel, keys)
+
+    drawn = np.asarray(kernels(jax.random.split(key, 200)))
+    same = np.asarray(CUBE)[:, None, :] == np.asarray(CUBE)[None, :, :]
+    exact = (1 + 0.7 * np.where(same, 1.0, -1.0)).prod(axis=2)
+    sem = drawn.std(axis=0) / np.sqrt(len(drawn))
+    assert (np.abs(drawn.mean(axis=0) - exact) <= monte_carlo(sem)).all()
+
+
+def test_gaussian_values_are_within_their_stated_error(key):
+    found = errors(NOISE, NORMAL, key, 2000, 3)
+    exact = exact_values(NORMAL, 3)
+    assert (np.abs(found.corrected - exact) <= monte_carlo(found.standard_errors)).all()
+    assert (found.standard_errors < 0.02).all()
+    assert (found.band_lower <= exact).all()
+    assert (exact <= found.band_upper).all()
+    # What 48 quantiles stand for, to what they leave out.
+    np.testing.assert_allclose(exact, 0.8 ** np.arange(1, 4), atol=0.03)
+
+
+def test_a_context_of_the_zoo_has_an_operator_too(key):
+    found = errors(C.zoo.gaussian(0.8), NORMAL[:, 0], key, 2000, 3)
+    exact = exact_values(NORMAL, 3)
+    assert (np.abs(found.corrected - exact) <= monte_carlo(found.standard_errors)).all()
+
+
+@pytest.mark.parametrize("context", [ERASURE, C.zoo.erasure(4, 0.3)])
+def test_tied_values_are_within_the_band_and_their_mean_within_its_error(context, key):
+    found = errors(context, CUBE, key, 2000, 15)
+    exact = np.asarray(C.zoo.erasure(4, 0.3).spectrum(15))
+    assert (found.band_lower <= exact).all()
+    assert (exact <= found.band_upper).all()
+    assert (found.band_upper - found.band_lower)[0] < 0.2
+    for cluster in (slice(0, 4), slice(4, 10), slice(10, 14)):
+        mean = (found.singular_values[cluster] ** 2).mean()
+        replicates = (found.replicates[:, cluster] ** 2).mean(axis=1)
+        bias, error = cx.evaluation.jackknife(mean, replicates)
+        assert abs(mean - bias - exact[cluster][0] ** 2) <= monte_carlo(error)
+
+
+def test_the_error_falls_with_the_root_of_the_number_of_draws():
+    exact = exact_values(NORMAL, 3)
+    sizes, num_keys = (200, 3200), 40
+    spread = []
+    for size in sizes:
+        found = many_errors(size, num_keys)
+        miss = np.asarray(found.corrected) - exact
+        spread.append(np.sqrt((miss**2).mean(axis=0)))
+        stated = np.sqrt((np.asarray(found.standard_errors) ** 2).mean(axis=0))
+        # Standard errors are what the values scatter by; both are known to 1 / √80.
+        np.testing.assert_allclose(stated / spread[-1], 1, atol=0.45)
+        inside = (found.band_lower <= exact) & (exact <= found.band_upper)
+        assert np.asarray(inside).all(axis=1).mean() > 0.8
+    np.testing.assert_allclose(spread[0] / spread[1], 4, rtol=0.45)
+
+
+def test_it_can_be_cut_over_devices(key):
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    options = {"x": CUBE, "num_samples": 20, "key": key}
+    op = cx.association_operator(ERASURE, **options)
+    cut = cx.association_operator(ERASURE, mesh=mesh, **options)
+    np.testing.assert_allclose(cut.as_matrix(), op.as_matrix(), atol=tol(DTYPE))
+
+
+def test_a_density_that_does_not_fit_the_samples_is_refused(key):
+    class Wrong(type(ERASURE)):
+        def _draw(self, key, x):
+            del key
+            return x + 5
+
+    with pytest.raises(ValueError, match=r"mixture of log_density .* must be finite"):
+        cx.association_operator(Wrong(0.3, 2.0), x=CUBE, num_samples=20, key=key)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"x": CUBE}, TypeError, "num_samples and key missing"),
+        ({"x": CUBE, "num_samples": 7}, ValueError, "multiple of num_batches, 10; got"),
+        ({"x": CUBE[:0], "num_samples": 10}, ValueError, "at least one row"),
+        (
+            {"x": CUBE, "num_samples": 10, "storage": "dense"},
+            TypeError,
+            "without storage; got storage='dense'",
+        ),
+        ({}, cx.CapabilityError, "x=, num_samples= and key= its operator on a sample"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, error, message, key):
+    if "num_samples" in options:
+        options = {**options, "key": key}
+    with pytest.raises(error, match=message):
+        cx.association_operator(ERASURE, **options)
+
+
+def test_a_context_without_a_density_is_refused(key):
+    context = C.chain(C.flip())
+    x = jnp.zeros((2, 2, 2, 1))
+    with pytest.raises(cx.CapabilityError, match="has no `log_density`"):
+        cx.association_operator(context, x=x, num_samples=10, key=key)
+
+
+def test_an_error_needs_batches_of_a_monte_carlo_operator(key):
+    op = cx.association_operator(
+        ERASURE, x=CUBE, num_samples=20, num_batches=1, key=key
+    )
+    with pytest.raises(ValueError, match="at least 2 batches; got num_batches = 1"):
+        cx.evaluation.monte_carlo_error(op, 2, key=key)
