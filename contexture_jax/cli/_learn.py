@@ -132,7 +132,7 @@ def exact_spectrum(
 ) -> tuple[cx.SVDResult, str]:
     """The exact functions, and how sure they are."""
     result, info = cx.svd(op, rank, key=jax.random.key(seed))
-    return result, str(info.status)
+    return jax.device_get(result), str(info.status)
 
 
 def learn(

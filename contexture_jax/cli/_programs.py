@@ -26,9 +26,9 @@ def kept_programs() -> Iterator[None]:
         "jax_compilation_cache_dir": str(_directory()),
         "jax_persistent_cache_min_compile_time_secs": _WORTH_KEEPING,
     }
-    before = {name: jax.config.read(name) for name in settings}
+    before = {name: getattr(jax.config, name) for name in settings}
     chosen = before["jax_compilation_cache_dir"] is not None
-    if chosen or not jax.config.read("jax_enable_compilation_cache") or not _made():
+    if chosen or not jax.config.jax_enable_compilation_cache or not _made():
         yield
         return
     for name, value in settings.items():

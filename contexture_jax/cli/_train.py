@@ -110,8 +110,8 @@ def run(options: TrainOptions) -> Path:
             folder / "train.npz",
             learned_singular_values=learned.singular_values,
             learned_left=learned.left,
-            exact_singular_values=np.asarray(exact.singular_values),
-            exact_left=np.asarray(exact.left),
+            exact_singular_values=exact.singular_values,
+            exact_left=exact.left,
             p_x=np.asarray(op.p_x),
             rows=table.rows,
         )
@@ -245,7 +245,7 @@ def _draw(learned: Any, exact: Any, folder: Path) -> None:
     from contexture_jax import plotting
 
     axes = plotting.plot_learned_spectrum(
-        learned.singular_values, np.asarray(exact.singular_values)
+        learned.singular_values, exact.singular_values
     )
     plotting.save(axes, folder / "learned.png")
     steps, losses = learned.history["step"], learned.history["loss"]

@@ -91,14 +91,14 @@ def test_a_cache_of_the_callers_choice_stays(
         "jax_compilation_cache_dir": chosen,
         "jax_enable_compilation_cache": enabled,
     }
-    before = {name: jax.config.read(name) for name in wanted}
+    before = {name: getattr(jax.config, name) for name in wanted}
     for name, value in wanted.items():
         jax.config.update(name, value)
     try:
         with kept_programs():
-            inside = jax.config.read("jax_compilation_cache_dir")
+            inside = jax.config.jax_compilation_cache_dir
         assert (inside != chosen) == changes
-        assert jax.config.read("jax_compilation_cache_dir") == chosen
+        assert jax.config.jax_compilation_cache_dir == chosen
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
