@@ -23,7 +23,10 @@ from contexture_jax.cli._options import TrainOptions
 
 __all__ = ["Learned", "PairBatches", "compare", "exact_spectrum", "learn"]
 
-_TWO_VIEWS = ("spectral_contrastive", "vicreg")
+_TWO_VIEWS = ("kise", "spectral_contrastive", "vicreg")
+# Of the mean variance: in a batch, directions of less are noise that whitening would
+# blow up (benchmarks/learn_abalone.py).
+_RIDGE = 0.1
 _LOG_EVERY = 50
 _NUM_SHUFFLES = 19
 _TEST_SHARE = 0.25
@@ -163,8 +166,8 @@ def learn(
         progress: whether to show a bar; None: on a terminal.
     """
     base = options.base
-    two_views = options.loss in _TWO_VIEWS
-    has_kernel = options.loss == "kise"
+    has_kernel = context_name == "teacher"
+    two_views = options.loss in _TWO_VIEWS and not has_kernel
     x_inputs, a_inputs = _inputs(context_name, table, op, base.dtype)
     pairs = PairBatches(
         context,
@@ -196,7 +199,7 @@ def learn(
 
     schedule = cx.training.warmup_cosine(options.learning_rate, options.steps)
     optimizer = optax.adamw(schedule, weight_decay=options.weight_decay)
-    loss = getattr(cx.losses, options.loss)
+    loss = _loss(options.loss, has_kernel=has_kernel)
     step = cx.training.make_step(encode, cx.training.from_loss(loss), optimizer)
 
     def extract(params: Any) -> cx.evaluation.RayleighRitz:
@@ -235,6 +238,16 @@ def learn(
         float(losses[-1]) if len(losses) else None,
         result.history,
     )
+
+
+def _loss(name: str, *, has_kernel: bool) -> Callable[..., Any]:
+    whiten = cx.losses.Whiten(_RIDGE)
+    if name == "kise":
+        kise = cx.losses.kise if has_kernel else cx.losses.kise_pairs
+        return functools.partial(kise, constraint=whiten)
+    if name == "svme":
+        return functools.partial(cx.losses.svme, constraint=whiten)
+    return getattr(cx.losses, name)
 
 
 def _inputs(

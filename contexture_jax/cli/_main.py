@@ -229,7 +229,10 @@ def _add_solver_options(group: Any) -> None:
 
 def _add_learning_options(group: Any) -> None:
     group.add_argument(
-        "--loss", choices=LOSSES, default="svme", help="default: %(default)s"
+        "--loss",
+        choices=LOSSES,
+        default="kise",
+        help="default: %(default)s, from two views of a row",
     )
     group.add_argument(
         "--hidden",

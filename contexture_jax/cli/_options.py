@@ -8,8 +8,8 @@ __all__ = ["CONTEXTS", "LOSSES", "METHODS", "Options", "TrainOptions"]
 CONTEXTS = ("knn", "rbf", "labels", "joint", "graph", "teacher")
 METHODS = ("auto", "exact", "randomized", "krylov", "nystrom")
 LOSSES = (
-    "svme",
     "kise",
+    "svme",
     "lora_svd",
     "joint_nesting",
     "spectral_contrastive",
@@ -81,7 +81,7 @@ class TrainOptions(NamedTuple):
     """
 
     base: Options
-    loss: str = "svme"
+    loss: str = "kise"
     hidden: Sequence[int] = (512, 512)
     activation: str = "tanh"
     output: int | None = None

@@ -1,0 +1,99 @@
+"""The command that learns: results, resuming, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from contexture_jax.cli import main
+
+COMMON = ["wine", "--num-neighbors", "20", "--rank", "4", "--target", "target"]
+SMALL = ["--hidden", "32", "--batch-size", "64", "--output", "16", "--quiet"]
+FILES = {"train.npz", "train.json", "learned.png", "loss.png", "run"}
+
+
+def arguments(out, *more):
+    return ["train", *COMMON, *SMALL, "--out", str(out), *more]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("train") / "out"
+    assert main(arguments(out, "--steps", "100", "--learning-rate", "0.01")) == 0
+    return out
+
+
+def test_it_writes_what_it_learned_beside_what_is_exact(trained):
+    assert {path.name for path in trained.iterdir()} == FILES
+    report = json.loads((trained / "train.json").read_text(encoding="utf-8"))
+    learned = np.array(report["learned_singular_values"])
+    exact = np.array(report["exact_singular_values"])
+    assert learned.shape == exact.shape == (4,)
+    assert (learned <= exact + 1e-4).all()
+    assert (learned**2).sum() > 0.9 * (exact**2).sum()
+    assert report["status"] == "finished"
+    assert report["cca"] > 0.7 > report["nulls"]["cca"]
+    assert report["probe"]["learned"] < 0.2
+    assert report["seconds"]["train"] > 0
+    with np.load(trained / "train.npz") as arrays:
+        assert arrays["learned_left"].shape == arrays["exact_left"].shape == (178, 4)
+
+
+def test_a_run_that_is_there_is_not_overwritten(trained, capsys):
+    before = (trained / "train.json").read_bytes()
+    assert main(arguments(trained, "--steps", "100", "--learning-rate", "0.01")) == 2
+    assert "holds a run already; expected --resume" in capsys.readouterr().err
+    assert main(arguments(trained, "--steps", "200", "--resume")) == 2
+    assert "holds another run: steps is 100 there and 200" in capsys.readouterr().err
+    assert (trained / "train.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--output", "3"], "--output 3 is less than the 4 functions to learn"),
+        (["--devices", "3"], "--batch-size 64 cannot be shared by --devices 3"),
+        (["--context", "teacher", "--loss", "svme"], "expected --loss kise"),
+        (["--steps", "0"], "expected an integer of at least 1"),
+        (["--hidden", "8,x"], "expected an integer of at least 1"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(tmp_path, capsys, more, message):
+    given = arguments(tmp_path / "out", *more)
+    if "teacher" in more:
+        given.remove("--num-neighbors")
+        given.remove("20")
+    assert main(given) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = [sys.executable, "-m", "contexture_jax.cli"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    steps = ["--steps", "2000"]
+    subprocess.run([*command, *arguments(whole, *steps)], check=True, env=environment)
+    process = subprocess.Popen([*command, *arguments(killed, *steps)], env=environment)
+    checkpoints = killed / "run" / "checkpoints"
+    deadline = time.monotonic() + 300
+    while not list(checkpoints.glob("[0-9]*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(
+        [*command, *arguments(killed, *steps, "--resume")], check=True, env=environment
+    )
+    first, second = (np.load(out / "train.npz") for out in (whole, killed))
+    for name in first.files:
+        np.testing.assert_array_equal(first[name], second[name])
+    rows = [(out / "run" / "metrics.csv").read_text() for out in (whole, killed)]
+    assert rows[0] == rows[1]
