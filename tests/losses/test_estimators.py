@@ -232,7 +232,7 @@ def test_vicreg_variance_of_one_function(variance: float) -> None:
     gap = 2 * (1 - S2[0])
     root = min(1.0, variance / (2 * gap))
     theta = root**2 - 1e-4
-    options: dict[str, float] = {"invariance": 1.0, "variance": variance}
+    options: dict[str, Any] = {"invariance": 1.0, "variance": variance}
     check_least(
         on_views(losses.vicreg, **options),
         [(NUM_A, 1)],
@@ -255,6 +255,18 @@ def test_hinge_learns_the_span_unless_coordinates_copy_one_another(
     assert (variances > 0.1).sum() == rank
     learned = phi @ directions[:, WIDTH - rank :]
     assert largest_sine(learned, LAW.left[:, :rank], LAW.p_x) < 1e-4
+
+
+@pytest.mark.parametrize(("coefficient", "rank"), [(1.0, 1), (25.0, 2)])
+def test_published_vicreg_copies_the_first_function(
+    coefficient: float, rank: int
+) -> None:
+    loss = on_views(losses.vicreg, covariance=coefficient)
+    _, (psi,) = minimise(loss, [(NUM_A, WIDTH)], 8)
+    variances, directions = np.linalg.eigh(covariance(psi, LAW.p_a))
+    assert (variances > 0.05).sum() == rank
+    learned = psi @ directions[:, WIDTH - rank :]
+    assert largest_sine(learned, LAW.right[:, :rank], LAW.p_a) < 1e-4
 
 
 @pytest.mark.parametrize("strength", [0.0051, 0.5, 2.0])
