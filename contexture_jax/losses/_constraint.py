@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_number
-from contexture_jax._core.numerics import safe_sqrt
+from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, Float
 from contexture_jax.losses._running import RunningMoments, running_covariance
 from contexture_jax.losses._whiten import regularised, trace_ratio
@@ -58,7 +58,8 @@ class HingePenalty:
     """The penalty of the dissertation's released code: `constraint="hinge"`.
 
     (L / d + c_s · mean_i (1 − √(C_ii + 10⁻⁴))₊ + c_c · mean_{i≠j} C_ij²) / (1 + c_s +
-    c_c), with L the objective without its constraint.
+    c_c), with L the objective without its constraint. Variances do not vanish, but with
+    a small c_c several coordinates may turn to the same function (theory.md §7.3).
 
     Attributes:
         variance: c_s ≥ 0.
@@ -164,7 +165,7 @@ def constrained(
         return low_rank
     if isinstance(form, Whiten):
         if moments is not None:
-            C = _running_value(C, moments)
+            C = _running_value(C, B, moments, form.ridge)
         return factor * (d - trace_ratio(regularised(C, form.ridge), B))
     plain = factor * (jnp.trace(C) - jnp.trace(B))
     if isinstance(form, SquaredPenalty):
@@ -176,12 +177,17 @@ def constrained(
 
 
 def _running_value(
-    C: Float[Array, "d d"], moments: RunningMoments
+    C: Float[Array, "d d"],
+    B: Float[Array, "d d"],
+    moments: RunningMoments,
+    ridge: float,
 ) -> Float[Array, "d d"]:
-    """The running covariance, with the derivative of the batch's.
+    """The running covariance, with the derivative of the batch's, scaled.
 
-    Without that derivative, or with a fraction of it, shrinking the embedding would
-    lower the loss; with it the scale stays neutral.
+    Without that derivative, or with the fraction of it that an average passes on,
+    shrinking the embedding would lower the loss. The scale is such that no change of
+    scale does: Tr G B = scale · Tr G B G C with G the inverse of the running C. It is 1
+    but for the noise of the batch, and held within [½, 2].
     """
     if moments.covariance.shape != C.shape:
         msg = (
@@ -189,6 +195,11 @@ def _running_value(
             f" got a covariance of shape {moments.covariance.shape}"
         )
         raise ValueError(msg)
-    fixed = jax.lax.stop_gradient(running_covariance(moments).astype(C.dtype))
+    held = jax.lax.stop_gradient
+    running = held(running_covariance(moments).astype(C.dtype))
+    level, slope = jax.value_and_grad(trace_ratio)(regularised(running, ridge), held(B))
+    along = -jnp.sum(slope * held(C))
+    scale = jnp.where(along * level > 0, level * safe_reciprocal(along), 1)
+    scale = held(jnp.clip(scale, 0.5, 2))
     # Summed in this order the value is the running one to the last bit.
-    return fixed + (C - jax.lax.stop_gradient(C))
+    return running + scale * (C - held(C))

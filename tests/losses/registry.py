@@ -1,7 +1,7 @@
 """Every objective once, as a function of one set of embeddings."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -158,16 +158,19 @@ OBJECTIVES: dict[str, Callable[[Embeddings, Any], Any]] = {
 
 
 def values_and_gradients(
-    parameters: dict[str, Any], data: Data, axis_name: Any = None
+    parameters: dict[str, Any],
+    data: Data,
+    axis_name: Any = None,
+    names: tuple[str, ...] = tuple(OBJECTIVES),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """All objectives and their gradients in the parameters, averaged over devices.
+    """Objectives and their gradients in the parameters, averaged over devices.
 
     One program: compiling is what costs.
     """
     values, gradients = {}, {}
-    for name, objective in OBJECTIVES.items():
+    for name in names:
 
-        def loss(p: dict[str, Any], objective: Any = objective) -> Any:
+        def loss(p: dict[str, Any], objective: Any = OBJECTIVES[name]) -> Any:
             return objective(encode(p, data), axis_name)
 
         values[name], gradient = jax.value_and_grad(loss)(parameters)
@@ -175,3 +178,9 @@ def values_and_gradients(
             gradient = jax.lax.pmean(gradient, axis_name)
         gradients[name] = gradient
     return values, gradients
+
+
+@cache
+def compiled() -> Callable[..., Any]:
+    """All of them on one device, compiled once for all tests."""
+    return jax.jit(values_and_gradients)
