@@ -85,7 +85,7 @@ def _ignore(*args: Any) -> None:
     del args
 
 
-def _exact(name: str, value: float) -> Any:
+def _exact(name: str, value: Any) -> Any:
     return int(value) if name == "step" else repr(float(value))
 
 

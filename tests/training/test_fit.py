@@ -149,7 +149,8 @@ def test_stopped_and_gone_on_with(
 
     with pytest.raises(Broken):
         train(tmp_path, data=breaking(), prefetch_size=prefetch_size)
-    (tmp_path / "metrics.csv").open("a").write("16,0.")
+    with (tmp_path / "metrics.csv").open("a", encoding="utf-8") as file:
+        file.write("16,0.")  # half a line, as a process that dies may leave
     assert_same_run(train(tmp_path), tmp_path, whole)
 
 
