@@ -105,15 +105,13 @@ def randomized(
         return jax.lax.cond(
             first,
             lambda: new._replace(block=z),
-            lambda: (
-                jax.lax.cond(
-                    is_ritz,
-                    lambda: after_ritz(new, z),
-                    lambda: _next_degree(new, q, z, rank),
-                )
-                if accelerated
-                else after_ritz(new, z)
-            ),
+            lambda: jax.lax.cond(
+                is_ritz,
+                lambda: after_ritz(new, z),
+                lambda: _next_degree(new, q, z, rank),
+            )
+            if accelerated
+            else after_ritz(new, z),
         )
 
     def after_ritz(state: _State, z: Array) -> _State:
