@@ -57,7 +57,7 @@ class History:
 
     def columns(self) -> dict[str, np.ndarray]:
         """Each column as a float64 array (steps int64), NaN where a row lacks it."""
-        table = {
+        table: dict[str, np.ndarray] = {
             name: np.array([row.get(name, np.nan) for row in self._rows], np.float64)
             for name in self._columns
         }

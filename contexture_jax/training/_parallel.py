@@ -182,7 +182,7 @@ class CompiledStep:
         if not self.mesh.is_multi_process:
             # On the device where it is, `device_put` alone would not copy.
             return jax.device_put(jnp.array(leaf, copy=True), self.everywhere)
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             data = self._place(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         return jax.make_array_from_process_local_data(

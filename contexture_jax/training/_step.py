@@ -158,8 +158,9 @@ def make_step(
         new_params = jax.tree.map(_add, state.params, updates)
         ema = state.ema_params
         if ema_decay is not None:
+            rate = 1 - ema_decay
             ema = jax.tree.map(
-                lambda old, new: old + (1 - ema_decay) * (new - old), ema, new_params
+                lambda old, new: old + rate * (new - old), ema, new_params
             )
         after = TrainState(
             step=state.step + 1,
