@@ -327,10 +327,11 @@ def _check_ema(state: TrainState, ema_decay: float | None) -> None:
 
 
 def _varying_over(axis_name: str) -> Callable[[Any], Any]:
-    def vary(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jax.lax.pcast(x, axis_name, to="varying"), tree)
-
-    return vary
+    cast: Any = getattr(jax.lax, "pcast", None)
+    if cast is None:  # JAX 0.8.0 has it under another name
+        old: Any = getattr(jax.lax, "pvary", None)
+        return lambda tree: old(tree, axis_name)
+    return lambda tree: jax.tree.map(lambda x: cast(x, axis_name, to="varying"), tree)
 
 
 def _identity(tree: Any) -> Any:
