@@ -142,7 +142,7 @@ def shuffled(places: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray
         seed: with `epoch`, which permutation.
         epoch: likewise.
     """
-    half = max(((size - 1).bit_length() + 1) // 2, 3)
+    half = max(((size - 1).bit_length() + 1) // 2, 2)
     low = np.uint64((1 << half) - 1)
     shift = np.uint64(half)
     keys = np.random.SeedSequence([seed, epoch]).generate_state(NUM_ROUNDS, np.uint64)

@@ -57,7 +57,7 @@ class History:
 
     def columns(self) -> dict[str, np.ndarray]:
         """Each column as a float64 array (steps int64), NaN where a row lacks it."""
-        table = {
+        table: dict[str, np.ndarray] = {
             name: np.array([row.get(name, np.nan) for row in self._rows], np.float64)
             for name in self._columns
         }
@@ -85,7 +85,7 @@ def _ignore(*args: Any) -> None:
     del args
 
 
-def _exact(name: str, value: float) -> Any:
+def _exact(name: str, value: Any) -> Any:
     return int(value) if name == "step" else repr(float(value))
 
 

@@ -56,9 +56,7 @@ def global_batch(local_batch: Any, mesh: Mesh) -> Any:
     here = len(mesh.local_devices)
 
     def place(leaf: Any) -> Array:
-        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(
-            rows, leaf.ndim
-        ):
+        if isinstance(leaf, jax.Array) and _lies(leaf, rows):
             return leaf
         if not np.ndim(leaf) or leaf.shape[0] % here:
             msg = (
@@ -159,6 +157,7 @@ class CompiledStep:
         self.mesh = mesh
         self.num_traces = 0
         self.everywhere = NamedSharding(mesh, PartitionSpec())
+        self._last_key: tuple[Any, Any] = (None, None)
         self._run = self._compiled(step, donate)
 
     def __call__(
@@ -183,7 +182,7 @@ class CompiledStep:
         if not self.mesh.is_multi_process:
             # On the device where it is, `device_put` alone would not copy.
             return jax.device_put(jnp.array(leaf, copy=True), self.everywhere)
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             data = self._place(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         return jax.make_array_from_process_local_data(
@@ -193,8 +192,10 @@ class CompiledStep:
     def _arguments(self, state: TrainState, batch: Any, key: Array) -> Any:
         if not self._is_placed(state.step):
             state = self.place_state(state)
-        if self.mesh.is_multi_process and not self._is_placed(key):
-            key = self._place(key)
+        if not self._is_placed(key):
+            if key is not self._last_key[0]:
+                self._last_key = (key, self._place(key))
+            key = self._last_key[1]
         batch = self.place_batch(batch)
         if self.strategy == "pmap":
             count = self.mesh.size
@@ -202,7 +203,7 @@ class CompiledStep:
         return state, batch, key
 
     def _is_placed(self, leaf: Array) -> bool:
-        return leaf.sharding.is_equivalent_to(self.everywhere, leaf.ndim)
+        return _lies(leaf, self.everywhere)
 
     def _compiled(self, step: Callable[..., Any], donate: bool) -> Any:
         def traced(*args: Any, **kwargs: Any) -> Any:
@@ -234,3 +235,9 @@ class CompiledStep:
             out_shardings=self.everywhere,
             donate_argnums=donated,
         )
+
+
+def _lies(leaf: Array, sharding: NamedSharding) -> bool:
+    """Whether an array is on the mesh already; one device alone is another type."""
+    same = leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+    return same and isinstance(leaf.sharding, NamedSharding)

@@ -158,8 +158,9 @@ def make_step(
         new_params = jax.tree.map(_add, state.params, updates)
         ema = state.ema_params
         if ema_decay is not None:
+            rate = 1 - ema_decay
             ema = jax.tree.map(
-                lambda old, new: old + (1 - ema_decay) * (new - old), ema, new_params
+                lambda old, new: old + rate * (new - old), ema, new_params
             )
         after = TrainState(
             step=state.step + 1,
@@ -326,10 +327,11 @@ def _check_ema(state: TrainState, ema_decay: float | None) -> None:
 
 
 def _varying_over(axis_name: str) -> Callable[[Any], Any]:
-    def vary(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jax.lax.pcast(x, axis_name, to="varying"), tree)
-
-    return vary
+    cast: Any = getattr(jax.lax, "pcast", None)
+    if cast is None:  # JAX 0.8.0 has it under another name
+        old: Any = getattr(jax.lax, "pvary", None)
+        return lambda tree: old(tree, axis_name)
+    return lambda tree: jax.tree.map(lambda x: cast(x, axis_name, to="varying"), tree)
 
 
 def _identity(tree: Any) -> Any:

