@@ -126,7 +126,7 @@ def fill_like(x: Array, fill: float) -> Array:
     return value
 
 
-def erasure(rate: ArrayLike, *, fill: float = 0.0) -> Erasure:
+def erasure(rate: ArrayLike, *, fill: float | int = 0.0) -> Erasure:
     """Entries erased independently: for product laws s = ∏_{i∈S} √(1 − rate_i).
 
     Args:
@@ -189,7 +189,7 @@ def as_vectors(x: ArrayLike, name: str, least: int) -> Array:
     return x
 
 
-def coordinate_mask(num_masked: int, *, fill: float = 0.0) -> CoordinateMask:
+def coordinate_mask(num_masked: int, *, fill: float | int = 0.0) -> CoordinateMask:
     """A uniformly random set of `num_masked` coordinates of a vector gets `fill`.
 
     For uniform bits and a visible mask s = √P(M ∩ S = ∅) (`zoo.mask_law`).
@@ -221,7 +221,7 @@ class BlockMask(VariantContext):
         return jnp.where(hidden, fill_like(x, self.fill), x)
 
 
-def block_mask(size: int, *, fill: float = 0.0) -> BlockMask:
+def block_mask(size: int, *, fill: float | int = 0.0) -> BlockMask:
     """`size` coordinates in a row, anywhere within a vector, get `fill`."""
     return BlockMask(check_integer(size, "size", low=1), float(fill))
 

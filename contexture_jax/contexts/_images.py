@@ -53,7 +53,7 @@ class Crop(_ImageContext):
 
     def _window(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Height and width of the window."""
-        return shape[:2] if self.size is None else self.size
+        return (shape[0], shape[1]) if self.size is None else self.size
 
     def _places(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Numbers of rows and columns where the window can start."""
@@ -188,6 +188,6 @@ class Cutout(_ImageContext):
         return jnp.where(hidden, fill_like(x, self.fill), x)
 
 
-def cutout(size: int, *, fill: float = 0.0) -> Cutout:
+def cutout(size: int, *, fill: float | int = 0.0) -> Cutout:
     """A square of `size` × `size` pixels, anywhere within the image, gets `fill`."""
     return Cutout(check_integer(size, "size", low=1), float(fill))

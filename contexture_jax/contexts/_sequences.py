@@ -92,8 +92,8 @@ def masked_tokens(
     *,
     mask_token: int,
     vocabulary_size: int,
-    random_share: float = 0.0,
-    keep_share: float = 0.0,
+    random_share: float | int = 0.0,
+    keep_share: float | int = 0.0,
     padding: int | None = None,
 ) -> MaskedTokens:
     """X is a sequence of tokens, A the sequence with some of them hidden.

@@ -9,7 +9,7 @@ from contexture_jax._core.checks import check_integer, check_key
 from contexture_jax._core.numerics import mm, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, Float
 from contexture_jax.evaluation._pairs import check_level
-from contexture_jax.operators import MonteCarloOperator
+from contexture_jax.operators import AssociationOperator, MonteCarloOperator
 
 __all__ = ["MonteCarloError", "jackknife", "monte_carlo_error"]
 
@@ -54,7 +54,7 @@ def jackknife(
 
 
 def monte_carlo_error(
-    op: MonteCarloOperator,
+    op: AssociationOperator,
     rank: int,
     *,
     key: Array,

@@ -217,7 +217,7 @@ class TransformerBlock(nnx.Module):
         width = config.width
         self.activation = config.activation_fn
         self.norm_attention = layer_norm(config, width, rngs=rngs)
-        self.norm_memory = (
+        self.norm_memory: Any = (
             layer_norm(config, width, rngs=rngs) if cross else nnx.data(None)
         )
         self.attention = Attention(config, rngs=rngs)

@@ -1,6 +1,7 @@
 """Encoders of tables with numeric and categorical columns."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -70,7 +71,7 @@ class TabularEncoder(nnx.Module):
         width = config.category_width if is_mlp else config.width
         num = config.num_numeric
         slots = sum(config.cardinalities) + len(config.cardinalities)
-        self.categories = (
+        self.categories: Any = (
             embed(config, slots, width, rngs=rngs) if slots else nnx.data(None)
         )
         if is_mlp:
@@ -105,13 +106,11 @@ class TabularEncoder(nnx.Module):
         config = self.config
         pieces = []
         if config.num_numeric or numeric is not None:
-            _check_given(numeric, "numeric")
-            check_input(numeric, "numeric", (None, config.num_numeric))
-            pieces.append(self._numbers(numeric.astype(config.dtype)))
+            numbers = _given(numeric, "numeric", config.num_numeric)
+            pieces.append(self._numbers(numbers.astype(config.dtype)))
         if config.cardinalities or codes is not None:
-            _check_given(codes, "codes")
-            check_input(codes, "codes", (None, len(config.cardinalities)))
-            pieces.append(self._embedded(codes))
+            known = _given(codes, "codes", len(config.cardinalities))
+            pieces.append(self._embedded(known))
         tokens = jnp.concatenate(pieces, axis=1)
         if config.trunk == "mlp":
             return self.trunk(tokens)
@@ -135,7 +134,9 @@ class TabularEncoder(nnx.Module):
         return vectors.reshape(codes.shape[0], -1) if is_mlp else vectors
 
 
-def _check_given(x: Array | None, name: str) -> None:
+def _given(x: Array | None, name: str, num_columns: int) -> Array:
     if x is None:
         msg = f"{name} must be given: the configuration has such columns; got None"
         raise ValueError(msg)
+    check_input(x, name, (None, num_columns))
+    return x

