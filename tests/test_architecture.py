@@ -64,7 +64,7 @@ JIT_ALLOWED = {
     "operators/_sharded.py": "a share's program; `shard_map` alone runs op by op",
     "solvers/_svd.py": "`cx.svd` compiles one program for a plan and a structure",
     "solvers/_truncated.py": "the same for plain matrices and linear maps",
-    "training/_fit.py": "the copy of a state that is saved, and whether it is finite",
+    "training/_fit.py": "whether a state is finite, which the host reads before a save",
     "training/_parallel.py": "`compile_step`",
 }
 

@@ -80,7 +80,8 @@ class Store:
 
         Args:
             step: its number.
-            state: a pytree of arrays that nothing overwrites.
+            state: a pytree of arrays; Orbax has read them, or holds them against
+                being overwritten, when this returns.
             progress: the rest; its scores are filled in here.
             score: the metric that decides which are the best, if there is one.
         """

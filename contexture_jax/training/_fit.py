@@ -145,8 +145,8 @@ def fit(
         prefetch_size: batches to read and place ahead in a thread; 0: none.
 
     Raises:
-        ValueError: if the directory holds another model's run, or one with another key.
-        KeyError: if there is no metric called `monitor`.
+        ValueError: if the directory holds another model's run, or one with another key,
+            or there is no metric called `monitor`.
 
     Example:
         >>> import jax, optax
@@ -370,9 +370,11 @@ class _Loop:
                 msg = f"evaluate must not return metrics of the step; got {taken}"
                 raise ValueError(msg)
             row |= {name: float(value) for name, value in held_out.items()}
-        if evaluates and options.monitor not in row:
-            msg = f"monitor must be one of {sorted(row)}; got {options.monitor!r}"
-            raise KeyError(msg)
+        is_complete = evaluates or options.evaluate is None
+        if is_complete and options.monitor not in row:
+            known = sorted(row.keys() - {"step"})
+            msg = f"monitor must be one of {known}; got {options.monitor!r}"
+            raise ValueError(msg)
         self._row = row
         self._history.append(row)
         write(row)
@@ -392,12 +394,11 @@ class _Loop:
     def _save(self) -> None:
         if self._store is None:
             return
-        copy, finite = _snapshot(self._state)
-        if not bool(finite):
+        if not bool(_all_finite(self._state)):
             msg = f"the parameters or the optimiser's state are after step {self._at}"
             raise _NonFiniteError(f"{msg} not finite")
         score = self._row.get(self._options.monitor)
-        self._store.save(self._at, copy, self._done, score)
+        self._store.save(self._at, self._state, self._done, score)
         self._saved = self._at
 
     def _non_finite(self, what: str) -> FitResult:
@@ -413,11 +414,11 @@ class _Loop:
 
 
 @jax.jit
-def _snapshot(state: TrainState) -> tuple[TrainState, Array]:
-    """A copy that no step overwrites, and whether all of it is finite."""
+def _all_finite(state: TrainState) -> Array:
+    """Whether all of a state is finite, shape ()."""
     finite = [
         jnp.all(jnp.isfinite(leaf))
         for leaf in jax.tree.leaves(state)
         if jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
-    return jax.tree.map(jnp.copy, state), jnp.all(jnp.stack(finite))
+    return jnp.all(jnp.stack(finite))

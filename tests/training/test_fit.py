@@ -130,7 +130,9 @@ def test_killed_again_and_again(whole: tuple[Any, Path], tmp_path: Path) -> None
     killed(tmp_path, "run", 4)
     assert saved_steps(tmp_path) == []
     killed(tmp_path, "run", 11)
+    killed(tmp_path, "begin", 12)
     killed(tmp_path, "save", 18)
+    assert saved_steps(tmp_path) == [6, 12]
     killed(tmp_path, "run", 21)
     assert_same_run(train(tmp_path), tmp_path, whole)
 
@@ -358,5 +360,7 @@ def test_bad_arguments_say_what_is_wrong(options: dict[str, Any], message: str) 
 
 
 def test_an_unknown_metric_is_told() -> None:
-    with pytest.raises(KeyError, match="monitor must be one of"):
-        train(None, monitor="accuracy")
+    with pytest.raises(ValueError, match=r"monitor must be one of .*'largest', 'loss'"):
+        train(None, monitor="accuracy", num_steps=2)
+    with pytest.raises(ValueError, match=r"monitor must be one of .*'held_out'"):
+        train(None, monitor="accuracy", evaluate=lambda _: {"held_out": 1.0})

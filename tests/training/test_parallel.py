@@ -119,6 +119,18 @@ def test_a_device_holds_its_share_of_every_piece() -> None:
     assert "collective-permute" not in text
 
 
+def test_memory_of_a_step_does_not_grow_with_the_data() -> None:
+    compiled = cx.training.compile_step(make_step(SGD), mesh=cx.training.data_mesh(1))
+    sizes = []
+    for rows in (100, 10_000):
+        batch = cx.training.batches(data(rows), ROWS, seed=0).at(3)
+        program = compiled.lower(initial_state(SGD), batch, KEY).compile()
+        memory = program.memory_analysis()
+        sizes.append((memory.temp_size_in_bytes, memory.argument_size_in_bytes))
+    assert sizes[0] == sizes[1]
+    assert sizes[0][1] < data(2 * ROWS).nbytes
+
+
 def test_default_mesh_has_an_auto_axis_of_all_devices() -> None:
     mesh = cx.training.data_mesh()
     assert (mesh.axis_names, mesh.size) == (("x",), jax.device_count())
