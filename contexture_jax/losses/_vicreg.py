@@ -35,8 +35,10 @@ def vicreg(
 
     Recovers the span of ν_1, …, ν_d if the covariance of the minimiser is invertible;
     PCA orders it. It need not be: where s is well below 1 and ν small, as published,
-    coordinates copy one another (theory.md §7.3). For d = 1 the variance is θ with √(θ + ε) = min(1, μ / (4 λ (1 − s²))), 0 where that is below ε:
-    full variance if and only if μ ≥ 4 λ (1 − s²) (theory.md §7.3).
+    coordinates copy one another (theory.md §7.3).
+
+    For d = 1 the variance is θ with √(θ + ε) = min(1, μ / (4 λ (1 − s²))), 0 where that
+    is below √ε: full variance if and only if μ ≥ 4 λ (1 − s²).
 
     Args:
         z: embeddings of a, shape (b, d).

@@ -87,7 +87,7 @@ def squared_modes(gamma: float, views: int) -> tuple[np.ndarray, np.ndarray]:
     return theta, gap * theta + gamma * (1 - theta) ** 2
 
 
-@pytest.mark.parametrize("gamma", [0.3, 0.5, 1.0])
+@pytest.mark.parametrize("gamma", [0.3, 1.0])
 @pytest.mark.parametrize("form", ["svme", "non_contrastive"])
 def test_squared_penalty_shrinks_and_collapses_as_computed(
     form: str, gamma: float
@@ -333,15 +333,16 @@ def test_trace_ratio_has_the_derivative_of_finite_differences() -> None:
 def test_running_moments_are_averages_from_the_first_batch_on() -> None:
     batches = RNG.normal(size=(3, 8, 2)) @ np.array([[1.0, 0.5], [0, 1]]) + 2
     moments = losses.init_moments(2, np.float64)
+    update = jax.jit(partial(losses.update_moments, decay=0.5))
     for batch in batches:
-        moments = losses.update_moments(moments, batch, decay=0.5)
+        moments = update(moments, batch)
     shares = np.array([1, 2, 4]) / 7
     mean = np.tensordot(shares, batches.mean(1), 1)
     cov = np.tensordot(shares, [np.cov(batch.T) for batch in batches], 1)
     exact = tol(np.float64, size=10)
     assert np.abs(losses.running_mean(moments) - mean).max() < exact
     assert np.abs(losses.running_covariance(moments) - cov).max() < exact
-    white = np.asarray(losses.whiten(batches[0], moments, ridge=0.0))
+    white = np.asarray(jax.jit(partial(losses.whiten, ridge=0.0))(batches[0], moments))
     factor = np.linalg.cholesky(cov)
     expected = np.linalg.solve(factor, (batches[0] - mean).T).T
     assert np.abs(white - expected).max() < tol(np.float64, size=1000)

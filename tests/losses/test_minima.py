@@ -143,7 +143,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+# Close to other cases, and longer.
+SLOW = ("class_balanced, a given head", "orbital, p = 2")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+        for name in CASES
+    ],
+)
 def test_minimum_and_span_are_those_of_the_theory(name: str) -> None:
     case = CASES[name]
     value, found = minimise(case.loss, case.shapes)
@@ -196,16 +206,24 @@ def test_orbital_minimisation_learns_an_orthonormal_basis() -> None:
 def test_orbital_minimisation_falls_without_bound_on_a_negative_mode() -> None:
     walk = enumerated(np.array([[0.1, 0.4], [0.4, 0.1]]))  # eigenvalue −0.6
     side = jnp.array([[1.0], [-1.0]])
-    assert float(on_views(losses.orbital_minimisation, walk)(30 * side)) < -1e5
-    shifted = on_views(losses.orbital_minimisation, walk, shift=0.6)
-    assert float(shifted(30 * side)) > -1e-6
+    plain, shifted = jax.jit(
+        lambda phi: [
+            on_views(losses.orbital_minimisation, walk, shift=shift)(phi)
+            for shift in (0.0, 0.6)
+        ]
+    )(30 * side)
+    assert float(plain) < -1e5
+    assert float(shifted) > -1e-6
 
+
+# Neural Eigenmaps order the functions from this α on.
+COPYING = float((S2[0] - S2[1]) / S2[0] ** 2)
 
 ORDERED = {
     "joint_nesting": on_pairs(losses.joint_nesting),
     "sequential_nesting": on_pairs(losses.sequential_nesting),
     "neural_ef": on_views(losses.neural_ef),
-    "neural_eigenmaps": on_views(losses.neural_eigenmaps, alpha=2.0),
+    "neural_eigenmaps": on_views(losses.neural_eigenmaps, alpha=1.2 * COPYING),
 }
 
 
@@ -247,7 +265,7 @@ def test_sequential_nesting_has_the_gradient_of_the_theory() -> None:
     phi, psi = rng.normal(size=(NUM_X, 3)), rng.normal(size=(NUM_A, 3))
     phi, psi = phi - LAW.p_x @ phi, psi - LAW.p_a @ psi
     loss = on_pairs(losses.sequential_nesting)
-    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(phi, psi)
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(phi, psi)
     for mine, other, found, p, T in (
         (phi, psi, gradients[0], LAW.p_x, LAW.table / LAW.p_x[:, None]),
         (psi, phi, gradients[1], LAW.p_a, LAW.table.T / LAW.p_a[:, None]),
@@ -255,20 +273,15 @@ def test_sequential_nesting_has_the_gradient_of_the_theory() -> None:
         C = np.triu(covariance(other, LAW.p_a if other is psi else LAW.p_x))
         expected = -2 * T @ other + 2 * mine @ C
         assert np.abs(found / p[:, None] - expected).max() < tol(np.float64, size=100)
-    plain = on_pairs(losses.lora_svd)(jnp.asarray(phi), jnp.asarray(psi))
-    assert abs(float(value) - float(plain)) < tol(np.float64, size=100)
 
 
-@pytest.mark.parametrize(("share", "follows"), [(0.8, 0), (1.2, 1)])
-def test_neural_eigenmaps_copy_below_the_threshold(share: float, follows: int) -> None:
-    threshold = (S2[0] - S2[1]) / S2[0] ** 2
-    loss = on_views(losses.neural_eigenmaps, alpha=share * float(threshold))
+def test_neural_eigenmaps_copy_below_the_threshold() -> None:
+    loss = on_views(losses.neural_eigenmaps, alpha=0.8 * COPYING)
     start = [np.random.default_rng(0).normal(size=(NUM_A, WIDTH))]
     scaled = in_unit_scale(loss, LAW.p_a)
     _, (found,) = descend(scaled, start, rate=0.3, num_steps=8000)
     matched = alignment(found / np.sqrt(LAW.p_a)[:, None], LAW.right, LAW.p_a)
-    assert matched[0].argmax() == 0
-    assert matched[1, follows] > 1 - ANGLE
+    assert matched[:, 0].min() > 1 - ANGLE
 
 
 def test_squared_error_without_bias_learns_unbalanced_modes() -> None:
@@ -405,7 +418,9 @@ def bipartite() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return edges, edges.sum(0), np.repeat([1.0, -1.0], [4, 3])
 
 
-@pytest.mark.parametrize("form", ["plain", "lazy", "two steps"])
+@pytest.mark.parametrize(
+    "form", ["plain", pytest.param("lazy", marks=pytest.mark.slow), "two steps"]
+)
 def test_graph_objective_on_a_bipartite_graph(form: str) -> None:
     """E2: the side has s = 1; one step ranks it last, two steps first."""
     edges, p, side = bipartite()

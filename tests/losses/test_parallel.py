@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tests.losses.registry import (
     OBJECTIVES,
+    SELECTED,
     Data,
     compiled,
     make_data,
@@ -18,7 +19,7 @@ from tests.losses.registry import (
     values_and_gradients,
 )
 
-RELATIVE = 1e-6  # what the package promises; what is measured is near 1e-13
+RELATIVE = 1e-6
 AXIS = "batch"
 
 
@@ -28,8 +29,8 @@ def mesh(num_devices: int) -> Mesh:
 
 
 @cache
-def one_device() -> Any:
-    return jax.device_get(compiled()(make_parameters(), make_data()))
+def one_device(names: tuple[str, ...]) -> Any:
+    return jax.device_get(compiled(names)(make_parameters(), make_data()))
 
 
 def by_jit(num_devices: int, names: tuple[str, ...]) -> Any:
@@ -75,9 +76,14 @@ RUNS: dict[str, Callable[[int, tuple[str, ...]], Any]] = {
 }
 
 
-def departures(there: Any, names: Iterable[str]) -> dict[str, tuple[float, float]]:
-    """Objectives whose value or gradient is not that of one device, and by how much."""
-    values, gradients = one_device()
+def departures(
+    there: Any, names: Iterable[str], whole: tuple[str, ...] = SELECTED
+) -> dict[str, tuple[float, float]]:
+    """Objectives whose value or gradient is not that of one device, and by how much.
+
+    The reference is one program of all the names in `whole`.
+    """
+    values, gradients = one_device(whole)
     wrong = {}
     for name in names:
         error = abs(there[0][name] - values[name]) / abs(values[name])
@@ -91,30 +97,12 @@ def departures(there: Any, names: Iterable[str]) -> dict[str, tuple[float, float
     return wrong
 
 
-# Some objectives of each way to reduce: moments, gathered rows, halves, stopped
-# gradients, factorisations, weights, state. The slow tests go through all.
-MANY = (
-    "svme weighted",
-    "svme running",
-    "kise unbiased",
-    "haochen",
-    "lora_svd unbiased",
-    "sequential_nesting",
-    "vicreg",
-    "vamp 2",
-    "orbital 2",
-    "clip",
-    "simclr",
-    "squared_error",
-    "class_balanced printed",
-    "masked_reconstruction",
-)
-FEW = ("svme running", "kise unbiased", "lora_svd unbiased", "clip")
+FEW = ("svme running", "kise unbiased", "lora_svd unbiased")
 
 
 @pytest.mark.parametrize(
     ("strategy", "num_devices", "names"),
-    [("shard_map", 8, MANY), ("pmap", 4, FEW), ("jit", 2, FEW)],
+    [("shard_map", 8, SELECTED), ("pmap", 4, FEW), ("jit", 2, FEW)],
     ids=lambda value: "" if isinstance(value, tuple) else str(value),
 )
 def test_objectives_are_those_of_one_device(
@@ -129,7 +117,7 @@ def test_objectives_are_those_of_one_device(
 @pytest.mark.parametrize("num_devices", [2, 4, 8])
 def test_every_objective_is_that_of_one_device(strategy: str, num_devices: int) -> None:
     there = jax.device_get(RUNS[strategy](num_devices, tuple(OBJECTIVES)))
-    assert departures(there, OBJECTIVES) == {}
+    assert departures(there, OBJECTIVES, tuple(OBJECTIVES)) == {}
 
 
 def test_averaging_losses_of_devices_is_another_objective() -> None:
@@ -139,7 +127,9 @@ def test_averaging_losses_of_devices_is_another_objective() -> None:
         Data(*(part[half] for part in rows._replace(kernel=rows.kernel[:, half])))
         for half in (slice(0, 8), slice(8, 16))
     ]
-    run = jax.jit(lambda p, data: values_and_gradients(p, data, names=("svme",)))
+    run = jax.jit(
+        lambda p, data: values_and_gradients(p, data, names=("svme weighted",))
+    )
     parts = [jax.device_get(run(make_parameters(), half)) for half in halves]
     mean = jax.tree.map(lambda a, b: (a + b) / 2, *parts)
-    assert "svme" in departures(mean, ("svme",))
+    assert "svme weighted" in departures(mean, ("svme weighted",))
