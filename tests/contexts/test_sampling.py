@@ -148,6 +148,15 @@ def test_a_crop_is_a_part_of_the_image_and_a_shift_moves_it():
     assert sorted(moved.ravel()) == sorted(np.asarray(image).ravel())
 
 
+def test_every_window_of_the_image_is_equally_likely():
+    image = jnp.arange(12.0).reshape(3, 4, 1)
+    windows = jnp.stack(
+        [image[i : i + 2, j : j + 2] for i in range(2) for j in range(3)]
+    )
+    logs = log_densities(C.crop(2), windows, image[None])
+    np.testing.assert_allclose(logs, -np.log(6), rtol=tol(np.float32))
+
+
 def test_a_chain_applies_its_parts_in_turn_and_has_no_density():
     context = C.chain(C.erasure(1.0, fill=3.0), C.gaussian_noise(1e-3))
     samples = sample(context, KEY, VECTORS, 0)

@@ -234,6 +234,16 @@ def test_replacements_have_the_moments_that_they_are_named_for():
         assert (np.abs(ratio - 1) <= MONTE_CARLO_SIGMAS * np.sqrt(2 / NUM)).all()
 
 
+def test_noise_has_the_moments_of_its_scale():
+    scale = np.array([0.3, 2.0])
+    context = C.gaussian_noise(scale)
+    samples, _ = draw_and_evaluate(context, POINT, POINT[None], NUM)
+    gaps = (np.asarray(samples) - np.asarray(POINT)) / scale
+    assert (np.abs(gaps.mean(axis=0)) <= MONTE_CARLO_SIGMAS / np.sqrt(NUM)).all()
+    spread = MONTE_CARLO_SIGMAS * np.sqrt(2 / NUM)
+    assert (np.abs(gaps.var(axis=0) - 1) <= spread).all()
+
+
 def test_a_constant_column_never_changes():
     rows = jnp.array([[1.0, 5.0], [2.0, 5.0]])
     context = C.corruption(rows, 0.9)

@@ -58,6 +58,33 @@ def test_padding_changes_nothing():
     assert np.isfinite(apply(params, jnp.zeros((1, 3), jnp.int32))).all()
 
 
+def test_causal_and_padded_at_once_is_causal():
+    params, causal = text(causal=True)
+    _, both = text(causal=True, padding=0)
+    x, padded = jnp.array([[3, 1, 4]]), jnp.array([[3, 1, 4, 0, 0]])
+    np.testing.assert_allclose(both(params, padded), causal(params, x), atol=EXACT)
+
+
+def test_without_positions_patches_of_an_image_have_no_order():
+    config = models.VisionTransformerConfig(
+        image_size=(8, 4), in_channels=1, **{**SMALL, "depth": 1}
+    )
+    params, apply = built(models.VisionTransformer(config, rngs=nnx.Rngs(0)))
+    x = jax.random.normal(jax.random.key(0), (2, 8, 4, 1), jnp.float32)
+    wide = models.VisionTransformerConfig(
+        image_size=(4, 8), in_channels=1, **{**SMALL, "depth": 1}
+    )
+    _, apply_wide = built(models.VisionTransformer(wide, rngs=nnx.Rngs(0)))
+    beside = jnp.concatenate([x[:, :4], x[:, 4:]], axis=2)
+    np.testing.assert_allclose(apply_wide(params, beside), apply(params, x), atol=EXACT)
+    swapped = jnp.concatenate([x[:, 4:], x[:, :4]], axis=1)
+    assert abs(apply(params, swapped) - apply(params, x)).max() > 1e-4
+    orderless = {**params, "positions": 0 * params["positions"]}
+    np.testing.assert_allclose(
+        apply(orderless, swapped), apply(orderless, x), atol=EXACT
+    )
+
+
 def test_cross_attention_does_not_depend_on_the_order_of_the_context():
     config = models.CrossAttentionConfig(in_features=5, context_features=3, **SMALL)
     params, apply = built(models.CrossAttentionEncoder(config, rngs=nnx.Rngs(0)))
