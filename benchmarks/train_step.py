@@ -84,6 +84,7 @@ def ours(
 
     def run(number: int) -> dict[str, float]:
         del number
+        metrics: Any = None
         for _ in range(args.steps):
             state[0], metrics = compiled(state[0], batch, key)
         return {"loss": float(metrics["loss"])}
@@ -93,6 +94,7 @@ def ours(
 
     def loss_alone(number: int) -> Any:
         del number
+        found: Any = None
         for _ in range(args.steps):
             found = jax.block_until_ready(gradient(*embeddings))
         return {"loss": float(found[0])}
@@ -142,6 +144,7 @@ def torch_step(args: argparse.Namespace, views: np.ndarray) -> list[Contestant]:
 
     def run(number: int) -> dict[str, float]:
         del number
+        loss: Any = None
         for _ in range(args.steps):
             optimizer.zero_grad(set_to_none=True)
             loss = loss_of(network(first), network(second))

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 __all__ = ["kept_programs"]
 
@@ -28,7 +29,7 @@ def kept_programs() -> Iterator[None]:
     }
     before = {name: getattr(jax.config, name) for name in settings}
     chosen = before["jax_compilation_cache_dir"] is not None
-    if chosen or not jax.config.jax_enable_compilation_cache or not _made():
+    if chosen or not _is_enabled() or not _made():
         yield
         return
     for name, value in settings.items():
@@ -38,6 +39,13 @@ def kept_programs() -> Iterator[None]:
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
+
+
+def _is_enabled() -> bool:
+    import jax
+
+    config: Any = jax.config
+    return config.jax_enable_compilation_cache
 
 
 def _directory() -> Path:

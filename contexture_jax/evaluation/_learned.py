@@ -85,7 +85,7 @@ def cka(
         left = root * (x - mm(w[None, :], x))
         length = jnp.linalg.norm(left)
         # The rest of a constant is rounding, which scaling would make a feature of.
-        floor = rank_cutoff(x.shape, dtype, jnp.linalg.norm(root * x))
+        floor = rank_cutoff((x.shape[0], x.shape[1]), dtype, jnp.linalg.norm(root * x))
         # The measure does not see the scale; squares of squares would leave the range.
         return left * safe_reciprocal(jnp.where(length > floor, length, 0.0))
 

@@ -127,6 +127,7 @@ def test_unrelated_pairs_look_related_unless_held_out(positive):
     phi, other = rng.normal(size=(2, 400, 20)).astype(DTYPE)
     found = cx.evaluation.rayleigh_ritz(phi, other, positive=positive, key=KEY, rank=5)
     held_out = found.held_out
+    assert held_out is not None
     assert (np.asarray(found.singular_values) > 0.25).all()
     assert (np.asarray(held_out.lower) <= 0.01).all()
     limit = 0.15 if not positive else 0.4  # square roots of correlations
@@ -150,6 +151,7 @@ def test_held_out_intervals_hold_the_truth_of_functions_that_are_known(positive)
         found = cx.evaluation.rayleigh_ritz(
             phi, other, positive=positive, key=jax.random.key(number)
         )
+        assert found.held_out is not None
         low, high = float(found.held_out.lower[0]), float(found.held_out.upper[0])
         truth = s**0.5 if positive else s
         covered += low <= truth <= high
