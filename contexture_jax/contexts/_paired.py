@@ -208,7 +208,7 @@ class TimeLag(NumberedContext):
 
     def _logits(self, x: Array) -> tuple[Array, Array]:
         times = x + self.lags
-        inside = (times >= self.begin[x]) & (times <= self.end[x])
+        inside = (times >= self.begin[x]) & (times < self.end[x])
         return times, jnp.where(inside, self.log_weights, -jnp.inf)
 
     def inputs(self) -> np.ndarray:
