@@ -50,7 +50,7 @@ def jackknife(
     num = replicates.shape[0]
     mean = replicates.mean(axis=0)
     variance = ((replicates - mean[None]) ** 2).mean(axis=0)
-    return (num - 1) * (mean - estimate), safe_sqrt(4 * (num - 1) * variance)
+    return (num - 1) * (mean - estimate), safe_sqrt((num - 1) * variance)
 
 
 def monte_carlo_error(

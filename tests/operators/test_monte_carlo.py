@@ -79,7 +79,7 @@ def test_gaussian_values_are_within_their_stated_error(key):
     assert (
         np.abs(found.corrected - exact) <= MONTE_CARLO_SIGMAS * found.standard_errors
     ).all()
-    assert (found.standard_errors < 0.04).all()
+    assert (found.standard_errors < 0.02).all()
     assert (found.band_lower <= exact).all()
     assert (exact <= found.band_upper).all()
     # What 48 quantiles stand for, to what they leave out in the tails.
