@@ -20,6 +20,8 @@
 # order. Rayleigh-Ritz puts them in order, whatever the objective.
 
 # %%
+import functools
+
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
@@ -41,9 +43,11 @@ info.status
 # %% [markdown]
 # ## Pairs, an encoder, an objective
 #
-# A batch holds 512 images and, for each, one of its 30 nearest. SVME embeds both and
-# asks that the embedding of an image predicts that of its neighbour; the covariance of
-# the embedding is solved exactly inside the loss, so that nothing can collapse.
+# A batch holds 512 times two neighbours a and a⁺ of one image x. KISE asks that the
+# embeddings of the two agree; their covariance is solved inside the loss, so that
+# nothing can collapse. The encoder Ψ of A learns the right functions, and Φ = T Ψ, its average
+# over neighbours, the left ones. The ridge of the whitening is the share of the mean
+# variance below which a batch of this size sees nothing but noise.
 
 # %%
 batch_size, num_steps, width = 512, 300, 64
@@ -57,8 +61,8 @@ class Pairs:
         while True:
             rng = np.random.default_rng(step)
             rows = rng.integers(len(x), size=batch_size)
-            slots = rng.integers(neighbors.shape[1], size=batch_size)
-            yield {"x": x[rows], "a": x[neighbors[rows, slots]]}
+            slots = rng.integers(neighbors.shape[1], size=(2, batch_size))
+            yield tuple(x[neighbors[rows, slot]] for slot in slots)
             step += 1
 
     def __iter__(self):
@@ -68,21 +72,18 @@ class Pairs:
 config = cx.models.MLPConfig(
     in_features=x.shape[1], hidden=(256, 256), out_features=width, activation="tanh"
 )
-rngs = nnx.Rngs(0)
-(phi_params, apply), (psi_params, _) = (
-    cx.models.functional(cx.models.MLP(config, rngs=rngs)) for _ in range(2)
-)
+params, apply = cx.models.functional(cx.models.MLP(config, rngs=nnx.Rngs(0)))
 
 
 def encode(params, batch, key):
     del key
-    phi, psi = params
-    return apply(phi, batch["x"]), apply(psi, batch["a"])
+    return tuple(apply(params, view) for view in batch)
 
 
+loss = functools.partial(cx.losses.kise_pairs, constraint=cx.losses.Whiten(0.1))
 optimizer = optax.adamw(cx.training.warmup_cosine(2e-3, num_steps), weight_decay=1e-5)
-step = cx.training.make_step(encode, cx.training.from_loss(cx.losses.svme), optimizer)
-state = cx.training.init_state((phi_params, psi_params), optimizer)
+step = cx.training.make_step(encode, cx.training.from_loss(loss), optimizer)
+state = cx.training.init_state(params, optimizer)
 
 # %% [markdown]
 # ## A learned spectrum converges to the exact one
@@ -94,7 +95,7 @@ state = cx.training.init_state((phi_params, psi_params), optimizer)
 
 # %%
 def extract(state):
-    phi = jax.jit(apply)(state.params[0], x)
+    phi = op.matmat(jax.jit(apply)(state.params, x))
     return cx.evaluation.rayleigh_ritz(phi, op, rank=rank)
 
 
