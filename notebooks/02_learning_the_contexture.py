@@ -45,9 +45,9 @@ info.status
 #
 # A batch holds 512 times two neighbours a and a⁺ of one image x. KISE asks that the
 # embeddings of the two agree; their covariance is solved inside the loss, so that
-# nothing can collapse. The encoder Ψ of A learns the right functions, and Φ = T Ψ, its average
-# over neighbours, the left ones. The ridge of the whitening is the share of the mean
-# variance below which a batch of this size sees nothing but noise.
+# nothing can collapse. The encoder Ψ of A learns the right functions, and Φ = T Ψ, its
+# average over neighbours, the left ones. The ridge of the whitening is the share of the
+# mean variance below which a batch of this size sees nothing but noise.
 
 # %%
 batch_size, num_steps, width = 512, 300, 64
