@@ -34,7 +34,10 @@ class Whiten:
 
     Attributes:
         ridge: added to the diagonal of C, relative to its mean. Directions with less
-            variance than that count in part only; at least 4 eps · d is added.
+            variance than that count in part only; at least 4 eps · d is added. The
+            default is for laws and for batches of far more rows than columns; for wide
+            embeddings take 0.01 to 1: in a batch, directions of little variance are
+            noise, which exact whitening makes all of the gradient (theory.md §7.3).
     """
 
     ridge: float = 1e-6
