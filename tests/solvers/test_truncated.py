@@ -54,9 +54,9 @@ def test_every_method_finds_the_leading_triples(shape, method, dtype):
 def test_narrow_krylov_blocks_converge_through_restarts(block_size):
     a = decaying((60, 45), values=0.8 ** np.arange(20.0))
     result, info = cx.solvers.truncated_svd(
-        a, 4, key=KEY, method="krylov", block_size=block_size
+        a, 4, key=KEY, method="krylov", block_size=block_size, num_oversamples=2
     )
-    assert info.num_passes > 3 * 16 / block_size  # more than one filling of the basis
+    assert info.num_passes > 3 * 6 / block_size + 1  # more than one filling of a basis
     check_triples(a, result, 4, 10 * promised(DTYPE))
     assert info.status == "converged"
 
@@ -88,7 +88,7 @@ def test_narrow_krylov_blocks_gain_more_from_as_many_products():
     narrow, passes = error(method="krylov", block_size=3, max_passes=5)
     wide, wide_passes = error(num_power_iterations=1, num_oversamples=3)
     assert 3 * passes <= 9 * wide_passes
-    assert narrow < 0.25 * wide
+    assert narrow < 0.6 * wide
 
 
 @pytest.mark.parametrize(
