@@ -50,7 +50,7 @@ info.status
 # mean variance below which a batch of this size sees nothing but noise.
 
 # %%
-batch_size, num_steps, width = 512, 300, 64
+batch_size, num_steps, width = 512, 200, 64
 
 
 class Pairs:

@@ -49,7 +49,7 @@ LAYERS = {
     "plotting": _layer("_core contexts operators solvers evaluation", "matplotlib"),
     "cli": _layer(
         "_core contexts operators solvers losses models training evaluation plotting",
-        "matplotlib rich scipy sklearn threadpoolctl",
+        "flax matplotlib optax platformdirs rich scipy sklearn threadpoolctl",
     ),
 }
 
@@ -59,6 +59,8 @@ JIT_ALLOWED = {
     "contexts/_search.py": "`knn` searches in blocks of one shape, from eager code",
     "contexts/_pruning.py": "the same by lower bounds, whose outcome the host reads",
     "cli/_solve.py": "each judge of the command is one program",
+    "cli/_learn.py": "draws, embeddings and Ritz values, likewise",
+    "evaluation/_learned.py": "`alignment` measures many shuffles of one shape",
     "solvers/_implicit.py": "their backward pass, which eager `jax.grad` runs",
     "solvers/_certificate.py": "`certify` likewise, for eager callers of `cx.svd`",
     "operators/_sharded.py": "a share's program; `shard_map` alone runs op by op",

@@ -1,6 +1,6 @@
 """Randomized subspace iteration, accelerated by Chebyshev polynomials."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,17 +70,21 @@ def randomized(
         is_open = (state.passes <= 0) | (gap > a.goal(state.s, tol))
         return (state.passes < max_passes) & is_open
 
+    def last_or_loose(state: _State, whole: Any, loose: Any) -> Any:
+        """Of a fixed number of passes, the last alone needs triples."""
+        if accelerated:
+            return whole()
+        return jax.lax.cond(state.passes == max_passes - 1, whole, loose)
+
     def one_pass(state: _State) -> _State:
         first, is_ritz = state.passes < 0, state.left == 0
-        # Of a fixed number of passes, the last alone needs triples.
-        wants_triples = accelerated | (state.passes == max_passes - 1)
         if start is not None:
             first = jnp.zeros((), bool)
         fresh = fold(seed, state.passes + 2)
         q = jax.lax.cond(
             is_ritz & ~first,
-            lambda: jax.lax.cond(
-                wants_triples,
+            lambda: last_or_loose(
+                state,
                 lambda: orthonormalize(state.block, fresh, project=a.project_right),
                 lambda: orthonormalize(state.block, fresh, loose=True),
             ),
@@ -93,8 +97,8 @@ def randomized(
         )
         u, s, v = jax.lax.cond(
             is_ritz & ~first,
-            lambda: jax.lax.cond(
-                wants_triples,
+            lambda: last_or_loose(
+                state,
                 lambda: ritz_svd(y, q, fresh, num=width, project=a.project_left),
                 lambda: (orthonormalize(y, fresh, loose=True), state.s, state.v),
             ),

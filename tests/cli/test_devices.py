@@ -12,6 +12,7 @@ from tests.cli.helpers import run
 from tests.tolerances import promised
 
 
+@pytest.mark.slow
 def test_three_devices_give_the_figures_of_one(tmp_path, capsys):
     """178 rows on 3 devices: padding. In a process where JAX has not started yet."""
     arguments = ["wine", "--rank", "5", "--target", "target", "--no-plots"]

@@ -184,6 +184,7 @@ def test_wine_has_a_numerical_certificate_and_no_sampling(wine):
     assert "numerical bounds" in wine[1].stdout
 
 
+@pytest.mark.slow
 def test_bootstrap_of_a_table_of_counts(tmp_path, capsys):
     """Greenacre's staff and smoking: 193 pairs whose χ² of 16.4 has p = 0.17."""
     rows = ["4,2,3,2", "4,3,7,4", "25,10,12,4", "18,24,33,13", "10,6,7,2", "0,0,0,0"]
@@ -204,6 +205,7 @@ def test_bootstrap_of_a_table_of_counts(tmp_path, capsys):
     assert "193 pairs" in ran.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("table", "options", "message"),
     [
@@ -302,6 +304,7 @@ def test_the_precision_of_the_process_is_put_back():
         assert jax.config.read("jax_enable_x64") == before
 
 
+@pytest.mark.slow
 def test_labels_in_float64_have_singular_values_1(tmp_path, capsys):
     path = write(tmp_path, "a,y\n" + "".join(f"{i},{'uvw'[i % 3]}\n" for i in range(9)))
     options = ["--context", "labels", "--target", "y", "--dtype", "float64"]
@@ -340,6 +343,7 @@ def test_a_bracket_of_tau_holds_what_all_values_say(tmp_path, capsys, monkeypatc
     assert undecided == ("--rank 23 will tell" in bracket["verdict_reason"])
 
 
+@pytest.mark.slow
 def test_a_projection_is_said_to_be_one_whatever_the_rank(tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(24, 5)))
     options = ["--context", "teacher", "--rank", "3", "--out", tmp_path / "out"]
@@ -430,7 +434,9 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(_report, "write_json", interrupt)
     ran = run_altered(monkeypatch, capsys, tmp_path)
     assert ran.status == 130
-    assert ran.err.splitlines()[-1] == "contexture: interrupted; nothing was written"
+    assert ran.err.splitlines()[-1] == (
+        "contexture: interrupted; no results were written"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
 
 

@@ -134,6 +134,7 @@ def test_unrelated_pairs_look_related_unless_held_out(positive):
     assert (np.asarray(held_out.singular_values) < limit).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positive", [False, True])
 def test_held_out_intervals_hold_the_truth_of_functions_that_are_known(positive):
     """One exact function a side: nothing is fitted but signs and scales."""

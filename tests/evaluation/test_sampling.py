@@ -99,6 +99,7 @@ sizes = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @sizes
 @pytest.mark.parametrize("name", NAMES)
 def test_the_band_holds_all_values_whatever_their_multiplicities(name, size):
@@ -150,6 +151,7 @@ def test_the_total_is_covered_once_its_bias_is_off(name, size):
     assert case.found.total.estimate.mean() > truth - MONTE_CARLO_SIGMAS * sem
 
 
+@pytest.mark.slow
 def test_percentiles_of_replicates_do_not_cover():
     """What theory.md §3.7 says of them, and why the others are offered."""
     case = simulated("independent")
@@ -232,6 +234,7 @@ def test_counts_and_pairs_are_the_same_sample():
     assert cx.evaluation.counted_sample(counts.astype(float)).num_pairs == 10
 
 
+@pytest.mark.slow
 def test_estimates_are_the_spectrum_of_the_table():
     counts = np.random.default_rng(2).integers(0, 9, (6, 4))
     sample = cx.evaluation.counted_sample(counts)

@@ -262,6 +262,7 @@ def test_a_vector_is_no_block():
     check_block(np.ones((3, 1)), 3, "g")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["joint with zeros", "knn", "neighbors", "pairs"])
 def test_gradients_in_the_block_are_products_with_the_stored_transpose(name):
     op = cx.association_operator(CONTEXTS[name](DTYPE))

@@ -149,6 +149,7 @@ def test_compositions_take_sharded_parts():
     assert cx.operators.mesh_of(one) is None
 
 
+@pytest.mark.slow
 def test_gradients_through_the_ring_are_those_of_one_device():
     """14 rows: padding on 8 devices."""
     x = jnp.asarray(features(DTYPE))
@@ -269,6 +270,7 @@ def test_results_stay_where_the_rows_are(kind):
     assert op.p_x.sharding.spec == PartitionSpec("x")
 
 
+@pytest.mark.slow
 def test_reverse_mode_through_the_ring_stores_no_tile():
     """Work space of a gradient is linear in n, and no array has all rows."""
 

@@ -46,6 +46,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_at_the_points_of_the_context_it_gives_the_functions_back(name):
     context, x, a = CASES[name]

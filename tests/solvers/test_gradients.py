@@ -113,6 +113,7 @@ def test_energies_have_the_gradient_of_the_whole_spectrum():
     np.testing.assert_allclose(along(gradient, CHANGE), expected, rtol=ACCURACY)
 
 
+@pytest.mark.slow
 def test_estimated_energies_have_the_gradient_of_an_estimate_from_plain_probes():
     def solve(table):
         op = build(table)
@@ -383,6 +384,7 @@ def test_forward_mode_is_refused():
         jax.jvp(spectrum, (TABLE,), (CHANGE,))
 
 
+@pytest.mark.slow
 def test_vmap_and_a_loop_agree_on_gradients():
     def first(table):
         return spectrum(table)[0]
@@ -530,6 +532,7 @@ def test_tiles_have_the_gradients_of_the_dense_formulas(block_size):
         np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_gradients_through_a_kernel_take_the_memory_of_tiles():
     """Read off the compiled program: features in, gradient of a spectrum out."""
     n = 4096

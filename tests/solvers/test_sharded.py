@@ -130,6 +130,7 @@ def program(kind: str, num_rows: int) -> str:
     return lowered.compile().as_text() or ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dense", "knn", "rbf"])
 def test_no_device_holds_all_rows_of_a_block(kind):
     found = hlo.shapes(program(kind, 48))

@@ -96,6 +96,7 @@ def test_nystrom_gives_the_closed_form_on_a_wide_sketch(name, dtype):
     check(cx.association_operator(context), name, "nystrom", dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS[1:])
 @pytest.mark.parametrize(
     "name", ["erasure", "lazy_ring", "tree", "staff_smoking", "deterministic_labels"]
@@ -128,6 +129,7 @@ def test_fixed_degree_storage_gives_the_closed_form(name, method):
     check(op, name, method, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("method", METHODS[1:])
 def test_blocked_kernel_storage_gives_the_closed_form(method, dtype):
@@ -139,6 +141,7 @@ def test_blocked_kernel_storage_gives_the_closed_form(method, dtype):
     check(cx.association_operator(context, block_size=10), name, method, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("method", METHODS[1:])
 def test_a_gaussian_channel_in_blocked_kernel_storage(method, dtype):

@@ -65,6 +65,7 @@ def test_energies_are_exact_where_the_storage_knows_its_norm(op, table, method):
     assert info.total_energy >= (result.singular_values**2).sum()
 
 
+@pytest.mark.slow
 def test_energies_are_estimated_with_an_error_elsewhere(op):
     both = cx.operators.stack([op, op], [0.5, 0.5])
     _, exact = cx.svd(op, 2, key=KEY)
@@ -74,6 +75,7 @@ def test_energies_are_estimated_with_an_error_elsewhere(op):
     assert gap <= MONTE_CARLO_SIGMAS * info.tail_error
 
 
+@pytest.mark.slow
 def test_a_looser_tolerance_takes_fewer_passes(large):
     passes = {}
     for goal in (1e-1, 1e-4):
@@ -91,6 +93,7 @@ def test_too_few_passes_say_so_and_what_to_do(large):
     assert info.num_passes == 1.5
 
 
+@pytest.mark.slow
 def test_acceleration_takes_fewer_passes_on_a_slow_spectrum():
     """Powers need about log(1 / tol) / log(1 / 0.9²) passes, Chebyshev their root."""
     rng = np.random.default_rng(0)
@@ -107,6 +110,7 @@ def test_acceleration_takes_fewer_passes_on_a_slow_spectrum():
     assert slow.residuals.max() > fast.residuals.max()
 
 
+@pytest.mark.slow
 def test_a_coarse_range_finder_leaves_the_result_as_exact():
     low = jnp.float32 if X64 else jnp.bfloat16
     op = cx.association_operator(cx.contexts.joint(random_table(DTYPE)))
@@ -160,6 +164,7 @@ def test_auto_says_what_it_chose_and_why(op, large):
     assert "2000 × 1500" in str(info.reason)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("rank", [2, 4])
 def test_labels_have_ones_then_zeros_and_no_nan(method, rank):
@@ -194,6 +199,7 @@ def test_nan_in_an_operator_is_reported(op, method):
     assert info.status == "non-finite"
 
 
+@pytest.mark.slow
 def test_the_largest_entry_of_each_left_function_is_positive(op):
     for method in METHODS:
         result, _ = cx.svd(op, 4, key=KEY, method=method)

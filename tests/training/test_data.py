@@ -81,6 +81,7 @@ def test_shards_make_up_the_batch() -> None:
     np.testing.assert_array_equal(joined, whole.at(7))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     # The file is sparse: 2 GB long, and next to nothing on the disk.
     path = tmp_path / "rows.npy"

@@ -115,6 +115,7 @@ def killed(directory: Path, where: str, at: int) -> None:
     assert run.returncode == -signal.SIGKILL, run.stderr
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_save(
     whole: tuple[Any, Path], tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def test_moving_average() -> None:
     assert difference(state.ema_params, state.params) > 1e-3
 
 
+@pytest.mark.slow
 def test_mixed_precision_keeps_moments_and_parameters_in_single() -> None:
     seen = {}
 
