@@ -4,7 +4,7 @@ import argparse
 import io
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn
 
 from contexture_jax import __version__
@@ -300,21 +300,12 @@ def _widths(text: str) -> tuple[int, ...]:
 
 
 def _positive(text: str) -> float:
-    value = _float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(
-            f"expected a finite number above 0; got {text!r}"
-        )
-    return value
+    return _number(text, "a finite number above 0", lambda x: 0 < x < math.inf)
 
 
 def _not_negative(text: str) -> float:
-    value = _float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(
-            f"expected a finite number of at least 0; got {text!r}"
-        )
-    return value
+    expected = "a finite number of at least 0"
+    return _number(text, expected, lambda x: 0 <= x < math.inf)
 
 
 def _replicates(text: str) -> int:
@@ -346,26 +337,19 @@ def _integer(text: str, low: int, high: int | None) -> int:
 def _gamma(text: str) -> float | Literal["auto"]:
     if text == "auto":
         return "auto"
-    value = _float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(
-            f"expected a finite number above 0, or auto; got {text!r}"
-        )
-    return value
+    expected = "a finite number above 0, or auto"
+    return _number(text, expected, lambda x: 0 < x < math.inf)
 
 
 def _tolerance(text: str) -> float:
-    value = _float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(
-            f"expected a number above 0 and below 1; got {text!r}"
-        )
-    return value
+    return _number(text, "a number above 0 and below 1", lambda x: 0 < x < 1)
 
 
-def _float(text: str) -> float:
-    """The number, or NaN, which no range holds."""
+def _number(text: str, expected: str, is_good: Callable[[float], bool]) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        return math.nan
+        value = math.nan  # which no range holds
+    if not is_good(value):
+        raise argparse.ArgumentTypeError(f"expected {expected}; got {text!r}")
+    return value

@@ -83,6 +83,11 @@ def run(options: TrainOptions) -> Path:
                 directory=out / _RUN,
                 progress=None if not base.quiet else False,
             )
+        if not np.isfinite(learned.singular_values).all():
+            raise InputError(
+                f"{learned.message}; no results were written: expected a smaller"
+                f" --learning-rate than {options.learning_rate:g}, and another --out"
+            )
         with stages.stage("compare"):
             comparison = _learn.compare(learned, exact, op, table, seed=base.seed)
     with publishing(out, _FILES) as folder:

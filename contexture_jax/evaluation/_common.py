@@ -36,6 +36,7 @@ __all__ = [
     "require_leading",
     "singular_value_slack",
     "weighted_basis",
+    "weighted_whitening",
 ]
 
 # Entries of one (columns × rows) work block: 2**22 doubles are 32 MiB.
@@ -152,17 +153,43 @@ def weighted_basis(
         The basis, shape (n, d), whose columns from `rank` on are 0, and the rank.
     """
     n, d = x.shape
+    _, scaled, _ = _at_one_scale(x, weights, centre=centre)
+    basis, rank = _span(scaled)
+    return jnp.pad(basis, ((0, 0), (0, d - min(n, d)))), rank
+
+
+def weighted_whitening(
+    x: Float[Array, "n d"], weights: Float[Array, " n"]
+) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+    """The mean, and W with (x − mean) W orthonormal in L²(weights); 0 beyond its rank.
+
+    √weights · (x − mean) W is the basis of `weighted_basis`, with its cutoffs.
+    """
+    d = x.shape[1]
+    mean, scaled, scale = _at_one_scale(x, weights, centre=True)
+    _, _, inverse = _span_and_inverse(scaled)
+    whitening = scale[:, None] * inverse
+    return mean, jnp.pad(whitening, ((0, 0), (0, d - whitening.shape[1])))
+
+
+def _at_one_scale(
+    x: Float[Array, "n d"], weights: Float[Array, " n"], *, centre: bool
+) -> tuple[Float[Array, " d"], Float[Array, "n d"], Float[Array, " d"]]:
+    """The mean (or 0), √weights · (x − mean) with columns of length 1, their scale."""
     root = safe_sqrt(weights)[:, None]
+    mean = mm(weights[None, :], x)[0] if centre else jnp.zeros_like(x[0])
     raw = root * x
-    y = root * (x - mm(weights[None, :], x)) if centre else raw
+    y = root * (x - mean[None, :]) if centre else raw
     # Scales do not change the span: they are constants.
     norm, raw_norm = (
         jnp.linalg.norm(jax.lax.stop_gradient(z), axis=0) for z in (y, raw)
     )
-    floor = rank_cutoff((n, d), x.dtype, jnp.ones((), dtype=x.dtype)) * raw_norm
+    floor = (
+        rank_cutoff((x.shape[0], x.shape[1]), x.dtype, jnp.ones((), dtype=x.dtype))
+        * raw_norm
+    )
     scale = safe_reciprocal(jnp.where(norm > floor, norm, 0))
-    basis, rank = _span(y * scale[None, :])
-    return jnp.pad(basis, ((0, 0), (0, d - min(n, d)))), rank
+    return mean, y * scale[None, :], scale
 
 
 @jax.custom_jvp

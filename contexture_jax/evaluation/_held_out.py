@@ -1,26 +1,23 @@
 """Singular functions of one half of a sample, measured on the other half."""
 
-from statistics import NormalDist
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_key
-from contexture_jax._core.numerics import mm, safe_divide, safe_reciprocal
+from contexture_jax._core.numerics import mm, safe_reciprocal
 from contexture_jax._core.types import Array, Float
 from contexture_jax.evaluation._pairs import (
     PairSample,
     check_level,
     check_rank,
+    correlation_interval,
     count_cells,
     symmetrised,
 )
 
 __all__ = ["HeldOut", "held_out_spectrum"]
-
-# The inverse hyperbolic tangent of 1 is infinite.
-_LARGEST = 1 - 1e-6
 
 
 class HeldOut(NamedTuple):
@@ -92,15 +89,13 @@ def held_out_spectrum(
     ]
     held_out = 0.5 * (measured[0][0] + measured[1][0])
     error = 0.5 * (jnp.sqrt(measured[0][1]) + jnp.sqrt(measured[1][1]))
-    # On Fisher's scale, where intervals of a correlation stay in (-1, 1).
-    centre = jnp.arctanh(jnp.clip(held_out, -_LARGEST, _LARGEST))
-    reach = NormalDist().inv_cdf(0.5 + level / 2) * safe_divide(error, 1 - held_out**2)
+    lower, upper = correlation_interval(held_out, error, level)
     return HeldOut(
         0.5 * (fitted[0][0] + fitted[1][0]),
         held_out,
         error,
-        jnp.minimum(jnp.tanh(centre - reach), held_out),
-        jnp.maximum(jnp.tanh(centre + reach), held_out),
+        lower,
+        upper,
         jnp.stack([fitted[0][1], fitted[1][1]]),
         jnp.stack([fitted[0][2], fitted[1][2]]),
     )

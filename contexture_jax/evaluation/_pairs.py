@@ -1,5 +1,6 @@
 """Observed pairs, and the spectrum of their table."""
 
+from statistics import NormalDist
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from contexture_jax._core.checks import (
     check_values,
     is_concrete,
 )
-from contexture_jax._core.numerics import safe_reciprocal
+from contexture_jax._core.numerics import safe_divide, safe_reciprocal
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -28,6 +29,7 @@ __all__ = [
     "PairSample",
     "check_level",
     "check_rank",
+    "correlation_interval",
     "count_cells",
     "counted_sample",
     "map_keys",
@@ -40,6 +42,7 @@ __all__ = [
 
 _MAX_PAIRS = 2**26
 _MAX_ENTRIES = 2**24
+_LARGEST = 1 - 1e-6  # the inverse hyperbolic tangent of 1 is infinite
 
 
 @pytree_dataclass
@@ -150,6 +153,22 @@ def check_level(level: float) -> None:
     check_values(
         np.asarray(level), "level", lambda v: (v > 0) & (v < 1), "between 0 and 1"
     )
+
+
+def correlation_interval(
+    values: Float[Array, " k"], errors: Float[Array, " k"], level: float
+) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    """Ends of intervals for correlations on Fisher's scale, which stay in (−1, 1).
+
+    Args:
+        values: correlations; their interval holds them.
+        errors: their standard errors.
+        level: the confidence.
+    """
+    centre = jnp.arctanh(jnp.clip(values, -_LARGEST, _LARGEST))
+    reach = NormalDist().inv_cdf(0.5 + level / 2) * safe_divide(errors, 1 - values**2)
+    lower, upper = jnp.tanh(centre - reach), jnp.tanh(centre + reach)
+    return jnp.minimum(lower, values), jnp.maximum(upper, values)
 
 
 def map_keys(one: Any, keys: Array, sample: PairSample) -> Array:

@@ -1,6 +1,5 @@
 """From an encoder to the spectrum: ordered functions and singular values."""
 
-from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import jax
@@ -10,18 +9,19 @@ from contexture_jax._core.checks import check_integer, check_key
 from contexture_jax._core.numerics import (
     mm,
     rank_cutoff,
-    safe_divide,
     safe_reciprocal,
     safe_sqrt,
 )
 from contexture_jax._core.types import Array, ArrayLike, Float
-from contexture_jax.evaluation._common import as_columns, as_weights
-from contexture_jax.evaluation._pairs import check_level
+from contexture_jax.evaluation._common import (
+    as_columns,
+    as_weights,
+    weighted_whitening,
+)
+from contexture_jax.evaluation._pairs import check_level, correlation_interval
 from contexture_jax.operators import AssociationOperator
 
 __all__ = ["HeldOutRitz", "RayleighRitz", "rayleigh_ritz"]
-
-_LARGEST = 1 - 1e-6  # the inverse hyperbolic tangent of 1 is infinite
 
 
 class HeldOutRitz(NamedTuple):
@@ -160,7 +160,7 @@ def _by_operator(
 ) -> RayleighRitz:
     phi = phi.astype(op.dtype)
     rank = _check_rank(rank, phi.shape[1])
-    mean, whitening = _whitening(phi, op.p_x)
+    mean, whitening = weighted_whitening(phi, op.p_x)
     functions = mm(phi - mean[None, :], whitening)
     # Rows without mass have embeddings too, but no part in any of this.
     functions = jnp.where(op.p_x[:, None] > 0, functions, 0.0)
@@ -193,7 +193,7 @@ def _by_pairs(
     if positive:
         # X and X⁺ have one law: both halves of a pair estimate its moments.
         both = jnp.concatenate([phi, psi])
-        mean, whitening = _whitening(both, jnp.tile(weights, 2) / 2)
+        mean, whitening = weighted_whitening(both, jnp.tile(weights, 2) / 2)
         f, g = (mm(z - mean[None, :], whitening) for z in (phi, psi))
         cross = mm((weights[:, None] * f).T, g)
         values, turn = jnp.linalg.eigh(0.5 * (cross + cross.T))
@@ -206,8 +206,8 @@ def _by_pairs(
             mm(whitening, turn),
             None,
         )
-    mean, whitening = _whitening(phi, weights)
-    mean_psi, whitening_psi = _whitening(psi, weights)
+    mean, whitening = weighted_whitening(phi, weights)
+    mean_psi, whitening_psi = weighted_whitening(psi, weights)
     f = mm(phi - mean[None, :], whitening)
     g = mm(psi - mean_psi[None, :], whitening_psi)
     turn, values, turn_psi = jnp.linalg.svd(
@@ -221,28 +221,6 @@ def _by_pairs(
         mm(whitening, turn[:, :rank]),
         None,
     )
-
-
-def _whitening(
-    x: Float[Array, "n d"], weights: Float[Array, " n"]
-) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
-    """The mean, and W with (x − mean) W orthonormal in L²(weights); 0 beyond its rank.
-
-    Columns are brought to one scale first, so that the cutoff of the rank judges
-    directions and not units; the rest of a constant column is rounding and counts as 0.
-    """
-    n, d = x.shape
-    root = safe_sqrt(weights)[:, None]
-    mean = mm(weights[None, :], x)[0]
-    y = root * (x - mean[None, :])
-    norm, raw_norm = (jnp.linalg.norm(z, axis=0) for z in (y, root * x))
-    one = jnp.ones((), x.dtype)
-    floor = rank_cutoff((n, d), x.dtype, one) * raw_norm
-    scale = safe_reciprocal(jnp.where(norm > floor, norm, 0.0))
-    _, s, rotation = jnp.linalg.svd(y * scale[None, :], full_matrices=False)
-    keep = s > rank_cutoff((n, d), x.dtype, s[0])
-    inverse = safe_reciprocal(jnp.where(keep, s, 0.0))
-    return mean, _pad(scale[:, None] * rotation.T * inverse[None, :], d)
 
 
 def _pad(x: Float[Array, "n k"], width: int) -> Float[Array, "n width"]:
@@ -280,10 +258,7 @@ def _held_out(
     measured = [measure(*halves) for halves in (parts, parts[::-1])]
     value = 0.5 * (measured[0][0] + measured[1][0])
     error = 0.5 * (measured[0][1] + measured[1][1])
-    # On Fisher's scale, where intervals of a correlation stay in (−1, 1).
-    centre = jnp.arctanh(jnp.clip(value, -_LARGEST, _LARGEST))
-    reach = NormalDist().inv_cdf(0.5 + level / 2) * safe_divide(error, 1 - value**2)
-    ends = value, jnp.tanh(centre - reach), jnp.tanh(centre + reach)
+    ends = value, *correlation_interval(value, error, level)
     if positive:
         ends = tuple(jnp.sqrt(jnp.clip(end, 0.0, 1.0)) for end in ends)
     return HeldOutRitz(*ends)
@@ -294,7 +269,7 @@ def _partner(
 ) -> tuple[Float[Array, " d2"], Float[Array, "d2 r"]]:
     """The mean and rotation of Ψ whose functions are `found.right`."""
     n = psi.shape[0]
-    mean, whitening = _whitening(psi, jnp.full(n, 1 / n, psi.dtype))
+    mean, whitening = weighted_whitening(psi, jnp.full(n, 1 / n, psi.dtype))
     g = mm(psi - mean[None, :], whitening)
     f = mm(phi - found.mean[None, :], found.rotation)
     turn = mm(g.T, f) / n

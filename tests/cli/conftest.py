@@ -6,7 +6,8 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="session")
 def no_kept_programs():
-    before = getattr(jax.config, "jax_enable_compilation_cache")  # noqa: B009
-    jax.config.update("jax_enable_compilation_cache", False)
+    name = "jax_enable_compilation_cache"
+    before = getattr(jax.config, name)
+    jax.config.update(name, False)
     yield
-    jax.config.update("jax_enable_compilation_cache", before)
+    jax.config.update(name, before)

@@ -52,9 +52,9 @@ def test_every_method_finds_the_leading_triples(shape, method, dtype):
     assert info.status == "converged"
 
 
-@pytest.mark.parametrize("block_size", [3])
+@pytest.mark.parametrize("block_size", [1, 3])
 def test_narrow_krylov_blocks_converge_through_restarts(block_size):
-    a = decaying((60, 45), values=0.8 ** np.arange(20.0))
+    a = decaying((60, 45), values=(1.0 + np.arange(45)) ** -0.5)
     result, info = cx.solvers.truncated_svd(
         a, 4, key=KEY, method="krylov", block_size=block_size, num_oversamples=2
     )
@@ -87,10 +87,10 @@ def test_narrow_krylov_blocks_gain_more_from_as_many_products():
         result, info = cx.solvers.truncated_svd(a, 6, key=KEY, **setting)
         return np.abs(result.singular_values / truth - 1).max(), info.num_passes
 
-    narrow, passes = error(method="krylov", block_size=3, max_passes=5)
+    narrow, passes = error(method="krylov", block_size=2, max_passes=9)
     wide, wide_passes = error(num_power_iterations=1, num_oversamples=3)
-    assert 3 * passes <= 9 * wide_passes
-    assert narrow < 0.6 * wide
+    assert 2 * passes <= 9 * wide_passes
+    assert narrow < 0.002 * wide
 
 
 @pytest.mark.parametrize(
