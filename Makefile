@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+# As pip does, in a tenth of the time.
+UV_INSTALL := uv pip install --quiet --compile-bytecode --python
 
 # Two test processes share two cores: BLAS threads of their own would only get in the
 # way. Shared by tests, doctests and notebooks, as is the choice of the CPU.
@@ -98,23 +100,24 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 endef
 
 # --clear: without its interpreter, what is left of an old environment is of no use.
-$(BIN)/python:
+$(BIN)/uv:
 	@$(check_python)
 	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python $(PIP_INSTALL) uv
 
 # The stamps tell make what is installed; a change of pyproject.toml installs again.
-$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python $(PIP_INSTALL) -e '.[lint]'
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/uv
+	$(BIN)/$(UV_INSTALL) $(BIN)/python -e '.[lint]'
 	@touch $@ $(VENV)/.installed-cli
 
-$(VENV)/.installed-cli: pyproject.toml | $(BIN)/python
-	$(BIN)/python $(PIP_INSTALL) -e '.[cli]'
+$(VENV)/.installed-cli: pyproject.toml | $(BIN)/uv
+	$(BIN)/$(UV_INSTALL) $(BIN)/python -e '.[cli]'
 	@touch $@
 
 $(VENV)-lowest/.installed: pyproject.toml
 	@$(check_python)
 	$(PYTHON) -m venv --clear $(VENV)-lowest
 	$(VENV)-lowest/bin/python $(PIP_INSTALL) uv
-	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python \
+	$(VENV)-lowest/bin/$(UV_INSTALL) $(VENV)-lowest/bin/python \
 		--resolution lowest-direct -e '.[test]'
 	@touch $@

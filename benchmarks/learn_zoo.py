@@ -5,8 +5,8 @@ encoder is a multilayer perceptron of one size for all; its functions are brough
 order by Rayleigh–Ritz on the exact operator, and compared with the exact singular
 functions, cluster by cluster: the mean squared cosine of the principal angles, and the
 relative error of the singular values, of all clusters with s above `--least`. SVME and
-joint nesting embed X and A and learn the left functions; KISE (from pairs) and the
-spectral contrastive loss embed A alone and learn the right ones.
+joint nesting embed X and A. KISE (from pairs) and the spectral contrastive loss embed
+two contexts of one X by one encoder Ψ; its average Φ = T Ψ is what is compared.
 
     python benchmarks/learn_zoo.py --json FILE
 """
@@ -14,6 +14,7 @@ spectral contrastive loss embed A alone and learn the right ones.
 import argparse
 import functools
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,17 +30,11 @@ from _common import Report, make_parser, parse
 
 zoo = cx.contexts.zoo
 LEAST_COSINE, MOST_ERROR, MOST_SECONDS = 0.99, 0.02, 180.0
-OBJECTIVES: dict[str, tuple[bool, Callable[..., Any]]] = {
-    # Whether it embeds X and A, and the loss.
-    "svme": (True, cx.losses.svme),
-    "joint_nesting": (True, cx.losses.joint_nesting),
-    "kise_pairs": (False, cx.losses.kise_pairs),
-    "spectral_contrastive": (
-        False,
-        functools.partial(cx.losses.spectral_contrastive, unbiased=True),
-    ),
-}
+# What embeds X and A; the others embed A alone.
+TWO_TOWERS = ("svme", "joint_nesting")
+OBJECTIVES = (*TWO_TOWERS, "kise_pairs", "spectral_contrastive")
 NUM_STATES = 2**17
+FREQUENCIES = (0.5, 1.0, 1.5, 2.0)  # of the Gaussians' coordinates
 SMOKE = {
     "seeds": 1,
     "steps": 5,
@@ -57,6 +52,7 @@ class Family(NamedTuple):
     draw_x: Callable[[Any, int], Any]
     see_x: Callable[[Any], Any]
     see_a: Callable[[Any], Any]
+    functions: Callable[[int], Any]
 
 
 def main() -> None:
@@ -66,6 +62,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2048)
     parser.add_argument("--hidden", type=int, nargs="+", default=[256, 256])
     parser.add_argument("--rate", type=float, default=2e-3, help="highest, of Adam")
+    parser.add_argument("--ridge", type=float, default=0.01, help="of SVME and KISE")
     parser.add_argument("--least", type=float, default=0.2, help="value of a cluster")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES))
     parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES))
@@ -88,12 +85,13 @@ def main() -> None:
 def run(args: argparse.Namespace, family: str, objective: str) -> dict[str, Any]:
     """Train with each seed; the worst figures over seeds."""
     seconds, cosines, errors = [], [], []
-    problem = prepare(FAMILIES[family](), args.least, OBJECTIVES[objective][0])
+    problem = prepare(FAMILIES[family](), args.least)
     for seed in range(args.seeds):
         start = time.perf_counter()
         with cx.single_threaded_lapack():
             found = train(args, problem, objective, seed)
         seconds.append(time.perf_counter() - start)
+        print(family, objective, seed, *found, seconds[-1], file=sys.stderr)
         cosines.append(found[0])
         errors.append(found[1])
     return {
@@ -118,39 +116,47 @@ class Problem(NamedTuple):
 
     family: Family
     operator: Any
-    points: Any
+    inputs: Any
+    contexts: Any
     values: np.ndarray
     functions: np.ndarray
     bounds: list[tuple[int, int]]
     output: int
 
 
-def prepare(family: Family, least: float, by_x: bool) -> Problem:
+def prepare(family: Family, least: float) -> Problem:
     context = family.context
-    table = np.asarray(context.table())
     k = int((np.asarray(context.spectrum(context.num_resolved())) > least).sum())
     values = np.asarray(context.spectrum(k))
-    functions = context.left_functions(k) if by_x else context.right_functions(k)
-    see = family.see_x if by_x else family.see_a
-    points = context.inputs() if by_x else context.context_values()
-    operator = cx.association_operator(cx.contexts.joint(table if by_x else table.T))
-    bounds = cx.evaluation.clusters(values, gap=1e-3)
     return Problem(
         family,
-        operator,
-        see(points),
+        cx.association_operator(cx.contexts.joint(np.asarray(context.table()))),
+        family.see_x(context.inputs()),
+        family.see_a(context.context_values()),
         values,
-        np.asarray(functions),
-        bounds,
+        np.asarray(family.functions(k)),
+        cx.evaluation.clusters(values, gap=1e-3),
         max(16, -(-5 * k // (4 * 16)) * 16),
     )
+
+
+def make_loss(objective: str, ridge: float) -> Callable[..., Any]:
+    whiten, losses = cx.losses.Whiten(ridge), cx.losses
+    return {
+        "svme": functools.partial(losses.svme, constraint=whiten),
+        "joint_nesting": losses.joint_nesting,
+        "kise_pairs": functools.partial(losses.kise_pairs, constraint=whiten),
+        "spectral_contrastive": functools.partial(
+            losses.spectral_contrastive, unbiased=True
+        ),
+    }[objective]
 
 
 def train(
     args: argparse.Namespace, problem: Problem, objective: str, seed: int
 ) -> tuple[float, float]:
     """The least squared cosine and the largest error over clusters."""
-    family, (by_x, loss) = problem.family, OBJECTIVES[objective]
+    family, by_x = problem.family, objective in TWO_TOWERS
     # Nesting orders its outputs: each is a function.
     output = len(problem.values) if objective == "joint_nesting" else problem.output
     rngs = nnx.Rngs(seed)
@@ -185,8 +191,8 @@ def train(
         other = family.see_a(family.context.sample(third, x))
         return psi, applies["a"](params["a"], other)
 
-    schedule = cx.training.warmup_cosine(args.rate, args.steps)
-    optimizer = optax.adam(schedule)
+    loss = make_loss(objective, args.ridge)
+    optimizer = optax.adam(cx.training.warmup_cosine(args.rate, args.steps))
     step = cx.training.compile_step(
         cx.training.make_step(encode, cx.training.from_loss(loss), optimizer)
     )
@@ -198,8 +204,9 @@ def train(
         state, metrics = step(state, batch, key)
         if number % 20 == 0:
             jax.block_until_ready(metrics)
-    side = "x" if by_x else "a"
-    phi = jax.jit(applies[side])(state.params[side], problem.points)
+    side, points = ("x", problem.inputs) if by_x else ("a", problem.contexts)
+    embedding = jax.jit(applies[side])(state.params[side], points)
+    phi = embedding if by_x else problem.operator.matmat(embedding)
     k = len(problem.values)
     found = cx.evaluation.rayleigh_ritz(phi, problem.operator, rank=min(k, output))
     law = problem.operator.p_x
@@ -210,44 +217,61 @@ def train(
     return min(cosines), float(np.abs(learned / problem.values - 1).max())
 
 
+def fourier_features(x: Any) -> Any:
+    """Waves of every coordinate: perceptrons are slow to learn many waves of one."""
+    x = jnp.asarray(x)
+    waves = x[:, :, None] * jnp.array(FREQUENCIES)
+    waves = waves.reshape(len(x), -1)
+    return jnp.concatenate([x, jnp.sin(waves), jnp.cos(waves)], axis=1)
+
+
 def one_gaussian() -> Family:
+    context = zoo.gaussian(0.8)
     return Family(
-        zoo.gaussian(0.8),
+        context,
         lambda key, size: jax.random.normal(key, (size,)),
-        lambda x: jnp.asarray(x)[:, None],
-        lambda a: jnp.asarray(a)[:, None],
+        lambda x: fourier_features(jnp.asarray(x)[:, None]),
+        lambda a: fourier_features(jnp.asarray(a)[:, None]),
+        context.left_functions,
     )
 
 
 def two_gaussians() -> Family:
+    context = zoo.multivariate_gaussian([0.8, 0.8], num_points=40)
     return Family(
-        zoo.multivariate_gaussian([0.8, 0.8], num_points=40),
+        context,
         lambda key, size: jax.random.normal(key, (size, 2)),
-        jnp.asarray,
-        jnp.asarray,
+        fourier_features,
+        fourier_features,
+        context.left_functions,
     )
 
 
 def erasure_cube() -> Family:
+    context = zoo.product_erasure([[0.5, 0.5]] * 8, [0.5] * 8)
     return Family(
-        zoo.product_erasure([[0.5, 0.5]] * 8, [0.5] * 8),
+        context,
         lambda key, size: jax.random.randint(key, (size, 8), 0, 2),
         lambda x: 2.0 * jnp.asarray(x, jnp.float32) - 1.0,
         lambda a: jax.nn.one_hot(jnp.asarray(a), 3).reshape(len(a), -1),
+        context.left_functions,
     )
 
 
 def von_mises_circle() -> Family:
-    def waves(angle: Any) -> Any:
-        angle = jnp.asarray(angle)
-        return jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
+    def draw(key: Any, size: int) -> Any:
+        normal = jax.random.normal(key, (size, 2))
+        return normal / jnp.linalg.norm(normal, axis=1, keepdims=True)
 
-    return Family(
-        zoo.von_mises_fisher(2, 2.0),
-        lambda key, size: 2 * jnp.pi * jax.random.uniform(key, (size,)),
-        waves,
-        waves,
-    )
+    context = zoo.von_mises_fisher(2, 2.0)
+
+    def waves(k: int) -> np.ndarray:
+        x, y = np.asarray(context.inputs()).T
+        angles = np.arctan2(y, x)[:, None] * np.arange(1, k // 2 + 1)
+        both = np.stack([np.cos(angles), np.sin(angles)], axis=2)
+        return np.sqrt(2) * both.reshape(len(x), -1)
+
+    return Family(context, draw, jnp.asarray, jnp.asarray, waves)
 
 
 def logistic_map() -> Family:
@@ -266,7 +290,14 @@ def logistic_map() -> Family:
         lambda key, size: states[jax.random.randint(key, (size,), 0, NUM_STATES)],
         waves,
         waves,
+        lambda k: exact_functions(context, k),
     )
+
+
+def exact_functions(context: Any, k: int) -> np.ndarray:
+    """Of a context without formulas for them."""
+    operator = cx.association_operator(cx.contexts.joint(np.asarray(context.table())))
+    return np.asarray(cx.svd(operator, k, method="exact")[0].left)
 
 
 FAMILIES = {

@@ -3,9 +3,11 @@
 Truth comes from the zoo (closed forms) or from dense float64 NumPy.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -82,29 +84,55 @@ CONTEXTS: dict[str, Callable[[Any], cx.Context]] = {
 """Name → context of a dtype. Labels hold no floating array and are tested apart."""
 
 
-def operators(dtype: Any) -> dict[str, cx.AssociationOperator]:
-    """Every storage, and every composition, in a dtype."""
-    build = cx.association_operator
-    found = {name: build(make(dtype)) for name, make in CONTEXTS.items()}
-    for name in ("joint with zeros", "knn", "rbf"):
-        found[f"{name}, dense"] = build(CONTEXTS[name](dtype), storage="dense")
-        found[f"{name}, sparse"] = build(CONTEXTS[name](dtype), storage="sparse")
-    found["rbf in tiles"] = build(CONTEXTS["rbf"](dtype), block_size=4)
-    table = found["joint with zeros"]
-    walk = build(CONTEXTS["lazy graph"](dtype))
-    weights = jnp.asarray([0.3, 0.7], dtype)
-    found["adjoint"] = cx.operators.adjoint(table)
-    found["product"] = cx.operators.product([cx.operators.adjoint(table), table])
-    found["power"] = cx.operators.product([walk, walk, walk])
-    found["weighted sum"] = cx.operators.weighted_sum([walk, found["graph"]], weights)
-    found["weighted sum of different marginals"] = cx.operators.weighted_sum(
-        [found["joint"], table], weights
-    )
-    found["stack"] = cx.operators.stack([found["knn"], found["rbf"]], weights)
-    found["stack of different marginals"] = cx.operators.stack(
-        [found["joint"], table, found["attention"]], jnp.asarray([1, 2, 3], dtype)
-    )
-    return found
+def _operator_of(name: str) -> Callable[[Any], cx.AssociationOperator]:
+    return lambda dtype: cx.association_operator(CONTEXTS[name](dtype))
+
+
+def _stored(name: str, storage: Any) -> Callable[[Any], cx.AssociationOperator]:
+    return lambda dtype: cx.association_operator(CONTEXTS[name](dtype), storage=storage)
+
+
+def _weights(dtype: Any) -> jax.Array:
+    return jnp.asarray([0.3, 0.7], dtype)
+
+
+OPERATORS: dict[str, Callable[[Any], cx.AssociationOperator]] = {
+    **{name: _operator_of(name) for name in CONTEXTS},
+    **{
+        f"{name}, {storage}": _stored(name, storage)
+        for name in ("joint with zeros", "knn", "rbf")
+        for storage in ("dense", "sparse")
+    },
+    "rbf in tiles": lambda dtype: cx.association_operator(
+        CONTEXTS["rbf"](dtype), block_size=4
+    ),
+    "adjoint": lambda dtype: cx.operators.adjoint(operator("joint with zeros", dtype)),
+    "product": lambda dtype: cx.operators.product(
+        [operator("adjoint", dtype), operator("joint with zeros", dtype)]
+    ),
+    "power": lambda dtype: cx.operators.product([operator("lazy graph", dtype)] * 3),
+    "weighted sum": lambda dtype: cx.operators.weighted_sum(
+        [operator("lazy graph", dtype), operator("graph", dtype)], _weights(dtype)
+    ),
+    "weighted sum of different marginals": lambda dtype: cx.operators.weighted_sum(
+        [operator("joint", dtype), operator("joint with zeros", dtype)],
+        _weights(dtype),
+    ),
+    "stack": lambda dtype: cx.operators.stack(
+        [operator("knn", dtype), operator("rbf", dtype)], _weights(dtype)
+    ),
+    "stack of different marginals": lambda dtype: cx.operators.stack(
+        [operator(name, dtype) for name in ("joint", "joint with zeros", "attention")],
+        jnp.asarray([1, 2, 3], dtype),
+    ),
+}
+"""Every storage, and every composition: name → operator of a dtype."""
+
+
+@functools.cache
+def operator(name: str, dtype: Any) -> cx.AssociationOperator:
+    """An operator of `OPERATORS`, built once."""
+    return OPERATORS[name](dtype)
 
 
 def dense_triples(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,13 +11,12 @@ import pytest
 import contexture_jax as cx
 from contexture_jax.operators._base import check_block
 from tests.conftest import X64
-from tests.problems import CONTEXTS, operators
+from tests.problems import CONTEXTS, OPERATORS, operator
 from tests.tolerances import tol
 
 DTYPES = [np.float32, np.float64] if X64 else [np.float32]
 DTYPE = DTYPES[-1]
-NAMES = sorted(operators(np.float32))
-built = functools.cache(operators)
+NAMES = sorted(OPERATORS)
 
 
 class Products(NamedTuple):
@@ -59,7 +58,7 @@ def apply(op, f, g):
 
 @functools.cache
 def products(name: str, dtype: Any) -> Products:
-    op = built(dtype)[name]
+    op = operator(name, dtype)
     found = apply(op, *blocks(op))
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(dtype)}
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found)
@@ -76,7 +75,7 @@ def reciprocal(law: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_adjoint_identity_holds_in_the_weighted_spaces(name, dtype):
-    op, found = built(dtype)[name], products(name, dtype)
+    op, found = operator(name, dtype), products(name, dtype)
     p_x, p_a = laws(op)
     left = (p_x[:, None] * found.f * found.forward).sum()
     right = (found.backward * p_a[:, None] * found.g).sum()
@@ -86,7 +85,7 @@ def test_adjoint_identity_holds_in_the_weighted_spaces(name, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_marginals_are_laws_and_belong_to_the_products(name, dtype):
-    op, found = built(dtype)[name], products(name, dtype)
+    op, found = operator(name, dtype), products(name, dtype)
     for law in (op.p_x, op.p_a):
         assert law.dtype == dtype
         assert (np.asarray(law) >= 0).all()
@@ -103,7 +102,7 @@ def test_marginals_are_laws_and_belong_to_the_products(name, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_products_agree_with_the_matrix(name, dtype):
-    op, found = built(dtype)[name], products(name, dtype)
+    op, found = operator(name, dtype), products(name, dtype)
     p_x, p_a = laws(op)
     adjoint = reciprocal(p_a)[:, None] * (p_x[:, None] * found.matrix).T
     atol = tol(dtype, factor=100)
@@ -124,7 +123,7 @@ def test_an_operator_agrees_with_the_table_of_its_context(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_squared_norm_is_that_of_the_symmetrised_matrix(name):
-    op, found = built(DTYPES[-1])[name], products(name, DTYPES[-1])
+    op, found = operator(name, DTYPES[-1]), products(name, DTYPES[-1])
     p_x, p_a = laws(op)
     expected = (p_x[:, None] * found.matrix**2 * reciprocal(p_a)).sum()
     if found.squared_norm is None:
@@ -144,7 +143,7 @@ def test_the_squared_norm_is_that_of_the_symmetrised_matrix(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_cost_is_known_from_shapes_alone(name):
-    op = built(DTYPES[-1])[name]
+    op = operator(name, DTYPES[-1])
     abstract = jax.eval_shape(lambda: op)
     assert abstract.cost(5) == op.cost(5)
     assert op.cost(6).flops > op.cost(5).flops
@@ -173,16 +172,16 @@ def test_bytes_of_a_kernel_product_do_not_grow_with_n_squared():
 
 
 def test_composition_is_composition_of_matrices():
-    ops = built(DTYPES[-1])
-    walk = np.asarray(ops["lazy graph"].as_matrix())
+    get = functools.partial(operator, dtype=DTYPES[-1])
+    walk = np.asarray(get("lazy graph").as_matrix())
     np.testing.assert_allclose(
-        ops["power"].as_matrix(), walk @ walk @ walk, atol=tol(DTYPES[-1], size=10)
+        get("power").as_matrix(), walk @ walk @ walk, atol=tol(DTYPES[-1], size=10)
     )
 
 
 def test_a_stack_mixes_dual_kernels_and_a_sum_mixes_operators():
-    ops = built(DTYPES[-1])
-    one, two = ops["knn"], ops["rbf"]
+    get = functools.partial(operator, dtype=DTYPES[-1])
+    one, two = get("knn"), get("rbf")
     both = cx.operators.stack([one, two], [0.3, 0.7])
 
     def gram(op):  # T T* as a matrix
@@ -217,17 +216,17 @@ def test_heavy_rows_are_cut_into_pieces():
 
 
 def test_bad_compositions_are_refused():
-    ops = built(DTYPES[-1])
+    get = functools.partial(operator, dtype=DTYPES[-1])
     with pytest.raises(ValueError, match=r"must be the X of operator 1.*got 9 and 14"):
-        cx.operators.product([ops["joint"], ops["knn"]])
+        cx.operators.product([get("joint"), get("knn")])
     with pytest.raises(ValueError, match="law of A in operator 0 must be the law of X"):
-        cx.operators.product([ops["knn"], ops["knn"]])
+        cx.operators.product([get("knn"), get("knn")])
     with pytest.raises(ValueError, match="operators must have one shape"):
-        cx.operators.weighted_sum([ops["joint"], ops["knn"]], [1, 1])
+        cx.operators.weighted_sum([get("joint"), get("knn")], [1, 1])
     with pytest.raises(ValueError, match="one number of inputs"):
-        cx.operators.stack([ops["joint"], ops["graph"]], [1, 1])
+        cx.operators.stack([get("joint"), get("graph")], [1, 1])
     with pytest.raises(ValueError, match="weights must be finite and non-negative"):
-        cx.operators.stack([ops["joint"], ops["joint"]], [1, -1])
+        cx.operators.stack([get("joint"), get("joint")], [1, -1])
     with pytest.raises(ValueError, match="at least one operator"):
         cx.operators.product([])
 
@@ -240,7 +239,7 @@ def test_bad_requests_are_refused():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_blocks_with_another_number_of_rows_are_refused_while_tracing(name):
-    op = built(DTYPES[-1])[name]
+    op = operator(name, DTYPES[-1])
     n, m = op.shape
     for product, size, letter in ((op.matmat, m, "g"), (op.rmatmat, n, "f")):
         for rows in (size + 1, 1):
