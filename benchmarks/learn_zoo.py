@@ -297,7 +297,9 @@ def logistic_map() -> Family:
 def exact_functions(context: Any, k: int) -> np.ndarray:
     """Of a context without formulas for them."""
     operator = cx.association_operator(cx.contexts.joint(np.asarray(context.table())))
-    return np.asarray(cx.svd(operator, k, method="exact")[0].left)
+    return np.asarray(
+        cx.svd(operator, k, key=jax.random.key(0), method="exact")[0].left
+    )
 
 
 FAMILIES = {

@@ -1,0 +1,119 @@
+"""An encoder that learns a k-NN context from its neighbours, for benchmarks."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+import contexture_jax as cx
+
+__all__ = ["Setting", "parse_setting", "train_encoder"]
+
+
+class Setting(NamedTuple):
+    """How an encoder is trained.
+
+    Attributes:
+        loss: "kise", "kise-squared" (penalty), "kise-none" (low rank) or "vicreg",
+            which embed two neighbours of a row by one encoder; or "svme", "vamp" or
+            "lora", which embed a row and a neighbour by two.
+        ridge: of the whitening, relative to the mean variance.
+        batch: rows of a step.
+        width: of each hidden layer.
+        depth: hidden layers.
+        output: width of the embedding.
+        optimizer: "adamw", "adam", "sgd" (with momentum) or "muon".
+        rate: highest learning rate.
+        steps: of training.
+        skip: 1 for skip connections.
+    """
+
+    loss: str = "kise"
+    ridge: float = 0.1
+    batch: int = 1024
+    width: int = 512
+    depth: int = 2
+    output: int = 512
+    optimizer: str = "adamw"
+    rate: float = 1e-3
+    steps: int = 300
+    skip: int = 1
+
+    @property
+    def two_views(self) -> bool:
+        """Whether one encoder sees two neighbours."""
+        return self.loss not in ("svme", "vamp", "lora")
+
+
+def parse_setting(text: str, base: Setting) -> Setting:
+    """`name=value` pairs with commas between them, in place of those of `base`."""
+    given = dict(pair.split("=") for pair in text.split(",") if pair)
+    kinds = Setting.__annotations__
+    return base._replace(**{name: kinds[name](value) for name, value in given.items()})
+
+
+def train_encoder(
+    setting: Setting, seed: int, x: np.ndarray, neighbors: np.ndarray
+) -> tuple[Any, Callable[[Any, Any], Any]]:
+    """Parameters and function of the encoder: Ψ for two views of a row, else Φ."""
+    config = cx.models.MLPConfig(
+        in_features=x.shape[1],
+        hidden=(setting.width,) * setting.depth,
+        out_features=setting.output,
+        activation="tanh",
+        skip=bool(setting.skip),
+    )
+    rngs = nnx.Rngs(seed)
+    towers = [
+        cx.models.functional(cx.models.MLP(config, rngs=rngs))
+        for _ in range(1 if setting.two_views else 2)
+    ]
+    apply = towers[0][1]
+
+    def encode(params: Any, batch: Any, key: Any) -> Any:
+        del key
+        first, second = batch
+        return apply(params[0], first), apply(params[-1], second)
+
+    optimizer = make_optimizer(setting)
+    objective = cx.training.from_loss(make_loss(setting))
+    step = cx.training.compile_step(cx.training.make_step(encode, objective, optimizer))
+    params = tuple(tower[0] for tower in towers)
+    state = step.place_state(cx.training.init_state(params, optimizer))
+    key = step.place_state(jax.random.key(seed))
+    batches = cx.training.batches(np.arange(len(x)), setting.batch, seed=seed)
+    for number in range(setting.steps):
+        rng = np.random.default_rng((seed, number))
+        rows = batches.at(number)
+        slots = rng.integers(neighbors.shape[1], size=(2, len(rows)))
+        views = [x[neighbors[rows, slot]] for slot in slots]
+        pair = tuple(views) if setting.two_views else (x[rows], views[0])
+        state, _ = step(state, step.place_batch(pair), key)
+    return state.params[0], jax.jit(apply)
+
+
+def make_loss(setting: Setting) -> Callable[..., Any]:
+    losses, whiten = cx.losses, cx.losses.Whiten(setting.ridge)
+    return {
+        "kise": functools.partial(losses.kise_pairs, constraint=whiten),
+        "kise-squared": functools.partial(losses.kise_pairs, constraint="squared"),
+        "kise-none": functools.partial(losses.kise_pairs, constraint="none"),
+        "vicreg": losses.vicreg,
+        "svme": functools.partial(losses.svme, constraint=whiten),
+        "vamp": functools.partial(losses.vamp, ridge=setting.ridge),
+        "lora": losses.lora_svd,
+    }[setting.loss]
+
+
+def make_optimizer(setting: Setting) -> Any:
+    rate = cx.training.warmup_cosine(setting.rate, setting.steps)
+    return {
+        "adamw": lambda: optax.adamw(rate, weight_decay=1e-5),
+        "adam": lambda: optax.adam(rate),
+        "sgd": lambda: optax.sgd(rate, momentum=0.9),
+        "muon": lambda: optax.contrib.muon(rate),
+    }[setting.optimizer]()
