@@ -174,6 +174,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         ax.set_xlim(min(0.0, *values), 1.01)
         ax.set_yticks(range(len(rows)), names)
         ax.set_ylim(len(rows) - 0.5, -1.5)
+        ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="y", color="#EEEEEE")
     figure.savefig(path)
