@@ -24,7 +24,16 @@ ORDER = (
     "kernel_operator",
     "end_to_end",
     "scaling",
+    "train_step",
+    "learn_zoo",
+    "learn_abalone",
+    "estimate_spectrum",
+    "learn_images",
 )
+PICTURES = {
+    "learn_abalone": "A dot a variant of the training, a panel a figure of how close"
+    " its functions are to the exact ones; the reference and what is published as lines"
+}
 Table = list[list[str]]
 
 
@@ -87,6 +96,9 @@ def section(result: dict[str, Any]) -> str:
     for case in result["cases"]:
         lines.append(f"**{case['case']}**{plain_facts(case['facts'])}\n")
         lines.append(markdown(case_table(case["rows"])))
+    name = result["benchmark"]
+    if name in PICTURES:
+        lines.append(f"![{PICTURES[name]}](results/{name}.png)\n")
     return "\n".join(lines)
 
 
