@@ -4,7 +4,7 @@ Fashion-MNIST (a folder of its four IDX files; else scikit-learn's digits), A a 
 crop of X, one small convolutional network and one budget for all objectives. SVME
 embeds X and A by two networks; the spectral contrastive loss and VICReg embed two crops
 of one X; supervised learning embeds a crop and predicts its class. Of an encoder of
-crops the average over `--views` crops is taken. Judged by the accuracy on test images of
+crops the average over `--views` crops is taken. Judged by accuracy on test images, of
 logistic regression on standardised embeddings of all training images, and of the 20
 nearest neighbours among them; beside that, principal components and raw pixels.
 

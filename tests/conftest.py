@@ -10,7 +10,7 @@ X64 = os.environ.get("CONTEXTURE_TEST_X64", "1") == "1"
 # Each precision compiles anew: where float64 is tested, float32 may be a slow test.
 SOME_DTYPES = [
     pytest.param(np.float32, marks=[pytest.mark.slow] if X64 else []),
-    *([np.float64] if X64 else []),
+    *([pytest.param(np.float64)] if X64 else []),
 ]
 
 # The layers below the front doors compile inside tests; strictness there costs nothing.

@@ -76,6 +76,15 @@ def test_bad_options_are_refused_in_one_line(tmp_path, capsys, more, message):
 
 
 @pytest.mark.slow
+def test_a_run_that_diverges_says_so_and_writes_no_results(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(arguments(out, "--steps", "20", "--learning-rate", "1e30")) == 2
+    err = capsys.readouterr().err
+    assert "no results were written: expected a smaller --learning-rate" in err
+    assert {path.name for path in out.iterdir()} == {"run"}
+
+
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     command = [sys.executable, "-m", "contexture_jax.cli"]

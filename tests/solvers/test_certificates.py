@@ -11,7 +11,7 @@ import pytest
 import contexture_jax as cx
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._missed import missed_norm
-from tests.conftest import X64
+from tests.conftest import SOME_DTYPES, X64
 from tests.problems import dense_triples, random_table
 from tests.solvers.test_spectra import padded, table_of, truth
 from tests.tolerances import MONTE_CARLO_SIGMAS, promised, tol
@@ -28,7 +28,11 @@ NAMES = [
     "torus_walk",
     "tree",
 ]
-CASES = [(name, dtype) for name in NAMES for dtype in DTYPES]
+CASES = [
+    pytest.param(name, *dtype.values, marks=dtype.marks)
+    for name in NAMES
+    for dtype in SOME_DTYPES
+]
 CONVERGED, STOPPED = "converged", "stopped"
 
 

@@ -89,7 +89,15 @@ def test_dense_storage_gives_the_closed_form(name, method, dtype):
 @pytest.mark.parametrize("dtype", SOME_DTYPES)
 @pytest.mark.parametrize(
     "name",
-    ["circle", "erasure", "gaussian", "lazy_ring", "staff_smoking", "tree"],
+    [
+        "erasure",
+        "gaussian",
+        "staff_smoking",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("circle", "lazy_ring", "tree")
+        ),
+    ],
 )
 def test_nystrom_gives_the_closed_form_on_a_wide_sketch(name, dtype):
     context = cx.contexts.joint(table_of(name).astype(dtype))
@@ -108,7 +116,14 @@ def test_sparse_storage_gives_the_closed_form(name, method):
 
 
 @pytest.mark.parametrize("method", METHODS[1:])
-@pytest.mark.parametrize("name", ["lazy_ring", "torus_walk", "complete_bipartite"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torus_walk",
+        "complete_bipartite",
+        pytest.param("lazy_ring", marks=pytest.mark.slow),
+    ],
+)
 def test_fixed_degree_storage_gives_the_closed_form(name, method):
     table, dtype = table_of(name), DTYPES[-1]
     degrees = (table > 0).sum(axis=1)
