@@ -54,8 +54,9 @@ def main() -> None:
 
 def read_results() -> list[dict[str, Any]]:
     """What has been measured, in the order of the text."""
-    files = [RESULTS / f"{name}.json" for name in ORDER]
-    return [json.loads(f.read_text(encoding="utf-8")) for f in files if f.exists()]
+    # A workload may have been measured in parts: learn_zoo_2d.json.
+    files = [f for name in ORDER for f in sorted(RESULTS.glob(f"{name}*.json"))]
+    return [json.loads(f.read_text(encoding="utf-8")) for f in files]
 
 
 def render(results: list[dict[str, Any]]) -> str:

@@ -275,7 +275,7 @@ def _add_output_options(group: Any) -> None:
         "--out",
         default="contexture-out",
         metavar="DIR",
-        help="where to write; default: %(default)s",
+        help="where to write, in place of results that are there; default: %(default)s",
     )
     group.add_argument(
         "--no-plots", dest="plots", action="store_false", help="draw no pictures"

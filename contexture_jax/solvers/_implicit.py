@@ -85,7 +85,7 @@ def _forward(run: Any, pose: Any, operands: Any, key: Any) -> tuple[Any, Any]:
 
 def _backward(run: Any, pose: Any, saved: Any, cotangents: Any) -> tuple[Any, None]:
     del run
-    operands, key, result = saved
+    operands, key, result = _differentiated_once(saved)
     result_bar, info_bar = cotangents
     for side in ("left", "right"):
         _require_zero(getattr(result_bar, side), side)
@@ -102,6 +102,22 @@ def _backward(run: Any, pose: Any, saved: Any, cotangents: Any) -> tuple[Any, No
     inexact = iter(gradient)
     full = [next(inexact) if _is_inexact(leaf) else None for leaf in leaves]
     return jax.tree.unflatten(structure, full), None
+
+
+@jax.custom_jvp
+def _differentiated_once(saved: Any) -> Any:
+    """What it is given; whoever differentiates through it is told why not."""
+    return saved
+
+
+@_differentiated_once.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    del primals, tangents
+    msg = (
+        "no second derivatives go through a spectrum: its gradient is a function of the"
+        " singular functions, through which no gradient goes"
+    )
+    raise TypeError(msg)
 
 
 _implicit_svd.defvjp(_forward, _backward, symbolic_zeros=True)

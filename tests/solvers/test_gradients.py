@@ -363,6 +363,14 @@ def test_singular_functions_have_no_gradient(side, wrap):
         jax.grad(wrap(function))(jnp.asarray(TABLE))
 
 
+def test_second_derivatives_are_refused_in_plain_words():
+    def slope(table):
+        return jax.grad(lambda t: (spectrum(t) ** 2).sum())(table).sum()
+
+    with pytest.raises(TypeError, match="no second derivatives go through a spectrum"):
+        jax.grad(slope)(jnp.asarray(TABLE))
+
+
 def test_singular_functions_may_be_held_fixed():
     def function(table):
         result, _ = cx.svd(build(table), 3, key=KEY)
