@@ -19,6 +19,7 @@ __all__ = [
     "as_array",
     "as_floating",
     "check_concrete",
+    "check_finite",
     "check_integer",
     "check_key",
     "check_ndim",
@@ -174,6 +175,11 @@ def check_values(
             count = counted(bad.sum(), "bad value")
             msg += f" at {name}[{', '.join(map(str, where))}] ({count})"
         raise ValueError(msg)
+
+
+def check_finite(x: Any, name: str) -> None:
+    """Raise unless all entries are finite."""
+    check_values(x, name, np.isfinite, "finite")
 
 
 def check_nonnegative(x: Any, name: str) -> None:

@@ -7,6 +7,7 @@ found good.
 import dataclasses
 import functools
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,6 +141,7 @@ def exact_spectrum(
 
 def learn(
     options: TrainOptions,
+    encoder: dict[str, Any],
     context_name: str,
     table: Table,
     context: cx.Context,
@@ -155,6 +157,7 @@ def learn(
 
     Args:
         options: what was asked for.
+        encoder: its kind, and what that needs.
         context_name: which kind of context.
         table: the data.
         context: the context.
@@ -182,9 +185,9 @@ def learn(
     rngs = nnx.Rngs(base.seed)
     towers = {}
     if not two_views:
-        towers["phi"] = _tower(x_inputs, output, options, rngs)
+        towers["phi"] = _tower(x_inputs, output, options, encoder, rngs)
     if not has_kernel:
-        towers["psi"] = _tower(a_inputs, output, options, rngs)
+        towers["psi"] = _tower(a_inputs, output, options, encoder, rngs)
     params = {name: tower[0] for name, tower in towers.items()}
     applies = {name: tower[1] for name, tower in towers.items()}
 
@@ -212,19 +215,22 @@ def learn(
         return _ritz(phi, op, rank=rank)
 
     log_every = min(_LOG_EVERY, options.steps)
-    result = cx.training.fit(
-        step,
-        cx.training.init_state(params, optimizer),
-        pairs,
-        num_steps=options.steps,
-        key=jax.random.key(base.seed),
-        strategy=options.strategy,
-        mesh=mesh,
-        directory=directory,
-        log_every=log_every,
-        save_every=log_every * max(1, -(-options.steps // (10 * log_every))),
-        progress=progress if progress is not None else sys.stderr.isatty(),
-    )
+    with warnings.catch_warnings():
+        # The command says in its own words how a run ended.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        result = cx.training.fit(
+            step,
+            cx.training.init_state(params, optimizer),
+            pairs,
+            num_steps=options.steps,
+            key=jax.random.key(base.seed),
+            strategy=options.strategy,
+            mesh=mesh,
+            directory=directory,
+            log_every=log_every,
+            save_every=log_every * max(1, -(-options.steps // (10 * log_every))),
+            progress=progress if progress is not None else sys.stderr.isatty(),
+        )
     trained = jax.device_get(result.state.params)
     found = extract(jax.tree.map(jnp.asarray, trained))
     losses = result.history.get("loss", np.zeros(0))
@@ -270,24 +276,34 @@ def _inputs(
 
 
 def _tower(
-    inputs: np.ndarray | None, output: int, options: TrainOptions, rngs: nnx.Rngs
+    inputs: np.ndarray | None,
+    output: int,
+    options: TrainOptions,
+    encoder: dict[str, Any],
+    rngs: nnx.Rngs,
 ) -> tuple[Any, Callable[[Any, Any], Any]]:
-    """An MLP on features; for numbered values a table of embeddings."""
+    """An encoder of features; for numbered values a table of embeddings."""
     assert inputs is not None  # `_check_loss` has seen to it
     dtype = jnp.dtype(options.base.dtype)
     if inputs.ndim == 1:
         size = len(inputs)
         table = jax.random.normal(rngs.params(), (size, output), dtype)
         return {"table": table}, lambda params, index: params["table"][index]
-    config = cx.models.MLPConfig(
-        in_features=inputs.shape[1],
-        out_features=output,
-        hidden=tuple(options.hidden),
-        activation=options.activation,
-        dtype=dtype,
-        param_dtype=dtype,
+    models, columns = cx.models, inputs.shape[1]
+    shared = {
+        "out_features": output,
+        "activation": options.activation,
+        "dtype": dtype,
+        "param_dtype": dtype,
+    }
+    if encoder["kind"] == "mlp":
+        hidden = tuple(encoder["hidden"])
+        config = models.MLPConfig(in_features=columns, hidden=hidden, **shared)
+        return models.functional(models.MLP(config, rngs=rngs))
+    config = models.TabularEncoderConfig(
+        num_numeric=columns, trunk="transformer", width=64, **shared
     )
-    return cx.models.functional(cx.models.MLP(config, rngs=rngs))
+    return models.functional(models.TabularEncoder(config, rngs=rngs))
 
 
 def _embed(apply: Any, params: Any, inputs: Any, batch_size: int) -> jax.Array:

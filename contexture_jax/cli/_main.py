@@ -11,6 +11,7 @@ from contexture_jax import __version__
 from contexture_jax.cli._messages import InputError
 from contexture_jax.cli._options import (
     CONTEXTS,
+    ENCODERS,
     LOSSES,
     METHODS,
     Options,
@@ -235,11 +236,17 @@ def _add_learning_options(group: Any) -> None:
         help="default: %(default)s, from two views of a row",
     )
     group.add_argument(
+        "--encoder",
+        choices=ENCODERS,
+        default="mlp",
+        help="of features: all together, with skip connections (mlp, the default), or"
+        " a token a column (transformer)",
+    )
+    group.add_argument(
         "--hidden",
         type=_widths,
-        default=(512, 512),
         metavar="W,W,…",
-        help="widths of the hidden layers, or none; default: 512,512",
+        help="widths of the hidden layers of an mlp, or none; default: 512,512",
     )
     group.add_argument("--activation", choices=("tanh", "gelu", "relu"), default="tanh")
     group.add_argument(

@@ -3,10 +3,18 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-__all__ = ["CONTEXTS", "LOSSES", "METHODS", "Options", "TrainOptions"]
+__all__ = [
+    "CONTEXTS",
+    "ENCODERS",
+    "LOSSES",
+    "METHODS",
+    "Options",
+    "TrainOptions",
+]
 
 CONTEXTS = ("knn", "rbf", "labels", "joint", "graph", "teacher")
 METHODS = ("auto", "exact", "randomized", "krylov", "nystrom")
+ENCODERS = ("mlp", "transformer")
 LOSSES = (
     "kise",
     "svme",
@@ -69,7 +77,8 @@ class TrainOptions(NamedTuple):
     Attributes:
         base: those that it shares with `contexture spectrum`.
         loss: the objective, by its name in `cx.losses`.
-        hidden: widths of the hidden layers.
+        encoder: what embeds features.
+        hidden: widths of the hidden layers of an MLP.
         activation: of the hidden layers.
         output: width of the embedding.
         steps: how many steps.
@@ -82,7 +91,8 @@ class TrainOptions(NamedTuple):
 
     base: Options
     loss: str = "kise"
-    hidden: Sequence[int] = (512, 512)
+    encoder: str = "mlp"
+    hidden: Sequence[int] | None = None
     activation: str = "tanh"
     output: int | None = None
     steps: int = 1000

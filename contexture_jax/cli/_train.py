@@ -33,6 +33,7 @@ _FILES = ("train.npz", "learned.png", "loss.png", "train.json")
 _RUN = "run"
 _NEEDED = ("orbax.checkpoint", "platformdirs", "rich", "sklearn")
 _LARGEST_OUTPUT = 512
+_HIDDEN = (512, 512)
 
 
 def run(options: TrainOptions) -> Path:
@@ -53,6 +54,7 @@ def run(options: TrainOptions) -> Path:
         table = load(base)
         recipe = plan_context(base, table)
         _check_loss(options, recipe)
+        encoder = _encoder(options, recipe)
         plan_rank(base.rank, recipe, recipe.num_triples)
         mesh = make_mesh(base.devices)
         _check_batch(options)
@@ -66,13 +68,14 @@ def run(options: TrainOptions) -> Path:
             limit = min(recipe.num_triples, _solve.num_triples(op))
             rank = plan_rank(base.rank, recipe, limit)
         output = _output(options, rank)
-        settings = _settings(options, recipe, rank, output, table)
+        settings = _settings(options, recipe, rank, output, table, encoder)
         _claim_run(out / _RUN, settings, resume=options.resume)
         with stages.stage("exact"):
             exact, exact_status = _learn.exact_spectrum(op, rank, seed=base.seed)
         with stages.stage("train"):
             learned = _learn.learn(
                 options,
+                encoder,
                 recipe.name,
                 table,
                 context,
@@ -178,14 +181,49 @@ def _output(options: TrainOptions, rank: int) -> int:
     return options.output
 
 
+def _encoder(options: TrainOptions, recipe: Recipe) -> dict[str, Any]:
+    """What embeds the rows.
+
+    Raises:
+        InputError: if the rows are not what the encoder embeds.
+    """
+    if recipe.name in ("joint", "graph"):
+        if options.encoder != "mlp" or options.hidden is not None:
+            raise InputError(
+                f"--context {recipe.name} has numbered rows, without features to embed:"
+                " each gets an embedding of its own; expected neither --encoder nor"
+                " --hidden"
+            )
+        return {"kind": "table"}
+    if options.encoder == "mlp":
+        hidden = _HIDDEN if options.hidden is None else options.hidden
+        return {
+            "kind": "mlp",
+            "hidden": list(hidden),
+            "activation": options.activation,
+        }
+    if options.hidden is not None:
+        raise InputError(
+            f"--hidden is of --encoder mlp; got --encoder {options.encoder}"
+        )
+    return {"kind": options.encoder, "activation": options.activation}
+
+
 def _settings(
-    options: TrainOptions, recipe: Recipe, rank: int, output: int, table: Table
+    options: TrainOptions,
+    recipe: Recipe,
+    rank: int,
+    output: int,
+    table: Table,
+    encoder: dict[str, Any],
 ) -> dict[str, Any]:
     """What makes a run the run that it is."""
     import contexture_jax as cx
 
     base = options.base
     content = np.ascontiguousarray(table.features).tobytes()
+    if table.target is not None:
+        content += np.asarray(table.target.values).astype(str).tobytes()
     return {
         "version": cx.__version__,
         "data": table.title,
@@ -193,11 +231,7 @@ def _settings(
         "context": recipe.name,
         "params": recipe.params,
         "loss": options.loss,
-        "encoder": {
-            "hidden": list(options.hidden),
-            "activation": options.activation,
-            "output": output,
-        },
+        "encoder": {**encoder, "output": output},
         "rank": rank,
         "steps": options.steps,
         "batch_size": options.batch_size,
@@ -261,12 +295,15 @@ def _rows(d: dict[str, Any], files: list[str]) -> list[tuple[str, str]]:
     """The report as (label, text) pairs, in the order to read them."""
     params = ", ".join(f"{key} = {value}" for key, value in d["params"].items())
     encoder = d["encoder"]
-    layers = " → ".join(map(str, [*encoder["hidden"], encoder["output"]]))
+    layers = " → ".join(map(str, [*encoder.get("hidden", []), encoder["output"]]))
+    kind = ", ".join(
+        encoder[name] for name in ("kind", "activation") if name in encoder
+    )
     rows = [
         ("data", f"{d['data']}: {d['num_rows']:,} rows"),
         ("context", d["context"] + (f" ({params})" if params else "")),
         ("loss", d["loss"]),
-        ("encoder", f"{layers} ({encoder['activation']}, {d['parameters']:,} numbers)"),
+        ("encoder", f"{layers} ({kind}, {d['parameters']:,} numbers)"),
         ("status", f"{d['status']} after {counted(d['steps_done'], 'step')}"),
         ("learned", _values(d["learned_singular_values"])),
         ("exact", _values(d["exact_singular_values"])),

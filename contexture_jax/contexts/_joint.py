@@ -216,6 +216,19 @@ class Labels(Context):
         hot = jax.nn.one_hot(self.codes, self.num_classes)
         return hot / self.codes.shape[0]
 
+    def sample(
+        self, key: Array, x: Int[Array, "..."], *, row_offset: ArrayLike = 0
+    ) -> Int[Array, "..."]:
+        """The class number of each example number in `x`: nothing is drawn."""
+        del key, row_offset
+        return self.codes[x]
+
+    def log_density(
+        self, a: Int[Array, "..."], x: Int[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """0 where class number `a` is that of example number `x`, −∞ elsewhere."""
+        return jnp.where(self.codes[x] == a, 0.0, -jnp.inf)
+
     def kernel(self, x: Int[Array, " k"], x2: Int[Array, " l"]) -> Float[Array, "k l"]:
         """k_X⁺(x, x2) = 1[y(x) = y(x2)] / P(y(x)), between examples by number."""
         hot = jax.nn.one_hot(self.codes, self.num_classes)

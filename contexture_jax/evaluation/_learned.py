@@ -8,7 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_integer, check_key, check_number
+from contexture_jax._core.checks import (
+    check_finite,
+    check_integer,
+    check_key,
+    check_number,
+)
 from contexture_jax._core.numerics import (
     mm,
     rank_cutoff,
@@ -162,11 +167,12 @@ def alignment(
         gap: as for `clusters`.
 
     Raises:
-        ValueError: if shapes do not fit.
+        ValueError: if shapes do not fit, or `phi` is not finite.
     """
     check_key(key)
     num_shuffles = check_integer(num_shuffles, "num_shuffles", low=1)
     phi = as_columns(phi, "phi", op.shape[0]).astype(op.dtype)
+    check_finite(phi, "phi")
     d = phi.shape[1]
     s = as_spectrum(exact.singular_values)
     if s.shape[0] < d:

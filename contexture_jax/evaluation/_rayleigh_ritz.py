@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import check_integer, check_key
+from contexture_jax._core.checks import check_finite, check_integer, check_key
 from contexture_jax._core.numerics import (
     mm,
     rank_cutoff,
@@ -29,8 +29,8 @@ class HeldOutRitz(NamedTuple):
 
     Attributes:
         singular_values: correlations of the functions of one half of the pairs on the
-            other half, averaged over both ways, shape (r,); for positive pairs their
-            square roots.
+            other half, where they are made uncorrelated in their order, averaged over
+            both ways, shape (r,); for positive pairs their square roots.
         lower: lower end of an interval for them, given the functions, shape (r,).
         upper: upper end, shape (r,).
     """
@@ -88,7 +88,9 @@ def rayleigh_ritz(
     Whatever the encoder, λ̂_i ≤ s_i² under the law itself (Courant–Fischer): with an
     operator, the values err below. Estimated from pairs, they are fitted to the sample
     and err above the more the wider Φ is; `held_out` is what those functions keep on
-    pairs they were not fitted to, and errs below. Report both. Pairs that the encoder
+    pairs they were not fitted to. But for noise, its sums of leading values err below
+    those of s (Ky Fan); a single value need not, where functions were fitted in the
+    wrong order. Report both. Pairs that the encoder
     itself was trained on make both optimistic: hold them out of training.
 
     Args:
@@ -112,7 +114,8 @@ def rayleigh_ritz(
 
     Raises:
         TypeError: if `key` is not a key.
-        ValueError: if shapes do not fit, or an option does not go with `other`.
+        ValueError: if shapes do not fit, embeddings are not finite, or an option does
+            not go with `other`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -132,9 +135,13 @@ def rayleigh_ritz(
                 "positive, weights and key go with embeddings of pairs; an operator is"
                 " the law itself"
             )
-        return _by_operator(as_columns(phi, "phi", other.shape[0]), other, rank)
+        phi = as_columns(phi, "phi", other.shape[0])
+        check_finite(phi, "phi")
+        return _by_operator(phi, other, rank)
     phi = as_columns(phi, "phi")
     psi = as_columns(other, "other", phi.shape[0])
+    for embedding, name in ((phi, "phi"), (psi, "other")):
+        check_finite(embedding, name)
     if positive and psi.shape != phi.shape:
         msg = f"positive partners must have the shape of phi, {phi.shape}"
         raise ValueError(f"{msg}; got {psi.shape}")
@@ -279,13 +286,23 @@ def _partner(
 def _correlation(
     f: Float[Array, "n r"], g: Float[Array, "n r"]
 ) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
-    """Correlations of columns, and their standard errors by the influence function."""
+    """Correlations of columns, each less its part in those before, and their errors.
 
-    def standardised(x: Array) -> Array:
+    Functions that were uncorrelated on one half are not on the other: without the
+    second orthogonalisation a late pair could hold again what an early one holds.
+    Errors by the influence function.
+    """
+
+    def in_order(x: Array) -> Array:
         x = x - x.mean(axis=0, keepdims=True)
-        return x * safe_reciprocal(jnp.sqrt((x**2).mean(axis=0)))[None, :]
+        x = x * safe_reciprocal(jnp.linalg.norm(x, axis=0))[None, :]
+        basis, triangle = jnp.linalg.qr(x)
+        rest = jnp.diagonal(triangle)
+        floor = rank_cutoff((x.shape[0], x.shape[1]), x.dtype, jnp.ones((), x.dtype))
+        sign = jnp.where(jnp.abs(rest) > floor, jnp.sign(rest), 0)
+        return _pad(basis * sign[None, :] * x.shape[0] ** 0.5, x.shape[1])
 
-    f, g = standardised(f), standardised(g)
+    f, g = in_order(f), in_order(g)
     value = (f * g).mean(axis=0)
     influence = f * g - 0.5 * value[None, :] * (f**2 + g**2)
     return value, jnp.sqrt((influence**2).mean(axis=0) / f.shape[0])

@@ -61,6 +61,7 @@ def test_a_run_that_is_there_is_not_overwritten(trained, capsys):
         (["--context", "teacher", "--loss", "svme"], "expected --loss kise"),
         (["--steps", "0"], "expected an integer of at least 1"),
         (["--hidden", "8,x"], "expected an integer of at least 1"),
+        (["--encoder", "transformer"], "--hidden is of --encoder mlp"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(tmp_path, capsys, more, message):
@@ -76,11 +77,37 @@ def test_bad_options_are_refused_in_one_line(tmp_path, capsys, more, message):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("data", "more"),
+    [
+        ("wine", ["--context", "labels", "--rank", "2"]),
+        ("wine", ["--context", "labels", "--rank", "2", "--loss", "svme"]),
+        ("wine", ["--context", "rbf", "--loss", "spectral_contrastive"]),
+        ("wine", ["--context", "teacher"]),
+        ("wine", ["--encoder", "transformer", "--loss", "lora_svd"]),
+        ("wine", ["--loss", "vicreg"]),
+        ("wine", ["--loss", "joint_nesting", "--learning-rate", "0.01"]),
+    ],
+)
+def test_contexts_losses_and_encoders_go_together(tmp_path, data, more):
+    out = tmp_path / "out"
+    given = ["train", data, "--target", "target", "--rank", "4", "--steps", "30"]
+    given += ["--batch-size", "64", "--quiet", "--no-plots", "--out", str(out), *more]
+    assert main(given) == 0
+    report = json.loads((out / "train.json").read_text(encoding="utf-8"))
+    learned = np.array(report["learned_singular_values"])
+    assert (learned <= np.array(report["exact_singular_values"]) + 1e-4).all()
+    assert report["ratio_trace"] > report["nulls"]["ratio_trace"]
+    assert main([*given, "--seed", "1", "--resume"]) == 2
+
+
+@pytest.mark.slow
 def test_a_run_that_diverges_says_so_and_writes_no_results(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(arguments(out, "--steps", "20", "--learning-rate", "1e30")) == 2
     err = capsys.readouterr().err
     assert "no results were written: expected a smaller --learning-rate" in err
+    assert err.count("\n") == 1
     assert {path.name for path in out.iterdir()} == {"run"}
 
 

@@ -362,11 +362,21 @@ def test_bad_input_is_refused_with_what_was_expected_and_what_came(
 
 def test_a_missing_capability_is_named_beside_those_that_exist():
     context = cx.contexts.labels([0, 1])
-    with pytest.raises(
-        cx.CapabilityError, match=r"Labels context has no `log_density`"
-    ):
-        context.log_density(jnp.arange(2), jnp.arange(2))
-    assert set(context.capabilities) == {"table", "kernel", "at", "reverse"}
+    with pytest.raises(cx.CapabilityError, match=r"Labels context has no `spectrum`"):
+        context.spectrum(1)
+    assert set(context.capabilities) == {
+        "sample",
+        "log_density",
+        "table",
+        "kernel",
+        "at",
+        "reverse",
+    }
+    rows = jnp.array([1, 0, 1])
+    np.testing.assert_array_equal(context.sample(jax.random.key(0), rows), rows)
+    np.testing.assert_array_equal(
+        context.log_density(jnp.array([1, 1, 1]), rows), [0.0, -np.inf, 0.0]
+    )
 
 
 def test_a_dense_context_is_a_pytree_that_jit_takes():

@@ -134,6 +134,24 @@ def test_unrelated_pairs_look_related_unless_held_out(positive):
     assert (np.asarray(held_out.singular_values) < limit).all()
 
 
+def test_late_functions_are_not_credited_with_what_early_ones_hold():
+    """Too many waves for the pairs: functions come in the wrong order."""
+
+    def waves(z):
+        parts = [f(k * z / 2) for k in range(1, 6) for f in (np.sin, np.cos)]
+        return np.concatenate(parts, axis=1).astype(DTYPE)
+
+    rng = np.random.default_rng(1)
+    x, z = rng.normal(size=(2, 300, 1))
+    held_out = cx.evaluation.rayleigh_ritz(
+        waves(x), waves(0.8 * x + 0.6 * z), rank=6, key=jax.random.key(1)
+    ).held_out
+    assert held_out is not None
+    truth = 0.8 ** np.arange(1, 7)
+    assert (np.cumsum(held_out.singular_values) < np.cumsum(truth)).all()
+    assert (np.asarray(held_out.lower) < truth).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("positive", [False, True])
 def test_held_out_intervals_hold_the_truth_of_functions_that_are_known(positive):
@@ -166,6 +184,7 @@ def test_held_out_intervals_hold_the_truth_of_functions_that_are_known(positive)
         (np.zeros((4, 2)), {}, "other must have 9 rows"),
         (np.zeros((9, 3)), {"positive": True}, "must have the shape of phi"),
         (np.zeros((9, 2)), {"rank": 3}, "rank must be between 1 and 2"),
+        (np.full((9, 2), np.nan), {}, "other must be finite; got nan"),
         (
             np.zeros((9, 2)),
             {"key": KEY, "weights": np.full(9, 1 / 9)},
