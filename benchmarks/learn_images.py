@@ -79,13 +79,15 @@ def main() -> None:
         with cx.single_threaded_lapack():
             train, test = learn(args, name, images)
         rows.append(judge(name, train, test, images, time.perf_counter() - start))
-    pixels = [x.reshape(len(x), -1) for x in (images.train, images.test)]
+    pixels, pixels_of_test = (
+        x.reshape(len(x), -1) for x in (images.train, images.test)
+    )
     start = time.perf_counter()
-    pca = PCA(min(args.output, *pixels[0].shape), random_state=0).fit(pixels[0])
-    components = [pca.transform(x) for x in pixels]
+    pca = PCA(min(args.output, *pixels.shape), random_state=0).fit(pixels)
+    train, test = pca.transform(pixels), pca.transform(pixels_of_test)
     seconds = time.perf_counter() - start
-    rows.append(judge("principal components", *components, images, seconds))
-    rows.append(judge("raw pixels", *pixels, images, 0.0))
+    rows.append(judge("principal components", train, test, images, seconds))
+    rows.append(judge("raw pixels", pixels, pixels_of_test, images, 0.0))
     title = f"{len(images.train)} images, {args.steps} steps of {args.batch} images"
     report.add_case(title, rows)
     for row in rows:
@@ -97,10 +99,10 @@ def main() -> None:
 
 def read(folder: Path | None, most: int) -> Images:
     if folder is None:
-        digits = load_digits()
-        x = digits["data"].reshape(-1, 8, 8, 1).astype(np.float32) / 16
-        parts = train_test_split(x, digits["target"], random_state=0)
-        train, test, train_labels, test_labels = parts
+        pixels, labels = load_digits(return_X_y=True)
+        x = np.asarray(pixels, np.float32).reshape(-1, 8, 8, 1) / 16
+        parts = train_test_split(x, np.asarray(labels), random_state=0)
+        train, test, train_labels, test_labels = map(np.asarray, parts)
     else:
         train, test = (
             read_idx(folder / f"{part}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28, 1)
@@ -146,7 +148,7 @@ def learn(
             return psi @ params["head"], label
         return psi, apply(params["a"], crop.sample(second, image))
 
-    params = {"a": towers[0][0]}
+    params: dict[str, Any] = {"a": towers[0][0]}
     if name == "svme":
         params["x"] = towers[1][0]
     if name == "supervised":
@@ -199,7 +201,7 @@ def judge(
 ) -> dict[str, Any]:
     """The accuracy of a linear probe and of neighbours."""
     scaler = StandardScaler().fit(train)
-    train, test = scaler.transform(train), scaler.transform(test)
+    train, test = (np.asarray(scaler.transform(z)) for z in (train, test))
     probe = LogisticRegression(max_iter=200, tol=1e-3).fit(train, images.train_labels)
     neighbors = KNeighborsClassifier(NUM_NEIGHBORS, algorithm="brute")
     neighbors.fit(train, images.train_labels)

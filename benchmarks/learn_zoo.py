@@ -121,7 +121,7 @@ def run(
     for seed in range(args.seeds):
         start = time.perf_counter()
         with cx.single_threaded_lapack():
-            found = train(args, problem, budget, objective, seed)
+            found = train(problem, budget, objective, seed)
         seconds.append(time.perf_counter() - start)
         print(family, objective, seed, *found, seconds[-1], file=sys.stderr)
         runs.append(found)
@@ -185,11 +185,7 @@ def make_loss(objective: str, ridge: float) -> Callable[..., Any]:
 
 
 def train(
-    args: argparse.Namespace,
-    problem: Problem,
-    budget: Budget,
-    objective: str,
-    seed: int,
+    problem: Problem, budget: Budget, objective: str, seed: int
 ) -> tuple[float, float, float, float]:
     """The least squared cosine and largest error, of T Ψ and then of Φ."""
     family, by_x = problem.family, objective in TWO_TOWERS
