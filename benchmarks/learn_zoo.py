@@ -99,7 +99,7 @@ def main() -> None:
             for what, measured, bound in (
                 ("1 − squared cosine", found["1 − squared cosine"], 1 - LEAST_COSINE),
                 ("error of values", found["error of values"], MOST_ERROR),
-                ("seconds", row["seconds_median"], MOST_SECONDS),
+                ("seconds", max(row["seconds"]), MOST_SECONDS),
             ):
                 report.add_goal(f"{family}: {what}, worst seed", measured, bound, name)
         if args.json:  # what is done is kept
