@@ -42,10 +42,10 @@ demo: $(VENV)/.installed-cli ## spectrum of the digits data set, with pictures, 
 		--target target --out demo
 	@echo; echo "Pictures:"; ls demo/*.png
 
-test: doctest $(VENV)/.installed-dev ## everything but the slow tests
+test: doctest test-x64-off $(VENV)/.installed-dev ## everything but the slow tests
 	$(PYTEST) -m "not slow" --durations=10 tests
 
-test-slow: test-x64-off $(VENV)/.installed-dev ## the slow tests, and a part in float32
+test-slow: $(VENV)/.installed-dev ## the slow tests
 	$(PYTEST) -m slow --durations=10 tests
 
 doctest: $(VENV)/.installed-dev ## examples in the README and in docstrings
