@@ -112,7 +112,11 @@ class Report:
 
     def __init__(self, benchmark: str, args: argparse.Namespace) -> None:
         """Start with the arguments, and the load before the work begins."""
-        settings = {k: v for k, v in vars(args).items() if k not in ("json", "smoke")}
+        settings = {
+            name: _without_folder(value)
+            for name, value in vars(args).items()
+            if name not in ("json", "smoke")
+        }
         self._path: Path | None = args.json
         self._load = load()
         self.content: dict[str, Any] = {
@@ -164,6 +168,12 @@ class Report:
         else:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(text + "\n", encoding="utf-8")
+
+
+def _without_folder(value: Any) -> Any:
+    """Where a file lies is of no use elsewhere."""
+    is_path = isinstance(value, Path) or (isinstance(value, str) and os.sep in value)
+    return Path(value).name if is_path else value
 
 
 def _one_line(title: str, row: dict[str, Any]) -> str:

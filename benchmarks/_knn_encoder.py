@@ -1,5 +1,6 @@
 """An encoder that learns a k-NN context from its neighbours, for benchmarks."""
 
+import argparse
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,8 +11,55 @@ import optax
 from flax import nnx
 
 import contexture_jax as cx
+from contexture_jax.cli._data import load_features
 
-__all__ = ["Setting", "parse_setting", "train_encoder"]
+__all__ = [
+    "Problem",
+    "Setting",
+    "add_arguments",
+    "parse_setting",
+    "prepare",
+    "train_encoder",
+]
+
+
+class Problem(NamedTuple):
+    """A table, its k-NN context, and the truth about it.
+
+    Attributes:
+        x: the features, shape (n, d), float32.
+        neighbors: by number, shape (n, K).
+        operator: of the context.
+        exact: its leading singular functions.
+    """
+
+    x: np.ndarray
+    neighbors: np.ndarray
+    operator: cx.AssociationOperator
+    exact: cx.SVDResult
+
+
+def add_arguments(
+    parser: argparse.ArgumentParser, *, neighbors: int, rank: int
+) -> None:
+    """The arguments that `prepare` and the training look at."""
+    parser.add_argument("--data", default="wine", help="a .csv or a built-in set")
+    parser.add_argument("--target", default="target", help="column to leave out")
+    parser.add_argument("--neighbors", type=int, default=neighbors)
+    parser.add_argument("--rank", type=int, default=rank)
+    parser.add_argument("--base", default="", help="NAME=VALUE,… of the training")
+    parser.add_argument("--seeds", type=int, default=5)
+
+
+def prepare(args: argparse.Namespace) -> Problem:
+    """Read, search and solve."""
+    table = load_features(args.data, target=args.target)
+    x = table.features.astype(np.float32)
+    context = cx.contexts.knn(x, num_neighbors=args.neighbors)
+    operator = cx.association_operator(context)
+    with cx.single_threaded_lapack():
+        exact, _ = cx.svd(operator, args.rank, key=jax.random.key(0))
+    return Problem(x, np.asarray(context.indices), operator, exact)
 
 
 class Setting(NamedTuple):

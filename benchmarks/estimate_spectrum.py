@@ -15,14 +15,18 @@ import sys
 import time
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 import contexture_jax as cx
 from _common import Report, make_parser, parse
-from _knn_encoder import Setting, parse_setting, train_encoder
-from contexture_jax.cli._data import load_features
+from _knn_encoder import (
+    Setting,
+    add_arguments,
+    parse_setting,
+    prepare,
+    train_encoder,
+)
 
 # Rows → mean absolute error; 0 for all rows.
 PUBLISHED = {100: 0.157, 300: 0.124, 600: 0.088, 1000: 0.104, 2000: 0.110, 0: 0.088}
@@ -38,25 +42,16 @@ SMOKE = {
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--data", default="wine", help="a .csv or a built-in set")
-    parser.add_argument("--target", default="target", help="column to leave out")
-    parser.add_argument("--neighbors", type=int, default=60)
-    parser.add_argument("--rank", type=int, default=256)
-    parser.add_argument("--base", default="", help="NAME=VALUE,… of the training")
-    parser.add_argument("--seeds", type=int, default=5)
+    add_arguments(parser, neighbors=60, rank=256)
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=list(PUBLISHED), help="rows; 0: all"
     )
     args = parse(parser, SMOKE)
     report = Report("estimate_spectrum", args)
-    table = load_features(args.data, target=args.target)
-    x = table.features.astype(np.float32)
-    context = cx.contexts.knn(x, num_neighbors=args.neighbors)
-    operator = cx.association_operator(context)
+    problem = prepare(args)
+    x, truth = problem.x, np.asarray(problem.exact.singular_values) ** 2
     with cx.single_threaded_lapack():
-        exact, _ = cx.svd(operator, args.rank, key=jax.random.key(0))
-        truth = np.asarray(exact.singular_values) ** 2
-        errors, seconds = measure(args, x, context, truth)
+        errors, seconds = measure(args, x, problem.neighbors, truth)
     rows = [
         {
             "name": f"{size or len(x)} rows",
@@ -91,11 +86,10 @@ def main() -> None:
 
 
 def measure(
-    args: argparse.Namespace, x: np.ndarray, context: Any, truth: np.ndarray
+    args: argparse.Namespace, x: np.ndarray, neighbors: np.ndarray, truth: np.ndarray
 ) -> tuple[dict[int, list[float]], dict[int, list[float]]]:
     """Errors and seconds of the estimate by size, over seeds."""
     setting = parse_setting(args.base, Setting())
-    neighbors = np.asarray(context.indices)
     errors: dict[int, list[float]] = {size: [] for size in args.sizes}
     seconds: dict[int, list[float]] = {size: [] for size in args.sizes}
     for seed in range(args.seeds):

@@ -16,13 +16,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 import contexture_jax as cx
 from _common import Report, make_parser, parse
-from _knn_encoder import Setting, parse_setting, train_encoder
-from contexture_jax.cli._data import load_features
+from _knn_encoder import (
+    Problem,
+    Setting,
+    add_arguments,
+    parse_setting,
+    prepare,
+    train_encoder,
+)
 
 LEAST_RATIO, LEAST_CCA = 0.985, 0.90
 # Zhai et al. 2025, Figure 1: VICReg, read off the text.
@@ -62,12 +67,7 @@ SMOKE = {
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--data", default="wine", help="a .csv or a built-in set")
-    parser.add_argument("--target", default="target", help="column to leave out")
-    parser.add_argument("--neighbors", type=int, default=30)
-    parser.add_argument("--rank", type=int, default=128)
-    parser.add_argument("--base", default="", help="settings of the reference")
-    parser.add_argument("--seeds", type=int, default=5)
+    add_arguments(parser, neighbors=30, rank=128)
     parser.add_argument("--study-seeds", type=int, default=1)
     parser.add_argument("--picture", type=Path, help="a .png")
     parser.add_argument(
@@ -75,22 +75,20 @@ def main() -> None:
     )
     args = parse(parser, SMOKE)
     report = Report("learn_abalone", args)
-    table = load_features(args.data, target=args.target)
-    x = table.features.astype(np.float32)
-    context = cx.contexts.knn(x, num_neighbors=args.neighbors)
-    operator = cx.association_operator(context)
+    problem = prepare(args)
     base = parse_setting(args.base, Setting())
     with cx.single_threaded_lapack():
-        exact, _ = cx.svd(operator, args.rank, key=jax.random.key(0))
         rows = []
         for number, variant in enumerate(args.variants):
             setting = parse_setting(variant, base)
             seeds = args.study_seeds if number else args.seeds
             name = variant or "reference"
-            rows.append(run(name, setting, seeds, x, context, operator, exact))
+            rows.append(run(name, setting, seeds, problem))
             print(name, rows[-1]["accuracy"], file=sys.stderr)
     described = ", ".join(f"{k} {v}" for k, v in base._asdict().items())
-    title = f"{len(x)} rows, K = {args.neighbors}, rank {args.rank}; {described}"
+    title = (
+        f"{len(problem.x)} rows, K = {args.neighbors}, rank {args.rank}; {described}"
+    )
     report.add_case(title, rows)
     found = rows[0]["accuracy"]
     for name, least in (("ratio trace", LEAST_RATIO), ("CCA", LEAST_CCA)):
@@ -104,17 +102,15 @@ def run(
     name: str,
     setting: Setting,
     num_seeds: int,
-    x: np.ndarray,
-    context: Any,
-    operator: Any,
-    exact: Any,
+    problem: Problem,
 ) -> dict[str, Any]:
     """Train with each seed; the worst figures."""
     seconds, figures = [], []
+    x, neighbors, operator, exact = problem
     rank = len(exact.singular_values)
     for seed in range(num_seeds):
         start = time.perf_counter()
-        params, apply = train_encoder(setting, seed, x, np.asarray(context.indices))
+        params, apply = train_encoder(setting, seed, x, neighbors)
         phi = apply(params, x)
         if setting.two_views:
             phi = operator.matmat(phi)

@@ -282,7 +282,8 @@ def _add_output_options(group: Any) -> None:
         "--out",
         default="contexture-out",
         metavar="DIR",
-        help="where to write, in place of results that are there; default: %(default)s",
+        help="where to write; spectrum replaces results that are there, train goes on"
+        " with its run if told to --resume; default: %(default)s",
     )
     group.add_argument(
         "--no-plots", dest="plots", action="store_false", help="draw no pictures"

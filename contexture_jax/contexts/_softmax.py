@@ -11,10 +11,10 @@ import numpy as np
 
 from contexture_jax._core.checks import (
     as_floating,
+    check_finite,
     check_ndim,
     check_probabilities,
     check_values,
-    is_concrete,
 )
 from contexture_jax._core.numerics import mm, normalised
 from contexture_jax._core.softmax import (
@@ -260,7 +260,7 @@ def attention(
     if offset.shape != k.shape[:1]:
         msg = f"bias must have shape {k.shape[:1]}; got {offset.shape}"
         raise ValueError(msg)
-    _check_finite(offset, "bias")
+    check_finite(offset, "bias")
     return Attention(q, k, factor, offset, _law(p_x, q))
 
 
@@ -271,13 +271,8 @@ def as_features(x: ArrayLike, name: str) -> Float[Array, "n d"]:
     if values.size == 0:
         msg = f"{name} must not be empty; got shape {values.shape}"
         raise ValueError(msg)
-    _check_finite(values, name)
+    check_finite(values, name)
     return values
-
-
-def _check_finite(x: Array, name: str) -> None:
-    if is_concrete(x):
-        check_values(x, name, lambda v: np.isfinite(v), "finite")
 
 
 def _law(p_x: ArrayLike | None, rows: Array) -> Float[Array, " n"]:

@@ -5,13 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from contexture_jax._core.checks import (
     as_array,
+    check_finite,
     check_integer,
     check_key,
-    check_values,
 )
 from contexture_jax._core.types import (
     Array,
@@ -98,12 +97,7 @@ def monte_carlo_operator(
     samples = context.sample(key_values, x[rows])
     logs = _log_densities(context, samples, x)
     log_mixture = jax.nn.logsumexp(logs, axis=1) - math.log(n)
-    check_values(
-        log_mixture,
-        "the mixture of log_density at what `sample` drew",
-        np.isfinite,
-        "finite",
-    )
+    check_finite(log_mixture, "the mixture of log_density at what `sample` drew")
     ratios = jnp.exp(logs - log_mixture[:, None])
     joint = ratios.T / (n * num_samples)
     return MonteCarloOperator(

@@ -76,6 +76,27 @@ def test_bad_options_are_refused_in_one_line(tmp_path, capsys, more, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_numbered_rows_have_no_features_to_embed(tmp_path, capsys):
+    np.save(tmp_path / "counts.npy", np.arange(12).reshape(4, 3))
+    given = ["train", str(tmp_path / "counts.npy"), "--context", "joint", "--rank", "2"]
+    assert main([*given, "--hidden", "8", "--out", str(tmp_path / "out")]) == 2
+    assert "expected neither --encoder nor --hidden" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_run_is_not_resumed_with_another_target(tmp_path, capsys):
+    path, out = tmp_path / "two.csv", tmp_path / "out"
+    rows = [f"{i % 7},{i % 5},{i % 2},{i % 3}" for i in range(60)]
+    path.write_text("\n".join(["u,v,first,second", *rows]), encoding="utf-8")
+    given = ["train", str(path), "--context", "labels", "--rank", "1", "--steps", "5"]
+    given += ["--batch-size", "16", "--quiet", "--no-plots", "--out", str(out)]
+    assert main([*given, "--target", "first", "--drop", "second"]) == 0
+    other = ["--target", "second", "--drop", "first", "--resume"]
+    assert main([*given, *other]) == 2
+    assert "holds another run: fingerprint is" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "more"),
