@@ -347,7 +347,7 @@ def exact_functions(context: Any, k: int) -> np.ndarray:
 EASY = Budget(800, 2048, 128, 64)
 # Those with many functions to learn.
 BUDGETS = {
-    "Gaussian, 2-d": Budget(700, 2048, 256, 256, svme_ridge=0.1),
+    "Gaussian, 2-d": Budget(500, 4096, 256, 256, svme_ridge=0.1),
     "erasure cube": Budget(600, 2048, 256, 256, kise_ridge=0.1),
 }
 FAMILIES = {

@@ -2,9 +2,10 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import as_floating, check_ndim
+from contexture_jax._core.checks import as_floating, check_ndim, check_nonnegative
 from contexture_jax._core.moments import Batch
 from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, ArrayLike, Float
@@ -14,6 +15,7 @@ __all__ = [
     "as_embedding",
     "as_pair",
     "frobenius",
+    "tail_weights",
     "unit_rows",
     "unit_variance",
     "view_moments",
@@ -85,18 +87,36 @@ def view_moments(
     *,
     centre: bool = True,
     unbiased: bool = False,
+    hold_rows: bool = False,
 ) -> ViewMoments:
     """Covariance and positive moment of two views by two products in place of three.
 
     With S the moment of z + z⁺ and M that of z − z⁺, C = (S + M) / 4 and R = (S − M) /
     4. The mean is that of both views; it cancels in M, so that S alone takes Bessel's
-    factor if the estimate is to be unbiased.
+    factor if the estimate is to be unbiased. With `hold_rows` no gradient passes
+    through the functions of the rows of C and R, only through those of the columns.
     """
     total, difference = z + z_plus, z - z_plus
     if centre:
         total = law.centre(total)
-    S: Any = law.moment(total, total)
-    M = law.moment(difference, difference)
+    rows = (total, difference)
+    if hold_rows:
+        rows = jax.lax.stop_gradient(rows)
+    S: Any = law.moment(rows[0], total)
+    M = law.moment(rows[1], difference)
     if centre and unbiased:
         S = S * law.bessel()
     return ViewMoments((S + M) / 4, (S - M) / 4)
+
+
+def tail_weights(mode_weights: Any, d: int, dtype: Any) -> Float[Array, " d"]:
+    """m_l = Σ_{j≥l} α_j of the weights α of a joint nesting; None: 1 / d each."""
+    if mode_weights is None:
+        alpha = jnp.full(d, 1 / d, dtype=dtype)
+    else:
+        alpha = as_floating(mode_weights, "mode_weights").astype(dtype)
+        if alpha.shape != (d,):
+            msg = f"mode_weights must have shape ({d},); got {alpha.shape}"
+            raise ValueError(msg)
+        check_nonnegative(alpha, "mode_weights")
+    return jnp.cumsum(alpha[::-1])[::-1]

@@ -6,10 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import as_floating, check_nonnegative
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.types import Array, ArrayLike, Float
-from contexture_jax.losses._common import as_pair, frobenius, view_moments
+from contexture_jax.losses._common import (
+    as_pair,
+    frobenius,
+    tail_weights,
+    view_moments,
+)
 
 __all__ = [
     "joint_nesting",
@@ -118,7 +122,7 @@ def joint_nesting(
     d = f.shape[1]
     law = batch_of(f, weights=weights, axis_name=axis_name)
     f, g = law.centre(f), law.centre(g)
-    m = _tail_weights(mode_weights, d, f.dtype)
+    m = tail_weights(mode_weights, d, f.dtype)
     later = np.maximum(*np.indices((d, d)))
     cross = law.mean(f * g)
     products = law.moment(f, f) * law.moment(g, g)
@@ -182,15 +186,3 @@ def _half_covariances(
 
     even, odd = law.halves()
     return covariance(x[0::2], even), covariance(x[1::2], odd)
-
-
-def _tail_weights(mode_weights: Any, d: int, dtype: Any) -> Float[Array, " d"]:
-    if mode_weights is None:
-        alpha = jnp.full(d, 1 / d, dtype=dtype)
-    else:
-        alpha = as_floating(mode_weights, "mode_weights").astype(dtype)
-        if alpha.shape != (d,):
-            msg = f"mode_weights must have shape ({d},); got {alpha.shape}"
-            raise ValueError(msg)
-        check_nonnegative(alpha, "mode_weights")
-    return jnp.cumsum(alpha[::-1])[::-1]

@@ -4,12 +4,13 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from contexture_jax._core.checks import check_integer, check_number
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, ArrayLike, Float
-from contexture_jax.losses._common import as_pair, view_moments
+from contexture_jax.losses._common import as_pair, tail_weights, view_moments
 
 __all__ = ["orbital_minimisation"]
 
@@ -20,6 +21,8 @@ def orbital_minimisation(
     *,
     order: int = 1,
     shift: float = 0.0,
+    nesting: str | None = None,
+    mode_weights: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     axis_name: Any = None,
 ) -> Float[Array, ""]:
@@ -36,13 +39,27 @@ def orbital_minimisation(
     estimate R from a small batch may: choose κ > 0, or a larger batch. For a graph, κ
     = 1 makes every A + κ I positive; see also `graph`.
 
+    Nesting orders the functions, for p = 1. "joint" sums the objective of the first j
+    functions, α_j times: Σ_l m_l (−2 R_ll) + Σ_ij m_max(i,j) C_ij R_ij with R for R + κ
+    C and m_l = Σ_{j≥l} α_j; minimum −Σ_l m_l (λ_l + κ), at the eigenfunctions alone, up
+    to sign and rotations within repeated values. "sequential" has the value of the
+    plain objective, and lets each function see those before it as fixed; its fixed
+    point is the same, and its gradient that of no function: use first-order methods.
+
     Args:
         phi: embeddings of x, shape (b, d).
         phi_plus: embeddings of x⁺ by the same encoder, shape (b, d).
         order: p, 1 or 2 in the paper; at least 1.
         shift: κ ≥ 0.
+        nesting: None, "joint" or "sequential".
+        mode_weights: α of "joint", shape (d,), non-negative with α_d > 0; None: 1 / d
+            each.
         weights: of the pairs, shape (b,).
         axis_name: the mapped axis over which the batch is cut.
+
+    Raises:
+        ValueError: also for a nesting with p > 1, and for `mode_weights` without
+            "joint".
 
     References:
         Ryu, Zhou, Wornell 2025, arXiv 2510.21952; theory.md §7.4.
@@ -53,11 +70,33 @@ def orbital_minimisation(
         msg = f"shift must not be negative; got {shift}"
         raise ValueError(msg)
     z, z_plus = as_pair(phi, phi_plus, ("phi", "phi_plus"))
+    _check_nesting(nesting, p, mode_weights)
     law = batch_of(z, weights=weights, axis_name=axis_name)
     C, R = view_moments(z, z_plus, law)
-    product, value = R + kappa * C, jnp.zeros((), dtype=C.dtype)
+    R = R + kappa * C
+    if nesting == "joint":
+        m = tail_weights(mode_weights, C.shape[0], C.dtype)
+        later = np.maximum(*np.indices(C.shape))
+        return jnp.sum(m[later] * C * R) - 2 * jnp.sum(m * jnp.diagonal(R))
+    if nesting == "sequential":
+        H, G = view_moments(z, z_plus, law, hold_rows=True)
+        before = jnp.sum(jnp.triu(H * (G + kappa * H), 1))
+        return 2 * before + jnp.sum(jnp.diagonal(C * R)) - 2 * jnp.trace(R)
+    product, value = R, jnp.zeros((), dtype=C.dtype)
     for k in range(1, 2 * p + 1):
         value = value + (-1) ** k * math.comb(2 * p, k) * jnp.trace(product)
         if k < 2 * p:
             product = mm(C, product)
     return value
+
+
+def _check_nesting(nesting: str | None, p: int, mode_weights: Any) -> None:
+    if nesting not in (None, "joint", "sequential"):
+        msg = f"nesting must be None, 'joint' or 'sequential'; got {nesting!r}"
+        raise ValueError(msg)
+    if nesting is not None and p != 1:
+        msg = f"nesting is for order = 1; got nesting={nesting!r} and order={p}"
+        raise ValueError(msg)
+    if mode_weights is not None and nesting != "joint":
+        msg = f"mode_weights are for nesting='joint'; got nesting={nesting!r}"
+        raise ValueError(msg)

@@ -133,6 +133,8 @@ OBJECTIVES: dict[str, Callable[[Embeddings, Any], Any]] = {
     ),
     "orbital 1": _pair(losses.orbital_minimisation),
     "orbital 2": _pair(losses.orbital_minimisation, order=2, shift=0.1),
+    "orbital joint": _pair(losses.orbital_minimisation, nesting="joint"),
+    "orbital sequential": _pair(losses.orbital_minimisation, nesting="sequential"),
     "info_nce": _pair(losses.info_nce),
     "clip": _pair(losses.clip, weighted=True),
     "simclr": _pair(losses.simclr),

@@ -178,6 +178,21 @@ ERRORS = {
         ValueError,
         "shift must not be negative",
     ),
+    "nesting": (
+        lambda: losses.orbital_minimisation(F, F, nesting="both"),
+        ValueError,
+        "None, 'joint' or 'sequential'; got 'both'",
+    ),
+    "order of a nesting": (
+        lambda: losses.orbital_minimisation(F, F, nesting="joint", order=2),
+        ValueError,
+        "order = 1; got nesting='joint' and order=2",
+    ),
+    "mode weights without joint nesting": (
+        lambda: losses.orbital_minimisation(F, F, mode_weights=[1.0, 1.0]),
+        ValueError,
+        "nesting='joint'; got nesting=None",
+    ),
     "temperature": (
         lambda: losses.info_nce(F, F, temperature=0.0),
         ValueError,

@@ -203,6 +203,37 @@ def test_orbital_minimisation_learns_an_orthonormal_basis() -> None:
     assert np.abs(covariance(psi, LAW.p_a) - np.eye(WIDTH)).max() < ANGLE
 
 
+def test_nested_orbital_minimisation_learns_orthonormal_functions() -> None:
+    """The minimum with weights and a shift of one's own: −Σ m_l (λ_l + κ)."""
+    alpha = np.array([0.3, 0.9])
+    loss = on_views(
+        losses.orbital_minimisation, nesting="joint", shift=0.5, mode_weights=alpha
+    )
+    value, (psi,) = minimise(loss, VIEWS)
+    assert abs(value + (np.array([1.2, 0.9]) * (TOP + 0.5)).sum()) < VALUE
+    matched = alignment(psi, LAW.right[:, :WIDTH], LAW.p_a)
+    assert np.abs(matched - np.eye(WIDTH)).max() < ANGLE
+    assert np.abs(covariance(psi, LAW.p_a) - np.eye(WIDTH)).max() < ANGLE
+
+
+def test_sequential_orbital_minimisation_has_the_value_of_the_plain_one() -> None:
+    """And −4 A f_l + 2 Σ_{i≤l} (f_i R_il + A f_i C_il) as its gradient."""
+    rng = np.random.default_rng(1)
+    psi = rng.normal(size=(NUM_A, 3))
+    psi = psi - LAW.p_a @ psi
+    walk = LAW.table / LAW.p_x[:, None]
+    A = (LAW.table.T / LAW.p_a[:, None]) @ walk + 0.5 * np.eye(NUM_A)
+    plain = on_views(losses.orbital_minimisation, shift=0.5)
+    nested = on_views(losses.orbital_minimisation, shift=0.5, nesting="sequential")
+    value, gradient = jax.jit(jax.value_and_grad(nested))(psi)
+    assert abs(value - jax.jit(plain)(psi)) < tol(np.float64, size=100)
+    C, R = covariance(psi, LAW.p_a), psi.T @ (LAW.p_a[:, None] * (A @ psi))
+    # The constant, which A has and the loss has not, is orthogonal to all.
+    expected = -4 * A @ psi + 2 * (psi @ np.triu(R) + A @ psi @ np.triu(C))
+    found = gradient / LAW.p_a[:, None]
+    assert np.abs(found - expected).max() < tol(np.float64, size=1000)
+
+
 def test_orbital_minimisation_falls_without_bound_on_a_negative_mode() -> None:
     walk = enumerated(np.array([[0.1, 0.4], [0.4, 0.1]]))  # eigenvalue −0.6
     side = jnp.array([[1.0], [-1.0]])
@@ -222,6 +253,8 @@ COPYING = float((S2[0] - S2[1]) / S2[0] ** 2)
 ORDERED = {
     "joint_nesting": on_pairs(losses.joint_nesting),
     "sequential_nesting": on_pairs(losses.sequential_nesting),
+    "orbital, joint": on_views(losses.orbital_minimisation, nesting="joint"),
+    "orbital, sequential": on_views(losses.orbital_minimisation, nesting="sequential"),
     "neural_ef": on_views(losses.neural_ef),
     "neural_eigenmaps": on_views(losses.neural_eigenmaps, alpha=1.2 * COPYING),
 }
@@ -238,11 +271,12 @@ def in_unit_scale(loss: Any, *laws: np.ndarray) -> Any:
 def test_ordered_objectives_learn_the_functions_themselves(name: str) -> None:
     rng = np.random.default_rng(3)
     two = name.endswith("nesting")
+    joint = "joint" in name
     marginals = (LAW.p_x, LAW.p_a) if two else (LAW.p_a,)
     start = [rng.normal(size=(len(p), WIDTH)) / 2 for p in marginals]
     loss = in_unit_scale(ORDERED[name], *marginals)
     value, found = descend(loss, start, rate=0.1, num_steps=4000)
-    mode_weights = np.array([1.0, 0.5]) if name == "joint_nesting" else np.ones(WIDTH)
+    mode_weights = np.array([1.0, 0.5]) if joint else np.ones(WIDTH)
     assert abs(value + (mode_weights * TOP).sum()) < VALUE
     exact = (LAW.left, LAW.right) if two else (LAW.right,)
     for scaled, truth, p in zip(found, exact, marginals, strict=True):
