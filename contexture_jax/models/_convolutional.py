@@ -8,6 +8,8 @@ import dataclasses
 import itertools
 import math
 
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from contexture_jax._core.types import Array, Float
@@ -31,16 +33,19 @@ class ConvNetConfig(EncoderConfig):
         num_groups: most groups of channels that are normalised together; where it does
             not divide a number of channels, their greatest common divisor is taken.
         normalise: whether there is group normalisation at all.
+        pool: g; what is left is averaged in each of g × g cells, so that an embedding
+            knows where things are and still takes images of any size. 1: one mean.
     """
 
     in_channels: int = 3
     channels: tuple[int, ...] = (32, 64, 128)
     num_groups: int = 8
     normalise: bool = True
+    pool: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_sizes(self, "in_channels", "channels", "num_groups")
+        check_sizes(self, "in_channels", "channels", "num_groups", "pool")
         if not self.channels:
             msg = "channels must have at least one entry; got none"
             raise ValueError(msg)
@@ -59,6 +64,29 @@ class ResNetConfig(ConvNetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_sizes(self, "blocks_per_stage")
+
+
+def _pooled_head(config: ConvNetConfig, channels: int, rngs: nnx.Rngs) -> nnx.Linear:
+    return linear(config, channels * config.pool**2, config.out_features, rngs=rngs)
+
+
+def _pool(h: Float[Array, "b h w c"], cells: int) -> Float[Array, "b f"]:
+    """Means over cells × cells parts of a map; parts overlap where it does not divide.
+
+    Cell i of n rows takes ⌊i n / g⌋ up to but without ⌈(i + 1) n / g⌉.
+    """
+    if cells == 1:
+        return h.mean(axis=(1, 2))
+    rows, columns = (_cells(n, cells).astype(h.dtype) for n in h.shape[1:3])
+    pooled = jnp.einsum("bhwc,ih,jw->bijc", h, rows, columns)
+    return pooled.reshape(h.shape[0], -1)
+
+
+def _cells(length: int, cells: int) -> np.ndarray:
+    """A matrix of averages, shape (cells, length)."""
+    i, at = np.arange(cells)[:, None], np.arange(length)
+    inside = (at >= i * length // cells) & (at < -(-(i + 1) * length // cells))
+    return inside / inside.sum(axis=1, keepdims=True)
 
 
 class _ConvNorm(nnx.Module):
@@ -101,7 +129,7 @@ class _ConvNorm(nnx.Module):
 
 
 class ConvNet(nnx.Module):
-    """3 × 3 convolutions of stride 2, mean over what is left, an affine map."""
+    """3 × 3 convolutions of stride 2, means over what is left, an affine map."""
 
     def __init__(self, config: ConvNetConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
@@ -110,7 +138,7 @@ class ConvNet(nnx.Module):
             _ConvNorm(config, *pair, stride=2, rngs=rngs)
             for pair in itertools.pairwise(channels)
         )
-        self.head = linear(config, channels[-1], config.out_features, rngs=rngs)
+        self.head = _pooled_head(config, channels[-1], rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Embed images, shape (b, height, width, in_channels)."""
@@ -118,7 +146,7 @@ class ConvNet(nnx.Module):
         h = x.astype(self.config.dtype)
         for layer in self.layers:
             h = self.config.activation_fn(layer(h))
-        return self.head(h.mean(axis=(1, 2)))
+        return self.head(_pool(h, self.config.pool))
 
 
 class _ResidualBlock(nnx.Module):
@@ -159,7 +187,7 @@ class ResNet(nnx.Module):
                 blocks.append(_ResidualBlock(config, last, channels, stride, rngs=rngs))
                 last = channels
         self.blocks = nnx.List(blocks)
-        self.head = linear(config, last, config.out_features, rngs=rngs)
+        self.head = _pooled_head(config, last, rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Embed images, shape (b, height, width, in_channels)."""
@@ -167,4 +195,4 @@ class ResNet(nnx.Module):
         h = self.config.activation_fn(self.stem(x.astype(self.config.dtype)))
         for block in self.blocks:
             h = block(h)
-        return self.head(h.mean(axis=(1, 2)))
+        return self.head(_pool(h, self.config.pool))

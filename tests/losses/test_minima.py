@@ -38,6 +38,9 @@ INPUTS = [(NUM_X, WIDTH)]
 VIEWS = [(NUM_A, WIDTH)]
 
 
+ALPHA = np.array([0.3, 0.9, 0.2])
+
+
 def on_pairs(loss: Callable[..., Any], law: Law = LAW, **options: Any) -> Any:
     """The loss of (φ, ψ, …) values under the joint law."""
     at = law.pairs
@@ -214,6 +217,34 @@ def test_nested_orbital_minimisation_learns_orthonormal_functions() -> None:
     matched = alignment(psi, LAW.right[:, :WIDTH], LAW.p_a)
     assert np.abs(matched - np.eye(WIDTH)).max() < ANGLE
     assert np.abs(covariance(psi, LAW.p_a) - np.eye(WIDTH)).max() < ANGLE
+
+
+@pytest.mark.parametrize(
+    ("nested", "plain", "laws"),
+    [
+        (
+            on_views(losses.orbital_minimisation, nesting="joint", mode_weights=ALPHA),
+            on_views(losses.orbital_minimisation),
+            (LAW.p_a,),
+        ),
+        (
+            on_pairs(losses.joint_nesting, mode_weights=ALPHA),
+            on_pairs(losses.lora_svd),
+            (LAW.p_x, LAW.p_a),
+        ),
+    ],
+    ids=["orbital", "low rank"],
+)
+def test_joint_nesting_sums_the_objective_of_the_first_functions(
+    nested: Any, plain: Any, laws: tuple[np.ndarray, ...]
+) -> None:
+    rng = np.random.default_rng(2)
+    given = [rng.normal(size=(len(p), len(ALPHA))) for p in laws]
+    parts = [
+        alpha * float(plain(*(z[:, : j + 1] for z in given)))
+        for j, alpha in enumerate(ALPHA)
+    ]
+    assert abs(float(nested(*given)) - sum(parts)) < tol(np.float64, size=1000)
 
 
 def test_sequential_orbital_minimisation_has_the_value_of_the_plain_one() -> None:

@@ -74,6 +74,7 @@ FAMILIES = {
             out_features=WIDTH,
             channels=(4, 6),
             num_groups=4,
+            pool=3,
         ),
         images,
     ),

@@ -85,6 +85,21 @@ def test_without_positions_patches_of_an_image_have_no_order():
     )
 
 
+def test_pooled_cells_are_means_of_parts_of_the_map():
+    """Of a map of 4 × 5: halves of the rows, and columns 0 to 2 and 2 to 4."""
+    net = models.ConvNet(
+        models.ConvNetConfig(in_channels=1, out_features=3, channels=(4,), pool=2),
+        rngs=nnx.Rngs(0),
+    )
+    x = jax.random.normal(jax.random.key(0), (6, 8, 10, 1))
+    h = net.config.activation_fn(net.layers[0](x))
+    assert h.shape == (6, 4, 5, 4)
+    rows, columns = (slice(0, 2), slice(2, 4)), (slice(0, 3), slice(2, 5))
+    means = [h[:, r, c].mean(axis=(1, 2)) for r in rows for c in columns]
+    expected = net.head(jnp.concatenate(means, axis=1))
+    assert jnp.abs(net(x) - expected).max() < tol(jnp.float32, size=100)
+
+
 def test_cross_attention_does_not_depend_on_the_order_of_the_context():
     config = models.CrossAttentionConfig(in_features=5, context_features=3, **SMALL)
     params, apply = built(models.CrossAttentionEncoder(config, rngs=nnx.Rngs(0)))
