@@ -105,12 +105,13 @@ $(BIN)/uv:
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python $(PIP_INSTALL) uv
 
-# The stamps tell make what is installed; a change of pyproject.toml installs again.
-$(VENV)/.installed-dev: pyproject.toml | $(BIN)/uv
+# The stamps tell make what is installed; a change of pyproject.toml, or an environment
+# begun anew, installs again.
+$(VENV)/.installed-dev: pyproject.toml $(BIN)/uv
 	$(BIN)/$(UV_INSTALL) $(BIN)/python -e '.[lint]'
 	@touch $@ $(VENV)/.installed-cli
 
-$(VENV)/.installed-cli: pyproject.toml | $(BIN)/uv
+$(VENV)/.installed-cli: pyproject.toml $(BIN)/uv
 	$(BIN)/$(UV_INSTALL) $(BIN)/python -e '.[cli]'
 	@touch $@
 
