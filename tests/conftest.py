@@ -1,6 +1,8 @@
 """Settings of the whole suite: x64 on, strict promotion, no silent broadcasting."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,6 +21,18 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the suite's time is compiling; the programs run for milliseconds.
 jax.config.update("jax_disable_most_optimizations", True)
+
+# A process may have so many mappings of memory (Linux, by default); each compiled
+# program takes some, and a process that runs out of them in compiling dies.
+MOST_MAPPINGS = 65_530
+MAPPINGS = Path("/proc/self/maps")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def drop_programs_before_there_are_too_many() -> Iterator[None]:
+    yield
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS // 2:
+        jax.clear_caches()
 
 
 @pytest.fixture
