@@ -29,7 +29,7 @@ from _knn_encoder import (
     train_encoder,
 )
 
-LEAST_RATIO, LEAST_CCA = 0.985, 0.90
+LEAST = {"ratio trace": 0.985, "CCA": 0.90, "mutual 10-NN": 0.8}
 # Zhai et al. 2025, Figure 1: VICReg, read off the text.
 PUBLISHED = {"CCA": 0.9, "mutual 10-NN": 0.8}
 FIGURES = ("ratio trace", "CCA", "mutual 10-NN")
@@ -91,7 +91,7 @@ def main() -> None:
     )
     report.add_case(title, rows)
     found = rows[0]["accuracy"]
-    for name, least in (("ratio trace", LEAST_RATIO), ("CCA", LEAST_CCA)):
+    for name, least in LEAST.items():
         report.add_goal(f"1 − {name}, worst seed", 1 - found[name], 1 - least)
     report.write()
     if args.picture:

@@ -1,7 +1,9 @@
 """What each objective recovers of contexts whose functions are known, at one budget.
 
+Of a family all objectives have the same number of steps, batch and encoder; the highest
+learning rate is the objective's, and the ridge that of the family (both in the title).
 Samples are drawn anew in every step; nothing of the exact law is used in training. An
-encoder is a multilayer perceptron of one size for all; its functions are brought in
+encoder is a multilayer perceptron; its functions are brought in
 order by Rayleigh–Ritz on the exact operator, and compared with the exact singular
 functions, cluster by cluster: the mean squared cosine of the principal angles, and the
 relative error of the singular values, of all clusters with s above `--least`. SVME and

@@ -161,7 +161,7 @@ def add_goals(
     report.add_goal(f"train step: time / {TORCH}", ratio(rows, OURS, TORCH), 1.0)
     report.add_goal("train step: share of the loss", ratio(rows, LOSS, OURS), 0.25)
     report.add_goal("train step: share of the input", ratio(rows, INPUT, OURS), 0.05)
-    report.add_goal("train step: traces", float(traces), 2.0)
+    report.add_goal("train step: traces", float(traces), 1.0)
     for name in (OURS, TORCH):
         row = row_named(rows, name)
         if row is not None:

@@ -18,6 +18,7 @@ from contexture_jax._core.types import Array
 __all__ = [
     "as_array",
     "as_floating",
+    "check_coefficient",
     "check_concrete",
     "check_finite",
     "check_integer",
@@ -140,6 +141,27 @@ def check_number(value: Any, name: str) -> float:
         msg = f"{name} must be one number; got {value!r}"
         raise TypeError(msg)
     return float(scalar)
+
+
+def check_coefficient(value: Any, name: str, *, positive: bool = False) -> Any:
+    """Return `value`; raise unless it is one finite number that is not negative.
+
+    A traced number, as of a schedule, passes.
+
+    Args:
+        value: a number.
+        name: what it is, for the message.
+        positive: whether 0 is refused too.
+    """
+    if not is_concrete(value):
+        return value
+    number = check_number(value, name)
+    in_range = number > 0 if positive else number >= 0
+    if not (in_range and np.isfinite(number)):
+        expected = "positive" if positive else "not negative"
+        msg = f"{name} must be finite and {expected}; got {number}"
+        raise ValueError(msg)
+    return number
 
 
 def check_key(key: Any) -> None:

@@ -20,8 +20,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import as_floating, check_probabilities
-from contexture_jax._core.numerics import mm, safe_divide, safe_reciprocal
+from contexture_jax._core.checks import as_floating, check_probabilities, is_concrete
+from contexture_jax._core.numerics import (
+    mm,
+    normalised,
+    safe_divide,
+    safe_reciprocal,
+)
 from contexture_jax._core.types import (
     Array,
     Float,
@@ -136,7 +141,12 @@ class Batch:
         return x if self.axis_name is None else jax.lax.psum(x, self.axis_name)
 
     def _normalised(self, weights: Array) -> Array:
-        return safe_divide(weights, self._reduce(jnp.sum(weights)))
+        # The scale of the largest first, or the sum of large weights would overflow.
+        largest = jax.lax.stop_gradient(jnp.max(weights))
+        if self.axis_name is not None:
+            largest = jax.lax.pmax(largest, self.axis_name)
+        scaled = safe_divide(weights, largest)
+        return safe_divide(scaled, self._reduce(jnp.sum(scaled)))
 
 
 def batch_of(
@@ -162,4 +172,6 @@ def batch_of(
         return law
     w = as_floating(weights, "weights").astype(x.dtype)
     check_probabilities(w, "weights", x.shape[0])
+    if axis_name is None and is_concrete(w):
+        return Batch(normalised(w), x.shape[0], axis_name)
     return Batch(law._normalised(w), x.shape[0], axis_name)

@@ -22,7 +22,7 @@ import contexture_jax as cx
 from contexture_jax.cli._data import Table, Target
 from contexture_jax.cli._options import TrainOptions
 
-__all__ = ["Learned", "PairBatches", "compare", "exact_spectrum", "learn"]
+__all__ = ["Learned", "PairBatches", "compare", "exact_spectrum", "learn", "tie_at"]
 
 _TWO_VIEWS = ("kise", "spectral_contrastive", "vicreg")
 # Of the mean variance: in a batch, directions of less are noise that whitening would
@@ -31,6 +31,7 @@ _RIDGE = 0.1
 _LOG_EVERY = 50
 _NUM_SHUFFLES = 19
 _TEST_SHARE = 0.25
+_TIE = 1e-4
 
 
 class Learned(NamedTuple):
@@ -132,11 +133,28 @@ def _kernel(context: cx.Context, x: jax.Array) -> jax.Array:
 
 
 def exact_spectrum(
-    op: cx.AssociationOperator, rank: int, *, seed: int
+    op: cx.AssociationOperator, rank: int, most: int, *, seed: int
 ) -> tuple[cx.SVDResult, str]:
-    """The exact functions, and how sure they are."""
-    result, info = cx.svd(op, rank, key=jax.random.key(seed))
+    """The exact functions, one more than asked for if there is one, and how sure.
+
+    The one more tells whether the rank cuts a cluster.
+    """
+    result, info = cx.svd(op, min(rank + 1, most), key=jax.random.key(seed))
     return jax.device_get(result), str(info.status)
+
+
+def tie_at(singular_values: Any, rank: int) -> list[str]:
+    """A note if the last function taken and the first left out have one value."""
+    if singular_values.shape[0] <= rank:
+        return []
+    last, following = np.asarray(singular_values)[rank - 1 : rank + 1]
+    if last - following > _TIE * last:
+        return []
+    return [
+        f"functions {rank} and {rank + 1} have the same singular value, {last:.4g}:"
+        " which of them are taken is chance, and only the ratio trace (not CCA, k-NN,"
+        " CKA or the probe) tells how good the learned ones are; take another --rank"
+    ]
 
 
 def learn(
@@ -346,7 +364,7 @@ def compare(
         probe = _probe(
             {
                 "learned": learned.left,
-                "exact": np.asarray(exact.left),
+                "exact": np.asarray(exact.left)[:, : learned.left.shape[1]],
                 "features": table.features,
             },
             table.target,

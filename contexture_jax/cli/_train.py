@@ -62,6 +62,7 @@ def run(options: TrainOptions) -> Path:
         with stages.stage("context") as advance:
             from contexture_jax.cli import _learn, _report, _solve
             from contexture_jax.operators import association_operator
+            from contexture_jax.training import CheckpointError
 
             context = build_context(recipe, table, base.dtype, advance)
             op = association_operator(context)
@@ -71,21 +72,27 @@ def run(options: TrainOptions) -> Path:
         settings = _settings(options, recipe, rank, output, table, encoder)
         _claim_run(out / _RUN, settings, resume=options.resume)
         with stages.stage("exact"):
-            exact, exact_status = _learn.exact_spectrum(op, rank, seed=base.seed)
-        with stages.stage("train"):
-            learned = _learn.learn(
-                options,
-                encoder,
-                recipe.name,
-                table,
-                context,
-                op,
-                rank=rank,
-                output=output,
-                mesh=mesh,
-                directory=out / _RUN,
-                progress=None if not base.quiet else False,
+            exact, exact_status = _learn.exact_spectrum(
+                op, rank, _solve.num_triples(op), seed=base.seed
             )
+            tie = _learn.tie_at(exact.singular_values, rank)
+        with stages.stage("train"):
+            try:
+                learned = _learn.learn(
+                    options,
+                    encoder,
+                    recipe.name,
+                    table,
+                    context,
+                    op,
+                    rank=rank,
+                    output=output,
+                    mesh=mesh,
+                    directory=out / _RUN,
+                    progress=None if not base.quiet else False,
+                )
+            except CheckpointError as error:
+                raise InputError(str(error)) from error
         if not np.isfinite(learned.singular_values).all():
             raise InputError(
                 f"{learned.message}; no results were written: expected a smaller"
@@ -93,10 +100,11 @@ def run(options: TrainOptions) -> Path:
             )
         with stages.stage("compare"):
             comparison = _learn.compare(learned, exact, op, table, seed=base.seed)
+            exact_values = exact.singular_values[:rank]
     with publishing(out, _FILES) as folder:
         with stages.stage("pictures"):
             if base.plots:
-                _draw(learned, exact, folder)
+                _draw(learned, exact_values, folder)
         description = _report.plain(
             {
                 **settings,
@@ -107,10 +115,10 @@ def run(options: TrainOptions) -> Path:
                 "parameters": learned.num_parameters,
                 "loss_last": learned.last_loss,
                 "learned_singular_values": learned.singular_values,
-                "exact_singular_values": exact.singular_values,
+                "exact_singular_values": exact_values,
                 "exact_status": exact_status,
                 **comparison,
-                "notes": [*table.notes, *recipe.notes],
+                "notes": [*table.notes, *recipe.notes, *tie],
                 "seconds": {**stages.seconds, "total": stages.total},
             }
         )
@@ -118,8 +126,8 @@ def run(options: TrainOptions) -> Path:
             folder / "train.npz",
             learned_singular_values=learned.singular_values,
             learned_left=learned.left,
-            exact_singular_values=exact.singular_values,
-            exact_left=exact.left,
+            exact_singular_values=exact_values,
+            exact_left=exact.left[:, :rank],
             p_x=np.asarray(op.p_x),
             rows=table.rows,
         )
@@ -257,6 +265,11 @@ def _claim_run(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
     path = folder / "settings.json"
     wanted = json.loads(json.dumps(settings))
     if not path.exists():
+        if any((folder / "checkpoints").glob("*")):
+            raise InputError(
+                f"{quoted_path(str(folder))} holds checkpoints but no settings.json"
+                " that says what of; expected another --out, or that directory deleted"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".tmp")
         partial.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
@@ -267,7 +280,13 @@ def _claim_run(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
             f"{quoted_path(str(folder))} holds a run already; expected --resume to go"
             " on with it, another --out, or that directory deleted"
         )
-    held = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        held = dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise InputError(
+            f"{quoted_path(str(path))} is damaged ({error}); expected another --out, or"
+            f" {quoted_path(str(folder))} deleted"
+        ) from error
     differing = [
         name for name in wanted if name not in _FREE and held.get(name) != wanted[name]
     ]
@@ -280,12 +299,10 @@ def _claim_run(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
         )
 
 
-def _draw(learned: Any, exact: Any, folder: Path) -> None:
+def _draw(learned: Any, exact_values: Any, folder: Path) -> None:
     from contexture_jax import plotting
 
-    axes = plotting.plot_learned_spectrum(
-        learned.singular_values, exact.singular_values
-    )
+    axes = plotting.plot_learned_spectrum(learned.singular_values, exact_values)
     plotting.save(axes, folder / "learned.png")
     steps, losses = learned.history["step"], learned.history["loss"]
     plotting.save(plotting.plot_loss(steps, {"loss": losses}), folder / "loss.png")

@@ -5,7 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import as_floating, check_ndim, check_nonnegative
+from contexture_jax._core.checks import (
+    as_floating,
+    check_ndim,
+    check_nonnegative,
+    check_values,
+)
 from contexture_jax._core.moments import Batch
 from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, ArrayLike, Float
@@ -119,4 +124,8 @@ def tail_weights(mode_weights: Any, d: int, dtype: Any) -> Float[Array, " d"]:
             msg = f"mode_weights must have shape ({d},); got {alpha.shape}"
             raise ValueError(msg)
         check_nonnegative(alpha, "mode_weights")
+        # Without the last the functions from there on would not be learned at all.
+        check_values(
+            alpha[-1:], "the last of mode_weights", lambda v: v > 0, "positive"
+        )
     return jnp.cumsum(alpha[::-1])[::-1]

@@ -6,7 +6,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import check_number
+from contexture_jax._core.checks import check_coefficient
 from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, Float
 from contexture_jax.losses._running import RunningMoments, running_covariance
@@ -50,7 +50,7 @@ class SquaredPenalty:
     Modes with 1 − s_i² ≥ 2 γ (SVME, KISE) or ≥ γ (two views) collapse to zero.
 
     Attributes:
-        strength: γ > 0.
+        strength: γ ≥ 0. At 0 nothing keeps the embedding from collapsing.
     """
 
     strength: float = 1.0
@@ -101,7 +101,7 @@ def as_constraint(
 
     Raises:
         TypeError: if it is neither a name nor a constraint, or a coefficient no number.
-        ValueError: if the name is unknown or a coefficient negative.
+        ValueError: if the name is unknown or a coefficient out of its range.
     """
     if isinstance(constraint, str):
         if constraint not in _BY_NAME:
@@ -116,10 +116,7 @@ def as_constraint(
         )
         raise TypeError(msg)
     for field in dataclasses.fields(constraint):
-        value = check_number(getattr(constraint, field.name), field.name)
-        if not value >= 0:
-            msg = f"{field.name} must not be negative; got {value}"
-            raise ValueError(msg)
+        check_coefficient(getattr(constraint, field.name), field.name)
     return constraint
 
 
@@ -187,6 +184,8 @@ def _running_value(
 ) -> Float[Array, "d d"]:
     """The running covariance, with the derivative of the batch's, scaled.
 
+    Before the first update it is the batch's own.
+
     Without that derivative, or with the fraction of it that an average passes on,
     shrinking the embedding would lower the loss. The scale is such that no change of
     scale does: Tr G B = scale · Tr G B G C with G the inverse of the running C. It is 1
@@ -199,7 +198,9 @@ def _running_value(
         )
         raise ValueError(msg)
     held = jax.lax.stop_gradient
-    running = held(running_covariance(moments).astype(C.dtype))
+    begun = moments.weight > 0
+    running = jnp.where(begun, running_covariance(moments).astype(C.dtype), C)
+    running = held(running)
     level, slope = jax.value_and_grad(trace_ratio)(regularised(running, ridge), held(B))
     along = -jnp.sum(slope * held(C))
     scale = jnp.where(along * level > 0, level * safe_reciprocal(along), 1)

@@ -52,7 +52,7 @@ def lora_svd(
     """
     f, g = as_pair(phi, psi)
     law = batch_of(f, weights=weights, axis_name=axis_name)
-    cross = jnp.sum(law.mean(law.centre(f) * g))
+    cross = jnp.sum(law.mean(law.centre(f) * law.centre(g)))
     if not unbiased:
         f, g = law.centre(f), law.centre(g)
         return -2 * cross + frobenius(law.moment(f, f), law.moment(g, g))

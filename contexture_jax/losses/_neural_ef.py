@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_number
+from contexture_jax._core.checks import check_coefficient
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.losses._common import as_pair, unit_variance
@@ -72,10 +72,7 @@ def neural_eigenmaps(
     References:
         Deng, Shi, Zhang, Cui, Lu, Zhu 2022, arXiv 2210.12637; theory.md §7.4.
     """
-    strength = check_number(alpha, "alpha")
-    if not strength >= 0:
-        msg = f"alpha must not be negative; got {alpha}"
-        raise ValueError(msg)
+    strength = check_coefficient(alpha, "alpha")
     R, fixed = _positive_moments(psi, psi_plus, weights, axis_name)
     return -jnp.sum(R) + strength * jnp.sum(jnp.triu(fixed**2, 1))
 

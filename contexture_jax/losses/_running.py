@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
-from contexture_jax._core.checks import check_integer, floating_dtype
+from contexture_jax._core.checks import check_integer, check_values, floating_dtype
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.numerics import mm, safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float
@@ -98,6 +98,7 @@ def update_moments(
         centred = z - mean[None, :]
         means.append(mean)
         covariances.append(law.moment(centred, centred) * law.bessel())
+    check_values(decay, "decay", lambda v: (v >= 0) & (v < 1), "in [0, 1)")
     keep = jnp.asarray(decay, dtype=dtype)
     fresh = (1 - keep) / len(embeddings)
     return RunningMoments(

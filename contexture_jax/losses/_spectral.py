@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import check_number
+from contexture_jax._core.checks import check_coefficient
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, ArrayLike, Float
@@ -87,10 +87,7 @@ def haochen(
     law = batch_of(x, weights=weights, axis_name=axis_name)
     scale = 1.0
     if mu is not None:
-        scale = check_number(mu, "mu")
-        if not scale > 0:
-            msg = f"mu must be positive; got {mu}"
-            raise ValueError(msg)
+        scale = check_coefficient(mu, "mu", positive=True)
         x, y = _clipped(x, scale), _clipped(y, scale)
     if centre:
         mean = ((law.mean(x) + law.mean(y)) / 2)[None, :]

@@ -5,7 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import as_floating, check_integer, check_values
+from contexture_jax._core.checks import (
+    as_floating,
+    check_integer,
+    check_nonnegative,
+    check_values,
+)
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import mm, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, ArrayLike, Float, Int
@@ -110,6 +115,7 @@ def class_balanced(
         if p.shape != (count,):
             msg = f"class_probabilities must have shape ({count},); got {p.shape}"
             raise ValueError(msg)
+        check_nonnegative(p, "class_probabilities")
     heights = safe_reciprocal(safe_sqrt(p))
     if scaling == "target":
         y, total = one_hot * heights[None, :], None
@@ -163,6 +169,7 @@ def cross_entropy(
             f" shape {logits.shape}; got shape {target.shape}"
         )
         raise ValueError(msg)
+    check_nonnegative(target, "labels")
     return -law.mean(jnp.sum(target * log_probabilities, axis=1))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import as_floating, check_number
+from contexture_jax._core.checks import as_floating, check_coefficient
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, ArrayLike, Float
@@ -125,7 +125,7 @@ def ncp(
     References:
         Kostic, Pacreau, Turri, Novelli, Lounici, Pontil 2024, arXiv 2407.01171.
     """
-    gamma = check_number(regularisation, "regularisation")
+    gamma = check_coefficient(regularisation, "regularisation")
     f, g = as_pair(phi, psi)
     C, cross, D, law = _moments(f, g, weights, axis_name)
     sigma = as_floating(singular_values, "singular_values").astype(C.dtype)

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import check_number
+from contexture_jax._core.checks import check_coefficient
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, ArrayLike, Float
@@ -43,9 +43,9 @@ def vicreg(
     Args:
         z: embeddings of a, shape (b, d).
         z_plus: embeddings of a⁺, shape (b, d).
-        invariance: λ.
-        variance: μ.
-        covariance: ν.
+        invariance: λ ≥ 0.
+        variance: μ ≥ 0.
+        covariance: ν ≥ 0.
         epsilon: ε > 0, within the root.
         average: what the sum of squared covariances is divided by.
         unbiased: covariances with Bessel's factor, as in the released code.
@@ -60,6 +60,10 @@ def vicreg(
     if average not in ("width", "pairs"):
         msg = f"average must be 'width' or 'pairs'; got {average!r}"
         raise ValueError(msg)
+    invariance = check_coefficient(invariance, "invariance")
+    variance = check_coefficient(variance, "variance")
+    covariance = check_coefficient(covariance, "covariance")
+    epsilon = check_coefficient(epsilon, "epsilon", positive=True)
     d = x.shape[1]
     law = batch_of(x, weights=weights, axis_name=axis_name)
     distance = law.mean(jnp.sum((x - y) ** 2, axis=1)) / d
@@ -108,7 +112,7 @@ def barlow_twins(
         Zbontar, Jing, Misra, LeCun, Deny 2021, arXiv 2103.03230, eq. 1–2.
     """
     x, y = as_pair(z, z_plus, ("z", "z_plus"))
-    strength = check_number(off_diagonal, "off_diagonal")
+    strength = check_coefficient(off_diagonal, "off_diagonal")
     law = batch_of(x, weights=weights, axis_name=axis_name)
     x, y = law.centre(x), law.centre(y)
     x, y = (v * safe_reciprocal(safe_sqrt(law.mean(v**2)))[None, :] for v in (x, y))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve, solve_triangular
 
+from contexture_jax._core.checks import check_coefficient, check_number
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Float
 
@@ -23,6 +24,7 @@ def regularised(C: Float[Array, "d d"], ridge: float) -> Float[Array, "d d"]:
     """
     d = C.shape[0]
     info = np.finfo(C.dtype)
+    check_coefficient(check_number(ridge, "ridge"), "ridge")
     share = max(ridge / d, 4 * float(info.eps))
     shift = share * jnp.trace(C) + float(info.tiny) ** 0.4
     return C + shift * jnp.eye(d, dtype=C.dtype)

@@ -102,10 +102,17 @@ class TransformerConfig(EncoderConfig):
 
 
 def check_sizes(config: Any, *names: str) -> None:
-    """Raise unless the fields are positive integers, or tuples of them."""
+    """Raise unless the fields are positive integers, or declared tuples of them."""
+    declared = {field.name: str(field.type) for field in dataclasses.fields(config)}
     for name in names:
         value = getattr(config, name)
-        for size in value if isinstance(value, tuple) else (value,):
+        if not declared[name].startswith("tuple"):
+            check_integer(value, name, low=1)
+            continue
+        if not isinstance(value, tuple):
+            msg = f"{name} must be a tuple of integers; got {value!r}"
+            raise TypeError(msg)
+        for size in value:
             check_integer(size, name, low=1)
 
 

@@ -7,6 +7,7 @@ example, whatever else is in its batch or on its device.
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +67,13 @@ class ResNetConfig(ConvNetConfig):
         check_sizes(self, "blocks_per_stage")
 
 
+def _check_images(x: Any, config: ConvNetConfig) -> None:
+    check_input(x, "x", (None, None, None, config.in_channels))
+    if 0 in x.shape[1:3]:
+        msg = f"x must hold images of at least 1 pixel; got shape {tuple(x.shape)}"
+        raise ValueError(msg)
+
+
 def _pooled_head(config: ConvNetConfig, channels: int, rngs: nnx.Rngs) -> nnx.Linear:
     return linear(config, channels * config.pool**2, config.out_features, rngs=rngs)
 
@@ -77,9 +85,11 @@ def _pool(h: Float[Array, "b h w c"], cells: int) -> Float[Array, "b f"]:
     """
     if cells == 1:
         return h.mean(axis=(1, 2))
-    rows, columns = (_cells(n, cells).astype(h.dtype) for n in h.shape[1:3])
-    pooled = jnp.einsum("bhwc,ih,jw->bijc", h, rows, columns)
-    return pooled.reshape(h.shape[0], -1)
+    # Averages of half precision in single: a share such as 1 / 150 is not exact there.
+    exact = jnp.promote_types(h.dtype, jnp.float32)
+    rows, columns = (_cells(n, cells).astype(exact) for n in h.shape[1:3])
+    pooled = jnp.einsum("bhwc,ih,jw->bijc", h.astype(exact), rows, columns)
+    return pooled.reshape(h.shape[0], cells**2 * h.shape[3]).astype(h.dtype)
 
 
 def _cells(length: int, cells: int) -> np.ndarray:
@@ -142,7 +152,7 @@ class ConvNet(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Embed images, shape (b, height, width, in_channels)."""
-        check_input(x, "x", (None, None, None, self.config.in_channels))
+        _check_images(x, self.config)
         h = x.astype(self.config.dtype)
         for layer in self.layers:
             h = self.config.activation_fn(layer(h))
@@ -191,7 +201,7 @@ class ResNet(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Embed images, shape (b, height, width, in_channels)."""
-        check_input(x, "x", (None, None, None, self.config.in_channels))
+        _check_images(x, self.config)
         h = self.config.activation_fn(self.stem(x.astype(self.config.dtype)))
         for block in self.blocks:
             h = block(h)

@@ -6,6 +6,7 @@ metrics, checkpoints and a resume that continues bit for bit. Each works without
 next.
 """
 
+from contexture_jax.training._checkpoint import CheckpointError
 from contexture_jax.training._data import Batches, batches
 from contexture_jax.training._fit import FitResult, FitStatus, fit
 from contexture_jax.training._parallel import (
@@ -21,6 +22,7 @@ from contexture_jax.training._step import from_loss, make_step, per_row
 
 __all__ = [
     "Batches",
+    "CheckpointError",
     "CompiledStep",
     "FitResult",
     "FitStatus",

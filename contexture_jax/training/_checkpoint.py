@@ -15,7 +15,11 @@ import orbax.checkpoint as ocp
 
 from contexture_jax._core.types import Array
 
-__all__ = ["Progress", "Store", "key_words"]
+__all__ = ["CheckpointError", "Progress", "Store", "key_words"]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, or that of another run."""
 
 
 class Progress(NamedTuple):
@@ -108,13 +112,11 @@ class Store:
             key: the key of the run, which must be that of the checkpoint.
 
         Raises:
-            ValueError: if the checkpoint is that of another model or another key.
+            CheckpointError: if the checkpoint is that of another model or another key,
+                or cannot be read.
         """
-        held = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                form=ocp.args.JsonRestore(), progress=ocp.args.JsonRestore()
-            ),
+        held = self._restore(
+            step, form=ocp.args.JsonRestore(), progress=ocp.args.JsonRestore()
         )
         self._check_form(step, held["form"], _form(_named(like)))
         progress = Progress(**held["progress"])
@@ -124,7 +126,7 @@ class Store:
                 f"the checkpoint of step {step} in {self._directory} belongs to a run"
                 " with another key; expected the same key, or another directory"
             )
-            raise ValueError(msg)
+            raise CheckpointError(msg)
         self._scores = {int(at): s for at, s in (progress.scores or {}).items()}
         return progress
 
@@ -135,15 +137,16 @@ class Store:
             step: which checkpoint.
             like: a state of the same form, of arrays or their shapes.
             sharding: where its arrays go.
+
+        Raises:
+            CheckpointError: if it cannot be read.
         """
         wanted = _named(like)
         abstract = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
             for name, leaf in wanted.items()
         }
-        found = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        )["state"]
+        found = self._restore(step, state=ocp.args.StandardRestore(abstract))["state"]
         leaves = [found[name] for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
@@ -183,7 +186,19 @@ class Store:
             f" {wanted.get(name, 'nothing')} here ({len(names)} such); expected the"
             " same, or another directory"
         )
-        raise ValueError(msg)
+        raise CheckpointError(msg)
+
+    def _restore(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # Orbax's are of many kinds
+            folder = self._directory / str(step)
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            msg = (
+                f"the checkpoint in {folder} cannot be read ({reason}): delete that"
+                " directory to go on from the one before it"
+            )
+            raise CheckpointError(msg) from error
 
 
 def key_words(key: Array) -> tuple[int, ...]:

@@ -145,8 +145,9 @@ def fit(
         prefetch_size: batches to read and place ahead in a thread; 0: none.
 
     Raises:
-        ValueError: if the directory holds another model's run, or one with another key,
-            or there is no metric called `monitor`.
+        ValueError: if there is no metric called `monitor`; as `CheckpointError`, if the
+            directory holds another model's run, one with another key, or one whose
+            newest checkpoint cannot be read.
 
     Example:
         >>> import jax, optax

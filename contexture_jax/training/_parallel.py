@@ -190,6 +190,12 @@ class CompiledStep:
         )
 
     def _arguments(self, state: TrainState, batch: Any, key: Array) -> Any:
+        if any(_is_gone(leaf) for leaf in jax.tree.leaves(state)):
+            msg = (
+                "the state has been overwritten by a call before; expected the state"
+                " that that call returned, or compile_step(..., donate=False)"
+            )
+            raise ValueError(msg)
         if not self._is_placed(state.step):
             state = self.place_state(state)
         if not self._is_placed(key):
@@ -235,6 +241,11 @@ class CompiledStep:
             out_shardings=self.everywhere,
             donate_argnums=donated,
         )
+
+
+def _is_gone(leaf: Any) -> bool:
+    """Whether an array was donated: to use it again may end the process."""
+    return isinstance(leaf, jax.Array) and leaf.is_deleted()
 
 
 def _lies(leaf: Array, sharding: NamedSharding) -> bool:

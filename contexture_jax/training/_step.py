@@ -116,6 +116,10 @@ def make_step(
         msg = f"ema_decay must be in [0, 1); got {ema_decay}"
         raise ValueError(msg)
 
+    if compute_dtype is not None and not jnp.issubdtype(compute_dtype, jnp.floating):
+        msg = f"compute_dtype must be a floating dtype; got {compute_dtype!r}"
+        raise TypeError(msg)
+
     def embed(params: Any, batch: Any, key: Array) -> Any:
         if compute_dtype is not None:
             params = cast_floating(params, compute_dtype)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +97,43 @@ def test_a_run_is_not_resumed_with_another_target(tmp_path, capsys):
     other = ["--target", "second", "--drop", "first", "--resume"]
     assert main([*given, *other]) == 2
     assert "holds another run: fingerprint is" in capsys.readouterr().err
+
+
+def test_damaged_runs_are_refused_in_one_line(trained, tmp_path, capsys):
+    given = ["--steps", "100", "--learning-rate", "0.01"]
+    out = tmp_path / "out"
+    shutil.copytree(trained, out)
+    settings = out / "run" / "settings.json"
+    settings.write_text("{", encoding="utf-8")
+    assert main(arguments(out, *given, "--resume")) == 2
+    err = capsys.readouterr().err
+    assert "settings.json' is damaged" in err.replace('"', "'")
+    assert err.count("\n") == 1
+    settings.unlink()
+    assert main(arguments(out, *given)) == 2
+    assert "holds checkpoints but no settings.json" in capsys.readouterr().err
+    shutil.copy(trained / "run" / "settings.json", settings)
+    for path in (out / "run" / "checkpoints").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    assert main(arguments(out, *given, "--resume")) == 2
+    err = capsys.readouterr().err
+    assert "cannot be read" in err
+    assert err.count("\n") == 1
+
+
+def test_a_rank_that_cuts_a_cluster_is_told(tmp_path):
+    table, out = tmp_path / "table.npy", tmp_path / "out"
+    np.save(table, np.kron(np.eye(4), np.ones((3, 1))))  # three values of 1
+    given = ["train", str(table), "--context", "joint", "--steps", "5"]
+    given += ["--batch-size", "16", "--quiet", "--no-plots", "--out", str(out)]
+    for rank, told in (("2", True), ("3", False)):
+        assert main([*given, "--rank", rank]) == 0
+        report = json.loads((out / "train.json").read_text(encoding="utf-8"))
+        notes = [n for n in report["notes"] if "have the same singular value" in n]
+        assert bool(notes) is told
+        assert len(report["exact_singular_values"]) == int(rank)
+        shutil.rmtree(out)
 
 
 @pytest.mark.slow

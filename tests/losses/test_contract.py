@@ -17,6 +17,7 @@ from tests.losses.registry import (
     make_data,
     make_parameters,
 )
+from tests.tolerances import tol
 
 F = np.ones((4, 2))
 G = np.ones((4, 3))
@@ -85,6 +86,31 @@ def test_half_precision_is_promoted_before_moments() -> None:
     assert gradient.dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("loss", [losses.lora_svd, losses.svme, losses.joint_nesting])
+def test_a_common_mean_costs_no_digits(loss: Any) -> None:
+    rng = np.random.default_rng(0)
+    f = rng.normal(size=(256, 4)).astype(np.float32)
+    g = (0.6 * f + 0.8 * rng.normal(size=f.shape)).astype(np.float32)
+    moved = float(loss(f + np.float32(1000), g + np.float32(1000)))
+    # Adding 1000 rounds each entry to 2⁻¹⁴.
+    assert abs(moved - float(loss(f, g))) < 1e-3
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e37, 1e-37, 1e-40])
+def test_weights_may_have_any_scale(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    f, g = rng.normal(size=(2, 64, 3)).astype(np.float32)
+    plain = float(losses.spectral_contrastive(f, g))
+    weights = np.full(64, scale, np.float32)
+    weighted = float(losses.spectral_contrastive(f, g, weights=weights))
+    assert abs(weighted - plain) < tol(np.float32, size=64)
+    if scale > 1e-38:  # devices flush smaller numbers to 0
+        traced = float(
+            jax.jit(lambda w: losses.spectral_contrastive(f, g, weights=w))(weights)
+        )
+        assert abs(traced - plain) < tol(np.float32, size=64)
+
+
 @pytest.mark.parametrize("constraint", ["whiten", "squared", "hinge", "none"])
 def test_nan_in_is_nan_out(constraint: str) -> None:
     """Trouble is never hidden: only degenerate numbers are made finite."""
@@ -120,7 +146,7 @@ ERRORS = {
     "coefficient": (
         lambda: losses.svme(F, F, constraint=losses.SquaredPenalty(-1.0)),
         ValueError,
-        "strength must not be negative; got -1.0",
+        "strength must be finite and not negative; got -1.0",
     ),
     "moments": (
         lambda: losses.svme(F, F, constraint="hinge", moments=losses.init_moments(2)),
@@ -176,7 +202,7 @@ ERRORS = {
     "shift": (
         lambda: losses.orbital_minimisation(F, F, shift=-1.0),
         ValueError,
-        "shift must not be negative",
+        "shift must be finite and not negative",
     ),
     "nesting": (
         lambda: losses.orbital_minimisation(F, F, nesting="both"),
@@ -192,6 +218,63 @@ ERRORS = {
         lambda: losses.orbital_minimisation(F, F, mode_weights=[1.0, 1.0]),
         ValueError,
         "nesting='joint'; got nesting=None",
+    ),
+    "last mode weight": (
+        lambda: losses.joint_nesting(F, F, mode_weights=[1.0, 0.0]),
+        ValueError,
+        "the last of mode_weights must be positive; got 0.0",
+    ),
+    "highest order": (
+        lambda: losses.orbital_minimisation(F, F, order=40),
+        ValueError,
+        "order must be between 1 and 20; got 40",
+    ),
+    "infinite shift": (
+        lambda: losses.orbital_minimisation(F, F, shift=np.inf),
+        ValueError,
+        "shift must be finite and not negative; got inf",
+    ),
+    "ridge": (
+        lambda: losses.vamp(F, F, ridge=np.nan),
+        ValueError,
+        "ridge must be finite and not negative; got nan",
+    ),
+    "off_diagonal": (
+        lambda: losses.barlow_twins(F, F, off_diagonal=-1.0),
+        ValueError,
+        "off_diagonal must be finite and not negative",
+    ),
+    "regularisation": (
+        lambda: losses.ncp(F, F, np.ones(2), regularisation=-1.0),
+        ValueError,
+        "regularisation must be finite and not negative",
+    ),
+    "invariance": (
+        lambda: losses.vicreg(F, F, invariance=-1.0),
+        ValueError,
+        "invariance must be finite and not negative",
+    ),
+    "epsilon": (
+        lambda: losses.vicreg(F, F, epsilon=0.0),
+        ValueError,
+        "epsilon must be finite and positive",
+    ),
+    "class probabilities": (
+        lambda: losses.class_balanced(
+            F, np.zeros(4, int), 2, class_probabilities=[-0.1, 1.1]
+        ),
+        ValueError,
+        "class_probabilities must be finite and non-negative",
+    ),
+    "negative probabilities as labels": (
+        lambda: losses.cross_entropy(F, -np.ones((4, 2))),
+        ValueError,
+        "labels must be finite and non-negative",
+    ),
+    "decay": (
+        lambda: losses.update_moments(losses.init_moments(2), F, decay=2.0),
+        ValueError,
+        r"decay must be in \[0, 1\); got 2.0",
     ),
     "temperature": (
         lambda: losses.info_nce(F, F, temperature=0.0),
@@ -228,11 +311,15 @@ ERRORS = {
         ValueError,
         r"same shape.*\(4, 3\)",
     ),
-    "mu": (lambda: losses.haochen(F, F, mu=0.0), ValueError, "mu must be positive"),
+    "mu": (
+        lambda: losses.haochen(F, F, mu=0.0),
+        ValueError,
+        "mu must be finite and positive",
+    ),
     "alpha": (
         lambda: losses.neural_eigenmaps(F, F, alpha=-1.0),
         ValueError,
-        "alpha must not be negative",
+        "alpha must be finite and not negative",
     ),
     "average": (
         lambda: losses.vicreg(F, F, average="all"),

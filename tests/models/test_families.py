@@ -1,5 +1,6 @@
 """What is special about each family: order, padding, causality, graphs, categories."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,6 +11,8 @@ from flax import nnx
 from jax.experimental import sparse
 
 from contexture_jax import models
+from contexture_jax.models._blocks import check_sizes
+from contexture_jax.models._convolutional import _pool
 from tests.tolerances import tol
 
 SMALL: Any = {"out_features": 6, "width": 8, "num_heads": 2}
@@ -98,6 +101,27 @@ def test_pooled_cells_are_means_of_parts_of_the_map():
     means = [h[:, r, c].mean(axis=(1, 2)) for r in rows for c in columns]
     expected = net.head(jnp.concatenate(means, axis=1))
     assert jnp.abs(net(x) - expected).max() < tol(jnp.float32, size=100)
+
+
+def test_means_of_half_precision_are_taken_in_single():
+    ones = jnp.ones((1, 300, 300, 1), jnp.bfloat16)
+    pooled = _pool(ones, 2)
+    assert pooled.dtype == jnp.bfloat16
+    assert (pooled == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("declared", "value", "message"),
+    [
+        (int, (2, 3), r"size must be an integer; got \(2, 3\)"),
+        (tuple[int, ...], 8, "size must be a tuple of integers; got 8"),
+        (tuple[int, ...], (8, 0), "size must be at least 1; got 0"),
+    ],
+)
+def test_sizes_are_integers_or_tuples_as_declared(declared, value, message):
+    config = dataclasses.make_dataclass("Config", [("size", declared)])
+    with pytest.raises((TypeError, ValueError), match=message):
+        check_sizes(config(value), "size")
 
 
 def test_cross_attention_does_not_depend_on_the_order_of_the_context():
@@ -232,6 +256,13 @@ BAD = [
             out_features=2, num_numeric=1, trunk="tree"
         ),
         "trunk must be",
+    ),
+    (
+        lambda: models.ConvNet(
+            models.ConvNetConfig(in_channels=1, out_features=2, channels=(4,)),
+            rngs=nnx.Rngs(0),
+        )(jnp.zeros((5, 0, 8, 1))),
+        r"images of at least 1 pixel; got shape \(5, 0, 8, 1\)",
     ),
     (
         lambda: models.ConvNetConfig(out_features=2, channels=()),

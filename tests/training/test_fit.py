@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,6 +216,24 @@ def test_a_directory_of_another_run_is_refused(whole: tuple[Any, Path]) -> None:
         train(directory, step=make_step(other), state=initial_state(other))
     with pytest.raises(ValueError, match="resume=False; it holds one of 23 steps"):
         train(directory, resume=False)
+
+
+@pytest.mark.parametrize("damaged", ["state", "progress"])
+def test_a_damaged_checkpoint_is_named(
+    whole: tuple[Any, Path], tmp_path: Path, damaged: str
+) -> None:
+    """And without it the run goes on from the one before."""
+    copy = tmp_path / "copy"
+    shutil.copytree(whole[1], copy)
+    newest = max((copy / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    for path in (newest / damaged).rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(cx.training.CheckpointError, match="cannot be read") as caught:
+        train(copy)
+    assert str(newest) in str(caught.value)
+    shutil.rmtree(newest)
+    assert same_bits(train(copy).state, whole[0].state)
 
 
 def test_early_stop(tmp_path: Path) -> None:

@@ -186,6 +186,8 @@ def test_bad_options_say_what_is_wrong() -> None:
         make_step(ema_decay=1.0)
     with pytest.raises(ValueError, match="num_micro_batches must be at least 1"):
         make_step(num_micro_batches=0)
+    with pytest.raises(TypeError, match="compute_dtype must be a floating dtype"):
+        make_step(compute_dtype=jnp.int32)
 
 
 def test_objectives_that_break_the_rules_are_told() -> None:
