@@ -29,7 +29,7 @@ _TRAIN = """\
 Learn the singular functions of a context on DATA with an encoder, and compare them with
 the exact ones. Writes train.json, train.npz and pictures to a directory, and metrics
 and checkpoints to its subdirectory run; --resume goes on from the last checkpoint, bit
-for bit as if the run had never ended.
+for bit as if the run had never ended (on other --devices: to rounding).
 """
 _DATA = """\
 DATA:
