@@ -14,7 +14,7 @@ from contexture_jax.losses._common import as_pair, tail_weights, view_moments
 
 __all__ = ["orbital_minimisation"]
 
-# From there on binomial coefficients cancel beyond the digits of float64.
+# Binomial coefficients near 1e11 there: their sum keeps five digits of float64.
 _HIGHEST_ORDER = 20
 
 

@@ -82,6 +82,7 @@ def update_moments(
     if not embeddings:
         msg = "update_moments needs at least 1 embedding; got none"
         raise ValueError(msg)
+    check_values(decay, "decay", lambda v: (v >= 0) & (v < 1), "in [0, 1)")
     dtype = moments.covariance.dtype
     means, covariances = [], []
     for number, given in enumerate(embeddings):
@@ -98,7 +99,6 @@ def update_moments(
         centred = z - mean[None, :]
         means.append(mean)
         covariances.append(law.moment(centred, centred) * law.bessel())
-    check_values(decay, "decay", lambda v: (v >= 0) & (v < 1), "in [0, 1)")
     keep = jnp.asarray(decay, dtype=dtype)
     fresh = (1 - keep) / len(embeddings)
     return RunningMoments(

@@ -93,7 +93,7 @@ def test_a_common_mean_costs_no_digits(loss: Any) -> None:
     g = (0.6 * f + 0.8 * rng.normal(size=f.shape)).astype(np.float32)
     moved = float(loss(f + np.float32(1000), g + np.float32(1000)))
     # Adding 1000 rounds each entry to 2⁻¹⁴.
-    assert abs(moved - float(loss(f, g))) < 1e-3
+    assert abs(moved - float(loss(f, g))) < tol(np.float32, size=16)
 
 
 @pytest.mark.parametrize("scale", [1e30, 1e37, 1e-37, 1e-40])
@@ -103,12 +103,12 @@ def test_weights_may_have_any_scale(scale: float) -> None:
     plain = float(losses.spectral_contrastive(f, g))
     weights = np.full(64, scale, np.float32)
     weighted = float(losses.spectral_contrastive(f, g, weights=weights))
-    assert abs(weighted - plain) < tol(np.float32, size=64)
+    assert abs(weighted - plain) < tol(np.float32)
     if scale > 1e-38:  # devices flush smaller numbers to 0
         traced = float(
             jax.jit(lambda w: losses.spectral_contrastive(f, g, weights=w))(weights)
         )
-        assert abs(traced - plain) < tol(np.float32, size=64)
+        assert abs(traced - plain) < tol(np.float32)
 
 
 @pytest.mark.parametrize("constraint", ["whiten", "squared", "hinge", "none"])

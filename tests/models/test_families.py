@@ -100,7 +100,7 @@ def test_pooled_cells_are_means_of_parts_of_the_map():
     rows, columns = (slice(0, 2), slice(2, 4)), (slice(0, 3), slice(2, 5))
     means = [h[:, r, c].mean(axis=(1, 2)) for r in rows for c in columns]
     expected = net.head(jnp.concatenate(means, axis=1))
-    assert jnp.abs(net(x) - expected).max() < tol(jnp.float32, size=100)
+    assert jnp.abs(net(x) - expected).max() < EXACT
 
 
 def test_means_of_half_precision_are_taken_in_single():
