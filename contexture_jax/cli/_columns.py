@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from contexture_jax.cli._messages import InputError, quoted
-from contexture_jax.cli._read import Source
+from contexture_jax.cli._source import Source
 
 __all__ = ["Column", "encode", "interpret"]
 

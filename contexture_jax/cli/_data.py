@@ -13,7 +13,8 @@ from contexture_jax.cli._messages import (
     enumerated,
     quoted,
 )
-from contexture_jax.cli._read import BUILT_INS, Source, read
+from contexture_jax.cli._read import BUILT_INS, read
+from contexture_jax.cli._source import Source
 
 __all__ = ["Table", "Target", "load_counts", "load_features"]
 
