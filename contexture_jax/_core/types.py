@@ -1,11 +1,14 @@
-"""Types that annotations use, and the decorator that makes a class a pytree."""
+"""Types that annotations use, the decorator that makes a class a pytree, its `repr`."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import Any, TypeAlias, TypeVar, dataclass_transform
 
 import jax
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike as _ArrayLike
 from jaxtyping import Bool, Float, Inexact, Int, PRNGKeyArray, Shaped, UInt32
 
@@ -20,7 +23,9 @@ __all__ = [
     "Shaped",
     "Static",
     "UInt32",
+    "describe",
     "pytree_dataclass",
+    "short_repr",
     "static_field",
 ]
 
@@ -28,6 +33,11 @@ ArrayLike: TypeAlias = _ArrayLike | Sequence[Any]
 """An array of JAX or NumPy, a number, or nested lists of numbers."""
 
 _T = TypeVar("_T")
+
+_LINE = 88
+_WORDS = 60  # characters of one value
+_MOST_SHOWN = 4  # values of a vector or a list that are written out
+_MOST_READ = 256  # entries of a vector that are looked at, for its first and last
 
 
 def static_field(**kwargs: Any) -> Any:
@@ -41,9 +51,12 @@ def pytree_dataclass(cls: type[_T]) -> type[_T]:
 
     Instances compare by identity: equality of arrays is no truth value. Rebuilding one
     from leaves does not call its constructor, so that leaves may be what JAX puts there
-    (shapes, shardings, None), whatever the annotations say of arrays.
+    (shapes, shardings, None), whatever the annotations say of arrays. They print as
+    `describe` does, unless the class says how.
     """
-    made: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    made: Any = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+    if made.__repr__ is object.__repr__:
+        made.__repr__ = describe
     is_static = {
         field.name: field.metadata.get("static", False)
         for field in dataclasses.fields(made)
@@ -72,6 +85,110 @@ def pytree_dataclass(cls: type[_T]) -> type[_T]:
 
     jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
     return made
+
+
+def short_repr(cls: type[_T]) -> type[_T]:
+    """Let a class with fields print as `describe` does: a line or a few."""
+    made: Any = cls
+    made.__repr__ = describe
+    return cls
+
+
+def describe(instance: Any, first: Mapping[str, Any] | None = None) -> str:
+    """The fields of a dataclass or NamedTuple in a line or a few, however large.
+
+    Of an array the dtype and the shape, and of a short vector its first and last entry.
+
+    Args:
+        instance: what to describe.
+        first: what to say before the fields.
+    """
+    shown = {**(first or {}), **_fields(instance)}
+    parts = [f"{name}={_summary(value)}" for name, value in shown.items()]
+    lines, line = [], f"{type(instance).__name__}("
+    for number, part in enumerate(parts):
+        ends = number + 1 == len(parts)
+        text = part + (")" if ends else ",")
+        if len(line) + 1 + len(text) > _LINE and number:
+            lines.append(line.rstrip())
+            line = "    "
+        line += text if ends else f"{text} "
+    if not parts:
+        line += ")"
+    return "\n".join([*lines, line])
+
+
+def _fields(instance: Any) -> dict[str, Any]:
+    if isinstance(instance, tuple):
+        return dict(zip(getattr(instance, "_fields", ()), instance, strict=True))
+    # A field may be missing: trees are made of whatever JAX puts into them.
+    names = [field.name for field in dataclasses.fields(instance)]
+    return {name: getattr(instance, name, None) for name in names}
+
+
+def _summary(value: Any) -> str:
+    """A value in a few words, without a line break."""
+    if isinstance(value, str):
+        return _cut(str(value) if isinstance(value, Enum) else repr(value))
+    if isinstance(value, np.dtype):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, complex)):
+        return _cut(repr(value))
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        is_ours = dataclasses.is_dataclass(value)
+        kind, shape = type(value).__name__, getattr(value, "shape", ())
+        return f"{kind}{shape}" if is_ours else _array(value)
+    if dataclasses.is_dataclass(value) or hasattr(value, "_fields"):
+        inner = " ".join(repr(value).split())
+        return inner if len(inner) <= _WORDS else f"{type(value).__name__}(…)"
+    if isinstance(value, dict):
+        return f"{{{_joined([_cut(repr(key)) for key in value])}}}"
+    if isinstance(value, (list, tuple)):
+        few = list(value[:_MOST_SHOWN])
+        shown = _joined([_summary(item) for item in few], len(value) - len(few))
+        return f"[{shown}]" if isinstance(value, list) else f"({shown})"
+    if hasattr(value, "axis_names") and hasattr(value, "devices"):
+        return f"Mesh{tuple(value.shape.items())}"
+    return _cut(getattr(value, "__name__", None) or repr(value))
+
+
+def _array(x: Any) -> str:
+    """`float32[300,8]`, and what a number or a short vector holds, if it is known."""
+    kind = f"{x.dtype}[{','.join(map(str, x.shape))}]"
+    short = len(x.shape) < 2 and np.prod(x.shape) <= _MOST_READ
+    if isinstance(x, Tracer) or not short or not hasattr(x, "__array__"):
+        return kind
+    try:
+        values = np.asarray(x)
+    except (RuntimeError, TypeError, ValueError):
+        return kind  # deleted, on another process, or no numbers (keys)
+    if values.dtype.kind not in "biufc" or not values.size:
+        return kind
+    if not values.ndim:
+        return _number(values)
+    ends = values if len(values) <= _MOST_SHOWN else values[[0, -1]]
+    gap = ", " if len(values) <= _MOST_SHOWN else " … "
+    return f"{kind}({gap.join(map(_number, ends))})"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.5g}" if value.dtype.kind in "fc" else str(value)
+
+
+def _joined(parts: list[str], more: int = 0) -> str:
+    text, count = "", 0
+    for part in parts:
+        if count and len(text) + len(part) > _WORDS - len(", … 999 more"):
+            break
+        text += f", {part}" if count else part
+        count += 1
+    more += len(parts) - count
+    return f"{text}, … {more} more" if more else text
+
+
+def _cut(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _WORDS else f"{text[: _WORDS - 1]}…"
 
 
 @pytree_dataclass

@@ -25,6 +25,7 @@ from contexture_jax._core.types import (
     Float,
     Int,
     pytree_dataclass,
+    short_repr,
     static_field,
 )
 from contexture_jax.contexts._sampling import SamplingContext, as_batch
@@ -76,6 +77,7 @@ class NumberedContext(SamplingContext):
         return shares / shares.sum()
 
 
+@short_repr
 class Groups(NamedTuple):
     """Numbers 0, …, n − 1 in groups.
 

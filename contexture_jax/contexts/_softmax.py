@@ -23,7 +23,14 @@ from contexture_jax._core.softmax import (
     exp_matmul,
     logsumexp_rows,
 )
-from contexture_jax._core.types import Array, ArrayLike, Float, Int, pytree_dataclass
+from contexture_jax._core.types import (
+    Array,
+    ArrayLike,
+    Float,
+    Int,
+    pytree_dataclass,
+    short_repr,
+)
 from contexture_jax.contexts._base import Context
 
 __all__ = [
@@ -41,6 +48,7 @@ __all__ = [
 _BLOCK = 1024
 
 
+@short_repr
 class SoftmaxFactors(NamedTuple):
     """Augmented factors whose product is log P⁺(a|x), normalised.
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from contexture_jax._core.checks import check_integer, check_number, is_concrete
-from contexture_jax._core.types import ArrayLike
+from contexture_jax._core.types import ArrayLike, short_repr
 from contexture_jax.evaluation._common import as_spectrum
 
 __all__ = ["Truncated", "UsefulnessBounds", "as_truncated", "usefulness_bounds"]
@@ -15,6 +15,7 @@ _SIGMAS = 4.0
 _ROUNDING = 100.0  # of a sum of energies, in eps
 
 
+@short_repr
 class UsefulnessBounds(NamedTuple):
     """Between what the τ of a whole spectrum lies.
 
@@ -29,6 +30,7 @@ class UsefulnessBounds(NamedTuple):
     best_dim: int
 
 
+@short_repr
 class Truncated(NamedTuple):
     """The head of a spectrum and what is known of its tail, on the host.
 

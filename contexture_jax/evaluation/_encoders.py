@@ -15,7 +15,7 @@ from contexture_jax._core.checks import (
     is_concrete,
 )
 from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal, safe_sqrt
-from contexture_jax._core.types import Array, ArrayLike, Bool, Float
+from contexture_jax._core.types import Array, ArrayLike, Bool, Float, short_repr
 from contexture_jax.evaluation._common import (
     as_columns,
     as_epsilon,
@@ -166,6 +166,7 @@ def compatibility(f: ArrayLike, op: AssociationOperator) -> Float[Array, "..."]:
     return jnp.where(varies, safe_sqrt(energy / variance), jnp.nan)
 
 
+@short_repr
 class TargetEnergy(NamedTuple):
     """Where the variance of a target lies.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_key
 from contexture_jax._core.numerics import mm, safe_reciprocal
-from contexture_jax._core.types import Array, Float
+from contexture_jax._core.types import Array, Float, short_repr
 from contexture_jax.evaluation._pairs import (
     PairSample,
     check_level,
@@ -20,6 +20,7 @@ from contexture_jax.evaluation._pairs import (
 __all__ = ["HeldOut", "held_out_spectrum"]
 
 
+@short_repr
 class HeldOut(NamedTuple):
     """Singular functions of one half of a sample, measured on the other, both ways.
 

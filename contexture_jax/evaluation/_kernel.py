@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer, check_key
-from contexture_jax._core.types import Array, ArrayLike, Float, Int
+from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr
 from contexture_jax.evaluation._common import (
     as_columns,
     kernel_deltas,
@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 
+@short_repr
 class Estimate(NamedTuple):
     """A Monte-Carlo mean.
 

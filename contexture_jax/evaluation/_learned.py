@@ -20,7 +20,7 @@ from contexture_jax._core.numerics import (
     safe_divide,
     safe_reciprocal,
 )
-from contexture_jax._core.types import Array, ArrayLike, Float
+from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
 from contexture_jax.evaluation._alignment import cca, mutual_knn, principal_angles
 from contexture_jax.evaluation._common import as_columns, as_spectrum, as_weights
 from contexture_jax.evaluation._encoders import ratio_trace
@@ -29,6 +29,7 @@ from contexture_jax.operators import AssociationOperator
 __all__ = ["Alignment", "Measured", "alignment", "cka", "cluster_cosines", "clusters"]
 
 
+@short_repr
 class Measured(NamedTuple):
     """A measure of alignment, and the same with the rows of one side shuffled.
 
@@ -44,6 +45,7 @@ class Measured(NamedTuple):
     null_upper: Float[Array, ""]
 
 
+@short_repr
 class Alignment(NamedTuple):
     """An embedding beside the exact singular functions of a context.
 

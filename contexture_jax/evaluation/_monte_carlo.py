@@ -7,13 +7,14 @@ import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer, check_key
 from contexture_jax._core.numerics import mm, safe_reciprocal, safe_sqrt
-from contexture_jax._core.types import Array, Float
+from contexture_jax._core.types import Array, Float, short_repr
 from contexture_jax.evaluation._pairs import check_level
 from contexture_jax.operators import AssociationOperator, MonteCarloOperator
 
 __all__ = ["MonteCarloError", "jackknife", "monte_carlo_error"]
 
 
+@short_repr
 class MonteCarloError(NamedTuple):
     """Error of singular values that comes from drawing m context values alone.
 

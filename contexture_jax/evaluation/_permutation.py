@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer, check_key
-from contexture_jax._core.types import Array, Float
+from contexture_jax._core.types import Array, Float, short_repr
 from contexture_jax.evaluation._pairs import (
     PairSample,
     check_rank,
@@ -21,6 +21,7 @@ from contexture_jax.evaluation._pairs import (
 __all__ = ["PermutationNull", "permutation_null"]
 
 
+@short_repr
 class PermutationNull(NamedTuple):
     """The spectrum of a sample beside those of the same margins, paired at random.
 

@@ -12,7 +12,7 @@ from contexture_jax._core.numerics import (
     safe_reciprocal,
     safe_sqrt,
 )
-from contexture_jax._core.types import Array, ArrayLike, Float
+from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
 from contexture_jax.evaluation._common import (
     as_columns,
     as_weights,
@@ -24,6 +24,7 @@ from contexture_jax.operators import AssociationOperator
 __all__ = ["HeldOutRitz", "RayleighRitz", "rayleigh_ritz"]
 
 
+@short_repr
 class HeldOutRitz(NamedTuple):
     """Singular values on pairs that the functions were not fitted to.
 
@@ -40,6 +41,7 @@ class HeldOutRitz(NamedTuple):
     upper: Float[Array, " r"]
 
 
+@short_repr
 class RayleighRitz(NamedTuple):
     """Functions of an encoder in the order of what they hold.
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer, check_key
 from contexture_jax._core.numerics import safe_divide
-from contexture_jax._core.types import Array, ArrayLike, Float
+from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
 from contexture_jax.evaluation._pairs import (
     PairSample,
     check_level,
@@ -30,6 +30,7 @@ from contexture_jax.evaluation._pairs import (
 __all__ = ["Interval", "SpectrumSampling", "bootstrap_interval", "bootstrap_spectrum"]
 
 
+@short_repr
 class Interval(NamedTuple):
     """What a sample says of a number: a confidence interval, of sampling error alone.
 
@@ -46,6 +47,7 @@ class Interval(NamedTuple):
     upper: Float[Array, "*shape"]
 
 
+@short_repr
 class SpectrumSampling(NamedTuple):
     """Bootstrap intervals for the spectrum of the law that a sample came from.
 

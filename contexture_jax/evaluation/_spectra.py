@@ -12,7 +12,7 @@ from contexture_jax._core.checks import (
     is_concrete,
 )
 from contexture_jax._core.numerics import safe_divide
-from contexture_jax._core.types import Array, ArrayLike, Float, Int
+from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr
 from contexture_jax.evaluation._common import as_spectrum, require_leading
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 
+@short_repr
 class Usefulness(NamedTuple):
     """The metric τ of a context: the lower, the better.
 

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from contexture_jax._core.checks import check_integer, check_number, is_concrete
-from contexture_jax._core.types import ArrayLike
+from contexture_jax._core.types import ArrayLike, short_repr
 from contexture_jax.evaluation._bounds import Truncated, as_truncated, bounds
 from contexture_jax.evaluation._common import as_spectrum, singular_value_slack
 from contexture_jax.evaluation._spectra import usefulness
@@ -13,6 +13,7 @@ from contexture_jax.evaluation._spectra import usefulness
 __all__ = ["Verdict", "verdict"]
 
 
+@short_repr
 class Verdict(NamedTuple):
     """What to make of a spectrum, in words.
 

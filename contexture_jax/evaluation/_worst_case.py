@@ -8,7 +8,7 @@ import numpy as np
 
 from contexture_jax._core.checks import check_integer
 from contexture_jax._core.numerics import mm, safe_reciprocal
-from contexture_jax._core.types import Array, ArrayLike, Bool, Float
+from contexture_jax._core.types import Array, ArrayLike, Bool, Float, short_repr
 from contexture_jax.evaluation._common import (
     as_columns,
     as_epsilon,
@@ -30,6 +30,7 @@ __all__ = [
 _BISECTIONS = 64
 
 
+@short_repr
 class WorstCaseError(NamedTuple):
     """The least worst-case error that any encoder of a given size can have.
 

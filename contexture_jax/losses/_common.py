@@ -13,7 +13,7 @@ from contexture_jax._core.checks import (
 )
 from contexture_jax._core.moments import Batch
 from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
-from contexture_jax._core.types import Array, ArrayLike, Float
+from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
 
 __all__ = [
     "ViewMoments",
@@ -73,6 +73,7 @@ def unit_variance(
     return z * scale, z_plus * scale
 
 
+@short_repr
 class ViewMoments(NamedTuple):
     """Second moments of two views that have one law.
 

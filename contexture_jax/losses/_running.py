@@ -10,7 +10,7 @@ from jax.scipy.linalg import solve_triangular
 from contexture_jax._core.checks import check_integer, check_values, floating_dtype
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.numerics import mm, safe_divide
-from contexture_jax._core.types import Array, ArrayLike, Float
+from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
 from contexture_jax.losses._common import as_embedding
 from contexture_jax.losses._whiten import cholesky, regularised
 
@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 
+@short_repr
 class RunningMoments(NamedTuple):
     """Exponentially weighted sums of batch means and covariances.
 

@@ -2,10 +2,11 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.types import Array, Float
+from contexture_jax._core.types import Array, Float, describe
 
 __all__ = ["AssociationOperator", "Cost", "check_block"]
 
@@ -45,6 +46,12 @@ class AssociationOperator:
 
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
+
+    def __repr__(self) -> str:
+        """Shape, dtype and fields in a line or a few."""
+        if isinstance(self.p_x, (jax.Array, np.ndarray)):
+            return describe(self, {"shape": self.shape, "dtype": self.dtype})
+        return describe(self)  # a tree of something else than arrays
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from contexture_jax._core.types import Array, Float, Int, Static
+from contexture_jax._core.types import Array, Float, Int, Static, short_repr
 
 __all__ = [
     "Bucket",
@@ -33,6 +33,7 @@ _MAX_WIDTH = _WIDTHS[-1]
 _UNROLLS = (10, 9, 8)  # slots in one step of the loop: the first that divides the width
 
 
+@short_repr
 class Bucket(NamedTuple):
     """Pieces of rows with the same number of slots, slot-major.
 
@@ -45,6 +46,7 @@ class Bucket(NamedTuple):
     weights: Float[Array, "w c"] | None
 
 
+@short_repr
 class Slots(NamedTuple):
     """A sparse (n, m) matrix for products with (m, r) blocks.
 

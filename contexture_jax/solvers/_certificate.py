@@ -14,7 +14,7 @@ import numpy as np
 
 from contexture_jax._core.checks import check_integer, check_key, check_values
 from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array, Bool, Float, Int
+from contexture_jax._core.types import Array, Bool, Float, Int, short_repr
 from contexture_jax.operators import AssociationOperator
 from contexture_jax.solvers._linear_map import symmetrised_map
 from contexture_jax.solvers._missed import missed_norm
@@ -27,6 +27,7 @@ __all__ = ["Bounds", "Certificate", "Cluster", "certify"]
 _ROUNDING = 10.0
 
 
+@short_repr
 class Bounds(NamedTuple):
     """Upper bounds, which need to know that no singular value was missed.
 
@@ -68,6 +69,7 @@ class Cluster(NamedTuple):
     cut: bool
 
 
+@short_repr
 class Certificate(NamedTuple):
     """Numerical bounds on the singular values and subspaces of an operator.
 

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import NamedTuple
 
-from contexture_jax._core.types import Array, Float, Inexact, Int
+from contexture_jax._core.types import Array, Float, Inexact, Int, short_repr
 
 __all__ = ["SVDResult", "SolveInfo", "Status"]
 
@@ -42,6 +42,7 @@ _ADVICE = {
 }
 
 
+@short_repr
 class SVDResult(NamedTuple):
     """The leading singular triples, the trivial one (s_0 = 1, constants) left out.
 
@@ -60,6 +61,7 @@ class SVDResult(NamedTuple):
     right: Inexact[Array, "m rank"]
 
 
+@short_repr
 class SolveInfo(NamedTuple):
     """How a result was computed and how exact it is.
 

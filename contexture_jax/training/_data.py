@@ -16,12 +16,14 @@ import jax
 import numpy as np
 
 from contexture_jax._core.checks import check_integer, counted
+from contexture_jax._core.types import short_repr
 
 __all__ = ["Batches", "batches", "feed"]
 
 NUM_ROUNDS = 8
 
 
+@short_repr
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batches:
     """The batches of `batches`, by step; iterate for the endless sequence of them.

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from contexture_jax._core.checks import check_integer, check_key
-from contexture_jax._core.types import Array
+from contexture_jax._core.types import Array, short_repr
 from contexture_jax.training._checkpoint import Progress, Store, key_words
 from contexture_jax.training._data import feed
 from contexture_jax.training._log import History, progress_bar, tensorboard_writer
@@ -37,6 +37,7 @@ class FitStatus(StrEnum):
     NON_FINITE = "non-finite"
 
 
+@short_repr
 class FitResult(NamedTuple):
     """What a run ends with.
 

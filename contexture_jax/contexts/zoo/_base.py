@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_integer, check_key
-from contexture_jax._core.types import Array, ArrayLike, PRNGKeyArray
+from contexture_jax._core.types import Array, ArrayLike, PRNGKeyArray, short_repr
 from contexture_jax.contexts._base import Context
 
 __all__ = [
@@ -56,6 +56,7 @@ _HOOKS = {
 }
 
 
+@short_repr
 class Clusters(NamedTuple):
     """Distinct singular values and how often each occurs.
 
@@ -68,6 +69,7 @@ class Clusters(NamedTuple):
     multiplicities: tuple[int, ...]
 
 
+@short_repr
 class Functions(NamedTuple):
     """Singular triples on the points of the table, T ν_i = s_i μ_i.
 

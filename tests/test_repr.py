@@ -1,0 +1,89 @@
+"""What is printed of operators, contexts and results fits on a few lines."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import contexture_jax as cx
+
+MOST_LINES = 6
+
+
+@pytest.fixture(scope="module")
+def objects():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 2)).astype(np.float32)
+    context = cx.contexts.neighbors(rng.integers(0, 300, size=(300, 20)))
+    op = cx.association_operator(context)
+    half = np.array([0.5, 0.5], np.float32)
+    s: Any = np.linspace(1, 0.5, 8, dtype=np.float32)
+    block: Any = x @ x[:8].T
+    result = cx.solvers.SVDResult(s, block, block)
+    nothing: Any = None
+    info = cx.solvers.SolveInfo(
+        s, s, s, s[0], s[0], s[0], s[0], cx.solvers.Status.MAX_PASSES, "exact", "so"
+    )
+    bounds = cx.solvers.Bounds(s, s[0], s, s)
+    certificate = cx.solvers.Certificate(s, bounds, bounds, s, s[0], s[0], s[0])
+    noise = cx.contexts.gaussian_noise(0.5)
+    return {
+        "neighbours": context,
+        "pairs": cx.contexts.pairs(np.arange(300), np.arange(300)),
+        "labels": cx.contexts.labels(np.arange(300) % 7),
+        "chain": cx.contexts.chain(*[noise] * 9),
+        "zoo": cx.contexts.zoo.circle_heat(0.3),
+        "fixed degree": op,
+        "adjoint": cx.operators.adjoint(op),
+        "stack": cx.operators.stack([op] * 2, half),
+        "product": cx.operators.product([op, cx.operators.adjoint(op)] * 5),
+        "result": result,
+        "info": info,
+        "certificate": certificate,
+        "usefulness": cx.evaluation.Usefulness(s[0], s[1], s),
+        "state": cx.training.TrainState(
+            jnp.zeros((), int), {f"w{i}": x for i in range(99)}, [x] * 9, (), None
+        ),
+        "fit": cx.training.FitResult(
+            nothing,
+            {f"metric {i}": x[0] for i in range(99)},
+            cx.training.FitStatus.FINISHED,
+        ),
+        "shapes": jax.eval_shape(lambda: op),
+        "keys": noise.__class__(jax.random.split(jax.random.key(0), 3)),
+        "words": info._replace(reason="long " * 99),
+    }
+
+
+def test_everything_prints_in_a_few_lines(objects):
+    for name, value in objects.items():
+        lines = repr(value).splitlines()
+        assert len(lines) <= MOST_LINES, name
+        assert max(map(len, lines)) <= 88, name
+        assert lines[0].startswith(type(value).__name__)
+        assert str(value) == repr(value)
+
+
+def test_what_is_printed_says_kind_shape_and_dtype(objects):
+    op = objects["fixed degree"]
+    assert repr(op).startswith(
+        f"FixedDegreeOperator(shape=(300, 300), dtype={op.dtype}, indices=int32[20,"
+    )
+    assert "left=float32[300,8]" in repr(objects["result"])
+    assert "status=max passes" in repr(objects["info"])
+    values = np.asarray(objects["result"].singular_values)
+    assert f"float32[8]({values[0]:.5g} … {values[-1]:.5g})" in repr(objects["result"])
+
+
+def test_a_tracer_a_tree_and_a_deleted_array_print_too(objects):
+    op = objects["fixed degree"]
+    seen = []
+    jax.make_jaxpr(lambda o: seen.append(repr(o)) or o.p_x)(op)
+    assert f"norm2={op.dtype}[]" in seen[0]
+    assert "norm2=None" in repr(jax.tree.map(lambda _: None, op))
+    info = objects["info"]
+    gone = jnp.ones(3, np.float32)
+    gone.delete()
+    assert "residuals=float32[3]," in repr(info._replace(residuals=gone))
