@@ -87,6 +87,7 @@ def load_features(
     source = read(data)
     _check_names(source, categorical, "--categorical", beside=target)
     source, notes = _without_index(source)
+    notes = [*source.notes, *notes]
     source, judged, rows, more = _split(source, target, drop, categorical)
     notes += more
     if len(rows) < 2:
@@ -163,6 +164,7 @@ def load_counts(
             the target is unusable.
     """
     source, notes = _without_row_labels(read(data))
+    notes = [*source.notes, *notes]
     num_rows = source.num_rows
     source, judged, rows, more = _split(source, target, drop, ())
     if graph and len(rows) < num_rows:

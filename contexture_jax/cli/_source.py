@@ -18,6 +18,7 @@ class Source(NamedTuple):
         vectors: arrays beside the columns that can serve as a target, shape (n,).
         lines: the line in the file on which each row ends; None where rows are not
             lines.
+        notes: what was done in reading that a reader should know.
     """
 
     title: str
@@ -25,6 +26,7 @@ class Source(NamedTuple):
     columns: list[np.ndarray]
     vectors: dict[str, np.ndarray]
     lines: list[int] | None
+    notes: tuple[str, ...] = ()
 
     @property
     def num_rows(self) -> int:
