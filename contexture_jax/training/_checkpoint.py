@@ -31,6 +31,8 @@ class Progress(NamedTuple):
         best: the best value so far of the metric that is watched, or None.
         stale: how many values have come since.
         scores: that metric at each checkpoint that is kept, by step.
+        between: whether the run was interrupted here, at a step that a whole run does
+            not save; such a checkpoint is kept while it is the newest.
     """
 
     key: tuple[int, ...]
@@ -38,6 +40,7 @@ class Progress(NamedTuple):
     best: float | None = None
     stale: int = 0
     scores: dict[str, Any] | None = None
+    between: bool = False
 
 
 class Store:
@@ -64,6 +67,12 @@ class Store:
         self._keep_best = keep_best
         self._sign = -1.0 if mode == "max" else 1.0
         self._scores: dict[int, float] = {}
+        self._between: set[int] = set()
+
+    @property
+    def directory(self) -> Path:
+        """Where the checkpoints are."""
+        return self._directory
 
     @property
     def latest(self) -> int | None:
@@ -92,6 +101,8 @@ class Store:
         self.settle()
         if score is not None and np.isfinite(score):
             self._scores[step] = score
+        if progress.between:
+            self._between.add(step)
         named = _named(state)
         scores = {str(at): value for at, value in self._scores.items()}
         self._manager.save(
@@ -128,7 +139,9 @@ class Store:
             )
             raise CheckpointError(msg)
         self._scores = {int(at): s for at, s in (progress.scores or {}).items()}
-        return progress
+        if progress.between:
+            self._between.add(step)
+        return progress._replace(between=False)
 
     def load(self, step: int, like: Any, sharding: Any) -> Any:
         """A state, bit for bit what was saved.
@@ -154,7 +167,12 @@ class Store:
         """Wait for the checkpoint under way, then delete those not to be kept."""
         self._manager.wait_until_finished()
         steps = sorted(self._manager.all_steps())
-        kept = {*steps[-self._keep_last :], *self._ranked(steps)[: self._keep_best]}
+        regular = [step for step in steps if step not in self._between]
+        kept = {
+            *steps[-1:],
+            *regular[-self._keep_last :],
+            *self._ranked(steps)[: self._keep_best],
+        }
         for step in steps:
             if step not in kept:
                 self._manager.delete(step)

@@ -18,6 +18,7 @@ from contexture_jax._core.checks import check_integer, check_key
 from contexture_jax._core.types import Array, short_repr
 from contexture_jax.training._checkpoint import Progress, Store, key_words
 from contexture_jax.training._data import feed
+from contexture_jax.training._interrupt import Interruption, interruptible
 from contexture_jax.training._log import History, progress_bar, tensorboard_writer
 from contexture_jax.training._parallel import CompiledStep, compile_step
 from contexture_jax.training._prefetch import prefetch
@@ -35,6 +36,7 @@ class FitStatus(StrEnum):
     EARLY_STOP = "early stop"
     DATA_EXHAUSTED = "data exhausted"
     NON_FINITE = "non-finite"
+    INTERRUPTED = "interrupted"
 
 
 @short_repr
@@ -112,6 +114,11 @@ def fit(
     a state is checked as a whole before it is saved. A run that meets NaN or infinity
     warns which value of which step it was, ends with status "non-finite", and returns
     the last checkpoint, which is good.
+
+    SIGTERM and Ctrl-C, in the main thread, end a run after the step that is under way:
+    its state is saved, a warning says so, and the status is "interrupted". A second
+    Ctrl-C is a KeyboardInterrupt at once. A handler that the program has set itself is
+    called once the state is saved.
 
     Args:
         step: as from `make_step`, to be compiled with `strategy` and `mesh`, or as from
@@ -206,6 +213,7 @@ def fit(
     root = None if directory is None else Path(directory)
     first = jax.process_index() == 0
     with ExitStack() as stack:
+        interruption = stack.enter_context(interruptible())
         store = None
         if root is not None:
             store = Store(
@@ -219,7 +227,7 @@ def fit(
         state, done = _start(compiled, state, store, key, resume)
         start = int(state.step)
         history.restart(start)
-        loop = _Loop(compiled, store, history, options, state, done)
+        loop = _Loop(compiled, store, history, options, interruption, state, done)
         if start >= options.num_steps or loop.is_stale:
             status = FitStatus.FINISHED if not loop.is_stale else FitStatus.EARLY_STOP
             return loop.result(status)
@@ -270,10 +278,12 @@ class _Loop:
         store: Store | None,
         history: History,
         options: _Options,
+        interruption: Interruption,
         state: TrainState,
         done: Progress,
     ) -> None:
         self._step = compiled
+        self._interruption = interruption
         self._store = store
         self._history = history
         self._options = options
@@ -281,7 +291,7 @@ class _Loop:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state
         )
         self._state = state
-        self._at = int(state.step)
+        self._start = self._at = int(state.step)
         self._saved = None if store is None else store.latest
         self._done = done
         self._pending: list[tuple[int, dict[str, Any]]] = []
@@ -303,6 +313,8 @@ class _Loop:
         """Steps until something ends the run."""
         try:
             status = self._steps(batches, key, write, move)
+            if status == FitStatus.INTERRUPTED:
+                return self._interrupted()
             if self._row.get("step") != self._at and self._pending:
                 self._log(write, evaluates=True)
             if self._saved != self._at:
@@ -331,6 +343,8 @@ class _Loop:
     ) -> FitStatus:
         options = self._options
         in_flight: deque[Any] = deque()
+        if self._interruption.is_asked():
+            return FitStatus.INTERRUPTED
         for batch, position in batches:
             self._state, metrics = self._step(self._state, batch, key)
             self._at += 1
@@ -351,19 +365,14 @@ class _Loop:
                 return FitStatus.EARLY_STOP
             if is_last:
                 return FitStatus.FINISHED
+            if self._interruption.is_asked():
+                return FitStatus.INTERRUPTED
         return FitStatus.DATA_EXHAUSTED
 
     def _log(self, write: Any, *, evaluates: bool) -> None:
         """Check the steps since the last row, and write a row for the last of them."""
         options = self._options
-        fetched = jax.device_get(self._pending)
-        self._pending = []
-        for at, metrics in fetched:
-            for name, value in metrics.items():
-                if not np.isfinite(value):
-                    msg = f"{name} is {float(value)} at step {at}"
-                    raise _NonFiniteError(msg)
-        at, metrics = fetched[-1]
+        at, metrics = self._checked()[-1]
         row = {"step": at, **{name: float(value) for name, value in metrics.items()}}
         if evaluates and options.evaluate is not None:
             held_out = options.evaluate(self._state)
@@ -383,6 +392,17 @@ class _Loop:
         if options.monitor in row:
             self._judge(row[options.monitor])
 
+    def _checked(self) -> list[tuple[int, dict[str, Any]]]:
+        """The metrics of the steps since the last row, which are found to be finite."""
+        fetched = jax.device_get(self._pending)
+        self._pending = []
+        for at, metrics in fetched:
+            for name, value in metrics.items():
+                if not np.isfinite(value):
+                    msg = f"{name} is {float(value)} at step {at}"
+                    raise _NonFiniteError(msg)
+        return fetched
+
     def _judge(self, value: float) -> None:
         options, best = self._options, self._done.best
         improves = math.isfinite(value) and (
@@ -393,15 +413,43 @@ class _Loop:
         else:
             self._done = self._done._replace(stale=self._done.stale + 1)
 
-    def _save(self) -> None:
+    def _save(self, *, between: bool = False) -> None:
+        """Save the state.
+
+        Args:
+            between: whether the step is none at which a whole run would save.
+        """
         if self._store is None:
             return
         if not bool(_all_finite(self._state)):
             msg = f"the parameters or the optimiser's state are after step {self._at}"
             raise _NonFiniteError(f"{msg} not finite")
-        score = self._row.get(self._options.monitor)
-        self._store.save(self._at, self._state, self._done, score)
+        score = None if between else self._row.get(self._options.monitor)
+        done = self._done._replace(between=between)
+        self._store.save(self._at, self._state, done, score)
         self._saved = self._at
+
+    def _interrupted(self) -> FitResult:
+        # No row: the run that goes on from here writes those of a whole run.
+        self._checked()
+        options, store = self._options, self._store
+        if store is not None and self._saved != self._at and self._at > self._start:
+            self._save(between=True)
+        message = (
+            f"{self._interruption.name} ended the run after step {self._at} of"
+            f" {options.num_steps}"
+        )
+        if store is None:
+            message += "; without a directory nothing was saved: the state is here"
+        elif store.latest is None:
+            message += "; nothing was saved, as no step was done"
+        else:
+            message += (
+                f"; its checkpoint is in {store.directory}: the same call goes on from"
+                " it"
+            )
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
+        return self.result(FitStatus.INTERRUPTED, message)
 
     def _non_finite(self, what: str) -> FitResult:
         message = f"training stopped: {what}"

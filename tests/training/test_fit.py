@@ -159,6 +159,77 @@ def test_stopped_and_gone_on_with(
     assert_same_run(train(tmp_path), tmp_path, whole)
 
 
+def told_at(*steps: int, number: int = signal.SIGTERM) -> Any:
+    """Batches, and a signal to this process as those of some steps are read."""
+    for step, batch in enumerate(rows(), start=1):
+        if step in steps:
+            signal.raise_signal(number)
+        yield batch
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_that_goes_on_as_if_it_had_not(
+    whole: tuple[Any, Path], tmp_path: Path, number: int
+) -> None:
+    handler = signal.getsignal(number)
+    name = signal.Signals(number).name
+    for step in (3, 12, 13, 20):  # after a row and not, at a save, and again
+        message = rf"{name} ended the run after step {step} of 23; its checkpoint is in"
+        with pytest.warns(RuntimeWarning, match=message):
+            result = train(tmp_path, data=told_at(step, number=number), prefetch_size=0)
+        assert (result.status, int(result.state.step)) == ("interrupted", step)
+        assert str(tmp_path / "checkpoints") in result.message
+        assert saved_steps(tmp_path)[-1] == step
+        assert signal.getsignal(number) is handler
+    assert_same_run(train(tmp_path), tmp_path, whole)
+
+
+def test_a_run_without_a_directory_returns_what_it_has() -> None:
+    with pytest.warns(RuntimeWarning, match="without a directory nothing was saved"):
+        result = train(None, data=told_at(5), prefetch_size=0)
+    assert (result.status, int(result.state.step)) == ("interrupted", 5)
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
+    def twice() -> Any:
+        for step, batch in enumerate(told_at(8, number=signal.SIGINT), start=1):
+            if step == 8:
+                signal.raise_signal(signal.SIGINT)
+            yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, data=twice(), prefetch_size=0)
+    assert saved_steps(tmp_path) == [6]
+
+
+def test_a_handler_of_the_program_is_called_once_the_state_is_saved(
+    tmp_path: Path,
+) -> None:
+    saved = []
+    before = signal.signal(
+        signal.SIGTERM, lambda *_: saved.append(saved_steps(tmp_path))
+    )
+    try:
+        with pytest.warns(RuntimeWarning, match="SIGTERM ended the run"):
+            train(tmp_path, data=told_at(4), prefetch_size=0)
+        # Too late to end the run, and not lost.
+        train(tmp_path, data=told_at(NUM_STEPS), prefetch_size=0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert saved == [[4], saved_steps(tmp_path)]
+
+
+def test_a_bad_loss_before_an_interruption_is_not_saved(tmp_path: Path) -> None:
+    def data() -> Any:
+        for step, batch in enumerate(told_at(9), start=1):
+            yield np.where(step == 9, np.nan, batch)
+
+    with pytest.warns(RuntimeWarning, match="is nan at step 9; the checkpoint of step"):
+        result = train(tmp_path, data=data(), prefetch_size=0)
+    assert result.status == "non-finite"
+    assert saved_steps(tmp_path) == [6]
+
+
 def test_iterators_go_on_where_they_were(
     whole: tuple[Any, Path], tmp_path: Path
 ) -> None:
