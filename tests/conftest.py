@@ -28,6 +28,14 @@ MOST_MAPPINGS = 65_530
 MAPPINGS = Path("/proc/self/maps")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if not X64:
+        # The tests' own arrays are float64: the one warning that says so is no error.
+        config.addinivalue_line(
+            "filterwarnings", "ignore:.*64-bit types are off in JAX"
+        )
+
+
 @pytest.fixture(autouse=True, scope="module")
 def drop_programs_before_there_are_too_many() -> Iterator[None]:
     yield

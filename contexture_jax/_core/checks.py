@@ -5,6 +5,7 @@ only outside a trace: `check_values` looks at concrete arrays and lets tracers p
 where the `status` of a result tells of trouble instead.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from contexture_jax._core.arrays import (
+    as_array,
+    as_device_array,
+    as_floating,
+    as_integers,
+    as_real,
+    floating_dtype,
+)
 from contexture_jax._core.types import Array
 
 __all__ = [
     "as_array",
+    "as_device_array",
     "as_floating",
+    "as_integers",
+    "as_real",
     "check_coefficient",
     "check_concrete",
     "check_finite",
@@ -30,6 +42,7 @@ __all__ = [
     "check_rows_have_mass",
     "check_values",
     "counted",
+    "floating_dtype",
     "is_concrete",
     "on_cpu",
 ]
@@ -45,21 +58,6 @@ def is_concrete(*arrays: Any) -> bool:
 def on_cpu(x: Array) -> bool:
     """Whether a concrete array lives on CPU devices."""
     return all(device.platform == "cpu" for device in x.devices())
-
-
-def as_array(x: Any, name: str) -> np.ndarray:
-    """Convert to a NumPy array of whatever dtype.
-
-    Raises:
-        ValueError: if `x` is nested sequences of different lengths.
-    """
-    try:
-        return np.asarray(x)
-    except ValueError as error:
-        if "inhomogeneous" not in str(error):
-            raise
-        msg = f"{name} must be an array; got nested sequences of different lengths"
-        raise ValueError(msg) from error
 
 
 def counted(count: Any, what: str) -> str:
@@ -82,39 +80,6 @@ def check_concrete(arrays: Any, name: str) -> None:
         raise TypeError(msg)
 
 
-def as_floating(x: Any, name: str) -> Array:
-    """Convert to a floating JAX array; f16 and bf16 become f32, integers the default.
-
-    Args:
-        x: an array or nested sequence of numbers, any shape, real.
-        name: what the caller calls it, for the message.
-
-    Raises:
-        TypeError: if `x` is not numeric or is complex.
-    """
-    given = x
-    if not isinstance(x, jax.Array):
-        x = as_array(x, name)
-        if x.dtype.kind not in "biuf" and not jnp.issubdtype(x.dtype, jnp.floating):
-            what = f"dtype {x.dtype}" if x.dtype.kind != "O" else type(given).__name__
-            msg = f"{name} must hold real numbers; got {what}"
-            raise TypeError(msg)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        msg = f"{name} must hold real numbers; got dtype {x.dtype}"
-        raise TypeError(msg)
-    return jnp.asarray(x, dtype=floating_dtype(x.dtype))
-
-
-def floating_dtype(dtype: Any) -> Any:
-    """The dtype that work on `dtype` is done in: f32, f64 or JAX's default float."""
-    dtype = np.dtype(dtype)
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        return jnp.zeros(()).dtype
-    if dtype.itemsize < 4:  # f16, bf16: LAPACK has no half precision
-        return np.dtype(np.float32)
-    return np.dtype(jax.dtypes.canonicalize_dtype(dtype))
-
-
 def check_ndim(x: Any, ndim: int, name: str) -> None:
     """Raise a `ValueError` unless `x` has `ndim` dimensions."""
     if x.ndim != ndim:
@@ -123,20 +88,27 @@ def check_ndim(x: Any, ndim: int, name: str) -> None:
 
 
 def check_integer(value: Any, name: str, *, low: int, high: int | None = None) -> int:
-    """Return `value` as an `int`; raise unless `low <= value <= high`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    """Return `value` as an `int`; raise unless `low <= value <= high`.
+
+    A 0-d array of an integer counts as one.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
         msg = f"{name} must be an integer; got {value!r}"
         raise TypeError(msg)
-    if value < low or (high is not None and value > high):
+    if number < low or (high is not None and number > high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-        msg = f"{name} must be {bounds}; got {value}"
+        msg = f"{name} must be {bounds}; got {number}"
         raise ValueError(msg)
-    return int(value)
+    return number
 
 
 def check_number(value: Any, name: str) -> float:
     """Return `value` as a `float`; raise a `TypeError` unless it is one real number."""
-    scalar = np.asarray(value) if is_concrete(value) else None
+    scalar = as_array(value, name) if is_concrete(value) else None
     if scalar is None or scalar.ndim or scalar.dtype.kind not in "iuf":
         msg = f"{name} must be one number; got {value!r}"
         raise TypeError(msg)

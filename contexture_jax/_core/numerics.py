@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import is_concrete
+from contexture_jax._core.checks import floating_dtype, is_concrete
 from contexture_jax._core.types import Array, Float, Inexact
 
 __all__ = [
@@ -57,34 +57,47 @@ def safe_divide(a: Array, b: Array) -> Array:
     return a * safe_reciprocal(b)
 
 
-def normalised(weights: Array, axis: int | None = None) -> Array:
+def normalised(
+    weights: Array | np.ndarray, axis: int | None = None, *, dtype: Any = None
+) -> Array:
     """Non-negative weights over their sum along `axis`, however large or small.
 
     The scale of the largest is taken off first, or a sum of large weights would
     overflow. Concrete weights are normalised on the host, since devices flush subnormal
-    numbers to 0. Shares below the smallest normal number are 0, and so are all shares
-    where all weights are.
+    numbers to 0; those of NumPy before they become what JAX works in, so that float64
+    counts need not fit float32. Shares below the smallest normal number are 0, and so
+    are all shares where all weights are.
 
     Args:
-        weights: floating, any shape, non-negative.
+        weights: any shape, non-negative; floating if it is an array of JAX.
         axis: what to sum over; None: everything.
+        dtype: of the shares; None: that of work on `weights`.
     """
-    tiny = jnp.finfo(weights.dtype).tiny
+    dtype = np.dtype(floating_dtype(weights.dtype) if dtype is None else dtype)
+    tiny = jnp.finfo(dtype).tiny
+    if isinstance(weights, np.ndarray):
+        shares = _shares(weights.astype(np.float64), axis)
+        return jnp.asarray(np.where(shares >= tiny, shares, 0.0).astype(dtype))
+    weights = weights.astype(dtype)
     if not is_concrete(weights):
         largest = weights.max(axis=axis, keepdims=True, initial=0)
         # Shares do not depend on the scale: no gradient through it.
         scaled = safe_divide(weights, jax.lax.stop_gradient(largest))
         shares = safe_divide(scaled, scaled.sum(axis=axis, keepdims=True))
         return jnp.where(shares >= tiny, shares, 0.0)
-    values = np.asarray(weights)
-    _, exponent = np.frexp(values.max(axis=axis, keepdims=True, initial=0))
-    scaled = np.ldexp(values, -exponent)
-    total = scaled.sum(axis=axis, keepdims=True, dtype=np.float64)
-    shares = scaled / np.where(total > 0, total, 1.0).astype(values.dtype)
+    shares = _shares(np.asarray(weights), axis)
     shares = np.where(shares >= tiny, shares, np.zeros_like(shares))
     if len(weights.sharding.device_set) > 1:
         return jax.device_put(shares, weights.sharding)
     return jnp.asarray(shares)
+
+
+def _shares(values: np.ndarray, axis: int | None) -> np.ndarray:
+    """Weights over their sum, in their own dtype, which no scale overflows."""
+    _, exponent = np.frexp(values.max(axis=axis, keepdims=True, initial=0))
+    scaled = np.ldexp(values, -exponent)
+    total = scaled.sum(axis=axis, keepdims=True, dtype=np.float64)
+    return scaled / np.where(total > 0, total, 1.0).astype(values.dtype)
 
 
 def rank_cutoff(
