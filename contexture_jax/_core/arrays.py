@@ -30,6 +30,7 @@ __all__ = [
     "is_missing",
     "kind_of",
     "raise_not",
+    "warn_if_float64",
     "warn_narrowed",
 ]
 
@@ -153,8 +154,9 @@ def as_floating(x: Any, name: str) -> Array:
     array = as_real(x, name)
     dtype = floating_dtype(array.dtype)
     if isinstance(array, np.ndarray):
-        if dtype == np.float32 and array.ndim:
-            _warn_if_narrowed(x, array, name)
+        if dtype == np.float32:
+            warn_if_float64(x, array, name)
+            _warn_if_rounded(array, name)
         try:
             with np.errstate(over="raise"):
                 array = array.astype(dtype, copy=False)
@@ -201,8 +203,7 @@ def as_device_array(x: Any, name: str) -> Array:
     if not is_number:
         raise_not("numbers", x, array, name)
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
-    if dtype != array.dtype and array.dtype.kind == "f" and array.ndim:
-        _warn_if_narrowed(x, array, name)
+    warn_if_float64(x, array, name)
     if dtype != array.dtype and array.dtype.kind in "iu" and array.size:
         low, high = array.min(), array.max()
         if low < np.iinfo(dtype).min or high > np.iinfo(dtype).max:
@@ -263,18 +264,25 @@ def _levels_to_caller() -> int:
     return level
 
 
-def _warn_if_narrowed(given: Any, array: np.ndarray, name: str) -> None:
-    """Warn of float64 arrays, and of integers that float32 rounds.
+def warn_if_float64(given: Any, array: Array | np.ndarray, name: str) -> None:
+    """Say so, once, of a float64 array that is not worked on as such.
 
-    Lists of Python's numbers have no width of their own.
+    Lists of Python's numbers and single numbers have no width of their own.
     """
-    if jax.config.jax_enable_x64 or _said:
-        return
-    if array.dtype.kind == "f" and array.dtype.itemsize == 8:
-        if not isinstance(given, (list, tuple)):
-            warn_narrowed(f"{name} holds float64")
-    elif (
-        array.dtype.kind in "iu"
+    if (
+        array.dtype == np.float64
+        and array.ndim
+        and not isinstance(given, (list, tuple))
+        and not jax.config.jax_enable_x64
+    ):
+        warn_narrowed(f"{name} holds float64")
+
+
+def _warn_if_rounded(array: np.ndarray, name: str) -> None:
+    """Say so, once, of integers that float32 rounds."""
+    if (
+        not _said
+        and array.dtype.kind in "iu"
         and array.dtype.itemsize >= 4
         and array.size
         and max(-int(array.min()), int(array.max())) > _MOST_EXACT

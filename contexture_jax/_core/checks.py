@@ -149,7 +149,8 @@ def check_key(key: Any) -> None:
     if batch:
         msg = (
             f"key must be one random key; got a batch of shape {batch}: take one of"
-            " them, or use jax.vmap"
+            " them, or use jax.vmap; in a step with row_keys=True, wrap the sampler in"
+            " training.per_row"
         )
         raise TypeError(msg)
 

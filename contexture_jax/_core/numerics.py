@@ -6,10 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import floating_dtype, is_concrete
+from contexture_jax._core.checks import (
+    as_real,
+    check_probabilities,
+    floating_dtype,
+    is_concrete,
+)
 from contexture_jax._core.types import Array, Float, Inexact
 
 __all__ = [
+    "as_law",
     "cast_floating",
     "mm",
     "normalised",
@@ -90,6 +96,25 @@ def normalised(
     if len(weights.sharding.device_set) > 1:
         return jax.device_put(shares, weights.sharding)
     return jnp.asarray(shares)
+
+
+def as_law(weights: Any, name: str, size: int, dtype: Any) -> Array:
+    """Weights of values as a law: `normalised`, whatever holds them.
+
+    Args:
+        weights: shape (size,), non-negative.
+        name: what the caller calls it, for the message.
+        size: how many values there are.
+        dtype: of the law.
+
+    Raises:
+        TypeError: if `weights` are not real numbers.
+        ValueError: if their number is another, one is negative or not finite, or all
+            are 0.
+    """
+    given = as_real(weights, name)
+    check_probabilities(given, name, size)
+    return normalised(given, dtype=dtype)
 
 
 def _shares(values: np.ndarray, axis: int | None) -> np.ndarray:

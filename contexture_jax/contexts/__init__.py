@@ -26,14 +26,13 @@ from contexture_jax.contexts._images import (
 )
 from contexture_jax.contexts._joint import (
     DenseJoint,
-    Labels,
     SparseJoint,
     conditional,
     joint,
-    labels,
     markov,
     pairs,
 )
+from contexture_jax.contexts._labels import Labels, labels
 from contexture_jax.contexts._neighbors import (
     Neighbors,
     ReversedNeighbors,

@@ -1,5 +1,6 @@
-"""Finite joint laws: tables, observed pairs, labels, conditional laws, chains."""
+"""Finite joint laws: tables, observed pairs, conditional laws, chains."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -7,27 +8,28 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import sparse
 
+from contexture_jax._core.arrays import warn_if_float64
 from contexture_jax._core.checks import (
     as_array,
-    as_floating,
+    as_integers,
+    as_real,
     check_concrete,
     check_integer,
+    check_key,
     check_ndim,
     check_nonnegative,
-    check_probabilities,
     check_rows_have_mass,
     check_values,
     counted,
     floating_dtype,
     is_concrete,
 )
-from contexture_jax._core.numerics import mm, normalised, safe_divide
+from contexture_jax._core.numerics import as_law, mm, normalised, safe_divide
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
     Float,
     Int,
-    UInt32,
     pytree_dataclass,
     static_field,
 )
@@ -35,18 +37,13 @@ from contexture_jax.contexts._base import Context
 
 __all__ = [
     "DenseJoint",
-    "Labels",
     "SparseJoint",
     "conditional",
     "coordinates",
     "joint",
-    "labels",
     "markov",
     "pairs",
 ]
-
-
-_MOST_CLASSES_NAMED = 8
 
 
 @pytree_dataclass
@@ -68,6 +65,7 @@ class DenseJoint(Context):
 
     def sample(self, key: Array, x: Int[Array, "..."]) -> Int[Array, "..."]:
         """Draw one column number a ~ P⁺(·|x) for each row number in `x`."""
+        check_key(key)
         return jax.random.categorical(key, jnp.log(self.probabilities[x]), axis=-1)
 
     def log_density(
@@ -96,10 +94,12 @@ class DenseJoint(Context):
             rows = self.probabilities[index]
         else:
             _check_profiles(self.has_profiles)
-            rows = _as_table(x_new, "x_new").astype(self.probabilities.dtype)
+            rows = _as_table(x_new, "x_new")
             _check_num_columns(rows, num_columns)
             _check_rows(rows, "x_new")
-        return DenseJoint(normalised(normalised(rows, axis=1)))
+            rows = normalised(rows, axis=1, dtype=self.probabilities.dtype)
+        shares = normalised(normalised(rows, axis=1))
+        return DenseJoint(shares, has_profiles=self.has_profiles)
 
     def reverse(self) -> "DenseJoint":
         """The transposed table."""
@@ -164,7 +164,11 @@ class SparseJoint(Context):
         weights = np.asarray(new.weights) / mass[np.asarray(new.rows)]
         weights = weights / max(1, np.count_nonzero(mass))
         return SparseJoint(
-            jnp.asarray(weights, self.weights.dtype), new.rows, new.columns, new.shape
+            jnp.asarray(weights, self.weights.dtype),
+            new.rows,
+            new.columns,
+            new.shape,
+            has_profiles=self.has_profiles,
         )
 
     def reverse(self) -> "SparseJoint":
@@ -178,92 +182,6 @@ class SparseJoint(Context):
             reversed_.shape,
             has_profiles=self.has_profiles,
         )
-
-
-@pytree_dataclass
-class Labels(Context):
-    """X is an example, A its class: P⁺(a|x) = 1[a = y(x)] (theory.md §4).
-
-    The singular values are 1, with multiplicity (number of classes − 1), then 0.
-
-    Attributes:
-        codes: class of each example as a number in 0, …, C−1, shape (n,), int32.
-        class_words: the class values as given, ascending, shape (C, 2), uint32: the low
-            and the high half of each, so that 64-bit identifiers stay whole where JAX
-            has no 64-bit integers.
-        is_signed: whether the values are of int64, not of uint64. Static.
-    """
-
-    codes: Int[Array, " n"]
-    class_words: UInt32[Array, "c 2"]
-    is_signed: bool = static_field(default=True)
-
-    @property
-    def num_classes(self) -> int:
-        """C, the number of classes."""
-        return self.class_words.shape[0]
-
-    @property
-    def classes(self) -> np.ndarray:
-        """The class values, ascending, shape (C,), int64 or uint64, on the host."""
-        low, high = np.asarray(self.class_words).astype(np.uint64).T
-        return (low | high << np.uint64(32)).astype(
-            np.int64 if self.is_signed else np.uint64
-        )
-
-    def table(self) -> Float[Array, "n c"]:
-        """The joint law, shape (n, C)."""
-        hot = jax.nn.one_hot(self.codes, self.num_classes)
-        return hot / self.codes.shape[0]
-
-    def sample(
-        self, key: Array, x: Int[Array, "..."], *, row_offset: ArrayLike = 0
-    ) -> Int[Array, "..."]:
-        """The class number of each example number in `x`: nothing is drawn."""
-        del key, row_offset
-        return self.codes[x]
-
-    def log_density(
-        self, a: Int[Array, "..."], x: Int[Array, "..."]
-    ) -> Float[Array, "..."]:
-        """0 where class number `a` is that of example number `x`, −∞ elsewhere."""
-        return jnp.where(self.codes[x] == a, 0.0, -jnp.inf)
-
-    def kernel(self, x: Int[Array, " k"], x2: Int[Array, " l"]) -> Float[Array, "k l"]:
-        """k_X⁺(x, x2) = 1[y(x) = y(x2)] / P(y(x)), between examples by number."""
-        hot = jax.nn.one_hot(self.codes, self.num_classes)
-        share = hot.mean(axis=0)
-        same = self.codes[x][:, None] == self.codes[x2][None, :]
-        return same / share[self.codes[x]][:, None]
-
-    def at(self, x_new: Any) -> "Labels":
-        """Examples given by their class values, shape (k,)."""
-        values, classes = _as_class_values(x_new, "x_new"), self.classes
-        if values.dtype != classes.dtype:
-            # Of int64 and uint64 NumPy would compare the nearest doubles.
-            shared = (values >= 0) & (values <= np.iinfo(np.int64).max)
-            cast = np.where(shared, values, 0).astype(classes.dtype)
-        else:
-            shared, cast = np.ones(values.shape, bool), values
-        codes = np.clip(np.searchsorted(classes, cast), 0, len(classes) - 1)
-        unknown = ~shared | (classes[codes] != cast)
-        if unknown.any():
-            first = ", ".join(map(str, classes[:_MOST_CLASSES_NAMED].tolist()))
-            rest = len(classes) - _MOST_CLASSES_NAMED
-            msg = (
-                f"x_new must hold classes among [{first}]"
-                f"{f' and {rest} more' if rest > 0 else ''};"
-                f" got {values[unknown][0]}"
-            )
-            raise ValueError(msg)
-        return Labels(jnp.asarray(codes, jnp.int32), self.class_words, self.is_signed)
-
-    def reverse(self) -> SparseJoint:
-        """The law with rows = classes (by number) and columns = examples."""
-        n = self.codes.shape[0]
-        weights = np.full(n, 1.0 / n, jnp.zeros(()).dtype)
-        shape = (self.num_classes, n)
-        return coordinates(self.codes, np.arange(n), weights, shape)
 
 
 def joint(table: Any) -> DenseJoint | SparseJoint:
@@ -324,6 +242,8 @@ def pairs(
         for name, index in indices.items():
             check_values(index, name, lambda v: v >= 0, "0 or more")
         shape = (int(rows.max()) + 1, int(columns.max()) + 1)
+    else:
+        shape = _as_shape(shape)
     for (name, index), size in zip(indices.items(), shape, strict=True):
         check_values(
             index,
@@ -334,34 +254,14 @@ def pairs(
     if weights is None:
         values = np.ones(rows.shape, jnp.zeros(()).dtype)
     else:
-        values = np.asarray(as_floating(weights, "weights"))
+        check_concrete(weights, "weights")
+        values = np.asarray(as_real(weights, "weights"))
+        warn_if_float64(weights, values, "weights")
         if values.shape != rows.shape:
             msg = f"weights must have shape {rows.shape}; got {values.shape}"
             raise ValueError(msg)
         check_nonnegative(values, "weights")
     return _normalised(rows, columns, values, shape, "weights")
-
-
-def labels(y: ArrayLike) -> Labels:
-    """A context whose A is the class of X: P⁺(a|x) = 1[a = y(x)] (theory.md §4).
-
-    Args:
-        y: class of each example, shape (n,), integer (or boolean); any integers do,
-            of 64 bits too.
-
-    Raises:
-        TypeError: if `y` is not of integers.
-        ValueError: if `y` is not a non-empty vector.
-    """
-    values = _as_class_values(y, "y")
-    classes, codes = np.unique(values, return_inverse=True)
-    bits = classes.astype(np.uint64)
-    words = np.stack([bits & np.uint64(2**32 - 1), bits >> np.uint64(32)], axis=1)
-    return Labels(
-        jnp.asarray(codes, jnp.int32),
-        jnp.asarray(words.astype(np.uint32)),
-        classes.dtype == np.int64,
-    )
 
 
 def conditional(matrix: ArrayLike, p_x: ArrayLike | None = None) -> DenseJoint:
@@ -376,14 +276,13 @@ def conditional(matrix: ArrayLike, p_x: ArrayLike | None = None) -> DenseJoint:
     """
     rows = _as_table(matrix, "matrix")
     _check_rows(rows, "matrix")
-    num_rows = rows.shape[0]
+    shares = normalised(rows, axis=1)
+    num_rows = shares.shape[0]
     if p_x is None:
-        weights = jnp.full((num_rows,), 1.0 / num_rows, rows.dtype)
+        weights = jnp.full((num_rows,), 1.0 / num_rows, shares.dtype)
     else:
-        weights = as_floating(p_x, "p_x").astype(rows.dtype)
-        check_probabilities(weights, "p_x", num_rows)
-        weights = normalised(weights)
-    return DenseJoint(weights[:, None] * normalised(rows, axis=1))
+        weights = as_law(p_x, "p_x", num_rows, shares.dtype)
+    return DenseJoint(weights[:, None] * shares)
 
 
 def markov(transition: ArrayLike) -> DenseJoint:
@@ -396,18 +295,20 @@ def markov(transition: ArrayLike) -> DenseJoint:
         ValueError: if the matrix is not square, a row does not sum to 1, or the
             stationary law is not unique.
     """
-    rows = _as_table(transition, "transition")
+    check_concrete(transition, "transition")
+    rows = np.asarray(_as_table(transition, "transition"))
     if rows.shape[0] != rows.shape[1]:
         msg = f"transition must be square; got shape {rows.shape}"
         raise ValueError(msg)
-    tolerance = rows.shape[0] * float(np.sqrt(np.finfo(rows.dtype).eps))
+    eps = np.finfo(floating_dtype(rows.dtype)).eps
+    tolerance = rows.shape[0] * float(np.sqrt(eps))
+    matrix = rows.astype(np.float64)
     check_values(
-        rows.sum(axis=1),
+        matrix.sum(axis=1),
         "the row sums of transition",
         lambda v: np.abs(v - 1) <= tolerance,
         "1",
     )
-    matrix = np.asarray(rows, np.float64)
     # The stationary law is the left null vector of I - T: the last right singular
     # vector of its transpose, unique if only one singular value vanishes.
     _, values, vectors = np.linalg.svd(matrix.T - np.eye(len(matrix)))
@@ -417,7 +318,7 @@ def markov(transition: ArrayLike) -> DenseJoint:
             " closed classes: give the law you mean with `conditional(matrix, p_x)`"
         )
     stationary = np.abs(vectors[-1])
-    return conditional(rows, p_x=jnp.asarray(stationary / stationary.sum(), rows.dtype))
+    return conditional(rows, p_x=stationary)
 
 
 def _joint(table: Any, name: str) -> DenseJoint | SparseJoint:
@@ -441,8 +342,12 @@ def _joint(table: Any, name: str) -> DenseJoint | SparseJoint:
     return DenseJoint(normalised(_as_table(table, name)))
 
 
-def _as_table(table: Any, name: str) -> Float[Array, "n m"]:
-    values = as_floating(table, name)
+def _as_table(table: Any, name: str) -> Array | np.ndarray:
+    """A table of weights, checked; as NumPy has it, whose range may be wider."""
+    values = as_real(table, name)
+    warn_if_float64(table, values, name)
+    if isinstance(values, jax.Array):
+        values = values.astype(floating_dtype(values.dtype))
     check_ndim(values, 2, name)
     if values.size == 0:
         msg = f"{name} must not be empty; got shape {values.shape}"
@@ -461,10 +366,7 @@ def _normalised(
     if len(shape) != 2 or 0 in shape:
         msg = f"{name} must be a matrix that is not empty; got shape {tuple(shape)}"
         raise ValueError(msg)
-    raw = np.asarray(weights)
-    if raw.dtype.kind not in "biuf" and not jnp.issubdtype(raw.dtype, jnp.floating):
-        msg = f"{name} must hold real numbers; got dtype {raw.dtype}"
-        raise TypeError(msg)
+    raw = np.asarray(as_real(weights, name))
     dtype = floating_dtype(raw.dtype)
     values = raw.astype(np.float64)
     bad = ~(np.isfinite(values) & (values >= 0))
@@ -512,39 +414,31 @@ def _sparse_from_dense(table: Array) -> SparseJoint:
     return coordinates(rows, columns, values[rows, columns], values.shape)
 
 
-def _check_rows(rows: Array, name: str) -> None:
+def _check_rows(rows: Array | np.ndarray, name: str) -> None:
     if is_concrete(rows):
         # On the host: devices take subnormal numbers for 0.
         check_rows_have_mass(np.asarray(rows).max(axis=1), name)
 
 
-def _as_integers(values: Any, name: str) -> np.ndarray:
-    array = as_array(values, name)
-    if array.dtype.kind not in "iu":
-        msg = f"{name} must hold integers; got dtype {array.dtype}"
-        raise TypeError(msg)
-    check_ndim(array, 1, name)
-    return array.astype(np.int64)
-
-
-def _as_class_values(values: Any, name: str) -> np.ndarray:
-    array = as_array(values, name)
-    if array.dtype.kind not in "biu":
-        msg = f"{name} must hold integer classes; got dtype {array.dtype}"
-        raise TypeError(msg)
-    check_ndim(array, 1, name)
-    if array.size == 0:
-        msg = f"{name} must not be empty"
+def _as_shape(shape: Any) -> tuple[int, int]:
+    sizes = tuple(shape) if isinstance(shape, (Sequence, np.ndarray)) else ()
+    if len(sizes) != 2:
+        msg = f"shape must be two numbers (n, m); got {shape!r}"
         raise ValueError(msg)
-    if array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max:
-        return array.astype(np.uint64)
-    return array.astype(np.int64)
+    n, m = (check_integer(size, "each number of shape", low=1) for size in sizes)
+    return n, m
+
+
+def _as_integers(values: Any, name: str) -> np.ndarray:
+    array = as_integers(values, name)
+    check_ndim(array, 1, name)
+    return array
 
 
 def _are_indices(x_new: Any) -> bool:
     if hasattr(x_new, "tocoo") or isinstance(x_new, sparse.BCOO):
         return False
-    array = x_new if isinstance(x_new, jax.Array) else np.asarray(x_new)
+    array = x_new if isinstance(x_new, jax.Array) else as_array(x_new, "x_new")
     return array.ndim == 1 and jnp.issubdtype(array.dtype, jnp.integer)
 
 
@@ -564,7 +458,7 @@ def _check_profiles(has_profiles: bool) -> None:
         )
 
 
-def _check_num_columns(rows: Array, num_columns: int) -> None:
+def _check_num_columns(rows: Array | np.ndarray, num_columns: int) -> None:
     if rows.shape[1] != num_columns:
         msg = f"x_new must have {num_columns} columns; got {rows.shape[1]}"
         raise ValueError(msg)

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.arrays import warn_if_float64
 from contexture_jax._core.checks import (
-    as_array,
-    as_floating,
+    as_integers,
+    as_real,
+    check_concrete,
     check_integer,
     check_ndim,
     check_nonnegative,
@@ -98,9 +100,19 @@ class Neighbors(Context):
         return jnp.log(share)
 
     def at(self, x_new: ArrayLike) -> "Neighbors":
-        """New inputs, shape (k, d); for a graph from outside new lists (k, K)."""
+        """New inputs, shape (k, d); for a graph from outside new lists (k, K).
+
+        Where that graph has weights, a pair of lists and weights, both (k, K).
+        """
         if self.points is None:
-            return neighbors(x_new, num_points=self.num_points)
+            if self.weights is None:
+                return neighbors(x_new, num_points=self.num_points)
+            if not isinstance(x_new, tuple) or len(x_new) != 2:
+                raise ValueError(
+                    "x_new must be a pair (indices, weights), as the graph has weights;"
+                    f" got {type(x_new).__name__}"
+                )
+            return neighbors(*x_new, num_points=self.num_points)
         new = new_rows(x_new, self.points)
         indices, _ = nearest_neighbors(new, self.points, self.indices.shape[1])
         return Neighbors(indices, None, self.points, uniform_law(new), self.num_points)
@@ -223,29 +235,32 @@ def neighbors(
         TypeError: if `indices` are not integers.
         ValueError: if a number is outside 0, …, m − 1 or a row of weights has no mass.
     """
-    index = as_array(indices, "indices")
-    if index.dtype.kind not in "iu":
-        msg = f"indices must hold integers; got dtype {index.dtype}"
-        raise TypeError(msg)
+    check_concrete((indices, weights), "a neighbour graph")
+    index = as_integers(indices, "indices")
     check_ndim(index, 2, "indices")
     if index.size == 0:
         msg = f"indices must not be empty; got shape {index.shape}"
         raise ValueError(msg)
-    size = int(index.max()) + 1 if num_points is None else num_points
+    size = (
+        int(index.max()) + 1
+        if num_points is None
+        else check_integer(num_points, "num_points", low=1, high=2**31 - 1)
+    )
     check_values(
         index, "indices", lambda v: (v >= 0) & (v < size), f"between 0 and {size - 1}"
     )
     dtype = jnp.zeros(()).dtype
     shares = None
     if weights is not None:
-        shares = as_floating(weights, "weights")
-        dtype = shares.dtype
+        shares = np.asarray(as_real(weights, "weights"))
+        warn_if_float64(weights, shares, "weights")
         if shares.shape != index.shape:
             msg = f"weights must have shape {index.shape}; got {shares.shape}"
             raise ValueError(msg)
         check_nonnegative(shares, "weights")
-        check_rows_have_mass(np.asarray(shares).max(axis=1), "weights")
+        check_rows_have_mass(shares.max(axis=1), "weights")
         shares = normalised(shares, axis=1)
+        dtype = shares.dtype
     n = index.shape[0]
     p_x = jnp.full((n,), 1.0 / n, dtype)
     return Neighbors(jnp.asarray(index, jnp.int32), shares, None, p_x, size)

@@ -19,6 +19,7 @@ from contexture_jax._core.checks import (
     check_nonnegative,
     is_concrete,
 )
+from contexture_jax._core.classes import class_codes
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -151,12 +152,14 @@ def same_class(y: ArrayLike, *, include_self: bool = False) -> SameClass:
     times.
 
     Args:
-        y: class of each row, shape (n,), integers or anything that sorts.
+        y: class of each row, shape (n,): integers, booleans, text or anything that
+            NumPy sorts, as an array, a list or a column of a frame.
         include_self: whether a row may be its own context value.
 
     Raises:
-        ValueError: if `y` is no vector, or a class has one row only and `include_self`
-            is False.
+        TypeError: if `y` is of several types.
+        ValueError: if `y` is no vector, a class is missing (None, NaN), or one has one
+            row only and `include_self` is False.
 
     Example:
         >>> import jax
@@ -166,18 +169,14 @@ def same_class(y: ArrayLike, *, include_self: bool = False) -> SameClass:
         [1, 0, 3, 2]
     """
     check_concrete(y, "y")
-    values = as_array(y, "y")
-    check_ndim(values, 1, "y")
-    if values.size == 0:
-        msg = "y must have at least one row; got none"
-        raise ValueError(msg)
-    classes, codes = np.unique(values, return_inverse=True)
-    groups = make_groups(codes.reshape(-1))
+    classes, codes = class_codes(y, "y")
+    groups = make_groups(codes)
     lonely = np.flatnonzero(np.asarray(groups.counts) == 1)
     if lonely.size and not include_self:
+        which = classes[lonely].tolist()[0]
         msg = (
-            f"every class must have two rows; class {classes[lonely[0]]} has one: leave"
-            " it out, or let rows be their own with include_self=True"
+            f"every class must have two rows; class {which!r} has one: leave it out,"
+            " or let rows be their own with include_self=True"
         )
         raise ValueError(msg)
     return SameClass(groups, bool(include_self))

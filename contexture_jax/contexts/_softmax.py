@@ -13,10 +13,9 @@ from contexture_jax._core.checks import (
     as_floating,
     check_finite,
     check_ndim,
-    check_probabilities,
     check_values,
 )
-from contexture_jax._core.numerics import mm, normalised
+from contexture_jax._core.numerics import as_law, mm
 from contexture_jax._core.softmax import (
     MASKED,
     augment,
@@ -286,9 +285,7 @@ def as_features(x: ArrayLike, name: str) -> Float[Array, "n d"]:
 def _law(p_x: ArrayLike | None, rows: Array) -> Float[Array, " n"]:
     if p_x is None:
         return uniform_law(rows)
-    weights = as_floating(p_x, "p_x").astype(rows.dtype)
-    check_probabilities(weights, "p_x", rows.shape[0])
-    return normalised(weights)
+    return as_law(p_x, "p_x", rows.shape[0], rows.dtype)
 
 
 def uniform_law(rows: Array) -> Float[Array, " n"]:

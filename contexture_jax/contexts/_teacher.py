@@ -59,8 +59,14 @@ class Teacher(Context):
         )
 
     def reverse(self) -> "Teacher":
-        """The same law: T is symmetric."""
-        return self
+        """The same law from A to X: itself, unless `at` gave X other rows than A."""
+        return Teacher(
+            self.training_features,
+            self.features,
+            self.values,
+            self.center,
+            self.whitening,
+        )
 
 
 def teacher(z: ArrayLike, threshold: float | None = None) -> Teacher:

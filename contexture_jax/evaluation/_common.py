@@ -10,13 +10,12 @@ import numpy as np
 from contexture_jax._core.checks import (
     as_floating,
     check_ndim,
-    check_probabilities,
     check_values,
     is_concrete,
 )
 from contexture_jax._core.numerics import (
+    as_law,
     mm,
-    normalised,
     rank_cutoff,
     safe_reciprocal,
     safe_sqrt,
@@ -125,9 +124,7 @@ def as_weights(weights: Any, num_rows: int, dtype: Any) -> Float[Array, " n"]:
     """Weights that sum to 1; uniform where None."""
     if weights is None:
         return jnp.full(num_rows, 1 / num_rows, dtype=dtype)
-    w = as_floating(weights, "weights").astype(dtype)
-    check_probabilities(w, "weights", num_rows)
-    return normalised(w)
+    return as_law(weights, "weights", num_rows, dtype)
 
 
 def weighted_basis(

@@ -14,6 +14,7 @@ from contexture_jax._core.checks import (
     check_values,
     is_concrete,
 )
+from contexture_jax._core.classes import as_classes
 from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, ArrayLike, Bool, Float, short_repr
 from contexture_jax.evaluation._common import (
@@ -280,12 +281,16 @@ def _check_left(
 def _class_codes(
     labels: ArrayLike, num_rows: int, num_classes: int | None
 ) -> tuple[Array, int]:
-    array = labels if isinstance(labels, jax.Array) else np.asarray(labels)
-    if array.dtype == bool:
-        array = array.astype(np.int32)
-    if not jnp.issubdtype(array.dtype, jnp.integer):
-        msg = f"labels must be integers; got dtype {array.dtype}"
-        raise TypeError(msg)
+    if is_concrete(labels):
+        # Those of 64 bits may be more than JAX holds.
+        array = as_classes(labels, "labels", discrete=True)
+        if array.dtype.kind == "U" and num_classes is not None:
+            array = np.unique(array, return_inverse=True)[1]
+    else:
+        array = jnp.asarray(labels)
+        if not jnp.issubdtype(array.dtype, jnp.integer):
+            msg = f"labels must be integers; got dtype {array.dtype}"
+            raise TypeError(msg)
     if array.shape != (num_rows,):
         msg = f"labels must have shape ({num_rows},); got {array.shape}"
         raise ValueError(msg)
@@ -294,7 +299,7 @@ def _class_codes(
         check_values(
             array, "labels", lambda v: (v >= 0) & (v < count), f"in 0..{count - 1}"
         )
-        return jnp.asarray(array), count
+        return jnp.asarray(array, jnp.int32), count
     if not is_concrete(array):
         msg = "labels must be concrete, or num_classes given; got a tracer"
         raise TypeError(msg)

@@ -4,13 +4,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from contexture_jax._core.checks import (
     as_floating,
+    as_real,
     check_integer,
     check_nonnegative,
     check_values,
 )
+from contexture_jax._core.classes import text_codes
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import mm, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, ArrayLike, Float, Int
@@ -87,7 +90,8 @@ def class_balanced(
 
     Args:
         phi: embeddings of x, shape (b, d).
-        labels: a, shape (b,), integers in 0, …, C − 1.
+        labels: a, shape (b,), integers in 0, …, C − 1; or text that names all C
+            classes, numbered in the order of the names.
         num_classes: C.
         class_probabilities: P_A, shape (C,); None: those of the batch of all devices. A
             class of probability 0 plays no part.
@@ -148,7 +152,8 @@ def cross_entropy(
 
     Args:
         phi: embeddings of x, shape (b, d); the logits themselves without a head.
-        labels: a, shape (b,), integers in 0, …, k − 1; or probabilities, shape (b, k).
+        labels: a, shape (b,), integers in 0, …, k − 1, or text as `class_balanced`; or
+            probabilities, shape (b, k).
         head: (W, b), shapes (d, k) and (k,) or None; None: `phi` holds logits, k = d.
         weights: of the rows, shape (b,).
         axis_name: the mapped axis over which the batch is cut.
@@ -158,11 +163,12 @@ def cross_entropy(
     logits = f if head is None else _apply(f, head, None)
     k = logits.shape[1]
     log_probabilities = jax.nn.log_softmax(logits, axis=1)
-    if _is_integer(labels):
-        codes = _as_labels(labels, f.shape[0], k)
+    given = as_real(text_codes(labels, "labels", k), "labels")
+    if _is_integer(given):
+        codes = _as_labels(given, f.shape[0], k)
         picked = jnp.take_along_axis(log_probabilities, codes[:, None], axis=1)[:, 0]
         return -law.mean(picked)
-    target = as_floating(labels, "labels").astype(f.dtype)
+    target = as_floating(given, "labels").astype(f.dtype)
     if target.shape != logits.shape:
         msg = (
             f"labels must be integers of shape ({f.shape[0]},) or probabilities of"
@@ -211,16 +217,16 @@ def _as_target(target: ArrayLike, f: Float[Array, "b d"]) -> Float[Array, "b k"]
     return y
 
 
-def _is_integer(labels: Any) -> bool:
-    dtype = labels.dtype if hasattr(labels, "dtype") else jnp.asarray(labels).dtype
-    return bool(jnp.issubdtype(dtype, jnp.integer))
+def _is_integer(labels: Array | np.ndarray) -> bool:
+    return labels.dtype == bool or bool(jnp.issubdtype(labels.dtype, jnp.integer))
 
 
 def _as_labels(labels: ArrayLike, num_rows: int, num_classes: int) -> Int[Array, " b"]:
-    if not _is_integer(labels):
-        msg = f"labels must be integers; got dtype {jnp.asarray(labels).dtype}"
+    numbered = as_real(text_codes(labels, "labels", num_classes), "labels")
+    if not _is_integer(numbered):
+        msg = f"labels must be integers, or text; got dtype {numbered.dtype}"
         raise TypeError(msg)
-    codes = jnp.asarray(labels)
+    codes = numbered
     if codes.shape != (num_rows,):
         msg = f"labels must have shape ({num_rows},); got {codes.shape}"
         raise ValueError(msg)
@@ -230,4 +236,4 @@ def _as_labels(labels: ArrayLike, num_rows: int, num_classes: int) -> Int[Array,
         lambda v: (v >= 0) & (v < num_classes),
         f"in 0..{num_classes - 1}",
     )
-    return codes
+    return jnp.asarray(codes, jnp.int32)

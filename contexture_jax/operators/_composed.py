@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import as_floating, check_probabilities, is_concrete
-from contexture_jax._core.numerics import normalised, safe_divide
+from contexture_jax._core.checks import is_concrete
+from contexture_jax._core.numerics import as_law, safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
 from contexture_jax.operators._base import AssociationOperator, Cost, check_block
 
@@ -270,9 +270,7 @@ def _as_tuple(
 def _as_weights(
     weights: ArrayLike, terms: tuple[AssociationOperator, ...]
 ) -> Float[Array, " j"]:
-    w = as_floating(weights, "weights").astype(terms[0].dtype)
-    check_probabilities(w, "weights", len(terms))
-    return normalised(w)
+    return as_law(weights, "weights", len(terms), terms[0].dtype)
 
 
 def _sum_costs(
