@@ -13,6 +13,7 @@ from contexture_jax.operators._composed import (
     weighted_sum,
 )
 from contexture_jax.operators._dense import DenseOperator, dense_operator
+from contexture_jax.operators._expectation import conditional_expectation
 from contexture_jax.operators._fixed_degree import (
     FixedDegreeOperator,
     fixed_degree_operator,
@@ -59,6 +60,7 @@ __all__ = [
     "WeightedSumOperator",
     "adjoint",
     "association_operator",
+    "conditional_expectation",
     "dense_operator",
     "fixed_degree_operator",
     "kernel_operator",

@@ -1,14 +1,17 @@
 """The expectation operator T of a context and its adjoint, as two linear maps."""
 
-from typing import Any, NamedTuple
+import functools
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from contexture_jax._core.types import Array, Float, describe
+from contexture_jax._core.checks import as_floating
+from contexture_jax._core.types import Array, ArrayLike, Float, describe
 
-__all__ = ["AssociationOperator", "Cost", "check_block"]
+__all__ = ["AssociationOperator", "Cost"]
 
 
 class Cost(NamedTuple):
@@ -42,6 +45,12 @@ class AssociationOperator:
         ⟨f, T g⟩_{P_X} = Σ_x p_x f(x) (T g)(x) = ⟨T* f, g⟩_{P_A}.
 
     Rows and columns of zero mass are masked: products give 0 there.
+
+    A storage implements `_matmat` and `_rmatmat`, on blocks of its own dtype and of the
+    right shape, by operations of JAX. `matmat` and `rmatmat` stand before them: they
+    take whatever is an array of numbers, and outside a trace compile one program for
+    each structure of operators and shape of blocks. A subclass that overrides those two
+    instead is called as it is.
     """
 
     p_x: Float[Array, " n"]
@@ -63,12 +72,42 @@ class AssociationOperator:
         """The floating dtype of products."""
         return self.p_x.dtype
 
-    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
-        """T g: the conditional expectations E[g_j(A)|x], one column a function."""
+    def matmat(self, g: ArrayLike) -> Float[Array, "n r"]:
+        """T g: the conditional expectations E[g_j(A)|x], one column a function.
+
+        Args:
+            g: functions of A, shape (m, r), real numbers of any dtype.
+
+        Returns:
+            Shape (n, r), the dtype of the operator.
+
+        Raises:
+            TypeError: if `g` does not hold real numbers, or is a masked array.
+            ValueError: if `g` has another shape; of a vector v, v[:, None] is a block.
+        """
+        return _product(self, "_matmat", g, "g")
+
+    def rmatmat(self, f: ArrayLike) -> Float[Array, "m r"]:
+        """T* f: the conditional expectations E[f_j(X)|a], one column a function.
+
+        Args:
+            f: functions of X, shape (n, r), real numbers of any dtype.
+
+        Returns:
+            Shape (m, r), the dtype of the operator.
+
+        Raises:
+            TypeError: as `matmat`.
+            ValueError: as `matmat`.
+        """
+        return _product(self, "_rmatmat", f, "f")
+
+    def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+        """T g of a checked block, as operations to be traced."""
         raise NotImplementedError
 
-    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
-        """T* f: the conditional expectations E[f_j(X)|a], one column a function."""
+    def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+        """T* f of a checked block, as operations to be traced."""
         raise NotImplementedError
 
     def squared_norm(self) -> Float[Array, ""] | None:
@@ -88,14 +127,53 @@ class AssociationOperator:
         return self.matmat(jnp.eye(self.shape[1], dtype=self.dtype))
 
 
-def check_block(block: Any, num_rows: int, name: str) -> None:
-    """Raise a `ValueError` unless `block` has shape (`num_rows`, r).
+_Map = Literal["_matmat", "_rmatmat"]
 
-    Every `matmat` and `rmatmat` begins with it, inside a trace too: a vector would be
-    broadcast without a word in some storages, and fail deep inside JAX in others.
+
+def _product(op: AssociationOperator, name: _Map, block: Any, what: str) -> Array:
+    """A map of an operator, on a block as it came from the caller."""
+    num_rows = op.shape[1] if name == "_matmat" else op.shape[0]
+    block = _as_block(block, num_rows, what).astype(op.dtype)
+    if _can_compile(op, block):
+        return _compiled(op, block, name=name)
+    return getattr(op, name)(block).astype(op.dtype)
+
+
+def _as_block(block: Any, num_rows: int, name: str) -> Float[Array, "{num_rows} r"]:
+    """Convert a block; raise unless it has shape (`num_rows`, r).
+
+    Inside a trace too: a vector would be broadcast without a word in some storages, and
+    fail deep inside JAX in others.
     """
-    shape = np.shape(block)
-    if len(shape) != 2 or shape[0] != num_rows:
+    block = as_floating(block, name)
+    if block.ndim != 2 or block.shape[0] != num_rows:
+        shape = tuple(block.shape)
         hint = "; write v[:, None] for a vector v" if shape == (num_rows,) else ""
         msg = f"{name} must have shape ({num_rows}, r); got shape {shape}{hint}"
         raise ValueError(msg)
+    return block
+
+
+def _can_compile(op: AssociationOperator, block: Array) -> bool:
+    """Whether a product is to be a program of its own: outside a trace, storages ours.
+
+    Parts with a `matmat` of their own may be no tree of arrays, or call NumPy.
+    """
+
+    def is_foreign(node: Any) -> bool:
+        return isinstance(node, AssociationOperator) and (
+            type(node).matmat is not AssociationOperator.matmat
+            or type(node).rmatmat is not AssociationOperator.rmatmat
+        )
+
+    leaves = jax.tree.leaves(op, is_leaf=is_foreign)
+    return all(
+        isinstance(leaf, (jax.Array, np.ndarray)) and not isinstance(leaf, Tracer)
+        for leaf in (block, *leaves)
+    )
+
+
+# Eager loops over tiles and slots are traced in each call, for longer than they run.
+@functools.partial(jax.jit, static_argnames="name")
+def _compiled(op: AssociationOperator, block: Array, *, name: _Map) -> Array:
+    return getattr(op, name)(block).astype(op.dtype)

@@ -9,7 +9,7 @@ import numpy as np
 from contexture_jax._core.checks import is_concrete
 from contexture_jax._core.numerics import as_law, safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost, check_block
+from contexture_jax.operators._base import AssociationOperator, Cost
 
 __all__ = [
     "AdjointOperator",
@@ -37,14 +37,12 @@ class AdjointOperator(AssociationOperator):
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
 
-    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+    def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T* g."""
-        check_block(g, self.shape[1], "g")
         return self.operator.rmatmat(g)
 
-    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+    def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T f."""
-        check_block(f, self.shape[0], "f")
         return self.operator.matmat(f)
 
     def squared_norm(self) -> Float[Array, ""] | None:
@@ -76,16 +74,14 @@ class ProductOperator(AssociationOperator):
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
 
-    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+    def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T₁ (T₂ (… g))."""
-        check_block(g, self.shape[1], "g")
         for operator in reversed(self.operators):
             g = operator.matmat(g)
         return g
 
-    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+    def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """… T₂* (T₁* f)."""
-        check_block(f, self.shape[0], "f")
         for operator in self.operators:
             f = operator.rmatmat(f)
         return f
@@ -114,9 +110,8 @@ class WeightedSumOperator(AssociationOperator):
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
 
-    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+    def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """Σ_j w_j (p_j / p) T_j g."""
-        check_block(g, self.shape[1], "g")
         total = jnp.zeros((self.shape[0], g.shape[1]), self.dtype)
         for j, operator in enumerate(self.operators):
             total = total + (self.weights[j] * operator.p_x)[:, None] * operator.matmat(
@@ -124,9 +119,8 @@ class WeightedSumOperator(AssociationOperator):
             )
         return safe_divide(total, self.p_x[:, None])
 
-    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+    def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """Σ_j w_j (p_j / p) T_j* f."""
-        check_block(f, self.shape[0], "f")
         total = jnp.zeros((self.shape[1], f.shape[1]), self.dtype)
         for j, operator in enumerate(self.operators):
             weight = (self.weights[j] * operator.p_a)[:, None]
@@ -157,9 +151,8 @@ class StackedOperator(AssociationOperator):
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
 
-    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+    def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """Σ_j w_j (p_j / p) T_j g_j."""
-        check_block(g, self.shape[1], "g")
         total = jnp.zeros((self.shape[0], g.shape[1]), self.dtype)
         start = 0
         for j, operator in enumerate(self.operators):
@@ -169,9 +162,8 @@ class StackedOperator(AssociationOperator):
             start = stop
         return safe_divide(total, self.p_x[:, None])
 
-    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+    def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T_j* f, one after the other."""
-        check_block(f, self.shape[0], "f")
         return jnp.concatenate([operator.rmatmat(f) for operator in self.operators])
 
     def cost(self, r: int) -> Cost:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from contexture_jax._core.checks import check_integer, is_concrete, on_cpu
 from contexture_jax._core.numerics import mm, safe_reciprocal, transpose_rows
 from contexture_jax._core.types import Array, Float, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost, check_block
+from contexture_jax.operators._base import AssociationOperator, Cost
 
 __all__ = ["DenseOperator", "dense_operator"]
 
@@ -29,14 +29,12 @@ class DenseOperator(AssociationOperator):
     p_a: Float[Array, " m"]
     transposed: Float[Array, "m n"] | None = None
 
-    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+    def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
-        check_block(g, self.shape[1], "g")
         return safe_reciprocal(self.p_x)[:, None] * mm(self.joint, g)
 
-    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+    def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f, shape (m, r)."""
-        check_block(f, self.shape[0], "f")
         back = self.joint.T if self.transposed is None else self.transposed
         return safe_reciprocal(self.p_a)[:, None] * mm(back, f)
 

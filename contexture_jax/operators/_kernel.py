@@ -1,5 +1,8 @@
 """Blocked kernel storage: a softmax law recomputed tile by tile, never stored."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer
@@ -7,7 +10,7 @@ from contexture_jax._core.numerics import safe_reciprocal
 from contexture_jax._core.softmax import exp_matmul, tile_size
 from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
 from contexture_jax.contexts import SoftmaxContext
-from contexture_jax.operators._base import AssociationOperator, Cost, check_block
+from contexture_jax.operators._base import AssociationOperator, Cost
 
 __all__ = ["KernelOperator", "kernel_operator"]
 
@@ -34,15 +37,13 @@ class KernelOperator(AssociationOperator):
     norm2: Float[Array, ""]
     block_size: int = static_field()
 
-    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+    def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
-        check_block(g, self.shape[1], "g")
         out = exp_matmul(self.queries, self.keys, g, block_size=self.block_size)
         return jnp.where(self.p_x[:, None] > 0, out, 0.0)
 
-    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+    def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f = (1 / p_a) Σ_x p_x P⁺(a|x) f(x), shape (m, r)."""
-        check_block(f, self.shape[0], "f")
         weighted = self.p_x[:, None] * f
         total = exp_matmul(
             self.keys, self.queries, weighted, block_size=self.block_size
@@ -70,6 +71,7 @@ class KernelOperator(AssociationOperator):
         )
 
 
+@functools.partial(jax.jit, static_argnames="block_size")
 def kernel_operator(context: SoftmaxContext, block_size: int) -> KernelOperator:
     """T of a softmax context: three passes for Z, P_A and the norm, nothing stored."""
     queries, keys = context.factors(block_size=block_size)

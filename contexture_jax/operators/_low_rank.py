@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from contexture_jax._core.checks import check_integer
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Float, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost, check_block
+from contexture_jax.operators._base import AssociationOperator, Cost
 
 __all__ = ["LowRankOperator", "low_rank_operator"]
 
@@ -26,14 +26,12 @@ class LowRankOperator(AssociationOperator):
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
 
-    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+    def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g = E g + l ⟨r, g⟩, shape (n, r)."""
-        check_block(g, self.shape[1], "g")
         return _apply(self.left, self.right, self.p_a, g) * _support(self.p_x)
 
-    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+    def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f = E f + r ⟨l, f⟩, shape (m, r)."""
-        check_block(f, self.shape[0], "f")
         return _apply(self.right, self.left, self.p_x, f) * _support(self.p_a)
 
     def squared_norm(self) -> Float[Array, ""]:

@@ -6,7 +6,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from contexture_jax._core.numerics import mm, safe_reciprocal
 from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
-from contexture_jax.operators._base import Cost, check_block
+from contexture_jax.operators._base import Cost
 from contexture_jax.operators._dense import DenseOperator
 from contexture_jax.operators._low_rank import LowRankOperator
 from contexture_jax.operators._sharded import (
@@ -48,16 +48,14 @@ class ShardedDenseOperator(ShardedOperator):
     mesh: Mesh = static_field()
     axis: str = static_field()
 
-    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+    def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
-        check_block(g, self.shape[1], "g")
         local = spmd(mm, self.mesh, (self.axis, None), self.axis)
         out = local(self.joint, g)[: self.shape[0]]
         return safe_reciprocal(self.p_x)[:, None] * out
 
-    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+    def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f, shape (m, r)."""
-        check_block(f, self.shape[0], "f")
         axis = self.axis
         total = spmd(_sum_over_rows, self.mesh, (axis, axis), None, axis)
         out = total(self.joint, pad_rows(f, self.num_devices))
@@ -110,15 +108,13 @@ class ShardedLowRankOperator(ShardedOperator):
     mesh: Mesh = static_field()
     axis: str = static_field()
 
-    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+    def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g = E g + l ⟨r, g⟩, shape (n, r)."""
-        check_block(g, self.shape[1], "g")
         out = self._apply(self.left, self.right, self.p_a, g)[: self.shape[0]]
         return jnp.where(self.p_x[:, None] > 0, out, 0.0)
 
-    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+    def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f = E f + r ⟨l, f⟩, shape (m, r)."""
-        check_block(f, self.shape[0], "f")
         out = self._apply(self.right, self.left, self.p_x, f)[: self.shape[1]]
         return jnp.where(self.p_a[:, None] > 0, out, 0.0)
 

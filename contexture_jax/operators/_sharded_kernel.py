@@ -23,7 +23,7 @@ from contexture_jax._core.softmax import (
 )
 from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
 from contexture_jax.contexts import SoftmaxContext
-from contexture_jax.operators._base import Cost, check_block
+from contexture_jax.operators._base import Cost
 from contexture_jax.operators._sharded import (
     Collective,
     ShardedOperator,
@@ -84,16 +84,14 @@ class ShardedKernelOperator(ShardedOperator):
     def _ring(self) -> _Ring:
         return _Ring(self.mesh, self.axis, self.block_size)
 
-    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+    def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
-        check_block(g, self.shape[1], "g")
         values = pad_rows(g, self.num_devices)
         out = _ring_exp_matmul(self.queries, self.keys, values, self._ring)
         return jnp.where(self.p_x[:, None] > 0, out[: self.shape[0]], 0.0)
 
-    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+    def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f = (1 / p_a) Σ_x p_x P⁺(a|x) f(x), shape (m, r)."""
-        check_block(f, self.shape[0], "f")
         values = pad_rows(self.p_x[:, None] * f, self.num_devices)
         total = _ring_exp_matmul(self.keys, self.queries, values, self._ring)
         return safe_reciprocal(self.p_a)[:, None] * total[: self.shape[1]]

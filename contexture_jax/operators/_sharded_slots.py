@@ -25,7 +25,7 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.operators._base import Cost, check_block
+from contexture_jax.operators._base import Cost
 from contexture_jax.operators._sharded import (
     Collective,
     ShardedOperator,
@@ -99,9 +99,8 @@ class ShardedSparseOperator(ShardedOperator):
     axis: str = static_field()
     ring: bool = static_field()
 
-    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+    def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
-        check_block(g, self.shape[1], "g")
         n, axis = self.shape[0], self.axis
         if self.ring:
             return self._go_round(self.forward, g, n)
@@ -109,9 +108,8 @@ class ShardedSparseOperator(ShardedOperator):
         local = spmd(_multiply, self.mesh, (axis, None), axis, share)
         return local(self.forward.own, g)[:n]
 
-    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+    def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f, shape (m, r)."""
-        check_block(f, self.shape[0], "f")
         m, axis = self.shape[1], self.axis
         if self.ring:
             return self._go_round(self.backward, f, m)

@@ -6,7 +6,7 @@ import numpy as np
 from contexture_jax._core.checks import check_integer
 from contexture_jax._core.numerics import safe_reciprocal
 from contexture_jax._core.types import Array, Float, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost, check_block
+from contexture_jax.operators._base import AssociationOperator, Cost
 from contexture_jax.operators._slots import (
     Slots,
     make_slots,
@@ -35,15 +35,13 @@ class SparseOperator(AssociationOperator):
     p_a: Float[Array, " m"]
     norm2: Float[Array, ""]
 
-    def matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+    def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
-        check_block(g, self.shape[1], "g")
         inverse = safe_reciprocal(self.p_x)
         return paired_matmat(self.forward, self.backward, inverse, self.p_a, g)
 
-    def rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
+    def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f, shape (m, r)."""
-        check_block(f, self.shape[0], "f")
         inverse = safe_reciprocal(self.p_a)
         return paired_matmat(self.backward, self.forward, inverse, self.p_x, f)
 

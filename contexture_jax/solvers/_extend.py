@@ -2,12 +2,14 @@
 
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 
+from contexture_jax._core.checks import as_floating, is_concrete
 from contexture_jax._core.numerics import rank_cutoff, safe_reciprocal
 from contexture_jax._core.types import Array, Float
-from contexture_jax.contexts import Context
-from contexture_jax.operators import association_operator
+from contexture_jax.contexts import Context, SoftmaxContext
+from contexture_jax.operators import conditional_expectation
 from contexture_jax.solvers._results import SVDResult
 
 __all__ = ["extend"]
@@ -49,12 +51,25 @@ def extend(
     if side not in ("left", "right"):
         msg = f'side must be "left" or "right"; got {side!r}'
         raise ValueError(msg)
-    source = context if side == "left" else context.reverse()
-    values = result.right if side == "left" else result.left
-    operator = association_operator(source.at(x_new))
-    s = result.singular_values
+    source = context if side == "left" else _reversed(context)
+    name = "right" if side == "left" else "left"
+    values = as_floating(getattr(result, name), f"result.{name}")
+    s = as_floating(result.singular_values, "result.singular_values")
+    image = conditional_expectation(source.at(x_new), values)
     shape = (result.left.shape[0], result.right.shape[0])
     # The trivial value 1 is the scale of rounding, as in the solvers.
     there = s > rank_cutoff(shape, s.dtype, jnp.ones((), s.dtype))
     inverse = safe_reciprocal(jnp.where(there, s, 0.0))
-    return operator.matmat(values) * inverse[None, :]
+    return image * inverse[None, :]
+
+
+def _reversed(context: Context) -> Context:
+    """The context from A to X; by Bayes' rule over tiles as one program."""
+    if isinstance(context, SoftmaxContext) and is_concrete(context):
+        return _reverse_tiles(context)
+    return context.reverse()
+
+
+@jax.jit
+def _reverse_tiles(context: SoftmaxContext) -> Context:
+    return context.reverse()

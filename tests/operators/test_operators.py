@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import contexture_jax as cx
-from contexture_jax.operators._base import check_block
 from tests.conftest import X64
 from tests.problems import CONTEXTS, OPERATORS, operator
 from tests.tolerances import tol
@@ -250,15 +249,6 @@ def test_blocks_with_another_number_of_rows_are_refused_while_tracing(name):
             assert f"({rows}, 2)" in str(refused.value)
     with pytest.raises(ValueError, match="r must be at least 0; got -1"):
         op.cost(-1)
-
-
-def test_a_vector_is_no_block():
-    # Not through an operator: under test, annotations refuse it first.
-    with pytest.raises(
-        ValueError, match=r"g must have shape \(3, r\); got.*v\[:, None"
-    ):
-        check_block(np.ones(3), 3, "g")
-    check_block(np.ones((3, 1)), 3, "g")
 
 
 @pytest.mark.slow

@@ -1,0 +1,116 @@
+"""T g at the rows of a context, without the rest of its operator.
+
+New points need one product and no adjoint: neither its layout, which differs in shape
+from one set of points to the next, nor P_A and a norm.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import is_concrete
+from contexture_jax._core.numerics import safe_divide
+from contexture_jax._core.types import Array, Float, Int
+from contexture_jax.contexts import (
+    Context,
+    Labels,
+    Neighbors,
+    SoftmaxContext,
+    SparseJoint,
+)
+from contexture_jax.operators._base import AssociationOperator
+from contexture_jax.operators._build import association_operator
+from contexture_jax.operators._slots import Bucket, sum_slots
+
+__all__ = ["conditional_expectation"]
+
+_CHUNK = 4096  # entries of a sparse law that are gathered at a time
+
+
+@functools.singledispatch
+def conditional_expectation(
+    context: Context, g: Float[Array, "m r"]
+) -> Float[Array, "n r"]:
+    """E[g(A)|x] at each x of a context, shape (n, r), 0 at rows without mass.
+
+    Outside a trace one program is compiled for each kind of context and shapes.
+
+    Args:
+        context: any that has an operator.
+        g: functions of A, shape (m, r), the dtype of the context.
+    """
+    return association_operator(context).matmat(g)
+
+
+@conditional_expectation.register
+def _(context: SoftmaxContext, g: Array) -> Array:
+    return _by_tiles(context, g)
+
+
+@conditional_expectation.register
+def _(context: Neighbors, g: Array) -> Array:
+    _check_rows(g, context.num_points)
+    return _by_slots(context.indices, context.weights, g)
+
+
+@conditional_expectation.register
+def _(context: Labels, g: Array) -> Array:
+    _check_rows(g, context.num_classes)
+    return _by_slots(context.codes[:, None], None, g)
+
+
+@conditional_expectation.register
+def _(context: SparseJoint, g: Array) -> Array:
+    if not is_concrete(context):
+        return association_operator(context).matmat(g)  # which says why not
+    _check_rows(g, context.shape[1])
+    size = context.weights.shape[0]
+    # Of few lengths, since each is a program.
+    padding = (0, _CHUNK * 2 ** int(np.ceil(np.log2(max(size / _CHUNK, 1)))) - size)
+    entries = (
+        np.pad(np.asarray(entry), padding)
+        for entry in (context.rows, context.columns, context.weights)
+    )
+    return _by_entries(*entries, g, num_rows=context.shape[0])
+
+
+def _check_rows(g: Any, num_rows: int) -> None:
+    # A gather from an index that is out of range says nothing.
+    if g.shape[0] != num_rows:
+        msg = f"g must have shape ({num_rows}, r); got shape {tuple(g.shape)}"
+        raise ValueError(msg)
+
+
+@jax.jit
+def _by_tiles(context: SoftmaxContext, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+    # The compiler drops what only T* and the norm would need.
+    operator: AssociationOperator = association_operator(context)
+    return operator.matmat(g)
+
+
+@jax.jit
+def _by_slots(
+    indices: Int[Array, "n k"], weights: Float[Array, "n k"] | None, g: Array
+) -> Float[Array, "n r"]:
+    slots = Bucket(indices.T, None if weights is None else weights.T)
+    total = sum_slots(slots, g)
+    return total / indices.shape[1] if weights is None else total
+
+
+@functools.partial(jax.jit, static_argnames="num_rows")
+def _by_entries(
+    rows: Any, columns: Any, weights: Any, g: Array, *, num_rows: int
+) -> Float[Array, "n r"]:
+    def add(state: Any, chunk: Any) -> tuple[Any, None]:
+        total, mass = state
+        row, column, weight = chunk
+        total = total.at[row].add(weight[:, None] * g[column])
+        return (total, mass.at[row].add(weight)), None
+
+    chunks = jax.tree.map(lambda x: x.reshape(-1, _CHUNK), (rows, columns, weights))
+    start = jnp.zeros((num_rows, g.shape[1]), g.dtype), jnp.zeros(num_rows, g.dtype)
+    (total, mass), _ = jax.lax.scan(add, start, chunks)
+    return safe_divide(total, mass[:, None])
