@@ -17,24 +17,41 @@ PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 MPLBACKEND ?= Agg
 export JAX_PLATFORMS OPENBLAS_NUM_THREADS PYRIGHT_PYTHON_IGNORE_WARNINGS MPLBACKEND
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) \
+# Tests of one file share what they compile: a file goes to one process.
+RUN_TESTS := -m pytest -q -n $(WORKERS) --dist loadfile \
 	-W "ignore:Error reading persistent compilation cache" \
 	-W "ignore:Error writing persistent compilation cache"
+PYTEST := $(BIN)/python $(RUN_TESTS)
 X64_OFF_TESTS := tests/operators/test_operators.py tests/solvers/test_truncated.py \
 	tests/evaluation/test_dtypes.py
 
+# What runs on the lowest and the newest libraries: each layer, in minutes.
+OTHER_VERSIONS ?= tests/test_package.py tests/operators tests/solvers/test_svd.py \
+	tests/solvers/test_sharded.py tests/contexts/test_features.py \
+	tests/contexts/test_sampling.py tests/losses/test_contract.py \
+	tests/losses/test_parallel.py tests/models/test_functional.py tests/training \
+	tests/evaluation/test_encoders.py tests/plotting tests/cli/test_data.py \
+	tests/cli/test_spectrum.py
+# The newest JAX needs Python 3.12. Looked for only where it is used.
+PYTHON_NEWEST ?= $(shell for p in python3.13 python3.12 $$(ls -d \
+	$${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.1[23].*/bin/python3 2> /dev/null \
+	| sort -rV); do $$p -c "" 2> /dev/null && echo $$p && break; done)
+
 # Most of a test's time is compiling: processes and runs share what they compiled. One
 # may read what another is still writing: JAX then warns and compiles for itself.
-test test-slow test-x64-off doctest: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(BUILD)/jax
-test test-slow test-x64-off doctest: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
+TESTS := test test-slow test-lowest test-newest test-x64-off doctest
+$(TESTS): export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(BUILD)/jax
+$(TESTS): export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
 
 # Recipes install into one environment: `make -j` runs them one after the other.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-lowest doctest test-x64-off lint format types \
-	notebooks bench-smoke wheel clean
+.PHONY: help demo lint format types notebooks bench-smoke wheel clean $(TESTS)
+
+print-%: # the value of a variable, for scripts
+	@echo '$($*)'
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' \
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' \
 		$(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.installed-cli ## spectrum of the digits data set, with pictures, in demo/
@@ -55,9 +72,12 @@ test-x64-off: $(VENV)/.installed-dev ## a part of the suite in JAX's default pre
 	CONTEXTURE_TEST_X64=0 $(PYTEST) -m "not slow" $(X64_OFF_TESTS)
 
 # Old libraries meet newer ones that they depend on: their deprecations are not ours.
-test-lowest: $(VENV)-lowest/.installed ## the suite on the oldest declared dependencies
-	$(VENV)-lowest/bin/python -m pytest -q -n $(WORKERS) -m "not slow" \
-		-W ignore::DeprecationWarning tests
+test-lowest: $(VENV)-lowest/.installed ## OTHER_VERSIONS on the lowest dependencies
+	$(VENV)-lowest/bin/python $(RUN_TESTS) -m "not slow" \
+		-W ignore::DeprecationWarning $(OTHER_VERSIONS)
+
+test-newest: $(VENV)-newest/.installed ## OTHER_VERSIONS on the newest JAX and Python
+	$(VENV)-newest/bin/python $(RUN_TESTS) -m "not slow" $(OTHER_VERSIONS)
 
 lint: $(VENV)/.installed-dev ## format and style, checked
 	$(BIN)/ruff format --check .
@@ -89,7 +109,7 @@ wheel: ## build sdist and wheel; install the wheel apart and import it from else
 		$(CURDIR)/.ci/check_installed.py $(CURDIR)
 
 clean: ## remove everything that the targets above made
-	rm -rf $(VENV) $(VENV)-lowest $(BUILD) dist demo .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(BUILD) dist demo .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define check_python
@@ -121,4 +141,12 @@ $(VENV)-lowest/.installed: pyproject.toml
 	$(VENV)-lowest/bin/python $(PIP_INSTALL) uv
 	$(VENV)-lowest/bin/$(UV_INSTALL) $(VENV)-lowest/bin/python \
 		--resolution lowest-direct -e '.[test]'
+	@touch $@
+
+$(VENV)-newest/.installed: pyproject.toml
+	@test -n "$(PYTHON_NEWEST)" || { echo "No Python 3.12 or 3.13 found: name one," \
+		"make $(MAKECMDGOALS) PYTHON_NEWEST=/path/to/python3.13" >&2; exit 1; }
+	$(PYTHON_NEWEST) -m venv --clear $(VENV)-newest
+	$(VENV)-newest/bin/python $(PIP_INSTALL) uv
+	$(VENV)-newest/bin/$(UV_INSTALL) $(VENV)-newest/bin/python -e '.[test]'
 	@touch $@

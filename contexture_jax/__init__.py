@@ -3,6 +3,34 @@
 A *context* is a joint law P⁺(x, a) of an input X and a context variable A. Its
 *contexture* is the span of the leading singular functions of the expectation operator
 (T g)(x) = E[g(A)|x]. Import as `import contexture_jax as cx`; layers load when touched.
+
+Front doors:
+    op = cx.association_operator(context)   T and T* as linear maps
+    result, info = cx.svd(op, rank, key=k)  singular values and functions, residuals
+    cx.extend(result, context, x_new)       the functions at new points
+    cx.solvers.certify(result, info, op, key=k)         bounds on values and spans
+    cx.evaluation.usefulness(result.singular_values)    τ: is the context any good
+    cx.training.fit(step, state, data, ...)             an encoder by gradients
+
+Contexts, in `cx.contexts`:
+    tables        joint, conditional, markov, pairs, labels, graph
+    features      knn, neighbors, rbf, attention, teacher
+    laws of A     gaussian_noise, erasure, coordinate_mask, block_mask, chain,
+                  crop, shift, flip, cutout, scarf, corruption, cutmix, masked_tokens,
+                  same_class, time_lag, next_token
+    closed form   zoo
+
+Layers, in the order in which they import each other:
+    cx.contexts      joint laws of X and A
+    cx.operators     T in dense, sparse, fixed-degree, tiled, low-rank storage
+    cx.solvers       svd, truncated_svd, extend, certify
+    cx.losses        objectives that learn the contexture from batches
+    cx.models        thin Flax encoders
+    cx.training      a step, its compilation for devices, data, loop, checkpoints
+    cx.evaluation    τ, decay, compatibility, ratio trace, alignment, sampling error
+    cx.plotting      pictures (extra `plot`); the command is `contexture` (extra `cli`)
+
+`help(cx.svd)` and `help(cx.contexts.knn)` say more of each, with equations and sources.
 """
 
 import importlib
@@ -10,16 +38,6 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_LAYERS = (
-    "contexts",
-    "evaluation",
-    "losses",
-    "models",
-    "operators",
-    "plotting",
-    "solvers",
-    "training",
-)
 _NAMES = {
     "AssociationOperator": "operators",
     "CapabilityError": "contexts",
@@ -34,46 +52,42 @@ _NAMES = {
 }
 
 if TYPE_CHECKING:
-    from contexture_jax import (
-        contexts,
-        evaluation,
-        losses,
-        models,
-        operators,
-        plotting,
-        solvers,
-        training,
+    from contexture_jax import contexts as contexts
+    from contexture_jax import evaluation as evaluation
+    from contexture_jax import losses as losses
+    from contexture_jax import models as models
+    from contexture_jax import operators as operators
+    from contexture_jax import plotting as plotting
+    from contexture_jax import solvers as solvers
+    from contexture_jax import training as training
+    from contexture_jax._core.threads import (
+        single_threaded_lapack as single_threaded_lapack,
     )
-    from contexture_jax._core.threads import single_threaded_lapack
-    from contexture_jax.contexts import CapabilityError, Context
-    from contexture_jax.operators import AssociationOperator, association_operator
-    from contexture_jax.solvers import SolveInfo, Status, SVDResult, extend, svd
+    from contexture_jax.contexts import CapabilityError as CapabilityError
+    from contexture_jax.contexts import Context as Context
+    from contexture_jax.operators import AssociationOperator as AssociationOperator
+    from contexture_jax.operators import association_operator as association_operator
+    from contexture_jax.solvers import SolveInfo as SolveInfo
+    from contexture_jax.solvers import Status as Status
+    from contexture_jax.solvers import SVDResult as SVDResult
+    from contexture_jax.solvers import extend as extend
+    from contexture_jax.solvers import svd as svd
 
+# The layers: `help` would print what else is named here in full.
 __all__ = [
-    "AssociationOperator",
-    "CapabilityError",
-    "Context",
-    "SVDResult",
-    "SolveInfo",
-    "Status",
-    "__version__",
-    "association_operator",
     "contexts",
     "evaluation",
-    "extend",
     "losses",
     "models",
     "operators",
     "plotting",
-    "single_threaded_lapack",
     "solvers",
-    "svd",
     "training",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAYERS:
+    if name in __all__:
         return importlib.import_module(f"{__name__}.{name}")
     if name in _NAMES:
         return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
@@ -82,4 +96,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_NAMES})

@@ -43,6 +43,28 @@ def drop_programs_before_there_are_too_many() -> Iterator[None]:
         jax.clear_caches()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Cases that `@pytest.mark.fast("id", ...)` does not name become slow tests."""
+    named: dict[str, set[str]] = {}
+    found: dict[str, set[str]] = {}
+    for item in items:
+        mark = item.get_closest_marker("fast")
+        if mark is None:
+            continue
+        test = item.nodeid.partition("[")[0]
+        case = item.nodeid.partition("[")[2].removesuffix("]")
+        named[test] = set(mark.args)
+        found.setdefault(test, set()).add(case)
+        if case not in mark.args:
+            item.add_marker(pytest.mark.slow)
+    for test, cases in named.items():
+        # One case alone may have been asked for: then nothing can be said.
+        absent = cases - found[test] if len(found[test]) > 1 else set()
+        if absent:
+            msg = f"{test} has no cases {sorted(absent)}, which its mark names"
+            raise pytest.UsageError(msg)
+
+
 @pytest.fixture
 def key() -> jax.Array:
     """One fixed key; tests split it."""

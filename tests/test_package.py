@@ -2,6 +2,8 @@
 
 import doctest
 import json
+import pydoc
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,8 +46,22 @@ def test_version_is_canonical() -> None:
 
 
 def test_every_public_name_loads() -> None:
-    assert [name for name in cx.__all__ if not hasattr(cx, name)] == []
-    assert set(cx.__all__) <= set(dir(cx))
+    doors = {"association_operator", "extend", "svd", "AssociationOperator", "Context"}
+    assert {*cx.__all__, *doors} <= set(dir(cx))
+    assert [name for name in dir(cx) if not hasattr(cx, name)] == []
+
+
+def test_help_fits_on_two_screens_and_names_every_front_door_and_context() -> None:
+    text = pydoc.plain(pydoc.render_doc(cx))
+    assert len(text.splitlines()) <= 80
+    makers = [name for name in cx.contexts.__all__ if name.islower()]
+    helpers = {"row_keys"}  # of those who write a context of their own
+    for name in {*cx.__all__, *makers} - helpers:
+        assert re.search(rf"\b{name}\b", text), name
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (Path(cx.__file__).parent / "py.typed").is_file()
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
