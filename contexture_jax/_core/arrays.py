@@ -25,6 +25,7 @@ __all__ = [
     "as_device_array",
     "as_floating",
     "as_integers",
+    "as_narrow",
     "as_real",
     "floating_dtype",
     "is_missing",
@@ -184,7 +185,12 @@ def as_integers(x: Any, name: str) -> np.ndarray:
 
 
 def as_device_array(x: Any, name: str) -> Array:
-    """Convert numbers of any kind to a JAX array of their own dtype.
+    """Convert numbers of any kind to a JAX array, as `as_narrow` does."""
+    return jnp.asarray(as_narrow(x, name))
+
+
+def as_narrow(x: Any, name: str) -> Array | np.ndarray:
+    """Numbers of any kind in a dtype that JAX has; on the host, unless JAX has them.
 
     Without `jax_enable_x64` float64 becomes float32, with the one warning, and integers
     keep their values in 32 bits.
@@ -203,8 +209,10 @@ def as_device_array(x: Any, name: str) -> Array:
     if not is_number:
         raise_not("numbers", x, array, name)
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    if dtype == array.dtype:
+        return array
     warn_if_float64(x, array, name)
-    if dtype != array.dtype and array.dtype.kind in "iu" and array.size:
+    if array.dtype.kind in "iu" and array.size:
         low, high = array.min(), array.max()
         if low < np.iinfo(dtype).min or high > np.iinfo(dtype).max:
             far = high if high > np.iinfo(dtype).max else low
@@ -213,7 +221,7 @@ def as_device_array(x: Any, name: str) -> Array:
                 f" or {_enable_x64()}"
             )
             raise ValueError(msg)
-    return jnp.asarray(array.astype(dtype, copy=False))
+    return array.astype(dtype)
 
 
 def floating_dtype(dtype: Any) -> Any:

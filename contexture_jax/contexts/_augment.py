@@ -257,7 +257,8 @@ def chain(*contexts: Context) -> Chain:
         msg = "chain needs at least one context; got none"
         raise TypeError(msg)
     for place, context in enumerate(contexts):
-        if not isinstance(context, (SamplingContext, Chain)):
+        is_one = isinstance(context, (SamplingContext, Chain))
+        if not is_one or "sample" not in context.capabilities:
             msg = (
                 "chain takes contexts that draw row by row, as crop or erasure; got"
                 f" {type(context).__name__} at position {place}"

@@ -1,6 +1,7 @@
 """What a context is: a joint law P⁺(x, a), and what it may be able to do."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from contexture_jax._core.types import Array
 
@@ -27,21 +28,35 @@ class Context:
     Subclasses are frozen dataclass pytrees: arrays are leaves, the rest is static. Each
     overrides the capabilities that it has; the others raise a `CapabilityError` that
     names those. X and A are numbered: row x of a finite context is the x-th input.
+
+    A class whose methods call others that its subclasses are to give says so in
+    `_needs`: method -> what it calls, None for what is to be given.
     """
+
+    _needs: ClassVar[Mapping[str, tuple[str, ...] | None]] = dict.fromkeys(
+        _CAPABILITIES
+    )
 
     @property
     def capabilities(self) -> tuple[str, ...]:
         """The names of the methods that this context has."""
-        return tuple(
-            name
-            for name in _CAPABILITIES
-            if getattr(type(self), name) is not getattr(Context, name)
-        )
+        return tuple(name for name in _CAPABILITIES if self._gives(name))
 
-    def _lacks(self, name: str) -> CapabilityError:
+    def _gives(self, name: str) -> bool:
+        """Whether the class of this context has a method, and all that it calls."""
+        if name in getattr(self, "__dict__", {}):
+            return True  # a field that is a function
+        owner = next((c for c in type(self).__mro__ if name in vars(c)), None)
+        if owner is None:
+            return False
+        needs = vars(owner).get("_needs", {}).get(name, ())
+        return needs is not None and all(map(self._gives, needs))
+
+    def _lacks(self, name: str, hook: str = "") -> CapabilityError:
         has = ", ".join(self.capabilities) or "none"
+        why = f", as its class gives no `{hook}`" if hook else ""
         return CapabilityError(
-            f"a {type(self).__name__} context has no `{name}`; it has: {has}"
+            f"a {type(self).__name__} context has no `{name}`{why}; it has: {has}"
         )
 
     def sample(self, key: Array, x: Array) -> Array:

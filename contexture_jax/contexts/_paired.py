@@ -4,8 +4,8 @@ X and A are row numbers of data that the caller has: `data[context.sample(key, r
 is a batch of context values for `data[rows]`. `knn` is of this kind as well.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,10 +45,15 @@ __all__ = [
 class NumberedContext(SamplingContext):
     """P⁺(a|x) for numbers x < n and a < m; X uniform on the x that have a law."""
 
+    _needs: ClassVar[Mapping[str, tuple[str, ...] | None]] = {
+        "shape": None,
+        "table": ("shape", "_log_density"),
+    }
+
     @property
     def shape(self) -> tuple[int, int]:
         """(n, m)."""
-        raise NotImplementedError
+        raise self._lacks("table", "shape")
 
     def _inputs(self, x: ArrayLike, name: str) -> Array:
         numbers = as_batch(x, name)

@@ -1,12 +1,14 @@
 """What contexts that are laws of A for any x share: a key a row, densities by row."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import (
     as_array,
+    as_device_array,
     as_floating,
     check_key,
     check_values,
@@ -41,8 +43,7 @@ def row_keys(key: Array, num_rows: int, row_offset: ArrayLike = 0) -> Array:
 
 def as_batch(x: Any, name: str) -> Array:
     """Convert to a JAX array with a leading axis."""
-    if not isinstance(x, jax.Array):
-        x = jnp.asarray(as_array(x, name))
+    x = as_device_array(x, name)
     if x.ndim == 0:
         msg = f"{name} must have a leading axis, one entry a row; got a scalar"
         raise ValueError(msg)
@@ -78,20 +79,39 @@ class SamplingContext(Context):
     """P⁺(a|x) as a law to draw from at any x, whatever the law of X.
 
     Subclasses are frozen dataclass pytrees that give `_draw`, and `_log_density` where
-    it is tractable, for one row; a batch has them for each of its rows.
+    it is tractable, for one row; a batch has them for each of its rows. One that
+    overrides `sample` or `log_density` instead is called as it is.
+
+    Example:
+        >>> import jax
+        >>> import contexture_jax as cx
+        >>> class Sign(cx.contexts.SamplingContext):
+        ...     def _draw(self, key, x):
+        ...         return x * jax.random.rademacher(key, (), x.dtype)
+        >>> Sign().capabilities
+        ('sample',)
+        >>> Sign().sample(jax.random.key(0), jax.numpy.ones((4, 2))).shape
+        (4, 2)
     """
+
+    _needs: ClassVar[Mapping[str, tuple[str, ...] | None]] = {
+        "_draw": None,
+        "_log_density": None,
+        "sample": ("_draw",),
+        "log_density": ("_log_density",),
+    }
 
     def _inputs(self, x: Any, name: str) -> Array:
         """A batch as an array, checked."""
         return as_batch(x, name)
 
-    def _draw(self, key: Array, x: Array) -> Array:
+    def _draw(self, key: Array, x: Array) -> Array:  # noqa: ARG002 - to give
         """One a ~ P⁺(·|x) for one x."""
-        raise NotImplementedError
+        raise self._lacks("sample", "_draw")
 
-    def _log_density(self, a: Array, x: Array) -> Array:
+    def _log_density(self, a: Array, x: Array) -> Array:  # noqa: ARG002 - to give
         """Log P⁺(a|x) for one pair."""
-        raise NotImplementedError
+        raise self._lacks("log_density", "_log_density")
 
     def sample(self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0) -> Array:
         """Draw one a ~ P⁺(·|x) for each row of a batch, on the device.
@@ -121,7 +141,14 @@ class SamplingContext(Context):
     def log_densities(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "m n"]:
         """Log P⁺(a_j|x_i) for all pairs, for fixed j with respect to one measure."""
         a, x = as_batch(a, "a"), self._inputs(x, "x")
-        by_x = jax.vmap(self._log_density, in_axes=(None, 0))
+        if self._gives("_log_density"):
+            by_x = jax.vmap(self._log_density, in_axes=(None, 0))
+        else:  # the subclass has its own for two batches
+
+            def by_x(one: Array, x: Array) -> Array:
+                many = jnp.broadcast_to(one, (x.shape[0], *one.shape))
+                return self.log_density(many, x)
+
         return jax.lax.map(lambda one: by_x(one, x), a)
 
 
@@ -132,13 +159,20 @@ class VariantContext(SamplingContext):
     all transforms that take x to a, found by trying each.
     """
 
-    def _num_variants(self, shape: tuple[int, ...]) -> int:
-        """How many transforms there are of an x of this shape."""
-        raise NotImplementedError
+    _needs: ClassVar[Mapping[str, tuple[str, ...] | None]] = {
+        "_num_variants": None,
+        "_variant": None,
+        "_draw": ("_num_variants", "_variant"),
+        "_log_density": ("_num_variants", "_variant"),
+    }
 
-    def _variant(self, x: Array, index: Array) -> Array:
+    def _num_variants(self, shape: tuple[int, ...]) -> int:  # noqa: ARG002 - to give
+        """How many transforms there are of an x of this shape."""
+        raise self._lacks("sample", "_num_variants")
+
+    def _variant(self, x: Array, index: Array) -> Array:  # noqa: ARG002 - to give
         """Transform number `index` of x."""
-        raise NotImplementedError
+        raise self._lacks("sample", "_variant")
 
     def _choose(self, key: Array, num: int) -> Array:
         """The number of a transform, by default uniform."""

@@ -3,7 +3,8 @@
 P⁺(a|x) = exp(⟨q_x, k_a⟩ + b_a) / Z(x). Nothing of size n × m is stored.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,9 +67,17 @@ class SoftmaxContext(Context):
     p_x: Float[Array, " n"]
     bias: Float[Array, " m"]
 
+    _needs: ClassVar[Mapping[str, tuple[str, ...] | None]] = {
+        "scores": None,
+        "sample": ("scores",),
+        "log_density": ("scores",),
+        "kernel": ("scores",),
+        "table": ("scores",),
+    }
+
     def scores(self) -> tuple[Float[Array, "n e"], Float[Array, "m e"]]:
         """Factors of the scores, up to a constant for each row."""
-        raise NotImplementedError
+        raise self._lacks("table", "scores")
 
     def factors(self, *, block_size: int = _BLOCK) -> SoftmaxFactors:
         """Factors of log P⁺(a|x): the scores less each row's log-sum-exp."""

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from contexture_jax._core.checks import check_integer, counted
+from contexture_jax._core.checks import as_array, check_integer, counted
 from contexture_jax._core.types import short_repr
 
 __all__ = ["Batches", "batches", "feed"]
@@ -67,7 +67,8 @@ class Batches:
         """This process's part of the batch of a step, as new NumPy arrays."""
         rows = self.rows(step)
         return jax.tree.map(
-            lambda leaf: np.take(leaf, rows, axis=0, mode="clip"), self.arrays
+            lambda leaf: as_array(np.take(leaf, rows, axis=0, mode="clip"), "arrays"),
+            self.arrays,
         )
 
     def from_step(self, step: int) -> Iterator[Any]:
@@ -111,8 +112,7 @@ def batches(
         >>> sorted(int(i) for step in range(3) for i in data.at(step)["x"])
         [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     """
-    # A memory map is viewed as a plain array, and read as late.
-    arrays = jax.tree.map(np.asarray, arrays)
+    arrays = jax.tree.map(_on_host, arrays)
     leaves = jax.tree.leaves(arrays)
     counts = {leaf.shape[:1] for leaf in leaves}
     if len(counts) != 1 or counts == {()} or counts == {(0,)}:
@@ -130,6 +130,23 @@ def batches(
     return Batches(
         arrays, size, check_integer(seed, "seed", low=0), bool(shuffle), (part, parts)
     )
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    # A memory map is viewed as a plain array, and read as late.
+    is_mapped = isinstance(leaf, np.memmap)
+    array = np.asarray(leaf) if is_mapped else as_array(leaf, "arrays")
+    if array.dtype == object or not array.ndim:
+        msg = (
+            "arrays must be arrays with rows in front; got a"
+            f" {type(leaf).__name__}{_of_objects(array)}: use np.asarray on lists"
+        )
+        raise TypeError(msg)
+    return array
+
+
+def _of_objects(array: np.ndarray) -> str:
+    return " of Python objects" if array.dtype == object and array.ndim else ""
 
 
 def shuffled(places: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
@@ -177,8 +194,10 @@ def feed(
         position: what came with the batch of the last of them, or None.
 
     Raises:
+        TypeError: if `data` is one array or no iterable.
         ValueError: if the data ends before `start`.
     """
+    check_feed(data)
     if hasattr(data, "from_step"):
         for batch in data.from_step(start):  # pyright: ignore
             yield batch, None
@@ -195,6 +214,17 @@ def feed(
     _skip(source, start)
     for batch in source:
         yield batch, None
+
+
+def check_feed(data: Any) -> None:
+    """Raise a `TypeError` unless `data` is an iterable of batches, and no batch."""
+    is_one = isinstance(data, (dict, str, bytes)) or hasattr(data, "__array__")
+    if is_one or not isinstance(data, Iterable):
+        msg = (
+            "data must be batches, as cx.training.batches(x, 64, seed=0) or any"
+            f" iterable of them; got a {type(data).__name__}"
+        )
+        raise TypeError(msg)
 
 
 def _skip(source: Iterator[Any], count: int) -> None:

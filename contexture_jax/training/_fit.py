@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from contexture_jax._core.checks import check_integer, check_key
 from contexture_jax._core.types import Array, short_repr
 from contexture_jax.training._checkpoint import Progress, Store, key_words
-from contexture_jax.training._data import feed
+from contexture_jax.training._data import check_feed, feed
 from contexture_jax.training._interrupt import Interruption, interruptible
 from contexture_jax.training._log import History, progress_bar, tensorboard_writer
 from contexture_jax.training._parallel import CompiledStep, compile_step
@@ -85,14 +85,14 @@ def fit(
     *,
     num_steps: int,
     key: Array,
-    strategy: str = "jit",
+    strategy: str | None = None,
     mesh: Mesh | None = None,
     directory: str | Path | None = None,
     resume: bool = True,
     log_every: int = 50,
     save_every: int | None = None,
-    keep_last: int = 2,
-    keep_best: int = 1,
+    keep_last: int | None = None,
+    keep_best: int | None = None,
     evaluate: Callable[[TrainState], dict[str, Any]] | None = None,
     monitor: str = "loss",
     mode: str = "min",
@@ -130,16 +130,16 @@ def fit(
             skips the batches that are done. In several processes, each one's own rows.
         num_steps: steps of the whole run, those before a resume included.
         key: the key of the run; see `make_step` on how steps and rows fold it.
-        strategy: see `compile_step`.
-        mesh: see `compile_step`; None: all devices.
+        strategy: see `compile_step`; None: "jit", or that of a compiled step.
+        mesh: see `compile_step`; None: all devices, or those of a compiled step.
         directory: where to write, shared by all processes; None: nothing is written,
             and no run is resumed.
         resume: False: raise an error if there are checkpoints to go on from.
         log_every: steps between rows of the log; each holds the metrics of its step.
         save_every: steps between checkpoints and evaluations, a multiple of
             `log_every`; None: ten times that. The last state is saved too.
-        keep_last: how many of the newest checkpoints to keep.
-        keep_best: how many of the best by `monitor` to keep beside them.
+        keep_last: how many of the newest checkpoints to keep; None: 2.
+        keep_best: how many of the best by `monitor` to keep beside them; None: 1.
         evaluate: metrics of a state on held-out data, a dict of numbers, called at each
             checkpoint (or where one would be); their names join the log's.
         monitor: the metric that `patience` and `keep_best` go by: one of the step's or
@@ -153,9 +153,11 @@ def fit(
         prefetch_size: batches to read and place ahead in a thread; 0: none.
 
     Raises:
-        ValueError: if there is no metric called `monitor`; as `CheckpointError`, if the
-            directory holds another model's run, one with another key, or one whose
-            newest checkpoint cannot be read.
+        TypeError: if `data` is one array.
+        ValueError: if `strategy` or `mesh` is not that of a compiled step, what is to
+            be written has no `directory`, or there is no metric called `monitor`; as
+            `CheckpointError`, if the directory holds another model's run, one with
+            another key, or one whose newest checkpoint cannot be read.
 
     Example:
         >>> import jax, optax
@@ -192,9 +194,13 @@ def fit(
     if mode not in ("min", "max"):
         msg = f'mode must be "min" or "max"; got {mode!r}'
         raise ValueError(msg)
-    if tensorboard and directory is None:
-        msg = "tensorboard=True needs a directory to write to; got None"
-        raise ValueError(msg)
+    check_feed(data)
+    written = {"tensorboard": tensorboard or None}
+    written |= {"keep_last": keep_last, "keep_best": keep_best}
+    for name, value in written.items():
+        if value is not None and directory is None:
+            msg = f"{name}={value} needs a directory to write to; got None"
+            raise ValueError(msg)
     if patience is not None:
         check_integer(patience, "patience", low=1)
     options = _Options(
@@ -207,9 +213,7 @@ def fit(
         min_delta=min_delta,
         evaluate=evaluate,
     )
-    compiled = (
-        step if isinstance(step, CompiledStep) else compile_step(step, strategy, mesh)
-    )
+    compiled = _compiled(step, strategy, mesh)
     root = None if directory is None else Path(directory)
     first = jax.process_index() == 0
     with ExitStack() as stack:
@@ -218,8 +222,12 @@ def fit(
         if root is not None:
             store = Store(
                 root / "checkpoints",
-                keep_last=check_integer(keep_last, "keep_last", low=1),
-                keep_best=check_integer(keep_best, "keep_best", low=0),
+                keep_last=2
+                if keep_last is None
+                else check_integer(keep_last, "keep_last", low=1),
+                keep_best=1
+                if keep_best is None
+                else check_integer(keep_best, "keep_best", low=0),
                 mode=mode,
             )
             stack.callback(store.close)
@@ -246,6 +254,23 @@ def fit(
             )
         )
         return loop.run(batches, compiled.place_state(key), write, move)
+
+
+def _compiled(
+    step: Callable[..., Any], strategy: str | None, mesh: Mesh | None
+) -> CompiledStep:
+    if not isinstance(step, CompiledStep):
+        return compile_step(step, strategy or "jit", mesh)
+    if strategy not in (None, step.strategy):
+        msg = (
+            f'strategy must be None or "{step.strategy}", as the step was compiled; got'
+            f" {strategy!r}"
+        )
+        raise ValueError(msg)
+    if mesh not in (None, step.mesh):
+        msg = f"mesh must be None or that of the compiled step, {step.mesh}; got {mesh}"
+        raise ValueError(msg)
+    return step
 
 
 def _start(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from contexture_jax._core.arrays import as_narrow
 from contexture_jax._core.checks import check_integer, counted
 from contexture_jax._core.types import Array
 from contexture_jax.training._state import TrainState
@@ -45,11 +46,13 @@ def global_batch(local_batch: Any, mesh: Mesh) -> Any:
     whole batch, b each, and gets arrays that span all processes.
 
     Args:
-        local_batch: a pytree of arrays, this process's rows in front. Arrays that are
-            cut so already stay as they are.
+        local_batch: a pytree of arrays, this process's rows in front, of JAX, NumPy or
+            another library that keeps them on the host, as batches of a PyTorch
+            DataLoader. Arrays that are cut so already stay as they are.
         mesh: as from `data_mesh`.
 
     Raises:
+        TypeError: if a leaf does not hold numbers, or is one.
         ValueError: if the devices of this process do not divide its rows.
     """
     rows = NamedSharding(mesh, PartitionSpec(AXIS))
@@ -58,7 +61,15 @@ def global_batch(local_batch: Any, mesh: Mesh) -> Any:
     def place(leaf: Any) -> Array:
         if isinstance(leaf, jax.Array) and _lies(leaf, rows):
             return leaf
-        if not np.ndim(leaf) or leaf.shape[0] % here:
+        kind = type(leaf).__name__
+        leaf = as_narrow(leaf, "batch")
+        if not np.ndim(leaf):
+            msg = (
+                f"a batch must be arrays with rows in front; got a {kind}: use"
+                " np.asarray on lists"
+            )
+            raise TypeError(msg)
+        if leaf.shape[0] % here:
             msg = (
                 f"rows of a batch must be a multiple of the {counted(here, 'device')}"
                 f" that share them; got shape {np.shape(leaf)}: choose another batch"
@@ -120,6 +131,10 @@ def compile_step(
         >>> int(state.step), sorted(metrics), run.num_traces
         (5, ['grad_norm', 'loss'], 1)
     """
+    if isinstance(step, CompiledStep) or not callable(step):
+        what = "one that is compiled" if isinstance(step, CompiledStep) else repr(step)
+        msg = f"step must be a function, as from make_step; got {what}"
+        raise TypeError(msg)
     if strategy not in STRATEGIES:
         msg = f'strategy must be "jit", "shard_map" or "pmap"; got {strategy!r}'
         raise ValueError(msg)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from contexture_jax._core.checks import as_device_array
 from contexture_jax._core.types import Array, pytree_dataclass
 
 __all__ = ["TrainState", "init_state"]
@@ -43,8 +44,18 @@ def init_state(
         loss_state: what the objective starts from.
         ema: whether to keep a moving average of the parameters, which `make_step` is
             to be told too; it starts at `params`.
+
+    Raises:
+        TypeError: if a parameter is no floating array.
     """
     params = _strong(params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            msg = (
+                "params must be floating arrays, as gradients are taken of all; got"
+                f" dtype {leaf.dtype} at params{jax.tree_util.keystr(path)}"
+            )
+            raise TypeError(msg)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -58,7 +69,7 @@ def _strong(tree: Any) -> Any:
     """Copies without weak types, which would trace the second step anew."""
 
     def copy(leaf: Any) -> Array:
-        array = jnp.asarray(leaf)
+        array = as_device_array(leaf, "params or state")
         return jnp.array(array, dtype=array.dtype, copy=True)
 
     return jax.tree.map(copy, tree)

@@ -8,13 +8,17 @@ through the encoder piece by piece (Gao et al. 2021, "GradCache"): the gradient 
 one large batch, for one more forward pass and the activations of one piece.
 """
 
+import dataclasses
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import check_integer, check_number
+from contexture_jax import losses
+from contexture_jax._core.checks import as_device_array, check_integer, check_number
 from contexture_jax._core.numerics import cast_floating
 from contexture_jax._core.types import Array
 from contexture_jax.training._state import TrainState
@@ -35,15 +39,66 @@ def from_loss(loss: Callable[..., Array]) -> Objective:
     Returns:
         `objective(embeddings, loss_state, *, axis_name=None)`, which gives the loss and
         (loss_state, {}); `embeddings` is one array or a tuple of them.
-    """
 
-    def objective(
-        embeddings: Any, loss_state: Any, *, axis_name: str | None = None
+    Raises:
+        TypeError: if `loss` is no function, or takes no `axis_name`.
+    """
+    if not callable(loss):
+        msg = f"loss must be a function, as cx.losses.svme; got {loss!r}"
+        raise TypeError(msg)
+    if not _takes(loss, axis_name=None):
+        msg = (
+            "loss must take axis_name, over which it reduces its moments, as in"
+            f" `def loss(phi, *, axis_name=None)`; got {_named(loss)}"
+        )
+        raise TypeError(msg)
+
+    return _OfLoss(loss)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfLoss:
+    """The objective of a loss without state."""
+
+    loss: Callable[..., Array]
+
+    def __call__(
+        self, embeddings: Any, loss_state: Any, *, axis_name: str | None = None
     ) -> tuple[Array, tuple[Any, dict[str, Any]]]:
         parts = embeddings if isinstance(embeddings, (tuple, list)) else (embeddings,)
-        return loss(*parts, axis_name=axis_name), (loss_state, {})
+        return self.loss(*parts, axis_name=axis_name), (loss_state, {})
 
-    return objective
+
+def _takes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+    """Whether a function takes such arguments, beside others, as far as one can see."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # not every callable says
+        return True
+    try:
+        signature.bind_partial(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
+def _named(function: Any) -> str:
+    """The name of a function with those of its parameters."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__name__", type(function).__name__)
+    try:
+        return f"{name}({', '.join(inspect.signature(function).parameters)})"
+    except (TypeError, ValueError):
+        return name
+
+
+def _is_own_loss(function: Any) -> bool:
+    """Whether it is one of `cx.losses`, with some of its options given or not."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__name__", "")
+    return name in losses.__all__ and getattr(losses, name) is function
 
 
 def per_row(sample: Callable[[Array, Any], Any]) -> Callable[[Array, Any], Any]:
@@ -57,13 +112,25 @@ def per_row(sample: Callable[[Array, Any], Any]) -> Callable[[Array, Any], Any]:
 
     Returns:
         `sample_rows(keys, x)` with keys of shape (b,) and x of b rows.
+
+    Raises:
+        TypeError: by `sample_rows`, if it gets one key for the whole batch.
     """
 
     def one(key: Array, row: Any) -> Any:
         drawn = sample(key, jax.tree.map(lambda leaf: leaf[None], row))
         return jax.tree.map(lambda leaf: leaf[0], drawn)
 
-    return jax.vmap(one)
+    def sample_rows(keys: Array, x: Any) -> Any:
+        if jnp.ndim(keys) == (1 if keys.dtype == jnp.uint32 else 0):
+            msg = (
+                "a sampler of per_row takes a key for each row; got one key: give"
+                " row_keys=True to make_step, or call the sampler without per_row"
+            )
+            raise TypeError(msg)
+        return jax.vmap(one)(keys, x)
+
+    return sample_rows
 
 
 def make_step(
@@ -110,7 +177,31 @@ def make_step(
         objective's, "loss" and "grad_norm" (before any clipping). For `compile_step`
         it also takes `axis_name`, inside a `shard_map` or `pmap` over that axis, and
         `check_vma=False` where that does not track what varies over devices.
+
+    Raises:
+        TypeError: if `encode` or `objective` cannot be called so, as a loss of
+            embeddings that is not wrapped by `from_loss`; or, by the step, if an
+            objective gives something else.
+        ValueError: if a number is out of its range.
     """
+    if not callable(encode) or not _takes(encode, None, None, None):
+        msg = f"encode must take (params, batch, key); got {_named(encode)}"
+        raise TypeError(msg)
+    if _is_own_loss(objective) or not callable(objective):
+        msg = (
+            "objective must be objective(embeddings, loss_state, *, axis_name); got"
+            f" {_named(objective)}: wrap a loss of embeddings, from_loss(loss)"
+        )
+        raise TypeError(msg)
+    if not _takes(objective, None, None, axis_name=None):
+        msg = (
+            "objective must take (embeddings, loss_state, *, axis_name); got"
+            f" {_named(objective)}: wrap a loss of embeddings, from_loss(loss)"
+        )
+        raise TypeError(msg)
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        msg = f"optimizer must be an Optax transformation; got {optimizer!r}"
+        raise TypeError(msg)
     pieces = check_integer(num_micro_batches, "num_micro_batches", low=1)
     if ema_decay is not None and not 0 <= check_number(ema_decay, "ema_decay") < 1:
         msg = f"ema_decay must be in [0, 1); got {ema_decay}"
@@ -135,6 +226,7 @@ def make_step(
         check_vma: bool = True,
     ) -> tuple[TrainState, dict[str, Any]]:
         _check_ema(state, ema_decay)
+        batch = jax.tree.map(lambda leaf: as_device_array(leaf, "batch"), batch)
         rows = _num_rows(batch, pieces)
         step_key = jax.random.fold_in(key, state.step)
         keys = _keys(step_key, rows, pieces, row_keys, axis_name)
@@ -144,7 +236,7 @@ def make_step(
             vary = _varying_over(axis_name)
 
         def loss_of(embeddings: Any) -> tuple[Array, tuple[Any, dict[str, Any]]]:
-            return objective(embeddings, state.loss_state, axis_name=axis_name)
+            return _evaluate(objective, embeddings, state.loss_state, axis_name)
 
         params = vary(state.params)
         if pieces == 1:
@@ -176,6 +268,32 @@ def make_step(
         return after, _metrics(loss, grads, extra)
 
     return step
+
+
+def _evaluate(
+    objective: Objective, embeddings: Any, loss_state: Any, axis_name: str | None
+) -> Any:
+    """What an objective gives, once it is known to be (loss, (loss_state, metrics))."""
+    hint = "wrap a loss of embeddings, from_loss(loss)"
+    try:
+        given = objective(embeddings, loss_state, axis_name=axis_name)
+    except (TypeError, AttributeError) as error:
+        if isinstance(objective, _OfLoss) or jax.tree.leaves(loss_state):
+            raise
+        msg = (
+            "objective is called as objective(embeddings, loss_state, *, axis_name);"
+            f" {_named(objective)} raised: {error}. If it is one, {hint}"
+        )
+        raise TypeError(msg) from error
+    is_pair = isinstance(given, tuple) and len(given) == 2
+    if is_pair and isinstance(given[1], tuple) and len(given[1]) == 2:
+        return given
+    what = f"an array of shape {jnp.shape(given)}" if hasattr(given, "shape") else given
+    msg = (
+        f"objective must give (loss, (loss_state, metrics)); {_named(objective)} gave"
+        f" {what}: {hint}"
+    )
+    raise TypeError(msg)
 
 
 def _by_pieces(
