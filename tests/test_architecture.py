@@ -49,7 +49,7 @@ LAYERS = {
     "plotting": _layer("_core contexts operators solvers evaluation", "matplotlib"),
     "cli": _layer(
         "_core contexts operators solvers losses models training evaluation plotting",
-        "flax matplotlib optax platformdirs rich scipy sklearn threadpoolctl",
+        "flax matplotlib optax platformdirs pyarrow rich scipy sklearn threadpoolctl",
     ),
 }
 

@@ -22,6 +22,7 @@ import numpy as np
 from contexture_jax.cli._memory import available, in_words
 from contexture_jax.cli._messages import InputError, counted, enumerated, quoted
 from contexture_jax.cli._source import Source
+from contexture_jax.cli._sparse import from_archive, is_sparse_archive
 
 __all__ = ["read_npy", "read_npz"]
 
@@ -106,6 +107,8 @@ def read_npz(path: Path) -> Source:
             raise InputError(f"{path.name} is one array: call it .npy")
     with _told(path.name), zipfile.ZipFile(path) as archive:
         members, others = _members(archive, path.name)
+        if is_sparse_archive(members):
+            return from_archive(_read_all(archive, members, path.name), path.name)
         name = _features(members, path.name)
         what = f"array {quoted(name)} of {path.name}"
         _check_matrix(members[name].header, what)
@@ -371,6 +374,19 @@ def _read_member(archive: zipfile.ZipFile, member: _Member, what: str) -> np.nda
             _fill(stream, memoryview(flat.view(np.uint8)))
         stream.read(1)  # the end, where the checksum is compared
     return _ordered(flat, header)
+
+
+def _read_all(
+    archive: zipfile.ZipFile, members: dict[str, _Member], title: str
+) -> dict[str, np.ndarray]:
+    """The parts of a sparse matrix, and all else that is no Python object."""
+    found = {}
+    for name, member in members.items():
+        what = f"array {quoted(name)} of {title}"
+        if member.header.dtype is not None:
+            _check_memory(member.header, what, beside=0)
+            found[name] = _read_member(archive, member, what)
+    return found
 
 
 def _fill(stream: io.BufferedIOBase, room: memoryview) -> None:

@@ -8,20 +8,28 @@ and "yes", and no column weighs more in a distance because of how it was coded.
 """
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from contexture_jax.cli._messages import InputError, quoted
-from contexture_jax.cli._source import Source
-
-__all__ = ["Column", "encode", "interpret"]
-
-MISSING = frozenset(
-    ["", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None"]
+from contexture_jax.cli._messages import InputError, counted, enumerated, quoted
+from contexture_jax.cli._notation import (
+    Reading,
+    looks_like,
+    number,
+    read_numbers,
 )
+from contexture_jax.cli._source import DEFAULT_DIALECT, Cells, Dialect, Source
+from contexture_jax.cli._texts import Texts
+
+__all__ = ["Column", "encode", "file_decimal", "interpret", "nearly_one_a_row"]
+
 MOST_CATEGORIES = 1000
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+_LARGEST_EXACT = 2.0**53
+_INTEGER = re.compile(r"([+-]?\d+)(?:\.0*)?")
+# A point that no thousands have behind it, so that it is before decimals.
+_DECIMAL_POINT = r"^[+-]?(?:0?\.\d+|\d*\.\d{1,2}|\d*\.\d{4,}|\d{4,}\.\d+)$"
 
 
 class Column(NamedTuple):
@@ -32,11 +40,20 @@ class Column(NamedTuple):
         values: shape (n,): numbers, float64, NaN where missing; or the index into
             `categories` of each cell, int64, -1 where missing.
         categories: the distinct texts, in order; empty for numbers.
+        words: how the numbers are written, where not as Python writes them.
+        exact: the values as Python's integers, shape (n,), where float64 rounds some;
+            0 where missing.
+        marks: how many cells hold each mark of a missing value.
+        notes: what a reader should know of it.
     """
 
     name: str
     values: np.ndarray
     categories: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    exact: np.ndarray | None = None
+    marks: dict[str, int] = {}  # noqa: RUF012  (replaced, never changed)
+    notes: tuple[str, ...] = ()
 
     @property
     def missing(self) -> np.ndarray:
@@ -45,111 +62,299 @@ class Column(NamedTuple):
 
 
 def interpret(
-    source: Source, cells: np.ndarray, name: str, *, categorical: bool
+    source: Source,
+    cells: Cells,
+    name: str,
+    *,
+    categorical: bool = False,
+    dialect: Dialect = DEFAULT_DIALECT,
+    feature: bool = False,
 ) -> Column:
     """Decide what a column holds: numbers, unless a cell that is not missing is none.
 
     Args:
         source: where it is from, for messages.
-        cells: shape (n,), text, booleans or numbers.
+        cells: text, booleans or numbers, n of them.
         name: the name of the column.
         categorical: whether to take it as categories whatever it holds.
+        dialect: the decimal sign, if it is known, and the marks of missing values.
+        feature: whether to refuse what is like numbers but would become nearly one
+            category a row.
 
     Raises:
         InputError: if all cells are missing; if at least half of the cells are numbers
-            but not all; if a number is infinite; or if there are more than
-            `MOST_CATEGORIES` categories.
+            but not all; if a number is infinite, or may be read in two ways; if there
+            are more than `MOST_CATEGORIES` categories, or for `feature`.
     """
-    if cells.dtype.kind in "biuf":
-        values = cells.astype(np.float64)
-        _check_finite(source, cells, values, name)
+    if not isinstance(cells, Texts) and cells.dtype.kind == "V":
+        raise InputError(
+            f"column {quoted(name)} of {source.title} holds lists, bytes or records;"
+            " expected numbers, text, booleans or dates: leave it out with --drop"
+            f" {name}"
+        )
+    if not isinstance(cells, Texts) and cells.dtype.kind in "biuf":
+        column = _of_numbers(source, cells, name, dialect)
         if not categorical:
-            return Column(name, values)
-        cells = np.array([_written(v) for v in values], dtype=object)
-    texts = [str(cell) for cell in cells]
-    numbers = [_number(text) for text in texts]
-    missing = np.array(
-        [
-            text in MISSING or (number is not None and np.isnan(number))
-            for text, number in zip(texts, numbers, strict=True)
-        ]
-    )
-    if missing.all():
+            return column
+        cells = np.array(
+            [
+                "" if bad else _written(v)
+                for v, bad in zip(cells, column.missing, strict=True)
+            ],
+            dtype=object,
+        )
+    texts = cells if isinstance(cells, Texts) else Texts.of(cells)
+    marks = frozenset(dialect.missing) | {""}
+    # Points are before decimals unless the whole file has commas there.
+    if not categorical and (dialect.decimal != "," or not texts.any_matches(r"\.")):
+        values = texts.numbers(marks)
+        if values is not None and not np.isnan(values).all():
+            return _numbers(texts, values, name, marks)
+    distinct, codes = texts.distinct
+    absent = np.array([_is_missing(text, marks) for text in distinct])
+    if absent.all():
         raise InputError(
             f"column {quoted(name)} of {source.title} has no values: every cell is"
             " missing; remove it, or leave it out with --drop"
         )
-    other = np.array([number is None for number in numbers]) & ~missing
-    if categorical or not _mostly_numbers(texts, other, missing):
-        return _categories(source, texts, missing, name)
-    if other.any():
-        row = int(np.argmax(other))
-        raise InputError(
-            f"column {quoted(name)} of {source.title} holds numbers but for"
-            f" {quoted(texts[row])} on {source.place(row)}{_more(other)}; correct the"
-            " cell, empty it if the value is missing, or pass --categorical if these"
-            " are no numbers"
-        )
-    values = np.array([np.nan if n is None else n for n in numbers])
-    values[missing] = np.nan
-    _check_finite(source, cells, values, name)
-    return Column(name, values)
+    present = [text for text, a in zip(distinct, absent, strict=True) if not a]
+    weights = np.bincount(codes, minlength=len(distinct))[~absent]
+    if not categorical:
+        reading = _read(present, weights, dialect)
+        _check_reading(source, texts, name, present, reading)
+        if reading.values is not None:
+            values = np.full(len(distinct), np.nan)
+            values[~absent] = reading.values
+            values = values[codes]
+            _check_finite(source, texts, values, name)
+            column = _numbers(texts, values, name, marks)
+            return column._replace(words=reading.words)
+    column = _categories(source, distinct, codes, absent, name)
+    column = column._replace(marks=_counts(distinct, codes, absent))
+    if categorical:
+        return column
+    return _judged(source, texts, column, present, weights, feature=feature)
 
 
-def _written(value: float) -> str:
-    return str(int(value)) if value.is_integer() else repr(float(value))
+def file_decimal(columns: Iterable[Cells], dialect: Dialect) -> str | None:
+    """The decimal sign of a file: what its columns have that allow one alone.
 
-
-def _number(text: str) -> float | None:
-    if "_" in text:  # Python reads 1_000 as a number; nobody writes data so
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _mostly_numbers(texts: list[str], other: np.ndarray, missing: np.ndarray) -> bool:
-    """Whether at least half of the present cells are meant as numbers.
-
-    Cells like `1,5` count as meant so: a decimal comma would otherwise turn a column of
-    measurements into one category a row.
+    Returns:
+        A comma if some column has decimal commas beyond doubt and none has points, the
+        other way round a point, and None where nothing or both is seen.
     """
-    commas = sum(
-        _DECIMAL_COMMA.fullmatch(texts[row]) is not None
-        for row in np.flatnonzero(other)
+    if dialect.decimal is not None:
+        return dialect.decimal
+    texts = [cells for cells in columns if isinstance(cells, Texts)]
+    if not any(cells.any_matches(r"\d,\d|^[+-]?,\d") for cells in texts):
+        return None
+    marks = frozenset(dialect.missing) | {""}
+    seen: set[str] = set()
+    for cells in texts:
+        if cells.numbers(marks) is not None:
+            if cells.any_matches(_DECIMAL_POINT):
+                seen.add(".")
+            continue
+        distinct, codes = cells.distinct
+        present = np.array([not _is_missing(text, marks) for text in distinct])
+        weights = np.bincount(codes, minlength=len(distinct))[present]
+        words = [text for text, p in zip(distinct, present, strict=True) if p]
+        if words:
+            decimals = read_numbers(words, weights).decimals
+            seen |= decimals if len(decimals) == 1 else set()
+    return seen.pop() if len(seen) == 1 else None
+
+
+def nearly_one_a_row(column: Column) -> bool:
+    """Whether the categories of a column are nearly as many as its present cells."""
+    number_of = len(column.categories)
+    return number_of > 2 and 2 * number_of > int((~column.missing).sum())
+
+
+def _of_numbers(
+    source: Source, cells: np.ndarray, name: str, dialect: Dialect
+) -> Column:
+    values = cells.astype(np.float64)
+    numbers = [number(mark) for mark in dialect.missing]
+    marked = np.isin(values, [n for n in numbers if n is not None])
+    values[marked] = np.nan
+    _check_finite(source, cells, values, name)
+    if np.isnan(values).all():
+        raise InputError(
+            f"column {quoted(name)} of {source.title} has no values: every cell is"
+            " missing; remove it, or leave it out with --drop"
+        )
+    marks = {_written(v): int((cells == v).sum()) for v in np.unique(cells[marked])}
+    empty = int(np.isnan(values).sum()) - sum(marks.values())
+    if empty:
+        marks["nan"] = empty
+    column = Column(name, values, marks=marks)
+    if cells.dtype.kind in "iu" and np.abs(values).max(initial=0.0) >= _LARGEST_EXACT:
+        exact = np.where(marked, 0, cells.astype(object))
+        return column._replace(exact=exact, notes=(_rounded(name),))
+    return column
+
+
+def _numbers(
+    texts: Texts, values: np.ndarray, name: str, marks: frozenset[str]
+) -> Column:
+    column = Column(name, values)
+    if np.isnan(values).any():
+        distinct, codes = texts.distinct
+        absent = np.array([_is_missing(text, marks) for text in distinct])
+        column = column._replace(marks=_counts(distinct, codes, absent))
+    if not (np.abs(values) >= _LARGEST_EXACT).any():
+        return column
+    exact = [_INTEGER.fullmatch(text) for text in texts.tolist()]
+    if any(e is None for e, m in zip(exact, column.missing, strict=True) if not m):
+        return column
+    whole = np.array([0 if e is None else int(e[1]) for e in exact], dtype=object)
+    return column._replace(exact=whole, notes=(_rounded(name),))
+
+
+def _rounded(name: str) -> str:
+    return (
+        f"{quoted(name)} holds integers beyond 2^53, rounded as numbers: if they are"
+        " names, --drop or --categorical"
     )
-    return 2 * (int(other.sum()) - commas) <= int((~missing).sum())
+
+
+def _counts(
+    distinct: list[str], codes: np.ndarray, absent: np.ndarray
+) -> dict[str, int]:
+    counts = np.bincount(codes, minlength=len(distinct))
+    return {distinct[i]: int(counts[i]) for i in np.flatnonzero(absent)}
+
+
+def _is_missing(text: str, marks: frozenset[str]) -> bool:
+    return text in marks or text.lower().lstrip("+-") == "nan"
+
+
+def _written(value: float | np.generic) -> str:
+    if isinstance(value, np.integer):
+        return str(int(value))
+    value = float(value)
+    return str(int(value)) if value.is_integer() else repr(value)
+
+
+def _read(present: list[str], weights: np.ndarray, dialect: Dialect) -> Reading:
+    if dialect.decimal != ",":
+        plain = [number(text) for text in present]
+        if all(value is not None for value in plain):
+            return Reading(np.array(plain, dtype=np.float64))
+    reading = read_numbers(present, weights, dialect.decimal)
+    if dialect.found and reading.values is None and len(reading.decimals) == 1:
+        return read_numbers(present, weights)
+    return reading
+
+
+def _check_reading(
+    source: Source, texts: Texts, name: str, present: list[str], reading: Reading
+) -> None:
+    """Refuse numbers that may be read in two ways, and a few cells that are none."""
+    where = f"column {quoted(name)} of {source.title}"
+    if reading.misfits is not None and reading.misfits.any():
+        bad = {text for text, m in zip(present, reading.misfits, strict=True) if m}
+        is_bad = np.array([text in bad for text in texts.distinct[0]])[
+            texts.distinct[1]
+        ]
+        row = int(np.argmax(is_bad))
+        raise InputError(
+            f"{where} holds numbers but for {quoted(texts[row])} on"
+            f" {source.place(row)}{_more(is_bad)}; correct the cell, empty it if the"
+            " value is missing (--missing names marks of such), or pass --categorical"
+            f" {name} if these are no numbers, or --drop {name}"
+        )
+    if reading.values is None and len(reading.decimals) > 1:
+        row = int(np.argmax(texts.equal(next(t for t in present if "," in t))))
+        raise InputError(
+            f"{where} holds {quoted(texts[row])} on {source.place(row)}, with a comma"
+            " before decimals or between thousands: --decimal , or --decimal . tells;"
+            f" or leave it out with --drop {name}, or take each text as a category with"
+            f" --categorical {name}"
+        )
+
+
+def _judged(
+    source: Source,
+    texts: Texts,
+    column: Column,
+    present: list[str],
+    weights: np.ndarray,
+    *,
+    feature: bool,
+) -> Column:
+    """Categories that nobody asked for: refused or noted where they may be no such."""
+    name, many = column.name, nearly_one_a_row(column)
+    look = looks_like(present, weights)
+    size = counted(len(column.categories), "different text")
+    rows = counted(int(weights.sum()), "row")
+    if look is not None and many and feature:
+        row = int(np.argmax(~column.missing))
+        raise InputError(
+            f"column {quoted(name)} of {source.title} looks like {look}:"
+            f" {quoted(texts[row])} on {source.place(row)}; as texts they would be"
+            f" {len(column.categories):,} categories in {rows}: write them as numbers,"
+            f" leave the column out with --drop {name}, or take it so with"
+            f" --categorical {name}{_other_separator(source)}"
+        )
+    notes = list(column.notes)
+    if many:
+        notes.append(
+            f"{quoted(name)} has {size} in {rows}, nearly a category a row"
+            f"{_other_separator(source)}"
+        )
+    elif look is not None:
+        notes.append(f"{quoted(name)} looks like {look}, taken as categories")
+    alike: dict[str, list[str]] = {}
+    for category in column.categories:
+        alike.setdefault(" ".join(category.casefold().split()), []).append(category)
+    twins = [" and ".join(map(quoted, a)) for a in alike.values() if len(a) > 1]
+    if twins:
+        notes.append(
+            f"{quoted(name)} has categories that differ by case or spaces only:"
+            f" {enumerated(twins)}"
+        )
+    return column._replace(notes=tuple(notes))
+
+
+def _other_separator(source: Source) -> str:
+    single = len(source.names) == 1 and source.lines is not None
+    return " (--separator, if this is more than one column)" if single else ""
 
 
 def _categories(
-    source: Source, texts: list[str], missing: np.ndarray, name: str
+    source: Source,
+    distinct: list[str],
+    codes: np.ndarray,
+    absent: np.ndarray,
+    name: str,
 ) -> Column:
-    present = {t for t, m in zip(texts, missing, strict=True) if not m}
+    present = [text for text, a in zip(distinct, absent, strict=True) if not a]
+    if {text.lower() for text in present} <= {"true", "false"}:
+        present = [text.lower() for text in present]
+        distinct = [text.lower() for text in distinct]
     # Class 10 comes after class 9, and texts after numbers.
-    categories = sorted(present, key=_order)
+    categories = sorted(set(present), key=_order)
     if len(categories) > MOST_CATEGORIES:
         raise InputError(
             f"column {quoted(name)} of {source.title} has {len(categories)} different"
-            f" texts in {len(texts)} rows, such as {quoted(categories[0])}; at most"
+            f" texts in {len(codes)} rows, such as {quoted(categories[0])}; at most"
             f" {MOST_CATEGORIES} make a category: leave it out with --drop"
+            f"{_other_separator(source)}"
         )
     index = {category: i for i, category in enumerate(categories)}
-    codes = np.array(
-        [-1 if m else index[t] for t, m in zip(texts, missing, strict=True)]
-    )
-    return Column(name, codes, tuple(categories))
+    places = [-1 if a else index[t] for t, a in zip(distinct, absent, strict=True)]
+    return Column(name, np.array(places, dtype=np.int64)[codes], tuple(categories))
 
 
 def _order(category: str) -> tuple[bool, float, str]:
     """Numbers before texts, and 10 after 9."""
-    number = _number(category)
-    return number is None, number or 0.0, category
+    value = number(category)
+    return value is None, value or 0.0, category
 
 
-def _check_finite(
-    source: Source, cells: np.ndarray, values: np.ndarray, name: str
-) -> None:
+def _check_finite(source: Source, cells: Cells, values: np.ndarray, name: str) -> None:
     infinite = np.isinf(values)
     if infinite.any():
         row = int(np.argmax(infinite))
@@ -194,12 +399,15 @@ def encode(column: Column) -> tuple[np.ndarray, list[str]]:
 
 
 def _standardised(column: Column) -> tuple[np.ndarray, list[str]]:
-    values = np.where(column.missing, np.nanmedian(column.values), column.values)
-    largest = np.abs(values).max()
+    largest = float(np.nanmax(np.abs(column.values)))
+    # Neither squares nor the sum of two middle values overflow or underflow then.
+    scaled = column.values / (largest or 1.0)
+    values = scaled
+    if column.missing.any():
+        values = np.where(column.missing, np.nanmedian(scaled), scaled)
     # By comparison, not by sd = 0: the mean of equal numbers may round off them.
     if values.max() == values.min():
         return np.empty((len(values), 0)), []
-    values = values / largest  # squares of it neither overflow nor underflow
     centred = values - values.mean()
     with np.errstate(divide="ignore", invalid="ignore"):
         features = centred / np.sqrt(np.mean(centred**2))

@@ -8,6 +8,7 @@ import numpy as np
 from contexture_jax.cli._data import Table, load_counts, load_features
 from contexture_jax.cli._messages import InputError, counted, quoted
 from contexture_jax.cli._options import Options
+from contexture_jax.cli._source import Dialect
 
 __all__ = ["Recipe", "build_context", "load", "plan_context", "plan_rank"]
 
@@ -31,26 +32,23 @@ class Recipe(NamedTuple):
     notes: list[str]
 
 
-def load(options: Options) -> Table:
-    """Read DATA as counts or as features, whichever the context is made of."""
+def load(options: Options, *, sparse: bool = False) -> Table:
+    """Read DATA as counts or as features, whichever the context is made of.
+
+    Args:
+        options: what the user asked for.
+        sparse: whether a large sparse matrix of counts may stay one.
+    """
+    shared = {
+        "target": options.target,
+        "drop": options.drop,
+        "categorical": options.categorical,
+        "dialect": Dialect(options.separator, options.decimal, options.missing),
+    }
     if options.context in ("joint", "graph"):
-        if options.categorical:
-            raise InputError(
-                f"--categorical goes with tables of features; --context"
-                f" {options.context} takes a table of counts"
-            )
-        return load_counts(
-            options.data,
-            target=options.target,
-            drop=options.drop,
-            graph=options.context == "graph",
-        )
-    return load_features(
-        options.data,
-        target=options.target,
-        drop=options.drop,
-        categorical=options.categorical,
-    )
+        is_graph = options.context == "graph"
+        return load_counts(options.data, graph=is_graph, sparse=sparse, **shared)
+    return load_features(options.data, **shared)
 
 
 def plan_context(options: Options, table: Table) -> Recipe:
@@ -71,7 +69,7 @@ def plan_context(options: Options, table: Table) -> Recipe:
             raise InputError(
                 f"{option} goes with --context {owner}; here it is --context {name}"
             )
-    num_rows = len(table.features)
+    num_rows = len(table.rows)
     plans = {
         "knn": _plan_knn,
         "rbf": _plan_rbf,
@@ -119,7 +117,10 @@ def build_context(
     if recipe.name == "labels":
         assert table.target is not None  # `_plan_labels` has seen to it
         return cx.contexts.labels(table.target.values.astype(np.int32))
-    x = table.features.astype(dtype)
+    x = table.features
+    if recipe.name in ("joint", "graph"):
+        x = _of_order_1(x)
+    x = x.astype(dtype)
     if recipe.name == "knn":
         return cx.contexts.knn(x, progress=progress, **recipe.params)
     makers = {
@@ -129,6 +130,19 @@ def build_context(
         "teacher": cx.contexts.teacher,
     }
     return makers[recipe.name](x, **recipe.params)
+
+
+def _of_order_1(weights: Any) -> Any:
+    """Weights whose unit is the largest, but for a factor of 2, so without rounding.
+
+    A law has no unit, but float32 has a range.
+    """
+    exponent = -int(np.frexp(float(weights.max()))[1])
+    if isinstance(weights, np.ndarray):
+        return np.ldexp(weights, exponent)
+    scaled = weights.copy()
+    scaled.data = np.ldexp(weights.data, exponent)
+    return scaled
 
 
 def _plan_knn(options: Options, table: Table) -> Recipe:
@@ -154,6 +168,12 @@ def _plan_rbf(options: Options, table: Table) -> Recipe:
     if gamma == "auto":
         # Each column has variance 1: points are 2 · num_columns apart on average.
         gamma = 1.0 / table.num_columns
+    if gamma < float(np.finfo(options.dtype).tiny):
+        raise InputError(
+            f"--gamma {gamma:g} is 0 in {options.dtype}: every row would be as near"
+            f" as any; expected a value near 1 / {table.num_columns}, as --gamma auto"
+            " takes"
+        )
     reach = float(gamma) * float((table.features**2).sum(axis=1).max())
     largest = float(np.finfo(options.dtype).max) ** 0.5
     if reach > largest:
@@ -184,7 +204,8 @@ def _plan_labels(options: Options, table: Table) -> Recipe:
 
 
 def _plan_counts(options: Options, table: Table) -> Recipe:
-    present = [int(table.features.any(axis=axis).sum()) for axis in (0, 1)]
+    weighty = table.features != 0
+    present = [int(np.count_nonzero(weighty.sum(axis=axis))) for axis in (0, 1)]
     params = {"lazy": options.lazy} if options.context == "graph" else {}
     notes = [
         f"{counted(size - count, what)} without any weight: functions are 0 there"

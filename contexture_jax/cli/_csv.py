@@ -1,88 +1,219 @@
-"""Reading a CSV: its dialect, its header and its cells, with the line of each."""
+"""Reading a CSV: its dialect, its header and its cells, with the line of each.
+
+Arrow parses, into columns of text: it refuses rows of another length where pandas and
+polars fill or cut them, and holds a cell in its bytes. Types are told from the text in
+`_columns`, since a typed column has forgotten how it was written: 64-bit numbers, codes
+with leading zeros, and what a message quotes. Arrow does not tell lines and takes an
+unclosed quotation mark as closed, so that the standard library's strict reader goes
+over files that hold one, over what Arrow refuses, and where a message needs a line.
+"""
 
 import csv
+import functools
 import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from contexture_jax.cli._dialect import (
+    SPACES,
+    as_tabs,
+    find_separator,
+    named,
+    said_first,
+    worded,
+)
 from contexture_jax.cli._messages import InputError, quoted
-from contexture_jax.cli._source import Source
+from contexture_jax.cli._notation import number
+from contexture_jax.cli._source import DEFAULT_DIALECT, Dialect, Lines, Source
+from contexture_jax.cli._texts import Texts
 
 __all__ = ["read_csv"]
 
-_DELIMITERS = (",", ";", "\t")
+_LARGEST_BLOCK = 2**30
 
 
-def read_csv(path: Path) -> Source:
+def read_csv(path: Path, dialect: Dialect = DEFAULT_DIALECT) -> Source:
     """Read a CSV: a line of names, and cells as text.
+
+    Args:
+        path: the file.
+        dialect: the separator, if the user names it.
 
     Raises:
         InputError: if it is malformed, not UTF-8, or a row has too few or too many
             cells.
     """
-    rows, lines = _csv_rows(path)
-    if not rows:
-        raise InputError(f"{path.name} is empty; expected a line of column names")
-    _check_separators(rows[0], path.name)
-    names = _header(rows[0], path.name)
-    if len(rows) == 1:
-        raise InputError(f"{path.name} has a header but no rows below it")
-    for row, line in zip(rows, lines, strict=True):
-        if len(row) != len(names):
+    text, title = _text(path), path.name
+    separator, said, skipped = dialect.separator, said_first(text), 0
+    if said is not None:
+        skipped = len(text[: said[1]].splitlines())
+        text = text[said[1] :]
+        separator = separator or said[0]
+    if separator is None:
+        separator = find_separator(text)
+    if separator == SPACES:
+        text = as_tabs(text)
+    table = _Table(text, "\t" if separator == SPACES else separator, title, skipped)
+    first, header_lines = table.header()
+    _check_spaces(first, separator, title)
+    names = _header(first, title)
+    columns = table.columns(len(names), header_lines)
+    lines = Lines(functools.cache(lambda: [line for line, _ in table.body(len(names))]))
+    inferred = dialect.separator is None and separator != "," and len(names) > 1
+    return Source(
+        title,
+        names,
+        columns,
+        {},
+        lines,
+        separator=named(separator) if inferred else None,
+    )
+
+
+class _Table:
+    """The text of a CSV whose separator is known."""
+
+    def __init__(self, text: str, separator: str, title: str, skipped: int) -> None:
+        self._text, self._separator = text, separator
+        self._title, self._skipped = title, skipped
+
+    def header(self) -> tuple[list[str], int]:
+        """The cells of the first row that is not blank, and the line it ends on."""
+        for line, cells in self._rows():
+            if any(cells):
+                return cells, line - self._skipped
+        raise InputError(f"{self._title} is empty; expected a line of column names")
+
+    def columns(self, width: int, header_lines: int) -> list[Any]:
+        """The columns below the header.
+
+        Raises:
+            InputError: if a row is malformed or has another length, or none is there.
+        """
+        parsed = self._parsed(width, header_lines)
+        if parsed is None or '"' in self._text:
+            num_rows = sum(1 for _ in self.body(width))
+            if parsed is None or len(parsed[0]) != num_rows:
+                rows = [cells for _, cells in self.body(width)]
+                parsed = [Texts.of(cells) for cells in zip(*rows, strict=True)]
+        if not parsed or not len(parsed[0]):
+            raise InputError(f"{self._title} has a header but no rows below it")
+        return parsed
+
+    def body(self, width: int) -> Iterator[tuple[int, list[str]]]:
+        """The line and the cells of each row below the header, strictly read.
+
+        A blank line is a missing cell if there is one column, but for those at the end.
+
+        Raises:
+            InputError: if a row is malformed or has another length.
+        """
+        blank, started = [], False
+        for line, cells in self._rows():
+            if not any(cells):
+                if started and width == 1:
+                    blank.append((line, [""]))
+                continue
+            if len(cells) != width:
+                separator = worded(self._separator)
+                raise InputError(
+                    f"line {line} of {self._title} has {len(cells)} cells; the header"
+                    f" names {width} columns (a {separator} inside a cell needs quotes"
+                    " around it; --separator names another)"
+                )
+            if started:
+                yield from blank
+                yield line, cells
+            blank, started = [], True
+
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        """The line on which each row ends, and its stripped cells."""
+        reader = csv.reader(
+            io.StringIO(self._text, newline=""), delimiter=self._separator, strict=True
+        )
+        line = self._skipped
+        try:
+            for row in reader:
+                line = reader.line_num + self._skipped
+                yield line, [cell.strip() for cell in row]
+        except csv.Error as error:
+            if "field limit" in str(error):
+                raise InputError(
+                    f"line {line + 1} of {self._title} starts a row with a cell of more"
+                    f" than {csv.field_size_limit():,} characters; shorten it, or close"
+                    " the quotation mark that it starts with"
+                ) from error
             raise InputError(
-                f"line {line} of {path.name} has {len(row)} cells; the header names"
-                f" {len(names)} columns (a comma inside a cell needs quotes around it)"
+                f"line {line + 1} of {self._title} starts a row that is malformed CSV:"
+                f" {error}"
+            ) from error
+
+    def _parsed(self, width: int, header_lines: int) -> list[Texts] | None:
+        """What Arrow makes of the rows below the header; None where it fails."""
+        import pyarrow as pa
+        from pyarrow import csv as arrow
+
+        raw = self._text.encode()
+        names = [str(i) for i in range(width)]
+        try:
+            table = arrow.read_csv(
+                pa.BufferReader(raw),
+                read_options=arrow.ReadOptions(
+                    column_names=names,
+                    skip_rows=header_lines,
+                    # One, that a row may be as long as it likes.
+                    block_size=min(len(raw) + 1, _LARGEST_BLOCK),
+                ),
+                parse_options=arrow.ParseOptions(
+                    delimiter=self._separator,
+                    newlines_in_values=True,
+                    ignore_empty_lines=width > 1,
+                    invalid_row_handler=_skip_blank,
+                ),
+                convert_options=arrow.ConvertOptions(
+                    column_types=dict.fromkeys(names, pa.string()),
+                    strings_can_be_null=False,
+                ),
             )
-    columns = [np.array(cells, dtype=object) for cells in zip(*rows[1:], strict=True)]
-    return Source(path.name, names, columns, {}, lines[1:])
+        except pa.ArrowException:
+            return None
+        columns = [Texts(column) for column in table.columns]
+        if any(column.longest() > csv.field_size_limit() for column in columns):
+            return None
+        return _without_blank_rows(columns)
 
 
-def _check_separators(first: list[str], title: str) -> None:
-    """Tell columns that are separated by spaces from one column."""
-    words = first[0].split() if len(first) == 1 else []
-    if len(words) > 1 and all(_is_number(word) for word in words):
+def _skip_blank(row: Any) -> str:
+    return "error" if row.text is None or row.text.strip() else "skip"
+
+
+def _without_blank_rows(columns: list[Texts]) -> list[Texts]:
+    """Leave out rows of empty cells; of a single column, those at the end."""
+    blank = np.ones(len(columns[0]), dtype=bool)
+    for column in columns:
+        if not blank.any():
+            return columns
+        blank &= column.equal("")
+    if len(columns) == 1:
+        filled = np.flatnonzero(~blank)
+        return [columns[0].head(int(filled[-1]) + 1 if filled.size else 0)]
+    return [column.take(~blank) for column in columns] if blank.any() else columns
+
+
+def _check_spaces(first: list[str], separator: str, title: str) -> None:
+    """Tell a table without names whose columns spaces separate."""
+    words = (
+        first if separator == SPACES else first[0].split() if len(first) == 1 else []
+    )
+    if len(words) > 1 and all(number(word) is not None for word in words):
         raise InputError(
             f"the first line of {title} holds {len(words)} numbers with spaces between"
-            " them; expected the names of the columns, and commas, semicolons or tabs"
+            " them; expected the names of the columns there, with spaces, commas,"
+            " semicolons or tabs between them"
         )
-
-
-def _csv_rows(path: Path) -> tuple[list[list[str]], list[int]]:
-    """The stripped cells of each row that is not blank, and the line it ends on.
-
-    The delimiter is the comma, or the semicolon or tab if the first line has that and
-    no comma. This is the standard library's reader and not pandas', because that fills
-    rows that are too short, and does not tell the line of a cell.
-    """
-    text = _text(path)
-    first = text.partition("\n")[0]
-    delimiter = next((d for d in _DELIMITERS if d in first), ",")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows, lines = [], []
-    try:
-        for row in reader:
-            cells = [cell.strip() for cell in row]
-            # A blank line is a missing cell if there is one column, but for those at
-            # the end, which are removed below.
-            if any(cells) or (rows and len(rows[0]) == 1):
-                rows.append(cells or [""])
-                lines.append(reader.line_num)
-    except csv.Error as error:
-        if "field limit" in str(error):
-            raise InputError(
-                f"line {lines[-1] + 1 if lines else 1} of {path.name} starts a row with"
-                f" a cell of more than {csv.field_size_limit():,} characters; shorten"
-                " it, or close the quotation mark that it starts with"
-            ) from error
-        raise InputError(
-            f"line {lines[-1] + 1 if lines else 1} of {path.name} starts a row that is"
-            f" malformed CSV: {error}"
-        ) from error
-    while rows and not any(rows[-1]):
-        rows.pop()
-        lines.pop()
-    return rows, lines
 
 
 def _text(path: Path) -> str:
@@ -100,7 +231,7 @@ def _text(path: Path) -> str:
 
 
 def _header(names: list[str], title: str) -> list[str]:
-    if all(_is_number(name) for name in names) and names != [
+    if all(number(name) is not None for name in names) and names != [
         str(i) for i in range(len(names))
     ]:
         raise InputError(
@@ -121,11 +252,3 @@ def _header(names: list[str], title: str) -> list[str]:
             )
         seen[name] = position
     return names
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

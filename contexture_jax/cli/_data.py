@@ -1,11 +1,11 @@
 """From DATA to what a context is made of: features or counts, and a target."""
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence, Set
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from contexture_jax.cli._columns import encode, interpret
+from contexture_jax.cli._columns import Column, encode, file_decimal, interpret
 from contexture_jax.cli._messages import (
     InputError,
     closest,
@@ -13,8 +13,11 @@ from contexture_jax.cli._messages import (
     enumerated,
     quoted,
 )
-from contexture_jax.cli._read import BUILT_INS, read
-from contexture_jax.cli._source import Source
+from contexture_jax.cli._notation import DECIMAL_COMMAS
+from contexture_jax.cli._read import read
+from contexture_jax.cli._source import DEFAULT_DIALECT, Cells, Dialect, Source
+from contexture_jax.cli._sparse import as_columns, is_large
+from contexture_jax.cli._texts import Texts
 
 __all__ = ["Table", "Target", "load_counts", "load_features"]
 
@@ -43,7 +46,8 @@ class Table(NamedTuple):
 
     Attributes:
         title: what to call it.
-        features: shape (n, d), float64: encoded columns, or counts as they are.
+        features: shape (n, d), float64: encoded columns, or counts as they are; these
+            may be a sparse matrix.
         feature_names: the names of the columns of `features`.
         target: what to judge against, or None.
         num_columns: how many columns of DATA the features come from.
@@ -53,7 +57,7 @@ class Table(NamedTuple):
     """
 
     title: str
-    features: np.ndarray
+    features: Any
     feature_names: list[str]
     target: Target | None
     num_columns: int
@@ -68,6 +72,7 @@ def load_features(
     target: str | None = None,
     drop: Sequence[str] = (),
     categorical: Sequence[str] = (),
+    dialect: Dialect = DEFAULT_DIALECT,
 ) -> Table:
     """Read DATA and encode each column as features of mean 0 and total variance 1.
 
@@ -80,24 +85,39 @@ def load_features(
         target: the column to leave out of the features and to judge against.
         drop: columns to leave out altogether.
         categorical: columns to take as categories even if they hold numbers.
+        dialect: how DATA is written, as far as the user says.
 
     Raises:
         InputError: if anything is wrong with the data or the names.
     """
-    source = read(data)
+    source = as_columns(read(data, dialect))
     _check_names(source, categorical, "--categorical", beside=target)
-    source, notes = _without_index(source)
+    named = (target, *drop, *categorical)
+    categorical = (*categorical, *source.categorical)
+    source, notes = _without_index(source, named)
     notes = [*source.notes, *notes]
-    source, judged, rows, more = _split(source, target, drop, categorical)
+    source = _dropped(source, drop, target)
+    dialect, more = _decimals(source, dialect, categorical)
+    notes += more
+    source, judged, rows, more = _split(source, target, categorical, dialect)
     notes += more
     if len(rows) < 2:
         raise InputError(
             f"{source.title} has {counted(len(rows), 'row')} to compare; a context"
             " takes at least 2"
         )
-    blocks, names, constant, filled, unknown = [], [], [], {}, {}
+    blocks, names, columns = [], [], []
+    constant, filled, unknown = [], {}, {}
     for name, cells in zip(source.names, source.columns, strict=True):
-        column = interpret(source, cells, name, categorical=name in categorical)
+        column = interpret(
+            source,
+            cells,
+            name,
+            categorical=name in categorical,
+            dialect=dialect,
+            feature=True,
+        )
+        columns.append(column)
         block, block_names = encode(column)
         num_missing = int(column.missing.sum())
         if not block_names:
@@ -128,6 +148,7 @@ def load_features(
             f"{counted(sum(unknown.values()), 'missing text')} taken as a category of"
             f" its own, in: {enumerated(unknown)}"
         )
+    notes += _notes_of(columns, dialect)
     num_columns = len(source.names) - len(constant)
     features = np.concatenate(blocks, axis=1)
     return Table(
@@ -147,26 +168,55 @@ def load_counts(
     *,
     target: str | None = None,
     drop: Sequence[str] = (),
+    categorical: Sequence[str] = (),
+    dialect: Dialect = DEFAULT_DIALECT,
     graph: bool = False,
+    sparse: bool = False,
 ) -> Table:
     """Read DATA as a table of non-negative weights, which are left as they are.
 
-    A first column of texts, or without a name, is taken to label the rows.
+    A first column of texts, without a name, named in `categorical`, or beside a square
+    table of a graph, is taken to label the rows.
 
     Args:
         data: a path or the name of a built-in set.
         target: the column to leave out of the table and to judge against.
         drop: columns to leave out.
+        categorical: the first column, to take it as labels, or the target.
+        dialect: how DATA is written, as far as the user says.
         graph: whether the table must be a symmetric matrix.
+        sparse: whether a large sparse matrix may stay one.
 
     Raises:
         InputError: if a cell is missing, negative, infinite or no number, or a row or
             the target is unusable.
     """
-    source, notes = _without_row_labels(read(data))
+    source = read(data, dialect)
+    if source.weights is not None and sparse and is_large(source):
+        return _sparse_counts(source, target, (*drop, *categorical), graph=graph)
+    source = as_columns(source)
+    _check_names(source, categorical, "--categorical", beside=target)
+    first = source.names[0]
+    source = _dropped(source, drop, target)
+    dialect, notes = _decimals(source, dialect, categorical)
     notes = [*source.notes, *notes]
-    num_rows = source.num_rows
-    source, judged, rows, more = _split(source, target, drop, ())
+    beside = {target, *(("target", "y") if target in ("target", "y") else ())}
+    for name in categorical:
+        if name not in beside and name != first:
+            raise InputError(
+                f"--categorical {name}: the columns of a"
+                f" {'graph' if graph else 'table of counts'} hold numbers; only its"
+                f" first column, here {quoted(first)}, if that labels the rows, or the"
+                " target can be categories"
+            )
+    if first in source.names and first not in beside:
+        source, more = _without_row_labels(
+            source, dialect, asked=first in categorical, graph=graph, beside=beside
+        )
+        notes += more
+    num_rows = source.num_rows if source.columns else 0
+    source, judged, rows, more = _split(source, target, categorical, dialect)
+    notes += more
     if graph and len(rows) < num_rows:
         raise InputError(
             f"target {quoted(target or '')} of {source.title} is missing in"
@@ -178,24 +228,26 @@ def load_counts(
             f"no columns of {'weights' if graph else 'counts'} are left of"
             f" {source.title}"
         )
-    values = []
+    columns = []
     for name, cells in zip(source.names, source.columns, strict=True):
-        column = interpret(source, cells, name, categorical=False)
+        column = interpret(source, cells, name, dialect=dialect)
         if column.categories:
             raise InputError(
                 f"column {quoted(name)} of {source.title} holds texts, such as"
                 f" {quoted(column.categories[0])}; a"
-                f" {'graph' if graph else 'table of counts'} holds numbers"
+                f" {'graph' if graph else 'table of counts'} holds numbers: leave it"
+                f" out with --drop {name}"
             )
         what = "weights of a graph" if graph else "counts"
         _check_weights(source, name, column.values, what)
-        values.append(column.values)
-    counts = np.stack(values, axis=1)
+        columns.append(column)
+    notes += _notes_of(columns, dialect)
+    counts = np.stack([column.values for column in columns], axis=1)
     if not counts.any():
         what = "weights" if graph else "counts"
         raise InputError(f"all {what} of {source.title} are 0; expected some weight")
     if graph:
-        _check_graph(source.title, counts)
+        counts = _symmetric(source.title, counts)
     return Table(
         source.title,
         counts,
@@ -203,19 +255,48 @@ def load_counts(
         judged,
         len(source.names),
         rows,
-        notes + more,
+        notes,
     )
 
 
-def _check_graph(title: str, weights: np.ndarray) -> None:
+def _sparse_counts(
+    source: Source, target: str | None, named: Sequence[str], *, graph: bool
+) -> Table:
+    """A large sparse matrix as counts, as it is."""
+    weights, title = source.weights, source.title
+    if target is not None or named:
+        raise InputError(
+            f"{title} is a sparse matrix, whose columns have no names; it takes no"
+            " --target, --drop or --categorical"
+        )
+    if (weights.data < 0).any():
+        raise InputError(
+            f"{title} holds {weights.data.min():g}; expected weights of 0 or more"
+        )
+    if not weights.data.any():
+        raise InputError(f"all weights of {title} are 0; expected some weight")
+    weights.eliminate_zeros()
+    if graph:
+        weights = _symmetric(title, weights).tocsr()
+    n, m = weights.shape
+    names = [f"x{i}" for i in range(m)]
+    return Table(title, weights, names, None, m, np.arange(n), list(source.notes))
+
+
+def _symmetric(title: str, weights: Any) -> Any:
+    """Weights that are symmetric but for rounding, made so.
+
+    What is called rounding here need not be so in the precision of the work: the
+    context checks that too, and finds nothing.
+    """
     n, m = weights.shape
     if n != m:
         raise InputError(
             f"--context graph needs a square matrix of weights; {title} has"
             f" {counted(n, 'row')} and {counted(m, 'column')}"
         )
-    difference = np.abs(weights - weights.T)
-    row, column = np.unravel_index(np.argmax(difference), (n, n))
+    difference = abs(weights - weights.T)
+    row, column = (int(i) for i in np.unravel_index(int(difference.argmax()), (n, n)))
     if difference[row, column] > 1e-6 * weights.max():
         raise InputError(
             "--context graph needs a symmetric matrix of weights;"
@@ -223,6 +304,41 @@ def _check_graph(title: str, weights: np.ndarray) -> None:
             f" {weights[column, row]:g} at [{column}, {row}] (--context joint takes a"
             " directed graph)"
         )
+    # Halves first: the sum of two large weights may overflow.
+    return weights * 0.5 + weights.T * 0.5
+
+
+def _decimals(
+    source: Source, dialect: Dialect, categorical: Sequence[str]
+) -> tuple[Dialect, list[str]]:
+    """The decimal sign of the whole file, and what was found out about it."""
+    pairs = zip(source.names, source.columns, strict=True)
+    decimal = file_decimal(
+        [cells for name, cells in pairs if name not in categorical], dialect
+    )
+    said = [f"separator {source.separator}"] if source.separator else []
+    if dialect.decimal is None and decimal == ",":
+        said.append("decimal comma")
+    found = dialect.decimal is None and decimal is not None
+    dialect = dialect._replace(decimal=decimal, found=found)
+    return dialect, [", ".join(said)] if said else []
+
+
+def _notes_of(columns: Sequence[Column], dialect: Dialect) -> list[str]:
+    """How numbers are written that are not as Python has them, and other remarks."""
+    written: dict[str, list[str]] = {}
+    for column in columns:
+        # Of the whole file, which says so once.
+        words = [
+            w for w in column.words if w != DECIMAL_COMMAS or dialect.decimal != ","
+        ]
+        if words:
+            written.setdefault(", ".join(words), []).append(column.name)
+    notes = [
+        f"numbers with {words}, in: {enumerated(names)}"
+        for words, names in written.items()
+    ]
+    return notes + [note for column in columns for note in column.notes]
 
 
 def _check_names(
@@ -245,90 +361,166 @@ def _without(source: Source, dropped: set[int]) -> Source:
     )
 
 
-def _without_index(source: Source) -> tuple[Source, list[str]]:
-    """Leave out a saved index: a first column without a name that counts the rows."""
-    if source.names[0]:
-        return source, []
-    counted = [
-        [str(i) for i in range(start, start + source.num_rows)] for start in (0, 1)
-    ]
-    if source.columns[0].tolist() not in counted:
-        raise InputError(
-            f"column 1 of {source.title} has no name; expected one in the header"
-        )
-    note = "the first column has no name and numbers the rows: left out"
-    return _without(source, {0}), [note]
-
-
-def _without_row_labels(source: Source) -> tuple[Source, list[str]]:
-    if len(source.names) == 1:
-        return source, []
-    name, cells = source.names[0], source.columns[0]
-    if name:
-        # Labels are texts that are no counts; `interpret` tells, and raises on a mix.
-        column = interpret(source, cells, name, categorical=False)
-        if not column.categories:
-            return source, []
-    note = f"the first column{' ' + quoted(name) if name else ''} labels the rows"
-    return _without(source, {0}), [note]
-
-
-def _split(
-    source: Source,
-    target: str | None,
-    drop: Sequence[str],
-    categorical: Sequence[str],
-) -> tuple[Source, Target | None, np.ndarray, list[str]]:
-    """Take the target and the dropped columns out, and rows that have no target."""
+def _dropped(source: Source, drop: Sequence[str], target: str | None) -> Source:
+    """Leave out what --drop names, before anything looks into it."""
     if target is not None and target in drop:
         raise InputError(f"--drop and --target both name {quoted(target)}")
     _check_names(source, drop, "--drop")
-    dropped = {source.names.index(name) for name in drop}
+    return _without(source, {source.names.index(name) for name in drop})
+
+
+def _counts_rows(source: Source, cells: Cells) -> bool:
+    counted = [
+        [str(i) for i in range(start, start + source.num_rows)] for start in (0, 1)
+    ]
+    return [str(cell) for cell in cells.tolist()] in counted
+
+
+def _without_index(
+    source: Source, named: Sequence[str | None]
+) -> tuple[Source, list[str]]:
+    """Leave out a saved index: what the file calls one, or a first column that counts.
+
+    The latter has no name. An index that an option names stays.
+    """
+    index = {
+        i
+        for i, name in enumerate(source.names)
+        if name in source.index and name not in named
+    }
+    notes = []
+    if index:
+        names = enumerated(source.names[i] or "without a name" for i in sorted(index))
+        notes.append(f"the index of the rows left out: {names}")
+        source = _without(source, index)
+    if not source.names or source.names[0]:
+        return source, notes
+    if not _counts_rows(source, source.columns[0]):
+        raise InputError(
+            f"column 1 of {source.title} has no name; expected one in the header"
+        )
+    notes.append("the first column has no name and numbers the rows: left out")
+    return _without(source, {0}), notes
+
+
+def _without_row_labels(
+    source: Source,
+    dialect: Dialect,
+    *,
+    asked: bool,
+    graph: bool,
+    beside: Set[str | None],
+) -> tuple[Source, list[str]]:
+    """Leave out a first column that labels the rows.
+
+    Args:
+        source: the table.
+        dialect: as for `interpret`.
+        asked: whether an option says that it does.
+        graph: whether the other columns make a square if it does.
+        beside: names of the target.
+    """
+    others = [name for name in source.names[1:] if name not in beside]
+    if not others and not asked:
+        return source, []
+    name, cells = source.names[0], source.columns[0]
+    call = f"the first column{' ' + quoted(name) if name else ''}"
+    labels = asked or not name or name in source.index
+    if not labels and graph and len(others) == source.num_rows:
+        labels = True  # with it, the matrix would not be square
+    if not labels and _is_blank(cells, dialect):
+        labels = True
+    if not labels:
+        # Labels are texts that are no counts; `interpret` tells, and raises on a mix.
+        column = interpret(source, cells, name, dialect=dialect)
+        labels = bool(column.categories)
+        if not labels and not graph and _is_ordered(column.values):
+            return source, [
+                f"{call} is taken as counts; --drop {name} if it labels the rows"
+            ]
+    if not labels:
+        return source, []
+    return _without(source, {0}), [f"{call} labels the rows"]
+
+
+def _is_blank(cells: Cells, dialect: Dialect) -> bool:
+    marks = {"", *dialect.missing}
+    return isinstance(cells, Texts) and marks.issuperset(cells.distinct[0])
+
+
+def _is_ordered(values: np.ndarray) -> bool:
+    """Whether numbers are as years or the numbers of rows are: whole and in order."""
+    steps = np.diff(values)
+    whole = bool((values == np.round(values)).all())
+    return len(values) > 2 and whole and bool((steps > 0).all() or (steps < 0).all())
+
+
+def _split(
+    source: Source, target: str | None, categorical: Sequence[str], dialect: Dialect
+) -> tuple[Source, Target | None, np.ndarray, list[str]]:
+    """Take the target out, and rows that have none."""
     if target is None:
-        return _without(source, dropped), None, np.arange(source.num_rows), []
+        num_rows = source.num_rows if source.columns else 0
+        return source, None, np.arange(num_rows), []
     cells, name = _target_cells(source, target)
-    if name in source.names:
-        dropped.add(source.names.index(name))
-    if cells.dtype.kind not in "biufUO":
+    if not isinstance(cells, Texts) and cells.dtype.kind not in "biufUO":
         raise InputError(
             f"target {quoted(name)} of {source.title} has dtype {cells.dtype};"
             " expected numbers or text"
         )
-    column = interpret(source, cells, name, categorical=target in categorical)
+    column = interpret(
+        source, cells, name, categorical=target in categorical, dialect=dialect
+    )
     present = ~column.missing
-    source = _without(source, dropped)
+    if name in source.names:
+        source = _without(source, {source.names.index(name)})
     notes = []
     if not present.all():
+        marks = ", ".join(
+            f"{quoted(mark) if mark else 'empty'}: {count:,}"
+            for mark, count in column.marks.items()
+        )
         notes.append(
             f"{counted(int((~present).sum()), 'row')} without a value of {quoted(name)}"
-            " left out"
+            f" left out ({marks})"
+            + (
+                "; --missing says what counts as one"
+                if set(column.marks) - {"", "?"}
+                else ""
+            )
         )
         source = source._replace(
-            columns=[c[present] for c in source.columns],
-            lines=source.lines
-            and [line for line, p in zip(source.lines, present, strict=True) if p],
+            columns=[
+                c.take(present) if isinstance(c, Texts) else c[present]
+                for c in source.columns
+            ],
+            lines=source.lines and source.lines.take(present),
         )
     if column.categories:
         judged = Target(name, column.values[present], "classes", column.categories)
     else:
-        judged = _numbers_or_classes(name, column.values[present])
+        exact = None if column.exact is None else column.exact[present]
+        judged = _numbers_or_classes(name, column.values[present], exact)
+    if judged.kind == "classes" and column.exact is not None:
+        column = column._replace(notes=())
+    notes += _notes_of([column], dialect)
     if (judged.values == judged.values[0]).all():
         raise InputError(
             f"target {quoted(name)} of {source.title} has the same value in all"
             f" {len(judged.values)} rows: there is nothing to judge; name another, or"
-            " leave --target out"
+            f" leave --target out{''.join(f' ({note})' for note in notes[:1])}"
         )
     return source, judged, np.flatnonzero(present), notes
 
 
-def _target_cells(source: Source, target: str) -> tuple[np.ndarray, str]:
+def _target_cells(source: Source, target: str) -> tuple[Cells, str]:
     if target and target in source.names:
         return source.columns[source.names.index(target)], target
     aliases = ("target", "y") if target in ("target", "y") else ()
     for name in (target, *aliases):
         if name in source.vectors:
             return source.vectors[name], name
-    if source.lines is None and source.title not in BUILT_INS:
+    if source.is_array:
         found = enumerated(source.vectors) or "none"
         raise InputError(
             f"--target: {source.title} has no target {quoted(target)}; expected an"
@@ -341,13 +533,14 @@ def _target_cells(source: Source, target: str) -> tuple[np.ndarray, str]:
     )
 
 
-def _numbers_or_classes(name: str, values: np.ndarray) -> Target:
+def _numbers_or_classes(
+    name: str, values: np.ndarray, exact: np.ndarray | None = None
+) -> Target:
     """Few different integers are classes, anything else is numbers."""
-    distinct, codes = np.unique(values, return_inverse=True)
+    distinct, codes = np.unique(values if exact is None else exact, return_inverse=True)
     few = len(distinct) <= min(_MOST_CLASSES_OF_NUMBERS, len(values) // 2)
-    if few and (distinct == np.round(distinct)).all():
-        names = tuple(str(int(v)) for v in distinct)
-        return Target(name, codes, "classes", names)
+    if few and all(v == int(v) for v in distinct):
+        return Target(name, codes, "classes", tuple(str(int(v)) for v in distinct))
     return Target(name, values, "numbers", ())
 
 

@@ -17,6 +17,7 @@ from contexture_jax.cli._options import (
     Options,
     TrainOptions,
 )
+from contexture_jax.cli._source import DEFAULT_MISSING
 
 __all__ = ["main"]
 
@@ -33,26 +34,41 @@ for bit as if the run had never ended (on other --devices: to rounding).
 """
 _DATA = """\
 DATA:
-  a .csv with a header line (numeric and categorical columns; ?, NA, nan or an empty
-  cell where a value is missing; comma-, semicolon- or tab-separated, UTF-8), an .npy
-  (rows × columns), an .npz (array x, or the only 2-D array; vectors such as y or target
-  can be targets), or a built-in set: digits, wine, breast_cancer.
+  a .csv (or .tsv, .txt; UTF-8) with a line of names; a .parquet or .feather file, as
+  pandas writes them; an .npy (rows × columns), an .npz (array x, or the only 2-D array;
+  vectors such as y or target can be targets), or one of scipy.sparse.save_npz; or a
+  built-in set: digits, wine, breast_cancer.
+
+how a CSV is read:
+  What separates cells is found out (comma, semicolon, tab, bar or runs of spaces), and
+  so is a decimal comma, from numbers that allow nothing else, such as 62,5 or 1.234,5;
+  a note says what was found. --separator and --decimal say it instead.
+  A column is numbers if all of its cells are, written in one way: 1,234,567 or 1 234,5
+  or 1'234; U+2212 for minus; one unit, sign or currency throughout, as in 5.5%, 12 kg,
+  $3. A note says so. A column whose numbers can be read in two ways (1,234, and nothing
+  else in the file tells) is refused, and so is a column of features that looks like
+  numbers but is written in several ways, or like dates, times, fractions or ranges,
+  where it would be nearly one category a row: --drop it, or take it with --categorical.
+  An empty cell and nan are missing, and what --missing lists. TRUE, True and true are
+  one category; other categories that differ by case only are noted.
 
 features:
   Every column gets mean 0 and total variance 1. Numbers are standardised, missing ones
   set to the median of the column before. Categories are one-hot, divided by
   sqrt(1 - sum of squared shares), so that a column of two values weighs the same
   written as 0/1 or as no/yes; a missing category is a category of its own. Constant
-  columns are left out, and rows without a value of the target. A target of at most 20
-  different integers is taken as classes.
+  columns are left out, and so are an index that pandas wrote and rows without a value
+  of the target; a note counts these by mark. A target of at most 20 different integers
+  is taken as classes.
 
 contexts:
   knn      A is one of the --num-neighbors nearest rows of X
   rbf      A is a row of weight exp(-gamma |x - a|^2)
   labels   A is the target, which must be of classes
-  joint    DATA is itself a table of counts of (X, A); a first column of texts labels
-           the rows
-  graph    DATA is a symmetric matrix of weights: A is a neighbour of X on the graph
+  joint    DATA is itself a table of counts of (X, A); a first column of texts, without
+           a name, or that --categorical names labels the rows
+  graph    DATA is a symmetric matrix of weights: A is a neighbour of X on the graph;
+           a column before a square matrix labels the rows
   teacher  the kernel of the features, whitened
 
 exit status: 0 on success, 2 on bad input (one line on stderr), 130 if interrupted.
@@ -159,6 +175,30 @@ def _add_data_options(group: Any) -> None:
             metavar="COLUMN",
             help=f"{what}; once for each column",
         )
+
+    group.add_argument(
+        "--separator",
+        type=_separator,
+        metavar="CHARACTER",
+        help="what is between the cells of a CSV: one character, or comma, semicolon,"
+        " tab, bar, or space, which stands for any number; default: found out",
+    )
+    group.add_argument(
+        "--decimal",
+        type=_decimal,
+        metavar="SIGN",
+        help="what is before decimals: . or , (the other is between thousands);"
+        " default: found out",
+    )
+    group.add_argument(
+        "--missing",
+        type=_marks,
+        default=DEFAULT_MISSING,
+        metavar="MARK,MARK,…",
+        help="what stands for a missing value beside an empty cell and nan, in place of"
+        f" {','.join(DEFAULT_MISSING)}; '' for nothing else, so that classes called"
+        " None or NA are kept; numbers such as -999 may be marks",
+    )
 
 
 def _add_context_options(group: Any) -> None:
@@ -299,6 +339,29 @@ def _count(text: str) -> int:
 
 def _batch(text: str) -> int:
     return _integer(text, 4, None)
+
+
+def _separator(text: str) -> str:
+    names = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "bar": "|"}
+    names |= {"pipe": "|", "space": " ", "spaces": " "}
+    character = names.get(text, text)
+    if len(character) != 1 or character in '"\r\n' or character.isalnum():
+        raise argparse.ArgumentTypeError(
+            "expected one character that is no letter, digit or quotation mark, or"
+            f" comma, semicolon, tab, bar or space; got {text!r}"
+        )
+    return character
+
+
+def _decimal(text: str) -> str:
+    sign = {"point": ".", "dot": ".", "comma": ","}.get(text, text)
+    if sign not in (".", ","):
+        raise argparse.ArgumentTypeError(f"expected . or ,; got {text!r}")
+    return sign
+
+
+def _marks(text: str) -> tuple[str, ...]:
+    return tuple(mark for part in text.split(",") if (mark := part.strip()))
 
 
 def _widths(text: str) -> tuple[int, ...]:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from contexture_jax.cli._source import DEFAULT_MISSING
+
 __all__ = [
     "CONTEXTS",
     "ENCODERS",
@@ -33,6 +35,9 @@ class Options(NamedTuple):
         target: the column to judge against.
         drop: columns to leave out.
         categorical: columns to take as categories.
+        separator: what is between the cells of a CSV; a space stands for any number.
+        decimal: what is before the decimals of a number, "." or ",".
+        missing: the marks of a missing value, beside an empty cell and nan.
         context: the kind of context.
         num_neighbors: K of a k-NN context.
         gamma: γ of a Gaussian-kernel context, or "auto".
@@ -54,6 +59,9 @@ class Options(NamedTuple):
     target: str | None = None
     drop: Sequence[str] = ()
     categorical: Sequence[str] = ()
+    separator: str | None = None
+    decimal: str | None = None
+    missing: tuple[str, ...] = DEFAULT_MISSING
     context: str = "knn"
     num_neighbors: int | None = None
     gamma: float | Literal["auto"] | None = None

@@ -1,10 +1,57 @@
 """What DATA holds, as named columns that nothing has interpreted yet."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Source"]
+from contexture_jax.cli._texts import Texts
+
+__all__ = ["DEFAULT_DIALECT", "DEFAULT_MISSING", "Cells", "Dialect", "Lines", "Source"]
+
+Cells = np.ndarray | Texts
+DEFAULT_MISSING = ("?", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None")
+
+
+class Dialect(NamedTuple):
+    """How the user says that DATA is written; None where that is to be found out.
+
+    Attributes:
+        separator: what is between the cells of a CSV; a space stands for any number.
+        decimal: what is before the decimals of a number, "." or ",".
+        missing: the marks of a missing value, beside an empty cell and nan.
+        found: whether `decimal` was found out: a column that only another sign fits
+            has that.
+    """
+
+    separator: str | None = None
+    decimal: str | None = None
+    missing: tuple[str, ...] = DEFAULT_MISSING
+    found: bool = False
+
+
+DEFAULT_DIALECT = Dialect()
+
+
+class Lines(NamedTuple):
+    """The lines of a file on which its rows end, found out when a message needs one.
+
+    Attributes:
+        find: the lines of all rows of the file.
+        rows: which of them are left, shape (n,); None: all.
+    """
+
+    find: Callable[[], list[int]]
+    rows: np.ndarray | None = None
+
+    def of(self, row: int) -> int:
+        """The line on which row `row` of those that are left ends, from 1."""
+        return self.find()[row if self.rows is None else int(self.rows[row])]
+
+    def take(self, kept: np.ndarray) -> "Lines":
+        """The lines of the rows where `kept`, shape (n,), bool, says so."""
+        rows = np.arange(len(kept)) if self.rows is None else self.rows
+        return self._replace(rows=rows[kept])
 
 
 class Source(NamedTuple):
@@ -13,20 +60,32 @@ class Source(NamedTuple):
     Attributes:
         title: what to call it.
         names: the names of the columns.
-        columns: one array a column, shape (n,): text (dtype object) from a CSV,
-            finite float64 otherwise.
+        columns: the cells of each column, n of them: text, or numbers of shape (n,),
+            NaN where one is missing.
         vectors: arrays beside the columns that can serve as a target, shape (n,).
-        lines: the line in the file on which each row ends; None where rows are not
-            lines.
+        lines: the lines of the rows; None where rows are not lines.
         notes: what was done in reading that a reader should know.
+        index: the names of the columns that only label rows, by what the file says.
+        categorical: the names of those that are categories, likewise.
+        separator: what is between cells if that was found out and is no comma.
+        weights: a sparse matrix of shape (n, m) in place of columns, or None.
     """
 
     title: str
     names: list[str]
-    columns: list[np.ndarray]
+    columns: list[Cells]
     vectors: dict[str, np.ndarray]
-    lines: list[int] | None
+    lines: Lines | None = None
     notes: tuple[str, ...] = ()
+    index: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    separator: str | None = None
+    weights: Any = None
+
+    @property
+    def is_array(self) -> bool:
+        """Whether the columns had no names of their own."""
+        return self.lines is None and self.names[:1] == ["x0"]
 
     @property
     def num_rows(self) -> int:
@@ -35,4 +94,4 @@ class Source(NamedTuple):
 
     def place(self, row: int) -> str:
         """How a message calls row `row`, counted from 0."""
-        return f"row {row}" if self.lines is None else f"line {self.lines[row]}"
+        return f"row {row}" if self.lines is None else f"line {self.lines.of(row)}"

@@ -33,7 +33,7 @@ def run(options: Options) -> Path:
     with stages.stage("read"):
         _check_installed(plots=options.plots)
         out = check_out(options.out)
-        table = load(options)
+        table = load(options, sparse=True)
         recipe = plan_context(options, table)
         plan_rank(options.rank, recipe, recipe.num_triples)
         mesh = make_mesh(options.devices)
@@ -92,7 +92,7 @@ def run(options: Options) -> Path:
 
 
 def _check_installed(*, plots: bool) -> None:
-    needed = ["platformdirs", "rich", *(["matplotlib"] if plots else [])]
+    needed = ["platformdirs", "pyarrow", "rich", *(["matplotlib"] if plots else [])]
     absent = [name for name in needed if importlib.util.find_spec(name) is None]
     if absent:
         raise InputError(

@@ -31,7 +31,7 @@ __all__ = ["run"]
 # In the order of publishing: whoever sees the JSON sees the rest.
 _FILES = ("train.npz", "learned.png", "loss.png", "train.json")
 _RUN = "run"
-_NEEDED = ("orbax.checkpoint", "platformdirs", "rich", "sklearn")
+_NEEDED = ("orbax.checkpoint", "platformdirs", "pyarrow", "rich", "sklearn")
 _LARGEST_OUTPUT = 512
 _HIDDEN = (512, 512)
 

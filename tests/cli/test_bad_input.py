@@ -41,7 +41,8 @@ def assert_refused(ran, tmp_path, *words):
         ("a,b\n1,2\n3,12..3\n5,6\n", ('"b"', '"12..3"', "line 3", "--categorical")),
         ("a,b\nabc,2\n1,3\n5,6\n", ('"a"', '"abc"', "line 2")),
         ("a,b\n1_0,2\n1,3\n5,6\n", ('"a"', '"1_0"', "line 2")),
-        ('a,b\n"1,5",2\n"2,5",3\n"1,7",6\n', ('"a"', '"1,5"', "line 2")),
+        ('a,b\n"1,5",2\n"2,5",3\n1.7,6\n', ('"a"', '"1.7"', "line 4")),
+        ('a,b\n"1,500",2\n"2,500",3\n', ('"1,500" on line 2', "--decimal")),
         ("a,b\n1,?\n2,\n3,NA\n", ('"b"', "every cell is missing")),
         ("a,b\n1,2\n2,inf\n3,4\n", ('"b"', "infinite", '"inf"', "line 3")),
         ("a,b\n1,2\n2,-1e999\n3,4\n", ('"b"', "infinite", '"-1e999"', "line 3")),
@@ -231,12 +232,14 @@ def test_truncated_archives_are_refused(tmp_path, capsys):
 
 def test_data_that_is_no_file_is_refused(tmp_path, capsys):
     (tmp_path / "folder.csv").mkdir()
+    write(tmp_path, "a\n1\n", "table.xlsx")
     write(tmp_path, "a\n1\n", "table.parquet")
     for data, words in (
         ("iris", ("no such file", '"iris"', "wine")),
         (tmp_path / "none.csv", ("no such file", ".csv")),
         (tmp_path / "folder.csv", ("is a directory",)),
-        (tmp_path / "table.parquet", ("cannot tell what", ".npz")),
+        (tmp_path / "table.xlsx", ("cannot tell what", ".npz")),
+        (tmp_path / "table.parquet", ("cannot read table.parquet as Parquet",)),
         ("", ("no such file",)),
         ("a\nb", ("no such file", '"a b"')),
     ):

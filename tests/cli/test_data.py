@@ -125,7 +125,7 @@ def test_rows_without_a_target_are_left_out(tmp_path):
     table = load_features(str(path), target="y")
     np.testing.assert_array_equal(table.rows, [0, 2, 3])
     assert table.features.shape == (3, 1)
-    assert table.notes == ['1 row without a value of "y" left out']
+    assert table.notes == ['1 row without a value of "y" left out ("?": 1)']
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,215 @@
+"""Numbers as people write them, and what is like a number but none.
+
+A notation is a decimal sign and a sign between thousands. A column is read in the one
+notation that fits all of its cells; where several do and disagree, in none.
+"""
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["Reading", "is_number", "looks_like", "number", "read_numbers"]
+
+_MINUS = re.compile(r"^(\W{0,3})[−–﹣－](?=\W{0,3}\d)")
+_ODD = str.maketrans({**dict.fromkeys("\u00a0\u2007\u2009\u202f", " "), "’": "'"})
+_CURRENCY = "$€£¥₹"
+_LETTER = rf"[%‰°{_CURRENCY}]|[^\W\d_]"
+_PARTS = re.compile(
+    rf"(?P<sign>[+-]?)\s?(?P<prefix>[{_CURRENCY}]?)\s?(?P<inner>[+-]?)"
+    r"(?P<body>[.,]?\d(?:[\d.,']|\s(?=\d{3}(?!\d)))*)(?P<power>[eE][+-]?\d+)?"
+    rf"\s?(?P<suffix>(?:{_LETTER})(?:{_LETTER}|[²³/·^\d]){{0,9}})?"
+)
+# (decimal, thousands): plain first, so that the simplest of equal readings is named.
+_NOTATIONS = tuple((d, t) for t in ("", ",", ".", " ", "'") for d in ".," if d != t)
+_PLURALS = {",": "commas", ".": "points", " ": "spaces", "'": "apostrophes"}
+DECIMAL_COMMAS = "decimal commas"
+_DAY = r"\d{1,2}"
+_LOOKS = {
+    "dates": (
+        rf"\d{{4}}[-/.]{_DAY}[-/.]{_DAY}(?:[T ].*)?",
+        rf"{_DAY}[-/.]{_DAY}[-/.]\d{{2}}(?:\d{{2}})?(?: .*)?",
+        rf"{_DAY}[ -.]{{0,2}}[^\W\d_]{{3,9}}\.?[ ,-]{{0,2}}\d{{2}}(?:\d{{2}})?",
+        rf"[^\W\d_]{{3,9}}\.? {_DAY},? \d{{4}}",
+        r"\d{4}[-/]\d{1,2}|[^\W\d_]{3,9}\.?[ -]\d{4}|\d{4}-?Q[1-4]",
+    ),
+    "times": (rf"{_DAY}:\d\d(?::\d\d(?:[.,]\d+)?)?(?: ?[AaPp]\.?[Mm]\.?)?",),
+    "fractions": (r"[+-]?(?:\d+ )?\d+ ?[/⁄] ?\d+", r"[+-]?\d*[½⅓¼⅔¾⅛⅜⅝⅞]"),
+    "ranges": (r"\d[\d.,]* ?(?:-|–|to|\.\.) ?\d[\d.,]*",),
+    "numbers in parentheses": (r"\(\W?\d[\d.,]*\)",),
+    "bounds": (r"[<>≤≥~≈] ?=? ?\d[\d.,]*.*",),
+    "numbers with a sign behind": (r"\d[\d.,]*[+-]",),
+    "numbers as powers of ten": (r"[+-]?\d[\d.,]*(?: ?[x×*·] ?10.*|[dD][+-]?\d+)",),
+}
+_LOOKS_COMPILED = {
+    look: re.compile("|".join(f"(?:{p})" for p in patterns))
+    for look, patterns in _LOOKS.items()
+}
+
+
+class Reading(NamedTuple):
+    """What a column of texts is, read as numbers.
+
+    Attributes:
+        values: the number of each text, shape (k,); None if no notation fits all of
+            them, or two do and disagree.
+        words: what is unlike Python's numbers in how these are written.
+        decimals: the decimal signs that fit; empty if none fits all texts.
+        misfits: where at least half of the cells are numbers in some notation: which
+            texts do not fit the notation of most, shape (k,); None otherwise.
+    """
+
+    values: np.ndarray | None = None
+    words: tuple[str, ...] = ()
+    decimals: frozenset[str] = frozenset()
+    misfits: np.ndarray | None = None
+
+
+def number(text: str) -> float | None:
+    """The number that Python reads, but for `1_000`, which nobody writes in data."""
+    if "_" in text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number in some notation, with a unit or without."""
+    if number(text) is not None:
+        return True
+    parts = _parts(text)
+    return parts is not None and any(_fits(parts["body"], n) for n in _NOTATIONS)
+
+
+def read_numbers(
+    texts: Sequence[str], weights: np.ndarray, decimal: str | None = None
+) -> Reading:
+    """Read texts as numbers of one notation, and of one unit or none.
+
+    Args:
+        texts: the different texts, none of them missing.
+        weights: how many cells hold each, shape (k,).
+        decimal: the decimal sign, where it is known.
+    """
+    found = [_parts(text) for text in texts]
+    parts = [p for p in found if p is not None]
+    affixes = {(p["prefix"], p["suffix"] or "") for p in parts}
+    bodies = [p["body"] for p in parts]
+    fitting = []
+    if len(parts) == len(texts) and len(affixes) == 1:
+        fitting = [n for n in _NOTATIONS if all(_fits(body, n) for body in bodies)]
+    decimals = frozenset(d for d, _ in fitting)
+    allowed = [n for n in fitting if decimal in (None, n[0])]
+    if not allowed:
+        return Reading(None, (), decimals, _misfits(texts, found, weights, decimal))
+    values = _values(parts, allowed[0])
+    # With one decimal sign all notations agree. With none known, a point that may
+    # stand before decimals does, as in Python.
+    for other in allowed[1:]:
+        if allowed[0] != (".", "") and not np.array_equal(
+            values, _values(parts, other)
+        ):
+            return Reading(None, (), decimals)
+    words = _words(bodies, allowed[0], *affixes.pop())
+    if any(_MINUS.match(text) for text in texts):
+        words.append("typographic minus signs")
+    return Reading(values, tuple(words), decimals)
+
+
+def looks_like(texts: Sequence[str], weights: np.ndarray) -> str | None:
+    """What at least half of the cells are that are like numbers but none, or None."""
+    for look, pattern in _LOOKS_COMPILED.items():
+        matched = np.array([pattern.fullmatch(text) is not None for text in texts])
+        if 2 * weights[matched].sum() >= weights.sum():
+            return look
+    found = [_parts(text) for text in texts]
+    matched = np.array([p is not None for p in found])
+    if 2 * weights[matched].sum() < weights.sum():
+        return None
+    units = {p["prefix"] + (p["suffix"] or "") for p in found if p is not None}
+    if len(units) > 1:
+        return "numbers of several units"
+    return "numbers that are not all written alike"
+
+
+def _parts(text: str) -> re.Match[str] | None:
+    parts = _PARTS.fullmatch(_MINUS.sub(r"\1-", text.translate(_ODD)))
+    return None if parts is None or (parts["sign"] and parts["inner"]) else parts
+
+
+@functools.cache
+def _pattern(decimal: str, thousands: str) -> re.Pattern[str]:
+    d, t = re.escape(decimal), re.escape(thousands)
+    plain = rf"\d+(?:{d}\d*)?|{d}\d+"
+    if not thousands:
+        return re.compile(plain)
+    grouped = rf"[1-9]\d{{0,2}}(?:{t}\d{{3}})+(?:{d}\d*)?"
+    indian = rf"[1-9]\d?(?:{t}\d\d)+{t}\d{{3}}(?:{d}\d*)?"
+    return re.compile(f"{plain}|{grouped}" + (f"|{indian}" if t == "," else ""))
+
+
+def _fits(body: str, notation: tuple[str, str]) -> bool:
+    return _pattern(*notation).fullmatch(body) is not None
+
+
+def _values(parts: Sequence[re.Match[str]], notation: tuple[str, str]) -> np.ndarray:
+    decimal, thousands = notation
+
+    def value(parts: re.Match[str]) -> float:
+        body = parts["body"]
+        if thousands:
+            body = body.replace(thousands, "")
+        body = body.replace(decimal, ".")
+        sign = parts["sign"] or parts["inner"]
+        return float(f"{sign}{body}{parts['power'] or ''}")
+
+    return np.array([value(p) for p in parts])
+
+
+def _words(
+    bodies: Sequence[str], notation: tuple[str, str], prefix: str, suffix: str
+) -> list[str]:
+    decimal, thousands = notation
+    words = []
+    if decimal == "," and any("," in body for body in bodies):
+        words.append(DECIMAL_COMMAS)
+    if thousands and any(thousands in body for body in bodies):
+        words.append(f"{_PLURALS[thousands]} between thousands")
+    if prefix:
+        words.append(f'"{prefix}" before each')
+    if suffix:
+        words.append(f'"{suffix}" behind each')
+    return words
+
+
+def _misfits(
+    texts: Sequence[str],
+    found: Sequence[re.Match[str] | None],
+    weights: np.ndarray,
+    decimal: str | None,
+) -> np.ndarray | None:
+    """The texts that are unlike most, where at least half of the cells are numbers."""
+    bare = [
+        None if p is None or p["prefix"] or p["suffix"] else p["body"] for p in found
+    ]
+    fits = []
+    for notation in _NOTATIONS:
+        plain = notation == (".", "") and decimal != ","
+        fit = [
+            (body is not None and _fits(body, notation))
+            or (plain and number(text) is not None)
+            for text, body in zip(texts, bare, strict=True)
+        ]
+        fits.append(np.array(fit, dtype=bool))
+    if 2 * weights[np.any(fits, axis=0)].sum() < weights.sum():
+        return None
+    allowed = [
+        fit
+        for fit, (d, _) in zip(fits, _NOTATIONS, strict=True)
+        if decimal in (None, d)
+    ]
+    return ~max(allowed, key=lambda fit: int(weights[fit].sum()))

@@ -1,0 +1,206 @@
+"""Numbers as people write them: converted and said, or refused with a way out."""
+
+import numpy as np
+import pytest
+
+from contexture_jax.cli._columns import interpret
+from contexture_jax.cli._data import load_features
+from contexture_jax.cli._messages import InputError
+from contexture_jax.cli._notation import read_numbers
+from contexture_jax.cli._source import Dialect, Source
+from contexture_jax.cli._texts import Texts
+from tests.cli.helpers import write
+from tests.tolerances import tol
+
+CLOSE = tol(np.float64, factor=100)
+
+
+def understood(cells, **options):
+    source = Source("t", ["a"], [Texts.of(cells)], {})
+    return interpret(source, source.columns[0], "a", feature=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("texts", "values", "words"),
+    [
+        (["1,234,567", "89"], [1234567, 89], "commas between thousands"),
+        (["1,234.5", "12"], [1234.5, 12], "commas between thousands"),
+        (["12,34,567", "1,00,000"], [1234567, 100000], "commas between thousands"),
+        (
+            ["1.234.567,5", "1.000"],
+            [1234567.5, 1000],
+            "decimal commas, points between thousands",
+        ),
+        (["62,5", "-,75", "1,5e3"], [62.5, -0.75, 1500], "decimal commas"),
+        (
+            ["1 234,5", "1 000 000"],
+            [1234.5, 1e6],
+            "decimal commas, spaces between thousands",
+        ),
+        (["1\u00a0234", "5"], [1234, 5], "spaces between thousands"),
+        (["1\u202f234.5", "5"], [1234.5, 5], "spaces between thousands"),
+        (["1'234.5", "1’000"], [1234.5, 1000], "apostrophes between thousands"),
+        (["5.5%", "-6 %"], [5.5, -6], '"%" behind each'),
+        (["12 kg", "7.5kg"], [12, 7.5], '"kg" behind each'),
+        (["3,5 m/s²", "4 m/s²"], [3.5, 4], 'decimal commas, "m/s²" behind each'),
+        (["$1,234.50", "-$7", "$-8"], [1234.5, -7, -8], None),
+        (["5 €", "1.234,5 €"], [5, 1234.5], None),
+        (["−5", "3.5"], [-5, 3.5], "typographic minus signs"),
+        (["–5,5", "3"], [-5.5, 3], "decimal commas, typographic minus signs"),
+        (["+5", "1E3"], [5, 1000], ""),
+    ],
+)
+def test_one_notation_throughout_is_read_and_named(texts, values, words):
+    column = understood(texts)
+    np.testing.assert_array_equal(column.values, values)
+    if words is not None:
+        assert ", ".join(column.words) == words
+
+
+@pytest.mark.parametrize(
+    ("cells", "look"),
+    [
+        (["12 kg", "900 g", "3 lb"], "numbers of several units"),
+        (["5%", "0.5", "7 %", "x%"], None),
+        (["1/2", "3/4", "1 1/3"], "fractions"),
+        (["½", "¾", "1½"], "fractions"),
+        (["2024-01-05", "2024-01-06", "2024-02-01"], "dates"),
+        (["5.1.2024", "16.1.2024", "1.12.24"], "dates"),
+        (["01/05/2024 10:00", "1/6/2024", "12/31/2024"], "dates"),
+        (["5 May 2020", "16-Jun-21", "May 7, 2021"], "dates"),
+        (["2024-Q1", "2024-Q2", "2024-Q3"], "dates"),
+        (["12:30", "9:05", "23:59:59"], "times"),
+        (["1-5", "6-10", "11-15"], "ranges"),
+        (["(1,200)", "(3)", "(4)"], "numbers in parentheses"),
+        (["<5", ">100", "<0.1"], "bounds"),
+        (["5-", "6-", "7+"], "numbers with a sign behind"),
+        (["1.5D+03", "2.5D+03", "3D+00"], "numbers as powers of ten"),
+        (["1.5×10³", "2×10^4", "3x10-2"], "numbers as powers of ten"),
+    ],
+)
+def test_what_is_like_numbers_but_none_is_refused_with_ways_out(cells, look):
+    match = rf'"a" of t (looks like {look}: "|holds numbers but for )' if look else "a"
+    with pytest.raises(InputError, match=match) as error:
+        understood(cells)
+    assert "--categorical a" in str(error.value)
+    assert "--drop a" in str(error.value)
+    assert len(understood(cells, categorical=True).categories) == len(cells)
+
+
+def test_a_few_dates_are_categories_with_a_note():
+    column = understood(["2024-01", "2024-02"] * 5)
+    assert column.categories == ("2024-01", "2024-02")
+    assert column.notes == ('"a" looks like dates, taken as categories',)
+
+
+def test_texts_nearly_as_many_as_rows_are_noted():
+    column = understood(["ann", "bob", "cleo", "bob"])
+    assert column.notes == (
+        '"a" has 3 different texts in 4 rows, nearly a category a row',
+    )
+    assert understood(["ann", "bob"] * 3).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("decimal", "expected"), [(",", [1.234, 56.789]), (".", [1234, 56789])]
+)
+def test_a_comma_that_may_be_either_is_asked_about(decimal, expected):
+    cells = ["1,234", "56,789"]
+    with pytest.raises(InputError, match=r"--decimal , or --decimal \. tells"):
+        understood(cells)
+    column = understood(cells, dialect=Dialect(decimal=decimal))
+    np.testing.assert_array_equal(column.values, expected)
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"), [("0.5", [1234, 5678]), ('"0,5"', [1.234, 5.678])]
+)
+def test_the_rest_of_the_file_tells_what_a_comma_is(tmp_path, other, expected):
+    text = f'a,b\n"1,234",{other}\n"5,678",2\n"1,234",7\n'
+    found = load_features(str(write(tmp_path, text))).features[:, 0]
+    values = np.array([*expected, expected[0]])
+    np.testing.assert_allclose(
+        found, (values - values.mean()) / values.std(), atol=CLOSE
+    )
+
+
+def test_a_named_decimal_sign_holds_for_all_columns():
+    with pytest.raises(InputError, match=r'holds numbers but for "0\.55"'):
+        understood(["1,5", "0.55"], dialect=Dialect(decimal=","))
+    column = understood(["1.500", "2"], dialect=Dialect(decimal=","))
+    np.testing.assert_array_equal(column.values, [1500, 2])
+
+
+def test_points_before_decimals_stay_where_other_columns_have_commas():
+    column = understood(["0.25", "1.5"], dialect=Dialect(decimal=",", found=True))
+    np.testing.assert_array_equal(column.values, [0.25, 1.5])
+
+
+def test_readings_that_agree_are_no_doubt():
+    reading = read_numbers(["1 234", "5"], np.ones(2))
+    np.testing.assert_array_equal(reading.values, [1234, 5])
+    assert reading.decimals == {".", ","}
+
+
+@pytest.mark.parametrize("words", ["True TRUE true False", "FALSE false TRUE"])
+def test_spellings_of_true_are_one_category(words):
+    assert understood(words.split()).categories == ("false", "true")
+
+
+def test_categories_that_differ_by_case_are_noted():
+    column = understood(["Red", "red", "blue"] * 3)
+    assert column.categories == ("Red", "blue", "red")
+    (note,) = column.notes
+    assert note.endswith('differ by case or spaces only: "Red" and "red"')
+
+
+@pytest.mark.parametrize("base", [2**53, 2**63])
+def test_integers_of_64_bits_stay_apart_as_classes(tmp_path, base):
+    ids = [base, base + 1, base, base + 1]
+    rows = "".join(f"{i},{v}\n" for i, v in enumerate(ids))
+    np.savez(tmp_path / "d.npz", x=np.eye(4), y=np.array(ids, np.uint64))
+    for path in (write(tmp_path, "a,y\n" + rows), tmp_path / "d.npz"):
+        for categorical in ([], ["y"]):
+            target = load_features(
+                str(path), target="y", categorical=categorical
+            ).target
+            assert target is not None
+            assert target.class_names == (str(base), str(base + 1))
+            np.testing.assert_array_equal(target.values, [0, 1, 0, 1])
+
+
+def test_integers_of_64_bits_as_numbers_are_noted():
+    column = understood([str(2**53 + 1), str(2**54), "7"])
+    assert "--categorical" in column.notes[0]
+
+
+def test_marks_of_missing_values_are_counted_and_chosen(tmp_path):
+    text = "a,y\n1,None\n2,NA\n3,x\n4,x\n5,None\n6,z\n"
+    path = str(write(tmp_path, text))
+    table = load_features(path, target="y")
+    assert table.notes == [
+        '3 rows without a value of "y" left out ("None": 2, "NA": 1);'
+        " --missing says what counts as one"
+    ]
+    kept = load_features(path, target="y", dialect=Dialect(missing=("x",)))
+    assert kept.target is not None
+    assert kept.target.class_names == ("NA", "None", "z")
+    np.testing.assert_array_equal(kept.rows, [0, 1, 4, 5])
+
+
+@pytest.mark.parametrize("mark", ["-999", "-999.0"])
+def test_a_number_may_mark_a_missing_value(tmp_path, mark):
+    np.save(tmp_path / "x.npy", np.array([[1.0], [-999.0], [4.0], [2.0]]))
+    array = load_features(str(tmp_path / "x.npy"), dialect=Dialect(missing=(mark,)))
+    text = load_features(str(write(tmp_path, "a\n1\n\n4\n2\n")))
+    np.testing.assert_array_equal(array.features, text.features)
+
+
+def test_a_median_of_the_largest_numbers_does_not_overflow(tmp_path):
+    path = write(tmp_path, "a\n1e308\n\n1.7e308\n-1e308\n1.5e308\n")
+    small = write(tmp_path, "a\n1\n\n1.7\n-1\n1.5\n", "small.csv")
+    np.testing.assert_allclose(
+        load_features(str(path)).features,
+        load_features(str(small)).features,
+        atol=CLOSE,
+    )
