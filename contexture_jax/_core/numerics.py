@@ -90,7 +90,7 @@ def normalised(
         # Shares do not depend on the scale: no gradient through it.
         scaled = safe_divide(weights, jax.lax.stop_gradient(largest))
         shares = safe_divide(scaled, scaled.sum(axis=axis, keepdims=True))
-        return jnp.where(shares >= tiny, shares, 0.0)
+        return jnp.where(shares < tiny, 0.0, shares)  # NaN stays
     shares = _shares(np.asarray(weights), axis)
     shares = np.where(shares >= tiny, shares, np.zeros_like(shares))
     if len(weights.sharding.device_set) > 1:

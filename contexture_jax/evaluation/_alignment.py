@@ -48,7 +48,7 @@ def principal_angles(
     sines = jnp.linalg.svd(outside, compute_uv=False)[::-1]
     # The 0 columns of a rank-deficient basis put sines of 0 first: send them last.
     sines = jnp.roll(jnp.pad(sines, (d - sines.shape[0], 0)), rank - d)
-    angles = jnp.arctan2(sines, cosines)
+    angles = jnp.where(jnp.isfinite(cross).all(), jnp.arctan2(sines, cosines), jnp.nan)
     return jnp.where(jnp.arange(d) < rank, angles, jnp.asarray(jnp.pi / 2, a.dtype))
 
 
@@ -130,7 +130,8 @@ def mutual_knn(
         return jnp.sum(shared, axis=(1, 2), dtype=a.dtype) / k
 
     indices = jnp.arange(n, dtype=jnp.int32)
-    return jnp.mean(map_blocks(overlap, indices, row_entries=n + k * k))
+    share = jnp.mean(map_blocks(overlap, indices, row_entries=n + k * k))
+    return jnp.where(jnp.isfinite(a).all() & jnp.isfinite(b).all(), share, jnp.nan)
 
 
 def _check_pair(

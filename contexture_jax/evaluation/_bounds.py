@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from contexture_jax._core.checks import check_integer, check_number, is_concrete
+from contexture_jax._core.checks import check_integer, is_concrete
 from contexture_jax._core.types import ArrayLike, short_repr
-from contexture_jax.evaluation._common import as_spectrum
+from contexture_jax.evaluation._common import as_number, as_spectrum
 
 __all__ = ["Truncated", "UsefulnessBounds", "as_truncated", "usefulness_bounds"]
 
@@ -62,8 +62,8 @@ def as_truncated(
     if not is_concrete(s):
         msg = "singular_values must be concrete to be bounded; got a tracer"
         raise TypeError(msg)
-    tail = check_number(tail_energy, "tail_energy")
-    error = check_number(tail_error, "tail_error")
+    tail = as_number(tail_energy, "tail_energy")
+    error = as_number(tail_error, "tail_error")
     count = check_integer(num_values, "num_values", low=s.shape[0])
     head = np.asarray(s, np.float64) ** 2
     eps = float(np.finfo(s.dtype).eps)
@@ -115,7 +115,7 @@ def usefulness_bounds(
     """
     known = as_truncated(singular_values, tail_energy, num_values, tail_error)
     max_dim = check_integer(max_dim, "max_dim", low=1)
-    return bounds(known, check_number(beta, "beta"), max_dim)
+    return bounds(known, as_number(beta, "beta"), max_dim)
 
 
 def bounds(known: Truncated, beta: float, max_dim: int) -> UsefulnessBounds:

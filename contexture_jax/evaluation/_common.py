@@ -9,7 +9,9 @@ import numpy as np
 
 from contexture_jax._core.checks import (
     as_floating,
+    check_finite,
     check_ndim,
+    check_number,
     check_values,
     is_concrete,
 )
@@ -21,12 +23,15 @@ from contexture_jax._core.numerics import (
     safe_sqrt,
 )
 from contexture_jax._core.types import Array, ArrayLike, Float, Int
+from contexture_jax._core.units import in_own_unit
 from contexture_jax.contexts import Context
 from contexture_jax.operators import AssociationOperator
 
 __all__ = [
     "as_columns",
     "as_epsilon",
+    "as_functions",
+    "as_number",
     "as_singular_values",
     "as_spectrum",
     "as_weights",
@@ -67,7 +72,8 @@ def as_singular_values(singular_values: Any) -> Float[Array, " k"]:
         lambda v: (v >= 0) & (v <= 1 + slack),
         "between 0 and 1 (the trivial value s_0 = 1 left out)",
     )
-    return jnp.clip(s, 0, 1)
+    # In a trace a NaN or an infinity makes all NaN, as a clipped one would not.
+    return jnp.where(jnp.isfinite(s).all(), jnp.clip(s, 0, 1), jnp.nan)
 
 
 def as_spectrum(singular_values: Any) -> Float[Array, " k"]:
@@ -108,7 +114,12 @@ def as_epsilon(epsilon: ArrayLike, largest: Float[Array, ""]) -> Float[Array, ""
 
 
 def as_columns(x: Any, name: str, num_rows: int | None = None) -> Float[Array, "n d"]:
-    """Convert to a floating matrix with at least one column and, if told, its rows."""
+    """Convert to a finite matrix with at least one column and, if told, its rows.
+
+    Raises:
+        ValueError: if the shape is another, or an entry of a concrete matrix is NaN or
+            infinite; in a trace what is made of such a matrix is NaN.
+    """
     x = as_floating(x, name)
     check_ndim(x, 2, name)
     if x.shape[1] == 0:
@@ -117,7 +128,24 @@ def as_columns(x: Any, name: str, num_rows: int | None = None) -> Float[Array, "
     if num_rows is not None and x.shape[0] != num_rows:
         msg = f"{name} must have {num_rows} rows; got shape {x.shape}"
         raise ValueError(msg)
+    check_finite(x, name)
     return x
+
+
+def as_functions(x: Any, name: str, op: AssociationOperator) -> Float[Array, "n d"]:
+    """Functions on the rows of an operator as columns, each in a unit of its own.
+
+    In the dtype of `op`, and 0 on rows without mass.
+    """
+    x = as_columns(x, name, op.shape[0])
+    return in_own_unit(jnp.where(op.p_x[:, None] > 0, x, 0), axis=0)[0].astype(op.dtype)
+
+
+def as_number(value: Any, name: str) -> float:
+    """A finite number on the host."""
+    number = check_number(value, name)
+    check_finite(np.asarray(number), name)
+    return number
 
 
 def as_weights(weights: Any, num_rows: int, dtype: Any) -> Float[Array, " n"]:
@@ -132,10 +160,11 @@ def weighted_basis(
 ) -> tuple[Float[Array, "n d"], Int[Array, ""]]:
     """An orthonormal basis of √weights · span(x), and its rank.
 
-    Columns are brought to one scale before the SVD, so that the cutoff
-    max(n, d) · eps · s_max judges directions and not units. A column is 0 when its norm
-    after centring is at most max(n, d) · eps times the norm before: the rest of a
-    constant is rounding.
+    Columns are brought to one scale before the SVD, so that its cutoff judges
+    directions and not units: singular values not above `rank_cutoff`, 10 √max(n, d) ·
+    eps · s_max, are 0. So is a column whose norm after centring is at most
+    10 √max(n, d) · eps times the norm before: the rest of a constant is rounding. Each
+    column may have a unit of its own, as large or small as the dtype has.
 
     The derivative (both modes) is that of the span: with the basis Q of Y = Q R, Q̇ = (I
     − Q Qᵀ) Ẏ R⁺. It is right for whatever does not depend on the choice of the basis,
@@ -147,9 +176,12 @@ def weighted_basis(
         centre: take the weighted mean off each column first.
 
     Returns:
-        The basis, shape (n, d), whose columns from `rank` on are 0, and the rank.
+        The basis, shape (n, d), whose columns from `rank` on are 0, and the rank. In a
+        trace all NaN, and d, where an entry is not finite.
     """
     n, d = x.shape
+    # Rows without mass may hold anything; 0 times it need not be 0.
+    x, _ = in_own_unit(jnp.where(weights[:, None] > 0, x, 0), axis=0)
     _, scaled, _ = _at_one_scale(x, weights, centre=centre)
     basis, rank = _span(scaled)
     return jnp.pad(basis, ((0, 0), (0, d - min(n, d)))), rank
@@ -160,7 +192,8 @@ def weighted_whitening(
 ) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
     """The mean, and W with (x − mean) W orthonormal in L²(weights); 0 beyond its rank.
 
-    √weights · (x − mean) W is the basis of `weighted_basis`, with its cutoffs.
+    √weights · (x − mean) W is the basis of `weighted_basis`, with its cutoffs. W is in
+    the units of x, which must allow for it: bring x to its own by `in_own_unit`.
     """
     d = x.shape[1]
     mean, scaled, scale = _at_one_scale(x, weights, centre=True)
@@ -208,11 +241,16 @@ def _span_and_inverse(
     y: Float[Array, "n d"],
 ) -> tuple[Float[Array, "n k"], Int[Array, ""], Float[Array, "d k"]]:
     """The basis Q of Y = Q R, its rank, and R⁺."""
-    basis, s, rotation = jnp.linalg.svd(y, full_matrices=False)
     n, d = y.shape
+    finite = jnp.isfinite(y).all()
+    basis, s, rotation = jnp.linalg.svd(jnp.where(finite, y, 0), full_matrices=False)
     keep = s > rank_cutoff((n, d), y.dtype, s[0])
     inverse = rotation.T * safe_reciprocal(jnp.where(keep, s, 0))[None, :]
-    return jnp.where(keep[None, :], basis, 0), jnp.sum(keep), inverse
+    basis, inverse = (
+        jnp.where(finite, z, jnp.nan)
+        for z in (jnp.where(keep[None, :], basis, 0), inverse)
+    )
+    return basis, jnp.where(finite, jnp.sum(keep), d), inverse
 
 
 def map_blocks(

@@ -48,7 +48,7 @@ def decay_rate(singular_values: ArrayLike) -> Float[Array, ""]:
     rate = (low + high) / 2
     step = _slope(rate, energy) / jax.lax.stop_gradient(_curvature(rate, energy))
     rate = rate - (step - jax.lax.stop_gradient(step))  # 0, with the right derivative
-    return jnp.where(positive, rate, jnp.inf)
+    return jnp.where(energy[0] == 0, jnp.inf, rate)
 
 
 def _powers(rates: Float[Array, " r"], k: int) -> Float[Array, "r k"]:

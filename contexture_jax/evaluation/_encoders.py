@@ -17,9 +17,11 @@ from contexture_jax._core.checks import (
 from contexture_jax._core.classes import as_classes
 from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, ArrayLike, Bool, Float, short_repr
+from contexture_jax._core.units import in_own_unit
 from contexture_jax.evaluation._common import (
     as_columns,
     as_epsilon,
+    as_functions,
     as_spectrum,
     require_leading,
     singular_value_slack,
@@ -47,14 +49,17 @@ def ratio_trace(phi: ArrayLike, op: AssociationOperator) -> Float[Array, ""]:
     Any invertible linear map of the embedding leaves it unchanged.
 
     C is never formed: Φ is centred under P_X and orthonormalised by an SVD, and
-    directions below max(n, d) · eps of the largest are dropped, which makes C⁻¹ a
-    pseudo-inverse. Differentiable, in both modes, in the embedding and in the arrays of
-    `op`, by the derivative of the span: also where an SVD would have none. Where
+    directions not above 10 √max(n, d) · eps of the largest are dropped, which makes C⁻¹
+    a pseudo-inverse. Differentiable, in both modes, in the embedding and in the arrays
+    of `op`, by the derivative of the span: also where an SVD would have none. Where
     directions are dropped the function jumps; the gradient is that at constant rank.
 
     Args:
         phi: embeddings of the rows of `op`, shape (n, d), cast to the dtype of `op`.
         op: the expectation operator, shape (n, m).
+
+    Raises:
+        ValueError: if an embedding is not finite (a trace gives NaN).
     """
     return jnp.trace(_dual_gram(phi, op))
 
@@ -68,8 +73,14 @@ def ritz_values(phi: ArrayLike, op: AssociationOperator) -> Float[Array, " d"]:
     Args:
         phi: embeddings of the rows of `op`, shape (n, d), cast to the dtype of `op`.
         op: the expectation operator, shape (n, m).
+
+    Raises:
+        ValueError: if an embedding is not finite (a trace gives NaN).
     """
-    return jnp.maximum(jnp.linalg.eigvalsh(_dual_gram(phi, op))[::-1], 0)
+    gram = _dual_gram(phi, op)
+    finite = jnp.isfinite(gram).all()
+    values = jnp.linalg.eigvalsh(jnp.where(finite, gram, 0))[::-1]
+    return jnp.where(finite, jnp.maximum(values, 0), jnp.nan)
 
 
 def trace_gap(
@@ -124,22 +135,22 @@ def trace_gap_bound(
     check_ndim(largest, 0, "largest")
     slack = singular_value_slack(largest.dtype)
     check_values(largest, "largest", lambda v: (v > 0) & (v <= 1 + slack), "in (0, 1]")
-    check_values(gap, "gap", lambda v: v >= 0, "non-negative")
+    check_values(gap, "gap", lambda v: (v >= 0) & (v < np.inf), "non-negative")
     gap = jnp.asarray(gap, dtype=largest.dtype)
     eps = as_epsilon(epsilon, largest)
     room = largest**2 - gap
     top = largest**2 - (1 - eps) ** 2 + largest * jnp.sqrt(gap)
     bound = jnp.maximum(top, 0) / jnp.where(room > 0, room, 1)
-    return jnp.where(room > 0, jnp.minimum(bound, 1), 1)
+    return jnp.where(room <= 0, 1, jnp.minimum(bound, 1))
 
 
 def compatibility(f: ArrayLike, op: AssociationOperator) -> Float[Array, "..."]:
     """ρ(f) = ‖T* f̃‖_{P_A} / ‖f̃‖_{P_X}, f̃ = f − E f: how well A predicts f.
 
     Between 0 and s_1 (Zhai et al. 2025 (CTX), Def. 13; theory.md §2). A function is
-    constant when ‖f̃‖ ≤ n · eps · ‖f‖: its compatibility is undefined. Differentiable
-    in `f` and in the arrays of `op`; where ρ = 0, a minimum with a kink, the gradient
-    is taken as 0.
+    constant when ‖f̃‖ ≤ 10 √n · eps · ‖f‖: its compatibility is undefined.
+    Differentiable in `f` and in the arrays of `op`; where ρ = 0, a minimum with a kink,
+    the gradient is taken as 0.
 
     Args:
         f: values on the rows of `op`, shape (n,), or functions as columns, shape
@@ -150,12 +161,12 @@ def compatibility(f: ArrayLike, op: AssociationOperator) -> Float[Array, "..."]:
         ρ, shape () or (k,); NaN for a constant column inside a trace.
 
     Raises:
-        ValueError: if a concrete column is constant.
+        ValueError: if a concrete column is constant, or not finite.
     """
     f = as_floating(f, "f")
     if f.ndim == 1:
         return compatibility(f[:, None], op)[0]
-    f = as_columns(f, "f", op.shape[0]).astype(op.dtype)
+    f = as_functions(f, "f", op)
     p_x, p_a = op.p_x[:, None], op.p_a[:, None]
     centred = f - jnp.sum(p_x * f, axis=0, keepdims=True)
     variance = jnp.sum(p_x * centred**2, axis=0)
@@ -194,11 +205,13 @@ def target_energy(target: ArrayLike, left: ArrayLike, p_x: ArrayLike) -> TargetE
         p_x: probabilities of the rows, shape (n,).
 
     Raises:
-        ValueError: if the concrete target is constant (a trace gives NaN).
+        ValueError: if the concrete target is constant or not finite (a trace gives
+            NaN).
     """
     mu, p = _check_left(left, p_x)
-    f = as_floating(target, "target").astype(mu.dtype)
+    f = as_floating(target, "target")
     f = as_columns(f[:, None] if f.ndim == 1 else f, "target", mu.shape[0])
+    f = in_own_unit(jnp.where(p[:, None] > 0, f, 0))[0].astype(mu.dtype)
     centred = f - mm(p[None, :], f)
     total = jnp.sum(p[:, None] * centred**2)
     varies = _varies(total, jnp.sum(p[:, None] * f**2), f.shape[0])
@@ -244,7 +257,7 @@ def class_energy(
 
 def _dual_gram(phi: ArrayLike, op: AssociationOperator) -> Float[Array, "d d"]:
     """B in an orthonormal basis of the centred span of Φ, where C = I."""
-    phi = as_columns(phi, "phi", op.shape[0]).astype(op.dtype)
+    phi = as_functions(phi, "phi", op)
     basis, _ = weighted_basis(phi, op.p_x, centre=True)
     image = op.rmatmat(basis * safe_reciprocal(safe_sqrt(op.p_x))[:, None])
     image = safe_sqrt(op.p_a)[:, None] * (image - mm(op.p_a[None, :], image))
@@ -252,7 +265,7 @@ def _dual_gram(phi: ArrayLike, op: AssociationOperator) -> Float[Array, "d d"]:
 
 
 def _varies(variance: Array, square: Array, num_rows: int) -> Array:
-    """Whether ‖f̃‖ is above the rounding of ‖f‖."""
+    """Whether ‖f̃‖ is above the rounding of ‖f‖, by `rank_cutoff`."""
     cutoff = rank_cutoff((num_rows, 1), square.dtype, jnp.ones((), square.dtype))
     return jnp.sqrt(variance) > cutoff * jnp.sqrt(square)
 
@@ -275,7 +288,7 @@ def _check_left(
     mu = as_columns(left, "left")
     p = as_floating(p_x, "p_x").astype(mu.dtype)
     check_probabilities(p, "p_x", mu.shape[0])
-    return mu, p
+    return jnp.where(jnp.isfinite(mu).all(), mu, jnp.nan), p
 
 
 def _class_codes(

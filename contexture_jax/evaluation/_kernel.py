@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer, check_key
 from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr
+from contexture_jax._core.units import in_own_unit, times_power_of_two
 from contexture_jax.evaluation._common import (
     as_columns,
     kernel_deltas,
@@ -123,7 +124,7 @@ def lipschitz(
     """
     check_key(key)
     n, m = op.shape
-    x = as_columns(x, "x", n).astype(op.dtype)
+    x = as_columns(x, "x", n)
     num_points = min(check_integer(num_points, "num_points", low=2), n)
     rows = jax.random.permutation(key, n)[:num_points].astype(jnp.int32)
 
@@ -131,7 +132,9 @@ def lipschitz(
         return _kernel_columns(op, block)[rows].T
 
     kernel = map_blocks(columns, rows, row_entries=n + m)
-    places, alive = x[rows], op.p_x[rows] > 0
+    alive = op.p_x[rows] > 0
+    places, unit = in_own_unit(jnp.where(alive[:, None], x[rows], 0))
+    places = places.astype(op.dtype)
     noise = singular_value_slack(op.dtype) * jnp.max(kernel)
 
     def steepest(i: Int[Array, ""]) -> Float[Array, ""]:
@@ -143,7 +146,9 @@ def lipschitz(
         return jnp.max(jnp.where(alive & alive[i], slope, 0))
 
     indices = jnp.arange(num_points, dtype=jnp.int32)
-    return jnp.max(jax.lax.map(steepest, indices))
+    slope = jnp.max(jax.lax.map(steepest, indices))
+    slope = times_power_of_two(slope, -unit[0, 0])
+    return jnp.where(jnp.isfinite(places).all(), slope, jnp.nan)
 
 
 def _kernel_columns(

@@ -12,7 +12,6 @@ from contexture_jax._core.checks import (
     check_finite,
     check_integer,
     check_key,
-    check_number,
 )
 from contexture_jax._core.numerics import (
     mm,
@@ -21,8 +20,14 @@ from contexture_jax._core.numerics import (
     safe_reciprocal,
 )
 from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
+from contexture_jax._core.units import in_own_unit
 from contexture_jax.evaluation._alignment import cca, mutual_knn, principal_angles
-from contexture_jax.evaluation._common import as_columns, as_spectrum, as_weights
+from contexture_jax.evaluation._common import (
+    as_columns,
+    as_number,
+    as_spectrum,
+    as_weights,
+)
 from contexture_jax.evaluation._encoders import ratio_trace
 from contexture_jax.operators import AssociationOperator
 
@@ -88,13 +93,13 @@ def cka(
 
     def centred(x: Array) -> Array:
         root = jnp.sqrt(w)[:, None]
-        x = x.astype(dtype)
+        # The measure does not see the scale; squares would leave the range.
+        x, _ = in_own_unit(jnp.where(root > 0, x, 0).astype(dtype))
         left = root * (x - mm(w[None, :], x))
         length = jnp.linalg.norm(left)
         # The rest of a constant is rounding, which scaling would make a feature of.
         floor = rank_cutoff((x.shape[0], x.shape[1]), dtype, jnp.linalg.norm(root * x))
-        # The measure does not see the scale; squares of squares would leave the range.
-        return left * safe_reciprocal(jnp.where(length > floor, length, 0.0))
+        return left * safe_reciprocal(jnp.where(length <= floor, 0.0, length))
 
     a, b = centred(a), centred(b)
     cross, own_a, own_b = (
@@ -116,7 +121,7 @@ def clusters(singular_values: ArrayLike, *, gap: float = 0.01) -> list[tuple[int
     Returns:
         (first, end) of each, in descending order of the values.
     """
-    check_number(gap, "gap")
+    as_number(gap, "gap")
     s = np.asarray(as_spectrum(singular_values))
     cuts = np.flatnonzero(s[:-1] - s[1:] > gap) + 1
     ends = [0, *cuts.tolist(), len(s)]
@@ -173,8 +178,9 @@ def alignment(
     """
     check_key(key)
     num_shuffles = check_integer(num_shuffles, "num_shuffles", low=1)
-    phi = as_columns(phi, "phi", op.shape[0]).astype(op.dtype)
-    check_finite(phi, "phi")
+    # No measure sees the scale.
+    phi = in_own_unit(as_columns(phi, "phi", op.shape[0]))[0].astype(op.dtype)
+    check_finite(exact.left, "exact.left")
     d = phi.shape[1]
     s = as_spectrum(exact.singular_values)
     if s.shape[0] < d:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import check_integer, check_key
+from contexture_jax._core.checks import check_finite, check_integer, check_key
 from contexture_jax._core.numerics import mm, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, Float, short_repr
 from contexture_jax.evaluation._pairs import check_level
@@ -47,7 +47,12 @@ def jackknife(
 
     Returns:
         (bias, standard error), each of the shape of `estimate`.
+
+    Raises:
+        ValueError: if a number is not finite.
     """
+    check_finite(estimate, "estimate")
+    check_finite(replicates, "replicates")
     num = replicates.shape[0]
     mean = replicates.mean(axis=0)
     variance = ((replicates - mean[None]) ** 2).mean(axis=0)
@@ -142,10 +147,12 @@ def monte_carlo_error(
     )
 
     def deviation(signs: Array) -> Array:
-        noise = jnp.tensordot(signs, scaled, axes=1)
-        side = noise @ root
+        noise = jnp.tensordot(
+            signs, scaled, axes=1, precision=jax.lax.Precision.HIGHEST
+        )
+        side = mm(noise, root)
         noise = noise - root[:, None] * side[None, :] - side[:, None] * root[None, :]
-        noise = noise + (root @ side) * root[:, None] * root[None, :]
+        noise = noise + jnp.sum(root * side) * root[:, None] * root[None, :]
         return jnp.abs(jnp.linalg.eigvalsh(noise)).max()
 
     deviations = jax.lax.map(deviation, _signs(key, num_replicates, num, values.dtype))

@@ -5,14 +5,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import check_finite, check_integer, check_key
+from contexture_jax._core.checks import (
+    check_integer,
+    check_key,
+    check_values,
+    is_concrete,
+)
 from contexture_jax._core.numerics import (
     mm,
     rank_cutoff,
     safe_reciprocal,
     safe_sqrt,
 )
-from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
+from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr
+from contexture_jax._core.units import in_own_unit, times_power_of_two
 from contexture_jax.evaluation._common import (
     as_columns,
     as_weights,
@@ -137,13 +143,11 @@ def rayleigh_ritz(
                 "positive, weights and key go with embeddings of pairs; an operator is"
                 " the law itself"
             )
-        phi = as_columns(phi, "phi", other.shape[0])
-        check_finite(phi, "phi")
-        return _by_operator(phi, other, rank)
+        phi, unit = in_own_unit(as_columns(phi, "phi", other.shape[0]), axis=0)
+        found = _by_operator(phi.astype(other.dtype), other, rank)
+        return _in_units_given(found, unit)
     phi = as_columns(phi, "phi")
     psi = as_columns(other, "other", phi.shape[0])
-    for embedding, name in ((phi, "phi"), (psi, "other")):
-        check_finite(embedding, name)
     if positive and psi.shape != phi.shape:
         msg = f"positive partners must have the shape of phi, {phi.shape}"
         raise ValueError(f"{msg}; got {psi.shape}")
@@ -151,13 +155,35 @@ def rayleigh_ritz(
     phi, psi = phi.astype(dtype), psi.astype(dtype)
     rank = _check_rank(rank, min(phi.shape[1], psi.shape[1]))
     w = as_weights(weights, phi.shape[0], dtype)
-    found = _by_pairs(phi, psi, w, rank, positive)
+    if positive:
+        both, unit = in_own_unit(jnp.concatenate([phi, psi]), axis=0)
+        phi, psi = jnp.split(both, 2)
+    else:
+        (phi, unit), (psi, _) = (in_own_unit(z, axis=0) for z in (phi, psi))
+    found = _in_units_given(_by_pairs(phi, psi, w, rank, positive), unit)
     if key is None:
         return found
     check_key(key)
     if weights is not None:
         raise ValueError("held-out values need pairs of equal weight: leave out key")
     return found._replace(held_out=_held_out(phi, psi, rank, positive, key, level))
+
+
+def _in_units_given(found: RayleighRitz, unit: Int[Array, "1 d"]) -> RayleighRitz:
+    """The map to the functions, from embeddings as they came."""
+    rotation = times_power_of_two(found.rotation, -unit.T)
+    if is_concrete(unit):
+        lowest = jnp.finfo(rotation.dtype).minexp
+        check_values(
+            unit[0],
+            "the exponents of the columns of phi",
+            lambda e: e >= lowest,
+            f"at least {lowest}, or the map from phi to its functions leaves the range"
+            " of the dtype: multiply phi",
+        )
+    return found._replace(
+        mean=times_power_of_two(found.mean, unit[0]), rotation=rotation
+    )
 
 
 def _check_rank(rank: int | None, high: int) -> int:
@@ -167,7 +193,6 @@ def _check_rank(rank: int | None, high: int) -> int:
 def _by_operator(
     phi: Float[Array, "n d"], op: AssociationOperator, rank: int | None
 ) -> RayleighRitz:
-    phi = phi.astype(op.dtype)
     rank = _check_rank(rank, phi.shape[1])
     mean, whitening = weighted_whitening(phi, op.p_x)
     functions = mm(phi - mean[None, :], whitening)
@@ -185,7 +210,7 @@ def _by_operator(
     return RayleighRitz(
         jnp.clip(s, 0.0, 1.0),
         left,
-        jnp.where(there[None, :], right, 0.0),
+        jnp.where(there[None, :], right, 0.0 * s[None, :]),
         mean,
         rotation,
         None,

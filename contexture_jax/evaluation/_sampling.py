@@ -11,8 +11,9 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from contexture_jax._core.checks import check_integer, check_key
+from contexture_jax._core.checks import check_integer, check_key, check_values
 from contexture_jax._core.numerics import safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
 from contexture_jax.evaluation._pairs import (
@@ -192,8 +193,13 @@ def bootstrap_interval(
         replicates: shape (b, …), the same shape behind the first axis.
         level: the confidence.
         kind: which of the three.
+
+    Raises:
+        ValueError: if a number is NaN, or `kind` or `level` is none of those.
     """
     check_level(level)
+    for numbers, name in ((estimate, "estimate"), (replicates, "replicates")):
+        check_values(numbers, name, lambda v: ~np.isnan(v), "numbers")
     theta, drawn = jnp.asarray(estimate), jnp.asarray(replicates)
     mean = drawn.mean(axis=0)
     corrected = 2 * theta - mean

@@ -99,7 +99,7 @@ def usefulness(
     taken_in = jnp.cumsum(energy[:-1]) / jnp.sum(energy[:-1])
     curve = left_out + jnp.asarray(beta, dtype=s.dtype) * taken_in
     tau = jnp.min(curve)
-    best_dim = jnp.where(jnp.isinf(tau), 0, jnp.argmin(curve) + 1)
+    best_dim = jnp.where(jnp.isfinite(tau), jnp.argmin(curve) + 1, 0)
     return Usefulness(tau, best_dim, curve)
 
 
@@ -147,7 +147,7 @@ def effective_rank(
     if kind == "entropy":
         p = safe_divide(s, jnp.sum(s))
         entropy = -jnp.sum(p * jnp.log(jnp.where(p > 0, p, 1)))
-        return jnp.where(jnp.sum(p) > 0, jnp.exp(entropy), 0)
+        return jnp.where(jnp.sum(p) == 0, 0, jnp.exp(entropy))
     msg = f'kind must be "participation" or "entropy"; got {kind!r}'
     raise ValueError(msg)
 

@@ -4,10 +4,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from contexture_jax._core.checks import check_integer, check_number, is_concrete
+from contexture_jax._core.checks import check_integer, is_concrete
 from contexture_jax._core.types import ArrayLike, short_repr
 from contexture_jax.evaluation._bounds import Truncated, as_truncated, bounds
-from contexture_jax.evaluation._common import as_spectrum, singular_value_slack
+from contexture_jax.evaluation._common import (
+    as_number,
+    as_spectrum,
+    singular_value_slack,
+)
 from contexture_jax.evaluation._spectra import usefulness
 
 __all__ = ["Verdict", "verdict"]
@@ -93,7 +97,7 @@ def verdict(
             f" {tail_energy!r} and {num_values!r}"
         )
         raise ValueError(msg)
-    beta = check_number(beta, "beta")
+    beta = as_number(beta, "beta")
     max_dim = check_integer(max_dim, "max_dim", low=1)
     slack = singular_value_slack(s.dtype)
     energy = np.asarray(s, np.float64) ** 2
@@ -106,7 +110,7 @@ def verdict(
         known = as_truncated(s, 0.0, s.shape[0])
     elif num_values is not None:
         known = as_truncated(s, tail_energy, num_values, tail_error)
-        total += max(0.0, check_number(tail_energy, "tail_energy"))
+        total += max(0.0, as_number(tail_energy, "tail_energy"))
     else:
         known = None
     if known is not None:

@@ -9,9 +9,11 @@ import numpy as np
 from contexture_jax._core.checks import check_integer
 from contexture_jax._core.numerics import mm, safe_reciprocal
 from contexture_jax._core.types import Array, ArrayLike, Bool, Float, short_repr
+from contexture_jax._core.units import in_own_unit
 from contexture_jax.evaluation._common import (
     as_columns,
     as_epsilon,
+    as_functions,
     as_singular_values,
     as_spectrum,
     require_leading,
@@ -82,7 +84,7 @@ def worst_case_error(
     gap = s[0] ** 2 - s[dim] ** 2
     open_ = gap > slack
     value = jnp.maximum(s[0] ** 2 - least, 0) / jnp.where(open_, gap, 1)
-    value = jnp.where(open_, jnp.minimum(value, 1), 1)
+    value = jnp.where(gap <= slack, 1, jnp.minimum(value, 1))
     value = jnp.where(1 - eps > s[0] + slack, jnp.nan, value)
     mean_energy = (s[0] ** 2 + s[1] ** 2) / 2
     inside = (1 - eps <= s[0] + slack) & (least >= mean_energy - slack)
@@ -110,7 +112,7 @@ def worst_case_error_of(
     Raises:
         ValueError: if ε < 1 − s_1: no function is that compatible.
     """
-    phi = as_columns(phi, "phi", op.shape[0]).astype(op.dtype)
+    phi = as_functions(phi, "phi", op)
     root = jnp.sqrt(op.p_x)
     matrix = root[:, None] * op.as_matrix() * safe_reciprocal(jnp.sqrt(op.p_a))[None, :]
     matrix = matrix - root[:, None] * jnp.sqrt(op.p_a)[None, :]
@@ -142,7 +144,8 @@ def worst_case_error_of_coefficients(
     """
     s = as_singular_values(singular_values)
     eps = as_epsilon(epsilon, jnp.max(s))
-    phi = as_columns(coefficients, "coefficients", s.shape[0]).astype(s.dtype)
+    phi = as_columns(coefficients, "coefficients", s.shape[0])
+    phi = in_own_unit(phi, axis=0)[0].astype(s.dtype)
     basis, _ = weighted_basis(phi, jnp.ones_like(s), centre=False)
     off = jnp.eye(s.shape[0], dtype=s.dtype) - mm(basis, basis.T)
     return _dual_value(off, jnp.diag(s**2), jnp.max(s), eps)
@@ -179,5 +182,5 @@ def _bisect(
     low, high, off, tilt = state
     middle = (low + high) / 2
     v = jnp.linalg.eigh(off + middle * tilt)[1][:, -1]
-    rising = v @ tilt @ v > 0
+    rising = jnp.sum(v * mm(tilt, v)) > 0
     return jnp.where(rising, low, middle), jnp.where(rising, middle, high), off, tilt

@@ -46,8 +46,9 @@ class DenseOperator(AssociationOperator):
 
     def squared_norm(self) -> Float[Array, ""]:
         """Σ P(x,a)² / (p_x p_a)."""
-        rows = (self.joint * self.joint) @ safe_reciprocal(self.p_a)
-        return rows @ safe_reciprocal(self.p_x)
+        # A sum that is fused: no table of squares, no product in a coarse precision.
+        back = self.joint * safe_reciprocal(self.p_a)[None, :]
+        return jnp.sum(jnp.sum(back * self.joint, axis=1) * safe_reciprocal(self.p_x))
 
     def cost(self, r: int) -> Cost:
         """One product with an n × m matrix."""

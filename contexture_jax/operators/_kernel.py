@@ -80,4 +80,4 @@ def kernel_operator(context: SoftmaxContext, block_size: int) -> KernelOperator:
     inverse = safe_reciprocal(p_a)[:, None]
     # P⁺(a|x)² is the exponential of twice the scores.
     squares = exp_matmul(2.0 * queries, keys, inverse, block_size=block_size)[:, 0]
-    return KernelOperator(queries, keys, p_x, p_a, p_x @ squares, block_size)
+    return KernelOperator(queries, keys, p_x, p_a, jnp.sum(p_x * squares), block_size)

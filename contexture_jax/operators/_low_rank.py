@@ -69,7 +69,7 @@ def low_rank_operator(
         p_a: law of A, shape (m,), summing to 1.
     """
     return LowRankOperator(
-        left - (p_x @ left)[None, :], right - (p_a @ right)[None, :], p_x, p_a
+        left - mm(p_x, left)[None, :], right - mm(p_a, right)[None, :], p_x, p_a
     )
 
 

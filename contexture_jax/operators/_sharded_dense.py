@@ -63,8 +63,9 @@ class ShardedDenseOperator(ShardedOperator):
 
     def squared_norm(self) -> Float[Array, ""]:
         """Σ P(x,a)² / (p_x p_a)."""
-        rows = (self.joint * self.joint) @ safe_reciprocal(self.p_a)
-        return rows[: self.shape[0]] @ safe_reciprocal(self.p_x)
+        back = self.joint * safe_reciprocal(self.p_a)[None, :]
+        rows = jnp.sum(back * self.joint, axis=1)[: self.shape[0]]
+        return jnp.sum(rows * safe_reciprocal(self.p_x))
 
     def cost(self, r: int) -> Cost:
         """Of one device: a product with its share of the rows."""

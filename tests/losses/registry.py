@@ -153,7 +153,10 @@ OBJECTIVES: dict[str, Callable[[Embeddings, Any], Any]] = {
         e.psi, e.data.x, axis_name=axis
     ),
     "masked_reconstruction": lambda e, axis: losses.masked_reconstruction(
-        e.psi @ e.head[0], e.data.x, e.data.x > 0, axis_name=axis
+        jnp.matmul(e.psi, e.head[0], precision="highest"),
+        e.data.x,
+        e.data.x > 0,
+        axis_name=axis,
     ),
     "graph": _pair(losses.graph, lazy=True),
 }

@@ -1,0 +1,87 @@
+"""Arrays in a unit of their own: exact powers of two, for entries of any size.
+
+Squares of entries above 2⁶⁴ or below 2⁻⁶³ leave the range of float32. Devices flush
+subnormal numbers to 0, in comparisons too, so that exponents are read off the bits.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.types import Array, Float, Int
+
+__all__ = ["in_own_unit", "times_power_of_two"]
+
+
+def in_own_unit(
+    x: Float[Array, "*s"], *, axis: int | None = None
+) -> tuple[Float[Array, "*s"], Int[Array, "..."]]:
+    """The entries over the power of two below the largest, and that exponent.
+
+    Args:
+        x: floating, any shape.
+        axis: what shares a unit: 0 for each column of a matrix; None: all of it.
+
+    Returns:
+        x · 2^(−e), of entries below 2 in modulus, with the gradient of a constant e;
+        and e with the reduced axes kept: 0 where all entries are 0 or one is not
+        finite.
+    """
+    bits, mantissa, bias = _layout(x.dtype)
+    top = jnp.max(_magnitude(x), axis=axis, keepdims=True, initial=0)
+    biased = (top >> mantissa).astype(jnp.int32)
+    leading = bits - 1 - jax.lax.clz(top).astype(jnp.int32)
+    exponent = jnp.where(biased > 0, biased - bias, leading - (bias + mantissa - 1))
+    exponent = jnp.where((top == 0) | (biased > 2 * bias), 0, exponent)
+    return times_power_of_two(x, -exponent), exponent
+
+
+@jax.custom_jvp
+def times_power_of_two(
+    x: Float[Array, "*s"], exponent: Int[Array, "..."]
+) -> Float[Array, "*s"]:
+    """X · 2^exponent, exact unless that leaves the normal range; x may be subnormal."""
+    _, mantissa, bias = _layout(x.dtype)
+    magnitude = _magnitude(x)
+    subnormal = (magnitude >> mantissa) == 0
+    # As an integer the fraction of a subnormal number is exact.
+    raised = magnitude.astype(x.dtype) * 2.0**-mantissa
+    negative = jax.lax.bitcast_convert_type(x, magnitude.dtype) != magnitude
+    y = jnp.where(subnormal, jnp.where(negative, -raised, raised), x)
+    return _scaled(y, jnp.where(subnormal, exponent - (bias - 1), exponent))
+
+
+@times_power_of_two.defjvp
+def _(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
+    x, exponent = primals
+    return times_power_of_two(x, exponent), _scaled(tangents[0], exponent)
+
+
+def _scaled(x: Array, exponent: Array) -> Array:
+    """In two steps: 2^exponent alone may leave the range."""
+    _, mantissa, bias = _layout(x.dtype)
+
+    def power(k: Array) -> Array:
+        biased = jnp.clip(k + bias, 0, 2 * bias)
+        word = biased.astype(_unsigned(x.dtype)) << mantissa
+        return jax.lax.bitcast_convert_type(word, x.dtype)
+
+    half = exponent // 2
+    return x * power(half) * power(exponent - half)
+
+
+def _magnitude(x: Array) -> Array:
+    """The bits of |x|, which order as the numbers do."""
+    return (jax.lax.bitcast_convert_type(x, _unsigned(x.dtype)) << 1) >> 1
+
+
+def _layout(dtype: Any) -> tuple[int, int, int]:
+    """Bits of a number, bits of its mantissa, bias of its exponent."""
+    info = jnp.finfo(dtype)
+    return info.bits, info.nmant, info.maxexp - 1
+
+
+def _unsigned(dtype: Any) -> Any:
+    return np.dtype(f"uint{8 * np.dtype(dtype).itemsize}")

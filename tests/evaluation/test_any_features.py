@@ -1,0 +1,185 @@
+"""Judges of features that are not finite, or in units far from 1: all of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import contexture_jax as cx
+from contexture_jax import evaluation
+
+RNG = np.random.default_rng(3)
+ROWS = 12
+OP = cx.association_operator(
+    cx.contexts.joint(RNG.gamma(0.5, size=(ROWS, 7)).astype(np.float32) + 0.01)
+)
+KEY = jax.random.key(0)
+# Whole numbers below 2⁹, so that a power of two times them is exact to 2⁻¹⁴⁹.
+FEATURES = RNG.integers(-500, 500, size=(ROWS, 3)).astype(np.float32)
+OTHER = RNG.normal(size=(ROWS, 3)).astype(np.float32)
+LEFT = np.linalg.qr(OTHER)[0]
+CLASSES = np.arange(ROWS) % 3
+SPECTRUM = np.linspace(0.9, 0.1, ROWS).astype(np.float32)
+EXACT = cx.solvers.SVDResult(SPECTRUM[:4], RNG.normal(size=(ROWS, 4)), np.eye(7, 4))
+RITZ = evaluation.RayleighRitz(*[np.eye(3)] * 5, None)
+
+OF_FEATURES = {
+    "cca": lambda x: evaluation.cca(x, OTHER),
+    "cca, second": lambda x: evaluation.cca(OTHER, x),
+    "cka": lambda x: evaluation.cka(x, OTHER),
+    "cka, second": lambda x: evaluation.cka(OTHER, x),
+    "principal_angles": lambda x: evaluation.principal_angles(x, OTHER),
+    "projector_distance": lambda x: evaluation.projector_distance(x, OTHER),
+    "ratio_trace": lambda x: evaluation.ratio_trace(x, OP),
+    "ritz_values": lambda x: evaluation.ritz_values(x, OP),
+    "trace_gap": lambda x: evaluation.trace_gap(x, OP, SPECTRUM),
+    "compatibility": lambda x: evaluation.compatibility(x, OP),
+    "compatibility, one": lambda x: evaluation.compatibility(x[:, 0], OP),
+    "target_energy": lambda x: evaluation.target_energy(x, LEFT, OP.p_x),
+    "worst_case_error_of": lambda x: evaluation.worst_case_error_of(x, OP, 0.9),
+    "worst_case_error_of_coefficients": lambda x: (
+        evaluation.worst_case_error_of_coefficients(x, SPECTRUM, 0.2)
+    ),
+    "rayleigh_ritz": lambda x: evaluation.rayleigh_ritz(x, OP)[:3],
+    "rayleigh_ritz, pairs": lambda x: evaluation.rayleigh_ritz(x, OTHER)[:3],
+    "rayleigh_ritz, positive": lambda x: (
+        evaluation.rayleigh_ritz(x, x[::-1], positive=True, rank=2, key=KEY).held_out
+    ),
+    "mutual_knn, whitened": lambda x: evaluation.mutual_knn(x, OTHER, 2, whiten=True),
+}
+OTHERS = {
+    "mutual_knn": lambda x: evaluation.mutual_knn(x, OTHER, 2),
+    "lipschitz": lambda x: evaluation.lipschitz(OP, x, key=KEY),
+    "class_energy": lambda x: evaluation.class_energy(CLASSES, x, OP.p_x, 3),
+    "target_energy, left": lambda x: evaluation.target_energy(OTHER, x, OP.p_x),
+    "weights": lambda x: evaluation.cca(OTHER, LEFT, jnp.abs(x[:, 0])),
+}
+OF_VALUES = {
+    "usefulness": lambda s: evaluation.usefulness(s).tau,
+    "decay_rate": evaluation.decay_rate,
+    "chi_squared": evaluation.chi_squared,
+    "maximal_correlation": evaluation.maximal_correlation,
+    "effective_rank": evaluation.effective_rank,
+    "effective_rank, entropy": lambda s: evaluation.effective_rank(s, "entropy"),
+    "trace_gap, values": lambda s: evaluation.trace_gap(OTHER, OP, s),
+    "trace_gap_bound": lambda s: evaluation.trace_gap_bound(s[1], s[0], 0.5),
+    "worst_case_error": lambda s: evaluation.worst_case_error(s, 2, 0.5).value,
+    "coefficients, values": lambda s: evaluation.worst_case_error_of_coefficients(
+        OTHER, s, 0.5
+    ),
+    "jackknife": lambda s: evaluation.jackknife(jnp.mean(s), jnp.asarray(s)),
+}
+# On the host, or only there.
+EAGER = {
+    "alignment": lambda x: evaluation.alignment(
+        x, EXACT, OP, key=KEY, num_neighbors=2, num_shuffles=1
+    ),
+    "alignment, exact": lambda x: evaluation.alignment(
+        OTHER, EXACT._replace(left=x), OP, key=KEY, num_shuffles=1
+    ),
+    "cluster_cosines": lambda x: evaluation.cluster_cosines(x, OTHER, [(0, 3)]),
+    "rayleigh_ritz, transform": lambda x: RITZ.transform(x),
+    "clusters": lambda x: evaluation.clusters(x[:, 0]),
+    "clusters, gap": lambda x: evaluation.clusters(SPECTRUM, gap=float(x[0, 0])),
+    "verdict": lambda x: evaluation.verdict(x[:, 0]),
+    "verdict, tail": lambda x: evaluation.verdict(
+        SPECTRUM, tail_energy=x[0, 0], num_values=20
+    ),
+    "usefulness_bounds": lambda x: evaluation.usefulness_bounds(SPECTRUM, x[0, 0], 20),
+    "usefulness_bounds, error": lambda x: evaluation.usefulness_bounds(
+        SPECTRUM, 0.1, 20, tail_error=x[0, 0]
+    ),
+    "counted_sample": evaluation.counted_sample,
+}
+# They take whole numbers, samples or operators, which are checked where they are made.
+NO_FEATURES = {
+    "bootstrap_interval",  # of numbers that may be infinite, as τ may
+    "bootstrap_spectrum",
+    "chi_squared_bias",
+    "estimate_kernel_deviation",
+    "expected_kernel_deviation",
+    "held_out_spectrum",
+    "kappa_squared",
+    "kernel_diagonal",
+    "monte_carlo_error",
+    "pair_sample",
+    "permutation_null",
+}
+
+
+def test_every_judge_is_here():
+    functions = {
+        name
+        for name in evaluation.__all__
+        if not isinstance(getattr(evaluation, name), type)
+    }
+    here = {n.split(",")[0] for n in (OF_FEATURES | OTHERS | OF_VALUES | EAGER)}
+    assert functions - here == NO_FEATURES
+
+
+def spoiled(x, value):
+    return np.concatenate([np.full_like(x[:1], value), x[1:]])
+
+
+COMPILED = {n: jax.jit(f) for n, f in (OF_FEATURES | OTHERS | OF_VALUES).items()}
+
+
+@pytest.mark.parametrize("name", [*OF_FEATURES, *OTHERS, *EAGER])
+def test_features_that_are_not_finite_are_refused(name):
+    judge = (OF_FEATURES | OTHERS | EAGER)[name]
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"finite|between 0 and 1|whole numbers"):
+            judge(spoiled(OTHER, value))
+
+
+@pytest.mark.parametrize("name", OF_VALUES)
+def test_values_that_are_not_finite_are_refused(name):
+    expected = r"finite|between 0 and 1|non-negative|in \(0, 1\]"
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=expected):
+            OF_VALUES[name](spoiled(SPECTRUM, value))
+
+
+@pytest.mark.parametrize("name", [*OF_FEATURES, *OTHERS, *OF_VALUES])
+def test_inside_a_trace_they_give_nan(name):
+    judge = COMPILED[name]
+    base = SPECTRUM if name in OF_VALUES else OTHER
+    for value in (np.nan, np.inf):
+        found = jax.tree.leaves(judge(spoiled(base, value)))
+        assert all(np.isnan(leaf).any() for leaf in found)
+        assert not any(np.isfinite(leaf).any() for leaf in found if leaf.ndim == 0)
+
+
+@pytest.mark.parametrize("name", OF_FEATURES)
+def test_the_unit_of_features_does_not_matter(name):
+    judge = COMPILED[name]
+    expected = judge(FEATURES)
+    # 1e20, 1e-20, and units of subnormal numbers, 2⁻¹⁴⁹ and above.
+    units = [[66, 66, 66], [-66, -66, -66], [-140, -140, -140]]
+    # What pools columns has one unit for all.
+    units += [] if name[:3] in ("cka", "tar") else [[-100, 0, 100]]
+    for exponents in units:
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            judge(np.ldexp(FEATURES, exponents).astype(np.float32)),
+            expected,
+        )
+
+
+def test_an_interval_of_what_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="replicates must be numbers; got nan"):
+        evaluation.bootstrap_interval(0.5, [0.4, np.nan])
+
+
+def test_slopes_have_the_unit_of_the_features():
+    slope = COMPILED["lipschitz"]
+    for exponent in (66, -66):
+        np.testing.assert_array_equal(
+            slope(np.ldexp(FEATURES, exponent)), np.ldexp(slope(FEATURES), -exponent)
+        )
+
+
+def test_functions_of_tiny_embeddings_that_have_no_map_are_refused():
+    tiny = np.ldexp(FEATURES[:, :1], -140)
+    with pytest.raises(ValueError, match="multiply phi"):
+        evaluation.rayleigh_ritz(tiny, tiny)
