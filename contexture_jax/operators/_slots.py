@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from contexture_jax._core.types import Array, Float, Int, Static, short_repr
+from contexture_jax._core.types import Array, Float, Inexact, Int, Static, short_repr
 
 __all__ = [
     "Bucket",
@@ -43,7 +43,7 @@ class Bucket(NamedTuple):
     """
 
     indices: Int[Array, "w c"]
-    weights: Float[Array, "w c"] | None
+    weights: Inexact[Array, "w c"] | None
 
 
 @short_repr
@@ -121,7 +121,7 @@ def make_slots(
 
 
 @jax.custom_vjp
-def sum_slots(bucket: Bucket, x: Float[Array, "m r"]) -> Float[Array, "c r"]:
+def sum_slots(bucket: Bucket, x: Inexact[Array, "m r"]) -> Inexact[Array, "c r"]:
     """Σ_j weights[j] · x[indices[j]], `_UNROLL` slots in a step of the loop.
 
     Gradients, in reverse mode only, slot by slot: differentiating through the loop
@@ -191,7 +191,7 @@ def _rows(x: Array, index: Array) -> Array:
     return x.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
-def slots_matmat(slots: Slots, x: Float[Array, "m r"]) -> Float[Array, "n r"]:
+def slots_matmat(slots: Slots, x: Inexact[Array, "m r"]) -> Inexact[Array, "n r"]:
     """The sparse matrix times a block, shape (n, r)."""
     zero_row = jnp.zeros((1, x.shape[1]), x.dtype)
     parts = [sum_slots(bucket, x) for bucket in slots.buckets]
