@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from contexture_jax._core.processes import gathered
 from contexture_jax._core.types import Array
 
 __all__ = [
@@ -103,7 +104,7 @@ def as_host(x: Any, name: str) -> np.ndarray:
         )
         raise TypeError(msg)
     if isinstance(x, jax.Array):
-        return np.asarray(x)  # what JAX says of a tracer or a far array is to the point
+        return gathered(x)  # what JAX says of a tracer is to the point
     try:
         if hasattr(x, "__jax_array__"):
             x = x.__jax_array__()

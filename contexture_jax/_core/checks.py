@@ -22,6 +22,7 @@ from contexture_jax._core.arrays import (
     as_real,
     floating_dtype,
 )
+from contexture_jax._core.processes import gathered, held_here, judged, spans_processes
 from contexture_jax._core.types import Array
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "check_finite",
     "check_integer",
     "check_key",
+    "check_mass",
     "check_ndim",
     "check_nonnegative",
     "check_number",
@@ -43,14 +45,28 @@ __all__ = [
     "check_values",
     "counted",
     "floating_dtype",
+    "gathered",
+    "held_here",
     "is_concrete",
+    "is_traced",
     "on_cpu",
+    "spans_processes",
 ]
 
 
 def is_concrete(*arrays: Any) -> bool:
-    """Whether every array has values now (none is a tracer or an abstract shape)."""
-    return not any(
+    """Whether every array has values that this process can read now.
+
+    None is a tracer, an abstract shape, or an array of several processes.
+    """
+    return not is_traced(arrays) and not any(
+        map(spans_processes, jax.tree.leaves(arrays))
+    )
+
+
+def is_traced(*arrays: Any) -> bool:
+    """Whether an array has no values yet: a tracer or an abstract shape."""
+    return any(
         isinstance(a, (Tracer, jax.ShapeDtypeStruct)) for a in jax.tree.leaves(arrays)
     )
 
@@ -72,7 +88,7 @@ def check_concrete(arrays: Any, name: str) -> None:
         arrays: a pytree of arrays.
         name: what it is, for the message.
     """
-    if not is_concrete(arrays):
+    if is_traced(arrays):
         msg = (
             f"{name} is laid out on the host and must be concrete; got a tracer: build"
             " it outside jit, vmap or grad, and pass what is made of it inside"
@@ -158,18 +174,36 @@ def check_key(key: Any) -> None:
 def check_values(
     x: Any, name: str, ok: Callable[[np.ndarray], np.ndarray], expected: str
 ) -> None:
-    """Raise a `ValueError` at the first entry of a concrete `x` where `ok` is false."""
-    if not is_concrete(x):
+    """Raise a `ValueError` at the first entry of a concrete `x` where `ok` is false.
+
+    Of an array of several processes each looks at its part, and all raise the same.
+    """
+    if is_traced(x):
         return
+    start, total = 0, None
+    if spans_processes(x):
+        in_rows = _bad_in_rows(x, ok)
+        if not in_rows.any():
+            return
+        start, total = int(np.argmax(in_rows > 0)), int(in_rows.sum())
+        x = gathered(x[start : start + 1])
     values = np.asarray(x)
     bad = ~ok(values)
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
         msg = f"{name} must be {expected}; got {values[where]}"
         if where:
-            count = counted(bad.sum(), "bad value")
+            count = counted(bad.sum() if total is None else total, "bad value")
+            where = (start + where[0], *where[1:])
             msg += f" at {name}[{', '.join(map(str, where))}] ({count})"
         raise ValueError(msg)
+
+
+def _bad_in_rows(x: Array, ok: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """How many entries of each row of an array of several processes are not `ok`."""
+    bad = judged(x, lambda values: ~ok(values))
+    counts = jnp.sum(bad, axis=tuple(range(1, bad.ndim)), dtype=jnp.int32)
+    return gathered(counts).astype(np.int64)
 
 
 def check_finite(x: Any, name: str) -> None:
@@ -191,7 +225,18 @@ def check_probabilities(p: Any, name: str, size: int) -> None:
         msg = f"{name} must have length {size}; got {p.shape[0]}"
         raise ValueError(msg)
     check_nonnegative(p, name)
-    if is_concrete(p) and not np.asarray(p).any():
+    check_mass(p, name)
+
+
+def check_mass(weights: Any, name: str) -> None:
+    """Raise if all of a concrete array of weights are 0."""
+    if is_traced(weights):
+        return
+    if spans_processes(weights):
+        some = bool(jnp.any(judged(weights, lambda values: values != 0)))
+    else:
+        some = bool(np.asarray(weights).any())
+    if not some:
         msg = f"{name} must have positive total mass; all its entries are 0"
         raise ValueError(msg)
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import is_concrete
+from contexture_jax._core.checks import is_traced, spans_processes
 from contexture_jax.contexts._joint import DenseJoint, SparseJoint, coordinates, joint
 
 __all__ = ["graph"]
@@ -37,7 +37,9 @@ def graph(adjacency: Any, *, lazy: bool = False) -> DenseJoint | SparseJoint:
     if isinstance(context, DenseJoint):
         weights = context.probabilities
         _check_square(weights.shape)
-        if is_concrete(weights):
+        if spans_processes(weights):
+            _check_symmetric(weights, weights.T, jnp)
+        elif not is_traced(weights):
             values = np.asarray(weights)
             _check_symmetric(values, values.T)
         if not lazy:
@@ -76,11 +78,12 @@ def _check_square(shape: tuple[int, ...]) -> None:
         raise ValueError(msg)
 
 
-def _check_symmetric(values: np.ndarray, mirrored: np.ndarray) -> None:
-    tolerance = 4 * np.finfo(values.dtype).eps * np.maximum(values, mirrored)
-    if (np.abs(values - mirrored) > tolerance).any():
+def _check_symmetric(values: Any, mirrored: Any, xp: Any = np) -> None:
+    """Raise unless a table is its transpose; `xp` is what its arrays belong to."""
+    tolerance = 4 * float(np.finfo(values.dtype).eps) * xp.maximum(values, mirrored)
+    if bool((xp.abs(values - mirrored) > tolerance).any()):
         _raise_asymmetric(
-            f"the largest difference is {np.abs(values - mirrored).max()}"
+            f"the largest difference is {xp.abs(values - mirrored).max()}"
         )
 
 

@@ -16,13 +16,16 @@ from contexture_jax._core.checks import (
     check_concrete,
     check_integer,
     check_key,
+    check_mass,
     check_ndim,
     check_nonnegative,
     check_rows_have_mass,
     check_values,
     counted,
     floating_dtype,
-    is_concrete,
+    gathered,
+    is_traced,
+    spans_processes,
 )
 from contexture_jax._core.numerics import as_law, mm, normalised, safe_divide
 from contexture_jax._core.types import (
@@ -255,7 +258,7 @@ def pairs(
         values = np.ones(rows.shape, jnp.zeros(()).dtype)
     else:
         check_concrete(weights, "weights")
-        values = np.asarray(as_real(weights, "weights"))
+        values = gathered(as_real(weights, "weights"))
         warn_if_float64(weights, values, "weights")
         if values.shape != rows.shape:
             msg = f"weights must have shape {rows.shape}; got {values.shape}"
@@ -296,7 +299,7 @@ def markov(transition: ArrayLike) -> DenseJoint:
             stationary law is not unique.
     """
     check_concrete(transition, "transition")
-    rows = np.asarray(_as_table(transition, "transition"))
+    rows = gathered(_as_table(transition, "transition"))
     if rows.shape[0] != rows.shape[1]:
         msg = f"transition must be square; got shape {rows.shape}"
         raise ValueError(msg)
@@ -331,10 +334,10 @@ def _joint(table: Any, name: str) -> DenseJoint | SparseJoint:
                 f" n_dense {table.n_dense}"
             )
             raise ValueError(msg)
-        indices = np.asarray(table.indices)
+        indices = gathered(table.indices)
         inside = (indices < np.asarray(table.shape)).all(axis=1)  # BCOO pads outside
         rows, columns = indices[inside].T
-        entries = np.asarray(table.data)[inside]
+        entries = gathered(table.data)[inside]
         return _normalised(rows, columns, entries, table.shape, name)
     if hasattr(table, "tocoo"):  # scipy.sparse, without importing it
         coo = table.tocoo()
@@ -353,9 +356,7 @@ def _as_table(table: Any, name: str) -> Array | np.ndarray:
         msg = f"{name} must not be empty; got shape {values.shape}"
         raise ValueError(msg)
     check_nonnegative(values, name)
-    if is_concrete(values) and not np.asarray(values).any():
-        msg = f"{name} must have positive total mass; all its entries are 0"
-        raise ValueError(msg)
+    check_mass(values, name)
     return values
 
 
@@ -415,9 +416,10 @@ def _sparse_from_dense(table: Array) -> SparseJoint:
 
 
 def _check_rows(rows: Array | np.ndarray, name: str) -> None:
-    if is_concrete(rows):
+    if not is_traced(rows):
         # On the host: devices take subnormal numbers for 0.
-        check_rows_have_mass(np.asarray(rows).max(axis=1), name)
+        largest = rows if spans_processes(rows) else np.asarray(rows)
+        check_rows_have_mass(largest.max(axis=1), name)
 
 
 def _as_shape(shape: Any) -> tuple[int, int]:

@@ -16,6 +16,8 @@ from contexture_jax._core.checks import (
     check_nonnegative,
     check_rows_have_mass,
     check_values,
+    gathered,
+    held_here,
 )
 from contexture_jax._core.numerics import normalised
 from contexture_jax._core.types import (
@@ -113,7 +115,7 @@ class Neighbors(Context):
                     f" got {type(x_new).__name__}"
                 )
             return neighbors(*x_new, num_points=self.num_points)
-        new = new_rows(x_new, self.points)
+        new = held_here(new_rows(x_new, self.points))
         indices, _ = nearest_neighbors(new, self.points, self.indices.shape[1])
         return Neighbors(indices, None, self.points, uniform_law(new), self.num_points)
 
@@ -155,7 +157,7 @@ class ReversedNeighbors(Context):
                 " with `knn(x, ...)`"
             )
         points = np.asarray(forward.points, np.float64)
-        new = np.asarray(new_rows(x_new, forward.points), np.float64)
+        new = gathered(new_rows(x_new, forward.points)).astype(np.float64)
         last = squared_distances(
             forward.points, forward.points, forward.indices[:, -1:]
         )[:, 0]
@@ -204,7 +206,7 @@ def knn(
         TypeError: if `num_neighbors` is not an integer.
         ValueError: if K is not between 1 and n, or `x` not a finite matrix.
     """
-    points = as_features(x, "x")
+    points = held_here(as_features(x, "x"))
     num_points = points.shape[0]
     if isinstance(num_neighbors, (int, np.integer)) and num_neighbors > num_points:
         msg = (
@@ -252,7 +254,7 @@ def neighbors(
     dtype = jnp.zeros(()).dtype
     shares = None
     if weights is not None:
-        shares = np.asarray(as_real(weights, "weights"))
+        shares = gathered(as_real(weights, "weights"))
         warn_if_float64(weights, shares, "weights")
         if shares.shape != index.shape:
             msg = f"weights must have shape {index.shape}; got {shares.shape}"

@@ -17,7 +17,8 @@ from contexture_jax._core.checks import (
     check_integer,
     check_ndim,
     check_nonnegative,
-    is_concrete,
+    gathered,
+    is_traced,
 )
 from contexture_jax._core.classes import class_codes
 from contexture_jax._core.types import (
@@ -66,9 +67,9 @@ class NumberedContext(SamplingContext):
 
     def _check_rows(self, x: Array, name: str) -> None:
         """Raise at a concrete row number without a law."""
-        if not is_concrete(x, self):
+        if is_traced(x, self):
             return
-        rows = np.asarray(x)
+        rows = gathered(x)
         n = self.shape[0]
         if ((rows < 0) | (rows >= n)).any():
             msg = f"{name} must hold row numbers between 0 and {n - 1}; got {rows}"
@@ -227,12 +228,13 @@ class TimeLag(NumberedContext):
 
     def _check_rows(self, x: Array, name: str) -> None:
         super()._check_rows(x, name)
-        if is_concrete(x, self):
-            lost = ~np.isin(np.asarray(x), self.inputs())
+        if not is_traced(x, self):
+            rows = gathered(x)
+            lost = ~np.isin(rows, self.inputs())
             if lost.any():
                 msg = (
                     f"{name} must hold times from which a lag stays within the series,"
-                    f" as in `inputs()`; got {np.asarray(x)[lost][0]}"
+                    f" as in `inputs()`; got {rows[lost][0]}"
                 )
                 raise ValueError(msg)
 

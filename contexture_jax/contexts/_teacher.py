@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_values, is_concrete
+from contexture_jax._core.checks import check_values, held_here, is_traced
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, ArrayLike, Float, Int, pytree_dataclass
 from contexture_jax.contexts._base import Context
@@ -89,12 +89,13 @@ def teacher(z: ArrayLike, threshold: float | None = None) -> Teacher:
         ValueError: if `z` has no direction left, or `threshold` is negative.
     """
     raw = as_features(z, "z")
-    if not is_concrete(raw):
+    if is_traced(raw):
         msg = (
             "z must be concrete: its rank decides shapes; build the context outside of"
             " jit, grad and vmap"
         )
         raise TypeError(msg)
+    raw = held_here(raw)  # each process decides the rank for itself, and alike
     num_rows = raw.shape[0]
     center = raw.mean(axis=0)
     u, sigma, vh = jnp.linalg.svd(raw - center[None, :], full_matrices=False)

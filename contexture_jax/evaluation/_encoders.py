@@ -12,7 +12,8 @@ from contexture_jax._core.checks import (
     check_ndim,
     check_probabilities,
     check_values,
-    is_concrete,
+    gathered,
+    is_traced,
 )
 from contexture_jax._core.classes import as_classes
 from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal, safe_sqrt
@@ -246,7 +247,7 @@ def class_energy(
     codes, num_classes = _class_codes(labels, mu.shape[0], num_classes)
     mass = jax.ops.segment_sum(p, codes, num_segments=num_classes)
     present = jnp.sum(mass > 0)
-    if is_concrete(present) and int(present) < 2:
+    if not is_traced(present) and int(present) < 2:
         msg = f"labels must have at least 2 classes with mass; got {int(present)}"
         raise ValueError(msg)
     sums = jax.ops.segment_sum(p[:, None] * mu, codes, num_segments=num_classes)
@@ -271,8 +272,8 @@ def _varies(variance: Array, square: Array, num_rows: int) -> Array:
 
 
 def _require_varying(varies: Bool[Array, " k"], name: str) -> None:
-    if is_concrete(varies) and not bool(jnp.all(varies)):
-        where = np.flatnonzero(~np.asarray(varies)).tolist()
+    if not is_traced(varies) and not bool(jnp.all(varies)):
+        where = np.flatnonzero(~gathered(varies)).tolist()
         msg = f"{name} must vary over the rows; got constant column(s) {where}"
         raise ValueError(msg)
 
@@ -294,7 +295,7 @@ def _check_left(
 def _class_codes(
     labels: ArrayLike, num_rows: int, num_classes: int | None
 ) -> tuple[Array, int]:
-    if is_concrete(labels):
+    if not is_traced(labels):
         # Those of 64 bits may be more than JAX holds.
         array = as_classes(labels, "labels", discrete=True)
         if array.dtype.kind == "U" and num_classes is not None:
@@ -313,7 +314,7 @@ def _class_codes(
             array, "labels", lambda v: (v >= 0) & (v < count), f"in 0..{count - 1}"
         )
         return jnp.asarray(array, jnp.int32), count
-    if not is_concrete(array):
+    if is_traced(array):
         msg = "labels must be concrete, or num_classes given; got a tracer"
         raise TypeError(msg)
     values, codes = np.unique(np.asarray(array), return_inverse=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import is_concrete
+from contexture_jax._core.checks import gathered, is_traced
 from contexture_jax._core.numerics import as_law, safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
 from contexture_jax.operators._base import AssociationOperator, Cost
@@ -192,8 +192,8 @@ def product(operators: Sequence[AssociationOperator]) -> ProductOperator:
                 f" got {one.shape[1]} and {two.shape[0]} values"
             )
             raise ValueError(msg)
-        if is_concrete(one.p_a, two.p_x):
-            gap = float(np.abs(np.asarray(one.p_a) - np.asarray(two.p_x)).sum())
+        if not is_traced(one.p_a, two.p_x):
+            gap = float(np.abs(gathered(one.p_a) - gathered(two.p_x)).sum())
             if gap > float(np.sqrt(np.finfo(one.dtype).eps)):
                 msg = (
                     f"the law of A in operator {number} must be the law of X in"

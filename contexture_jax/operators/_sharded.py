@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from contexture_jax._core.processes import placed
 from contexture_jax._core.types import Array, Float, static_field
 from contexture_jax.operators._base import AssociationOperator
 
@@ -25,6 +26,7 @@ __all__ = [
     "padded_size",
     "place_law",
     "place_rows",
+    "place_whole",
     "spmd",
 ]
 
@@ -111,14 +113,19 @@ def pad_rows(x: Float[Array, "n r"], num_devices: int) -> Float[Array, "n2 r"]:
 
 def place_rows(x: Any, mesh: Mesh, axis: str) -> Any:
     """Arrays with their first axis cut over the mesh; it must divide."""
-    return jax.device_put(x, NamedSharding(mesh, PartitionSpec(axis)))
+    cut = NamedSharding(mesh, PartitionSpec(axis))
+    return jax.tree.map(lambda leaf: placed(leaf, cut), x)
+
+
+def place_whole(x: Any, mesh: Mesh) -> Array:
+    """An array with a copy on every device of the mesh."""
+    return placed(x, NamedSharding(mesh, PartitionSpec()))
 
 
 def place_law(law: Any, mesh: Mesh, axis: str) -> Array:
     """A marginal, cut over the mesh where its length divides, else on each device."""
     divides = law.shape[0] % mesh.shape[axis] == 0
-    spec = PartitionSpec(axis) if divides else PartitionSpec()
-    return jax.device_put(law, NamedSharding(mesh, spec))
+    return place_rows(law, mesh, axis) if divides else place_whole(law, mesh)
 
 
 def spmd(

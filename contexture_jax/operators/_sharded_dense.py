@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from contexture_jax._core.numerics import mm, safe_reciprocal
 from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
@@ -16,6 +16,7 @@ from contexture_jax.operators._sharded import (
     padded_size,
     place_law,
     place_rows,
+    place_whole,
     spmd,
 )
 
@@ -163,7 +164,7 @@ def shard_dense(op: DenseOperator, mesh: Mesh, axis: str) -> ShardedDenseOperato
         place_rows(joint, mesh, axis),
         place_law(op.p_x, mesh, axis),
         # As blocks of functions of A, on every device.
-        jax.device_put(op.p_a, NamedSharding(mesh, PartitionSpec())),
+        place_whole(op.p_a, mesh),
         mesh,
         axis,
     )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from contexture_jax._core.numerics import safe_reciprocal
 from contexture_jax._core.softmax import (
@@ -31,6 +31,7 @@ from contexture_jax.operators._sharded import (
     padded_size,
     place_law,
     place_rows,
+    place_whole,
     spmd,
 )
 
@@ -163,7 +164,7 @@ def shard_softmax(
         keys,
         place_law(context.p_x, mesh, axis),
         place_law(p_a[:, 0], mesh, axis),
-        jax.device_put(norm2, NamedSharding(mesh, PartitionSpec())),
+        place_whole(norm2, mesh),
         mesh,
         axis,
         block_size,

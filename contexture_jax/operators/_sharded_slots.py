@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from contexture_jax._core.types import (
     Array,
@@ -33,6 +33,7 @@ from contexture_jax.operators._sharded import (
     padded_size,
     place_law,
     place_rows,
+    place_whole,
     spmd,
 )
 from contexture_jax.operators._slots import Bucket, sum_slots
@@ -221,14 +222,13 @@ def shard_entries(
         ),
     )
     norm2 = np.asarray(_squared_norm(rows, columns, forward, backward))
-    everywhere = NamedSharding(mesh, PartitionSpec())
     return ShardedSparseOperator(
         *layouts,
         place_law(p_x.astype(dtype), mesh, axis),
         place_law(p_a.astype(dtype), mesh, axis)
         if ring
-        else jax.device_put(p_a.astype(dtype), everywhere),
-        jax.device_put(norm2.astype(dtype), everywhere),
+        else place_whole(p_a.astype(dtype), mesh),
+        place_whole(norm2.astype(dtype), mesh),
         mesh,
         axis,
         ring,

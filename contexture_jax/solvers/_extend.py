@@ -5,7 +5,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import as_floating, is_concrete
+from contexture_jax._core.checks import as_floating, is_traced
 from contexture_jax._core.numerics import rank_cutoff, safe_reciprocal
 from contexture_jax._core.types import Array, Float
 from contexture_jax.contexts import Context, SoftmaxContext
@@ -65,7 +65,7 @@ def extend(
 
 def _reversed(context: Context) -> Context:
     """The context from A to X; by Bayes' rule over tiles as one program."""
-    if isinstance(context, SoftmaxContext) and is_concrete(context):
+    if isinstance(context, SoftmaxContext) and not is_traced(context):
         return _reverse_tiles(context)
     return context.reverse()
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from contexture_jax._core.checks import is_concrete
+from contexture_jax._core.checks import gathered, is_traced
 from contexture_jax._core.numerics import safe_divide
 from contexture_jax._core.types import Array, Bool, Float
 from contexture_jax.solvers._linear_map import LinearMap
@@ -95,9 +95,9 @@ def _backward(run: Any, pose: Any, saved: Any, cotangents: Any) -> tuple[Any, No
     if all(bar is None for bar in bars):
         return None, None
     gradient, vanishing, tied = _pull_back(operands, key, result, bars, pose=pose)
-    if is_concrete(vanishing, tied):
-        s = np.asarray(result.singular_values)
-        _raise_where_undefined(s, np.asarray(vanishing), np.asarray(tied))
+    if not is_traced(vanishing, tied):
+        found = (result.singular_values, vanishing, tied)
+        _raise_where_undefined(*map(gathered, found))
     leaves, structure = jax.tree.flatten(operands)
     inexact = iter(gradient)
     full = [next(inexact) if _is_inexact(leaf) else None for leaf in leaves]
@@ -225,7 +225,7 @@ def _numbers(mask: np.ndarray) -> str:
 
 
 def _require_zero(bar: Any, side: str) -> None:
-    if isinstance(bar, SymbolicZero) or (is_concrete(bar) and not np.any(bar)):
+    if isinstance(bar, SymbolicZero) or _vanishes(bar):
         return
     msg = (
         f"no gradient goes through `{side}`, the singular functions: they are defined"
@@ -234,6 +234,10 @@ def _require_zero(bar: Any, side: str) -> None:
         f" with jax.lax.stop_gradient(result.{side})"
     )
     raise TypeError(msg)
+
+
+def _vanishes(bar: Any) -> bool:
+    return not is_traced(bar) and not np.any(gathered(bar))
 
 
 def _as_zero(*bars: Any) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_key, is_concrete
+from contexture_jax._core.checks import check_key, gathered, is_traced
 from contexture_jax._core.numerics import cast_floating, mm, safe_reciprocal
 from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import AssociationOperator, mesh_of
@@ -178,8 +178,8 @@ def _pose(op: AssociationOperator) -> Problem:
 
 def _num_nontrivial(op: AssociationOperator) -> int:
     """How many triples exist beside the trivial one."""
-    if is_concrete(op.p_x, op.p_a):
-        sizes = [int(np.count_nonzero(np.asarray(p))) for p in (op.p_x, op.p_a)]
+    if not is_traced(op.p_x, op.p_a):
+        sizes = [int(np.count_nonzero(gathered(p))) for p in (op.p_x, op.p_a)]
     else:
         sizes = list(op.shape)
     return min(sizes) - 1

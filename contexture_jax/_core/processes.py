@@ -1,0 +1,72 @@
+"""Arrays of several processes: what each can read, and how all come to one answer.
+
+In a program of several processes (`jax.distributed.initialize`) an array may be cut
+over devices of all of them, and no process can then read it whole. The functions here
+that take such an array communicate: every process calls them, in the same order.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+
+from contexture_jax._core.types import Array, Bool
+
+__all__ = ["gathered", "held_here", "judged", "placed", "spans_processes"]
+
+
+def spans_processes(x: Any) -> bool:
+    """Whether an array is cut over several processes, so that none can read it all."""
+    return (
+        isinstance(x, jax.Array)
+        and not isinstance(x, Tracer)
+        and not (x.is_fully_addressable or x.is_fully_replicated)
+    )
+
+
+def gathered(x: Any) -> np.ndarray:
+    """The values of a concrete array, whole, in each process."""
+    if spans_processes(x):
+        return multihost_utils.process_allgather(x, tiled=True)
+    return np.asarray(x)
+
+
+def held_here(x: Array) -> Array:
+    """An array of this process alone, with all values, if other devices hold some."""
+    if isinstance(x, Tracer) or x.is_fully_addressable:
+        return x
+    return jnp.asarray(gathered(x))
+
+
+def judged(x: Array, ok: Callable[[np.ndarray], np.ndarray]) -> Bool[Array, "..."]:
+    """`ok` of each entry, cut as `x` is; each process looks at the part that it holds.
+
+    Args:
+        x: an array of several processes.
+        ok: from values to booleans of the same shape, entry by entry.
+    """
+    parts = [
+        jax.device_put(ok(np.asarray(shard.data)), shard.device)
+        for shard in x.addressable_shards
+    ]
+    return jax.make_array_from_single_device_arrays(x.shape, x.sharding, parts)
+
+
+def placed(x: Any, sharding: NamedSharding) -> Array:
+    """An array where a sharding says.
+
+    Values of the host must be the same in every process; each places what its devices
+    are to hold, and no one compares, as `jax.device_put` would by sending all of it.
+    """
+    is_here = not isinstance(x, Tracer) and not spans_processes(x)
+    if sharding.is_fully_addressable or not is_here:
+        return jax.device_put(x, sharding)
+    values = np.asarray(x)
+    return jax.make_array_from_callback(
+        values.shape, sharding, lambda index: values[index]
+    )
