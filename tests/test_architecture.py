@@ -70,7 +70,7 @@ JIT_ALLOWED = {
     "operators/_sharded.py": "a share's program; `shard_map` alone runs op by op",
     "solvers/_svd.py": "`cx.svd` compiles one program for a plan and a structure",
     "solvers/_truncated.py": "the same for plain matrices and linear maps",
-    "training/_fit.py": "whether a state is finite, which the host reads before a save",
+    "training/_checkpoint.py": "whether a state is finite, and its sums, for the host",
     "training/_parallel.py": "`compile_step`",
 }
 

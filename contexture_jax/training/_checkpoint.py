@@ -2,9 +2,17 @@
 
 Orbax writes a checkpoint beside the others under a name that it does not read, in a
 thread, and renames it once it is whole. An old one is deleted only after a newer one is
-whole, so there is always one to go on from.
+whole, so there is always one to go on from. Orbax does not tell a bit of an array that
+has flipped; sums over the bits of each do, and a digest of all else.
 """
 
+import errno
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +23,21 @@ import orbax.checkpoint as ocp
 
 from contexture_jax._core.types import Array
 
-__all__ = ["CheckpointError", "Progress", "Store", "key_words"]
+__all__ = [
+    "CheckpointError",
+    "Progress",
+    "Store",
+    "examined",
+    "key_words",
+    "reason",
+]
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is damaged, or that of another run."""
+    """The directory of a run is damaged, another run's, in use, or cannot be written.
+
+    The message says which file, and what to do to go on.
+    """
 
 
 class Progress(NamedTuple):
@@ -56,18 +74,23 @@ class Store:
     def __init__(
         self, directory: Path, *, keep_last: int, keep_best: int, mode: str
     ) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
-        self._manager = ocp.CheckpointManager(
-            directory.resolve(),
-            options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True),
-            item_names=("state", "progress", "form"),
-        )
+        self._is_broken = False
+        self._manager: Any = None
+        with self._told(f"checkpoints cannot be kept in {directory}"):
+            directory.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(
+                directory.resolve(),
+                options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True),
+                item_names=("state", "progress", "form"),
+            )
         self._keep_last = keep_last
         self._keep_best = keep_best
         self._sign = -1.0 if mode == "max" else 1.0
         self._scores: dict[int, float] = {}
         self._between: set[int] = set()
+        self._sums: dict[int, dict[str, int] | None] = {}
+        self._saving: int | None = None
 
     @property
     def directory(self) -> Path:
@@ -75,9 +98,23 @@ class Store:
         return self._directory
 
     @property
+    def whole(self) -> str:
+        """Which checkpoint a run can go on from, in words; waits for one under way."""
+        with suppress(Exception):  # what it would say has been said, or will be
+            self._manager.wait_until_finished()
+        here = self._directory
+        try:
+            steps = [int(path.name) for path in here.iterdir() if path.name.isdigit()]
+        except OSError:
+            steps = []
+        if not steps:
+            return f"there is no checkpoint in {here} to go on from"
+        return f"that of step {max(steps)} in {here} is whole: a run can go on from it"
+
+    @property
     def latest(self) -> int | None:
         """The step of the newest checkpoint that is whole; waits for one under way."""
-        self._manager.wait_until_finished()
+        self._wait()
         return self._manager.latest_step()
 
     @property
@@ -87,7 +124,12 @@ class Store:
         return ranked[0] if ranked else None
 
     def save(
-        self, step: int, state: Any, progress: Progress, score: float | None
+        self,
+        step: int,
+        state: Any,
+        progress: Progress,
+        score: float | None,
+        sums: dict[str, int] | None = None,
     ) -> None:
         """Begin to write a checkpoint; one under way is waited for.
 
@@ -97,6 +139,10 @@ class Store:
                 being overwritten, when this returns.
             progress: the rest; its scores are filled in here.
             score: the metric that decides which are the best, if there is one.
+            sums: of the state, as from `examined`; None: found here.
+
+        Raises:
+            CheckpointError: if this one or the one under way cannot be written.
         """
         self.settle()
         if score is not None and np.isfinite(score):
@@ -105,14 +151,21 @@ class Store:
             self._between.add(step)
         named = _named(state)
         scores = {str(at): value for at, value in self._scores.items()}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(named),
-                progress=ocp.args.JsonSave(progress._replace(scores=scores)._asdict()),
-                form=ocp.args.JsonSave(_form(named)),
-            ),
-        )
+        held = {
+            **progress._replace(scores=scores)._asdict(),
+            "step": step,
+            "sums": examined(state)[1] if sums is None else sums,
+        }
+        self._saving = step
+        with self._told(f"the checkpoint of step {step} cannot be written"):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(named),
+                    progress=ocp.args.JsonSave({**held, "digest": _digest(held)}),
+                    form=ocp.args.JsonSave(_form(named)),
+                ),
+            )
 
     def progress(self, step: int, like: Any, key: Array) -> Progress:
         """What a checkpoint holds beside the state, once it is known to be this run's.
@@ -126,19 +179,19 @@ class Store:
             CheckpointError: if the checkpoint is that of another model or another key,
                 or cannot be read.
         """
-        held = self._restore(
-            step, form=ocp.args.JsonRestore(), progress=ocp.args.JsonRestore()
-        )
-        self._check_form(step, held["form"], _form(_named(like)))
-        progress = Progress(**held["progress"])
-        progress = progress._replace(key=tuple(progress.key))
+        with self._read(step):
+            form, held = self._described(step)
+            self._check_form(step, form, _form(_named(like)))
+            progress = Progress(**held)
+            progress = progress._replace(key=tuple(progress.key))
+            scores = {int(at): s for at, s in (progress.scores or {}).items()}
         if progress.key != key_words(key):
             msg = (
                 f"the checkpoint of step {step} in {self._directory} belongs to a run"
                 " with another key; expected the same key, or another directory"
             )
             raise CheckpointError(msg)
-        self._scores = {int(at): s for at, s in (progress.scores or {}).items()}
+        self._scores = scores
         if progress.between:
             self._between.add(step)
         return progress._replace(between=False)
@@ -152,20 +205,31 @@ class Store:
             sharding: where its arrays go.
 
         Raises:
-            CheckpointError: if it cannot be read.
+            CheckpointError: if it cannot be read, or is not what was saved.
         """
         wanted = _named(like)
         abstract = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
             for name, leaf in wanted.items()
         }
-        found = self._restore(step, state=ocp.args.StandardRestore(abstract))["state"]
-        leaves = [found[name] for name in wanted]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+        with self._read(step):
+            self._described(step)
+            found = self._restored(step, state=ocp.args.StandardRestore(abstract))
+            leaves = [found["state"][name] for name in wanted]
+            state = jax.tree.unflatten(jax.tree.structure(like), leaves)
+            sums = self._sums.get(step)
+            if sums is not None and sums != examined(state)[1]:
+                msg = "its arrays are not those that were saved"
+                raise ValueError(msg)
+        return state
 
     def settle(self) -> None:
-        """Wait for the checkpoint under way, then delete those not to be kept."""
-        self._manager.wait_until_finished()
+        """Wait for the checkpoint under way, then delete those not to be kept.
+
+        Raises:
+            CheckpointError: if it could not be written, or old ones not be deleted.
+        """
+        self._wait()
         steps = sorted(self._manager.all_steps())
         regular = [step for step in steps if step not in self._between]
         kept = {
@@ -173,17 +237,31 @@ class Store:
             *regular[-self._keep_last :],
             *self._ranked(steps)[: self._keep_best],
         }
-        for step in steps:
-            if step not in kept:
-                self._manager.delete(step)
+        with self._told(f"old checkpoints in {self._directory} cannot be deleted"):
+            for step in steps:
+                if step not in kept:
+                    self._manager.delete(step)
         self._scores = {at: s for at, s in self._scores.items() if at in kept}
 
     def close(self) -> None:
-        """Settle and end the threads."""
+        """Settle and end the threads; quietly if the store has failed before."""
         try:
-            self.settle()
+            if not self._is_broken:
+                self.settle()
         finally:
-            self._manager.close()
+            with (
+                suppress(Exception)
+                if self._is_broken
+                else self._told(
+                    f"the checkpoints in {self._directory} cannot be closed"
+                )
+            ):
+                self._manager.close()
+
+    def _wait(self) -> None:
+        what = f"the checkpoint of step {self._saving} cannot be written"
+        with self._told(what):
+            self._manager.wait_until_finished()
 
     def _ranked(self, steps: Any) -> list[int]:
         scored = [step for step in steps if step in self._scores]
@@ -206,17 +284,125 @@ class Store:
         )
         raise CheckpointError(msg)
 
-    def _restore(self, step: int, **items: Any) -> Any:
+    def _described(self, step: int) -> tuple[Any, dict[str, Any]]:
+        """The form of a checkpoint, and the fields of its `Progress`."""
+        held = self._restored(
+            step, form=ocp.args.JsonRestore(), progress=ocp.args.JsonRestore()
+        )
+        fields = dict(held["progress"])
+        digest = fields.pop("digest", None)
+        # Versions before the digest wrote neither that nor sums.
+        if (digest is not None or "sums" in fields) and digest != _digest(fields):
+            msg = "its description is not what was saved"
+            raise ValueError(msg)
+        if fields.pop("step", step) != step:
+            msg = "it is that of another step"
+            raise ValueError(msg)
+        self._sums[step] = fields.pop("sums", None)
+        return held["form"], fields
+
+    def _restored(self, step: int, **items: Any) -> Any:
+        return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+    @contextmanager
+    def _read(self, step: int) -> Iterator[None]:
+        """Tell in one line that a checkpoint cannot be read."""
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            yield
+        except CheckpointError:
+            raise
         except Exception as error:  # Orbax's are of many kinds
             folder = self._directory / str(step)
-            reason = str(error).partition("\n")[0] or type(error).__name__
             msg = (
-                f"the checkpoint in {folder} cannot be read ({reason}): delete that"
-                " directory to go on from the one before it"
+                f"the checkpoint in {folder} cannot be read ({reason(error)}): delete"
+                " that directory to go on from the one before it"
             )
             raise CheckpointError(msg) from error
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Tell in one line that something failed, and which checkpoint is whole."""
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except Exception as error:
+            self._is_broken = True
+            raise CheckpointError(f"{what} ({reason(error)}); {self.whole}") from error
+
+
+@jax.jit
+def _examined(leaves: list[Array]) -> tuple[Array, list[Array]]:
+    """Whether all are finite, shape (); of each the sum over its bits, shape ()."""
+    finite = [
+        jnp.all(jnp.isfinite(leaf))
+        for leaf in leaves
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    return jnp.all(jnp.stack([jnp.array(True), *finite])), [*map(_sum, leaves)]
+
+
+def examined(state: Any) -> tuple[bool, dict[str, int]]:
+    """Whether all of a state is finite, and a sum over the bits of each of its arrays.
+
+    The sums are Σ_i w_i b_i modulo 2³² over the 32-bit words b_i of an array, with odd
+    weights w_i that differ: any change of one word changes them, however the array is
+    shared among devices.
+
+    Args:
+        state: a pytree of arrays.
+
+    Returns:
+        (is_finite, sums): the sums by the name of the array.
+    """
+    named = _named(state)
+    is_finite, sums = jax.device_get(_examined(list(named.values())))
+    return bool(is_finite), dict(zip(named, map(int, sums), strict=True))
+
+
+def _sum(leaf: Array) -> Array:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        leaf = jnp.stack([leaf.real, leaf.imag])
+    if leaf.dtype == jnp.bool_:
+        words = leaf.astype(jnp.uint32)
+    elif leaf.dtype.itemsize >= 4:
+        words = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
+    else:
+        size = jnp.uint16 if leaf.dtype.itemsize == 2 else jnp.uint8
+        words = jax.lax.bitcast_convert_type(leaf, size).astype(jnp.uint32)
+    weights = jnp.ones(words.shape, jnp.uint32)
+    for axis, stride in enumerate(_strides(words.shape)):
+        place = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+        weights += place * jnp.uint32(2 * stride * _SPREAD % 2**32)
+    return jnp.sum(words * weights, dtype=jnp.uint32)
+
+
+# Makes the weights differ in more than their low bits; odd.
+_SPREAD = 0x9E3779B1
+
+
+def _strides(shape: tuple[int, ...]) -> list[int]:
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+
+
+def _digest(held: dict[str, Any]) -> str:
+    text = json.dumps(held, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+_DISK = tuple(
+    os.strerror(number)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+)
+
+
+def reason(error: Exception) -> str:
+    """What an error says, on one line; of a file system that refuses, that alone."""
+    text = " ".join(str(error).split())
+    told = [words for words in _DISK if words in text]
+    return told[0] if told else text[:300] or type(error).__name__
 
 
 def key_words(key: Array) -> tuple[int, ...]:

@@ -3,20 +3,27 @@
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from contexture_jax._core.checks import check_integer, check_key
+from contexture_jax._core.locks import HeldError, locked
 from contexture_jax._core.types import Array, short_repr
-from contexture_jax.training._checkpoint import Progress, Store, key_words
+from contexture_jax.training._checkpoint import (
+    CheckpointError,
+    Progress,
+    Store,
+    examined,
+    key_words,
+    reason,
+)
 from contexture_jax.training._data import check_feed, feed
 from contexture_jax.training._interrupt import Interruption, interruptible
 from contexture_jax.training._log import History, progress_bar, tensorboard_writer
@@ -157,7 +164,9 @@ def fit(
         ValueError: if `strategy` or `mesh` is not that of a compiled step, what is to
             be written has no `directory`, or there is no metric called `monitor`; as
             `CheckpointError`, if the directory holds another model's run, one with
-            another key, or one whose newest checkpoint cannot be read.
+            another key, one that another process still trains, or one whose newest
+            checkpoint cannot be read or is not what was saved; or if it cannot be
+            written, as on a full disk. The message says what is whole.
 
     Example:
         >>> import jax, optax
@@ -218,6 +227,8 @@ def fit(
     first = jax.process_index() == 0
     with ExitStack() as stack:
         interruption = stack.enter_context(interruptible())
+        if root is not None and first:
+            stack.enter_context(_alone(root))
         store = None
         if root is not None:
             store = Store(
@@ -234,7 +245,8 @@ def fit(
         history = History(None if root is None else root / "metrics.csv", writes=first)
         state, done = _start(compiled, state, store, key, resume)
         start = int(state.step)
-        history.restart(start)
+        with _told_what_is_whole(store):
+            history.restart(start)
         loop = _Loop(compiled, store, history, options, interruption, state, done)
         if start >= options.num_steps or loop.is_stale:
             status = FitStatus.FINISHED if not loop.is_stale else FitStatus.EARLY_STOP
@@ -273,6 +285,34 @@ def _compiled(
     return step
 
 
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Keep other processes off the directory of a run while this one trains in it."""
+    with ExitStack() as stack:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(root / "run.lock"))
+        except HeldError as error:
+            msg = (
+                f"{root} is that of a run that still trains ({error}): wait for it or"
+                " end it, or choose another directory"
+            )
+            raise CheckpointError(msg) from error
+        except OSError as error:
+            msg = f"{root} cannot be written ({reason(error)})"
+            raise CheckpointError(msg) from error
+        yield
+
+
+@contextmanager
+def _told_what_is_whole(store: Store | None) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        msg = str(error) if store is None else f"{error}; {store.whole}"
+        raise CheckpointError(msg) from error
+
+
 def _start(
     compiled: CompiledStep,
     state: TrainState,
@@ -291,7 +331,14 @@ def _start(
         )
         raise ValueError(msg)
     progress = store.progress(latest, state, key)
-    return store.load(latest, state, compiled.everywhere), progress
+    state = store.load(latest, state, compiled.everywhere)
+    if int(state.step) != latest:
+        msg = (
+            f"the checkpoint in {store.directory / str(latest)} is that of step"
+            f" {int(state.step)}: delete that directory to go on from the one before it"
+        )
+        raise CheckpointError(msg)
+    return state, progress
 
 
 class _Loop:
@@ -412,7 +459,8 @@ class _Loop:
             msg = f"monitor must be one of {known}; got {options.monitor!r}"
             raise ValueError(msg)
         self._row = row
-        self._history.append(row)
+        with _told_what_is_whole(self._store):
+            self._history.append(row)
         write(row)
         if options.monitor in row:
             self._judge(row[options.monitor])
@@ -446,12 +494,13 @@ class _Loop:
         """
         if self._store is None:
             return
-        if not bool(_all_finite(self._state)):
+        is_finite, sums = examined(self._state)
+        if not is_finite:
             msg = f"the parameters or the optimiser's state are after step {self._at}"
             raise _NonFiniteError(f"{msg} not finite")
         score = None if between else self._row.get(self._options.monitor)
         done = self._done._replace(between=between)
-        self._store.save(self._at, self._state, done, score)
+        self._store.save(self._at, self._state, done, score, sums)
         self._saved = self._at
 
     def _interrupted(self) -> FitResult:
@@ -486,14 +535,3 @@ class _Loop:
             self._state = self._store.load(latest, self._like, self._step.everywhere)
         warnings.warn(message, RuntimeWarning, stacklevel=4)
         return self.result(FitStatus.NON_FINITE, message)
-
-
-@jax.jit
-def _all_finite(state: TrainState) -> Array:
-    """Whether all of a state is finite, shape ()."""
-    finite = [
-        jnp.all(jnp.isfinite(leaf))
-        for leaf in jax.tree.leaves(state)
-        if jnp.issubdtype(leaf.dtype, jnp.inexact)
-    ]
-    return jnp.all(jnp.stack(finite))

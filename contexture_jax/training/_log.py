@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from contexture_jax.training._checkpoint import CheckpointError, reason
 
 __all__ = ["History", "progress_bar", "tensorboard_writer"]
 
@@ -22,6 +25,8 @@ class History:
     A row is in the file once `append` returns. Numbers are written so that they are
     read back exactly; columns come as they are first seen, and a row that lacks one has
     an empty cell.
+
+    Raises `CheckpointError` where the file cannot be read or written.
 
     Args:
         path: of the file; None: memory alone.
@@ -52,7 +57,10 @@ class History:
         if new:
             self._rewrite()
         elif self._writes and self._path is not None:
-            with self._path.open("a", encoding="utf-8", newline="") as file:
+            with (
+                _told(self._path, "written"),
+                self._path.open("a", encoding="utf-8", newline="") as file,
+            ):
                 csv.writer(file).writerow(self._cells(row))
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -67,13 +75,14 @@ class History:
     def _rewrite(self) -> None:
         if not self._writes or self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self._path.with_suffix(".tmp")
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(self._columns)
-            writer.writerows(self._cells(row) for row in self._rows)
-        os.replace(beside, self._path)
+        with _told(self._path, "written"):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            beside = self._path.with_suffix(".tmp")
+            with beside.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(self._columns)
+                writer.writerows(self._cells(row) for row in self._rows)
+            os.replace(beside, self._path)
 
     def _cells(self, row: Row) -> list[Any]:
         return [
@@ -90,13 +99,31 @@ def _exact(name: str, value: Any) -> Any:
 
 
 def _read(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    # A process that died may have left half a line at the end.
-    whole = [row for row in rows if None not in row.values() and None not in row]
-    return [
-        {name: float(cell) for name, cell in row.items() if cell != ""} for row in whole
-    ]
+    with _told(path, "read", "; delete it to go on without the rows so far"):
+        # A process that died may have left half a line at the end.
+        text = path.read_bytes().decode("utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        columns, *lines = csv.reader(io.StringIO(whole, newline=""), strict=True)
+        if "step" not in columns or any(len(line) != len(columns) for line in lines):
+            msg = "it is no table of rows with a step each"
+            raise ValueError(msg)
+        return [
+            {
+                name: int(cell) if name == "step" else float(cell)
+                for name, cell in zip(columns, line, strict=True)
+                if cell != ""
+            }
+            for line in lines
+        ]
+
+
+@contextmanager
+def _told(path: Path, what: str, otherwise: str = "") -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, csv.Error) as error:
+        msg = f"{path} cannot be {what} ({reason(error)}){otherwise}"
+        raise CheckpointError(msg) from error
 
 
 @contextmanager

@@ -1,0 +1,126 @@
+"""A lock on a name in the file system, which ends with its process, however that ends.
+
+The lock is the system's own, `flock`: a process that is killed leaves none behind, at
+most the empty file that it was on, which the next one takes over.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
+
+__all__ = ["HeldError", "is_held", "locked"]
+
+
+class HeldError(Exception):
+    """Another process holds the lock; the message says which."""
+
+
+_held: set[int] = set()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock on a file, or on a directory, while the block runs.
+
+    A file is made for the purpose and is removed at the end; a directory must be there
+    and is left. Where the file system knows no locks, nothing is held.
+
+    Args:
+        path: of the file or the directory.
+
+    Raises:
+        HeldError: if another process holds it.
+        OSError: if the file cannot be made.
+    """
+    if fcntl is None:
+        yield
+        return
+    is_file = not path.is_dir()
+    descriptor = _acquired(path, is_file=is_file)
+    _held.add(descriptor)
+    try:
+        yield
+    finally:
+        # While it is held: whoever waits on this file finds that it is gone.
+        if is_file:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock on a directory, as far as can be told."""
+    if fcntl is None:
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _acquired(path: Path, *, is_file: bool) -> int:
+    assert fcntl is not None
+    flags = os.O_RDWR | os.O_CREAT if is_file else os.O_RDONLY
+    while True:
+        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = _holder(descriptor) if is_file else ""
+            os.close(descriptor)
+            raise HeldError(holder or "another process") from error
+        except OSError:  # no locks here
+            return descriptor
+        if not is_file:
+            return descriptor
+        if _is_at(descriptor, path):
+            # For the message to others; a full disk has no room for it.
+            with contextlib.suppress(OSError):
+                os.truncate(descriptor, 0)
+                text = f"process {os.getpid()} on {socket.gethostname()}"
+                os.pwrite(descriptor, text.encode(), 0)
+            return descriptor
+        os.close(descriptor)  # its holder removed it in between
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        return os.pread(descriptor, 200, 0).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _forget() -> None:
+    """A forked worker that outlives its parent must not keep the lock."""
+    for descriptor in _held:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
