@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import sparse
 
-from contexture_jax._core.arrays import warn_if_float64
+from contexture_jax._core.arrays import kind_of, warn_if_float64
 from contexture_jax._core.checks import (
     as_array,
     as_integers,
@@ -216,6 +216,12 @@ def pairs(
 ) -> SparseJoint:
     """A context from observed pairs (x, a): the empirical joint law (theory.md §1).
 
+    For inputs and context values that are numbered and seen many times: states and the
+    states that follow, users and items. If every x is seen once, as image i with
+    caption i, all singular values are 1. Two aligned arrays of features have no law of
+    their own: train two towers on their rows by `losses.svme`, or compare them by
+    `evaluation.cca`; or number what is alike (clusters, words) and pair the numbers.
+
     Args:
         x_index: number of the input in each pair, shape (N,), integer, from 0.
         a_index: number of the context value in each pair, shape (N,), integer.
@@ -229,8 +235,8 @@ def pairs(
             negative or not finite.
     """
     rows, columns = (
-        _as_integers(x_index, "x_index"),
-        _as_integers(a_index, "a_index"),
+        _as_numbers(x_index, "x_index"),
+        _as_numbers(a_index, "a_index"),
     )
     if rows.shape != columns.shape:
         msg = (
@@ -420,6 +426,22 @@ def _check_rows(rows: Array | np.ndarray, name: str) -> None:
         # On the host: devices take subnormal numbers for 0.
         largest = rows if spans_processes(rows) else np.asarray(rows)
         check_rows_have_mass(largest.max(axis=1), name)
+
+
+def _as_numbers(values: Any, name: str) -> np.ndarray:
+    """One side of pairs; of features and names the message says what to do."""
+    check_concrete(values, name)
+    array = as_array(values, name)
+    if array.dtype.kind in "fOUST":
+        hint = (
+            "number the values, as np.unique(values, return_inverse=True)[1] does"
+            if array.dtype.kind in "OUST" or array.ndim == 1
+            else "aligned features have no law of their own; train two towers on them,"
+            " as by losses.svme(phi(x), psi(a)), or compare them by evaluation.cca"
+        )
+        msg = f"{name} must hold integers; got {kind_of(array)}, shape {array.shape}"
+        raise TypeError(f"{msg}: {hint}")
+    return _as_integers(values, name)
 
 
 def _as_shape(shape: Any) -> tuple[int, int]:

@@ -220,11 +220,21 @@ class TimeLag(NumberedContext):
 
     def inputs(self) -> np.ndarray:
         """The times that have a law, ascending, on the host."""
+        return np.unique(self.entries()[0])
+
+    def entries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Times x, times a and P⁺(a|x), each of one length, by x; on the host."""
         begin, end, lags = map(np.asarray, (self.begin, self.end, self.lags))
-        weighty = lags[np.isfinite(np.asarray(self.log_weights))]
-        times = np.arange(len(begin))[:, None] + weighty[None, :]
+        logs = np.asarray(self.log_weights, np.float64)
+        times = np.arange(len(begin))[:, None] + lags[None, :].astype(np.int64)
         inside = (times >= begin[:, None]) & (times < end[:, None])
-        return np.flatnonzero(inside.any(axis=1))
+        rows, which = np.nonzero(inside & np.isfinite(logs)[None, :])
+        # Of the weights that stay within: others may be larger by any factor.
+        top = np.full(len(begin), -np.inf)
+        np.maximum.at(top, rows, logs[which])
+        shares = np.exp(logs[which] - top[rows])
+        shares = shares / np.bincount(rows, shares, len(begin))[rows]
+        return rows, times[rows, which], shares
 
     def _check_rows(self, x: Array, name: str) -> None:
         super()._check_rows(x, name)
@@ -255,6 +265,16 @@ def time_lag(
     weights: ArrayLike | None = None,
 ) -> TimeLag:
     """X is a time, A the time a lag later (or earlier) in the same series.
+
+    Times are row numbers of data that an encoder sees: `x[context.sample(key, rows)]`
+    goes with `x[rows]` in training. The law between the times themselves says little:
+    of one lag it moves each time to one other, and all its singular values are 1. To
+    rank functions of what is observed at a time,
+
+    * of states, numbered from 0: `pairs(states[:-1], states[1:])`, which counts how
+      often one follows another;
+    * of features, floating: train two towers on `(x[:-1], x[1:])` by `losses.svme` or
+      `losses.vamp`, or compare the two arrays by `evaluation.cca`.
 
     Args:
         lengths: steps of the series, or of several ones whose steps are numbered one

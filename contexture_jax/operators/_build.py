@@ -1,13 +1,21 @@
 """From a context to its operator: which storage holds which context."""
 
 import functools
+import warnings
 from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from contexture_jax._core.checks import check_concrete, check_integer, floating_dtype
+from contexture_jax._core.checks import (
+    as_floating,
+    check_concrete,
+    check_finite,
+    check_integer,
+    check_ndim,
+    is_concrete,
+)
 from contexture_jax._core.types import Array, ArrayLike
 from contexture_jax.contexts import (
     CapabilityError,
@@ -15,10 +23,13 @@ from contexture_jax.contexts import (
     DenseJoint,
     Labels,
     Neighbors,
+    NextToken,
     ReversedNeighbors,
+    SameClass,
     SoftmaxContext,
     SparseJoint,
     Teacher,
+    TimeLag,
 )
 from contexture_jax.operators._base import AssociationOperator
 from contexture_jax.operators._composed import adjoint
@@ -27,36 +38,47 @@ from contexture_jax.operators._fixed_degree import fixed_degree_operator
 from contexture_jax.operators._kernel import kernel_operator
 from contexture_jax.operators._low_rank import LowRankOperator
 from contexture_jax.operators._monte_carlo import monte_carlo_operator
+from contexture_jax.operators._numbered import (
+    entries_operator,
+    group_operator,
+    next_token_operator,
+    same_class_operator,
+    time_lag_operator,
+)
 from contexture_jax.operators._sharded import check_mesh
 from contexture_jax.operators._sharded_dense import shard_dense, shard_low_rank
 from contexture_jax.operators._sharded_kernel import shard_softmax
 from contexture_jax.operators._sharded_slots import shard_entries
-from contexture_jax.operators._sparse import sparse_operator
 
 __all__ = ["association_operator"]
 
 Storage = Literal["dense", "sparse"]
 
 _BLOCK_SIZE = 1024
+_NUM_BATCHES = 10
+
+# Of a table that a class of the user's own gives: float32 sums of large ones.
+_MASS_TOLERANCE = 1e-3
 
 
 def association_operator(
     context: Context,
     *,
     storage: Storage | None = None,
-    block_size: int = _BLOCK_SIZE,
+    block_size: int | None = None,
     mesh: Mesh | None = None,
     axis: str = "x",
     x: ArrayLike | None = None,
     num_samples: int | None = None,
-    num_batches: int = 10,
+    num_batches: int | None = None,
     key: Array | None = None,
 ) -> AssociationOperator:
     """The expectation operator (T g)(x) = E[g(A)|x] of a context (theory.md §1).
 
     Each kind of context has a storage of its own: dense tables dense, pairs and sparse
-    tables sparse, labels and neighbours with a fixed degree, Gaussian kernels and
-    attention in tiles, teacher features with low rank. Sparse and fixed-degree storage
+    tables sparse, labels and neighbours with a fixed degree, rows of a class by class,
+    Gaussian kernels and attention in tiles, teacher features with low rank. Sparse and
+    fixed-degree storage
     is laid out on the host, so their contexts must be concrete; the others can be built
     under `jit` and differentiated.
 
@@ -72,14 +94,15 @@ def association_operator(
     Args:
         context: any context with a finite number of inputs and context values.
         storage: "dense" or "sparse" to store the whole table that way instead, which
-            takes n · m numbers on the way; None: what fits the context.
-        block_size: largest side of a tile, for contexts kept in tiles.
+            takes n · m numbers on the way unless the context is sparse; None: what fits
+            the context.
+        block_size: largest side of a tile, for contexts kept in tiles only; None: 1024.
         mesh: devices to cut the rows over, with axes of type Auto; None: one device.
         axis: the axis of the mesh that cuts the rows; others repeat the work.
         x: inputs for a Monte Carlo operator, leading axis n; with them go the next
             three, and `storage` does not.
         num_samples: draws of A, a multiple of `num_batches`.
-        num_batches: independent batches that the draws come in.
+        num_batches: independent batches that the draws come in; None: 10.
         key: random key for them.
 
     Returns:
@@ -90,7 +113,14 @@ def association_operator(
             given; or no `sample` or `log_density` if one is.
         TypeError: if `context` is not a context, `mesh` no mesh, or of `x`,
             `num_samples` and `key` only some are given.
-        ValueError: if `storage` is unknown, or `axis` no axis of the mesh.
+        ValueError: if `storage` is unknown, `axis` no axis of the mesh, or an argument
+            is given that plays no part: `block_size` without tiles, `axis` without
+            `mesh`, `num_batches` without `x`; if the table of a context of one's own
+            is no table that sums to 1.
+
+    Warns:
+        UserWarning: if each input has one context value, where that can be seen and is
+            not meant, as with labels: all singular values are then 1 or 0.
 
     Example:
         >>> import jax
@@ -104,16 +134,17 @@ def association_operator(
     """
     if not isinstance(context, Context):
         msg = (
-            "context must be a Context, as from cx.contexts.joint(table); got"
+            "context must be a Context, as from cx.contexts.joint(table), or of a"
+            " subclass of cx.contexts.Context; got"
             f" {type(context).__name__}"
         )
         raise TypeError(msg)
-    check_integer(block_size, "block_size", low=1)
     if storage not in (None, "dense", "sparse"):
         msg = f'storage must be None, "dense" or "sparse"; got {storage!r}'
         raise ValueError(msg)
     if mesh is not None:
         check_mesh(mesh, axis)
+    block_size = _check_used(context, storage, block_size, mesh, axis, x, num_batches)
     if x is not None or num_samples is not None or key is not None:
         if x is None or num_samples is None or key is None or storage is not None:
             given = {"x": x, "num_samples": num_samples, "key": key}
@@ -129,22 +160,90 @@ def association_operator(
             )
             raise TypeError(msg)
         op = monte_carlo_operator(
-            context, x, num_samples, key=key, num_batches=num_batches
+            context,
+            x,
+            num_samples,
+            key=key,
+            num_batches=_NUM_BATCHES if num_batches is None else num_batches,
         )
         return op if mesh is None else shard_dense(op, mesh, axis)
+    _warn_of_point_masses(context)
     if storage == "dense":
-        op = dense_operator(context.table())
+        op = dense_operator(_table(context))
         return op if mesh is None else shard_dense(op, mesh, axis)
-    if storage == "sparse":
-        table = np.asarray(context.table())
+    if storage == "sparse" and not isinstance(context, (SparseJoint, TimeLag)):
+        check_concrete(context, "a context to be stored sparse")
+        table = np.asarray(_table(context))
         rows, columns = np.nonzero(table)
         entries = (rows, columns, table[rows, columns], table.shape)
-        if mesh is None:
-            return sparse_operator(*entries)
-        return shard_entries(*entries, mesh, axis)
+        return entries_operator(*entries, mesh, axis)
     if mesh is None:
         return _native(context, block_size=block_size)
     return _sharded(context, mesh, axis, block_size=block_size)
+
+
+def _check_used(
+    context: Context,
+    storage: Storage | None,
+    block_size: int | None,
+    mesh: Mesh | None,
+    axis: str,
+    x: ArrayLike | None,
+    num_batches: int | None,
+) -> int:
+    """The side of tiles; raise if an argument is given that plays no part."""
+    if axis != "x" and mesh is None:
+        msg = f"axis goes with a mesh; got axis={axis!r} and none"
+        raise ValueError(msg)
+    if num_batches is not None and x is None:
+        msg = f"num_batches goes with inputs x=; got num_batches={num_batches} and none"
+        raise ValueError(msg)
+    if block_size is None:
+        return _BLOCK_SIZE
+    block_size = check_integer(block_size, "block_size", low=1)
+    if x is not None or storage is not None or not isinstance(context, SoftmaxContext):
+        how = " with x=" if x is not None else f" with {storage=}" if storage else ""
+        msg = (
+            "block_size goes with contexts kept in tiles, as rbf and attention; got a"
+            f" {type(context).__name__}{how}"
+        )
+        raise ValueError(msg)
+    return block_size
+
+
+def _table(context: Context) -> Array:
+    """The table of a context of whatever class, checked to be a law (signed or not)."""
+    table = as_floating(context.table(), "table()")
+    check_ndim(table, 2, "table()")
+    check_finite(table, "table()")
+    if is_concrete(table) and abs(float(table.sum()) - 1) > _MASS_TOLERANCE:
+        msg = (
+            f"table() of a {type(context).__name__} must sum to 1; got"
+            f" {float(table.sum()):.6g}"
+        )
+        raise ValueError(msg)
+    return table
+
+
+def _warn_of_point_masses(context: Context) -> None:
+    """Warn where each x has one a, in kinds of context that are not meant to."""
+    if not is_concrete(context):
+        return
+    if isinstance(context, TimeLag):
+        rows, columns, _ = context.entries()
+    elif isinstance(context, SparseJoint):
+        rows, columns = np.asarray(context.rows), np.asarray(context.columns)
+    else:
+        return
+    if (np.diff(rows) > 0).all() and (columns != columns[0]).any():
+        warnings.warn(
+            "each input of this context has one context value, so that its singular"
+            " values are 1 and then 0, and rank nothing. `cx.contexts.pairs` and"
+            " `time_lag` say what to use for steps of a series and for pairs of"
+            " features",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 @functools.singledispatch
@@ -152,7 +251,7 @@ def _native(context: Any, *, block_size: int) -> AssociationOperator:
     """The storage that fits; a context that only knows its table is kept dense."""
     del block_size
     try:
-        return dense_operator(context.table())
+        return dense_operator(_table(context))
     except CapabilityError as error:
         if not {"sample", "log_density"} <= set(context.capabilities):
             raise
@@ -173,18 +272,37 @@ def _(context: DenseJoint, *, block_size: int) -> AssociationOperator:
 def _(context: SparseJoint, *, block_size: int) -> AssociationOperator:
     del block_size
     check_concrete(context, "a sparse context")
-    entries = (context.rows, context.columns, context.weights)
-    rows, columns, weights = map(np.asarray, entries)
-    return sparse_operator(rows, columns, weights, context.shape)
+    return entries_operator(
+        context.rows, context.columns, context.weights, context.shape
+    )
 
 
 @_native.register
 def _(context: Labels, *, block_size: int) -> AssociationOperator:
     del block_size
     check_concrete(context, "a labels context")
-    codes = np.asarray(context.codes)
-    p_x = np.full(len(codes), 1.0 / len(codes), floating_dtype(codes.dtype))
-    return fixed_degree_operator(codes[:, None], None, p_x, context.num_classes)
+    return group_operator(np.asarray(context.codes), context.num_classes)
+
+
+@_native.register
+def _(context: SameClass, *, block_size: int) -> AssociationOperator:
+    del block_size
+    check_concrete(context, "a same-class context")
+    return same_class_operator(context)
+
+
+@_native.register
+def _(context: TimeLag, *, block_size: int) -> AssociationOperator:
+    del block_size
+    check_concrete(context, "a time-lag context")
+    return time_lag_operator(context)
+
+
+@_native.register
+def _(context: NextToken, *, block_size: int) -> AssociationOperator:
+    del block_size
+    check_concrete(context, "a next-token context")
+    return next_token_operator(context)
 
 
 @_native.register
@@ -232,7 +350,7 @@ def _sharded(
     op = _native(context, block_size=block_size)
     if isinstance(op, LowRankOperator):
         return shard_low_rank(op, mesh, axis)
-    return shard_dense(dense_operator(context.table()), mesh, axis)
+    return shard_dense(dense_operator(_table(context)), mesh, axis)
 
 
 @_sharded.register
@@ -250,10 +368,31 @@ def _(
     context: Labels, mesh: Mesh, axis: str, *, block_size: int
 ) -> AssociationOperator:
     del block_size
-    codes = np.asarray(context.codes)
-    n, shape = len(codes), (len(codes), len(context.classes))
-    weights = np.full(n, 1.0 / n, floating_dtype(codes.dtype))
-    return shard_entries(np.arange(n), codes, weights, shape, mesh, axis)
+    return group_operator(np.asarray(context.codes), context.num_classes, mesh, axis)
+
+
+@_sharded.register
+def _(
+    context: SameClass, mesh: Mesh, axis: str, *, block_size: int
+) -> AssociationOperator:
+    del block_size
+    return same_class_operator(context, mesh, axis)
+
+
+@_sharded.register
+def _(
+    context: TimeLag, mesh: Mesh, axis: str, *, block_size: int
+) -> AssociationOperator:
+    del block_size
+    return time_lag_operator(context, mesh, axis)
+
+
+@_sharded.register
+def _(
+    context: NextToken, mesh: Mesh, axis: str, *, block_size: int
+) -> AssociationOperator:
+    del block_size
+    return next_token_operator(context, mesh, axis)
 
 
 @_sharded.register
