@@ -1,16 +1,64 @@
-"""Squared distances: by differences, and the tiles that a matrix product scores by."""
+"""Squared distances: by differences on either side, and the tiles that score them.
+
+Numbers are taken in a unit of their own, a power of two, so that nothing is rounded and
+squares neither overflow nor vanish.
+"""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from contexture_jax._core.types import Array, Float, Int
 
-__all__ = ["GROUP", "TILE", "make_tiles", "squared_distances"]
+__all__ = [
+    "GROUP",
+    "LARGEST",
+    "TILE",
+    "difference_error",
+    "exact_distances",
+    "floor",
+    "make_tiles",
+    "plain_distances",
+    "product_tiles",
+    "raw_tiles",
+    "squared_distances",
+    "unit_exponent",
+    "unit_roundoff",
+]
 
 GROUP = 64  # the size of a tile is a multiple of this
 TILE = 4096  # points in a tile
+_SMALL = 4  # points in a small group of `raw_tiles`
+LARGEST = {4: 40, 8: 400}  # exponent of the largest number, by the bytes of one
+_FLOOR = {4: -96, 8: -960}
+_ENTRIES = 2**22  # differences that the host holds at a time
+
+
+def unit_exponent(*arrays: np.ndarray) -> int:
+    """The s for which the largest |x| 2^s lies just below 2^40 (float64: 2^400)."""
+    largest = max(max(float(x.max()), -float(x.min())) for x in arrays)
+    return LARGEST[arrays[0].dtype.itemsize] - math.frexp(largest)[1]
+
+
+def unit_roundoff(dtype: Any) -> float:
+    """Half of eps: the largest relative error of one rounding."""
+    return float(np.finfo(dtype).eps) / 2
+
+
+def difference_error(d: int, dtype: Any) -> float:
+    """Relative error of a sum of d squared differences, in any order, above `floor`.
+
+    It is d + 2 roundings; the others are for what is compared with it.
+    """
+    return (d + 8) * unit_roundoff(dtype)
+
+
+def floor(d: int, dtype: Any) -> float:
+    """What underflow may add to a squared distance or take from it, and much more."""
+    return d * 2.0 ** _FLOOR[np.dtype(dtype).itemsize]
 
 
 def squared_distances(
@@ -27,18 +75,70 @@ def squared_distances(
     return jax.lax.map(one_slot, indices.T).T
 
 
-def make_tiles(points: Float[Array, "m d"]) -> Float[Array, "t d1 c"]:
-    """Tiles of columns (−2a, |a|²), so that [x, 1] times them is |a|² − 2⟨x, a⟩.
+def plain_distances(
+    x: np.ndarray, a: np.ndarray, rows: np.ndarray, numbers: np.ndarray
+) -> np.ndarray:
+    """|x_r − a_j|² for pairs (r, j), in float64 on the host, shape (pairs,)."""
+    return _host_distances(x, a, rows, numbers, canonical=False)
 
-    The last tile is filled up with points that are infinitely far.
+
+def exact_distances(
+    x: np.ndarray, a: np.ndarray, rows: np.ndarray, numbers: np.ndarray
+) -> np.ndarray:
+    """The same with squares in ascending order: no order of the columns changes it."""
+    return _host_distances(x, a, rows, numbers, canonical=True)
+
+
+def _host_distances(
+    x: np.ndarray, a: np.ndarray, rows: np.ndarray, numbers: np.ndarray, canonical: bool
+) -> np.ndarray:
+    out = np.empty(len(rows))
+    step = max(1, _ENTRIES // x.shape[1])
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        difference = np.subtract(x[rows[part]], a[numbers[part]], dtype=np.float64)
+        if canonical:
+            squares = np.sort(difference * difference, axis=1)
+            out[part] = squares.sum(axis=1)
+        else:
+            out[part] = np.einsum("ij,ij->i", difference, difference)
+    return out
+
+
+def raw_tiles(points: Float[Array, "m d"], *, nested: bool) -> Float[Array, "t d1 c"]:
+    """Tiles of columns (a, 0); the last one is filled up with columns (0, ∞).
+
+    Args:
+        points: shape (m, d).
+        nested: a tile of c points holds the one of number c = 64 h + 4 i + j at place
+            (j, i, h) of an array of shape (4, 16, c / 64): groups of 4 and of 64 that
+            follow each other in number are strided in place, so that minima over them
+            run along contiguous memory. Otherwise numbers are places.
     """
     m, d = points.shape
     size = min(TILE, -(-m // GROUP) * GROUP)
     num_tiles = math.ceil(m / size)
     padding = num_tiles * size - m
-    norms = jnp.pad(
-        (points * points).sum(axis=1), (0, padding), constant_values=jnp.inf
+    far = jnp.pad(
+        jnp.zeros((m, 1), points.dtype), ((0, padding), (0, 0)), constant_values=jnp.inf
     )
-    scaled = jnp.pad(-2.0 * points, ((0, padding), (0, 0)))
-    columns = jnp.concatenate([scaled, norms[:, None]], axis=1)
+    columns = jnp.concatenate([jnp.pad(points, ((0, padding), (0, 0))), far], axis=1)
+    if nested:
+        columns = columns.reshape(num_tiles, -1, GROUP // _SMALL, _SMALL, d + 1)
+        columns = columns.transpose(0, 3, 2, 1, 4)
     return columns.reshape(num_tiles, size, d + 1).swapaxes(1, 2)
+
+
+def product_tiles(
+    raw: Float[Array, "t d1 c"], center: Float[Array, " d"]
+) -> Float[Array, "t d1 c"]:
+    """Columns (−2b, |b|²), b = a − center: [y, 1] times them is |b|² − 2⟨y, b⟩."""
+    moved = raw[:, :-1] - center[None, :, None]
+    norms = (moved * moved).sum(axis=1, keepdims=True) + raw[:, -1:]
+    return jnp.concatenate([-2.0 * moved, norms], axis=1)
+
+
+def make_tiles(points: Float[Array, "m d"]) -> Float[Array, "t d1 c"]:
+    """Tiles for products with points that are centred, numbers are places."""
+    center = jnp.zeros(points.shape[1], points.dtype)
+    return product_tiles(raw_tiles(points, nested=False), center)

@@ -29,9 +29,10 @@ from contexture_jax._core.types import (
     static_field,
 )
 from contexture_jax.contexts._base import Context
+from contexture_jax.contexts._distances import squared_distances
 from contexture_jax.contexts._joint import SparseJoint, coordinates
 from contexture_jax.contexts._sampling import row_keys
-from contexture_jax.contexts._search import nearest_neighbors, squared_distances
+from contexture_jax.contexts._search import nearest_neighbors
 from contexture_jax.contexts._softmax import as_features, new_rows, uniform_law
 
 __all__ = ["Neighbors", "ReversedNeighbors", "knn", "neighbors"]
@@ -116,7 +117,7 @@ class Neighbors(Context):
                 )
             return neighbors(*x_new, num_points=self.num_points)
         new = held_here(new_rows(x_new, self.points))
-        indices, _ = nearest_neighbors(new, self.points, self.indices.shape[1])
+        indices = nearest_neighbors(new, self.points, self.indices.shape[1])
         return Neighbors(indices, None, self.points, uniform_law(new), self.num_points)
 
     def reverse(self) -> "ReversedNeighbors":
@@ -215,7 +216,7 @@ def knn(
         )
         raise ValueError(msg)
     num_neighbors = check_integer(num_neighbors, "num_neighbors", low=1)
-    indices, _ = nearest_neighbors(points, points, num_neighbors, progress=progress)
+    indices = nearest_neighbors(points, points, num_neighbors, progress=progress)
     return Neighbors(indices, None, points, uniform_law(points), num_points)
 
 

@@ -16,8 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.types import Array, Bool, Float, Int
-from contexture_jax.contexts._distances import make_tiles, squared_distances
+from contexture_jax._core.types import Array, Float, Int
+from contexture_jax.contexts._distances import (
+    difference_error,
+    floor,
+    make_tiles,
+    squared_distances,
+    unit_roundoff,
+)
+from contexture_jax.contexts._ranking import Found
 
 __all__ = ["Pruning", "choose_directions", "make_pruning", "search_pruned"]
 
@@ -42,18 +49,23 @@ class Pruning(NamedTuple):
     """Images of the points under a map that shortens no more than it must.
 
     Attributes:
+        center: what is subtracted first, shape (d,).
         directions: V, shape (d, d'), orthonormal columns.
         tiles: of the images, shape (t, d' + 2, c), see `make_tiles`.
         error: δ with |ẑ − z| ≤ δ|x| for every computed image, shape ().
     """
 
+    center: Float[Array, " d"]
     directions: Float[Array, "d p"]
     tiles: Float[Array, "t p2 c"]
     error: Float[Array, ""]
 
 
 def choose_directions(
-    points: Float[Array, "m d"], num_neighbors: int, num_queries: int
+    points: Float[Array, "m d"],
+    center: Float[Array, " d"],
+    num_neighbors: int,
+    num_queries: int,
 ) -> Float[Array, "d p"] | None:
     """As many principal directions as make the search cheapest, None if none does.
 
@@ -63,7 +75,8 @@ def choose_directions(
     elsewhere the answer is None.
 
     Args:
-        points: centred, shape (m, d), on the CPU.
+        points: shape (m, d), on the CPU.
+        center: shape (d,).
         num_neighbors: K.
         num_queries: how many queries will come.
     """
@@ -83,7 +96,8 @@ def choose_directions(
         return None
     chosen = np.random.default_rng(0).permutation(m)[:_SAMPLE]
     rank = 1 + max(1, round((num_neighbors - 1) * _SAMPLE / m))
-    directions, counts = _probe(points[np.sort(chosen)], rank=rank, choices=choices)
+    sample = points[np.sort(chosen)] - center[None, :]
+    directions, counts = _probe(sample, rank=rank, choices=choices)
     counts = np.asarray(counts) * (m / _SAMPLE)
     costs = [
         (choice + 2 + _SWEEP) * m
@@ -166,19 +180,23 @@ def _image(
 
 @jax.jit
 def _images(
-    x: Float[Array, "n d"], directions: Float[Array, "d p"]
+    x: Float[Array, "n d"], center: Float[Array, " d"], directions: Float[Array, "d p"]
 ) -> Float[Array, "n p1"]:
+    x = x - center[None, :]
     y = jnp.matmul(x, directions, precision=jax.lax.Precision.HIGHEST)
     return _image(x, y, directions)
 
 
 def make_pruning(
-    points: Float[Array, "m d"], directions: Float[Array, "d p"]
+    points: Float[Array, "m d"],
+    center: Float[Array, " d"],
+    directions: Float[Array, "d p"],
 ) -> Pruning:
-    """Images of centred points under orthonormal directions.
+    """Images of points about a centre under orthonormal directions.
 
     The error of an image has three parts: of Vᵀx, at most √d' γ_d |x|; of the rest, the
     same again and √d' γ_d' |x|; and 3 |VᵀV − 1| |x| since V is not quite orthonormal.
+    To subtract the centre costs 2 roundings more.
     """
     m, d = points.shape
     num_directions = directions.shape[1]
@@ -187,19 +205,18 @@ def make_pruning(
         part = points[start : start + _ROWS]
         padding = min(_ROWS, m) - part.shape[0]
         padded = jnp.pad(part, ((0, padding), (0, 0)))
-        parts.append(_images(padded, directions)[: part.shape[0]])
+        parts.append(_images(padded, center, directions)[: part.shape[0]])
     wide = np.asarray(directions, np.float64)
     defect = np.linalg.norm(np.einsum("ij,ik->jk", wide, wide) - np.eye(num_directions))
-    error = 3.0 * (d * math.sqrt(num_directions) * _unit(points.dtype) + defect)
+    rounding = d * math.sqrt(num_directions) + 1
+    error = 3.0 * (rounding * unit_roundoff(points.dtype) + defect)
     tiles = jax.jit(make_tiles)(jnp.concatenate(parts))
-    return Pruning(directions, tiles, jnp.asarray(error, points.dtype))
+    return Pruning(center, directions, tiles, jnp.asarray(error, points.dtype))
 
 
-def _unit(dtype: jnp.dtype) -> float:
-    return float(jnp.finfo(dtype).eps) / 2
-
-
-@functools.partial(jax.jit, static_argnames=("num_neighbors", "capacity"))
+@functools.partial(
+    jax.jit, static_argnames=("num_neighbors", "num_candidates", "capacity")
+)
 def search_pruned(
     queries: Float[Array, "n d"],
     num_queries: Int[Array, ""],
@@ -207,27 +224,29 @@ def search_pruned(
     pruning: Pruning,
     *,
     num_neighbors: int,
+    num_candidates: int,
     capacity: int = CAPACITY,
-) -> tuple[Int[Array, "n k"], Float[Array, "n k"], Bool[Array, " n"]]:
+) -> Found:
     """The nearest points where that can be certified; ties by number.
 
     The work space is about 2**23 scores, and about as much again in all.
 
     Args:
-        queries: centred as the points are, n a multiple of 128.
+        queries: shape (n, d), n a multiple of 128.
         num_queries: those behind are padding, and cost little.
-        points: centred, m ≥ 32 K.
+        points: shape (m, d), m ≥ 32 K.
         pruning: of these points.
         num_neighbors: K ≤ capacity / 4.
+        num_candidates: how many are wanted of each, K or a few more.
         capacity: how many groups, and how many points beside the most promising ones,
             may be looked into; a query that needs more is not certified.
 
     Returns:
-        Numbers, squared distances, and which rows of them are certain.
+        Candidates, which bound no other point (limit −∞) where that failed.
     """
     n, d = queries.shape
     m = points.shape[0]
-    directions, tiles, error = pruning
+    center, directions, tiles, error = pruning
     dtype = queries.dtype
     num_tiles, width, size = tiles.shape
     per_tile = size // _GROUP
@@ -235,7 +254,8 @@ def search_pruned(
     block = min(128, max(32, 2 ** int(math.log2(_SCORES / (num_tiles * size)))))
     steps = jnp.arange(capacity, dtype=jnp.int32)[None, :]
     inside = jnp.arange(_GROUP)[None, None, :]
-    unit = _unit(dtype)
+    unit = unit_roundoff(dtype)
+    level, bottom = difference_error(d, dtype), floor(d, dtype)
     tiny = float(jnp.finfo(dtype).tiny) * d
 
     def score(image: Array) -> tuple[Array, Array]:
@@ -272,8 +292,9 @@ def search_pruned(
         |x'| ≤ B = |x| + τ for such a point, hence |ẑ − ẑ'| ≤ τ + 2δB; and |ẑ'|² −
         2⟨ẑ, ẑ'⟩ is computed up to 6 (d' + 4) u B².
         """
-        tau = jnp.sqrt(radius * (1 + 2 * (d + 4) * unit))
-        reach = jnp.sqrt((query * query).sum(axis=1)) + tau
+        tau = jnp.sqrt(radius)
+        moved = query - center[None, :]
+        reach = (jnp.sqrt((moved * moved).sum(axis=1)) + tau) * (1 + (d + 8) * unit)
         rounding = 6 * (width + 2) * unit * reach**2 + tiny
         largest = (tau + 2 * error * reach) ** 2 - (image * image).sum(axis=1)
         return largest + rounding, reach**2 < float(jnp.finfo(dtype).max) / 64
@@ -326,18 +347,18 @@ def search_pruned(
 
     def rank(distance: Array, index: Array) -> tuple[Array, Array]:
         """The nearest in order, those that are level with the last by number."""
-        value = jax.lax.top_k(-distance, num_neighbors)[0]
+        value = jax.lax.top_k(-distance, num_candidates)[0]
         radius = -value[:, -1:]
         key = jnp.where(distance == radius, index.astype(dtype), jnp.inf)
         key = jnp.where(distance < radius, -1, key)
-        chosen = jax.lax.top_k(-key, num_neighbors)[1]
+        chosen = jax.lax.top_k(-key, num_candidates)[1]
         found = (jnp.take_along_axis(x, chosen, axis=1) for x in (distance, index))
         exact, near = jax.lax.sort(tuple(found), dimension=1, num_keys=2)
         return exact, near
 
-    def one_block(inputs: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+    def one_block(inputs: tuple[Array, Array]) -> Found:
         query, real = inputs
-        image = _images(query, directions)
+        image = _images(query, center, directions)
         scores, minima = score(image)
 
         groups = jax.lax.top_k(-minima, num_first)[1]
@@ -349,6 +370,8 @@ def search_pruned(
         exact = squared_distances(query, points, first)
         last = -negated[:, -1:]
         radius = -jax.lax.top_k(-exact, num_neighbors)[0][:, -1]
+        # Beyond what rounding may add to the K-th distance: its near ties count too.
+        radius = radius * (1 + 4 * level) + 4 * bottom
 
         largest, in_range = threshold(query, image, radius)
         groups, num_groups = find_groups(minima <= largest[:, None])
@@ -372,13 +395,12 @@ def search_pruned(
             jnp.concatenate([exact, others], axis=1),
             jnp.concatenate([first, index], axis=1),
         )
-        return near, distance, certain
+        # What is not evaluated is beyond the radius, what is dropped no nearer.
+        worst = distance[:, -1] * (1 - level) - bottom
+        limit = jnp.where(certain, jnp.minimum(radius, worst), -jnp.inf)
+        return Found(near, distance, limit, jnp.full_like(limit, jnp.inf))
 
     real = jnp.arange(n) < num_queries
     blocks = queries.reshape(-1, block, d), real.reshape(-1, block)
-    near, distance, certain = jax.lax.map(one_block, blocks)
-    return (
-        near.reshape(n, num_neighbors),
-        distance.reshape(n, num_neighbors),
-        certain.reshape(n),
-    )
+    found = jax.lax.map(one_block, blocks)
+    return Found(*(f.reshape(n, *f.shape[2:]) for f in found))

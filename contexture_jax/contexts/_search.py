@@ -5,17 +5,34 @@ groups with the smallest minima. The scores of a tile are reduced to minima of g
 4 and of 64 while they are in cache, and forgotten; then the best K groups of 64 are
 found, the best K groups of 4 among theirs, and the distances to the members of those
 are computed anew. That is exact, and many times faster than `top_k` over whole rows.
+
+Rounding of the scores is bounded for each query. What the bound leaves open is searched
+for again about centres of its own, then by differences, and what is level with the last
+neighbour is collected in full; `_ranking` has the last word.
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.types import Array, Float, Int
-from contexture_jax.contexts._distances import GROUP, make_tiles, squared_distances
+from contexture_jax._core.checks import is_concrete
+from contexture_jax._core.types import Array, Bool, Float, Int
+from contexture_jax.contexts._differences import nearest_by_differences
+from contexture_jax.contexts._distances import (
+    GROUP,
+    difference_error,
+    floor,
+    product_tiles,
+    raw_tiles,
+    squared_distances,
+    unit_exponent,
+    unit_roundoff,
+)
+from contexture_jax.contexts._layout import blocks, copies, middle, on_a_grid
 from contexture_jax.contexts._pruning import (
     CAPACITY,
     Pruning,
@@ -23,14 +40,43 @@ from contexture_jax.contexts._pruning import (
     make_pruning,
     search_pruned,
 )
+from contexture_jax.contexts._ranking import Found, rank_pairs, settle
 
-__all__ = ["nearest_neighbors", "squared_distances"]
+__all__ = ["nearest_neighbors"]
 
 _SMALL = 4  # points in a small group: what is computed anew for each that is chosen
 _LARGE = GROUP // _SMALL  # small groups in a large one
 _MARGIN = 8  # more candidates than asked for, ranked again by exact distances
 _BLOCK = 256  # queries in a tile
 _BLOCKS_PER_CALL = 16  # between two reports of progress
+_LOCAL = 128  # queries about a centre of their own
+_FEW = 16  # so few are sooner searched for by differences
+_NARROW = 8  # and so few columns
+_CLEAR = 1 / 32  # a doubt of this share of a squared distance leaves few points open
+
+Method = Literal["products", "local", "differences"]
+
+
+class Problem(NamedTuple):
+    """Queries and points in a unit of their own.
+
+    Attributes:
+        x: queries, on the host, shape (n, d).
+        a: points, on the host, shape (m, d).
+        points: the same on the device.
+        center: a point that most are near to, shape (d,).
+        num_neighbors: K.
+        num_candidates: how many are kept of each query, K and a few more.
+        unit: the unit roundoff of a matrix product there.
+    """
+
+    x: np.ndarray
+    a: np.ndarray
+    points: Float[Array, "m d"]
+    center: Float[Array, " d"]
+    num_neighbors: int
+    num_candidates: int
+    unit: float
 
 
 def nearest_neighbors(
@@ -39,12 +85,17 @@ def nearest_neighbors(
     num_neighbors: int,
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
-    """The nearest points of each query, by squared Euclidean distance.
+) -> Int[Array, "n k"]:
+    """The nearest points of each query, by Euclidean distance; ties by number.
 
-    Compiles; tiles keep the work space at tens of megabytes whatever n is. Candidates
-    come from |a|² − 2⟨x, a⟩ of centred data and are ranked again by the distances
-    themselves, ties by number: equal queries have equal neighbours.
+    Exact: the order is that of the squared distances of the numbers given, in float64
+    on the host with squares added in ascending order, wherever rounding could matter.
+    It does not depend on the order of the columns, on the offset or scale of the data,
+    or on what other queries there are. Tiles keep the work space at tens of megabytes
+    whatever n is.
+
+    Inside a trace nothing can be decided on the host: the order is then that of
+    distances by differences, to rounding in the dtype.
 
     Args:
         queries: shape (n, d), floating.
@@ -53,151 +104,442 @@ def nearest_neighbors(
         progress: called with (queries done, n) from time to time.
 
     Returns:
-        Numbers of the neighbours, nearest first, shape (n, K), int32, and their squared
-        distances, shape (n, K).
+        Numbers of the neighbours, nearest first, shape (n, K), int32.
     """
-    center = points.mean(axis=0, keepdims=True)
-    queries, points = queries - center, points - center
-    directions = choose_directions(points, num_neighbors, queries.shape[0])
+    if not is_concrete(queries, points):
+        return nearest_by_differences(queries, points, num_neighbors)
+    same = queries is points
+    a = np.asarray(points)
+    x = a if same else np.asarray(queries)
+    n = len(x)
+    repeated = copies(a)
+    inverse = kept = None
+    if repeated is not None:
+        # A point that K equal ones precede is nobody's neighbour.
+        first, before = repeated
+        kept = np.flatnonzero(before < num_neighbors)
+        if same:
+            distinct = np.flatnonzero(before == 0)
+            inverse = np.searchsorted(distinct, first)
+            x = x[distinct]
+        a, same = a[kept], False
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress(n - len(x) + done, n)
+
+    device = next(iter(points.devices())) if isinstance(points, jax.Array) else None
+    indices = _search_all(_make_problem(x, a, num_neighbors, device, same), report)
+    if kept is not None:
+        indices = kept[indices]
+    if inverse is not None:
+        indices = indices[inverse]
+    return jax.device_put(indices.astype(np.int32), device)
+
+
+def _make_problem(
+    x: np.ndarray, a: np.ndarray, num_neighbors: int, device: Any, same: bool
+) -> Problem:
+    exponent = unit_exponent(a) if same else unit_exponent(a, x)
+    a = _scaled(a, exponent)
+    x = a if same else _scaled(x, exponent)
+    on_device = jax.device_put(a, device)
+    platform = next(iter(on_device.devices())).platform
+    # A product in several passes of bfloat16 is a few bits short of the dtype.
+    passes = 1 if platform in ("cpu", "gpu", "cuda", "rocm") else 16
+    return Problem(
+        x,
+        a,
+        on_device,
+        jax.device_put(middle(a), device),
+        num_neighbors,
+        min(num_neighbors + _MARGIN, len(a)),
+        passes * unit_roundoff(a.dtype),
+    )
+
+
+def _scaled(x: np.ndarray, exponent: int) -> np.ndarray:
+    """Exactly x times 2^exponent; what that takes out of range is below `floor`."""
+    half = exponent // 2  # 2^exponent itself may be out of range
+    one, two = (x.dtype.type(2.0**e) for e in (half, exponent - half))
+    return x * one * two
+
+
+class _Answer:
+    """What is known of each query so far, on the host.
+
+    Attributes:
+        indices: its neighbours, shape (n, K).
+        certain: whether they are that, shape (n,).
+        radius: a squared distance within which K points are, to rounding, shape (n,).
+        doubt: see `Found`, shape (n,).
+    """
+
+    def __init__(self, problem: Problem, report: Callable[[int], None]) -> None:
+        n = len(problem.x)
+        self.problem, self.report = problem, report
+        self.indices = np.zeros((n, problem.num_neighbors), np.int64)
+        self.certain = np.zeros(n, bool)
+        self.radius, self.doubt = np.full((2, n), np.inf)
+
+    def take(self, rows: np.ndarray, found: Found) -> None:
+        """Keep candidates, of more queries than rows if some are padding."""
+        found = Found(*(np.asarray(f)[: len(rows)] for f in found))
+        num_neighbors = self.problem.num_neighbors
+        near, certain = settle(
+            self.problem.x[rows], self.problem.a, found, num_neighbors
+        )
+        self.radius[rows] = found.distances[:, num_neighbors - 1]
+        self.doubt[rows] = found.doubt
+        self.keep(rows, near, certain)
+
+    def keep(
+        self, rows: np.ndarray, near: np.ndarray, certain: np.ndarray | bool = True
+    ) -> None:
+        """Keep neighbours."""
+        self.indices[rows] = near
+        self.certain[rows] = certain
+        self.report(int(self.certain.sum()))
+
+    def rest(self, *, clear: bool | None = None) -> np.ndarray:
+        """Queries that are open; only those whose doubt is small, or is not."""
+        rows = np.flatnonzero(~self.certain)
+        if clear is None:
+            return rows
+        small = self.doubt[rows] <= _CLEAR * self.radius[rows]
+        return rows[small == clear]
+
+
+def _search_all(problem: Problem, report: Callable[[int], None]) -> np.ndarray:
+    """Stage after stage, each for the queries that the last one left open."""
+    answer = _Answer(problem, report)
+    arrays = (problem.a,) if problem.x is problem.a else (problem.a, problem.x)
+    exact = on_a_grid(np.asarray(problem.center), *arrays)
+    if not exact:
+        _by_bounds(answer)
+    rows = answer.rest()
+    if rows.size:
+        tiles = _product_tiles(problem.points, problem.center)
+        _by_tiles(answer, rows, "products", tiles, exact=exact)
+        _collect(answer, answer.rest(clear=True), "products", tiles)
+        del tiles
+    if not answer.certain.all():
+        raw = _raw_tiles(problem.points)
+        _about_local_centers(answer, raw)
+        _by_tiles(answer, answer.rest(clear=False), "differences", raw)
+        _collect(answer, answer.rest(), "differences", raw)
+    return answer.indices
+
+
+def _by_bounds(answer: _Answer) -> None:
+    """By lower bounds, where they pay and until they leave more than half open."""
+    problem = answer.problem
+    directions = choose_directions(
+        problem.points, problem.center, problem.num_neighbors, len(problem.x)
+    )
     if directions is None:
-        return _search_in_full(queries, points, num_neighbors, progress)
-    pruning = make_pruning(points, directions)
-    return _search_pruned(queries, points, pruning, num_neighbors, progress)
+        return
+    pruning = make_pruning(problem.points, problem.center, directions)
+    _search_pruned(answer, pruning)
 
 
-def _search_pruned(
-    queries: Float[Array, "n d"],
-    points: Float[Array, "m d"],
-    pruning: Pruning,
-    num_neighbors: int,
-    progress: Callable[[int, int], None] | None = None,
-    capacity: int = CAPACITY,
-) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
-    """By lower bounds; what they do not decide is searched for in full.
-
-    Where they leave more than half of the queries open, the rest go there at once.
-    """
-    n = queries.shape[0]
-    parts = []
-    num_open, done = 0, 0
-    while done < n and 2 * num_open <= done:
-        padded, num_rows = _chunk(queries, done)
+def _search_pruned(answer: _Answer, pruning: Pruning, capacity: int = CAPACITY) -> None:
+    problem = answer.problem
+    size = _rows_per_call(len(problem.x))
+    num_open = 0
+    for start in range(0, len(problem.x), size):
+        rows = np.arange(start, min(start + size, len(problem.x)))
         found = search_pruned(
-            padded,
-            jnp.asarray(num_rows, jnp.int32),
-            points,
+            jnp.asarray(_padded(problem.x[rows], size)),
+            jnp.asarray(len(rows), jnp.int32),
+            problem.points,
             pruning,
-            num_neighbors=num_neighbors,
+            num_neighbors=problem.num_neighbors,
+            num_candidates=problem.num_candidates,
             capacity=capacity,
         )
-        parts.append([np.asarray(f[:num_rows]) for f in found])
-        done += num_rows
-        num_open += int(num_rows - parts[-1][2].sum())
-        if progress is not None and num_open < done:
-            progress(done - num_open, n)
-    indices, distances, certain = (
-        np.concatenate([*p, np.zeros((n - done, *p[0].shape[1:]), p[0].dtype)])
-        for p in zip(*parts, strict=True)
+        answer.take(rows, found)
+        num_open += int((~answer.certain[rows]).sum())
+        if 2 * num_open > start + len(rows):
+            return
+
+
+def _rows_per_call(n: int) -> int:
+    """Whole blocks: one size of block whatever n is."""
+    return _BLOCK * max(1, min(_BLOCKS_PER_CALL, -(-n // _BLOCK)))
+
+
+def _padded(rows: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(rows, ((0, size - len(rows)), (0, 0)))
+
+
+def _by_tiles(
+    answer: _Answer,
+    rows: np.ndarray,
+    method: Method,
+    tiles: Float[Array, "t d1 c"],
+    *,
+    exact: bool = False,
+) -> None:
+    """By scores of all points; where all of them are exact, so is the answer."""
+    problem = answer.problem
+    size = _rows_per_call(len(rows))
+    centers = jnp.broadcast_to(
+        problem.center, (size // _BLOCK, problem.center.shape[0])
     )
-    rest = np.flatnonzero(certain == 0)
-    if rest.size:
-        so_far = n - rest.size
+    num_neighbors = problem.num_neighbors
 
-        def report(count: int, _: int) -> None:
-            if progress is not None:
-                progress(so_far + count, n)
+    def take(part: np.ndarray, found: Found) -> None:
+        if exact:
+            answer.keep(part, np.asarray(found.indices)[: len(part), :num_neighbors])
+        else:
+            answer.take(part, found)
 
-        found = _search_in_full(queries[rest], points, num_neighbors, report)
-        indices[rest], distances[rest] = (np.asarray(f) for f in found)
-    return jnp.asarray(indices), jnp.asarray(distances)
-
-
-def _search_in_full(
-    queries: Float[Array, "n d"],
-    points: Float[Array, "m d"],
-    num_neighbors: int,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
-    n = queries.shape[0]
-    tiles = _make_tiles(points)
-    parts = []
-    done = 0
-    while done < n:
-        padded, num_rows = _chunk(queries, done)
-        found = _search(padded, points, tiles, num_neighbors=num_neighbors)
-        parts.append([f[:num_rows] for f in found])
-        done += num_rows
-        if progress is not None:
-            jax.block_until_ready(parts[-1])
-            progress(done, n)
-    indices, distances = (jnp.concatenate(p) for p in zip(*parts, strict=True))
-    return indices, distances
+    waiting: list[Any] = []  # the device works on while the host ranks
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        queries = _padded(problem.x[part], size).reshape(-1, _BLOCK, problem.x.shape[1])
+        found = _candidates(problem, queries, centers, tiles, method, exact=exact)
+        waiting.append((part, found))
+        if len(waiting) > 1:
+            take(*waiting.pop(0))
+    for one in waiting:
+        take(*one)
 
 
-def _chunk(queries: Float[Array, "n d"], start: int) -> tuple[Array, int]:
-    """Whole blocks from a row on, the last one padded, and how many rows are real.
+def _about_local_centers(answer: _Answer, raw: Float[Array, "t d1 c"]) -> None:
+    """Queries that lie together, about their own mean, where that beats differences."""
+    problem = answer.problem
+    rows = answer.rest(clear=False)
+    d = problem.x.shape[1]
+    if d <= _NARROW or rows.size <= _FEW:
+        return
+    groups = [g for g in blocks(problem.x[rows], _LOCAL) if len(g) > _FEW]
+    for start in range(0, len(groups), _BLOCKS_PER_CALL):
+        some = [rows[g] for g in groups[start : start + _BLOCKS_PER_CALL]]
+        queries = np.zeros((_BLOCKS_PER_CALL, _LOCAL, d), problem.x.dtype)
+        centers = np.zeros((_BLOCKS_PER_CALL, d), problem.x.dtype)
+        for number, group in enumerate(some):
+            queries[number, : len(group)] = problem.x[group]
+            centers[number] = problem.x[group].mean(axis=0, dtype=np.float64)
+        found = _candidates(problem, queries, jnp.asarray(centers), raw, "local")
+        found = [
+            np.asarray(f).reshape(_BLOCKS_PER_CALL, _LOCAL, *f.shape[1:]) for f in found
+        ]
+        for number, group in enumerate(some):
+            answer.take(group, Found(*(f[number] for f in found)))
 
-    One block size whatever n is, so that a row's arithmetic does not depend on how many
-    queries came with it.
+
+def _collect(
+    answer: _Answer, rows: np.ndarray, method: Method, tiles: Float[Array, "t d1 c"]
+) -> None:
+    """All points that may be as near as the K-th, ranked on the host."""
+    problem = answer.problem
+    for start in range(0, len(rows), _LOCAL):
+        part = rows[start : start + _LOCAL]
+        near = _within(
+            jnp.asarray(_padded(problem.x[part], _LOCAL)),
+            jnp.asarray(
+                np.pad(answer.radius[part], (0, _LOCAL - len(part))), problem.x.dtype
+            ),
+            problem.center,
+            tiles,
+            method=method,
+            unit=problem.unit,
+        )
+        near = np.asarray(near)[: len(part), : len(problem.a)]
+        answer.keep(
+            part, rank_pairs(problem.x[part], problem.a, near, problem.num_neighbors)
+        )
+
+
+@jax.jit
+def _raw_tiles(points: Float[Array, "m d"]) -> Float[Array, "t d1 c"]:
+    return raw_tiles(points, nested=True)
+
+
+@jax.jit
+def _product_tiles(
+    points: Float[Array, "m d"], center: Float[Array, " d"]
+) -> Float[Array, "t d1 c"]:
+    return product_tiles(raw_tiles(points, nested=True), center)
+
+
+class _Scores(NamedTuple):
+    """How points are scored for some queries: |x − a|² is base + score, to rounding.
+
+    Attributes:
+        of_tile: the scores of a tile.
+        base: shape (b, 1).
+        doubt: a bound on rounding for points up to some squared distance, (b, 1).
     """
-    n = queries.shape[0]
-    size = _BLOCK * max(1, min(_BLOCKS_PER_CALL, -(-n // _BLOCK)))
-    part = queries[start : start + size]
-    padding = size - part.shape[0]
-    return jnp.pad(part, ((0, padding), (0, 0))), part.shape[0]
+
+    of_tile: Callable[[Array], Array]
+    base: Array
+    doubt: Callable[[Array], Array]
 
 
-_make_tiles = jax.jit(make_tiles)
+def _scores(query: Array, center: Array, method: Method, unit: float) -> _Scores:
+    b, d = query.shape
+    dtype = query.dtype
+    tiny = floor(d, dtype)
+
+    def differences(tile: Array) -> Array:
+        def add(k: Array, total: Array) -> Array:
+            gap = jax.lax.dynamic_slice_in_dim(query, k, 1, axis=1) - tile[k][None, :]
+            return total + gap * gap
+
+        total = jax.lax.fori_loop(0, d, add, jnp.zeros((b, tile.shape[1]), dtype))
+        return total + tile[-1][None, :]
+
+    if method == "differences":
+        error = difference_error(d, dtype)
+        return _Scores(
+            differences,
+            jnp.zeros((b, 1), dtype),
+            lambda distance: error * distance + tiny,
+        )
+
+    moved = query - center[None, :]
+    rows = jnp.concatenate([moved, jnp.ones_like(moved[:, :1])], axis=1)
+    base = (moved * moved).sum(axis=1, keepdims=True)
+
+    def products(tile: Array) -> Array:
+        columns = tile
+        if method == "local":
+            columns = product_tiles(tile[None], center)[0]
+        return jnp.matmul(rows, columns, precision=jax.lax.Precision.HIGHEST)
+
+    def doubt(distance: Array) -> Array:
+        """Both points lie within B of the centre: 5 d + 13 roundings of B² at most."""
+        reach = jnp.sqrt(base) + jnp.sqrt(distance)
+        return 6 * (d + 4) * unit * reach * reach + tiny
+
+    return _Scores(products, base, doubt)
 
 
-@functools.partial(jax.jit, static_argnames="num_neighbors")
+def _candidates(
+    problem: Problem,
+    queries: np.ndarray,
+    centers: Float[Array, "g d"],
+    tiles: Float[Array, "t d1 c"],
+    method: Method,
+    *,
+    exact: bool = False,
+) -> Found:
+    return _search(
+        jnp.asarray(queries),
+        centers,
+        problem.points,
+        tiles,
+        num_neighbors=problem.num_neighbors,
+        num_candidates=problem.num_candidates,
+        method=method,
+        unit=problem.unit,
+        exact=exact,
+    )
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("num_neighbors", "num_candidates", "method", "unit", "exact"),
+)
 def _search(
-    queries: Float[Array, "n d"],
+    queries: Float[Array, "g b d"],
+    centers: Float[Array, "g d"],
     points: Float[Array, "m d"],
     tiles: Float[Array, "t d1 c"],
     *,
     num_neighbors: int,
-) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
+    num_candidates: int,
+    method: Method,
+    unit: float,
+    exact: bool,
+) -> Found:
+    """The best candidates of blocks of queries, and what bounds all other points.
+
+    A point that is in no group of 4 that was chosen has at least the score of the last
+    of these. Where scores are exact, groups of one minimum are kept in the order of
+    their numbers, as points are in their groups: ties go to the first ones.
+    """
     m, size = points.shape[0], tiles.shape[2]
-    num_candidates = min(num_neighbors + _MARGIN, m)
+    block, d = queries.shape[1:]
+    dtype = queries.dtype
+    per_tile = size // GROUP
+    all_groups = tiles.shape[0] * per_tile <= num_candidates
+    row = jnp.arange(block)[:, None, None]
 
-    def candidates(query: Array) -> Int[Array, "b c"]:
-        rows = jnp.concatenate([query, jnp.ones_like(query[:, :1])], axis=1)
+    def in_order(numbers: Array) -> Array:
+        return jnp.sort(numbers, axis=1) if exact else numbers
 
-        def one_tile(columns: Array) -> tuple[Array, Array]:
-            scores = jnp.matmul(rows, columns, precision=jax.lax.Precision.HIGHEST)
+    def candidates(scores: _Scores) -> tuple[Int[Array, "b c"], Array]:
+        def one_tile(tile: Array) -> tuple[Array, Array]:
             # A group is strided: the minimum runs along contiguous memory.
-            small = scores.reshape(_BLOCK, _SMALL, -1).min(axis=1)
-            return small, small.reshape(_BLOCK, _LARGE, -1).min(axis=1)
+            small = scores.of_tile(tile).reshape(block, _SMALL, -1).min(axis=1)
+            return small, small.reshape(block, _LARGE, -1).min(axis=1)
 
+        if all_groups:
+            everything = jnp.arange(m, dtype=jnp.int32)
+            return (
+                jnp.broadcast_to(everything, (block, m)),
+                jnp.full((block, 1), jnp.inf, dtype),
+            )
         small, large = jax.lax.map(one_tile, tiles)
-        per_tile = large.shape[2]
-        if large.shape[0] * per_tile <= num_candidates:
-            return jnp.broadcast_to(jnp.arange(m, dtype=jnp.int32), (_BLOCK, m))
-        flat = large.swapaxes(0, 1).reshape(_BLOCK, -1)
-        best = jax.lax.top_k(-flat, num_candidates)[1]
+        flat = large.swapaxes(0, 1).reshape(block, -1)
+        best = in_order(jax.lax.top_k(-flat, num_candidates)[1])
         tile, number = best // per_tile, best % per_tile
         members = number[:, :, None] + per_tile * jnp.arange(_LARGE)[None, None, :]
-        row = jnp.arange(_BLOCK)[:, None, None]
-        minima = small[tile[:, :, None], row, members].reshape(_BLOCK, -1)
-        best = jax.lax.top_k(-minima, num_candidates)[1]
-        tile = jnp.take_along_axis(tile, best // _LARGE, axis=1)
-        number = jnp.take_along_axis(members.reshape(_BLOCK, -1), best, axis=1)
-        offsets = (size // _SMALL) * jnp.arange(_SMALL)[None, None, :]
-        inside = number[:, :, None] + offsets
-        return (tile[:, :, None] * size + inside).reshape(_BLOCK, -1)
+        minima = small[tile[:, :, None], row, members].reshape(block, -1)
+        place = jax.lax.top_k(-minima, num_candidates)[1]
+        # Not the values of `top_k`: with them XLA would sort all of the minima.
+        last = jnp.take_along_axis(minima, place, axis=1).max(axis=1, keepdims=True)
+        place = in_order(place)
+        group = jnp.take_along_axis(best, place // _LARGE, axis=1)
+        first = group * GROUP + place % _LARGE * _SMALL
+        index = first[:, :, None] + jnp.arange(_SMALL)[None, None, :]
+        return index.reshape(block, -1), last
 
-    def one_block(query: Array) -> tuple[Array, Array]:
-        index = candidates(query).astype(jnp.int32)
-        exact = squared_distances(query, points, jnp.minimum(index, m - 1))
-        exact = jnp.where(index < m, exact, jnp.inf)
-        position = jax.lax.top_k(-exact, num_candidates)[1]
-        exact, index = (
-            jnp.take_along_axis(x, position, axis=1) for x in (exact, index)
+    def one_block(inputs: tuple[Array, Array]) -> Found:
+        query, center = inputs
+        scores = _scores(query, center, method, unit)
+        index, last = candidates(scores)
+        index = index.astype(jnp.int32)
+        distance = squared_distances(query, points, jnp.minimum(index, m - 1))
+        distance = jnp.where(index < m, distance, jnp.inf)
+        position = jax.lax.top_k(-distance, num_candidates)[1]
+        distance, index = (
+            jnp.take_along_axis(x, position, axis=1) for x in (distance, index)
         )
-        exact, index = jax.lax.sort((exact, index), dimension=1, num_keys=2)
-        return index[:, :num_neighbors], exact[:, :num_neighbors]
+        distance, index = jax.lax.sort((distance, index), dimension=1, num_keys=2)
+        doubt = scores.doubt(distance[:, num_neighbors - 1, None])
+        limit = scores.base + last - doubt
+        if num_candidates < m:
+            # Candidates that are left out are not nearer than the last that is kept.
+            worst = distance[:, -1:]
+            worst = worst - difference_error(d, dtype) * worst - floor(d, dtype)
+            limit = jnp.minimum(limit, worst)
+        return Found(index, distance, limit[:, 0], doubt[:, 0])
 
-    blocks = queries.reshape(-1, _BLOCK, queries.shape[1])
-    index, exact = jax.lax.map(one_block, blocks)
-    return index.reshape(-1, num_neighbors), exact.reshape(-1, num_neighbors)
+    found = jax.lax.map(one_block, (queries, centers))
+    return Found(*(f.reshape(-1, *f.shape[2:]) for f in found))
+
+
+@functools.partial(jax.jit, static_argnames=("method", "unit"))
+def _within(
+    query: Float[Array, "b d"],
+    radius: Float[Array, " b"],
+    center: Float[Array, " d"],
+    tiles: Float[Array, "t d1 c"],
+    *,
+    method: Method,
+    unit: float,
+) -> Bool[Array, "b c"]:
+    """Which points may be within a squared distance, itself known to rounding."""
+    block, d = query.shape
+    scores = _scores(query, center, method, unit)
+    error, tiny = difference_error(d, query.dtype), floor(d, query.dtype)
+    farthest = radius[:, None] * (1 + 4 * error) + 4 * tiny
+    largest = farthest - scores.base + scores.doubt(farthest)
+    near = jax.lax.map(lambda tile: scores.of_tile(tile) <= largest, tiles)
+    near = near.reshape(-1, block, _SMALL, _LARGE, tiles.shape[2] // GROUP)
+    return near.transpose(1, 0, 4, 3, 2).reshape(block, -1)
