@@ -46,6 +46,7 @@ from contexture_jax.contexts._paired import (
     time_lag,
 )
 from contexture_jax.contexts._sampling import SamplingContext, row_keys
+from contexture_jax.contexts._search import nearest_neighbors
 from contexture_jax.contexts._sequences import (
     MaskedTokens,
     NextToken,
@@ -115,6 +116,7 @@ __all__ = [
     "labels",
     "markov",
     "masked_tokens",
+    "nearest_neighbors",
     "neighbors",
     "next_token",
     "pairs",

@@ -9,6 +9,7 @@ from contexture_jax.contexts._distances import LARGEST
 __all__ = ["nearest_by_differences"]
 
 _TILE = 1024  # points that are merged into the best so far at a time
+_BLOCK = 1024  # queries at a time, where their number is known
 
 
 def nearest_by_differences(
@@ -27,10 +28,25 @@ def nearest_by_differences(
     Returns:
         Numbers, nearest first, shape (n, K), int32.
     """
+    queries, points = _in_unit(queries, points)
+    n = queries.shape[0]
+    if not isinstance(n, int) or n <= _BLOCK:
+        return _one_block(queries, points, num_neighbors)
+    num_blocks = -(-n // _BLOCK)
+    padded = jnp.pad(queries, ((0, num_blocks * _BLOCK - n), (0, 0)))
+    found = jax.lax.map(
+        lambda block: _one_block(block, points, num_neighbors),
+        padded.reshape(num_blocks, _BLOCK, -1),
+    )
+    return found.reshape(-1, num_neighbors)[:n]
+
+
+def _one_block(
+    queries: Float[Array, "n d"], points: Float[Array, "m d"], num_neighbors: int
+) -> Int[Array, "n k"]:
     n = queries.shape[0]
     m, d = points.shape
     dtype = points.dtype
-    queries, points = _in_unit(queries, points)
     size = min(_TILE, m)
     num_tiles = -(-m // size)
     padding = num_tiles * size - m

@@ -24,6 +24,7 @@ __all__ = [
     "plain_distances",
     "product_tiles",
     "raw_tiles",
+    "scaled",
     "squared_distances",
     "unit_exponent",
     "unit_roundoff",
@@ -41,6 +42,13 @@ def unit_exponent(*arrays: np.ndarray) -> int:
     """The s for which the largest |x| 2^s lies just below 2^40 (float64: 2^400)."""
     largest = max(max(float(x.max()), -float(x.min())) for x in arrays)
     return LARGEST[arrays[0].dtype.itemsize] - math.frexp(largest)[1]
+
+
+def scaled(x: np.ndarray, exponent: int) -> np.ndarray:
+    """Exactly x times 2^exponent; what that takes out of range is below `floor`."""
+    half = exponent // 2  # 2^exponent itself may be out of range
+    one, two = (x.dtype.type(2.0**e) for e in (half, exponent - half))
+    return x * one * two
 
 
 def unit_roundoff(dtype: Any) -> float:

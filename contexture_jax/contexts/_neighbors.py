@@ -1,10 +1,13 @@
 """Nearest neighbours as contexts: A is one of a fixed number of points near X."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
 from contexture_jax._core.arrays import warn_if_float64
 from contexture_jax._core.checks import (
@@ -18,6 +21,7 @@ from contexture_jax._core.checks import (
     check_values,
     gathered,
     held_here,
+    is_traced,
 )
 from contexture_jax._core.numerics import normalised
 from contexture_jax._core.types import (
@@ -29,8 +33,8 @@ from contexture_jax._core.types import (
     static_field,
 )
 from contexture_jax.contexts._base import Context
-from contexture_jax.contexts._distances import squared_distances
 from contexture_jax.contexts._joint import SparseJoint, coordinates
+from contexture_jax.contexts._ranking import in_balls
 from contexture_jax.contexts._sampling import row_keys
 from contexture_jax.contexts._search import nearest_neighbors
 from contexture_jax.contexts._softmax import as_features, new_rows, uniform_law
@@ -105,7 +109,12 @@ class Neighbors(Context):
     def at(self, x_new: ArrayLike) -> "Neighbors":
         """New inputs, shape (k, d); for a graph from outside new lists (k, K).
 
-        Where that graph has weights, a pair of lists and weights, both (k, K).
+        Where that graph has weights, a pair of lists and weights, both (k, K). The
+        neighbours are exact, as those of `knn`; inside a trace to rounding in the
+        dtype, and then inputs that are not finite have weights that are NaN.
+
+        Raises:
+            TypeError: if it is differentiated in `x_new`.
         """
         if self.points is None:
             if self.weights is None:
@@ -117,8 +126,16 @@ class Neighbors(Context):
                 )
             return neighbors(*x_new, num_points=self.num_points)
         new = held_here(new_rows(x_new, self.points))
-        indices = nearest_neighbors(new, self.points, self.indices.shape[1])
-        return Neighbors(indices, None, self.points, uniform_law(new), self.num_points)
+        num_neighbors = self.indices.shape[1]
+        law, weights = uniform_law(new), None
+        if is_traced(new, self.points):
+            indices = _traced_neighbors(num_neighbors, new, self.points)
+            finite = jnp.isfinite(new).all(axis=1, keepdims=True)
+            share = jnp.where(finite, 1.0 / num_neighbors, jnp.nan).astype(new.dtype)
+            weights = jnp.broadcast_to(share, indices.shape)
+        else:
+            indices = nearest_neighbors(new, self.points, num_neighbors)
+        return Neighbors(indices, weights, self.points, law, self.num_points)
 
     def reverse(self) -> "ReversedNeighbors":
         """The same law with rows = neighbours and columns = inputs."""
@@ -146,9 +163,11 @@ class ReversedNeighbors(Context):
     def at(self, x_new: ArrayLike) -> SparseJoint:
         """New neighbours, shape (k, d): P(x|a) over the x that have a in their ball.
 
-        The ball of x ends at its farthest neighbour. Runs on the host, in blocks.
+        The ball of x ends at its farthest neighbour, and what lies on its surface is in
+        it. Exact, on the host, in blocks.
 
         Raises:
+            TypeError: inside a trace.
             ValueError: if some new point is in no ball, or inputs are not the points.
         """
         forward = self.forward
@@ -157,22 +176,10 @@ class ReversedNeighbors(Context):
                 "new neighbours need the points that the inputs are: build the context"
                 " with `knn(x, ...)`"
             )
-        points = np.asarray(forward.points, np.float64)
-        new = gathered(new_rows(x_new, forward.points)).astype(np.float64)
-        last = squared_distances(
-            forward.points, forward.points, forward.indices[:, -1:]
-        )[:, 0]
-        # Rounding must not push the farthest neighbour itself out of the ball.
-        radii = np.asarray(last, np.float64) * (1 + 1e-5) + np.finfo(np.float32).tiny
-        rows, columns = [], []
-        block = max(1, 2**24 // points.size)
-        for start in range(0, len(new), block):
-            part = new[start : start + block]
-            gaps = ((part[:, None, :] - points[None]) ** 2).sum(axis=2)
-            row, column = np.nonzero(gaps <= radii[None, :])
-            rows.append(row + start)
-            columns.append(column)
-        index, column = np.concatenate(rows), np.concatenate(columns)
+        check_concrete((forward, x_new), "a context of new neighbours")
+        points = np.asarray(forward.points)
+        new = gathered(new_rows(x_new, forward.points))
+        index, column = in_balls(new, points, np.asarray(forward.indices)[:, -1])
         weights = np.asarray(forward.p_x, np.float64)[column]
         mass = np.bincount(index, weights, len(new))
         if not (mass > 0).all():
@@ -186,6 +193,27 @@ class ReversedNeighbors(Context):
         return coordinates(index, column, weights, (len(new), len(points)))
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _traced_neighbors(num_neighbors: int, new: Array, points: Array) -> Array:
+    return nearest_neighbors(new, points, num_neighbors)
+
+
+def _refuse_gradient(num_neighbors: int, primals: Any, tangents: Any) -> Any:
+    if not all(isinstance(t, SymbolicZero) for t in tangents):
+        raise TypeError(
+            "the nearest neighbours of new points are piecewise constant in them, so"
+            " functions of a k-NN context have no useful gradient there: use an rbf"
+            " context, whose functions are smooth, or jax.lax.stop_gradient(x_new)"
+        )
+    indices = _traced_neighbors(num_neighbors, *primals)
+    return indices, jax.custom_derivatives.zero_from_primal(
+        indices, symbolic_zeros=True
+    )
+
+
+_traced_neighbors.defjvp(_refuse_gradient, symbolic_zeros=True)
+
+
 def knn(
     x: ArrayLike,
     num_neighbors: int = 30,
@@ -196,7 +224,14 @@ def knn(
 
     One of the contexts of Zhai et al. 2025 (CTX), §5 (theory.md §4). A point is its own
     neighbour. Of points at the same distance the first ones count, so that equal inputs
-    have equal laws. The search is exact, by Euclidean distance, and compiles.
+    have equal laws.
+
+    The graph is exact for the numbers given, in their dtype, whatever their offset and
+    scale: distances are compared in float64 wherever rounding could decide (theory.md
+    §6.9), and sums of squares are taken in an order that does not depend on that of the
+    columns. The error of the graph is therefore 0, and a certificate of the spectrum
+    covers the operator of this law. What float32 rounds off float64 data is lost
+    before: subtract an offset, or set `jax_enable_x64`.
 
     Args:
         x: features, shape (n, d), floating or integer, finite.

@@ -15,9 +15,13 @@ from contexture_jax.contexts._distances import (
     exact_distances,
     floor,
     plain_distances,
+    scaled,
+    unit_exponent,
 )
 
-__all__ = ["Found", "rank_pairs", "settle"]
+__all__ = ["Found", "in_balls", "rank_pairs", "settle"]
+
+_PAIRS = 2**22  # that are held at a time
 
 
 class Found(NamedTuple):
@@ -92,6 +96,40 @@ def rank_pairs(
     if rows.size:
         indices[rows] = _untie(x, a, rows, indices[rows], close[rows], num_neighbors)
     return indices[:, :num_neighbors]
+
+
+def in_balls(
+    x: np.ndarray, a: np.ndarray, last: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which x lie in the ball of which a, that has the point numbered `last` on it.
+
+    Args:
+        x: shape (n, d).
+        a: shape (m, d), the same dtype.
+        last: shape (m,), integer.
+
+    Returns:
+        Numbers of x, ascending, and of a, as pairs.
+    """
+    exponent = unit_exponent(a, x)
+    a, x = scaled(a, exponent), scaled(x, exponent)
+    m, d = a.shape
+    number = np.arange(m)
+    radii = exact_distances(a, a, number, last)
+    error = 2 * difference_error(d, np.float64)
+    pairs = []
+    step = max(1, _PAIRS // m)
+    for start in range(0, len(x), step):
+        row = np.repeat(np.arange(start, min(start + step, len(x))), m)
+        column = np.tile(number, len(row) // m)
+        gaps, most = plain_distances(x, a, row, column), radii[column]
+        inside = gaps <= most * (1 + error)
+        row, column, gaps, most = (v[inside] for v in (row, column, gaps, most))
+        unclear = np.flatnonzero(gaps >= most * (1 - error))
+        gaps[unclear] = exact_distances(x, a, row[unclear], column[unclear])
+        pairs.append((row[gaps <= most], column[gaps <= most]))
+    rows, columns = zip(*pairs, strict=True)
+    return np.concatenate(rows), np.concatenate(columns)
 
 
 def _close(distances: np.ndarray, error: float, tiny: float) -> np.ndarray:

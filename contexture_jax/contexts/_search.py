@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import is_concrete
-from contexture_jax._core.types import Array, Bool, Float, Int
+from contexture_jax._core.checks import check_integer, held_here, is_traced
+from contexture_jax._core.types import Array, ArrayLike, Bool, Float, Int
 from contexture_jax.contexts._differences import nearest_by_differences
 from contexture_jax.contexts._distances import (
     GROUP,
@@ -28,6 +28,7 @@ from contexture_jax.contexts._distances import (
     floor,
     product_tiles,
     raw_tiles,
+    scaled,
     squared_distances,
     unit_exponent,
     unit_roundoff,
@@ -41,6 +42,7 @@ from contexture_jax.contexts._pruning import (
     search_pruned,
 )
 from contexture_jax.contexts._ranking import Found, rank_pairs, settle
+from contexture_jax.contexts._softmax import as_features, new_rows
 
 __all__ = ["nearest_neighbors"]
 
@@ -80,8 +82,8 @@ class Problem(NamedTuple):
 
 
 def nearest_neighbors(
-    queries: Float[Array, "n d"],
-    points: Float[Array, "m d"],
+    queries: ArrayLike,
+    points: ArrayLike,
     num_neighbors: int,
     *,
     progress: Callable[[int, int], None] | None = None,
@@ -98,17 +100,26 @@ def nearest_neighbors(
     distances by differences, to rounding in the dtype.
 
     Args:
-        queries: shape (n, d), floating.
-        points: shape (m, d), the same dtype.
-        num_neighbors: K ≤ m.
+        queries: shape (n, d), finite.
+        points: shape (m, d), floating or integer, finite.
+        num_neighbors: K, at most m.
         progress: called with (queries done, n) from time to time.
 
     Returns:
         Numbers of the neighbours, nearest first, shape (n, K), int32.
+
+    Raises:
+        TypeError: if `num_neighbors` is not an integer or an array not numeric.
+        ValueError: if K is not between 1 and m, or shapes or values are bad.
     """
-    if not is_concrete(queries, points):
-        return nearest_by_differences(queries, points, num_neighbors)
     same = queries is points
+    points = held_here(as_features(points, "points"))
+    queries = points if same else held_here(new_rows(queries, points, "queries"))
+    num_neighbors = check_integer(
+        num_neighbors, "num_neighbors", low=1, high=points.shape[0]
+    )
+    if is_traced(queries, points):
+        return nearest_by_differences(queries, points, num_neighbors)
     a = np.asarray(points)
     x = a if same else np.asarray(queries)
     n = len(x)
@@ -128,7 +139,8 @@ def nearest_neighbors(
         if progress is not None:
             progress(n - len(x) + done, n)
 
-    device = next(iter(points.devices())) if isinstance(points, jax.Array) else None
+    # What lies where it was put stays there; else JAX is free to move the result.
+    device = next(iter(points.devices())) if points.committed else None
     indices = _search_all(_make_problem(x, a, num_neighbors, device, same), report)
     if kept is not None:
         indices = kept[indices]
@@ -141,8 +153,8 @@ def _make_problem(
     x: np.ndarray, a: np.ndarray, num_neighbors: int, device: Any, same: bool
 ) -> Problem:
     exponent = unit_exponent(a) if same else unit_exponent(a, x)
-    a = _scaled(a, exponent)
-    x = a if same else _scaled(x, exponent)
+    a = scaled(a, exponent)
+    x = a if same else scaled(x, exponent)
     on_device = jax.device_put(a, device)
     platform = next(iter(on_device.devices())).platform
     # A product in several passes of bfloat16 is a few bits short of the dtype.
@@ -156,13 +168,6 @@ def _make_problem(
         min(num_neighbors + _MARGIN, len(a)),
         passes * unit_roundoff(a.dtype),
     )
-
-
-def _scaled(x: np.ndarray, exponent: int) -> np.ndarray:
-    """Exactly x times 2^exponent; what that takes out of range is below `floor`."""
-    half = exponent // 2  # 2^exponent itself may be out of range
-    one, two = (x.dtype.type(2.0**e) for e in (half, exponent - half))
-    return x * one * two
 
 
 class _Answer:

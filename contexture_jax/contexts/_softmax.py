@@ -303,10 +303,12 @@ def uniform_law(rows: Array) -> Float[Array, " n"]:
     return jnp.full((n,), 1.0 / n, rows.dtype)
 
 
-def new_rows(x_new: ArrayLike, points: Array) -> Float[Array, "k d"]:
+def new_rows(
+    x_new: ArrayLike, points: Array, name: str = "x_new"
+) -> Float[Array, "k d"]:
     """New feature vectors: as `as_features`, of the width and dtype of `points`."""
-    new = as_features(x_new, "x_new").astype(points.dtype)
+    new = as_features(x_new, name).astype(points.dtype)
     if new.shape[1] != points.shape[1]:
-        msg = f"x_new must have {points.shape[1]} columns; got shape {new.shape}"
+        msg = f"{name} must have {points.shape[1]} columns; got shape {new.shape}"
         raise ValueError(msg)
     return new

@@ -1,11 +1,11 @@
 """Comparing two sets of functions on the same rows."""
 
-import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, ArrayLike, Float, Int
+from contexture_jax.contexts import nearest_neighbors
 from contexture_jax.evaluation._common import (
     as_columns,
     as_weights,
@@ -106,8 +106,9 @@ def mutual_knn(
     Euclidean distance. Among equal distances the lower row comes first. Distances are
     those of the features as given, which depend on their scale; `whiten` makes the
     covariance the identity first, after which only the span matters. For unrelated
-    embeddings the expectation is k / (n − 1). Computed in blocks of rows: nothing of
-    size n × n is stored. Piecewise constant, so its gradient is 0.
+    embeddings the expectation is k / (n − 1). The search is that of the k-NN context:
+    exact, and inside a trace by differences, exact to rounding. Nothing of size n × n
+    is stored. Piecewise constant, so its gradient is 0.
 
     Args:
         a: an embedding, shape (n, d1), floating.
@@ -121,16 +122,14 @@ def mutual_knn(
     if whiten:
         a = weighted_basis(a, w, centre=True)[0]
         b = weighted_basis(b, w, centre=True)[0]
-    # |x − y|² is found by expansion, which loses digits far from the origin.
-    a, b = (x - jnp.mean(x, axis=0, keepdims=True) for x in (a, b))
+    near_a, near_b = _others(a, k), _others(b, k)
 
     def overlap(rows: Int[Array, " block"]) -> Float[Array, " block"]:
-        near_a, near_b = _neighbors(a, rows, k), _neighbors(b, rows, k)
-        shared = near_a[:, :, None] == near_b[:, None, :]
+        shared = near_a[rows][:, :, None] == near_b[rows][:, None, :]
         return jnp.sum(shared, axis=(1, 2), dtype=a.dtype) / k
 
     indices = jnp.arange(n, dtype=jnp.int32)
-    share = jnp.mean(map_blocks(overlap, indices, row_entries=n + k * k))
+    share = jnp.mean(map_blocks(overlap, indices, row_entries=k * k))
     return jnp.where(jnp.isfinite(a).all() & jnp.isfinite(b).all(), share, jnp.nan)
 
 
@@ -144,10 +143,11 @@ def _check_pair(
     return a.astype(dtype), b.astype(dtype), w
 
 
-def _neighbors(
-    x: Float[Array, "n d"], rows: Int[Array, " block"], k: int
-) -> Int[Array, "block k"]:
-    block = x[rows]
-    closeness = 2 * mm(block, x.T) - jnp.sum(x**2, axis=1)[None, :]
-    own = rows[:, None] == jnp.arange(x.shape[0], dtype=rows.dtype)[None, :]
-    return jax.lax.top_k(jnp.where(own, -jnp.inf, closeness), k)[1]
+def _others(x: Float[Array, "n d"], k: int) -> Int[Array, "n k"]:
+    """The k nearest other rows of each."""
+    near = nearest_neighbors(x, x, k + 1)
+    own = near == jnp.arange(x.shape[0], dtype=near.dtype)[:, None]
+    # A row that so many equal ones precede is not in its own list: the last one goes.
+    place = jnp.where(own.any(axis=1), own.argmax(axis=1), k)
+    before = jnp.arange(k)[None, :] < place[:, None]
+    return jnp.where(before, near[:, :-1], near[:, 1:])
