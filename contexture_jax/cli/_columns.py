@@ -266,7 +266,7 @@ def _check_reading(
             f" {name} if these are no numbers, or --drop {name}"
         )
     if reading.values is None and len(reading.decimals) > 1:
-        row = int(np.argmax(texts.equal(next(t for t in present if "," in t))))
+        row = int(np.argmax(texts.among([next(t for t in present if "," in t)])))
         raise InputError(
             f"{where} holds {quoted(texts[row])} on {source.place(row)}, with a comma"
             " before decimals or between thousands: --decimal , or --decimal . tells;"

@@ -11,6 +11,7 @@ over files that hold one, over what Arrow refuses, and where a message needs a l
 import csv
 import functools
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from contexture_jax.cli._texts import Texts
 __all__ = ["read_csv"]
 
 _LARGEST_BLOCK = 2**30
+_BLANK = re.compile(r"(?m)^[ \t]+(?=\r?$)")
 
 
 def read_csv(path: Path, dialect: Dialect = DEFAULT_DIALECT) -> Source:
@@ -156,11 +158,16 @@ class _Table:
         import pyarrow as pa
         from pyarrow import csv as arrow
 
-        raw = self._text.encode()
+        # Arrow refuses a line of spaces.
+        text = self._text if '"' in self._text else _BLANK.sub("", self._text)
+        raw = np.frombuffer(text.encode(), np.uint8)
+        # In Arrow's memory, without a Python object that its threads might let go of.
+        content = pa.allocate_buffer(len(raw))
+        np.frombuffer(content, np.uint8)[:] = raw
         names = [str(i) for i in range(width)]
         try:
             table = arrow.read_csv(
-                pa.BufferReader(raw),
+                pa.BufferReader(content),
                 read_options=arrow.ReadOptions(
                     column_names=names,
                     skip_rows=header_lines,
@@ -171,7 +178,6 @@ class _Table:
                     delimiter=self._separator,
                     newlines_in_values=True,
                     ignore_empty_lines=width > 1,
-                    invalid_row_handler=_skip_blank,
                 ),
                 convert_options=arrow.ConvertOptions(
                     column_types=dict.fromkeys(names, pa.string()),
@@ -186,17 +192,13 @@ class _Table:
         return _without_blank_rows(columns)
 
 
-def _skip_blank(row: Any) -> str:
-    return "error" if row.text is None or row.text.strip() else "skip"
-
-
 def _without_blank_rows(columns: list[Texts]) -> list[Texts]:
     """Leave out rows of empty cells; of a single column, those at the end."""
     blank = np.ones(len(columns[0]), dtype=bool)
     for column in columns:
         if not blank.any():
             return columns
-        blank &= column.equal("")
+        blank &= column.among([""])
     if len(columns) == 1:
         filled = np.flatnonzero(~blank)
         return [columns[0].head(int(filled[-1]) + 1 if filled.size else 0)]

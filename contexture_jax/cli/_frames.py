@@ -8,7 +8,7 @@ import numpy as np
 
 from contexture_jax.cli._messages import InputError, quoted
 from contexture_jax.cli._source import Cells, Source
-from contexture_jax.cli._texts import Texts
+from contexture_jax.cli._texts import Texts, as_numpy
 
 __all__ = ["read_feather", "read_parquet"]
 
@@ -120,7 +120,7 @@ def _cells(column: Any) -> Cells:
         ends = pc.min_max(column).as_py()
         large = max(abs(end or 0) for end in ends.values()) >= _LARGEST_EXACT
         if not column.null_count:
-            return column.to_numpy()
+            return as_numpy(column)
         # Without a null they would be rounded: as text they are not.
         return Texts(column.cast(pa.string())) if large else _floats(column)
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
@@ -141,4 +141,4 @@ def _cells(column: Any) -> Cells:
 def _floats(column: Any) -> np.ndarray:
     import pyarrow as pa
 
-    return column.cast(pa.float64()).to_numpy()
+    return as_numpy(column.cast(pa.float64()))

@@ -1,4 +1,8 @@
-"""A column of text, held by Arrow, which does to all cells at once what it can."""
+"""A column of text, held by Arrow, which does to all cells at once what it can.
+
+Arrays go to and from Arrow as buffers: `pyarrow.array`, `scalar` and `to_numpy` load
+pandas where that is installed, which takes longer than to read most tables.
+"""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -6,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Texts"]
+__all__ = ["Texts", "as_numpy"]
 
 
 class Texts:
@@ -25,18 +29,17 @@ class Texts:
             if isinstance(array, pa.ChunkedArray):  # beyond 2 GB, or without rows
                 array = pa.concat_arrays(
                     [chunk.cast(pa.large_string()) for chunk in array.chunks]
-                    or [pa.array([], pa.string())]
+                    or [_strings([])]
                 )
         if array.null_count:
-            array = array.fill_null("")
+            empty = _strings([""] * len(array)).cast(array.type)
+            array = pc.if_else(array.is_valid(), array, empty)
         self._array = pc.utf8_trim_whitespace(array)
 
     @staticmethod
     def of(cells: Iterable[Any]) -> "Texts":
         """Hold what `str` makes of each cell."""
-        import pyarrow as pa
-
-        return Texts(pa.array([str(cell) for cell in cells], pa.string()))
+        return Texts(_strings([str(cell) for cell in cells]))
 
     def __len__(self) -> int:
         return len(self._array)
@@ -52,17 +55,20 @@ class Texts:
         """The cells where `kept`, shape (n,), bool, says so."""
         import pyarrow as pa
 
-        return Texts(self._array.filter(pa.array(kept)))
+        bits = pa.py_buffer(np.packbits(kept, bitorder="little"))
+        mask = pa.Array.from_buffers(pa.bool_(), len(kept), [None, bits])
+        return Texts(self._array.filter(mask))
 
     def head(self, count: int) -> "Texts":
         """The first cells."""
         return Texts(self._array.slice(0, count))
 
-    def equal(self, text: str) -> np.ndarray:
-        """Which cells are this text, shape (n,), bool."""
+    def among(self, texts: Iterable[str]) -> np.ndarray:
+        """Which cells are one of these texts, shape (n,), bool."""
         import pyarrow.compute as pc
 
-        return pc.equal(self._array, text).to_numpy(zero_copy_only=False)
+        values = _strings(sorted(texts)).cast(self._array.type)
+        return as_numpy(pc.is_in(self._array, values))
 
     def any_matches(self, pattern: str) -> bool:
         """Whether a cell holds what an RE2 pattern describes."""
@@ -80,7 +86,7 @@ class Texts:
     def distinct(self) -> tuple[list[str], np.ndarray]:
         """The different texts, and the index into them of each cell, shape (n,)."""
         encoded = self._array.dictionary_encode()
-        return encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+        return encoded.dictionary.to_pylist(), as_numpy(encoded.indices)
 
     def numbers(self, missing: frozenset[str]) -> np.ndarray | None:
         """The cells as float64, NaN where missing; None if one is no finite number.
@@ -89,15 +95,48 @@ class Texts:
             missing: the texts that stand for a missing value.
         """
         import pyarrow as pa
-        import pyarrow.compute as pc
 
-        marks = pa.array(sorted(missing), self._array.type)
-        absent = pc.is_in(self._array, marks)
-        present = pc.if_else(absent, pa.scalar(None, self._array.type), self._array)
+        present = ~self.among(missing)
+        cells = self if present.all() else self.take(present)
         try:
-            values = present.cast(pa.float64())
+            found = as_numpy(cells._array.cast(pa.float64()))
         except pa.ArrowInvalid:
             return None
-        if not pc.all(pc.is_finite(values), min_count=0).as_py():
+        if not np.isfinite(found).all():
             return None
-        return values.to_numpy(zero_copy_only=False)
+        values = np.full(len(self), np.nan)
+        values[present] = found
+        return values
+
+
+def as_numpy(array: Any) -> np.ndarray:
+    """An Arrow array, or chunks, of numbers or booleans: float64 with NaN for nulls."""
+    import pyarrow as pa
+
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    if array.null_count:
+        values = as_numpy(array.cast(pa.float64()).drop_null())
+        found = np.full(len(array), np.nan)
+        found[as_numpy(array.is_valid())] = values
+        return found
+    start, stop = array.offset, array.offset + len(array)
+    content = array.buffers()[1]
+    if pa.types.is_boolean(array.type):
+        bits = np.frombuffer(content, np.uint8)
+        return np.unpackbits(bits, count=stop, bitorder="little")[start:] == 1
+    dtype = np.dtype(array.type.to_pandas_dtype())
+    return np.frombuffer(content, dtype, stop)[start:]
+
+
+def _strings(texts: list[str]) -> Any:
+    """An Arrow array of strings."""
+    import pyarrow as pa
+
+    # As it stands for half a character, which no UTF-8 has.
+    raw = [text.encode("utf-8", errors="replace") for text in texts]
+    offsets = np.zeros(len(raw) + 1, dtype=np.int64)
+    np.cumsum([len(cell) for cell in raw], out=offsets[1:])
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(raw))]
+    array = pa.Array.from_buffers(pa.large_string(), len(raw), buffers)
+    return array if offsets[-1] >= 2**31 else array.cast(pa.string())
