@@ -243,7 +243,7 @@ def warn_narrowed(what: str) -> None:
     Args:
         what: which numbers of which argument.
     """
-    if not jax.config.jax_enable_x64:
+    if jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
         _warn_once(f"{what} and 64-bit types are off in JAX, so work is in float32")
 
 
@@ -282,7 +282,6 @@ def warn_if_float64(given: Any, array: Array | np.ndarray, name: str) -> None:
         array.dtype == np.float64
         and array.ndim
         and not isinstance(given, (list, tuple))
-        and not jax.config.jax_enable_x64
     ):
         warn_narrowed(f"{name} holds float64")
 
@@ -308,7 +307,7 @@ def is_missing(value: Any) -> bool:
     return isinstance(value, (np.datetime64, np.timedelta64)) and bool(np.isnat(value))
 
 
-def kind_of(array: np.ndarray) -> str:
+def kind_of(array: Array | np.ndarray) -> str:
     """What an array holds, in words, for a message."""
     kind = getattr(array.dtype, "kind", "")  # keys have none
     words = {"U": "text", "S": "bytes", "T": "text", "M": "dates", "m": "durations"}

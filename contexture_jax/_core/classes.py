@@ -86,8 +86,8 @@ def text_codes(values: Any, name: str, num_classes: int) -> Any:
     classes, codes = class_codes(values, name)
     if len(classes) != num_classes:
         msg = (
-            f"{name} must name each of {counted(num_classes, 'class')}, or be their"
-            f" numbers; got {counted(len(classes), 'name')}: number the whole data set,"
+            f"{name} must name all of {num_classes} classes, or be their numbers; got"
+            f" {counted(len(classes), 'name')}: number the whole data set,"
             " as np.unique(y, return_inverse=True)[1] does"
         )
         raise ValueError(msg)

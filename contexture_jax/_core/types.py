@@ -3,7 +3,14 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, TypeAlias, TypeVar, dataclass_transform
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    dataclass_transform,
+)
 
 import jax
 import numpy as np
@@ -29,8 +36,29 @@ __all__ = [
     "static_field",
 ]
 
-ArrayLike: TypeAlias = _ArrayLike | Sequence[Any]
-"""An array of JAX or NumPy, a number, or nested lists of numbers."""
+
+class _Convertible(Protocol):
+    """What `numpy.asarray` converts: a column or frame, a tensor on the host."""
+
+    def __array__(self) -> np.ndarray: ...
+
+
+class _Anything(type):
+    def __instancecheck__(cls, instance: object) -> bool:
+        return True
+
+
+if TYPE_CHECKING:
+    ArrayLike: TypeAlias = _ArrayLike | Sequence[Any] | _Convertible
+else:
+
+    class ArrayLike(metaclass=_Anything):
+        """An array of JAX or NumPy, a number, nested lists, or what NumPy converts.
+
+        The functions that take one look at what it is: a checker of types at run time
+        need not, and help shows this name.
+        """
+
 
 _T = TypeVar("_T")
 

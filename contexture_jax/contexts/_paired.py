@@ -4,7 +4,7 @@ X and A are row numbers of data that the caller has: `data[context.sample(key, r
 is a batch of context values for `data[rows]`. `knn` is of this kind as well.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 
 from contexture_jax._core.checks import (
     as_array,
+    as_real,
     check_concrete,
     check_integer,
     check_ndim,
@@ -197,7 +198,7 @@ class TimeLag(NumberedContext):
 
     Attributes:
         lags: distinct, shape (k,), int32.
-        log_weights: log weights of the lags, shape (k,).
+        log_weights: log weights of the lags, the largest 0, shape (k,).
         begin: first time of the series of each time, shape (n,), int32.
         end: one past its last, shape (n,), int32.
     """
@@ -260,8 +261,8 @@ class TimeLag(NumberedContext):
 
 
 def time_lag(
-    lengths: int | Sequence[int],
-    lags: int | Sequence[int] = 1,
+    lengths: ArrayLike,
+    lags: ArrayLike = 1,
     weights: ArrayLike | None = None,
 ) -> TimeLag:
     """X is a time, A the time a lag later (or earlier) in the same series.
@@ -296,14 +297,21 @@ def time_lag(
     if len(np.unique(steps)) != len(steps):
         msg = f"lags must be distinct; got {steps.tolist()}"
         raise ValueError(msg)
-    shares = np.ones(len(steps)) if weights is None else as_array(weights, "weights")
+    check_concrete((lengths, lags, weights), "lengths, lags and weights")
+    shares = (
+        np.ones(len(steps))
+        if weights is None
+        else np.asarray(as_real(weights, "weights"))
+    )
     if shares.shape != steps.shape:
         msg = f"weights must have shape {steps.shape}; got {shares.shape}"
         raise ValueError(msg)
     check_nonnegative(shares, "weights")
     ends = np.cumsum(parts)
+    # Of the largest: logarithms of large weights have few digits left in float32.
+    relative = shares.astype(np.float64) / max(float(shares.max()), 5e-324)
     with np.errstate(divide="ignore"):
-        log_weights = np.log(np.asarray(shares, np.float64))
+        log_weights = np.log(relative)
     context = TimeLag(
         jnp.asarray(steps, jnp.int32),
         jnp.asarray(log_weights, jnp.zeros(()).dtype),
@@ -321,8 +329,9 @@ def time_lag(
 
 def _integers(values: Any, name: str, *, low: int) -> np.ndarray:
     """A non-empty vector of integers from one or several."""
-    several = values if isinstance(values, (Sequence, np.ndarray)) else [values]
-    if len(several) == 0:
+    several = np.atleast_1d(as_array(values, name))
+    check_ndim(several, 1, name)
+    if several.size == 0:
         msg = f"{name} must have at least one entry; got none"
         raise ValueError(msg)
-    return np.array([check_integer(v, name, low=low) for v in several], np.int64)
+    return np.array([check_integer(v, name, low=low) for v in several.tolist()])

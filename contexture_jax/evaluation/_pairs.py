@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import (
+    as_integers,
+    as_real,
     check_integer,
     check_ndim,
     check_values,
@@ -78,12 +80,9 @@ def pair_sample(
         ValueError: if lengths differ, there are fewer than 2 pairs, or a number is
             outside `shape`.
     """
-    index = [np.asarray(x_index), np.asarray(a_index)]
+    index = [as_integers(x_index, "x_index"), as_integers(a_index, "a_index")]
     for values, name in zip(index, ("x_index", "a_index"), strict=True):
         check_ndim(values, 1, name)
-        if values.dtype.kind not in "iu":
-            msg = f"{name} must hold integers; got dtype {values.dtype}"
-            raise TypeError(msg)
     if index[0].shape != index[1].shape or index[0].size < 2:
         msg = (
             "x_index and a_index must have one length, at least 2; got"
@@ -113,7 +112,7 @@ def counted_sample(counts: ArrayLike) -> PairSample:
     Raises:
         ValueError: if an entry is no whole number, or there are fewer than 2 pairs.
     """
-    table = np.asarray(counts)
+    table = np.asarray(as_real(counts, "counts"))
     check_ndim(table, 2, "counts")
     check_values(
         table,

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from contexture_jax._core.checks import check_integer
+from contexture_jax._core.checks import as_device_array, as_real, check_integer
 from contexture_jax._core.types import Array, Bool, Float
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "EncoderConfig",
     "TransformerBlock",
     "TransformerConfig",
-    "check_input",
+    "as_input",
     "check_sizes",
     "embed",
     "layer_norm",
@@ -116,8 +116,14 @@ def check_sizes(config: Any, *names: str) -> None:
             check_integer(size, name, low=1)
 
 
-def check_input(x: Any, name: str, shape: tuple[int | None, ...]) -> None:
-    """Raise a `ValueError` unless `x` has this shape; None stands for any size."""
+def as_input(x: Any, name: str, shape: tuple[int | None, ...]) -> Array:
+    """Convert to an array of JAX of this shape, where None stands for any size.
+
+    Raises:
+        TypeError: if `x` does not hold real numbers.
+        ValueError: if it has another shape.
+    """
+    x = as_device_array(as_real(x, name), name)
     fits = len(x.shape) == len(shape) and all(
         wanted in (None, size) for size, wanted in zip(x.shape, shape, strict=True)
     )
@@ -125,6 +131,7 @@ def check_input(x: Any, name: str, shape: tuple[int | None, ...]) -> None:
         expected = ", ".join("any" if size is None else str(size) for size in shape)
         msg = f"{name} must have shape ({expected}); got {tuple(x.shape)}"
         raise ValueError(msg)
+    return x
 
 
 def linear(

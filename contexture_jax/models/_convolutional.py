@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from contexture_jax._core.types import Array, Float
+from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.models._blocks import (
     EncoderConfig,
-    check_input,
+    as_input,
     check_sizes,
     linear,
 )
@@ -67,11 +67,12 @@ class ResNetConfig(ConvNetConfig):
         check_sizes(self, "blocks_per_stage")
 
 
-def _check_images(x: Any, config: ConvNetConfig) -> None:
-    check_input(x, "x", (None, None, None, config.in_channels))
+def _as_images(x: Any, config: ConvNetConfig) -> Array:
+    x = as_input(x, "x", (None, None, None, config.in_channels))
     if 0 in x.shape[1:3]:
         msg = f"x must hold images of at least 1 pixel; got shape {tuple(x.shape)}"
         raise ValueError(msg)
+    return x
 
 
 def _pooled_head(config: ConvNetConfig, channels: int, rngs: nnx.Rngs) -> nnx.Linear:
@@ -150,9 +151,9 @@ class ConvNet(nnx.Module):
         )
         self.head = _pooled_head(config, channels[-1], rngs)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+    def __call__(self, x: ArrayLike) -> Float[Array, "b d"]:
         """Embed images, shape (b, height, width, in_channels)."""
-        _check_images(x, self.config)
+        x = _as_images(x, self.config)
         h = x.astype(self.config.dtype)
         for layer in self.layers:
             h = self.config.activation_fn(layer(h))
@@ -199,9 +200,9 @@ class ResNet(nnx.Module):
         self.blocks = nnx.List(blocks)
         self.head = _pooled_head(config, last, rngs)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+    def __call__(self, x: ArrayLike) -> Float[Array, "b d"]:
         """Embed images, shape (b, height, width, in_channels)."""
-        _check_images(x, self.config)
+        x = _as_images(x, self.config)
         h = self.config.activation_fn(self.stem(x.astype(self.config.dtype)))
         for block in self.blocks:
             h = block(h)

@@ -2,13 +2,14 @@
 
 import dataclasses
 
+import numpy as np
 from flax import nnx
 
-from contexture_jax._core.types import Array, Bool, Float
+from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.models._blocks import (
     TransformerBlock,
     TransformerConfig,
-    check_input,
+    as_input,
     check_sizes,
     layer_norm,
     linear,
@@ -54,9 +55,9 @@ class CrossAttentionEncoder(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "b *l f"],
-        a: Float[Array, "b k g"],
-        mask: Bool[Array, "b k"] | None = None,
+        x: ArrayLike,
+        a: ArrayLike,
+        mask: ArrayLike | None = None,
     ) -> Float[Array, "b d"]:
         """Embed x, shape (b, in_features) or (b, l, in_features), in the light of a.
 
@@ -67,12 +68,15 @@ class CrossAttentionEncoder(nnx.Module):
         """
         config = self.config
         single = (None, config.in_features)
-        check_input(x, "x", single if x.ndim == 2 else (None, *single))
-        check_input(a, "a", (x.shape[0], None, config.context_features))
+        shape = single if np.ndim(x) == 2 else (None, *single)
+        x = as_input(x, "x", shape)
+        a = as_input(a, "a", (x.shape[0], None, config.context_features))
         tokens = x[:, None, :] if x.ndim == 2 else x
         h = self.queries(tokens.astype(config.dtype))
         memory = self.memory(a.astype(config.dtype))
-        seen = None if mask is None else mask[:, None, :]
+        seen = None
+        if mask is not None:
+            seen = as_input(mask, "mask", a.shape[:2]).astype(bool)[:, None, :]
         for block in self.blocks:
             h = block(h, memory, seen)
         return self.head(mean_pool(self.norm(h)))

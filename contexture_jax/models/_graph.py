@@ -5,14 +5,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.experimental import sparse
 
 from contexture_jax._core.numerics import safe_divide
-from contexture_jax._core.types import Array, Float
+from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.models._blocks import (
     EncoderConfig,
-    check_input,
+    as_input,
     check_sizes,
     layer_norm,
     linear,
@@ -57,18 +58,24 @@ def neighbor_mean(h: Float[Array, "m w"], neighbors: Any) -> Float[Array, "n w"]
         TypeError: if `neighbors` is none of these.
         ValueError: if W has not m columns.
     """
-    if not isinstance(neighbors, (jax.Array, sparse.BCOO)):
+    if hasattr(neighbors, "tocoo"):
         msg = (
-            "neighbors must be an array of numbers (n, K) or weights (n, m), or a BCOO;"
-            f" got {type(neighbors).__name__}"
+            "neighbors must be an array, or a BCOO if they are sparse; got a"
+            f" {type(neighbors).__name__}: use BCOO.from_scipy_sparse"
         )
         raise TypeError(msg)
+    if not isinstance(neighbors, sparse.BCOO):
+        neighbors = as_input(neighbors, "neighbors", (None, None))
     if jnp.issubdtype(neighbors.dtype, jnp.integer) and not isinstance(
         neighbors, sparse.BCOO
     ):
-        check_input(neighbors, "neighbors", (None, None))
         return h[neighbors].mean(axis=1)
-    check_input(neighbors, "neighbors", (None, h.shape[0]))
+    if neighbors.ndim != 2 or neighbors.shape[1] != h.shape[0]:
+        msg = (
+            f"neighbors must have shape (any, {h.shape[0]}); got"
+            f" {tuple(neighbors.shape)}"
+        )
+        raise ValueError(msg)
     if isinstance(neighbors, sparse.BCOO):
         weights, (rows, columns) = neighbors.data.astype(h.dtype), neighbors.indices.T
         num = neighbors.shape[0]
@@ -114,10 +121,15 @@ class GraphEncoder(nnx.Module):
         self.rounds = nnx.List(_Round(config, rngs=rngs) for _ in range(config.depth))
         self.head = linear(config, config.width, config.out_features, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "n f"], neighbors: Any) -> Float[Array, "n d"]:
+    def __call__(self, x: ArrayLike, neighbors: Any) -> Float[Array, "n d"]:
         """Embed all vertices: features (n, in_features), `neighbors` as above."""
-        check_input(x, "x", (None, self.config.in_features))
-        check_input(neighbors, "neighbors", (x.shape[0], None))
+        x = as_input(x, "x", (None, self.config.in_features))
+        if np.shape(neighbors)[:1] != (x.shape[0],):
+            msg = (
+                f"neighbors must have {x.shape[0]} rows; got shape"
+                f" {np.shape(neighbors)}"
+            )
+            raise ValueError(msg)
         h = self.stem(x.astype(self.config.dtype))
         for round_ in self.rounds:
             h = round_(h, neighbors)

@@ -5,10 +5,10 @@ import itertools
 
 from flax import nnx
 
-from contexture_jax._core.types import Array, Float
+from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.models._blocks import (
     EncoderConfig,
-    check_input,
+    as_input,
     check_sizes,
     layer_norm,
     linear,
@@ -76,9 +76,9 @@ class MLP(nnx.Module):
         )
         self.head = linear(config, widths[-1], config.out_features, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b f"]) -> Float[Array, "b d"]:
+    def __call__(self, x: ArrayLike) -> Float[Array, "b d"]:
         """Embed vectors, shape (b, in_features)."""
-        check_input(x, "x", (None, self.config.in_features))
+        x = as_input(x, "x", (None, self.config.in_features))
         h = x.astype(self.config.dtype)
         for layer in self.layers:
             h = layer(h)

@@ -6,11 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from contexture_jax._core.types import Array, Float, Int
+from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.models._blocks import (
     TransformerBlock,
     TransformerConfig,
-    check_input,
+    as_input,
     check_sizes,
     embed,
     layer_norm,
@@ -99,8 +99,8 @@ class TabularEncoder(nnx.Module):
 
     def __call__(
         self,
-        numeric: Float[Array, "b p"] | None = None,
-        codes: Int[Array, "b q"] | None = None,
+        numeric: ArrayLike | None = None,
+        codes: ArrayLike | None = None,
     ) -> Float[Array, "b d"]:
         """Embed rows: numbers (b, num_numeric), categories (b, number of those)."""
         config = self.config
@@ -134,9 +134,8 @@ class TabularEncoder(nnx.Module):
         return vectors.reshape(codes.shape[0], -1) if is_mlp else vectors
 
 
-def _given(x: Array | None, name: str, num_columns: int) -> Array:
+def _given(x: ArrayLike | None, name: str, num_columns: int) -> Array:
     if x is None:
         msg = f"{name} must be given: the configuration has such columns; got None"
         raise ValueError(msg)
-    check_input(x, name, (None, num_columns))
-    return x
+    return as_input(x, name, (None, num_columns))

@@ -5,11 +5,11 @@ import dataclasses
 import jax.numpy as jnp
 from flax import nnx
 
-from contexture_jax._core.types import Array, Float, Int
+from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.models._blocks import (
     TransformerBlock,
     TransformerConfig,
-    check_input,
+    as_input,
     check_sizes,
     embed,
     layer_norm,
@@ -64,10 +64,10 @@ class TextTransformer(nnx.Module):
         self.norm = layer_norm(config, width, rngs=rngs)
         self.head = linear(config, width, config.out_features, rngs=rngs)
 
-    def __call__(self, x: Int[Array, "b l"]) -> Float[Array, "b d"]:
+    def __call__(self, x: ArrayLike) -> Float[Array, "b d"]:
         """Embed sequences of tokens, shape (b, length), length ≤ max_length."""
         config = self.config
-        check_input(x, "x", (None, None))
+        x = as_input(x, "x", (None, None))
         length = x.shape[1]
         if not 1 <= length <= config.max_length:
             msg = (

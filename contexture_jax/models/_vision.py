@@ -4,11 +4,11 @@ import dataclasses
 
 from flax import nnx
 
-from contexture_jax._core.types import Array, Float
+from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.models._blocks import (
     TransformerBlock,
     TransformerConfig,
-    check_input,
+    as_input,
     check_sizes,
     layer_norm,
     linear,
@@ -68,11 +68,11 @@ class VisionTransformer(nnx.Module):
         self.norm = layer_norm(config, width, rngs=rngs)
         self.head = linear(config, width, config.out_features, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+    def __call__(self, x: ArrayLike) -> Float[Array, "b d"]:
         """Embed images, shape (b, height, width, in_channels)."""
         config, side = self.config, self.config.patch_size
         height, width = config.image_size
-        check_input(x, "x", (None, height, width, config.in_channels))
+        x = as_input(x, "x", (None, height, width, config.in_channels))
         tiles = x.astype(config.dtype).reshape(
             x.shape[0], height // side, side, width // side, side, config.in_channels
         )

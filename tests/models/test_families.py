@@ -284,8 +284,8 @@ BAD = [
         r"neighbors must have shape \(any, 5\); got \(5, 4\)",
     ),
     (
-        lambda: models.neighbor_mean(jnp.zeros((5, 2)), [[0, 1]]),
-        "neighbors must be an array of numbers",
+        lambda: models.neighbor_mean(jnp.zeros((5, 2)), [["a", "b"]]),
+        "neighbors must hold real numbers; got text",
     ),
     (
         lambda: models.TabularEncoder(

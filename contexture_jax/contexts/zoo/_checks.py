@@ -6,8 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.arrays import raise_not
 from contexture_jax._core.checks import (
+    as_array,
+    as_device_array,
     as_floating,
+    as_real,
     check_ndim,
     check_values,
     is_concrete,
@@ -39,7 +43,7 @@ def check_parameter(
     if not is_concrete(value):
         return jnp.asarray(value)
     if not isinstance(value, jax.Array):
-        value = np.asarray(value)
+        value = as_array(value, name)
     if value.dtype.kind not in "iuf":
         msg = f"{name} must be a real number; got {value!r}"
         raise TypeError(msg)
@@ -77,8 +81,7 @@ def check_law(
     Raises:
         ValueError: if it is no vector, or an entry or the sum is wrong.
     """
-    as_floating(probabilities, name)
-    law = np.asarray(probabilities, dtype=np.float64)
+    law = np.asarray(as_real(probabilities, name), dtype=np.float64)
     check_ndim(law, 1, name)
     if law.size == 0:
         msg = f"{name} must have at least one entry; got none"
@@ -100,12 +103,10 @@ def as_integers(x: ArrayLike, name: str) -> Array:
     Raises:
         TypeError: if `x` does not hold integers.
     """
-    if not isinstance(x, jax.Array):
-        x = np.asarray(x)
+    given, x = x, as_real(x, name)
     if not jnp.issubdtype(x.dtype, jnp.integer):
-        msg = f"{name} must hold integers; got dtype {x.dtype}"
-        raise TypeError(msg)
-    return jnp.asarray(x)
+        raise_not("integers", given, x, name)
+    return as_device_array(x, name)
 
 
 def as_inputs(x: ArrayLike, name: str, size: int) -> Array:

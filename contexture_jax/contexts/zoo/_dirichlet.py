@@ -8,7 +8,7 @@ import numpy as np
 from jax.scipy.special import gammaln, xlogy
 from jax.scipy.stats import binom
 
-from contexture_jax._core.checks import as_floating, check_integer, check_key
+from contexture_jax._core.checks import as_floating, as_real, check_integer, check_key
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -235,8 +235,7 @@ def dirichlet_multinomial(num_trials: int, concentration: ArrayLike) -> Analytic
         num_trials: n ≥ 1.
         concentration: α > 0, shape (m,) with m ≥ 2.
     """
-    as_floating(concentration, "concentration")
-    alpha = np.asarray(concentration, dtype=np.float64)
+    alpha = np.asarray(as_real(concentration, "concentration"), dtype=np.float64)
     if alpha.ndim != 1 or alpha.size < 2:
         msg = f"concentration must be a vector of at least two; got shape {alpha.shape}"
         raise ValueError(msg)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_integer, check_key
+from contexture_jax._core.checks import as_real, check_integer, check_key
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -406,7 +406,7 @@ def _coordinates(
     if not laws:
         msg = "marginals must have at least one law; got none"
         raise ValueError(msg)
-    fractions = np.asarray(rates, dtype=np.float64)
+    fractions = np.asarray(as_real(rates, "rates"), dtype=np.float64)
     if fractions.ndim == 0:
         return laws, [check_fraction(fractions, "rates")] * len(laws)
     if fractions.shape != (len(laws),):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_key, check_ndim
+from contexture_jax._core.checks import as_array, check_key, check_ndim
 from contexture_jax._core.types import Array, ArrayLike, PRNGKeyArray, pytree_dataclass
 from contexture_jax.contexts.zoo._base import (
     TIE,
@@ -184,7 +184,7 @@ def mask_law(
         TypeError: if `masks` is not Boolean.
         ValueError: if shapes or laws are wrong.
     """
-    patterns = np.asarray(masks)
+    patterns = as_array(masks, "masks")
     check_ndim(patterns, 2, "masks")
     if patterns.dtype != np.bool_:
         msg = f"masks must hold booleans; got dtype {patterns.dtype}"

@@ -200,7 +200,7 @@ def nested(
     """
     law = check_law(marginal, "marginal", positive=True)
     levels = check_law(level_probabilities, "level_probabilities")
-    cells = np.asarray(as_integers(np.asarray(partitions), "partitions"))
+    cells = np.asarray(as_integers(partitions, "partitions"))
     check_ndim(cells, 2, "partitions")
     if cells.shape != (levels.size - 1, law.size):
         msg = (

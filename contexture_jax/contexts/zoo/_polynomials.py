@@ -7,6 +7,7 @@ from jax.scipy.stats import binom, norm, poisson
 
 from contexture_jax._core.checks import (
     as_floating,
+    as_real,
     check_integer,
     check_key,
 )
@@ -387,12 +388,11 @@ def multivariate_gaussian(
         correlations: ρ, shape (D,), each in (-1, 1).
         num_points: of the table, in each coordinate.
     """
-    rho = np.asarray(as_floating(correlations, "correlations"))
+    rho = np.asarray(as_real(correlations, "correlations"), dtype=np.float64)
     if rho.ndim != 1 or rho.size == 0:
         msg = f"correlations must be a vector of at least one; got shape {rho.shape}"
         raise ValueError(msg)
-    exact = np.asarray(correlations, dtype=np.float64)
-    return product([gaussian(value, num_points=num_points) for value in exact])
+    return product([gaussian(value, num_points=num_points) for value in rho])
 
 
 def poisson_thinning(mean: ArrayLike, keep: ArrayLike) -> AnalyticContext:
