@@ -1,8 +1,8 @@
-"""Products with exp(Q Kᵀ) in square tiles: no n × m array ever exists.
+"""Products with exp(L) in square tiles, L the log weights of a law: no n × m array.
 
-The exponent comes straight out of one matrix product of augmented factors (the row's
-−logsumexp and the column's bias are two more coordinates), so a tile costs one product
-of width e, one exponential and one product of width r.
+How a tile of L comes from blocks of two arrays is the affair of `exponents`. With a
+plain product it costs one product of width e, one exponential and one product of
+width r.
 
 Reverse-mode gradients recompute tiles as the products do: differentiating through the
 scans would store every tile.
@@ -10,20 +10,30 @@ scans would store every tile.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from contexture_jax._core.exponents import (
+    LARGEST,
+    MASKED,
+    SAFE,
+    Form,
+    exponents,
+    padded,
+    pull_back,
+    same_for_all,
+    shifted,
+    shrunk,
+    two_sum,
+)
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Float, Static
 
-__all__ = ["MASKED", "augment", "exp_matmul", "logsumexp_rows", "tile_size"]
-
-# The log weight of a column that must not count: finite, so that 0 · MASKED is 0 and
-# its exponential is exactly 0 beside any logit.
-MASKED = -1e30
+__all__ = ["exp_matmul", "logsumexp_rows", "normalise", "tile_size"]
 
 
 def tile_size(n: int, m: int, block_size: int) -> tuple[int, int]:
@@ -35,91 +45,142 @@ def tile_size(n: int, m: int, block_size: int) -> tuple[int, int]:
     return even(n), even(m)
 
 
-def augment(
-    queries: Float[Array, "n e"],
-    keys: Float[Array, "m e"],
-    row_offset: Float[Array, " n"],
-    column_offset: Float[Array, " m"],
-) -> tuple[Float[Array, "n e2"], Float[Array, "m e2"]]:
-    """Factors whose product is Q Kᵀ + row_offset ⊗ 1 + 1 ⊗ column_offset."""
-    ones_n = jnp.ones((queries.shape[0], 1), queries.dtype)
-    ones_m = jnp.ones((keys.shape[0], 1), keys.dtype)
-    return (
-        jnp.concatenate([queries, row_offset[:, None], ones_n], axis=1),
-        jnp.concatenate([keys, ones_m, column_offset[:, None]], axis=1),
-    )
-
-
 def exp_matmul(
     queries: Float[Array, "n e"],
     keys: Float[Array, "m e"],
     values: Float[Array, "m r"],
     *,
+    form: Form,
     block_size: int,
+    power: float = 1.0,
 ) -> Float[Array, "n r"]:
-    """exp(Q Kᵀ) V by tiles; work space is one tile and one block of the result.
+    """exp(power · L) V by tiles; work space is some tiles and a block of the result.
 
     Args:
-        queries: Q, shape (n, e), floating.
-        keys: K, shape (m, e), the same dtype.
+        queries: shape (n, e), floating.
+        keys: shape (m, e), the same dtype.
         values: V, shape (m, r), the same dtype.
+        form: of the two.
         block_size: the largest side of a tile.
+        power: of the weights.
 
     Returns:
-        Shape (n, r). Logits should not be far above 0: nothing is subtracted.
+        Shape (n, r). L should not be far above 0: nothing is subtracted.
 
-    Gradients, in reverse mode only: with S = exp(Q Kᵀ) and a cotangent O of the result,
-    V̄ = Sᵀ O, Q̄ = (S ∘ O Vᵀ) K and K̄ = (S ∘ O Vᵀ)ᵀ Q, in one sweep over the tiles.
+    Gradients, in reverse mode only: with S = exp(L) and a cotangent O of the result,
+    V̄ = Sᵀ O, and S ∘ O Vᵀ is the cotangent of L, in one sweep over the tiles.
     """
-    return _exp_matmul(block_size, queries, keys, values)
+    return _exp_matmul((form, block_size, power), queries, keys, values)
 
 
 def logsumexp_rows(
-    queries: Float[Array, "n e"], keys: Float[Array, "m e"], *, block_size: int
-) -> Float[Array, " n"]:
-    """Log Σ_a exp(Q Kᵀ)_xa by tiles, with a running maximum.
+    queries: Float[Array, "n e"],
+    keys: Float[Array, "m e"],
+    *,
+    form: Form,
+    block_size: int,
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """Log Σ_a exp(L_xa) by tiles, in two parts whose sum it is.
 
-    Gradients, in reverse mode only: with the weights P = exp(Q Kᵀ − result) and a
-    cotangent o of the result, Q̄ = o ∘ P K and K̄ = Pᵀ (o ∘ Q).
+    Returns:
+        The largest entry of each row, taken as a constant, and the rest, which is
+        between 0 and log m and has the gradient of the sum. Two parts, since a large
+        first one would round the second away.
+
+    Gradients, in reverse mode only: with the weights P = exp(L − result) and a
+    cotangent o of the result, o ∘ P is the cotangent of L.
     """
-    return _logsumexp_rows(block_size, queries, keys)
+    return _logsumexp_rows((form, block_size), queries, keys)
+
+
+def normalise(
+    form: Form,
+    queries: Float[Array, "n e"],
+    keys: Float[Array, "m e"],
+    logsumexp: Callable[[Array, Array], tuple[Array, Array]],
+) -> tuple[Float[Array, "n e"], Float[Array, " n"], Float[Array, " n"]]:
+    """Rows less their log-sum-exp, and that in two parts.
+
+    Where entries are large a first pass has rounded them one by one, and does not know
+    yet which rows are far from all context values: with its maxima taken off first, a
+    second one is exact.
+
+    Args:
+        form: of the two.
+        queries: their rows.
+        keys: the other array.
+        logsumexp: `logsumexp_rows` or the like, of the two.
+    """
+    high, low = logsumexp(queries, keys)
+    if form.exact:
+        tables = SAFE, LARGEST[form.kind]
+        safe, most = (table[str(high.dtype)] for table in tables)
+
+        def again(queries: Array, high: Array, low: Array) -> tuple[Array, ...]:
+            about = jax.lax.stop_gradient(jnp.where(jnp.isfinite(high), high, 0.0))
+            _, excess = jnp.frexp(jnp.maximum(jnp.abs(about) / most, 0.5))
+            by = jnp.ldexp(jnp.ones_like(about), -excess)
+            about, queries = by * about, shrunk(form, queries, by)
+            more, low = logsumexp(shifted(form, queries, about, 0.0 * low), keys)
+            high, rest = two_sum(about, more)
+            return queries, high, rest + low
+
+        large = (jnp.abs(high) > safe).any()
+        queries, high, low = jax.lax.cond(
+            same_for_all(large), again, lambda *same: same, queries, high, low
+        )
+    high = jax.lax.stop_gradient(high)
+    return shifted(form, queries, high, low), high, low
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _exp_matmul(block_size: int, queries: Array, keys: Array, values: Array) -> Array:
-    return _exp_matmul_forward(queries, keys, values, block_size=block_size)
+def _exp_matmul(
+    how: tuple[Form, int, float], queries: Array, keys: Array, values: Array
+) -> Array:
+    return _exp_matmul_forward(how, queries, keys, values)
 
 
 def _exp_matmul_saved(
-    block_size: int, queries: Any, keys: Any, values: Any
+    how: tuple[Form, int, float], queries: Any, keys: Any, values: Any
 ) -> tuple[Array, Any]:
     arrays = queries.value, keys.value, values.value
-    out = _exp_matmul_forward(*arrays, block_size=block_size)
-    return out, (arrays, Static(values.perturbed))
+    return _exp_matmul_forward(how, *arrays), (arrays, Static(values.perturbed))
 
 
 def _exp_matmul_backward(
-    block_size: int, saved: Any, out_bar: Any
+    how: tuple[Form, int, float], saved: Any, out_bar: Any
 ) -> tuple[Array | None, ...]:
-    """The three cotangents; work space is two tiles, and the results in blocks."""
-    (queries, keys, values), wants_values = saved
+    """The three cotangents; work space is some tiles, and the results in blocks."""
+    arrays, wants_values = saved
     if isinstance(out_bar, SymbolicZero):
         return None, None, None
+    return _pull_back_by_tiles(how, arrays, out_bar, wants_values.value)
+
+
+def _pull_back_by_tiles(
+    how: tuple[Form, int, float],
+    arrays: tuple[Array, Array, Array],
+    out_bar: Array,
+    wants_values: bool,
+) -> tuple[Array, Array, Array | None]:
+    form, block_size, power = how
+    queries, keys, values = arrays
     (n, e), (m, r) = queries.shape, values.shape
     rows, columns = tile_size(n, m, block_size)
-    key_blocks, value_blocks = _blocks(keys, columns), _blocks(values, columns)
+    key_blocks, value_blocks = _blocks(keys, columns, form), _blocks(values, columns)
 
     def one_block(carry: tuple[Array, Any], block: tuple[Array, Array]) -> tuple:
         query, bar = block
 
         def add_tile(query_bar: Array, tile: tuple) -> tuple:
             key, value, key_bar, value_bar = tile
-            scores = jnp.exp(mm(query, key.T))
+            scores = jnp.exp(_powered(exponents(form, query, key), power))
             # Padding rows have a cotangent of 0, padding columns a value of 0.
-            weights = scores * mm(bar, value.T)
-            return query_bar + mm(weights, key), (
-                key_bar + mm(weights.T, query),
-                value_bar + mm(scores.T, bar) if wants_values.value else None,
+            weights = _powered(scores * mm(bar, value.T), power)
+            for_query, for_key = pull_back(form, query, key, weights)
+            return query_bar + for_query, (
+                key_bar + for_key,
+                value_bar + mm(scores.T, bar) if wants_values else None,
             )
 
         start = jnp.zeros((rows, e), queries.dtype)
@@ -130,10 +191,10 @@ def _exp_matmul_backward(
 
     start = (
         jnp.zeros_like(key_blocks),
-        jnp.zeros_like(value_blocks) if wants_values.value else None,
+        jnp.zeros_like(value_blocks) if wants_values else None,
     )
     (keys_bar, values_bar), queries_bar = jax.lax.scan(
-        one_block, start, (_blocks(queries, rows), _blocks(out_bar, rows))
+        one_block, start, (_blocks(queries, rows, form), _blocks(out_bar, rows))
     )
     return (
         queries_bar.reshape(-1, e)[:n],
@@ -146,37 +207,39 @@ _exp_matmul.defvjp(_exp_matmul_saved, _exp_matmul_backward, symbolic_zeros=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _logsumexp_rows(block_size: int, queries: Array, keys: Array) -> Array:
-    return _logsumexp_rows_forward(queries, keys, block_size=block_size)
+def _logsumexp_rows(
+    how: tuple[Form, int], queries: Array, keys: Array
+) -> tuple[Array, Array]:
+    return _logsumexp_rows_forward(how, queries, keys)
 
 
 def _logsumexp_rows_saved(
-    block_size: int, queries: Array, keys: Array
-) -> tuple[Array, tuple[Array, Array, Array]]:
-    out = _logsumexp_rows_forward(queries, keys, block_size=block_size)
+    how: tuple[Form, int], queries: Array, keys: Array
+) -> tuple[tuple[Array, Array], Any]:
+    out = _logsumexp_rows_forward(how, queries, keys)
     return out, (queries, keys, out)
 
 
 def _logsumexp_rows_backward(
-    block_size: int, saved: tuple[Array, Array, Array], out_bar: Array
+    how: tuple[Form, int], saved: Any, out_bar: tuple[Array, Array]
 ) -> tuple[Array, Array]:
+    form, block_size = how
     queries, keys, out = saved
-    zeros = jnp.zeros(keys.shape[:1], keys.dtype)
     # Weights in [0, 1], however large the logits are.
-    normalised, other = augment(queries, keys, -out, zeros)
-    forward = functools.partial(_exp_matmul_forward, block_size=block_size)
-    return (
-        out_bar[:, None] * forward(normalised, other, keys),
-        forward(other, normalised, out_bar[:, None] * queries),
+    arrays = shifted(form, queries, *out), keys, jnp.ones((len(keys), 1), keys.dtype)
+    bars = _pull_back_by_tiles(
+        (form, block_size, 1.0), arrays, out_bar[1][:, None], False
     )
+    return bars[:2]
 
 
 _logsumexp_rows.defvjp(_logsumexp_rows_saved, _logsumexp_rows_backward)
 
 
 def _exp_matmul_forward(
-    queries: Array, keys: Array, values: Array, *, block_size: int
+    how: tuple[Form, int, float], queries: Array, keys: Array, values: Array
 ) -> Array:
+    form, block_size, power = how
     n, m, r = queries.shape[0], keys.shape[0], values.shape[1]
     rows, columns = tile_size(n, m, block_size)
     start = jnp.zeros((rows, r), values.dtype)
@@ -194,7 +257,8 @@ def _exp_matmul_forward(
                 jax.lax.dynamic_slice_in_dim(x, column, columns) for x in (keys, values)
             )
             value = jnp.where(column + number >= j * columns, value, 0.0)
-            return total + mm(jnp.exp(mm(query, key.T)), value)
+            scores = jnp.exp(_powered(exponents(form, query, key), power))
+            return total + mm(scores, value)
 
         block = jax.lax.fori_loop(0, -(-m // columns), add_tile, start)
         return jax.lax.dynamic_update_slice_in_dim(out, block, row, 0)
@@ -203,19 +267,23 @@ def _exp_matmul_forward(
     return jax.lax.fori_loop(0, -(-n // rows), one_block, out)
 
 
-def _logsumexp_rows_forward(queries: Array, keys: Array, *, block_size: int) -> Array:
+def _logsumexp_rows_forward(
+    how: tuple[Form, int], queries: Array, keys: Array
+) -> tuple[Array, Array]:
+    form, block_size = how
     n, m = queries.shape[0], keys.shape[0]
     rows, columns = tile_size(n, m, block_size)
-    key_blocks = _blocks(keys, columns)
+    key_blocks = _blocks(keys, columns, form)
     counts = _blocks(jnp.ones((m, 1), keys.dtype), columns)
 
-    def one_block(query: Array) -> Array:
+    def one_block(query: Array) -> tuple[Array, Array]:
         def add_tile(
             carry: tuple[Array, Array], tile: tuple[Array, Array]
         ) -> tuple[tuple[Array, Array], None]:
             largest, total = carry
             key, count = tile
-            logits = jnp.where(count[:, 0][None, :] > 0, mm(query, key.T), MASKED)
+            logits = exponents(form, query, key)
+            logits = jnp.where(count[:, 0][None, :] > 0, logits, MASKED)
             new = jnp.maximum(largest, logits.max(axis=1))
             scaled = total * jnp.exp(largest - new)
             return (new, scaled + jnp.exp(logits - new[:, None]).sum(axis=1)), None
@@ -225,14 +293,24 @@ def _logsumexp_rows_forward(queries: Array, keys: Array, *, block_size: int) -> 
             jnp.zeros((rows,), keys.dtype),
         )
         largest, total = jax.lax.scan(add_tile, start, (key_blocks, counts))[0]
-        return largest + jnp.log(total)
+        return largest, jnp.log(total)
 
-    return jax.lax.map(one_block, _blocks(queries, rows)).reshape(-1)[:n]
+    parts = jax.lax.map(one_block, _blocks(queries, rows, form))
+    largest, rest = (part.reshape(-1)[:n] for part in parts)
+    return largest, rest
 
 
-def _blocks(x: Float[Array, "n e"], size: int) -> Float[Array, "b size e"]:
-    """Rows in blocks of `size`, the last one padded with zeros."""
-    padding = -x.shape[0] % size
-    if padding:
-        x = jnp.pad(x, ((0, padding), (0, 0)))
+def _powered(x: Array, power: float) -> Array:
+    return x if power == 1.0 else power * x
+
+
+def _blocks(
+    x: Float[Array, "n e"], size: int, form: Form | None = None
+) -> Float[Array, "b size e"]:
+    """Rows in blocks of `size`, the last one padded: with zeros, or out of the law."""
+    n = -(-x.shape[0] // size) * size
+    if form is not None:
+        x = padded(form, x, n)
+    elif n != x.shape[0]:
+        x = jnp.pad(x, ((0, n - x.shape[0]), (0, 0)))
     return x.reshape(-1, size, x.shape[1])

@@ -3,8 +3,10 @@
 P⁺(a|x) = exp(⟨q_x, k_a⟩ + b_a) / Z(x). Nothing of size n × m is stored.
 """
 
-from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +17,28 @@ from contexture_jax._core.checks import (
     check_finite,
     check_ndim,
     check_values,
+    is_concrete,
 )
-from contexture_jax._core.numerics import as_law, mm
-from contexture_jax._core.softmax import (
+from contexture_jax._core.exponents import (
+    FLOOR,
     MASKED,
-    augment,
-    exp_matmul,
-    logsumexp_rows,
+    SAFE,
+    Form,
+    exponents,
+    lay_out,
 )
+from contexture_jax._core.numerics import as_law, mm, safe_reciprocal
+from contexture_jax._core.softmax import exp_matmul, logsumexp_rows, normalise
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
     Float,
     Int,
     pytree_dataclass,
-    short_repr,
+    static_field,
 )
 from contexture_jax.contexts._base import Context
+from contexture_jax.contexts._sampling import row_keys
 
 __all__ = [
     "Attention",
@@ -46,19 +53,28 @@ __all__ = [
 ]
 
 _BLOCK = 1024
+_CHUNK = 2**22  # numbers that a sampler works on at a time
+_LARGE = 1e30  # a factor of squares of distances; beyond it all of them are large
 
 
-@short_repr
-class SoftmaxFactors(NamedTuple):
-    """Augmented factors whose product is log P⁺(a|x), normalised.
+@pytree_dataclass
+class SoftmaxFactors:
+    """What log P⁺(a|x) is formed from, tile by tile.
 
     Attributes:
         queries: one row an input, shape (n, e).
         keys: one row a context value, shape (m, e).
+        form: what their columns mean. Static.
     """
 
     queries: Float[Array, "n e"]
     keys: Float[Array, "m e"]
+    form: Form = static_field()
+
+    def logs(self, rows: Array | None = None) -> Float[Array, "k m"]:
+        """Log weights of the rows numbered so, or of all, with every column."""
+        queries = self.queries if rows is None else self.queries[rows]
+        return exponents(self.form, queries, self.keys)
 
 
 class SoftmaxContext(Context):
@@ -66,6 +82,7 @@ class SoftmaxContext(Context):
 
     p_x: Float[Array, " n"]
     bias: Float[Array, " m"]
+    bias_rest: Float[Array, " m"] | None
 
     _needs: ClassVar[Mapping[str, tuple[str, ...] | None]] = {
         "scores": None,
@@ -75,60 +92,122 @@ class SoftmaxContext(Context):
         "table": ("scores",),
     }
 
-    def scores(self) -> tuple[Float[Array, "n e"], Float[Array, "m e"]]:
-        """Factors of the scores, up to a constant for each row."""
+    def scores(self, form: Form | None = None) -> SoftmaxFactors:
+        """What log P⁺(a|x) is formed from, up to a constant for each x.
+
+        Args:
+            form: of the factors; None: of `form`.
+        """
         raise self._lacks("table", "scores")
 
-    def factors(self, *, block_size: int = _BLOCK) -> SoftmaxFactors:
-        """Factors of log P⁺(a|x): the scores less each row's log-sum-exp."""
-        queries, keys = self.scores()
-        zeros = jnp.zeros(queries.shape[:1], queries.dtype)
-        raw = augment(queries, keys, zeros, self.bias)
-        normaliser = logsumexp_rows(*raw, block_size=block_size)
-        return SoftmaxFactors(*augment(queries, keys, -normaliser, self.bias))
+    def form(self) -> Form:
+        """How to form the scores.
+
+        Where the context has values that is one way, accurate for them; inside a trace
+        there are two, of which each tile takes one. Programs that take a context as an
+        argument take its form as a static one.
+        """
+        raise self._lacks("table", "scores")
+
+    def factors(
+        self, *, form: Form | None = None, block_size: int = _BLOCK
+    ) -> SoftmaxFactors:
+        """What log P⁺(a|x) is formed from: the scores less each row's log-sum-exp."""
+        return _normalised(self.scores(form), block_size)[0]
 
     def context_law(
         self, factors: SoftmaxFactors, *, block_size: int = _BLOCK
     ) -> Float[Array, " m"]:
         """P_A = Σ_x P_X(x) P⁺(·|x), never taken to be uniform."""
-        weights = self.p_x[:, None]
         return exp_matmul(
-            factors.keys, factors.queries, weights, block_size=block_size
+            factors.keys,
+            factors.queries,
+            self.p_x[:, None],
+            form=factors.form,
+            block_size=block_size,
         )[:, 0]
 
     def table(self) -> Float[Array, "n m"]:
         """The joint law as a dense (n, m) table: for small cases."""
-        queries, keys = self.factors()
-        return self.p_x[:, None] * jnp.exp(mm(queries, keys.T))
+        return self.p_x[:, None] * jnp.exp(self.factors().logs())
 
-    def sample(self, key: Array, x: Int[Array, "..."]) -> Int[Array, "..."]:
-        """Draw one column number a ~ P⁺(·|x) for each row number in `x`."""
-        queries, keys = self.factors()
-        return jax.random.categorical(key, mm(queries[x], keys.T), axis=-1)
+    def sample(
+        self, key: Array, x: Int[Array, "..."], *, row_offset: ArrayLike = 0
+    ) -> Int[Array, "..."]:
+        """Draw one column number a ~ P⁺(·|x) for each row number in `x`.
+
+        Each entry of `x`, counted from `row_offset`, has a key of its own. Only the
+        scores of these rows are formed, some rows at a time.
+        """
+        scores = self.scores()
+        rows = jnp.asarray(x).reshape(-1)
+        keys = row_keys(key, rows.shape[0], row_offset)
+
+        def draw(pair: tuple[Array, Array]) -> Array:
+            return jax.vmap(jax.random.categorical)(pair[0], scores.logs(pair[1]))
+
+        at_once = _CHUNK // scores.keys.shape[0]
+        return _in_chunks(draw, (keys, rows), at_once).reshape(jnp.shape(x))
 
     def log_density(
         self, a: Int[Array, "..."], x: Int[Array, "..."]
     ) -> Float[Array, "..."]:
-        """Log P⁺(a|x) for row numbers `x` and column numbers `a`."""
-        queries, keys = self.factors()
-        return (queries[x] * keys[a]).sum(axis=-1)
+        """Log P⁺(a|x) for row numbers `x` and column numbers `a` of one shape.
+
+        Only the rows in `x` are normalised, but for calls with more rows than there
+        are.
+        """
+        scores = self.scores()
+        a, x = jnp.broadcast_arrays(jnp.asarray(a), jnp.asarray(x))
+        rows, columns = x.reshape(-1), a.reshape(-1)
+        if rows.size < len(scores.queries):
+            part = dataclasses.replace(scores, queries=scores.queries[rows])
+            queries = _normalised(part, _BLOCK)[0].queries
+        else:
+            queries = _normalised(scores, _BLOCK)[0].queries[rows]
+
+        def one(pair: tuple[Array, Array]) -> Array:
+            query, column = pair
+            return exponents(scores.form, query[None], scores.keys[column][None])[0, 0]
+
+        at_once = _CHUNK // scores.keys.shape[1]
+        logs = _in_chunks(jax.vmap(one), (queries, columns), at_once)
+        return logs.reshape(x.shape)
 
     def kernel(self, x: Int[Array, " k"], x2: Int[Array, " l"]) -> Float[Array, "k l"]:
-        """The dual kernel k_X⁺ between the rows numbered `x` and `x2`."""
-        factors = self.factors()
-        p_a = self.context_law(factors)
-        one, two = (jnp.exp(mm(factors.queries[i], factors.keys.T)) for i in (x, x2))
-        return mm(one / p_a[None, :], two.T)
+        """The dual kernel k_X⁺ between the rows numbered `x` and `x2`.
 
-    def _reversed_bias(self) -> tuple[Float[Array, " m"], Float[Array, " n"]]:
-        """P_A and the bias log P_X(x) − log Z(x) of Bayes' rule, P(x|a) ∝ e^{…}."""
+        P_A takes all rows: as much work as an operator takes to build. For many calls
+        build one, and take its products.
+        """
         factors = self.factors()
         p_a = self.context_law(factors)
-        log_p_x = jnp.where(
-            self.p_x > 0, jnp.log(jnp.where(self.p_x > 0, self.p_x, 1.0)), MASKED
-        )
-        # `augment` puts −log Z(x) in the last column but one of the queries.
-        return p_a, log_p_x + factors.queries[:, -2]
+        one, two = (jnp.exp(factors.logs(i)) for i in (x, x2))
+        return mm(one * safe_reciprocal(p_a)[None, :], two.T)
+
+    def _reversed_law(self) -> tuple[Array, Array, Array]:
+        """P_A, and log P_X(x) − log Z(x) of P(x|a) ∝ e^{…}, in two parts."""
+        factors, high, low = _normalised(self.scores(), _BLOCK)
+        there = self.p_x > 0
+        log_p_x = jnp.log(jnp.where(there, self.p_x, 1.0))
+        p_a = self.context_law(factors)
+        return p_a, jnp.where(there, -high, MASKED), jnp.where(there, log_p_x - low, 0)
+
+    def _bias(self) -> tuple[Array, Array, Array]:
+        """Both parts, NaN for what is no number, and their size where they count."""
+        bias = _finite_or_nan(self.bias)
+        rest = jnp.zeros_like(bias) if self.bias_rest is None else self.bias_rest
+        return bias, rest, jnp.where(bias == MASKED, 0.0, jnp.abs(bias + rest))
+
+    def _choose(self, kind: Any, width: int, size: Callable[[], float]) -> Form:
+        """Plain or exact by what a plain tile cancels, or both inside a trace."""
+        if not is_concrete(self):
+            return Form(kind, width, plain=True, exact=True)
+        bias = np.abs(np.asarray(self.bias))
+        bias = bias[bias < -MASKED].max(initial=0)
+        with np.errstate(all="ignore"):
+            safe = bool(bias + size() <= SAFE[str(self.p_x.dtype)])
+        return Form(kind, width, plain=safe, exact=not safe)
 
 
 @pytree_dataclass
@@ -138,9 +217,12 @@ class Rbf(SoftmaxContext):
     Attributes:
         inputs: shape (n, d), floating.
         points: the values of A, shape (m, d).
-        gamma: γ > 0, shape ().
+        gamma: γ > 0, shape (); where it is not, the law is NaN.
         bias: b, shape (m,); 0 but in a reversed context.
         p_x: law of X, shape (n,).
+        bias_rest: what rounding left out of `bias`, shape (m,); None: nothing.
+        exponent: for a γ that the dtype does not hold, which then is
+            gamma · 4^exponent; shape (), a whole number; None: 0.
     """
 
     inputs: Float[Array, "n d"]
@@ -148,33 +230,73 @@ class Rbf(SoftmaxContext):
     gamma: Float[Array, ""]
     bias: Float[Array, " m"]
     p_x: Float[Array, " n"]
+    bias_rest: Float[Array, " m"] | None = None
+    exponent: Float[Array, ""] | None = None
 
-    def scores(self) -> tuple[Float[Array, "n d1"], Float[Array, "m d1"]]:
-        """2γ⟨x, a⟩ − γ|a|² of data moved to their mean, so that exponents are small.
+    def form(self) -> Form:
+        """One way for near points, another for those that are far apart."""
+        return self._choose("distances", self.points.shape[1], self._size)
 
-        The −γ|x|² that is missing is a constant of the row.
-        """
-        center = self.points.mean(axis=0, keepdims=True)
-        inputs, points = self.inputs - center, self.points - center
-        norms = (points * points).sum(axis=1, keepdims=True)
-        ones = jnp.ones((inputs.shape[0], 1), inputs.dtype)
-        return (
-            2.0 * self.gamma * jnp.concatenate([inputs, ones], axis=1),
-            jnp.concatenate([points, -0.5 * norms], axis=1),
+    def scores(self, form: Form | None = None) -> SoftmaxFactors:
+        """−γ|x − a|² + b_a, in a unit of length that takes γ near to 1."""
+        form = self.form() if form is None else form
+        bias, rest, size = self._bias()
+        unit, gamma = self._unit()
+        x, a = (unit * _finite_or_nan(y) for y in (self.inputs, self.points))
+        center = a.mean(axis=0, keepdims=True)
+        # A larger factor goes with distances that are not for a plain tile.
+        small = jnp.minimum(gamma, 4.0)
+        norms = [small * ((y - center) ** 2).sum(axis=1) for y in (x, a)]
+        one, zero, one_a = jnp.ones_like(norms[0]), 0.0 * norms[0], 0.0 * norms[1] + 1
+        return SoftmaxFactors(
+            lay_out(
+                form,
+                [2.0 * small * (x - center), -norms[0], one],
+                [x, gamma * one, zero, zero, norms[0]],
+            ),
+            lay_out(
+                form,
+                [a - center, one_a, bias + rest - norms[1]],
+                [a, one_a, bias, rest, norms[1] + size],
+            ),
+            form,
         )
+
+    def _unit(self) -> tuple[Array, Array]:
+        """A power of 2 for coordinates, and γ / unit²; no square leaves the range."""
+        dtype = self.inputs.dtype
+        gamma = jnp.where(self.gamma > 0, _finite_or_nan(self.gamma), jnp.nan)
+        more = jnp.zeros((), dtype) if self.exponent is None else self.exponent
+        more = more.astype(jnp.int32)
+        largest = [jnp.abs(y).max() for y in (self.inputs, self.points)]
+        _, reach = jnp.frexp(jnp.maximum(*largest))
+        _, twice = jnp.frexp(gamma)
+        k = jnp.minimum(twice // 2 + more, 50 - reach)
+        k = jnp.clip(k, *_exponents(dtype))
+        # By halves, neither of which leaves the range of the dtype.
+        half = jnp.ldexp(jnp.ones((), dtype), jnp.clip(more - k, *_exponents(dtype)))
+        return (
+            jnp.ldexp(jnp.ones((), dtype), k),
+            jnp.minimum(gamma * half * half, _LARGE),
+        )
+
+    def _size(self) -> float:
+        """The largest γ|x − c|² + γ|a − c|², on the host."""
+        points = np.asarray(self.points)
+        center = points.mean(axis=0, dtype=np.float64).astype(points.dtype)
+        reach = [_largest_norm(np.asarray(y) - center) for y in (self.inputs, points)]
+        more = 0 if self.exponent is None else int(self.exponent)
+        return sum(float(self.gamma) * np.ldexp(r, more) ** 2 for r in reach)
 
     def at(self, x_new: ArrayLike) -> "Rbf":
         """New inputs, shape (k, d)."""
         new = new_rows(x_new, self.points)
-        return Rbf(new, self.points, self.gamma, self.bias, uniform_law(new))
+        return dataclasses.replace(self, inputs=new, p_x=uniform_law(new))
 
     def reverse(self) -> "Rbf":
         """P(x|a) ∝ P_X(x) exp(−γ|x − a|²) / Z(x): again of this kind."""
-        p_a, bias = self._reversed_bias()
-        # The scores leave −γ|x|² out, which was a constant of the row: no longer.
-        inputs = self.inputs - self.points.mean(axis=0, keepdims=True)
-        bias = bias + self.gamma * (inputs * inputs).sum(axis=1)
-        return Rbf(self.points, self.inputs, self.gamma, bias, p_a)
+        p_a, bias, rest = self._reversed_law()
+        return Rbf(self.points, self.inputs, self.gamma, bias, p_a, rest, self.exponent)
 
 
 @pytree_dataclass
@@ -187,6 +309,9 @@ class Attention(SoftmaxContext):
         scale: shape ().
         bias: b, shape (m,).
         p_x: law of X, shape (n,).
+        bias_rest: what rounding left out of `bias`, shape (m,); None: nothing.
+        exponent: for a scale that the dtype does not hold, which then is
+            scale · 4^exponent; shape (), a whole number; None: 0.
     """
 
     queries: Float[Array, "n d"]
@@ -194,20 +319,130 @@ class Attention(SoftmaxContext):
     scale: Float[Array, ""]
     bias: Float[Array, " m"]
     p_x: Float[Array, " n"]
+    bias_rest: Float[Array, " m"] | None = None
+    exponent: Float[Array, ""] | None = None
 
-    def scores(self) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
-        """Scaled queries, and keys."""
-        return self.scale * self.queries, self.keys
+    def form(self) -> Form:
+        """One way for small scores, another for large ones."""
+        return self._choose("inner", self.keys.shape[1], self._size)
+
+    def scores(self, form: Form | None = None) -> SoftmaxFactors:
+        """Scale · ⟨q, k⟩ + b_a, of queries and keys in units of their largest."""
+        form = self.form() if form is None else form
+        bias, rest, size = self._bias()
+        q, first = _in_unit(_finite_or_nan(self.queries))
+        k, second = _in_unit(_finite_or_nan(self.keys))
+        power = first + second
+        if self.exponent is not None:
+            power = power + 2 * self.exponent.astype(jnp.int32)
+        scale = _finite_or_nan(self.scale)
+        for part in (power // 2, power - power // 2):
+            scale = scale * jnp.ldexp(jnp.ones((), q.dtype), part)
+        # Beyond it every law is its largest entry, to all digits.
+        most = -FLOOR / (2.0**20 * form.width)
+        scale = jnp.clip(scale, -most, most)
+        norms = [jnp.sqrt((y * y).sum(axis=1)) for y in (q, k)]
+        half = 0.5 * jnp.abs(scale)
+        sizes = half * norms[0] * norms[1].max(), half * norms[1] * norms[0].max()
+        one, zero, one_k = jnp.ones_like(norms[0]), 0.0 * norms[0], 0.0 * norms[1] + 1
+        return SoftmaxFactors(
+            lay_out(
+                form, [scale * q, zero, one], [q, scale * one, zero, zero, sizes[0]]
+            ),
+            lay_out(
+                form, [k, one_k, bias + rest], [k, one_k, bias, rest, sizes[1] + size]
+            ),
+            form,
+        )
+
+    def _size(self) -> float:
+        """|scale| times the largest norms, on the host."""
+        reach = [_largest_norm(np.asarray(y)) for y in (self.queries, self.keys)]
+        more = 0 if self.exponent is None else int(self.exponent)
+        scale = np.ldexp(np.abs(float(self.scale)), more)
+        return scale * reach[0] * np.ldexp(reach[1], more)
 
     def at(self, x_new: ArrayLike) -> "Attention":
         """New queries, shape (k, d)."""
         new = new_rows(x_new, self.keys)
-        return Attention(new, self.keys, self.scale, self.bias, uniform_law(new))
+        return dataclasses.replace(self, queries=new, p_x=uniform_law(new))
 
     def reverse(self) -> "Attention":
         """Attention from the keys to the queries, by Bayes' rule."""
-        p_a, bias = self._reversed_bias()
-        return Attention(self.keys, self.queries, self.scale, bias, p_a)
+        p_a, bias, rest = self._reversed_law()
+        return Attention(
+            self.keys, self.queries, self.scale, bias, p_a, rest, self.exponent
+        )
+
+
+def _normalised(
+    scores: SoftmaxFactors, block_size: int
+) -> tuple[SoftmaxFactors, Array, Array]:
+    """Factors of the law, and the two parts of log Z."""
+    lse = functools.partial(logsumexp_rows, form=scores.form, block_size=block_size)
+    queries, high, low = normalise(scores.form, scores.queries, scores.keys, lse)
+    return dataclasses.replace(scores, queries=queries), high, low
+
+
+def _in_chunks(function: Callable[[Any], Array], arrays: Any, size: int) -> Array:
+    """`function` on so many rows at a time: of arrays, to one array."""
+    n = jax.tree.leaves(arrays)[0].shape[0]
+    size = max(1, size)
+    if n <= size:
+        return function(arrays)
+    index = (jnp.arange(-(-n // size) * size) % n).reshape(-1, size)
+    chunks = jax.lax.map(
+        lambda i: function(jax.tree.map(lambda x: x[i], arrays)), index
+    )
+    return chunks.reshape(-1, *chunks.shape[2:])[:n]
+
+
+def _finite_or_nan(x: Array) -> Array:
+    """What a trace cannot refuse must not look like a law."""
+    return jnp.where(jnp.isfinite(x), x, jnp.nan)
+
+
+def _exponents(dtype: Any) -> tuple[int, int]:
+    """Powers of 2 that are far inside the range of a dtype."""
+    info = jnp.finfo(dtype)
+    return int(info.minexp) + 1, int(info.maxexp) - 2
+
+
+def _in_unit(x: Array) -> tuple[Array, Array]:
+    """The array in a power of 2 near its largest entry, and the exponent of that."""
+    _, exponent = jnp.frexp(jnp.abs(x).max())
+    exponent = jnp.clip(exponent, *(-e for e in reversed(_exponents(x.dtype))))
+    return x * jnp.ldexp(jnp.ones((), x.dtype), -exponent), exponent
+
+
+def _largest_norm(x: np.ndarray) -> float:
+    """Of a row; no square leaves the range."""
+    unit = float(np.abs(x).max(initial=0))
+    if not unit:
+        return 0.0
+    scaled = x / x.dtype.type(unit)
+    return unit * float(np.einsum("ij,ij->i", scaled, scaled).max()) ** 0.5
+
+
+def _number(
+    value: ArrayLike, name: str, dtype: Any
+) -> tuple[Float[Array, ""], Float[Array, ""] | None]:
+    """A scalar in a dtype; where that cannot hold it, as a number times 4^exponent."""
+    with np.errstate(over="ignore"):
+        scalar = as_floating(value, name).astype(dtype)
+    check_ndim(scalar, 0, name)
+    if not is_concrete(value):
+        return scalar, None
+    exact = np.asarray(value, np.float64)
+    low, high = (np.ldexp(1.0, e) for e in _exponents(dtype))
+    size = np.abs(exact)
+    if not np.isfinite(exact) or exact == 0 or low <= size <= high:
+        return scalar, None
+    exponent = int(np.frexp(exact)[1]) // 2
+    return (
+        jnp.asarray(np.ldexp(exact, -2 * exponent), dtype),
+        jnp.asarray(exponent, dtype),
+    )
 
 
 def rbf(x: ArrayLike, gamma: ArrayLike = 1.0, p_x: ArrayLike | None = None) -> Rbf:
@@ -225,13 +460,10 @@ def rbf(x: ArrayLike, gamma: ArrayLike = 1.0, p_x: ArrayLike | None = None) -> R
         ValueError: if `x` is not a finite matrix or `gamma` not positive.
     """
     points = as_features(x, "x")
-    scale = as_floating(gamma, "gamma").astype(points.dtype)
-    check_ndim(scale, 0, "gamma")
+    scale, exponent = _number(gamma, "gamma", points.dtype)
     check_values(scale, "gamma", lambda v: (v > 0) & np.isfinite(v), "positive")
-    weights = _law(p_x, points)
-    return Rbf(
-        points, points, scale, jnp.zeros(points.shape[:1], points.dtype), weights
-    )
+    zeros = jnp.zeros(points.shape[:1], points.dtype)
+    return Rbf(points, points, scale, zeros, _law(p_x, points), exponent=exponent)
 
 
 def attention(
@@ -266,8 +498,8 @@ def attention(
         raise ValueError(msg)
     if scale is None:
         scale = q.shape[1] ** -0.5
-    factor = as_floating(scale, "scale").astype(q.dtype)
-    check_ndim(factor, 0, "scale")
+    factor, exponent = _number(scale, "scale", q.dtype)
+    check_finite(factor, "scale")
     offset = (
         jnp.zeros(k.shape[:1], k.dtype)
         if bias is None
@@ -277,7 +509,7 @@ def attention(
         msg = f"bias must have shape {k.shape[:1]}; got {offset.shape}"
         raise ValueError(msg)
     check_finite(offset, "bias")
-    return Attention(q, k, factor, offset, _law(p_x, q))
+    return Attention(q, k, factor, offset, _law(p_x, q), exponent=exponent)
 
 
 def as_features(x: ArrayLike, name: str) -> Float[Array, "n d"]:
@@ -294,7 +526,12 @@ def as_features(x: ArrayLike, name: str) -> Float[Array, "n d"]:
 def _law(p_x: ArrayLike | None, rows: Array) -> Float[Array, " n"]:
     if p_x is None:
         return uniform_law(rows)
-    return as_law(p_x, "p_x", rows.shape[0], rows.dtype)
+    law = as_law(p_x, "p_x", rows.shape[0], rows.dtype)
+    if is_concrete(law):
+        return law
+    given = as_floating(p_x, "p_x")
+    sound = ((given >= 0) & jnp.isfinite(given)).all() & (given > 0).any()
+    return jnp.where(sound, law, jnp.nan)
 
 
 def uniform_law(rows: Array) -> Float[Array, " n"]:

@@ -35,7 +35,7 @@ from contexture_jax.operators._base import AssociationOperator
 from contexture_jax.operators._composed import adjoint
 from contexture_jax.operators._dense import dense_operator
 from contexture_jax.operators._fixed_degree import fixed_degree_operator
-from contexture_jax.operators._kernel import kernel_operator
+from contexture_jax.operators._kernel import BLOCK_SIZE, kernel_operator
 from contexture_jax.operators._low_rank import LowRankOperator
 from contexture_jax.operators._monte_carlo import monte_carlo_operator
 from contexture_jax.operators._numbered import (
@@ -54,7 +54,6 @@ __all__ = ["association_operator"]
 
 Storage = Literal["dense", "sparse"]
 
-_BLOCK_SIZE = 1024
 _NUM_BATCHES = 10
 
 # Of a table that a class of the user's own gives: float32 sums of large ones.
@@ -199,7 +198,7 @@ def _check_used(
         msg = f"num_batches goes with inputs x=; got num_batches={num_batches} and none"
         raise ValueError(msg)
     if block_size is None:
-        return _BLOCK_SIZE
+        return BLOCK_SIZE
     block_size = check_integer(block_size, "block_size", low=1)
     if x is not None or storage is not None or not isinstance(context, SoftmaxContext):
         how = " with x=" if x is not None else f" with {storage=}" if storage else ""

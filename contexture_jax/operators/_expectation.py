@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import is_concrete
+from contexture_jax._core.exponents import Form
 from contexture_jax._core.numerics import safe_divide
 from contexture_jax._core.types import Array, Float, Int
 from contexture_jax.contexts import (
@@ -21,8 +22,8 @@ from contexture_jax.contexts import (
     SoftmaxContext,
     SparseJoint,
 )
-from contexture_jax.operators._base import AssociationOperator
 from contexture_jax.operators._build import association_operator
+from contexture_jax.operators._kernel import BLOCK_SIZE, kernel_operator
 from contexture_jax.operators._slots import Bucket, sum_slots
 
 __all__ = ["conditional_expectation"]
@@ -47,7 +48,7 @@ def conditional_expectation(
 
 @conditional_expectation.register
 def _(context: SoftmaxContext, g: Array) -> Array:
-    return _by_tiles(context, g)
+    return _by_tiles(context, g, form=context.form())
 
 
 @conditional_expectation.register
@@ -84,11 +85,12 @@ def _check_rows(g: Any, num_rows: int) -> None:
         raise ValueError(msg)
 
 
-@jax.jit
-def _by_tiles(context: SoftmaxContext, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
+@functools.partial(jax.jit, static_argnames="form")
+def _by_tiles(
+    context: SoftmaxContext, g: Float[Array, "m r"], *, form: Form
+) -> Float[Array, "n r"]:
     # The compiler drops what only T* and the norm would need.
-    operator: AssociationOperator = association_operator(context)
-    return operator.matmat(g)
+    return kernel_operator(context, BLOCK_SIZE, form).matmat(g)
 
 
 @jax.jit

@@ -6,28 +6,32 @@ import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer
+from contexture_jax._core.exponents import Form
 from contexture_jax._core.numerics import safe_reciprocal
 from contexture_jax._core.softmax import exp_matmul, tile_size
 from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
 from contexture_jax.contexts import SoftmaxContext
 from contexture_jax.operators._base import AssociationOperator, Cost
 
-__all__ = ["KernelOperator", "kernel_operator"]
+__all__ = ["BLOCK_SIZE", "KernelOperator", "kernel_operator"]
+
+BLOCK_SIZE = 1024  # of a tile, where no other is asked for
 
 
 @pytree_dataclass
 class KernelOperator(AssociationOperator):
-    """T of P⁺(a|x) = exp(⟨q_x, k_a⟩): memory is linear in n, work is n · m · (e + r).
+    """T of a softmax law: memory is linear in n, work is n · m · (e + r).
 
-    Both directions recompute tiles of at most `block_size`² numbers.
+    Both directions recompute tiles of at most `block_size`² numbers, and alike.
 
     Attributes:
-        queries: q with −log Z(x) folded in, shape (n, e).
-        keys: k with the bias folded in, shape (m, e).
+        queries: a row an x, with −log Z(x) folded in, shape (n, e).
+        keys: a row an a, with the bias folded in, shape (m, e).
         p_x: shape (n,).
         p_a: Σ_x p_x P⁺(·|x), shape (m,).
         norm2: ‖T‖²_HS, shape ().
         block_size: the largest side of a tile. Static.
+        form: how log P⁺(a|x) comes from the two. Static.
     """
 
     queries: Float[Array, "n e"]
@@ -36,19 +40,23 @@ class KernelOperator(AssociationOperator):
     p_a: Float[Array, " m"]
     norm2: Float[Array, ""]
     block_size: int = static_field()
+    form: Form = static_field()
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
-        out = exp_matmul(self.queries, self.keys, g, block_size=self.block_size)
+        out = self._product(self.queries, self.keys, g)
         return jnp.where(self.p_x[:, None] > 0, out, 0.0)
 
     def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f = (1 / p_a) Σ_x p_x P⁺(a|x) f(x), shape (m, r)."""
         weighted = self.p_x[:, None] * f
-        total = exp_matmul(
-            self.keys, self.queries, weighted, block_size=self.block_size
-        )
+        total = self._product(self.keys, self.queries, weighted)
         return safe_reciprocal(self.p_a)[:, None] * total
+
+    def _product(self, queries: Array, keys: Array, values: Array) -> Array:
+        return exp_matmul(
+            queries, keys, values, form=self.form, block_size=self.block_size
+        )
 
     def squared_norm(self) -> Float[Array, ""]:
         """Σ_x p_x Σ_a P⁺(a|x)² / p_a."""
@@ -63,7 +71,7 @@ class KernelOperator(AssociationOperator):
         rows, columns = tile_size(n, m, self.block_size)
         padded_n, padded_m = -(-n // rows) * rows, -(-m // columns) * columns
         return Cost(
-            flops=padded_n * padded_m * (2 * e + 1 + 2 * r),
+            flops=padded_n * padded_m * (self.form.flops() + 1 + 2 * r),
             argument_bytes=size * ((n + m) * e + n + m + m * r),
             output_bytes=size * n * r,
             temporary_bytes=size
@@ -71,13 +79,32 @@ class KernelOperator(AssociationOperator):
         )
 
 
-@functools.partial(jax.jit, static_argnames="block_size")
-def kernel_operator(context: SoftmaxContext, block_size: int) -> KernelOperator:
-    """T of a softmax context: three passes for Z, P_A and the norm, nothing stored."""
-    queries, keys = context.factors(block_size=block_size)
+def kernel_operator(
+    context: SoftmaxContext, block_size: int, form: Form | None = None
+) -> KernelOperator:
+    """T of a softmax context: three passes for Z, P_A and the norm, nothing stored.
+
+    Args:
+        context: the law.
+        block_size: the largest side of a tile.
+        form: of its factors, where the context is traced but was not when that was
+            chosen; None: what the context says.
+    """
+    return _build(context, block_size, context.form() if form is None else form)
+
+
+@functools.partial(jax.jit, static_argnames=("block_size", "form"))
+def _build(context: SoftmaxContext, block_size: int, form: Form) -> KernelOperator:
+    law = context.factors(form=form, block_size=block_size)
+    p_a = context.context_law(law, block_size=block_size)
+    squares = exp_matmul(
+        law.queries,
+        law.keys,
+        safe_reciprocal(p_a)[:, None],
+        form=form,
+        block_size=block_size,
+        power=2.0,
+    )[:, 0]
     p_x = context.p_x
-    p_a = exp_matmul(keys, queries, p_x[:, None], block_size=block_size)[:, 0]
-    inverse = safe_reciprocal(p_a)[:, None]
-    # P⁺(a|x)² is the exponential of twice the scores.
-    squares = exp_matmul(2.0 * queries, keys, inverse, block_size=block_size)[:, 0]
-    return KernelOperator(queries, keys, p_x, p_a, jnp.sum(p_x * squares), block_size)
+    norm2 = jnp.sum(p_x * jnp.where(p_x > 0, squares, 0.0))
+    return KernelOperator(law.queries, law.keys, p_x, p_a, norm2, block_size, form)

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from contexture_jax._core.exponents import MASKED, Form, masked, padded, shifted
 from contexture_jax._core.numerics import safe_reciprocal
 from contexture_jax._core.softmax import (
-    MASKED,
-    augment,
     exp_matmul,
     logsumexp_rows,
+    normalise,
     tile_size,
 )
 from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
@@ -39,11 +39,13 @@ __all__ = ["ShardedKernelOperator", "shard_softmax"]
 
 
 class _Ring(NamedTuple):
-    """Who passes blocks to whom, and how large tiles are; hashable."""
+    """Who passes blocks to whom, and what is done with tiles; hashable."""
 
     mesh: Mesh
     axis: str
     block_size: int
+    form: Form
+    power: float = 1.0
 
     @property
     def size(self) -> int:
@@ -53,23 +55,36 @@ class _Ring(NamedTuple):
         k = self.size
         return jax.lax.ppermute(x, self.axis, [(i, (i - 1) % k) for i in range(k)])
 
+    def local_product(self, queries: Array, keys: Array, values: Array) -> Array:
+        return exp_matmul(
+            queries,
+            keys,
+            values,
+            form=self.form,
+            block_size=self.block_size,
+            power=self.power,
+        )
+
 
 @pytree_dataclass
 class ShardedKernelOperator(ShardedOperator):
-    """T of P⁺(a|x) = exp(⟨q_x, k_a⟩) over a mesh, recomputed in tiles.
+    """T of a softmax law over a mesh, recomputed in tiles.
 
     Differentiable in its arrays in reverse mode, by a rule that goes round the ring
     once more and stores no tile.
 
     Attributes:
-        queries: q with −log Z(x) folded in and padding, shape (n2, e), rows sharded.
-        keys: k with the bias folded in and padding, shape (m2, e), rows sharded.
+        queries: a row an x, with −log Z(x) folded in, and padding, shape (n2, e), rows
+            sharded.
+        keys: a row an a, with the bias folded in, and padding, shape (m2, e), rows
+            sharded.
         p_x: shape (n,).
         p_a: Σ_x p_x P⁺(·|x), shape (m,).
         norm2: ‖T‖²_HS, shape ().
         mesh: the devices. Static.
         axis: the axis of the mesh that cuts the rows. Static.
         block_size: the largest side of a tile. Static.
+        form: how log P⁺(a|x) comes from the two. Static.
     """
 
     queries: Float[Array, "n2 e"]
@@ -80,10 +95,11 @@ class ShardedKernelOperator(ShardedOperator):
     mesh: Mesh = static_field()
     axis: str = static_field()
     block_size: int = static_field()
+    form: Form = static_field()
 
     @property
     def _ring(self) -> _Ring:
-        return _Ring(self.mesh, self.axis, self.block_size)
+        return _Ring(self.mesh, self.axis, self.block_size, self.form)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
@@ -109,7 +125,7 @@ class ShardedKernelOperator(ShardedOperator):
         rows, columns = tile_size(n, m, self.block_size)
         padded_n, padded_m = -(-n // rows) * rows, -(-m // columns) * columns
         return Cost(
-            flops=k * padded_n * padded_m * (2 * e + 1 + 2 * r),
+            flops=k * padded_n * padded_m * (self.form.flops() + 1 + 2 * r),
             argument_bytes=size * ((n + m) * e + n + m + m * r),
             output_bytes=size * n * r,
             temporary_bytes=size
@@ -141,24 +157,24 @@ def shard_softmax(
     context: SoftmaxContext, mesh: Mesh, axis: str, block_size: int
 ) -> ShardedKernelOperator:
     """T of a softmax context over a mesh: Z, P_A and the norm by rings as well."""
-    ring = _Ring(mesh, axis, block_size)
+    scores = context.scores()
+    form = scores.form
+    ring = _Ring(mesh, axis, block_size, form)
     k = ring.size
-    queries, keys = context.scores()
-    (n, m), dtype = (queries.shape[0], keys.shape[0]), queries.dtype
-    queries, keys = augment(queries, keys, jnp.zeros((n,), dtype), context.bias)
-    queries, keys = pad_rows(queries, k), pad_rows(keys, k)
+    n, m = len(scores.queries), len(scores.keys)
     # Padding must not count in Z.
-    keys = keys.at[m:, -1].set(MASKED)
+    queries = padded(form, scores.queries, padded_size(n, k))
+    keys = masked(form, padded(form, scores.keys, padded_size(m, k)), m)
     queries, keys = (place_rows(x, mesh, axis) for x in (queries, keys))
-    # `augment` has −log Z(x) in the last coordinate but one.
-    queries = queries.at[:, -2].add(-_ring_logsumexp(queries, keys, ring))
+    queries, _, _ = normalise(
+        form, queries, keys, functools.partial(_ring_logsumexp, ring=ring)
+    )
 
     weights = pad_rows(context.p_x[:, None], k)
     p_a = _ring_exp_matmul(keys, queries, weights, ring)[:m]
     inverse = pad_rows(safe_reciprocal(p_a), k)
-    # P⁺(a|x)² is the exponential of twice the scores.
-    squares = _ring_exp_matmul(2.0 * queries, keys, inverse, ring)
-    norm2 = (weights * squares).sum()
+    squares = _ring_exp_matmul(queries, keys, inverse, ring._replace(power=2.0))
+    norm2 = (weights * jnp.where(weights > 0, squares, 0.0)).sum()
     return ShardedKernelOperator(
         queries,
         keys,
@@ -168,6 +184,7 @@ def shard_softmax(
         mesh,
         axis,
         block_size,
+        form,
     )
 
 
@@ -177,7 +194,7 @@ def _exp_matmul(
     values: Float[Array, "m r"],
     ring: _Ring,
 ) -> Float[Array, "n r"]:
-    """exp(Q Kᵀ) V with the rows of all four cut over the devices."""
+    """exp(power · L) V with the rows of all four cut over the devices."""
     axis = ring.axis
     run = spmd(_multiply_in_ring, ring.mesh, (axis,) * 3, axis, ring)
     return run(queries, keys, values)
@@ -189,7 +206,7 @@ def _multiply_in_ring(ring: _Ring, queries: Array, keys: Array, values: Array) -
 
     def add(block: Array, out: Array) -> Array:
         key, value = block[:, :e], block[:, e:]
-        return out + exp_matmul(queries, key, value, block_size=ring.block_size)
+        return out + ring.local_product(queries, key, value)
 
     def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         block, out = state
@@ -221,12 +238,11 @@ def _pull_back_in_ring(
 ) -> tuple[Array, Array, Array]:
     """Keys and values go round with their cotangents, and come home with them."""
     e, width = keys.shape[1], keys.shape[1] + values.shape[1]
-    local_product = functools.partial(exp_matmul, block_size=ring.block_size)
 
     def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         block, for_queries = state
         key, value = block[:, :e], block[:, e:width]
-        _, pull_back = jax.vjp(local_product, queries, key, value)
+        _, pull_back = jax.vjp(ring.local_product, queries, key, value)
         new = pull_back(cotangent)
         block = block.at[:, width:].add(jnp.concatenate(new[1:], axis=1))
         if ring.size > 1:
@@ -248,46 +264,48 @@ _ring_exp_matmul.defvjp(_exp_matmul_forward, _exp_matmul_backward)
 
 def _logsumexp(
     queries: Float[Array, "n e"], keys: Float[Array, "m e"], ring: _Ring
-) -> Float[Array, " n"]:
-    """Log Σ_a exp(Q Kᵀ)_xa with the rows of both factors cut over the devices."""
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """`logsumexp_rows` with the rows of both cut over the devices."""
     axis = ring.axis
-    run = spmd(_logsumexp_in_ring, ring.mesh, (axis, axis), axis, ring)
+    run = spmd(_logsumexp_in_ring, ring.mesh, (axis, axis), (axis, axis), ring)
     return run(queries, keys)
 
 
-def _logsumexp_in_ring(ring: _Ring, queries: Array, keys: Array) -> Array:
+def _logsumexp_in_ring(ring: _Ring, queries: Array, keys: Array) -> tuple[Array, Array]:
     """The rows of one device."""
 
-    def add(block: Array, total: Array) -> Array:
-        here = logsumexp_rows(queries, block, block_size=ring.block_size)
-        return jnp.logaddexp(total, here)
+    def add(block: Array, total: tuple[Array, Array]) -> tuple[Array, Array]:
+        here = logsumexp_rows(
+            queries, block, form=ring.form, block_size=ring.block_size
+        )
+        high = jnp.maximum(total[0], here[0])
+        parts = [jnp.exp(one - high + rest) for one, rest in (total, here)]
+        return high, jnp.log(parts[0] + parts[1])
 
-    def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(_: Array, state: tuple) -> tuple[Array, tuple[Array, Array]]:
         block, total = state
         return ring.pass_on(block), add(block, total)
 
-    start = (keys, jnp.full(queries.shape[:1], MASKED, queries.dtype))
+    none = jnp.full(queries.shape[:1], MASKED, queries.dtype)
+    start = (keys, (none, none))
     return add(*jax.lax.fori_loop(0, ring.size - 1, step, start))
 
 
 def _logsumexp_forward(
     queries: Array, keys: Array, ring: _Ring
-) -> tuple[Array, tuple[Array, Array, Array]]:
+) -> tuple[tuple[Array, Array], tuple]:
     out = _ring_logsumexp(queries, keys, ring)
     return out, (queries, keys, out)
 
 
 def _logsumexp_backward(
-    ring: _Ring, kept: tuple[Array, Array, Array], cotangent: Array
+    ring: _Ring, kept: tuple, cotangent: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    """With the softmax P of the scores and the cotangent c: c P K and Pᵀ c Q."""
+    """With the softmax P of the scores and the cotangent c, c ∘ P is that of L."""
     queries, keys, out = kept
-    normalised = queries.at[:, -2].add(-out)
-    c = cotangent[:, None]
-    return (
-        c * _ring_exp_matmul(normalised, keys, keys, ring),
-        _ring_exp_matmul(keys, normalised, c * queries, ring),
-    )
+    ones = jnp.ones((len(keys), 1), keys.dtype)
+    arrays = shifted(ring.form, queries, *out), keys, ones
+    return _exp_matmul_backward(ring, arrays, cotangent[1][:, None])[:2]
 
 
 _ring_logsumexp = jax.custom_vjp(_logsumexp, nondiff_argnums=(2,))
