@@ -59,7 +59,7 @@ SAFE = {"float32": 128.0, "float64": 16384.0}
 # which decides a row is larger, the row is taken in units in which it is not.
 LARGEST = {
     "distances": {"float32": 2.0**30, "float64": 2.0**74},
-    "inner": {"float32": 2.0**26, "float64": 2.0**60},
+    "inner": {"float32": 2.0**23, "float64": 2.0**57},
 }
 
 _COORDINATES = 8  # in one pass over a tile, of differences

@@ -14,6 +14,7 @@ import numpy as np
 
 from contexture_jax._core.checks import (
     as_floating,
+    as_real,
     check_finite,
     check_ndim,
     check_values,
@@ -53,7 +54,7 @@ __all__ = [
 ]
 
 _BLOCK = 1024
-_CHUNK = 2**22  # numbers that a sampler works on at a time
+_CHUNK = 2**20  # numbers that a sampler works on at a time
 _LARGE = 1e30  # a factor of squares of distances; beyond it all of them are large
 
 
@@ -96,8 +97,9 @@ class SoftmaxContext(Context):
         """What log P⁺(a|x) is formed from, up to a constant for each x.
 
         Args:
-            form: of the factors; None: of `form`.
+            form: of the factors; None: what `form` says.
         """
+        del form
         raise self._lacks("table", "scores")
 
     def form(self) -> Form:
@@ -428,16 +430,15 @@ def _number(
     value: ArrayLike, name: str, dtype: Any
 ) -> tuple[Float[Array, ""], Float[Array, ""] | None]:
     """A scalar in a dtype; where that cannot hold it, as a number times 4^exponent."""
-    with np.errstate(over="ignore"):
-        scalar = as_floating(value, name).astype(dtype)
-    check_ndim(scalar, 0, name)
-    if not is_concrete(value):
-        return scalar, None
-    exact = np.asarray(value, np.float64)
+    given = as_real(value, name)
+    check_ndim(given, 0, name)
+    if not is_concrete(given):
+        return jnp.asarray(given, dtype), None
+    exact = np.asarray(given, np.float64)
     low, high = (np.ldexp(1.0, e) for e in _exponents(dtype))
     size = np.abs(exact)
     if not np.isfinite(exact) or exact == 0 or low <= size <= high:
-        return scalar, None
+        return jnp.asarray(exact, dtype), None
     exponent = int(np.frexp(exact)[1]) // 2
     return (
         jnp.asarray(np.ldexp(exact, -2 * exponent), dtype),

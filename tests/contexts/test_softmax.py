@@ -1,0 +1,269 @@
+"""Gaussian kernels and attention at any scale: the law of the numbers that are given.
+
+What is right is worked out by NumPy in twice the digits, or as many as it has.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import contexture_jax as cx
+from contexture_jax._core.exponents import SAFE
+from contexture_jax.solvers import Status
+from tests.conftest import X64
+from tests.tolerances import MONTE_CARLO_SIGMAS, promised, tol
+
+DTYPE = np.float64 if X64 else np.float32
+WIDE = np.longdouble if X64 else np.float64
+N, D = 48, 3
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(DTYPE)
+
+
+def softmax(logits):
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def gaussian(x, gamma, points=None):
+    x = x.astype(WIDE)
+    points = x if points is None else points.astype(WIDE)
+    return softmax(-WIDE(gamma) * ((x[:, None] - points[None]) ** 2).sum(axis=2))
+
+
+def attended(q, k, scale):
+    return softmax(q.astype(WIDE) @ k.T.astype(WIDE) * WIDE(scale))
+
+
+def blobs(distance):
+    place = np.random.default_rng(1).integers(0, 3, (N, 1))
+    return (normal(0, N, D) + distance * place).astype(DTYPE)
+
+
+def with_outlier(size):
+    x = normal(0, N, D)
+    x[5] *= size
+    return x
+
+
+def cities():
+    """Longitude and latitude in degrees, spread over about a kilometre."""
+    here = np.array([[2.3522, 48.8566, 0], [139.6917, 35.6895, 0]])
+    spread = 0.01 * normal(0, N, D) * np.array([1, 1, 0])
+    return (here[np.arange(N) % 2] + spread).astype(DTYPE)
+
+
+X, K = normal(0, N, D), normal(7, N, D)
+# Times 1e20 or 1e-20 and no further, in either dtype.
+BIG, SMALL = DTYPE(1e20), DTYPE(1e-20)
+
+ROWS = {
+    **{f"blobs {d:g} apart": (blobs(d), 0.5) for d in (1e2, 1e4, 1e6, 1e8)},
+    "an outlier": (with_outlier(1e6), 0.5),
+    "a far outlier": (with_outlier(1e15), 0.5),
+    "cities": (cities(), 1e4),
+    "a sharp kernel": (X, 40.0),
+    "large": (X * BIG, 0.5),
+    "large, and the kernel as wide": (X * BIG, 0.5e-40),
+    "small": (X * SMALL, 0.5),
+    "small, and the kernel as narrow": (X * SMALL, 0.5e40),
+    "the widest kernel": (X, 1e-300),
+    "a narrow kernel": (X, 1e30),
+    "the narrowest kernel": (X, 1e300),
+}
+
+
+def check(context, law, accuracy):
+    """Rows sum to 1, T* is the adjoint, P_A the marginal, and all is as in `law`."""
+    op = cx.association_operator(context)
+    matrix = np.asarray(op.as_matrix(), np.float64)
+    law = np.asarray(law, np.float64)
+    np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=accuracy)
+    np.testing.assert_allclose(matrix, law, atol=accuracy)
+    p_x, p_a = (np.asarray(p, np.float64) for p in (op.p_x, op.p_a))
+    np.testing.assert_allclose(p_a, p_x @ law, atol=accuracy)
+    back = np.asarray(op.rmatmat(jnp.eye(op.shape[0], dtype=DTYPE)), np.float64)
+    np.testing.assert_allclose(
+        p_a[:, None] * back, (p_x[:, None] * matrix).T, atol=accuracy / op.shape[0]
+    )
+    scaled = np.sqrt(p_x)[:, None] * law / np.sqrt(np.where(p_a > 0, p_a, 1))
+    norm = op.squared_norm()
+    assert norm is not None
+    np.testing.assert_allclose(norm, (scaled**2).sum(), rtol=N * accuracy)
+    return np.linalg.svd(scaled, compute_uv=False)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_gaussian_law_is_right_at_any_scale(name):
+    x, gamma = ROWS[name]
+    check(cx.contexts.rbf(x, gamma), gaussian(x, gamma), tol(DTYPE))
+
+
+@pytest.mark.parametrize("largest", [3, 1e2, 1e4])
+def test_an_attention_map_is_right_for_logits_of_any_size(largest):
+    scale = DTYPE(largest / np.abs(X @ K.T).max())
+    context = cx.contexts.attention(X, K, scale)
+    law = attended(X, K, scale)
+    # One product rounds logits up to SAFE.
+    check(context, law, tol(DTYPE, factor=30))
+    there = law.sum(axis=0) > 1e-30
+    back = (law[:, there] / law.sum(axis=0)[there]).T
+    turned = np.asarray(cx.association_operator(context.reverse()).as_matrix())
+    np.testing.assert_allclose(turned[there], back, atol=tol(DTYPE, factor=100))
+
+
+def test_attention_of_huge_queries_and_keys_picks_the_largest():
+    """One query and key of them of their own scale, in a scale that no float32 has."""
+    q, k = X * BIG, K * BIG
+    law = attended(X, K, 1e40)
+    check(cx.contexts.attention(q, k), law, tol(DTYPE))
+    check(cx.contexts.attention(q, k, 1e-40), attended(X, K, 1), tol(DTYPE))
+
+
+@pytest.mark.parametrize("distance", [30, 1e3])
+def test_rows_far_from_all_points_have_their_law(distance):
+    """Log weights of −1e6, of which the differences count."""
+    far = X + DTYPE(distance) * np.array([1, 0, 0], DTYPE)
+    gamma = 1 / distance
+    part = cx.contexts.rbf(X, gamma).at(far)
+    check(part, gaussian(far, gamma, X), tol(DTYPE))
+
+
+@pytest.mark.parametrize("name", ["blobs 1e+08 apart", "cities"])
+def test_the_rest_of_a_context_is_right_there_too(name):
+    x, gamma = ROWS[name]
+    context, law = cx.contexts.rbf(x, gamma), np.asarray(gaussian(x, gamma), np.float64)
+    p_a = law.mean(axis=0)
+    accuracy = tol(DTYPE)
+    np.testing.assert_allclose(context.table(), law / N, atol=accuracy / N)
+    back = np.asarray(cx.association_operator(context.reverse()).as_matrix())
+    np.testing.assert_allclose(back, (law / p_a / N).T, atol=accuracy)
+    few = jnp.arange(4)
+    np.testing.assert_allclose(
+        context.kernel(few, few), (law[:4] / p_a) @ law[:4].T, rtol=accuracy, atol=1e-30
+    )
+    near = jnp.asarray(np.argsort(law, axis=1)[:4, -2])
+    np.testing.assert_allclose(
+        context.log_density(near, few),
+        np.log(law[np.arange(4), np.asarray(near)]),
+        atol=tol(DTYPE, factor=100),
+    )
+    a = np.asarray(context.sample(jax.random.key(0), jnp.full(4000, 1)))
+    share = np.bincount(a, minlength=N) / 4000
+    sem = np.sqrt(law[1] * (1 - law[1]) / 4000)
+    assert (np.abs(share - law[1]) <= MONTE_CARLO_SIGMAS * sem + 1e-12).all()
+
+
+def test_the_spectrum_of_far_blobs_is_that_of_numpy(key):
+    x, gamma = ROWS["blobs 10000 apart"]
+    expected = check(cx.contexts.rbf(x, gamma), gaussian(x, gamma), tol(DTYPE))
+    op = cx.association_operator(cx.contexts.rbf(x, gamma))
+    result, info = cx.svd(op, 8, key=key)
+    assert info.status == "converged"
+    np.testing.assert_allclose(
+        result.singular_values, expected[1:9], atol=promised(DTYPE)
+    )
+
+
+def test_inside_a_trace_either_law_is_found():
+    @jax.jit
+    def matrix(x, gamma):
+        return cx.association_operator(cx.contexts.rbf(x, gamma)).as_matrix()
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(None, 0))
+    def both(x, gammas):
+        return matrix(x, gammas)
+
+    for name in ("blobs 10000 apart", "large", "a sharp kernel"):
+        x, gamma = ROWS[name]
+        law = np.asarray(gaussian(x, gamma), np.float64)
+        np.testing.assert_allclose(matrix(x, gamma), law, atol=tol(DTYPE), err_msg=name)
+    found = both(X, jnp.asarray([0.01, 40.0], DTYPE))
+    for one, gamma in zip(found, (0.01, 40.0), strict=True):
+        law = np.asarray(gaussian(X, gamma), np.float64)
+        np.testing.assert_allclose(one, law, atol=tol(DTYPE, factor=100))
+
+
+def test_near_points_take_one_product_and_no_more():
+    near, far = (cx.contexts.rbf(x, 0.5).form() for x in (X, blobs(100)))
+    assert (near.plain, near.exact) == (True, False)
+    assert (far.plain, far.exact) == (False, True)
+    assert SAFE["float32"] < SAFE["float64"]
+
+
+@jax.jit
+def _traced_status(gamma, p_x, x, key):
+    op = cx.association_operator(cx.contexts.rbf(x, gamma, p_x))
+    result, info = cx.svd(op, 2, key=key)
+    return result.singular_values, info
+
+
+@pytest.mark.parametrize(
+    ("gamma", "mass", "bad"),
+    [
+        (-0.5, 1.0, 0.0),
+        (0.0, 1.0, 0.0),
+        (np.nan, 1.0, 0.0),
+        (np.inf, 1.0, 0.0),
+        (0.5, -0.1, 0.0),
+        (0.5, np.nan, 0.0),
+        (0.5, 1.0, np.inf),
+    ],
+)
+def test_what_no_trace_can_refuse_gives_no_spectrum(gamma, mass, bad, key):
+    p_x, x = np.ones(N, DTYPE), X.copy()
+    p_x[3], x[2, 1] = mass, X[2, 1] + bad
+    values, info = _traced_status(DTYPE(gamma), p_x, x, key)
+    assert list(Status)[int(info.status)] == "non-finite"
+    assert not np.isfinite(values).any()
+
+
+@jax.jit
+def _traced_norm(scale, bias):
+    op = cx.association_operator(cx.contexts.attention(X, K, scale, bias))
+    return op.squared_norm()
+
+
+def test_an_attention_map_refuses_likewise():
+    bias = np.zeros(N, DTYPE)
+    assert np.isfinite(_traced_norm(DTYPE(1), bias))
+    for value in (np.nan, np.inf):
+        assert np.isnan(_traced_norm(DTYPE(value), bias))
+    for value in (np.nan, np.inf, -np.inf):
+        assert np.isnan(_traced_norm(DTYPE(1), bias + DTYPE(value)))
+    with pytest.raises(ValueError, match="scale must be finite; got inf"):
+        cx.contexts.attention(X, K, np.inf)
+
+
+def test_a_sample_is_of_its_rows_alone(key):
+    context = cx.contexts.rbf(blobs(1e4), 0.5)
+    rows = jnp.arange(N)[::-1]
+    whole = context.sample(key, rows)
+    part = context.sample(key, rows[20:], row_offset=20)
+    np.testing.assert_array_equal(whole[20:], part)
+    square = context.sample(key, rows.reshape(6, 8))
+    np.testing.assert_array_equal(square.reshape(-1), whole)
+
+
+def test_a_few_rows_are_drawn_and_weighed_without_the_others():
+    """Read off the compiled programs: nothing of n · m, nor of m a row in a batch."""
+    n, m, few = 3000, 60_000, 200
+    context = cx.contexts.attention(normal(0, n, D), normal(1, m, D))
+
+    def count(function, *arrays):
+        compiled = jax.jit(function).lower(context, *arrays).compile()
+        cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+        assert memory is not None
+        return cost["flops"], memory.temp_size_in_bytes
+
+    rows = jnp.arange(few)
+    _, space = count(lambda c, key, x: c.sample(key, x), jax.random.key(0), rows)
+    assert space < few * m * 8 / 2
+    _, space = count(lambda c, a, x: c.log_density(a, x), rows, rows)
+    assert space < few * m * 8 / 2
