@@ -53,6 +53,9 @@ MANY = {
         np.arange(16), np.arange(16) % 2, np.ones(16, dtype)
     ),
     "popular neighbours": popular_neighbors,
+    "far rbf": lambda dtype: cx.contexts.rbf(
+        features(dtype) + 1e4 * (np.arange(14) % 3)[:, None].astype(dtype), 0.5
+    ),
 }
 
 

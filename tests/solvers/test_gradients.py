@@ -3,7 +3,6 @@
 Most of the time goes into compiling: nearly all tables have one shape and one rank.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -14,8 +13,6 @@ from jax.experimental import sparse
 
 import contexture_jax as cx
 from contexture_jax import evaluation
-from contexture_jax._core.exponents import Form, lay_out
-from contexture_jax._core.softmax import exp_matmul, logsumexp_rows, normalise
 from contexture_jax.solvers._linear_map import symmetrised_map
 from contexture_jax.solvers._run import total_energy
 from tests.problems import dense_triples, features, holey_table, random_table
@@ -522,77 +519,6 @@ def test_constant_functions_leave_gradients_finite():
 
     phi = np.concatenate([PHI, np.ones((14, 1))], axis=1)
     assert np.isfinite(gradient(phi)).all()
-
-
-TILES = {
-    "one product": ("inner", True, False, 1.0),
-    "pieces": ("inner", False, True, 40.0),
-    "differences": ("distances", False, True, 1.0),
-    "differences, far": ("distances", False, True, 400.0),
-    "a choice of pieces": ("inner", True, True, 40.0),
-    "a choice of one product": ("distances", True, True, 0.1),
-}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "one product",
-        "differences, far",
-        "a choice of pieces",
-        *[
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("pieces", "differences", "a choice of one product")
-        ],
-    ],
-)
-def test_tiles_have_the_gradients_of_the_dense_formulas(name):
-    """Log weights in the hundreds where they are formed exactly, some far below all."""
-    kind, *ways, scale = TILES[name]
-    form = Form(kind, 3, *ways)
-    arrays = (scale * normal(1, 11, 3), normal(2, 14, 3), normal(3, 14, 2))
-    factor, bias, out = np.asarray(0.7), normal(5, 14), normal(4, 11, 2)
-    large = np.asarray(0.0 if form.plain and not form.exact else 1e9)
-
-    def parts(q, k, factor, bias):
-        one, zero, one_k = jnp.ones(11), jnp.zeros(11), jnp.ones(14)
-        if kind == "distances":
-            norms = [factor * (x * x).sum(axis=1) for x in (q, k)]
-            plain = [2 * factor * q, -norms[0], one], [k, one_k, bias - norms[1]]
-        else:
-            norms = [zero, 0 * one_k]
-            plain = [factor * q, zero, one], [k, one_k, bias]
-        size = large if scale > 1 else 0.0
-        exact = (
-            [q, factor * one, zero, zero, norms[0] + size],
-            [k, one_k, bias, 0 * one_k, norms[1]],
-        )
-        return [lay_out(form, *both) for both in zip(plain, exact, strict=True)]
-
-    def tiled(q, k, v, factor, bias):
-        queries, keys = parts(q, k, factor, bias)
-        lse = functools.partial(logsumexp_rows, form=form, block_size=4)
-        queries, _, low = normalise(form, queries, keys, lse)
-        product = exp_matmul(queries, keys, v, form=form, block_size=4)
-        square = exp_matmul(queries, keys, v, form=form, block_size=4, power=2.0)
-        return (product * out).sum() + square.sum() + low.sum()
-
-    def dense(q, k, v, factor, bias):
-        if kind == "distances":
-            logits = -((q[:, None] - k[None]) ** 2).sum(axis=2)
-        else:
-            logits = q @ k.T
-        logits = factor * logits + bias[None, :]
-        law, lse = jax.nn.softmax(logits, axis=1), jax.nn.logsumexp(logits, axis=1)
-        return (law @ v * out).sum() + (law**2 @ v).sum() + lse.sum()
-
-    given = (*arrays, factor, bias)
-    got, expected = (jax.jit(jax.grad(f, range(5)))(*given) for f in (tiled, dense))
-    for one, other in zip(got, expected, strict=True):
-        size = float(np.abs(other).max())
-        # Of the formula: its logits go to 1e6 there.
-        rtol = 1e-9 if name.endswith("far") else 1e-11
-        np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol * size)
 
 
 @pytest.mark.slow
