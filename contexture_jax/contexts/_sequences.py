@@ -169,7 +169,8 @@ class NextToken(NumberedContext):
         start, count = self.groups.starts[group], self.groups.counts[group]
         first = _lower_bound(self.followers, start, start + count, a)
         last = _lower_bound(self.followers, start, start + count, a + 1)
-        return jnp.log((last - first) / count)
+        dtype = jnp.zeros(()).dtype
+        return jnp.log((last - first).astype(dtype) / count.astype(dtype))
 
     def joint(self) -> SparseJoint:
         """The law of distinct windows, in the order of their tokens, and followers."""

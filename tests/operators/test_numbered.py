@@ -1,0 +1,99 @@
+"""Contexts between numbered rows: their operators without n × n numbers."""
+
+import jax
+import numpy as np
+import pytest
+
+import contexture_jax as cx
+from tests.tolerances import tol
+
+C = cx.contexts
+RNG = np.random.default_rng(4)
+CONTEXTS = {
+    "same class": C.same_class(list("abbacccab")),
+    "same class, self": C.same_class(list("abbacccad"), include_self=True),
+    "time lag": C.time_lag([6, 5], lags=(1, 2, -1), weights=(1.0, 2.0, 0.5)),
+    "next token": C.next_token(RNG.integers(0, 3, 24), 2),
+}
+
+
+@pytest.mark.parametrize("where", ["one device", "a mesh", "sparse"])
+@pytest.mark.parametrize("name", CONTEXTS)
+def test_operators_are_those_of_the_table(name, where):
+    context = CONTEXTS[name]
+    table = np.asarray(context.table(), np.float64)
+    p_x, p_a = table.sum(axis=1), table.sum(axis=0)
+    auto = (jax.sharding.AxisType.Auto,)
+    options = {
+        "one device": {},
+        "a mesh": {"mesh": jax.make_mesh((3,), ("x",), axis_types=auto)},
+        "sparse": {"storage": "sparse"},
+    }[where]
+    op = cx.association_operator(context, **options)
+    close = {"rtol": tol(op.dtype), "atol": tol(op.dtype)}
+    np.testing.assert_allclose(op.p_x, p_x, **close)
+    np.testing.assert_allclose(op.p_a, p_a, **close)
+    g, f = (RNG.normal(size=(size, 2)) for size in op.shape[::-1])
+    inverse_x, inverse_a = (np.divide(1, p, where=p > 0, out=0 * p) for p in (p_x, p_a))
+    np.testing.assert_allclose(op.matmat(g), inverse_x[:, None] * (table @ g), **close)
+    back = inverse_a[:, None] * (table.T @ f)
+    np.testing.assert_allclose(op.rmatmat(f), back, **close)
+    exact = (table**2 * inverse_x[:, None] * inverse_a[None, :]).sum()
+    np.testing.assert_allclose(op.squared_norm(), exact, rtol=tol(op.dtype))
+
+
+def test_a_class_of_many_rows_takes_no_table():
+    n = 200_000
+    y = np.arange(n) % 10
+    for context in (
+        C.same_class(y),
+        C.time_lag(n, (1, 2)),
+        C.next_token(y, 1),
+    ):
+        op = cx.association_operator(context)
+        assert sum(leaf.nbytes for leaf in jax.tree.leaves(op)) < 100 * n
+        assert op.cost(4).bytes < 400 * n
+
+
+def test_the_spectrum_of_the_other_rows_of_a_class():
+    """1 for C − 1 functions; 1 / (n_c − 1), n_c − 1 times in each class."""
+    y = [0] * 3 + [1] * 5
+    op = cx.association_operator(C.same_class(y))
+    result, _ = cx.svd(op, 7, key=jax.random.key(0))
+    want = [1.0, *[1 / 2] * 2, *[1 / 4] * 4]
+    np.testing.assert_allclose(result.singular_values, want, atol=tol(op.dtype))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: C.time_lag(9),
+        lambda: C.pairs(np.arange(5), np.arange(5)),
+        lambda: C.pairs([0, 1, 2], [0, 0, 1]),
+    ],
+)
+def test_laws_that_are_points_are_told(make):
+    with pytest.warns(UserWarning, match="one context value.*`time_lag` say what"):
+        cx.association_operator(make())
+
+
+def test_pairs_of_features_and_names_are_told_what_to_do():
+    with pytest.raises(TypeError, match=r"train two towers on them, as by losses.svme"):
+        C.pairs(np.ones((4, 2)), np.ones((4, 2)))
+    with pytest.raises(TypeError, match=r"got text .* np.unique"):
+        C.pairs(["a"], ["b"])
+    with pytest.raises(ValueError, match="each number of shape must be at least 1"):
+        C.pairs([0], [0], shape=(0, 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"block_size": 8}, "block_size goes with contexts kept in tiles"),
+        ({"axis": "y"}, "axis goes with a mesh"),
+        ({"num_batches": 3}, "num_batches goes with inputs x="),
+    ],
+)
+def test_arguments_that_play_no_part_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        cx.association_operator(C.labels([0, 1]), **options)
