@@ -55,6 +55,7 @@ LAYERS = {
 
 # Kernels leave compiling to their caller. These are front doors that eager users call.
 JIT_ALLOWED = {
+    "_core/fingerprint.py": "one pass over arrays too large for NumPy",
     "_core/numerics.py": "a transpose that is stored, not a view inside a program",
     "contexts/_search.py": "`knn` searches in blocks of one shape, from eager code",
     "contexts/_pruning.py": "the same by lower bounds, whose outcome the host reads",

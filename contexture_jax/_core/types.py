@@ -73,7 +73,9 @@ def static_field(**kwargs: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(static_field,))
+@dataclass_transform(
+    frozen_default=True, field_specifiers=(static_field, dataclasses.field)
+)
 def pytree_dataclass(cls: type[_T]) -> type[_T]:
     """Make `cls` a frozen dataclass whose fields are leaves, but for `static_field`s.
 

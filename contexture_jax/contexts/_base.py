@@ -1,8 +1,10 @@
 """What a context is: a joint law P⁺(x, a), and what it may be able to do."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from contexture_jax._core.fingerprint import fingerprint
 from contexture_jax._core.types import Array
 
 __all__ = ["CapabilityError", "Context"]
@@ -41,6 +43,16 @@ class Context:
     def capabilities(self) -> tuple[str, ...]:
         """The names of the methods that this context has."""
         return tuple(name for name in _CAPABILITIES if self._gives(name))
+
+    @functools.cached_property
+    def fingerprint(self) -> Any:
+        """Eight small numbers that tell this law from others, by value; shape (8,).
+
+        Results carry it from `association_operator` through `svd`, so that `extend` can
+        refuse another context. The same arrays have the same one, loaded from a file or
+        cut over devices. None if the class is no pytree of numbers.
+        """
+        return fingerprint(self)
 
     def _gives(self, name: str) -> bool:
         """Whether the class of this context has a method, and all that it calls."""

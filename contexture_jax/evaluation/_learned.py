@@ -13,6 +13,7 @@ from contexture_jax._core.checks import (
     check_integer,
     check_key,
 )
+from contexture_jax._core.fingerprint import of_one_law
 from contexture_jax._core.numerics import (
     mm,
     rank_cutoff,
@@ -174,13 +175,15 @@ def alignment(
         gap: as for `clusters`.
 
     Raises:
-        ValueError: if shapes do not fit, or `phi` is not finite.
+        ValueError: if shapes do not fit, `phi` is not finite, or `exact` is the result
+            of another operator.
     """
     check_key(key)
     num_shuffles = check_integer(num_shuffles, "num_shuffles", low=1)
     # No measure sees the scale.
     phi = in_own_unit(as_columns(phi, "phi", op.shape[0]))[0].astype(op.dtype)
     check_finite(exact.left, "exact.left")
+    of_one_law(exact.fingerprint, op.fingerprint, "op must be the operator of exact")
     d = phi.shape[1]
     s = as_spectrum(exact.singular_values)
     if s.shape[0] < d:

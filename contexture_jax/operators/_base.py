@@ -51,8 +51,12 @@ class AssociationOperator:
     take whatever is an array of numbers, and outside a trace compile one program for
     each structure of operators and shape of blocks. A subclass that overrides those two
     instead is called as it is.
+
+    `fingerprint`, the last field of each storage, is that of the context that it was
+    built from, shape (8,), which results carry on; None where that is not known.
     """
 
+    fingerprint: Any = None
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
 

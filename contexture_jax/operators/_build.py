@@ -1,5 +1,6 @@
 """From a context to its operator: which storage holds which context."""
 
+import dataclasses
 import functools
 import warnings
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from contexture_jax._core.checks import (
     check_ndim,
     is_concrete,
 )
+from contexture_jax._core.fingerprint import fingerprint
 from contexture_jax._core.types import Array, ArrayLike
 from contexture_jax.contexts import (
     CapabilityError,
@@ -165,8 +167,23 @@ def association_operator(
             key=key,
             num_batches=_NUM_BATCHES if num_batches is None else num_batches,
         )
-        return op if mesh is None else shard_dense(op, mesh, axis)
-    _warn_of_point_masses(context)
+        mark = fingerprint((context, x, op.samples))
+        op = op if mesh is None else shard_dense(op, mesh, axis)
+    else:
+        _warn_of_point_masses(context)
+        mark = context.fingerprint
+        op = _stored(context, storage, block_size, mesh, axis)
+    return dataclasses.replace(op, fingerprint=mark)
+
+
+def _stored(
+    context: Context,
+    storage: Storage | None,
+    block_size: int,
+    mesh: Mesh | None,
+    axis: str,
+) -> Any:
+    """The operator of the whole of a context."""
     if storage == "dense":
         op = dense_operator(_table(context))
         return op if mesh is None else shard_dense(op, mesh, axis)

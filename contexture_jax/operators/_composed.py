@@ -1,14 +1,17 @@
 """Operators made of operators: adjoint, product, weighted sum, stack (theory.md §4)."""
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import gathered, is_traced
+from contexture_jax._core.fingerprint import fingerprint
 from contexture_jax._core.numerics import as_law, safe_divide
-from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
+from contexture_jax._core.types import Array, ArrayLike, Float, Static, pytree_dataclass
 from contexture_jax.operators._base import AssociationOperator, Cost
 
 __all__ = [
@@ -36,6 +39,7 @@ class AdjointOperator(AssociationOperator):
     operator: AssociationOperator
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
+    fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T* g."""
@@ -73,6 +77,7 @@ class ProductOperator(AssociationOperator):
     operators: tuple[AssociationOperator, ...]
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
+    fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T₁ (T₂ (… g))."""
@@ -109,6 +114,7 @@ class WeightedSumOperator(AssociationOperator):
     weights: Float[Array, " j"]
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
+    fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """Σ_j w_j (p_j / p) T_j g."""
@@ -150,6 +156,7 @@ class StackedOperator(AssociationOperator):
     weights: Float[Array, " j"]
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
+    fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """Σ_j w_j (p_j / p) T_j g_j."""
@@ -201,7 +208,9 @@ def product(operators: Sequence[AssociationOperator]) -> ProductOperator:
                     " variation (×2), so the chain is no joint law with these marginals"
                 )
                 raise ValueError(msg)
-    return ProductOperator(chain, chain[0].p_x, chain[-1].p_a)
+    return ProductOperator(
+        chain, chain[0].p_x, chain[-1].p_a, fingerprint=_mark("chain", chain)
+    )
 
 
 def weighted_sum(
@@ -224,7 +233,10 @@ def weighted_sum(
     w = _as_weights(weights, terms)
     p_x = sum(w[j] * op.p_x for j, op in enumerate(terms))
     p_a = sum(w[j] * op.p_a for j, op in enumerate(terms))
-    return WeightedSumOperator(terms, w, jnp.asarray(p_x), jnp.asarray(p_a))
+    mark = _mark("weighted sum", terms, w)
+    return WeightedSumOperator(
+        terms, w, jnp.asarray(p_x), jnp.asarray(p_a), fingerprint=mark
+    )
 
 
 def stack(
@@ -247,7 +259,9 @@ def stack(
     w = _as_weights(weights, terms)
     p_x = sum(w[j] * op.p_x for j, op in enumerate(terms))
     p_a = jnp.concatenate([w[j] * op.p_a for j, op in enumerate(terms)])
-    return StackedOperator(terms, w, jnp.asarray(p_x), p_a)
+    return StackedOperator(
+        terms, w, jnp.asarray(p_x), p_a, fingerprint=_mark("stack", terms, w)
+    )
 
 
 def _as_tuple(
@@ -257,6 +271,14 @@ def _as_tuple(
     if not terms:
         raise ValueError("operators must hold at least one operator; got none")
     return terms
+
+
+def _mark(
+    kind: str, parts: tuple[AssociationOperator, ...], weights: Array | None = None
+) -> Any:
+    """The fingerprint of a composed law, from those of its parts: none of theirs."""
+    known = [part if part.fingerprint is None else part.fingerprint for part in parts]
+    return fingerprint((Static(kind), known, weights))
 
 
 def _as_weights(

@@ -1,6 +1,7 @@
 """Dense storage: the joint table itself."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -28,6 +29,7 @@ class DenseOperator(AssociationOperator):
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
     transposed: Float[Array, "m n"] | None = None
+    fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""

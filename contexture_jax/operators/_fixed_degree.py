@@ -1,5 +1,8 @@
 """Fixed-degree storage: each input has the same number of context values."""
 
+import dataclasses
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -37,6 +40,7 @@ class FixedDegreeOperator(AssociationOperator):
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
     norm2: Float[Array, ""]
+    fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""

@@ -1,6 +1,8 @@
 """Blocked kernel storage: a softmax law recomputed tile by tile, never stored."""
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +43,7 @@ class KernelOperator(AssociationOperator):
     norm2: Float[Array, ""]
     block_size: int = static_field()
     form: Form = static_field()
+    fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""

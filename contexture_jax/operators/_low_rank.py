@@ -1,5 +1,8 @@
 """Low-rank storage: the density is 1 plus an inner product of features."""
 
+import dataclasses
+from typing import Any
+
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer
@@ -25,6 +28,7 @@ class LowRankOperator(AssociationOperator):
     right: Float[Array, "m e"]
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
+    fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g = E g + l ⟨r, g⟩, shape (n, r)."""

@@ -1,5 +1,6 @@
 """Storage of contexts between numbered rows: what they share, they store once."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -44,6 +45,7 @@ class GroupedOperator(AssociationOperator):
     law: AssociationOperator
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
+    fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """G (S g)."""
@@ -90,6 +92,7 @@ class SameClassOperator(AssociationOperator):
     p_x: Float[Array, " n"]
     p_a: Float[Array, " n"]
     norm2: Float[Array, ""]
+    fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "n r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""

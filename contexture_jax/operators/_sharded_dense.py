@@ -1,5 +1,8 @@
 """Dense and low-rank storage over a mesh: local products and one sum over devices."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -48,6 +51,7 @@ class ShardedDenseOperator(ShardedOperator):
     p_a: Float[Array, " m"]
     mesh: Mesh = static_field()
     axis: str = static_field()
+    fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
@@ -109,6 +113,7 @@ class ShardedLowRankOperator(ShardedOperator):
     p_a: Float[Array, " m"]
     mesh: Mesh = static_field()
     axis: str = static_field()
+    fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g = E g + l ⟨r, g⟩, shape (n, r)."""

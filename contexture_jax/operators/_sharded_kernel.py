@@ -6,8 +6,9 @@ linear in n / devices, work is n · m / devices, and each hop of a few numbers a
 beside work of n / devices numbers a row.
 """
 
+import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +97,7 @@ class ShardedKernelOperator(ShardedOperator):
     axis: str = static_field()
     block_size: int = static_field()
     form: Form = static_field()
+    fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     @property
     def _ring(self) -> _Ring:

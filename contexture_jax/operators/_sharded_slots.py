@@ -11,6 +11,7 @@ ring the block that a device starts with has a layout of its own: data that lie 
 have most of their entries there.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -99,6 +100,7 @@ class ShardedSparseOperator(ShardedOperator):
     mesh: Mesh = static_field()
     axis: str = static_field()
     ring: bool = static_field()
+    fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""

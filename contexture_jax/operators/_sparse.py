@@ -1,5 +1,8 @@
 """Sparse storage, for large contingency tables and observed pairs."""
 
+import dataclasses
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -34,6 +37,7 @@ class SparseOperator(AssociationOperator):
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
     norm2: Float[Array, ""]
+    fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""

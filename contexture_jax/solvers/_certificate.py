@@ -5,26 +5,32 @@ says about the law it came from is another question, with other intervals of ano
 type: `evaluation.bootstrap_spectrum`.
 """
 
+import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_integer, check_key, check_values
+from contexture_jax._core.checks import (
+    check_integer,
+    check_key,
+    check_values,
+    is_concrete,
+)
+from contexture_jax._core.fingerprint import of_one_law
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Bool, Float, Int, short_repr
+from contexture_jax._core.units import in_own_unit, times_power_of_two
 from contexture_jax.operators import AssociationOperator
-from contexture_jax.solvers._linear_map import symmetrised_map
+from contexture_jax.solvers._linear_map import LinearMap, symmetrised_map
 from contexture_jax.solvers._missed import missed_norm
 from contexture_jax.solvers._random import make_seed
 from contexture_jax.solvers._results import SolveInfo, SVDResult
+from contexture_jax.solvers._run import rounding_of
 
 __all__ = ["Bounds", "Certificate", "Cluster", "certify"]
-
-# What rounding is allowed: (_ROUNDING + √max(n, m)) · eps · scale.
-_ROUNDING = 10.0
 
 
 @short_repr
@@ -131,7 +137,7 @@ def certify(
     op: AssociationOperator | None = None,
     *,
     key: Array | None = None,
-    scale: float = 1.0,
+    scale: float | None = None,
     cluster_tol: float = 0.0,
     num_passes: int = 10,
     num_probes: int = 8,
@@ -166,11 +172,16 @@ def certify(
         info: what came with it.
         op: the operator of `svd`, for `num_passes` passes of `num_probes` columns that
             bound what was missed; None: use `info` alone, at no cost. Then a slowly
-            decaying tail leaves the proved upper bounds wide.
+            decaying tail leaves the proved upper bounds wide. Where one of them has no
+            fingerprint, residuals and energies are measured on `op`, in a pass of
+            `rank` columns, and `info` is not believed: whatever the triples are, the
+            bounds are those of `op`.
         key: random key of the probes, independent of the one that `svd` was given; with
             `op` only.
-        scale: a bound on the norm of the matrix before deflation: 1 for `svd`; 0 for
-            `truncated_svd`, whose matrices have none.
+        scale: a bound on the norm of the matrix before deflation, which no value
+            exceeds: 1 for `svd`; 0 for `truncated_svd`, whose matrices have none. None:
+            what `info` says; if it does not, rounding is that of a norm of 1 and upper
+            bounds have no ceiling.
         cluster_tol: values closer than this count as one cluster even if residuals and
             rounding can tell them apart.
         num_passes: of the probes over the operator.
@@ -182,7 +193,9 @@ def certify(
 
     Raises:
         TypeError: if `op` comes without a key.
-        ValueError: if a count or tolerance is out of range.
+        ValueError: if a count or tolerance is out of range, or `result`, `info`, `op`
+            and `scale` do not belong together: other shapes, the fingerprint of another
+            law, energies that do not add up, values above `scale`. A trace gives NaN.
 
     References:
         Weyl's inequalities and interlacing: Horn & Johnson, *Topics in Matrix
@@ -203,7 +216,7 @@ def certify(
     num_passes = check_integer(num_passes, "num_passes", low=1)
     num_probes = check_integer(num_probes, "num_probes", low=1)
     for value, name, low, high in (
-        (scale, "scale", 0.0, np.inf),
+        (1.0 if scale is None else scale, "scale", 0.0, np.inf),
         (cluster_tol, "cluster_tol", 0.0, np.inf),
         (failure_probability, "failure_probability", 1e-100, 0.5),
     ):
@@ -217,22 +230,67 @@ def certify(
         if key is None:
             raise TypeError("key must be given with op: what was missed is probed")
         check_key(key)
-    numbers = info._replace(status=jnp.zeros((), jnp.int32), method=None, reason=None)
-    return _compiled(
-        result,
+    _check_shapes(result, info, op)
+    same, measures = True, False
+    if op is not None:
+        same = of_one_law(
+            result.fingerprint, op.fingerprint, "op must be the operator of the result"
+        )
+        measures = result.fingerprint is None or op.fingerprint is None
+    dtype = result.singular_values.dtype
+    scale = info.scale if scale is None else scale
+    ceiling = jnp.inf if scale is None else jnp.where(scale > 0, scale, jnp.inf)
+    numbers = info._replace(
+        status=jnp.zeros((), jnp.int32), method=None, reason=None, scale=None
+    )
+    certificate, coherent = _compiled(
+        result._replace(fingerprint=None),
         numbers,
-        op,
+        _unmarked(op),
         key,
-        jnp.asarray(scale, result.singular_values.dtype),
-        jnp.asarray(cluster_tol, result.singular_values.dtype),
+        jnp.asarray(1.0 if scale is None else scale, dtype),
+        jnp.asarray(ceiling, dtype),
+        jnp.asarray(cluster_tol, dtype),
+        jnp.asarray(same),
+        measures=measures,
         num_passes=num_passes,
         num_probes=num_probes,
         failure_probability=float(failure_probability),
     )
+    if is_concrete(coherent) and not coherent:
+        msg = (
+            "result, info and scale must belong together; got energies that are not"
+            f" those of the values, or values above the scale: {result!r}, {info!r},"
+            f" scale={scale}"
+        )
+        raise ValueError(msg)
+    return certificate
+
+
+def _unmarked(op: AssociationOperator | None) -> AssociationOperator | None:
+    """So that a program serves operators with and without."""
+    if op is None or op.fingerprint is None:
+        return op
+    any_op: Any = op
+    return dataclasses.replace(any_op, fingerprint=None)
+
+
+def _check_shapes(
+    result: SVDResult, info: SolveInfo, op: AssociationOperator | None
+) -> None:
+    shape = (result.left.shape[0], result.right.shape[0])
+    if op is not None and op.shape != shape:
+        msg = f"op must be the operator of the result, of shape {shape}; got {op.shape}"
+        raise ValueError(msg)
+    expected, got = result.singular_values.shape, info.left_residuals.shape
+    if got != expected:
+        msg = f"info must be that of the result, of {expected} residuals; got {got}"
+        raise ValueError(msg)
 
 
 @functools.partial(
-    jax.jit, static_argnames=("num_passes", "num_probes", "failure_probability")
+    jax.jit,
+    static_argnames=("measures", "num_passes", "num_probes", "failure_probability"),
 )
 def _compiled(
     result: SVDResult,
@@ -240,27 +298,54 @@ def _compiled(
     op: AssociationOperator | None,
     key: Array | None,
     scale: Float[Array, ""],
+    ceiling: Float[Array, ""],
     cluster_tol: Float[Array, ""],
+    same: Bool[Array, ""],
     *,
+    measures: bool,
     num_passes: int,
     num_probes: int,
     failure_probability: float,
-) -> Certificate:
-    s = result.singular_values
-    size = max(result.left.shape[0], result.right.shape[0])
-    slack = (_ROUNDING + size**0.5) * float(jnp.finfo(s.dtype).eps)
+) -> tuple[Certificate, Bool[Array, ""]]:
+    """The bounds, and whether what they are made of belongs together."""
+    if measures and op is not None:
+        info = _measured(result, info, op)
+    # In a unit of their own squares of values stay in range.
+    s, unit = in_own_unit(result.singular_values)
+    unit = unit[0]
+    left_residuals, right_residuals, scale, ceiling, cluster_tol = (
+        times_power_of_two(x, -unit)
+        for x in (
+            info.left_residuals,
+            info.right_residuals,
+            scale,
+            ceiling,
+            cluster_tol,
+        )
+    )
+    total, tail = (
+        times_power_of_two(x, -2 * unit) for x in (info.total_energy, info.tail_energy)
+    )
+    head = jnp.sum(s**2)
+    slack = rounding_of((result.left.shape[0], result.right.shape[0]), s.dtype)
     rounding = slack * jnp.maximum(scale, s[0])
+    # The energies of large or small matrices may have left the range of the dtype.
+    lowest = jnp.finfo(s.dtype).tiny / jnp.finfo(s.dtype).eps
+    in_range = jnp.isfinite(total) & (info.total_energy > lowest)
+    gap = jnp.abs(total - head - jnp.maximum(tail, 0))
+    coherent = ~(in_range & (gap > 4 * slack * (scale**2 + total)))
     # The energies are sums of squares; an estimate bounds nothing. The head is Σ s_i²
     # if M V = U S, and otherwise (‖s‖ − ‖e‖)² at least.
-    lost = 2 * jnp.linalg.norm(s) * jnp.linalg.norm(info.left_residuals)
-    tail = jnp.maximum(info.tail_energy, 0) + lost
-    tail = tail + slack * (scale**2 + info.total_energy)
-    tail = jnp.where(info.tail_error == 0, tail, jnp.inf)
+    lost = 2 * jnp.linalg.norm(s) * jnp.linalg.norm(left_residuals)
+    if measures and op is not None:
+        # Not known to be orthonormal: what they hold is less than Σ s_i² by as much.
+        lost = lost + 2 * head * _lost(*_euclidean(result, op)[1:])
+    tail = jnp.maximum(tail, 0) + lost + slack * (scale**2 + total)
+    exact = (info.tail_error == 0) & (in_range | (s[0] == 0))
+    tail = jnp.where(exact, tail, jnp.inf)
     largest_missed, failure = jnp.sqrt(tail), jnp.zeros((), s.dtype)
     if op is not None and key is not None:
-        a = symmetrised_map(op)
-        u = jnp.sqrt(op.p_x)[:, None] * result.left
-        v = jnp.sqrt(op.p_a)[:, None] * result.right
+        a, u, v = _euclidean(result, op)
         rounding = rounding + 2 * jnp.maximum(scale, s[0]) * _lost(u, v)
         probed = missed_norm(
             a,
@@ -271,26 +356,53 @@ def _compiled(
             num_probes=num_probes,
             failure_probability=failure_probability,
         )
+        probed = times_power_of_two(probed, -unit)
         largest_missed = jnp.minimum(largest_missed, probed + rounding)
         failure = jnp.full((), failure_probability, s.dtype)
-    ceiling = jnp.where(scale > 0, scale, jnp.inf)
-    residuals = _Residuals(info.left_residuals, info.right_residuals, rounding)
+    residuals = _Residuals(left_residuals, right_residuals, rounding)
     lower = _lower(s, residuals)
     cluster = _clusters(s, residuals, cluster_tol)
     make = functools.partial(_bounds, s, residuals, lower, cluster, tail, ceiling)
     both = jax.vmap(make)(
         jnp.stack([largest_missed, jnp.minimum(largest_missed, s[-1])])
     )
+    cut = both.next_upper[0] >= lower[-1]
+    coherent = coherent & ~(lower[None, :] > both.upper).any()
+
+    def given(x: Array) -> Array:
+        return jnp.where(coherent & same, times_power_of_two(x, unit), jnp.nan)
+
+    both = both._replace(upper=given(both.upper), next_upper=given(both.next_upper))
     proved, if_found = (Bounds(*(x[i] for x in both)) for i in (0, 1))
-    return Certificate(
-        lower,
-        proved,
-        if_found,
-        cluster,
-        proved.next_upper >= lower[-1],
-        rounding,
-        failure,
+    certificate = Certificate(
+        given(lower), proved, if_found, cluster, cut, given(rounding), failure
     )
+    return certificate, coherent
+
+
+def _measured(result: SVDResult, info: SolveInfo, op: AssociationOperator) -> SolveInfo:
+    """Residuals and energies of triples on an operator that may be another."""
+    a, u, v = _euclidean(result, op)
+    s = result.singular_values[None, :]
+    squared_norm = op.squared_norm()
+    head = jnp.sum(s**2)
+    total = head if squared_norm is None else squared_norm - 1.0
+    return info._replace(
+        left_residuals=jnp.linalg.norm(a.matmat(v) - u * s, axis=0),
+        right_residuals=jnp.linalg.norm(a.rmatmat(u) - v * s, axis=0),
+        total_energy=jnp.maximum(total, head),
+        tail_energy=jnp.maximum(total - head, 0.0),
+        tail_error=jnp.full((), jnp.inf if squared_norm is None else 0.0, s.dtype),
+    )
+
+
+def _euclidean(
+    result: SVDResult, op: AssociationOperator
+) -> tuple[LinearMap, Float[Array, "n rank"], Float[Array, "m rank"]]:
+    """The deflated matrix of an operator, and the functions as its vectors."""
+    u = jnp.sqrt(op.p_x)[:, None] * result.left
+    v = jnp.sqrt(op.p_a)[:, None] * result.right
+    return symmetrised_map(op), u, v
 
 
 class _Residuals(NamedTuple):

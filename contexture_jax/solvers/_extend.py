@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import as_floating, is_traced
+from contexture_jax._core.fingerprint import of_one_law
 from contexture_jax._core.numerics import rank_cutoff, safe_reciprocal
 from contexture_jax._core.types import Array, Float
 from contexture_jax.contexts import Context, SoftmaxContext
@@ -31,7 +32,7 @@ def extend(
 
     Args:
         result: of `svd` on the operator of `context`.
-        context: the context itself.
+        context: the context itself, or one with the same arrays and options.
         x_new: new points, in the form that the constructor of the context took: rows of
             features (k-NN, RBF, teacher: (k, d); attention: queries), of the table or
             adjacency matrix, classes (labels), or numbers of known rows for tables and
@@ -46,7 +47,10 @@ def extend(
 
     Raises:
         CapabilityError: if the context cannot take new points.
-        ValueError: if `x_new` does not fit the context, or is outside its support.
+        ValueError: if `x_new` does not fit the context, or is outside its support, or
+            the result is that of another context (a trace gives NaN then): another
+            number of neighbours, a part of a mixture. That is told by
+            `result.fingerprint`; for a result without one, as from a file, nothing is.
     """
     if side not in ("left", "right"):
         msg = f'side must be "left" or "right"; got {side!r}'
@@ -55,12 +59,16 @@ def extend(
     name = "right" if side == "left" else "left"
     values = as_floating(getattr(result, name), f"result.{name}")
     s = as_floating(result.singular_values, "result.singular_values")
-    image = conditional_expectation(source.at(x_new), values)
+    there = source.at(x_new)
+    same = of_one_law(
+        result.fingerprint, context.fingerprint, "context must be the one of the result"
+    )
+    image = conditional_expectation(there, values)
     shape = (result.left.shape[0], result.right.shape[0])
     # The trivial value 1 is the scale of rounding, as in the solvers.
-    there = s > rank_cutoff(shape, s.dtype, jnp.ones((), s.dtype))
-    inverse = safe_reciprocal(jnp.where(there, s, 0.0))
-    return image * inverse[None, :]
+    determined = s > rank_cutoff(shape, s.dtype, jnp.ones((), s.dtype))
+    inverse = safe_reciprocal(jnp.where(determined, s, 0.0))
+    return image * jnp.where(same, inverse, jnp.nan)[None, :]
 
 
 def _reversed(context: Context) -> Context:

@@ -1,7 +1,10 @@
 """What a solver returns: the triples, and how far they can be trusted."""
 
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
 
 from contexture_jax._core.types import Array, Float, Inexact, Int, short_repr
 
@@ -15,6 +18,7 @@ class Status(StrEnum):
     MAX_PASSES = "max passes"
     RANK_DEFICIENT = "rank deficient"
     NON_FINITE = "non-finite"
+    ABOVE_ONE = "above one"
 
     @property
     def code(self) -> int:
@@ -39,11 +43,22 @@ _ADVICE = {
         " ones are 0 and their functions an arbitrary orthonormal completion"
     ),
     Status.NON_FINITE: "the operator returned NaN or infinity: check its entries",
+    Status.ABOVE_ONE: (
+        "a singular value is above 1, the norm of every expectation operator, by more"
+        " than rounding: the products are not those of one joint law, or their entries"
+        " have lost digits: use float64"
+    ),
 }
 
 
+class _Triples(NamedTuple):
+    singular_values: Float[Array, " rank"]
+    left: Inexact[Array, "n rank"]
+    right: Inexact[Array, "m rank"]
+
+
 @short_repr
-class SVDResult(NamedTuple):
+class SVDResult(_Triples):
     """The leading singular triples, the trivial one (s_0 = 1, constants) left out.
 
     Attributes:
@@ -51,14 +66,54 @@ class SVDResult(NamedTuple):
         left: μ_i as columns, shape (n, rank). From `svd`: orthonormal in L²(P_X) with
             mean 0; from `truncated_svd`: orthonormal.
         right: ν_i as columns, shape (m, rank); likewise in L²(P_A).
+        fingerprint: that of the context that the operator was built from, shape
+            (8,), by which `extend` and `certify` know what the result is of; None if
+            that is not known, as after `_replace` of a part. It is none of the three
+            that are unpacked.
 
     Signs: in each left column the entry that is largest in modulus (after weighting by
     √P_X) is positive.
     """
 
-    singular_values: Float[Array, " rank"]
-    left: Inexact[Array, "n rank"]
-    right: Inexact[Array, "m rank"]
+    fingerprint: Any = None
+
+    def __new__(
+        cls, singular_values: Any, left: Any, right: Any, fingerprint: Any = None
+    ) -> "SVDResult":
+        """Triples, and whose they are."""
+        return cls._of((singular_values, left, right), fingerprint)
+
+    @classmethod
+    def _of(cls, triples: Iterable[Any], fingerprint: Any) -> "SVDResult":
+        made = tuple.__new__(cls, triples)
+        made.fingerprint = fingerprint
+        return made
+
+    def _replace(self, **changes: Any) -> "SVDResult":
+        """The result with other fields; of another triple the law is not known."""
+        kept = None if changes else self.fingerprint
+        kept = changes.pop("fingerprint", kept)
+        return self._of(super()._replace(**changes), kept)
+
+
+def _flatten(result: SVDResult) -> tuple[tuple[Any, ...], None]:
+    return (*result, result.fingerprint), None
+
+
+def _flatten_with_keys(result: SVDResult) -> tuple[tuple[Any, ...], None]:
+    keys = map(jax.tree_util.GetAttrKey, (*result._fields, "fingerprint"))
+    return tuple(zip(keys, _flatten(result)[0], strict=True)), None
+
+
+def _unflatten(_: None, children: Any) -> SVDResult:
+    *triples, mark = children
+    return SVDResult._of(triples, mark)
+
+
+# A tuple of three for whoever unpacks it, a tree of four for JAX.
+jax.tree_util.register_pytree_with_keys(
+    SVDResult, _flatten_with_keys, _unflatten, _flatten
+)
 
 
 @short_repr
@@ -78,6 +133,9 @@ class SolveInfo(NamedTuple):
         status: a `Status`; inside a trace its integer code.
         method: the method that ran; None inside a trace.
         reason: why `method="auto"` chose it, in words; None inside a trace.
+        scale: a bound on the norm of the matrix before deflation, which rounding is
+            measured by, shape (): 1 from `svd`; 0 from `truncated_svd`, whose matrices
+            have none; None if not known.
     """
 
     residuals: Float[Array, " rank"]
@@ -90,3 +148,4 @@ class SolveInfo(NamedTuple):
     status: Status | Int[Array, ""]
     method: str | None = None
     reason: str | None = None
+    scale: Float[Array, ""] | None = None

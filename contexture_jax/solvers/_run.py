@@ -16,8 +16,9 @@ from contexture_jax.solvers._plan import Plan
 from contexture_jax.solvers._random import Seed, fold, make_seed, random_block
 from contexture_jax.solvers._randomized import randomized
 from contexture_jax.solvers._results import SolveInfo, Status, SVDResult
+from contexture_jax.solvers._triples import Triples
 
-__all__ = ["finish", "solve", "total_energy"]
+__all__ = ["finish", "rounding_of", "solve", "total_energy"]
 
 _NUM_PROBES = 16
 
@@ -81,6 +82,7 @@ def solve(
             tol=tol,
         )
     left, right = fix_signs(triples.left, triples.right)
+    triples = _within_norm(a, triples)
     s = triples.singular_values
     head = (s * s).sum()
     if squared_norm is None:
@@ -100,6 +102,7 @@ def solve(
         total - head,
         error,
         _status(a, plan, s, residuals, left, right),
+        scale=jnp.full((), a.scale, s.dtype),
     )
     return SVDResult(s, left, right), info
 
@@ -123,6 +126,32 @@ def total_energy(
     if squared_norm is None:
         return _energies(a, _probes(a, fold(make_seed(key), -1))).mean()
     return squared_norm.astype(jnp.zeros((), a.dtype).real.dtype)
+
+
+def _within_norm(a: LinearMap, triples: Triples) -> Triples:
+    """Values above the norm that M has at most, by no more than rounding, are that.
+
+    Residuals grow by as much as a value moves.
+    """
+    if a.scale == 0:
+        return triples
+    s = triples.singular_values
+    over = jnp.clip(s - a.scale, 0.0)
+    over = jnp.where(over <= rounding_of(a.shape, s.dtype) * a.scale, over, 0.0)
+    return triples._replace(
+        # Not s − over, which rounds.
+        singular_values=jnp.where(over > 0, jnp.asarray(a.scale, s.dtype), s),
+        left_residuals=triples.left_residuals + over,
+        right_residuals=triples.right_residuals + over,
+    )
+
+
+def rounding_of(shape: tuple[int, int], dtype: Any) -> float:
+    """(10 + √max(n, m)) · eps: what rounding in products of that length may add up to.
+
+    Relative to the norm of the matrix before deflation.
+    """
+    return (10.0 + max(shape) ** 0.5) * float(jnp.finfo(dtype).eps)
 
 
 def _estimate_tail(
@@ -158,19 +187,18 @@ def _status(
     tol = plan.tol if plan.tol > 0 else _default_goal(a.dtype)
     # Iterations may stop on a recurrence for the residual; the residuals returned are
     # computed anew and differ by rounding, as do those of a dense factorisation.
-    eps = float(jnp.finfo(a.dtype).eps)
-    rounding = 2.0 * (10.0 + max(a.shape) ** 0.5) * eps * jnp.maximum(s[0], a.scale)
+    rounding = 2.0 * rounding_of(a.shape, a.dtype) * jnp.maximum(s[0], a.scale)
     close = residuals.max() <= a.goal(s, tol) + rounding
-    code = jnp.where(
-        ~finite,
-        Status.NON_FINITE.code,
-        jnp.where(
-            ~close,
-            Status.MAX_PASSES.code,
-            jnp.where(deficient, Status.RANK_DEFICIENT.code, Status.CONVERGED.code),
-        ),
-    )
-    return code.astype(jnp.int32)
+    above = (a.scale > 0) & (s[0] > a.scale + a.goal(s, tol) + rounding)
+    code = jnp.asarray(Status.CONVERGED.code, jnp.int32)
+    for holds, status in (
+        (deficient, Status.RANK_DEFICIENT),
+        (~close, Status.MAX_PASSES),
+        (above, Status.ABOVE_ONE),
+        (~finite, Status.NON_FINITE),
+    ):
+        code = jnp.where(holds, status.code, code)
+    return code
 
 
 def _default_goal(dtype: Any) -> float:

@@ -72,4 +72,5 @@ def rescale(
         total_energy=square * info.total_energy,
         tail_energy=square * info.tail_energy,
         tail_error=square * info.tail_error,
+        scale=None if info.scale is None else unit * info.scale,
     )

@@ -1,0 +1,153 @@
+"""Fingerprints of laws: eight small numbers that tell one tree of arrays from another.
+
+They are checksums, not cryptography: what differs by mistake has another fingerprint
+but for one chance in 2⁶⁴, and the same values have the same one, wherever they lie and
+whatever made them.
+"""
+
+import hashlib
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from contexture_jax._core.checks import is_traced
+from contexture_jax._core.types import Array, Bool
+
+__all__ = ["fingerprint", "of_one_law"]
+
+_WORD = 2**32
+_STEP, _FIRST, _SECOND, _THIRD = 0x9E3779B9, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F
+_SMALL = 2**18  # words that NumPy sums before a program for them would be compiled
+
+
+def fingerprint(tree: Any) -> Any:
+    """The fingerprint of a pytree, by value: shape (8,), float32, numbers below 2¹⁶.
+
+    The first four are of the structure: kinds, static fields, shapes and dtypes. The
+    others are of the values, two sums over the bits of all arrays that see the order.
+    Floating, so that gradients may be taken with respect to what carries it; 16 bits
+    are exact there. O(size): nothing is sorted, and no product is taken.
+
+    Args:
+        tree: arrays and numbers in any tree, concrete or traced, on any devices.
+
+    Returns:
+        An array of NumPy outside a trace, and in one if all of `tree` is concrete; None
+        if leaves are no numbers, such as shapes alone.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    leaves = [_as_words(leaf) for leaf in leaves]
+    if any(leaf is None for leaf in leaves):
+        return None
+    named = [structure, *((leaf.shape, str(leaf.dtype)) for leaf in leaves)]
+    # Functions among static fields print with an address, which says nothing.
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(named))
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    head = np.frombuffer(digest, "<u2").astype(np.float32)
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
+        return jnp.concatenate([jnp.asarray(head), _sums(leaves)])
+    near = all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves)
+    if near and sum(leaf.nbytes for leaf in leaves) <= 4 * _SMALL:
+        return np.concatenate([head, _sums([np.asarray(leaf) for leaf in leaves])])
+    with jax.ensure_compile_time_eval():
+        return np.concatenate([head, np.asarray(_compiled_sums(leaves))])
+
+
+def _difference(one: Any, two: Any) -> str | None:
+    """What tells two concrete fingerprints apart, in words; None if they agree."""
+    one, two = np.asarray(one), np.asarray(two)
+    if (one[..., :4] != two[..., :4]).any():
+        return "of another kind, shape, dtype or option"
+    if (one != two).any():
+        return "of the same kind with other values"
+    return None
+
+
+def of_one_law(one: Any, two: Any, expected: str) -> Bool[Array, ""] | bool:
+    """Whether two fingerprints agree, or one is not known; shape () inside a trace.
+
+    Args:
+        one: of the result, shape (8,), or None.
+        two: of what it is used with.
+        expected: what to say if they differ: what should have come.
+
+    Raises:
+        ValueError: if both are concrete and differ.
+    """
+    if one is None or two is None:
+        return True
+    if is_traced(one, two):
+        return (jnp.asarray(one) == jnp.asarray(two)).all()
+    found = _difference(one, two)
+    if found is not None:
+        msg = f"{expected}; got one {found}"
+        raise ValueError(msg)
+    return True
+
+
+def _as_words(leaf: Any) -> Any:
+    """A leaf as an array whose bits can be read."""
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(leaf)
+    if isinstance(leaf, Tracer):
+        return jax.lax.stop_gradient(leaf)
+    if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float, complex)):
+        return None
+    leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+    return leaf if leaf.dtype.kind in "biufc" or leaf.dtype.itemsize < 4 else None
+
+
+def _sums(leaves: list[Any]) -> Any:
+    """Two sums modulo 2³² over all words, as four numbers of 16 bits.
+
+    Each word is mixed with its place before it is added, so that the sums depend on the
+    order of words but not on that of the additions: over devices too.
+    """
+    xp: Any = np if all(isinstance(leaf, np.ndarray) for leaf in leaves) else jnp
+    total = xp.zeros((2,), np.uint32)
+    for number, leaf in enumerate(leaves):
+        words = _words(leaf, xp)
+        start = np.uint32((number + 1) * _THIRD % _WORD)
+        h = words ^ (xp.arange(words.shape[0], dtype=np.uint32) * np.uint32(_STEP))
+        h = (h + start) * np.uint32(_FIRST)
+        h = (h ^ (h >> np.uint32(15))) * np.uint32(_SECOND)
+        h = h ^ (h >> np.uint32(13))
+        other = (h * np.uint32(_THIRD)) ^ (h >> np.uint32(16))
+        total = total + _both_sums(h, other)
+    halves = xp.concatenate([total >> np.uint32(16), total & np.uint32(0xFFFF)])
+    return halves.astype(np.float32)
+
+
+def _both_sums(x: Any, y: Any) -> Any:
+    if isinstance(x, np.ndarray):
+        return np.stack([z.sum(dtype=np.uint32) for z in (x, y)])
+    zero = np.uint32(0)
+    # One reduction of pairs: of two, XLA on CPU makes two passes, each far slower.
+    return jnp.stack(
+        jax.lax.reduce(
+            (x, y), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (0,)
+        )
+    )
+
+
+# One pass over arrays that are large.
+_compiled_sums = jax.jit(_sums)
+
+
+def _words(leaf: Any, xp: Any) -> Any:
+    """The bits of an array as a vector of uint32, low words first."""
+    if leaf.dtype == bool:
+        return leaf.reshape(-1).astype(np.uint32)
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        leaf = xp.stack([leaf.real, leaf.imag])
+    size = leaf.dtype.itemsize
+    word = np.dtype(f"uint{8 * min(size, 4)}")
+    if isinstance(leaf, np.ndarray):
+        bits = np.ascontiguousarray(leaf).reshape(-1).view(word)
+    else:
+        bits = jax.lax.bitcast_convert_type(leaf, word)
+    return bits.reshape(-1).astype(np.uint32)
