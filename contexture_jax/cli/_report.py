@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import contexture_jax as cx
+from contexture_jax._core.words import rounded
 from contexture_jax.cli._contexts import Recipe
 from contexture_jax.cli._data import Table
 from contexture_jax.cli._messages import counted
@@ -35,6 +36,13 @@ FILES = (
     "spectrum.json",
 )
 _NUM_VALUES_SHOWN = 10
+_SAYS_NOTHING = 0.5  # a sine of 30°
+_INFINITE = (
+    "infinite: its term 1 / (1 - s_{d+1}²) is, for every d, as all computed values are"
+    " 1 to rounding. So it is where groups of rows share no A, such as classes or"
+    " separate parts of a graph: whichever functions are kept, A determines one that is"
+    " left out"
+)
 
 
 def describe(
@@ -57,7 +65,9 @@ def describe(
         notes.append(f"{spectrum.status}: {advice(spectrum.status)}")
     tau = None if useful is None else float(useful.tau)
     best_dim = None if useful is None else int(useful.best_dim)
+    tau_reason = None if useful is not None else "undefined: see the note"
     if tau is not None and not math.isfinite(tau):
+        tau_reason = _INFINITE
         notes.append(
             "tau is infinite, written as null: s_{d+1} = 1 for every d, that is, each"
             " computed function is determined by the context"
@@ -103,6 +113,7 @@ def describe(
         "certificate": _certificate(spectrum.certificate),
         "sampling": None if sampling is None else _sampling(sampling),
         "tau": tau,
+        "tau_reason": tau_reason,
         "best_dim": best_dim,
         "tau_low": None if bounds is None else bounds.low,
         "tau_high": None if bounds is None else bounds.high,
@@ -130,6 +141,7 @@ def _certificate(certificate: cx.solvers.Certificate) -> dict[str, Any]:
         "next_upper": proved.next_upper.item(),
         "upper_if_none_missed": certificate.if_found.upper,
         "leading_sines": proved.leading_sines,
+        "leading_sines_if_none_missed": certificate.if_found.leading_sines,
         # From 1, as the indices of s_i are.
         "clusters": [
             {
@@ -230,13 +242,14 @@ def rows_of_table(
         ("tail", f"{_energy(d['tail_energy'], d)}  (Σ s_i² beyond rank {d['rank']})"),
         (
             "singular values",
-            " ".join(f"{v:.4g}" for v in values[:_NUM_VALUES_SHOWN]) + more,
+            " ".join(rounded(v, 4) for v in values[:_NUM_VALUES_SHOWN]) + more,
         ),
         ("numerical bounds", _bounds_in_words(d)),
+        ("spans", _spans_in_words(d)),
         *_sampling_in_words(d),
         ("decay rate", f"{_shown(d['decay_rate'])}  (λ of s_i² ≈ e^(−λi))"),
-        ("τ", f"{_shown(d['tau'])}  (usefulness of these values: lower is better)"),
-        ("best dimension", _shown(d["best_dim"])),
+        ("τ", _tau_in_words(d)),
+        ("best dimension", str(d["best_dim"] or "none: τ has no smallest value")),
         ("τ, 512 dimensions", _between(d)),
         ("verdict", f"association {d['verdict']}: {d['verdict_reason']}"),
     ]
@@ -246,8 +259,8 @@ def rows_of_table(
             ("target", f"{d['target']} ({d['target_kind']})"),
             (
                 "compatibility",
-                f"{d['compatibility']:.4g}  (of the target with the context, at most"
-                f" s_1 = {values[0]:.4g})",
+                f"{rounded(d['compatibility'], 4)}  (of the target with the context, at"
+                f" most s_1 = {rounded(values[0], 4)})",
             ),
             ("target energy", f"{energy:.1%} in the {len(values)} functions"),
         ]
@@ -258,15 +271,61 @@ def rows_of_table(
 
 def _bounds_in_words(d: dict[str, Any]) -> str:
     certificate, values = d["certificate"], d["singular_values"]
-    ends = zip(certificate["lower"], certificate["upper"], values, strict=True)
-    widest = max(max(v - low, high - v) for low, high, v in ends)
+    widest, if_found = (
+        max(
+            max(v - low, high - v)
+            for low, high, v in zip(certificate["lower"], ends, values, strict=True)
+        )
+        for ends in (certificate["upper"], certificate["upper_if_none_missed"])
+    )
     several = [c for c in certificate["clusters"] if c["multiplicity"] > 1]
-    text = f"each within {widest:.1g}"
+    text = f"each value within {widest:.1g}: {_proved(d)}"
+    if if_found < 0.1 * widest:
+        text += f"; within {if_found:.1g} if no value was missed, which is not proved"
+    text += f"; s_{len(values) + 1} at most {rounded(certificate['next_upper'])}"
     if several:
         ranges = [f"{c['first']}–{c['last']}" for c in several[:_NUM_VALUES_SHOWN]]
         more = " …" if len(several) > _NUM_VALUES_SHOWN else ""
         text += f"; clusters: {', '.join(ranges)}{more}"
     return text
+
+
+def _spans_in_words(d: dict[str, Any]) -> str:
+    """How far the span of the first functions is known, for as many as it is."""
+    certificate = d["certificate"]
+    found = (
+        (certificate["leading_sines"], _proved(d)),
+        (
+            certificate["leading_sines_if_none_missed"],
+            "if no value was missed, which is not proved",
+        ),
+    )
+    parts, known = [], 0
+    for sines, how in found:
+        told = [i for i, sine in enumerate(sines, start=1) if sine < _SAYS_NOTHING]
+        if told and told[-1] > known:
+            known = told[-1]
+            first = "first function" if known == 1 else f"first {known} functions"
+            angle = math.degrees(math.asin(max(0.0, sines[known - 1])))
+            parts.append(f"the {first} within {angle:.1g}°: {how}")
+    if known < len(d["singular_values"]):
+        parts.append(
+            f"beyond {known} nothing is known, as values are not told apart"
+            if known
+            else "nothing is known, as values are not told apart"
+        )
+    return "; ".join(parts)
+
+
+def _proved(d: dict[str, Any]) -> str:
+    chance = d["certificate"]["failure_probability"]
+    return "proved" + (f", but for a chance of {chance:.0e}" if chance else "")
+
+
+def _tau_in_words(d: dict[str, Any]) -> str:
+    if d["tau"] is None:
+        return d["tau_reason"]
+    return f"{d['tau']:.4g}  (usefulness of these values: lower is better)"
 
 
 def _sampling_in_words(d: dict[str, Any]) -> list[tuple[str, str]]:
@@ -305,9 +364,9 @@ def _features(d: dict[str, Any]) -> str:
 def _between(d: dict[str, Any]) -> str:
     low, high, dim = d["tau_low"], d["tau_high"], d["tau_high_dim"]
     if low is None:
-        return "undefined, or infinite"
+        return "undefined where all values are 0, infinite where all are 1"
     if high is None:
-        return f"{low:.4g} or more"
+        return f"{low:.4g} or more: infinite, if all values are as near 1 as these"
     at = f"with {dim} function{'s' * (dim != 1)}"
     if high - low <= 5e-4 * high:
         return f"{high:.4g} {at}"

@@ -10,6 +10,7 @@ from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
+from contexture_jax._core.words import rounded
 from contexture_jax.plotting._style import (
     FAINT,
     INK,
@@ -140,7 +141,7 @@ def _axis_label(i: int, singular_values: ArrayLike | None) -> str:
     name = f"$\\mu_{i + 1}$"
     if singular_values is None:
         return name
-    return f"{name}   ($s_{i + 1}$ = {np.asarray(singular_values)[i]:.3g})"
+    return f"{name}   ($s_{i + 1}$ = {rounded(float(np.asarray(singular_values)[i]))})"
 
 
 def _two_functions(

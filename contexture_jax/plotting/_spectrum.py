@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatterMathtext, NullLocator
 from numpy.typing import ArrayLike
 
+from contexture_jax._core.words import rounded
 from contexture_jax.plotting._style import (
     ACCENT,
     FAINT,
@@ -24,6 +25,8 @@ __all__ = ["Usefulness", "plot_spectrum", "plot_usefulness"]
 _LABEL_SIZE = 11
 _CUTOFF = 100.0
 _VISIBLE = 0.02  # of the height of the axes
+_WHOLE = 1.5  # the least ratio of a logarithmic axis
+_FLAT = 1e-5  # a spread of values that may be rounding
 
 
 @runtime_checkable
@@ -56,6 +59,9 @@ def plot_spectrum(
     cluster: ArrayLike | None = None,
 ) -> Axes:
     """Draw the singular values s_i over i, on a logarithmic axis.
+
+    Values of which the least is above two thirds of the largest (or of 1, near it) have
+    a linear axis of their own range, where they differ by more than rounding.
 
     Values of at most 100 · eps (of their dtype; the scale is s_0 = 1) are zeros to
     rounding, which a logarithmic axis cannot show: hollow marks on its lower edge.
@@ -91,7 +97,7 @@ def plot_spectrum(
     ax = dressed(new_axes() if ax is None else ax, "index i", "singular value $s_i$")
     index = np.arange(1, len(values) + 1)
     visible = values > _CUTOFF * eps * max(1.0, values.max())
-    low = _log_axis(ax, values[visible], room=1.5 if visible.all() else 10.0)
+    low = _log_axis(ax, values[visible], room=_WHOLE if visible.all() else 10.0)
     size = _mark_size(len(values))
     if sampling is not None:
         _draw_band(ax, index, _bounds(sampling, "sampling", values), low)
@@ -169,7 +175,9 @@ def _draw_band(
     if ax.get_yscale() == "log":
         above = lower[lower > 0]
         low = max(min(low, 0.8 * above.min() if above.size else low), floor / 10)
-    ax.set_ylim(low, max(high, 1.05 * upper.max()))
+    ax.set_ylim(low, high)
+    _make_room(ax, float(lower.min()), float(upper.max()))
+    low = ax.get_ylim()[0]
     # A single value has a width of its own.
     edges = index if len(index) > 1 else index + np.array([-0.2, 0.2])
     ax.fill_between(
@@ -181,6 +189,22 @@ def _draw_band(
         linewidth=0,
         zorder=1,
         label="sampling band",
+    )
+
+
+def _make_room(ax: Axes, lowest: float, highest: float) -> None:
+    """Grow the axis to hold what is drawn about the values.
+
+    A linear axis has room of its own below too; the values keep a third of it.
+    """
+    low, high = ax.get_ylim()
+    if ax.get_yscale() == "log":
+        ax.set_ylim(low, max(high, 1.05 * highest))
+        return
+    span = high - low
+    ax.set_ylim(
+        min(low, max(lowest - 0.05 * span, low - span, 0.0)),
+        max(high, min(highest + 0.05 * span, high + span)),
     )
 
 
@@ -196,10 +220,11 @@ def _draw_bars(
     if ax.get_yscale() == "log":
         seen = np.log(np.maximum(upper, low) / lower) > _VISIBLE * np.log(high / low)
     else:
-        seen = upper - lower > _VISIBLE * (high - low)
+        seen = upper - ends[0] > _VISIBLE * (high - low)
     if not seen.any():
         return
-    ax.set_ylim(low, max(high, 1.05 * upper[seen].max()))
+    _make_room(ax, float(ends[0][seen].min()), float(upper[seen].max()))
+    lower = np.maximum(ends[0], ax.get_ylim()[0])
     middle = np.clip(values[seen], lower[seen], upper[seen])
     ax.errorbar(
         index[seen],
@@ -231,6 +256,9 @@ def _draw_clusters(
         if ax.get_yscale() == "log":
             low, high = ax.get_ylim()
             height *= (low / high) ** 0.045
+        else:
+            low, high = ax.get_ylim()
+            height -= 0.045 * (high - low)
         ax.plot(
             [here[0] - 0.3, here[-1] + 0.3],
             [height, height],
@@ -248,6 +276,13 @@ def _log_axis(ax: Axes, visible: np.ndarray, *, room: float) -> float:
     if visible.size == 0:
         ax.set_ylim(0.0, 1.0)
         return 0.0
+    span = float(visible.max() - visible.min())
+    if room == _WHOLE and span > _FLAT and visible.min() * room > visible.max():
+        low = float(visible.min()) - 0.1 * span
+        ax.set_ylim(low, float(visible.max()) + 0.1 * span)
+        ax.ticklabel_format(axis="y", useOffset=False)
+        ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
+        return low
     ax.set_yscale("log")
     # A twentieth of the range above and below; nothing of a context is above 1.
     largest = max(1.0, visible.max()) if visible.max() > 0.8 else 1.1 * visible.max()
@@ -277,10 +312,10 @@ def _spectrum_headline(values: np.ndarray, visible: np.ndarray) -> str:
     if not visible.any():
         return "All singular values are 0: A tells nothing about X"
     if count == 1:
-        return f"One singular value: $s_1$ = {values[0]:.3g}"
+        return f"One singular value: $s_1$ = {rounded(values[0])}"
     if not visible.all():
         return f"{int(visible.sum())} of {count} singular values are above 0"
-    ends = f"$s_1$ = {values[0]:.3g} to $s_{{{count}}}$ = {values[-1]:.3g}"
+    ends = f"$s_1$ = {rounded(values[0])} to $s_{{{count}}}$ = {rounded(values[-1])}"
     return f"{count} singular values, from {ends}"
 
 

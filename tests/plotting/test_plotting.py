@@ -213,6 +213,25 @@ def test_the_axis_of_a_spectrum_ends_where_values_do():
     assert low < 0.01 < 0.02 < high < 0.03
 
 
+def test_values_near_1_have_an_axis_and_digits_of_their_own():
+    values = np.array([0.9997, 0.9996, 0.9991, 0.9985])
+    ax = plot_spectrum(values, cluster=[0, 1, 1, 2])
+    low, high = ax.get_ylim()
+    assert ax.get_yscale() == "linear"
+    assert 0.998 < low < values.min() < values.max() < high < 1.0
+    title = ax.get_title(loc="left")
+    assert "$s_1$ = 0.9997" in title
+    assert "$s_{4}$ = 0.9985" in title
+    wide = plot_spectrum(values, numerical=(values - 0.01, values + 0.01))
+    assert (values.max() - values.min()) * 5 > np.diff(wide.get_ylim())[0]
+
+
+def test_values_that_are_one_to_rounding_have_the_axis_of_one():
+    ax = plot_spectrum(np.float32(1) - np.arange(4, dtype=np.float32) * 1e-7)
+    assert ax.get_yscale() == "log"
+    assert "from $s_1$ = 1 to $s_{4}$ = 1" in ax.get_title(loc="left")
+
+
 def test_dimensions_of_infinite_tau_are_a_band():
     ax = plot_usefulness(Useful(2.0, 3, np.array([np.inf, np.inf, 2.0, 2.1])))
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), [3, 4])

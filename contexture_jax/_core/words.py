@@ -1,0 +1,22 @@
+"""Numbers as text for people."""
+
+import math
+
+__all__ = ["rounded"]
+
+_SAME = 1e-6
+
+
+def rounded(value: float, digits: int = 3) -> str:
+    """A number to some significant digits; near 1, to two of its distance from 1.
+
+    A singular value of 0.9997 is not 1, which says that A determines a function of X;
+    one that is 1 to 1e-6 may be.
+    """
+    value = float(value)
+    distance = abs(value - 1.0)
+    if distance < _SAME:
+        return "1"
+    if distance < 0.1:
+        digits = max(digits, (value > 1) + 1 + math.ceil(-math.log10(distance)))
+    return f"{value:.{digits}g}"

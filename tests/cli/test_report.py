@@ -1,0 +1,80 @@
+"""The certificate and τ in words."""
+
+import pytest
+
+from contexture_jax._core.words import rounded
+from contexture_jax.cli._report import _bounds_in_words, _spans_in_words, _tau_in_words
+
+
+def described(sines, if_found=None, *, chance=0.0):
+    values = [0.9997, 0.5, 0.25]
+    return {
+        "singular_values": values,
+        "certificate": {
+            "lower": [v - 1e-6 for v in values],
+            "upper": [v + 2e-3 for v in values],
+            "upper_if_none_missed": [v + 1e-6 for v in values],
+            "next_upper": 0.2,
+            "leading_sines": sines,
+            "leading_sines_if_none_missed": if_found or sines,
+            "failure_probability": chance,
+            "clusters": [{"first": 1, "last": 3, "multiplicity": 3}],
+        },
+    }
+
+
+def test_bounds_say_what_is_proved_and_what_is_not():
+    text = _bounds_in_words(described([1, 1, 1], chance=1e-6))
+    assert text == (
+        "each value within 0.002: proved, but for a chance of 1e-06; within 1e-06 if no"
+        " value was missed, which is not proved; s_4 at most 0.2; clusters: 1–3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("sines", "if_found", "text"),
+    [
+        ([0.1, 0.01, 1e-4], None, "the first 3 functions within 0.006°: proved"),
+        (
+            [0.1, 1, 1],
+            None,
+            "the first function within 6°: proved; beyond 1 nothing is known, as values"
+            " are not told apart",
+        ),
+        (
+            [1, 1, 1],
+            [1, 0.01, 1],
+            "the first 2 functions within 0.6°: if no value was missed, which is not"
+            " proved; beyond 2 nothing is known, as values are not told apart",
+        ),
+        ([1, 1, 1], None, "nothing is known, as values are not told apart"),
+    ],
+)
+def test_spans_are_told_as_far_as_they_are_known(sines, if_found, text):
+    assert _spans_in_words(described(sines, if_found)) == text
+
+
+def test_an_infinite_tau_has_its_reason():
+    reason = {"tau": None, "tau_reason": "infinite: all are 1"}
+    assert _tau_in_words(reason) == "infinite: all are 1"
+    assert _tau_in_words({"tau": 1.25}).startswith("1.25 ")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.9997, "0.9997"),
+        (0.9985, "0.9985"),
+        (0.99997123, "0.999971"),
+        (0.95, "0.95"),
+        (0.12345, "0.123"),
+        (1.0, "1"),
+        (1 - 1e-7, "1"),
+        (1.0004, "1.0004"),
+        (413.4, "413"),
+        (1e-9, "1e-09"),
+        (0.0, "0"),
+    ],
+)
+def test_digits_tell_a_value_from_1(value, text):
+    assert rounded(value) == text
