@@ -19,7 +19,7 @@ import optax
 from flax import nnx
 
 import contexture_jax as cx
-from contexture_jax.cli._data import Table, Target
+from contexture_jax.cli._data import Table
 from contexture_jax.cli._options import TrainOptions
 
 __all__ = ["Learned", "PairBatches", "compare", "exact_spectrum", "learn", "tie_at"]
@@ -30,7 +30,6 @@ _TWO_VIEWS = ("kise", "spectral_contrastive", "vicreg")
 _RIDGE = 0.1
 _LOG_EVERY = 50
 _NUM_SHUFFLES = 19
-_TEST_SHARE = 0.25
 _TIE = 1e-4
 
 
@@ -342,11 +341,10 @@ def compare(
     learned: Learned,
     exact: cx.SVDResult,
     op: cx.AssociationOperator,
-    table: Table,
     *,
     seed: int,
 ) -> dict[str, Any]:
-    """Learned functions beside the exact ones, and both as features for the target."""
+    """Learned functions beside the exact ones."""
     found = cx.evaluation.alignment(
         learned.left,
         exact,
@@ -359,17 +357,6 @@ def compare(
         name: getattr(found, name)
         for name in ("cca", "mutual_knn", "cka", "ratio_trace")
     }
-    probe = None
-    if table.target is not None and len(table.target.values) == op.shape[0]:
-        probe = _probe(
-            {
-                "learned": learned.left,
-                "exact": np.asarray(exact.left)[:, : learned.left.shape[1]],
-                "features": table.features,
-            },
-            table.target,
-            seed,
-        )
     return {
         **{name: float(measured.value) for name, measured in measures.items()},
         "nulls": {
@@ -381,37 +368,4 @@ def compare(
                 found.clusters, found.cluster_cosines, strict=True
             )
         ],
-        "probe": probe,
-    }
-
-
-def _probe(
-    features: dict[str, np.ndarray], target: Target, seed: int
-) -> dict[str, Any]:
-    """Error of a linear probe on a quarter of the rows, fitted on the others."""
-    from sklearn.linear_model import LogisticRegression, RidgeCV
-    from sklearn.model_selection import train_test_split
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    values = target.values
-    train, test = train_test_split(
-        np.arange(len(values)), test_size=_TEST_SHARE, random_state=seed
-    )
-    classes = target.kind == "classes"
-
-    def error(z: np.ndarray) -> float:
-        z = np.asarray(z, np.float64)
-        model = LogisticRegression(max_iter=1000) if classes else RidgeCV()
-        fitted = make_pipeline(StandardScaler(), model).fit(z[train], values[train])
-        if classes:
-            return float(1.0 - fitted.score(z[test], values[test]))
-        variance = np.var(values[test])
-        residual = np.mean((fitted.predict(z[test]) - values[test]) ** 2)
-        return float(residual / variance) if variance > 0 else 0.0
-
-    return {
-        "measure": "misclassified" if classes else "squared error over variance",
-        "num_test_rows": len(test),
-        **{name: error(z) for name, z in features.items()},
     }

@@ -3,6 +3,8 @@
 import argparse
 import io
 import math
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn
@@ -17,6 +19,8 @@ from contexture_jax.cli._options import (
     Options,
     TrainOptions,
 )
+from contexture_jax.cli._publish import remove_temporaries
+from contexture_jax.cli._signals import Ending, Interrupted, ending_on_signals
 from contexture_jax.cli._source import DEFAULT_MISSING
 
 __all__ = ["main"]
@@ -71,7 +75,8 @@ contexts:
            a column before a square matrix labels the rows
   teacher  the kernel of the features, whitened
 
-exit status: 0 on success, 2 on bad input (one line on stderr), 130 if interrupted.
+exit status: 0 on success; 2 on bad input, a full disk, a directory in use or too little
+memory (one line on stderr); 130 if ended by Ctrl-C, 143 by SIGTERM.
 """
 
 
@@ -92,30 +97,58 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A terminal that knows no Greek letters gets question marks, not a traceback.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    with ending_on_signals() as ending:
+        ending.clean_up = remove_temporaries
+        try:
+            return _run(argv, ending)
+        except Interrupted as interrupted:
+            number = interrupted.number
+        except KeyboardInterrupt:  # the second, while a run saves itself
+            number = signal.SIGINT
+        print(ending.words(number), file=sys.stderr)
+    return 128 + number
+
+
+def _run(argv: Sequence[str] | None, ending: Ending) -> int:
     try:
         arguments = vars(_parser().parse_args(argv))
-        _COMMANDS[arguments.pop("command")](arguments)
+        given = sys.argv[1:] if argv is None else argv
+        ending.command = shlex.join(["contexture", *given])
+        _COMMANDS[arguments.pop("command")](arguments, ending)
     except InputError as error:
-        # One line, whatever a file name or a cell may hold.
-        print(f"contexture: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("contexture: interrupted; no results were written", file=sys.stderr)
-        return 130
-    return 0
+        message = str(error)
+    except OSError as error:
+        message = f"{error.strerror or error}: {error.filename or 'the output'}"
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        message = f"out of memory; {ending.kept()}: take fewer rows or columns"
+    else:
+        return 0
+    # One line, whatever a file name or a cell may hold.
+    print(f"contexture: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
 
 
-def _spectrum(arguments: dict[str, Any]) -> None:
+def _is_out_of_memory(error: Exception) -> bool:
+    """By its words where it is JAX's, which is not to be loaded for this."""
+    return isinstance(error, MemoryError) or (
+        type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+        and "RESOURCE_EXHAUSTED" in str(error)
+    )
+
+
+def _spectrum(arguments: dict[str, Any], ending: Ending) -> None:
     from contexture_jax.cli._spectrum import run
 
-    run(Options(**arguments))
+    run(Options(**arguments), ending)
 
 
-def _train(arguments: dict[str, Any]) -> None:
+def _train(arguments: dict[str, Any], ending: Ending) -> None:
     from contexture_jax.cli._train import run
 
     shared = {name: arguments.pop(name) for name in Options._fields & arguments.keys()}
-    run(TrainOptions(base=Options(**shared), **arguments))
+    run(TrainOptions(base=Options(**shared), **arguments), ending)
 
 
 _COMMANDS = {"spectrum": _spectrum, "train": _train}

@@ -1,15 +1,24 @@
-"""Writing a directory of results whole, or not at all."""
+"""Writing a directory of results whole, or not at all, and by one run at a time."""
 
+import contextlib
+import glob
+import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from contexture_jax._core.locks import HeldError, is_held, locked
 from contexture_jax.cli._messages import InputError, quoted_path
+from contexture_jax.cli._signals import Ending
 
-__all__ = ["check_out", "publishing"]
+__all__ = ["check_out", "claimed", "publishing", "remove_temporaries", "replacing"]
+
+# What a run would leave behind that is ended without a word.
+_temporaries: set[Path] = set()
 
 
 def check_out(out: str) -> Path:
@@ -22,9 +31,7 @@ def check_out(out: str) -> Path:
     if not out:
         raise InputError("--out is empty; expected the name of a directory")
     path = Path(out).absolute()
-    existing = path
-    while not _exists(existing) and existing != existing.parent:
-        existing = existing.parent
+    existing = _existing(path)
     if not existing.is_dir():
         which = (
             "is" if existing == path else f"cannot be made: {quoted_path(existing)} is"
@@ -38,10 +45,19 @@ def check_out(out: str) -> Path:
             f" {quoted_path(existing)}; name another directory"
         )
     try:
-        # Some file systems grant permission and refuse all the same, such as /proc.
-        Path(tempfile.mkdtemp(prefix=".contexture-", dir=existing)).rmdir()
+        # Some file systems grant permission and refuse all the same, such as /proc. The
+        # file has no name where the system knows such files.
+        with tempfile.TemporaryFile(dir=existing):
+            pass
     except OSError as error:
         raise _refused(Path(out), error) from error
+    return path
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest directory above it that exists."""
+    while not _exists(path) and path != path.parent:
+        path = path.parent
     return path
 
 
@@ -53,16 +69,48 @@ def _exists(path: Path) -> bool:
 
 
 @contextmanager
-def publishing(out: Path, known: Sequence[str]) -> Iterator[Path]:
+def claimed(out: Path) -> Iterator[None]:
+    """Keep other runs off a directory of results while the block runs.
+
+    The lock lies in the directory, or where that would be made.
+
+    Raises:
+        InputError: if another run holds it, or the file system refuses.
+    """
+    name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]
+    lock = _existing(out) / f".contexture-{name}.lock"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(lock))
+        except HeldError as error:
+            raise InputError(
+                f"--out {quoted_path(out)} is being written by another run ({error});"
+                " wait for its end, or name another directory"
+            ) from error
+        except OSError as error:
+            raise _refused(out, error) from error
+        _temporaries.add(lock)
+        stack.callback(_temporaries.discard, lock)
+        yield
+
+
+@contextmanager
+def publishing(
+    out: Path,
+    known: Sequence[str],
+    ending: Ending,
+) -> Iterator[Path]:
     """Give a new directory to write into; move what is there to `out` at the end.
 
     If anything is raised inside, `out` is left as it was. Each file replaces the old
     one at once; files of names in `known` that were not written this time are removed,
-    so that results of two runs never mix.
+    so that results of two runs never mix. What runs that were killed had begun to write
+    is removed.
 
     Args:
         out: the directory to publish to; made if it is not there.
         known: the names that runs may write, the one that says all is there last.
+        ending: keeps signals off while files are moved, and is told that they are.
 
     Raises:
         InputError: if the file system refuses.
@@ -70,26 +118,80 @@ def publishing(out: Path, known: Sequence[str]) -> Iterator[Path]:
     # Beside its files and not in the parent if it is there: that may be read-only, or
     # another file system.
     home = out if out.is_dir() else out.parent
-    work = home / f".{out.name}.{os.getpid()}.tmp"
+    work = home / f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    with contextlib.ExitStack() as stack:
+        try:
+            for folder in {home, out.parent}:
+                _remove_stale(folder, out.name)
+            home.mkdir(parents=True, exist_ok=True)
+            work.mkdir()
+            _temporaries.add(work)
+            stack.callback(_removed, work)
+            # By this others know that it is not stale.
+            stack.enter_context(locked(work))
+            yield work
+            with ending.shielded():
+                _move(work, out, known, whole=home != out)
+                ending.kept = lambda: f"the results are in {quoted_path(out)}"
+        except HeldError as error:
+            raise InputError(f"{quoted_path(work)} is in use; try again") from error
+        except OSError as error:
+            raise _refused(out, error) from error
+
+
+def _move(work: Path, out: Path, known: Sequence[str], *, whole: bool) -> None:
+    if whole:
+        work.rename(out)
+        return
+    for name in known:
+        if (work / name).exists():
+            (work / name).replace(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file to write; it replaces `path` at once, at the end.
+
+    Raises:
+        InputError: if the file system refuses.
+    """
+    beside = path.with_name(f".{path.name}.tmp")
+    _temporaries.add(beside)
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        work.mkdir()
+        yield beside
+        beside.replace(path)
     except OSError as error:
-        raise _refused(out, error) from error
-    try:
-        yield work
-        if home != out:
-            work.rename(out)
-            return
-        for name in known:
-            if (work / name).exists():
-                (work / name).replace(out / name)
-            else:
-                (out / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise _refused(out, error) from error
+        raise InputError(
+            f"{quoted_path(path)} cannot be written: {error.strerror or error}"
+        ) from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        _removed(beside)
+
+
+def remove_temporaries() -> None:
+    """Remove what this process has begun to write, as it is about to be ended."""
+    for path in tuple(_temporaries):
+        _removed(path)
+
+
+def _remove_stale(folder: Path, name: str) -> None:
+    """Remove the directories of runs that were killed while they published."""
+    pattern = f".{glob.escape(name)}.*.tmp"
+    with contextlib.suppress(OSError):
+        for path in folder.glob(pattern):
+            if path.is_dir() and not path.is_symlink() and not is_held(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _removed(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    _temporaries.discard(path)
 
 
 def _refused(out: Path, error: OSError) -> InputError:

@@ -8,19 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from contexture_jax._core.threads import single_threaded_lapack
-from contexture_jax.cli._contexts import build_context, load, plan_context, plan_rank
+from contexture_jax.cli._contexts import (
+    Recipe,
+    build_context,
+    load,
+    plan_context,
+    plan_rank,
+)
+from contexture_jax.cli._data import Table
 from contexture_jax.cli._devices import make_mesh
 from contexture_jax.cli._messages import InputError
 from contexture_jax.cli._options import Options
 from contexture_jax.cli._programs import kept_programs
 from contexture_jax.cli._progress import Stages
-from contexture_jax.cli._publish import check_out, publishing
+from contexture_jax.cli._publish import check_out, claimed, publishing
+from contexture_jax.cli._signals import Ending
 
 __all__ = ["precision", "print_table", "run"]
 
 
-def run(options: Options) -> Path:
+def run(options: Options, ending: Ending) -> Path:
     """Compute, judge, draw and write.
+
+    Args:
+        options: what was asked for.
+        ending: told what is kept if the run ends early.
 
     Returns:
         The directory with the results.
@@ -37,6 +49,20 @@ def run(options: Options) -> Path:
         recipe = plan_context(options, table)
         plan_rank(options.rank, recipe, recipe.num_triples)
         mesh = make_mesh(options.devices)
+    with claimed(out):
+        _compute(options, ending, stages, out, table, recipe, mesh)
+    return out
+
+
+def _compute(
+    options: Options,
+    ending: Ending,
+    stages: Stages,
+    out: Path,
+    table: Table,
+    recipe: Recipe,
+    mesh: Any,
+) -> None:
     with kept_programs(), precision(options.dtype), single_threaded_lapack():
         with stages.stage("context") as advance:
             from contexture_jax.cli import _report, _solve
@@ -69,7 +95,7 @@ def run(options: Options) -> Path:
                     num_replicates=options.bootstrap,
                     seed=options.seed,
                 )
-    with publishing(out, _report.FILES) as folder:
+    with publishing(out, _report.FILES, ending) as folder:
         with stages.stage("pictures"):
             if options.plots:
                 from contexture_jax.cli._pictures import draw
@@ -88,7 +114,6 @@ def run(options: Options) -> Path:
     if not options.quiet:
         paths = [str(Path(options.out) / name) for name in files]
         print_table(_report.rows_of_table(description, paths))
-    return out
 
 
 def _check_installed(*, plots: bool) -> None:

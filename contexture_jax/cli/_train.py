@@ -2,8 +2,9 @@
 
 import hashlib
 import importlib.util
-import json
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,29 @@ from contexture_jax.cli._data import Table
 from contexture_jax.cli._devices import make_mesh
 from contexture_jax.cli._messages import InputError, counted, quoted_path
 from contexture_jax.cli._options import TrainOptions
+from contexture_jax.cli._probe import probed
 from contexture_jax.cli._programs import kept_programs
 from contexture_jax.cli._progress import Stages
-from contexture_jax.cli._publish import check_out, publishing
+from contexture_jax.cli._publish import check_out, claimed, publishing, replacing
+from contexture_jax.cli._run import RUN, claim_run, kept_of, told_in_one_line
+from contexture_jax.cli._signals import Ending
 from contexture_jax.cli._spectrum import precision, print_table
 
 __all__ = ["run"]
 
 # In the order of publishing: whoever sees the JSON sees the rest.
 _FILES = ("train.npz", "learned.png", "loss.png", "train.json")
-_RUN = "run"
 _NEEDED = ("orbax.checkpoint", "platformdirs", "pyarrow", "rich", "sklearn")
 _LARGEST_OUTPUT = 512
 _HIDDEN = (512, 512)
 
 
-def run(options: TrainOptions) -> Path:
+def run(options: TrainOptions, ending: Ending) -> Path:
     """Train, extract, compare, draw and write.
+
+    Args:
+        options: what was asked for.
+        ending: told what is kept if the run ends early.
 
     Returns:
         The directory with the results.
@@ -58,11 +65,15 @@ def run(options: TrainOptions) -> Path:
         plan_rank(base.rank, recipe, recipe.num_triples)
         mesh = make_mesh(base.devices)
         _check_batch(options)
-    with kept_programs(), precision(base.dtype), single_threaded_lapack():
+    with (
+        kept_programs(),
+        precision(base.dtype),
+        single_threaded_lapack(),
+        ExitStack() as stack,
+    ):
         with stages.stage("context") as advance:
             from contexture_jax.cli import _learn, _report, _solve
             from contexture_jax.operators import association_operator
-            from contexture_jax.training import CheckpointError
 
             context = build_context(recipe, table, base.dtype, advance)
             op = association_operator(context)
@@ -70,75 +81,105 @@ def run(options: TrainOptions) -> Path:
             rank = plan_rank(base.rank, recipe, limit)
         output = _output(options, rank)
         settings = _settings(options, recipe, rank, output, table, encoder)
-        _claim_run(out / _RUN, settings, resume=options.resume)
+        stack.enter_context(_run_of(out, settings, ending, resume=options.resume))
         with stages.stage("exact"):
             exact, exact_status = _learn.exact_spectrum(
                 op, rank, _solve.num_triples(op), seed=base.seed
             )
             tie = _learn.tie_at(exact.singular_values, rank)
-        with stages.stage("train"):
-            try:
-                learned = _learn.learn(
-                    options,
-                    encoder,
-                    recipe.name,
-                    table,
-                    context,
-                    op,
-                    rank=rank,
-                    output=output,
-                    mesh=mesh,
-                    directory=out / _RUN,
-                    progress=None if not base.quiet else False,
-                )
-            except CheckpointError as error:
-                raise InputError(str(error)) from error
+        with stages.stage("train"), told_in_one_line(ending):
+            learned = _learn.learn(
+                options,
+                encoder,
+                recipe.name,
+                table,
+                context,
+                op,
+                rank=rank,
+                output=output,
+                mesh=mesh,
+                directory=out / RUN,
+                progress=None if not base.quiet else False,
+            )
         if not np.isfinite(learned.singular_values).all():
             raise InputError(
                 f"{learned.message}; no results were written: expected a smaller"
                 f" --learning-rate than {options.learning_rate:g}, and another --out"
             )
         with stages.stage("compare"):
-            comparison = _learn.compare(learned, exact, op, table, seed=base.seed)
+            comparison = _learn.compare(learned, exact, op, seed=base.seed)
             exact_values = exact.singular_values[:rank]
-    with publishing(out, _FILES) as folder:
-        with stages.stage("pictures"):
-            if base.plots:
-                _draw(learned, exact_values, folder)
-        description = _report.plain(
-            {
-                **settings,
-                "num_rows": len(table.rows),
-                "status": learned.status,
-                "message": learned.message,
-                "steps_done": learned.num_steps,
-                "parameters": learned.num_parameters,
-                "loss_last": learned.last_loss,
-                "learned_singular_values": learned.singular_values,
-                "exact_singular_values": exact_values,
-                "exact_status": exact_status,
-                **comparison,
-                "notes": [*table.notes, *recipe.notes, *tie],
-                "seconds": {**stages.seconds, "total": stages.total},
-            }
-        )
-        np.savez(
-            folder / "train.npz",
-            learned_singular_values=learned.singular_values,
-            learned_left=learned.left,
-            exact_singular_values=exact_values,
-            exact_left=exact.left[:, :rank],
-            p_x=np.asarray(op.p_x),
-            rows=table.rows,
-        )
-        _report.write_json(description, folder / "train.json")
-        files = [name for name in _FILES if (folder / name).exists()]
+        description = {
+            **settings,
+            "num_rows": len(table.rows),
+            "status": learned.status,
+            "message": learned.message,
+            "steps_done": learned.num_steps,
+            "parameters": learned.num_parameters,
+            "loss_last": learned.last_loss,
+            "learned_singular_values": learned.singular_values,
+            "exact_singular_values": exact_values,
+            "exact_status": exact_status,
+            **comparison,
+            "probe": None,
+            "notes": [*table.notes, *recipe.notes, *tie],
+        }
+        with publishing(out, _FILES, ending) as folder:
+            with stages.stage("pictures"):
+                if base.plots:
+                    _draw(learned, exact_values, folder)
+            np.savez(
+                folder / "train.npz",
+                learned_singular_values=learned.singular_values,
+                learned_left=learned.left,
+                exact_singular_values=exact_values,
+                exact_left=exact.left[:, :rank],
+                p_x=np.asarray(op.p_x),
+                rows=table.rows,
+            )
+            written = _timed(description, stages)
+            _report.write_json(written, folder / "train.json")
+            files = [name for name in _FILES if (folder / name).exists()]
+        if table.target is not None and len(table.target.values) == op.shape[0]:
+            # What is written by now does not hang on it.
+            with stages.stage("probe"):
+                probe, notes = probed(learned.left, exact.left[:, :rank], table, base)
+            description["probe"] = probe
+            description["notes"] += notes
+            written = _timed(description, stages)
+            with replacing(out / "train.json") as path:
+                _report.write_json(written, path)
     if learned.status == "non-finite":
         print(f"contexture: warning: {learned.message}", file=sys.stderr)
     if not base.quiet:
         paths = [str(Path(base.out) / name) for name in files]
-        print_table(_rows(description, paths))
+        print_table(_rows(written, paths))
     return out
+
+
+def _timed(description: dict[str, Any], stages: Stages) -> dict[str, Any]:
+    from contexture_jax.cli import _report
+
+    seconds = {**stages.seconds, "total": stages.total}
+    return _report.plain({**description, "seconds": seconds})
+
+
+@contextmanager
+def _run_of(
+    out: Path, settings: dict[str, Any], ending: Ending, *, resume: bool
+) -> Iterator[None]:
+    """Hold the directory of the run, in which other runs find that it is held."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"--out {quoted_path(out)} cannot be made: {error.strerror or error};"
+            " name another directory"
+        ) from error
+    with claimed(out):
+        claim_run(out / RUN, settings, resume=resume)
+        ending.kept = lambda: kept_of(out / RUN, settings["steps"], ending.command)
+        yield
 
 
 def _check_installed(*, plots: bool) -> None:
@@ -229,13 +270,13 @@ def _settings(
     import contexture_jax as cx
 
     base = options.base
-    content = np.ascontiguousarray(table.features).tobytes()
+    content = hashlib.sha256(np.ascontiguousarray(table.features))
     if table.target is not None:
-        content += np.asarray(table.target.values).astype(str).tobytes()
+        content.update(np.asarray(table.target.values).astype(str).tobytes())
     return {
         "version": cx.__version__,
         "data": table.title,
-        "fingerprint": hashlib.sha256(content).hexdigest()[:16],
+        "fingerprint": content.hexdigest()[:16],
         "context": recipe.name,
         "params": recipe.params,
         "loss": options.loss,
@@ -250,53 +291,6 @@ def _settings(
         "devices": base.devices,
         "strategy": options.strategy,
     }
-
-
-# What may change when a run goes on: nothing that its states depend on.
-_FREE = ("version", "data", "devices", "strategy")
-
-
-def _claim_run(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
-    """Make the directory of the run, or find the same run in it.
-
-    Raises:
-        InputError: if it holds a run and `resume` is not set, or another run.
-    """
-    path = folder / "settings.json"
-    wanted = json.loads(json.dumps(settings))
-    if not path.exists():
-        if any((folder / "checkpoints").glob("*")):
-            raise InputError(
-                f"{quoted_path(str(folder))} holds checkpoints but no settings.json"
-                " that says what of; expected another --out, or that directory deleted"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
-        return
-    if not resume:
-        raise InputError(
-            f"{quoted_path(str(folder))} holds a run already; expected --resume to go"
-            " on with it, another --out, or that directory deleted"
-        )
-    try:
-        held = dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise InputError(
-            f"{quoted_path(str(path))} is damaged ({error}); expected another --out, or"
-            f" {quoted_path(str(folder))} deleted"
-        ) from error
-    differing = [
-        name for name in wanted if name not in _FREE and held.get(name) != wanted[name]
-    ]
-    if differing:
-        name = differing[0]
-        raise InputError(
-            f"{quoted_path(str(folder))} holds another run: {name} is"
-            f" {held.get(name)} there and {wanted[name]} here; expected the same"
-            " options, or another --out"
-        )
 
 
 def _draw(learned: Any, exact_values: Any, folder: Path) -> None:

@@ -62,8 +62,8 @@ _current: Interruption | None = None
 def interruptible(agree: Agree | None = None) -> Iterator[Interruption]:
     """Take SIGTERM and SIGINT as a request to end, for as long as the block runs.
 
-    Handlers are put back at the end. A signal is delivered again then if the program
-    has a handler of its own for it, or if it came too late for the block to go by it.
+    Handlers are put back at the end. A handler that the program has set itself is
+    called then, and a signal that came too late for the block to go by is sent again.
     Signals that are ignored stay so. Outside the main thread nothing is changed, as
     Python allows no more; within another such block the request is shared with it.
 
@@ -100,5 +100,7 @@ def interruptible(agree: Agree | None = None) -> Iterator[Interruption]:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
     for number in dict.fromkeys(missed):
-        if before[number] not in _DEFAULTS or not interruption.name:
+        if before[number] not in _DEFAULTS:
+            before[number](number, None)
+        elif not interruption.name:
             signal.raise_signal(number)

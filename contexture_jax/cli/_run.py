@@ -1,0 +1,117 @@
+"""The directory of a run of `contexture train`: whose it is, and what it keeps."""
+
+import json
+import logging
+import shlex
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from contexture_jax.cli._messages import InputError, quoted_path
+from contexture_jax.cli._publish import replacing
+from contexture_jax.cli._signals import Ending
+
+__all__ = ["RUN", "claim_run", "kept_of", "told_in_one_line"]
+
+RUN = "run"
+
+# What may change when a run goes on: nothing that its states depend on.
+_FREE = ("version", "data", "devices", "strategy")
+
+
+def claim_run(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
+    """Make the directory of the run, or find the same run in it.
+
+    Raises:
+        InputError: if it holds a run and `resume` is not set, or another run, or if
+            the file system refuses.
+    """
+    path = folder / "settings.json"
+    wanted = json.loads(json.dumps(settings))
+    has_checkpoints = any((folder / "checkpoints").glob("*"))
+    if not path.exists() and has_checkpoints:
+        raise InputError(
+            f"{quoted_path(str(folder))} holds checkpoints but no settings.json"
+            " that says what of; expected another --out, or that directory deleted"
+        )
+    if not path.exists() or not (resume or has_checkpoints):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{quoted_path(str(folder))} cannot be made: {error.strerror or error}"
+            ) from error
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+        return
+    if not resume:
+        raise InputError(
+            f"{quoted_path(str(folder))} holds a run already; expected --resume to go"
+            " on with it, another --out, or that directory deleted"
+        )
+    try:
+        held = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{quoted_path(str(path))} is damaged ({error}); expected another --out, or"
+            f" {quoted_path(str(folder))} deleted"
+        ) from error
+    differing = [
+        name for name in wanted if name not in _FREE and held.get(name) != wanted[name]
+    ]
+    if differing:
+        name = differing[0]
+        raise InputError(
+            f"{quoted_path(str(folder))} holds another run: {name} is"
+            f" {held.get(name)} there and {wanted[name]} here; expected the same"
+            " options, or another --out"
+        )
+
+
+def kept_of(folder: Path, num_steps: int, command: str) -> str:
+    """Which step of a run is kept, and the command that goes on from it, in words."""
+    try:
+        found = [path.name for path in (folder / "checkpoints").iterdir()]
+    except OSError:
+        found = []
+    steps = [int(name) for name in found if name.isdigit()]
+    if not steps:
+        return "no step was kept: the same command starts anew"
+    arguments = shlex.split(command)
+    if "--resume" not in arguments:
+        arguments.append("--resume")
+    return (
+        f"step {max(steps):,} of {num_steps:,} is kept in {quoted_path(folder)}; go on"
+        f" from it with: {shlex.join(arguments)}"
+    )
+
+
+@contextmanager
+def told_in_one_line(ending: Ending) -> Iterator[None]:
+    """A run that saves itself when it is ended, and whose failures are one line.
+
+    What fails in a thread of Orbax is raised in this one too: the reports of the
+    threads are kept off the terminal.
+
+    Raises:
+        InputError: in place of a `CheckpointError`.
+    """
+    from contexture_jax.training import CheckpointError
+
+    log, hook, thread_hook = logging.getLogger("absl"), sys.excepthook, None
+    level, thread_hook = log.level, threading.excepthook
+    log.setLevel(logging.CRITICAL)
+    sys.excepthook = lambda *_: None
+    threading.excepthook = lambda _: None
+    try:
+        with ending.left_to_itself():
+            yield
+    except CheckpointError as error:
+        raise InputError(str(error)) from error
+    finally:
+        log.setLevel(level)
+        sys.excepthook = hook
+        threading.excepthook = thread_hook

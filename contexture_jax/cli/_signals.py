@@ -1,0 +1,138 @@
+"""How a run of the command ends when it is told to: by SIGTERM, or by Ctrl-C.
+
+The main thread is told by an exception, and cleans up on its way out. While it is in a
+program of XLA it cannot be told: a thread that watches then cleans up and ends the
+process for it. A run that saves itself (`left_to_itself`) is only ended so by a second
+Ctrl-C.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["Ending", "Interrupted", "ending_on_signals"]
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_GRACE = 3.0  # seconds that the main thread has to end by itself
+
+
+class Interrupted(BaseException):
+    """The process was told to end.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Ending:
+    """What is said and done when the run ends early.
+
+    Attributes:
+        kept: what remains of the run, in words; called when they are needed.
+        clean_up: removes what nobody will need; may be called more than once.
+        command: the command that was given.
+    """
+
+    def __init__(self) -> None:
+        self.kept: Callable[[], str] = lambda: "no results were written"
+        self.clean_up: Callable[[], None] = lambda: None
+        self.command = "contexture"
+        self._is_patient = False
+        self._is_shielded = False
+        self._waiting = 0
+        self._is_told = False
+
+    def words(self, number: int) -> str:
+        """The line to end with."""
+        how = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+        return f"contexture: interrupted{how}; {self.kept()}"
+
+    @contextmanager
+    def left_to_itself(self) -> Iterator[None]:
+        """What runs inside takes signals itself."""
+        self._is_patient = True
+        try:
+            yield
+        finally:
+            self._is_patient = False
+
+    @contextmanager
+    def shielded(self) -> Iterator[None]:
+        """What runs inside ends first: it is short, and must not be cut in two."""
+        self._is_shielded = True
+        try:
+            yield
+        finally:
+            self._is_shielded = False
+        if self._waiting:
+            self._tell(self._waiting)
+
+    def _tell(self, number: int) -> None:
+        """Called in the main thread."""
+        if self._is_shielded:
+            self._waiting = self._waiting or number
+        elif not self._is_told:
+            self._is_told = True
+            raise Interrupted(number)
+
+    def _watch(self, numbers: int, ended: threading.Event) -> None:
+        """Called in a thread: signals come as bytes as soon as they come."""
+        first, told = 0, 0
+        while received := os.read(numbers, 1):
+            number = received[0]
+            if number not in _SIGNALS:
+                continue
+            told += number == signal.SIGINT
+            first = first or number
+            if self._is_patient and told < 2:
+                continue
+            if not ended.wait(_GRACE if told < 2 else _GRACE / 3):
+                while self._is_shielded and not ended.wait(0.1):
+                    pass
+                if not ended.is_set() and (told >= 2 or not self._is_patient):
+                    self.clean_up()
+                    print(f"\n{self.words(first)}", file=sys.stderr, flush=True)
+                    os._exit(128 + first)
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[Ending]:
+    """Take SIGTERM and SIGINT as `Interrupted` while the block runs.
+
+    Outside the main thread nothing is changed, as Python allows no more. A signal that
+    is ignored stays so.
+    """
+    ending = Ending()
+    if threading.current_thread() is not threading.main_thread():
+        yield ending
+        return
+    ended = threading.Event()
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before: dict[int, Any] = {}
+    woken = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    watch = threading.Thread(target=ending._watch, args=(reading, ended), daemon=True)
+    watch.start()
+    try:
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(
+                    number, lambda received, _: ending._tell(received)
+                )
+        yield ending
+    finally:
+        ended.set()
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        signal.set_wakeup_fd(woken)
+        os.close(writing)
+        watch.join()
+        os.close(reading)

@@ -1,0 +1,422 @@
+"""Runs that are ended, or meet each other or a full disk: one line, nothing lost."""
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from contexture_jax._core.locks import locked
+from contexture_jax.cli import _publish, main
+from contexture_jax.cli._messages import InputError
+from contexture_jax.cli._publish import claimed, publishing, replacing
+from contexture_jax.cli._signals import Ending, Interrupted, ending_on_signals
+from tests.cli.helpers import run, write
+
+TABLE = "a,b,y\n" + "".join(f"{i % 7},{i * i % 11},{'uv'[i % 2]}\n" for i in range(24))
+TRAIN = ["--context", "knn", "--num-neighbors", "5", "--rank", "2", "--target", "y"]
+TRAIN += ["--hidden", "8", "--batch-size", "8", "--steps", "60", "--learning-rate"]
+TRAIN += ["0.01", "--quiet", "--no-plots"]
+
+
+def train(path: Path, out: Path, *more: str) -> int:
+    return main(["train", str(path), *TRAIN, "--out", str(out), *more])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A table, and the results of a run that nothing ended."""
+    folder = tmp_path_factory.mktemp("whole")
+    path = write(folder, TABLE)
+    assert train(path, folder / "out") == 0
+    return path, folder / "out"
+
+
+def assert_same_results(out: Path, whole: Path) -> None:
+    with np.load(out / "train.npz") as found, np.load(whole / "train.npz") as expected:
+        assert found.files == expected.files
+        for name in expected.files:
+            np.testing.assert_array_equal(found[name], expected[name])
+    log = Path("run") / "metrics.csv"
+    assert (out / log).read_bytes() == (whole / log).read_bytes()
+    assert list(out.glob(".*")) == []
+
+
+def told_at(
+    step: int, monkeypatch: pytest.MonkeyPatch, *numbers: int
+) -> pytest.MonkeyPatch:
+    """Signals to this process as the batch of a step is read."""
+    from contexture_jax.cli._learn import PairBatches
+
+    at = PairBatches.at
+
+    def telling(self: Any, which: int) -> Any:
+        if which == step:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        return at(self, which)
+
+    monkeypatch.setattr(PairBatches, "at", telling)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "how"),
+    [
+        (signal.SIGTERM, 143, "interrupted by SIGTERM;"),
+        pytest.param(signal.SIGINT, 130, "interrupted;", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_is_ended_says_what_is_kept_and_goes_on_to_the_bit(
+    whole: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    status: int,
+    how: str,
+) -> None:
+    path, out = whole[0], tmp_path / "out"
+    before = signal.getsignal(number)
+    with pytest.MonkeyPatch.context() as patched:
+        told_at(20, patched, number)
+        assert train(path, out) == status
+    assert signal.getsignal(number) is before
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith(f"contexture: {how}")
+    kept = [int(p.name) for p in (out / "run" / "checkpoints").iterdir()]
+    assert f"; step {max(kept)} of 60 is kept in " in err
+    command = err.partition("go on from it with: contexture ")[2].split()
+    assert command == ["train", str(path), *TRAIN, "--out", str(out), "--resume"]
+    assert main(command) == 0
+    assert_same_results(out, whole[1])
+
+
+@pytest.mark.slow
+def test_a_run_that_kept_no_step_starts_anew(
+    whole: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from contexture_jax.cli import _learn
+
+    def told(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_learn, "exact_spectrum", told)
+        assert train(whole[0], tmp_path / "out") == 143
+    assert "no step was kept: the same command starts anew" in capsys.readouterr().err
+    assert train(whole[0], tmp_path / "out") == 0
+    assert_same_results(tmp_path / "out", whole[1])
+
+
+def test_a_second_interrupt_ends_a_run_at_once(
+    whole: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        told_at(20, patched, signal.SIGINT, signal.SIGTERM)
+        from contexture_jax.training import _fit
+
+        patched.setattr(
+            _fit._Loop, "_save", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)
+        )
+        assert train(whole[0], tmp_path / "out") == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "train.json").exists()
+
+
+def started(*arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "contexture_jax.cli", *map(str, arguments)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition() and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.02)
+    assert condition()
+
+
+def test_a_process_that_is_ended_leaves_old_results_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = write(tmp_path, TABLE), tmp_path / "out"
+    out.mkdir()
+    (out / "spectrum.json").write_text("old", encoding="utf-8")
+    process = started("spectrum", path, "--rank", "4", "--quiet", "--out", out)
+    wait_for(lambda: list(out.glob(".contexture-*.lock")), process)
+    # Meanwhile nobody else writes there.
+    ran = run(capsys, path, "--out", out)
+    assert ran.status == 2
+    assert f"is being written by another run (process {process.pid} on" in ran.err
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 143, err
+    assert err.strip() == (
+        "contexture: interrupted by SIGTERM; no results were written"
+    )
+    assert [path.name for path in out.iterdir()] == ["spectrum.json"]
+    assert (out / "spectrum.json").read_text(encoding="utf-8") == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "table.csv"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("numbers", "status"),
+    [
+        ([signal.SIGTERM], 143),
+        ([signal.SIGINT], 130),
+        ([signal.SIGINT, signal.SIGINT], 130),
+        ([signal.SIGTERM, signal.SIGTERM], 143),
+        ([signal.SIGKILL], -9),
+    ],
+)
+def test_a_process_that_trains_is_ended_and_goes_on_to_the_bit(
+    tmp_path: Path, numbers: list[int], status: int
+) -> None:
+    path = write(tmp_path, TABLE)
+    ends, whole = tmp_path / "ends", tmp_path / "whole"
+    options = [*TRAIN, "--steps", "4000"]
+    process = started("train", path, *options, "--out", whole)
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    process = started("train", path, *options, "--out", ends)
+    checkpoints = ends / "run" / "checkpoints"
+    wait_for(lambda: checkpoints.exists() and list(checkpoints.glob("[0-9]*")), process)
+    other = started("train", path, *options, "--out", ends, "--resume")
+    _, err = other.communicate(timeout=120)
+    if process.poll() is None:  # else it was too fast to be met
+        assert other.returncode == 2
+        assert "is being written by another run" in err
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(0.05)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == status, err
+    if status > 0:
+        assert err.strip().count("\n") == 0
+        assert "of 4,000 is kept in" in err
+    process = started("train", path, *options, "--out", ends, "--resume")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert_same_results(ends, whole)
+
+
+def test_results_of_a_run_that_was_killed_while_publishing_are_removed(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    for home in (tmp_path, out):
+        home.mkdir(exist_ok=True)
+        for name in (".out.1.tmp", f".out.{os.getpid()}.tmp", ".out.77-ab.tmp"):
+            (home / name).mkdir()
+            (home / name / "half.npz").write_bytes(b"half")
+    others = [tmp_path / ".other.1.tmp", tmp_path / ".out.live.tmp"]
+    for path in others:
+        path.mkdir()
+    with locked(others[1]), publishing(out, ["a"], Ending()) as folder:
+        (folder / "a").write_text("new", encoding="utf-8")
+    assert [path.name for path in out.iterdir()] == ["a"]
+    assert sorted(tmp_path.iterdir()) == sorted([out, *others])
+
+
+def test_a_signal_while_results_are_moved_comes_after_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = _publish._move
+
+    def moving(*arguments: Any, **options: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        original(*arguments, **options)
+
+    monkeypatch.setattr(_publish, "_move", moving)
+    with ending_on_signals() as ending:
+        with (
+            pytest.raises(Interrupted),
+            publishing(tmp_path / "out", ["a"], ending) as folder,
+        ):
+            (folder / "a").write_text("new", encoding="utf-8")
+        assert "the results are in" in ending.kept()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "a"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_full_disk_leaves_old_results_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], exists: bool
+) -> None:
+    from contexture_jax.cli import _report
+
+    path, out = write(tmp_path, TABLE), tmp_path / "out"
+    if exists:
+        out.mkdir()
+        (out / "spectrum.json").write_text("old", encoding="utf-8")
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_report, "write_json", full)
+        ran = run(capsys, path, "--rank", "2", "--no-plots", "--quiet", "--out", out)
+    assert ran.status == 2
+    assert ran.err.count("\n") == 1
+    assert "cannot be written: No space left on device" in ran.err
+    names = sorted(p.name for p in tmp_path.rglob("*"))
+    assert names == (["out", "spectrum.json"] if exists else []) + ["table.csv"]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "checkpoint",
+        *(
+            pytest.param(where, marks=pytest.mark.slow)
+            for where in ("settings", "log", "results")
+        ),
+    ],
+)
+def test_a_full_disk_ends_training_in_one_line_and_it_goes_on(
+    whole: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    where: str,
+) -> None:
+    import orbax.checkpoint as ocp
+
+    from contexture_jax.cli import _report
+    from contexture_jax.training._log import History
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    owner, name = {
+        "settings": (Path, "write_text"),
+        "checkpoint": (ocp.CheckpointManager, "save"),
+        "log": (History, "_cells"),
+        "results": (_report, "write_json"),
+    }[where]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(owner, name, full)
+        assert train(whole[0], tmp_path / "out") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "No space left on device" in err
+    assert str(tmp_path / "out") in err
+    assert not (tmp_path / "out" / "train.json").exists()
+    # Without a checkpoint there is nothing to resume, and the same command starts anew.
+    more = ["--resume"] if where == "results" else []
+    assert train(whole[0], tmp_path / "out", *more) == 0
+    assert_same_results(tmp_path / "out", whole[1])
+
+
+def tiny_disk(folder: Path, size: str) -> None:
+    """A file system of its own in a folder, or no test."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(command, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+
+
+def fill(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("wb") as file:
+        while True:
+            file.write(bytes(4096))
+
+
+@pytest.mark.slow
+def test_training_on_a_disk_that_fills_up_or_becomes_read_only(tmp_path: Path) -> None:
+    path, disk = write(tmp_path, TABLE), tmp_path / "disk"
+    options = [*TRAIN, "--steps", "4000", "--hidden", "64", "--out", disk / "out"]
+    tiny_disk(disk, "600k")
+    try:
+        filler = disk / "filler"
+        process = started("train", path, *options)
+        checkpoints = disk / "out" / "run" / "checkpoints"
+        wait_for(
+            lambda: checkpoints.exists() and list(checkpoints.glob("[0-9]*")), process
+        )
+        fill(filler)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 2, err
+        assert err.strip().count("\n") == 0
+        assert "No space left on device" in err
+        assert "is whole: a run can go on from it" in err
+        filler.unlink()
+        process = started("train", path, *options, "--resume")
+        time.sleep(6)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        _, err = process.communicate(timeout=120)
+        if process.returncode:  # else it was too fast
+            assert process.returncode == 2, err
+            assert err.strip().count("\n") == 0
+            assert "Read-only file system" in err
+        subprocess.run(["mount", "-o", "remount,rw,size=40m", disk], check=True)
+        process = started("train", path, *options, "--resume")
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_directory_in_use_is_told_by_its_name_wherever_it_lies(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "deep" / "out"
+    with claimed(out):
+        with pytest.raises(InputError, match="is being written by another run"):
+            claimed(tmp_path / "deep" / ".." / "deep" / "out").__enter__()
+        with claimed(tmp_path / "deep" / "other"):
+            pass
+        assert not out.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_replaced_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with (
+        pytest.raises(InputError, match="cannot be written"),
+        replacing(tmp_path / "a") as path,
+    ):
+        path.write_text("new", encoding="utf-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+WATCHED = """
+import hashlib
+from contexture_jax.cli import _signals
+_signals._GRACE = 0.2
+with _signals.ending_on_signals() as ending:
+    ending.clean_up = lambda: print("cleaned", flush=True)
+    print("here", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # in C, for minutes
+"""
+
+
+def test_a_watch_ends_what_cannot_be_told() -> None:
+    """As a program of XLA that runs for minutes."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WATCHED],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert out == "cleaned\n"
+    assert err == "\ncontexture: interrupted by SIGTERM; no results were written\n"
