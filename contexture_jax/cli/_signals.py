@@ -1,15 +1,16 @@
 """How a run of the command ends when it is told to: by SIGTERM, or by Ctrl-C.
 
 The main thread is told by an exception, and cleans up on its way out. While it is in a
-program of XLA it cannot be told: a thread that watches then cleans up and ends the
-process for it. A run that saves itself (`left_to_itself`) is only ended so by a second
-Ctrl-C.
+program of XLA it cannot be told, and an exception that comes as garbage is collected is
+lost: a thread that watches then cleans up and ends the process for it. A run that saves
+itself (`left_to_itself`) is only ended so by a second Ctrl-C.
 """
 
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ __all__ = ["Ending", "Interrupted", "ending_on_signals"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _GRACE = 3.0  # seconds that the main thread has to end by itself
+_POLL = 0.05
 
 
 class Interrupted(BaseException):
@@ -49,6 +51,9 @@ class Ending:
         self._is_shielded = False
         self._waiting = 0
         self._is_told = False
+        self._over = threading.Event()  # ended, or the exception was lost
+        self._has_ended = False
+        self._hook = sys.unraisablehook
 
     def words(self, number: int) -> str:
         """The line to end with."""
@@ -83,24 +88,35 @@ class Ending:
             self._is_told = True
             raise Interrupted(number)
 
-    def _watch(self, numbers: int, ended: threading.Event) -> None:
+    def _watch(self, numbers: int) -> None:
         """Called in a thread: signals come as bytes as soon as they come."""
-        first, told = 0, 0
+        first, interrupts = 0, 0
         while received := os.read(numbers, 1):
             number = received[0]
             if number not in _SIGNALS:
                 continue
-            told += number == signal.SIGINT
             first = first or number
-            if self._is_patient and told < 2:
+            interrupts += number == signal.SIGINT
+            if interrupts < 2 and self._is_patient:
                 continue
-            if not ended.wait(_GRACE if told < 2 else _GRACE / 3):
-                while self._is_shielded and not ended.wait(0.1):
-                    pass
-                if not ended.is_set() and (told >= 2 or not self._is_patient):
-                    self.clean_up()
-                    print(f"\n{self.words(first)}", file=sys.stderr, flush=True)
-                    os._exit(128 + first)
+            self._over.wait(_GRACE if interrupts < 2 else _GRACE / 3)
+            while self._is_shielded and not self._has_ended:
+                time.sleep(_POLL)
+            if not self._has_ended:
+                self.clean_up()
+                print(self.words(first), file=sys.stderr, flush=True)
+                os._exit(128 + first)
+
+    def _end(self) -> None:
+        self._has_ended = True
+        self._over.set()
+
+    def _ignored(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Python ignores what is raised in a destructor or as garbage is collected."""
+        if isinstance(unraisable.exc_value, Interrupted):
+            self._over.set()
+        else:
+            self._hook(unraisable)
 
 
 @contextmanager
@@ -114,13 +130,13 @@ def ending_on_signals() -> Iterator[Ending]:
     if threading.current_thread() is not threading.main_thread():
         yield ending
         return
-    ended = threading.Event()
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     before: dict[int, Any] = {}
     woken = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    watch = threading.Thread(target=ending._watch, args=(reading, ended), daemon=True)
+    watch = threading.Thread(target=ending._watch, args=(reading,), daemon=True)
     watch.start()
+    sys.unraisablehook = ending._ignored
     try:
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -129,10 +145,11 @@ def ending_on_signals() -> Iterator[Ending]:
                 )
         yield ending
     finally:
-        ended.set()
+        ending._end()
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(woken)
+        sys.unraisablehook = ending._hook
         os.close(writing)
         watch.join()
         os.close(reading)

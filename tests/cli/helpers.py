@@ -1,11 +1,13 @@
 """What tests of the command share."""
 
+import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from contexture_jax.cli import main
+from contexture_jax.cli._learn import PairBatches
 
 
 class Ran(NamedTuple):
@@ -27,3 +29,16 @@ def write(folder: Path, text: str, name: str = "table.csv") -> Path:
     path = folder / name
     path.write_bytes(text.encode())
     return path
+
+
+def told_at(step: int, monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
+    """Signals to this process as the batch of a step is read."""
+    at = PairBatches.at
+
+    def telling(self: Any, which: int) -> Any:
+        if which == step:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        return at(self, which)
+
+    monkeypatch.setattr(PairBatches, "at", telling)

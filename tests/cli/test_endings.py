@@ -18,7 +18,7 @@ from contexture_jax.cli import _publish, main
 from contexture_jax.cli._messages import InputError
 from contexture_jax.cli._publish import claimed, publishing, replacing
 from contexture_jax.cli._signals import Ending, Interrupted, ending_on_signals
-from tests.cli.helpers import run, write
+from tests.cli.helpers import run, told_at, write
 
 TABLE = "a,b,y\n" + "".join(f"{i % 7},{i * i % 11},{'uv'[i % 2]}\n" for i in range(24))
 TRAIN = ["--context", "knn", "--num-neighbors", "5", "--rank", "2", "--target", "y"]
@@ -49,29 +49,12 @@ def assert_same_results(out: Path, whole: Path) -> None:
     assert list(out.glob(".*")) == []
 
 
-def told_at(
-    step: int, monkeypatch: pytest.MonkeyPatch, *numbers: int
-) -> pytest.MonkeyPatch:
-    """Signals to this process as the batch of a step is read."""
-    from contexture_jax.cli._learn import PairBatches
-
-    at = PairBatches.at
-
-    def telling(self: Any, which: int) -> Any:
-        if which == step:
-            for number in numbers:
-                os.kill(os.getpid(), number)
-        return at(self, which)
-
-    monkeypatch.setattr(PairBatches, "at", telling)
-    return monkeypatch
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status", "how"),
     [
         (signal.SIGTERM, 143, "interrupted by SIGTERM;"),
-        pytest.param(signal.SIGINT, 130, "interrupted;", marks=pytest.mark.slow),
+        (signal.SIGINT, 130, "interrupted;"),
     ],
 )
 def test_a_run_that_is_ended_says_what_is_kept_and_goes_on_to_the_bit(
@@ -119,6 +102,7 @@ def test_a_run_that_kept_no_step_starts_anew(
     assert_same_results(tmp_path / "out", whole[1])
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_ends_a_run_at_once(
     whole: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -256,38 +240,26 @@ def test_a_signal_while_results_are_moved_comes_after_them(
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_full_disk_leaves_old_results_and_nothing_else(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], exists: bool
+    tmp_path: Path, exists: bool
 ) -> None:
-    from contexture_jax.cli import _report
-
-    path, out = write(tmp_path, TABLE), tmp_path / "out"
+    out = tmp_path / "out"
     if exists:
         out.mkdir()
-        (out / "spectrum.json").write_text("old", encoding="utf-8")
+        (out / "a").write_text("old", encoding="utf-8")
 
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def publish() -> None:
+        with publishing(out, ["a"], Ending()) as folder:
+            (folder / "a").write_text("half", encoding="utf-8")
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(_report, "write_json", full)
-        ran = run(capsys, path, "--rank", "2", "--no-plots", "--quiet", "--out", out)
-    assert ran.status == 2
-    assert ran.err.count("\n") == 1
-    assert "cannot be written: No space left on device" in ran.err
-    names = sorted(p.name for p in tmp_path.rglob("*"))
-    assert names == (["out", "spectrum.json"] if exists else []) + ["table.csv"]
+    with pytest.raises(InputError, match="cannot be written: No space left on device"):
+        publish()
+    names = sorted(path.name for path in tmp_path.rglob("*"))
+    assert names == (["a", "out"] if exists else [])
 
 
-@pytest.mark.parametrize(
-    "where",
-    [
-        "checkpoint",
-        *(
-            pytest.param(where, marks=pytest.mark.slow)
-            for where in ("settings", "log", "results")
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["settings", "checkpoint", "log", "results"])
 def test_a_full_disk_ends_training_in_one_line_and_it_goes_on(
     whole: tuple[Path, Path],
     tmp_path: Path,
@@ -419,4 +391,32 @@ def test_a_watch_ends_what_cannot_be_told() -> None:
         out, err = process.communicate(timeout=60)
     assert process.returncode == 143
     assert out == "cleaned\n"
-    assert err == "\ncontexture: interrupted by SIGTERM; no results were written\n"
+    assert err == "contexture: interrupted by SIGTERM; no results were written\n"
+
+
+LOST = """
+import time
+from contexture_jax.cli import _signals
+class Told:
+    def __del__(self):
+        print("here", flush=True)
+        time.sleep(60)
+with _signals.ending_on_signals():
+    Told()
+    time.sleep(60)
+"""
+
+
+def test_an_exception_that_python_ignores_is_not_lost() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", LOST],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err == "contexture: interrupted; no results were written\n"

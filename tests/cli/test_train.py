@@ -1,5 +1,6 @@
 """The command that learns: results, resuming, refusals."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,9 +10,14 @@ import sys
 import time
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from contexture_jax.cli import main
+from contexture_jax.cli import _train, main
+from contexture_jax.cli._data import Table, Target
+from contexture_jax.cli._options import Options
+from contexture_jax.cli._probe import _left_out, probed
+from tests.cli.helpers import told_at
 from tests.tolerances import tol
 
 COMMON = ["wine", "--num-neighbors", "20", "--rank", "4", "--target", "target"]
@@ -120,6 +126,93 @@ def test_damaged_runs_are_refused_in_one_line(trained, tmp_path, capsys):
     err = capsys.readouterr().err
     assert "cannot be read" in err
     assert err.count("\n") == 1
+
+
+def test_a_run_that_is_ended_says_what_is_kept_and_goes_on_to_the_bit(
+    trained, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "out"
+    given = arguments(out, "--steps", "100", "--learning-rate", "0.01")
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patched:
+        told_at(20, patched, signal.SIGTERM)
+        assert main(given) == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith("contexture: interrupted by SIGTERM; step ")
+    kept = [int(path.name) for path in (out / "run" / "checkpoints").iterdir()]
+    assert f"step {max(kept)} of 100 is kept in " in err
+    command = err.partition("go on from it with: contexture ")[2].split()
+    assert command == [*given, "--resume"]
+
+    def probe(*_):
+        # By now all else is written.
+        report = json.loads((out / "train.json").read_text(encoding="utf-8"))
+        assert (report["probe"], report["status"]) == (None, "finished")
+        return None, ["no probe"]
+
+    monkeypatch.setattr(_train, "probed", probe)
+    assert main(command) == 0
+    report = json.loads((out / "train.json").read_text(encoding="utf-8"))
+    assert (report["probe"], report["notes"][-1]) == (None, "no probe")
+    with np.load(out / "train.npz") as found, np.load(trained / "train.npz") as whole:
+        for name in whole.files:
+            np.testing.assert_array_equal(found[name], whole[name])
+    rows = [(run / "run" / "metrics.csv").read_bytes() for run in (out, trained)]
+    assert rows[0] == rows[1]
+    assert {path.name for path in out.iterdir()} == FILES
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    assert main(arguments(tmp_path / "out", "--steps", "100")) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "step 50 cannot be written (No space left on device); there is no" in err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"run"}
+
+
+def target(kind, values):
+    return Target("y", np.asarray(values), kind, tuple("uvw"))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_probe_keeps_rows_of_every_class(seed):
+    values = np.array([0] * 9 + [1] * 2 + [2])
+    test = _left_out(target("classes", values), seed)
+    assert np.bincount(values[test], minlength=3).tolist() == [2, 0, 0]
+    assert _left_out(target("numbers", np.arange(40.0)), seed).sum() == 10
+
+
+def table_of(judged):
+    n = len(judged.values)
+    x = np.random.default_rng(0).normal(size=(n, 2))
+    return Table("t", x, ["a", "b"], judged, 2, np.arange(n), [])
+
+
+@pytest.mark.parametrize(
+    ("judged", "why"),
+    [
+        (target("classes", [0, 1, 2, 0, 1, 2, 0, 1, 2]), ""),
+        (target("classes", np.arange(12)), "too few rows for each of its values"),
+        (target("classes", [0, 0, 0, 0, 1]), "too few rows"),
+        (target("numbers", [1.0] * 39 + [2.0]), "the rows left out have one value"),
+        (target("numbers", np.arange(12.0)), ""),
+    ],
+)
+def test_a_probe_that_cannot_be_is_told_and_none(judged, why):
+    table = table_of(judged)
+    probe, notes = probed(table.features, table.features, table, Options(data="t"))
+    if why:
+        assert probe is None
+        assert notes[0].startswith(f'no probe of the target "y": {why}')
+    else:
+        assert notes == []
+        assert probe["learned"] == probe["exact"] == probe["features"] >= 0
 
 
 def test_a_rank_that_cuts_a_cluster_is_told(tmp_path):
