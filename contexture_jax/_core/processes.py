@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 
 from contexture_jax._core.types import Array, Bool
 
-__all__ = ["gathered", "held_here", "judged", "placed", "spans_processes"]
+__all__ = ["gathered", "held_here", "judged", "placed", "settled", "spans_processes"]
 
 
 def spans_processes(x: Any) -> bool:
@@ -70,3 +70,21 @@ def placed(x: Any, sharding: NamedSharding) -> Array:
     return jax.make_array_from_callback(
         values.shape, sharding, lambda index: values[index]
     )
+
+
+def settled(arrays: Any) -> Any:
+    """The same arrays; those of several processes are waited for.
+
+    A process runs up to 32 programs ahead of itself on a CPU device and then blocks a
+    thread, without which, if there are no more threads than devices, none of them ends.
+    Chains of operations outside a program must be shorter than that.
+    """
+    leaves = jax.tree.leaves(arrays)
+    if any(
+        isinstance(leaf, jax.Array)
+        and not isinstance(leaf, Tracer)
+        and not leaf.is_fully_addressable
+        for leaf in leaves
+    ):
+        jax.block_until_ready(arrays)
+    return arrays

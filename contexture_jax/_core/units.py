@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.processes import settled
 from contexture_jax._core.types import Array, Float, Int
 
 __all__ = ["in_own_unit", "times_power_of_two"]
@@ -30,7 +31,7 @@ def in_own_unit(
         finite.
     """
     bits, mantissa, bias = _layout(x.dtype)
-    top = jnp.max(_magnitude(x), axis=axis, keepdims=True, initial=0)
+    top = settled(jnp.max(_magnitude(x), axis=axis, keepdims=True, initial=0))
     biased = (top >> mantissa).astype(jnp.int32)
     leading = bits - 1 - jax.lax.clz(top).astype(jnp.int32)
     exponent = jnp.where(biased > 0, biased - bias, leading - (bias + mantissa - 1))

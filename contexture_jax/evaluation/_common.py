@@ -22,6 +22,7 @@ from contexture_jax._core.numerics import (
     safe_reciprocal,
     safe_sqrt,
 )
+from contexture_jax._core.processes import settled
 from contexture_jax._core.types import Array, ArrayLike, Float, Int
 from contexture_jax._core.units import in_own_unit
 from contexture_jax.contexts import Context
@@ -219,7 +220,7 @@ def _at_one_scale(
         * raw_norm
     )
     scale = safe_reciprocal(jnp.where(norm > floor, norm, 0))
-    return mean, y * scale[None, :], scale
+    return settled((mean, y * scale[None, :], scale))
 
 
 @jax.custom_jvp
@@ -250,7 +251,7 @@ def _span_and_inverse(
         jnp.where(finite, z, jnp.nan)
         for z in (jnp.where(keep[None, :], basis, 0), inverse)
     )
-    return basis, jnp.where(finite, jnp.sum(keep), d), inverse
+    return settled((basis, jnp.where(finite, jnp.sum(keep), d), inverse))
 
 
 def map_blocks(

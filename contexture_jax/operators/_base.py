@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from contexture_jax._core.checks import as_floating
+from contexture_jax._core.processes import settled
 from contexture_jax._core.types import Array, ArrayLike, Float, describe
 
 __all__ = ["AssociationOperator", "Cost"]
@@ -139,7 +140,7 @@ def _product(op: AssociationOperator, name: _Map, block: Any, what: str) -> Arra
     num_rows = op.shape[1] if name == "_matmat" else op.shape[0]
     block = _as_block(block, num_rows, what).astype(op.dtype)
     if _can_compile(op, block):
-        return _compiled(op, block, name=name)
+        return settled(_compiled(op, block, name=name))
     return getattr(op, name)(block).astype(op.dtype)
 
 

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from contexture_jax._core.exponents import MASKED, Form, masked, padded, shifted
 from contexture_jax._core.numerics import safe_reciprocal
+from contexture_jax._core.processes import settled
 from contexture_jax._core.softmax import (
     exp_matmul,
     logsumexp_rows,
@@ -167,13 +168,13 @@ def shard_softmax(
     # Padding must not count in Z.
     queries = padded(form, scores.queries, padded_size(n, k))
     keys = masked(form, padded(form, scores.keys, padded_size(m, k)), m)
-    queries, keys = (place_rows(x, mesh, axis) for x in (queries, keys))
+    queries, keys = settled(place_rows((queries, keys), mesh, axis))
     queries, _, _ = normalise(
         form, queries, keys, functools.partial(_ring_logsumexp, ring=ring)
     )
 
     weights = pad_rows(context.p_x[:, None], k)
-    p_a = _ring_exp_matmul(keys, queries, weights, ring)[:m]
+    p_a = settled(_ring_exp_matmul(keys, queries, weights, ring)[:m])
     inverse = pad_rows(safe_reciprocal(p_a), k)
     squares = _ring_exp_matmul(queries, keys, inverse, ring._replace(power=2.0))
     norm2 = (weights * jnp.where(weights > 0, squares, 0.0)).sum()
