@@ -1,0 +1,117 @@
+"""Spectra in two processes, each with its own rows: those of NumPy on all rows."""
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import contexture_jax as cx
+from tests import processes
+from tests.problems import dense_triples, projector
+from tests.solvers.worker import GAMMA, NUM_NEIGHBORS, NUM_PAIRED, RANK, inputs
+from tests.tolerances import promised, tol
+
+EXACT = promised(np.float64)
+
+
+def tables() -> dict[str, np.ndarray]:
+    """The joint laws of the worker's contexts, by NumPy."""
+    given = inputs()
+    gaps = np.abs(given["knn"] - given["knn"].T)
+    near = gaps <= np.sort(gaps, axis=1)[:, [NUM_NEIGHBORS - 1]]
+    kernel = np.exp(-GAMMA * gaps**2)
+    z = given["teacher"] - given["teacher"].mean(axis=0)
+    u, s, _ = np.linalg.svd(z, full_matrices=False)
+    n = len(z)
+    pairs = np.zeros((NUM_PAIRED, 7))
+    np.add.at(pairs, tuple(given["pairs"]), 1.0)
+    found = {
+        "joint": given["joint"],
+        "knn": near,
+        "rbf": kernel / kernel.sum(axis=1, keepdims=True),
+        "labels": given["labels"][:, None] == np.unique(given["labels"]),
+        "teacher": 1 + n * (u * (s / s[0])) @ u.T,
+        "pairs": pairs,
+    }
+    return {name: table / table.sum() for name, table in found.items()}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: Any) -> list[dict[str, np.ndarray]]:
+    """What each process found."""
+    directory: Path = tmp_path_factory.mktemp("spectra")
+    workers = processes.start("tests.solvers.worker", directory)
+    errors = processes.finish(workers, timeout=300)
+    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(errors)
+    return [dict(np.load(directory / f"{i}.npz")) for i in range(2)]
+
+
+def test_both_processes_have_the_same(found: Any) -> None:
+    one, two = found
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, two[name], err_msg=name)
+
+
+@pytest.mark.parametrize("name", tables())
+def test_spectrum_and_its_bounds_are_right(found: Any, name: str) -> None:
+    table = tables()[name]
+    left, values, right = dense_triples(table)
+    got = {key: found[0][f"{name} {key}"] for key in ("values", "left", "right")}
+    np.testing.assert_allclose(got["values"], values[:RANK], atol=EXACT)
+    if f"{name} lower" in found[0]:
+        assert (found[0][f"{name} lower"] <= values[:RANK]).all()
+        assert (values[:RANK] <= found[0][f"{name} upper"]).all()
+    if values[RANK - 1] - values[RANK] > 1e-3:  # all but labels, whose values agree
+        for functions, truth, law in (
+            (got["left"], left, table.sum(axis=1)),
+            (got["right"], right, table.sum(axis=0)),
+        ):
+            np.testing.assert_allclose(
+                projector(functions, law),
+                projector(truth[:, :RANK], law),
+                atol=EXACT / (values[RANK - 1] - values[RANK]),
+            )
+    np.testing.assert_allclose(
+        found[0][f"{name} extended"], got["left"][:8], atol=1e3 * EXACT
+    )
+
+
+def test_judges_are_right(found: Any) -> None:
+    context = cx.contexts.rbf(inputs()["rbf"], GAMMA)
+    op = cx.association_operator(context, storage="dense")
+    phi = jnp.asarray(inputs()["embedding"])
+    left = found[0]["rbf left"]
+    judge = cx.evaluation
+    expected = {
+        "ritz": judge.rayleigh_ritz(phi, op, rank=2).singular_values,
+        "cca": judge.cca(left, phi),
+        "tau": judge.usefulness(found[0]["rbf values"]).tau,
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(
+            found[0][name], value, atol=tol(np.float64, size=100), err_msg=name
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("infinite", r"x must be finite; got nan at x\[40, 0\] \(1 bad value\)"),
+        ("infinite too", r"x must be finite; got nan at x\[40, 0\] \(1 bad value\)"),
+        ("negative", r"got -2.0 at table\[3, 2\] \(2 bad values\)"),
+        ("no mass", "table must have positive total mass"),
+        ("row without mass", r"positive mass in every row; got 0.0 at matrix\[5\]"),
+        ("asymmetric", "adjacency must be symmetric; the largest difference is"),
+        ("law without mass", "p_x must have positive total mass"),
+        ("rank", "rank must be at most 8, the number of singular values"),
+    ],
+)
+def test_what_one_process_holds_is_an_error_in_both(
+    found: Any, name: str, message: str
+) -> None:
+    for one in found:
+        with pytest.raises(ValueError, match=message):
+            raise ValueError(one[f"error: {name}"])
