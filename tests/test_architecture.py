@@ -68,6 +68,7 @@ JIT_ALLOWED = {
     "operators/_expectation.py": "`extend` at new points, likewise",
     "operators/_kernel.py": "three passes over tiles, likewise",
     "solvers/_extend.py": "Bayes' rule over tiles, likewise",
+    "operators/_sharded_kernel.py": "Z and P_A by processes that wait for each other",
     "operators/_sharded.py": "a share's program; `shard_map` alone runs op by op",
     "solvers/_svd.py": "`cx.svd` compiles one program for a plan and a structure",
     "solvers/_truncated.py": "the same for plain matrices and linear maps",

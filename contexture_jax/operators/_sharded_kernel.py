@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from contexture_jax._core.checks import is_traced
 from contexture_jax._core.exponents import MASKED, Form, masked, padded, shifted
 from contexture_jax._core.numerics import safe_reciprocal
-from contexture_jax._core.processes import settled
 from contexture_jax._core.softmax import (
     exp_matmul,
     logsumexp_rows,
@@ -160,21 +160,29 @@ def shard_softmax(
     context: SoftmaxContext, mesh: Mesh, axis: str, block_size: int
 ) -> ShardedKernelOperator:
     """T of a softmax context over a mesh: Z, P_A and the norm by rings as well."""
-    scores = context.scores()
-    form = scores.form
+    form = context.form()
+    if mesh.is_multi_process and not is_traced(context):
+        return _compiled(context, form, mesh, axis, block_size)
+    return _shard(context, form, mesh, axis, block_size)
+
+
+def _shard(
+    context: SoftmaxContext, form: Form, mesh: Mesh, axis: str, block_size: int
+) -> ShardedKernelOperator:
+    scores = context.scores(form)
     ring = _Ring(mesh, axis, block_size, form)
     k = ring.size
     n, m = len(scores.queries), len(scores.keys)
     # Padding must not count in Z.
     queries = padded(form, scores.queries, padded_size(n, k))
     keys = masked(form, padded(form, scores.keys, padded_size(m, k)), m)
-    queries, keys = settled(place_rows((queries, keys), mesh, axis))
+    queries, keys = (place_rows(x, mesh, axis) for x in (queries, keys))
     queries, _, _ = normalise(
         form, queries, keys, functools.partial(_ring_logsumexp, ring=ring)
     )
 
     weights = pad_rows(context.p_x[:, None], k)
-    p_a = settled(_ring_exp_matmul(keys, queries, weights, ring)[:m])
+    p_a = _ring_exp_matmul(keys, queries, weights, ring)[:m]
     inverse = pad_rows(safe_reciprocal(p_a), k)
     squares = _ring_exp_matmul(queries, keys, inverse, ring._replace(power=2.0))
     norm2 = (weights * jnp.where(weights > 0, squares, 0.0)).sum()
@@ -189,6 +197,10 @@ def shard_softmax(
         block_size,
         form,
     )
+
+
+# Of several processes one may wait for another in each operation.
+_compiled = jax.jit(_shard, static_argnums=(1, 2, 3, 4))
 
 
 def _exp_matmul(
