@@ -33,11 +33,11 @@ from contexture_jax._core.types import (
     static_field,
 )
 from contexture_jax.contexts._base import Context
+from contexture_jax.contexts._features import as_features, new_rows, uniform_law
 from contexture_jax.contexts._joint import SparseJoint, coordinates
 from contexture_jax.contexts._ranking import in_balls
 from contexture_jax.contexts._sampling import row_keys
 from contexture_jax.contexts._search import nearest_neighbors
-from contexture_jax.contexts._softmax import as_features, new_rows, uniform_law
 
 __all__ = ["Neighbors", "ReversedNeighbors", "knn", "neighbors"]
 

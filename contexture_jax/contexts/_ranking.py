@@ -42,14 +42,21 @@ class Found(NamedTuple):
 
 
 def settle(
-    x: np.ndarray, a: np.ndarray, found: Found, num_neighbors: int
+    x: np.ndarray,
+    a: np.ndarray,
+    indices: np.ndarray,
+    distances: np.ndarray,
+    limit: np.ndarray,
+    num_neighbors: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The K nearest, ties by number, and for which queries they are certain.
 
     Args:
         x: queries, shape (n, d).
         a: points, shape (m, d), the same dtype.
-        found: candidates for them, arrays of the host.
+        indices: see `Found`.
+        distances: see `Found`.
+        limit: see `Found`.
         num_neighbors: K.
 
     Returns:
@@ -57,7 +64,6 @@ def settle(
     """
     d = x.shape[1]
     error, tiny = difference_error(d, x.dtype), floor(d, x.dtype)
-    indices, distances, limit, _ = found
     farthest = distances[:, num_neighbors - 1] * (1 + error) + tiny
     certain = farthest < limit
     close = _close(distances, 2 * error, tiny)

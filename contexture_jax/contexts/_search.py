@@ -33,6 +33,7 @@ from contexture_jax.contexts._distances import (
     unit_exponent,
     unit_roundoff,
 )
+from contexture_jax.contexts._features import as_features, new_rows
 from contexture_jax.contexts._layout import blocks, copies, middle, on_a_grid
 from contexture_jax.contexts._pruning import (
     CAPACITY,
@@ -42,7 +43,6 @@ from contexture_jax.contexts._pruning import (
     search_pruned,
 )
 from contexture_jax.contexts._ranking import Found, rank_pairs, settle
-from contexture_jax.contexts._softmax import as_features, new_rows
 
 __all__ = ["nearest_neighbors"]
 
@@ -54,6 +54,7 @@ _BLOCKS_PER_CALL = 16  # between two reports of progress
 _LOCAL = 128  # queries about a centre of their own
 _FEW = 16  # so few are sooner searched for by differences
 _NARROW = 8  # and so few columns
+_MUCH = 2.0**20  # the least that makes another unit worth while
 _CLEAR = 1 / 32  # a doubt of this share of a squared distance leaves few points open
 
 Method = Literal["products", "local", "differences"]
@@ -189,13 +190,18 @@ class _Answer:
 
     def take(self, rows: np.ndarray, found: Found) -> None:
         """Keep candidates, of more queries than rows if some are padding."""
-        found = Found(*(np.asarray(f)[: len(rows)] for f in found))
+        indices, distances, limit, doubt = (np.asarray(f)[: len(rows)] for f in found)
         num_neighbors = self.problem.num_neighbors
         near, certain = settle(
-            self.problem.x[rows], self.problem.a, found, num_neighbors
+            self.problem.x[rows],
+            self.problem.a,
+            indices,
+            distances,
+            limit,
+            num_neighbors,
         )
-        self.radius[rows] = found.distances[:, num_neighbors - 1]
-        self.doubt[rows] = found.doubt
+        self.radius[rows] = distances[:, num_neighbors - 1]
+        self.doubt[rows] = doubt
         self.keep(rows, near, certain)
 
     def keep(
@@ -228,6 +234,7 @@ def _search_all(problem: Problem, report: Callable[[int], None]) -> np.ndarray:
         _by_tiles(answer, rows, "products", tiles, exact=exact)
         _collect(answer, answer.rest(clear=True), "products", tiles)
         del tiles
+        _in_smaller_units(answer)
     if not answer.certain.all():
         raw = _raw_tiles(problem.points)
         _about_local_centers(answer, raw)
@@ -312,6 +319,40 @@ def _by_tiles(
         take(*one)
 
 
+def _in_smaller_units(answer: _Answer) -> None:
+    """Queries whose neighbours are so near that their squares may vanish in the unit.
+
+    They are searched for among the points around them alone, in the unit of those.
+    """
+    problem = answer.problem
+    d, dtype = problem.x.shape[1], problem.x.dtype
+    tiny = floor(d, dtype)
+    rows = answer.rest()
+    rows = rows[answer.radius[rows] <= tiny / unit_roundoff(dtype)]
+    if not rows.size:
+        return
+    for group in blocks(problem.x[rows], len(rows)):
+        part = rows[group]
+        center = middle(problem.x[part])
+        width = np.abs(problem.x[part] - center).max(axis=1)
+        reach = (width + np.sqrt(1.01 * answer.radius[part] + 4 * tiny)).max()
+        distance = np.abs(problem.a - center).max(axis=1)
+        if distance.max() < reach * _MUCH:
+            continue
+        kept = np.flatnonzero(distance <= reach)
+        # Numbers within a factor of 2 have an exact difference.
+        shift = np.where(np.abs(center) >= 4 * reach, center, 0).astype(dtype)
+        device = next(iter(problem.points.devices()))
+        smaller = _make_problem(
+            problem.x[part] - shift,
+            problem.a[kept] - shift,
+            problem.num_neighbors,
+            device if problem.points.committed else None,
+            same=False,
+        )
+        answer.keep(part, kept[_search_all(smaller, lambda _: None)])
+
+
 def _about_local_centers(answer: _Answer, raw: Float[Array, "t d1 c"]) -> None:
     """Queries that lie together, about their own mean, where that beats differences."""
     problem = answer.problem
@@ -349,6 +390,7 @@ def _collect(
             ),
             problem.center,
             tiles,
+            num_neighbors=problem.num_neighbors,
             method=method,
             unit=problem.unit,
         )
@@ -529,22 +571,35 @@ def _search(
     return Found(*(f.reshape(-1, *f.shape[2:]) for f in found))
 
 
-@functools.partial(jax.jit, static_argnames=("method", "unit"))
+@functools.partial(jax.jit, static_argnames=("num_neighbors", "method", "unit"))
 def _within(
     query: Float[Array, "b d"],
     radius: Float[Array, " b"],
     center: Float[Array, " d"],
     tiles: Float[Array, "t d1 c"],
     *,
+    num_neighbors: int,
     method: Method,
     unit: float,
 ) -> Bool[Array, "b c"]:
-    """Which points may be within a squared distance, itself known to rounding."""
+    """Which points may be among the nearest, given a squared distance of K points."""
     block, d = query.shape
     scores = _scores(query, center, method, unit)
     error, tiny = difference_error(d, query.dtype), floor(d, query.dtype)
     farthest = radius[:, None] * (1 + 4 * error) + 4 * tiny
     largest = farthest - scores.base + scores.doubt(farthest)
-    near = jax.lax.map(lambda tile: scores.of_tile(tile) <= largest, tiles)
-    near = near.reshape(-1, block, _SMALL, _LARGE, tiles.shape[2] // GROUP)
+    values = jax.lax.map(scores.of_tile, tiles)
+    groups = tiles.shape[2] // GROUP
+    if method == "products" and tiles.shape[0] * groups >= num_neighbors:
+        # Scores alone, which tell more of a query that is far from all points: as many
+        # groups as neighbours are wanted have a point that is no worse than this one.
+        minima = values.reshape(-1, block, GROUP, groups).min(axis=2)
+        minima = minima.swapaxes(0, 1).reshape(block, -1)
+        worst = -jax.lax.top_k(-minima, num_neighbors)[0].min(axis=1, keepdims=True)
+        norms = tiles[:, -1]
+        length = jnp.sqrt(jnp.where(jnp.isfinite(norms), norms, 0).max())
+        rounding = length * (length + jnp.sqrt(scores.base))
+        rounding = 12 * (d + 4) * unit * rounding + 2 * tiny
+        largest = jnp.minimum(largest, worst + rounding)
+    near = (values <= largest[None]).reshape(-1, block, _SMALL, _LARGE, groups)
     return near.transpose(1, 0, 4, 3, 2).reshape(block, -1)

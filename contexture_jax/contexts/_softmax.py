@@ -39,6 +39,7 @@ from contexture_jax._core.types import (
     static_field,
 )
 from contexture_jax.contexts._base import Context
+from contexture_jax.contexts._features import as_features, new_rows, uniform_law
 from contexture_jax.contexts._sampling import row_keys
 
 __all__ = [
@@ -46,11 +47,8 @@ __all__ = [
     "Rbf",
     "SoftmaxContext",
     "SoftmaxFactors",
-    "as_features",
     "attention",
-    "new_rows",
     "rbf",
-    "uniform_law",
 ]
 
 _BLOCK = 1024
@@ -513,17 +511,6 @@ def attention(
     return Attention(q, k, factor, offset, _law(p_x, q), exponent=exponent)
 
 
-def as_features(x: ArrayLike, name: str) -> Float[Array, "n d"]:
-    """Convert to a floating matrix; raise unless it is finite and not empty."""
-    values = as_floating(x, name)
-    check_ndim(values, 2, name)
-    if values.size == 0:
-        msg = f"{name} must not be empty; got shape {values.shape}"
-        raise ValueError(msg)
-    check_finite(values, name)
-    return values
-
-
 def _law(p_x: ArrayLike | None, rows: Array) -> Float[Array, " n"]:
     if p_x is None:
         return uniform_law(rows)
@@ -533,20 +520,3 @@ def _law(p_x: ArrayLike | None, rows: Array) -> Float[Array, " n"]:
     given = as_floating(p_x, "p_x")
     sound = ((given >= 0) & jnp.isfinite(given)).all() & (given > 0).any()
     return jnp.where(sound, law, jnp.nan)
-
-
-def uniform_law(rows: Array) -> Float[Array, " n"]:
-    """The law that gives each row 1 / n."""
-    n = rows.shape[0]
-    return jnp.full((n,), 1.0 / n, rows.dtype)
-
-
-def new_rows(
-    x_new: ArrayLike, points: Array, name: str = "x_new"
-) -> Float[Array, "k d"]:
-    """New feature vectors: as `as_features`, of the width and dtype of `points`."""
-    new = as_features(x_new, name).astype(points.dtype)
-    if new.shape[1] != points.shape[1]:
-        msg = f"{name} must have {points.shape[1]} columns; got shape {new.shape}"
-        raise ValueError(msg)
-    return new

@@ -7,7 +7,7 @@ from contexture_jax._core.checks import check_values, held_here, is_traced
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, ArrayLike, Float, Int, pytree_dataclass
 from contexture_jax.contexts._base import Context
-from contexture_jax.contexts._softmax import as_features, new_rows
+from contexture_jax.contexts._features import as_features, new_rows
 
 __all__ = ["Teacher", "teacher"]
 

@@ -1,5 +1,8 @@
 """Neighbours are those of the numbers given, whatever scale, offset and ties."""
 
+import warnings
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -98,7 +101,9 @@ def test_new_points_have_exact_neighbours(name):
 
 def test_rows_of_one_hash_are_told_apart(monkeypatch):
     monkeypatch.setattr(_layout, "_hashes", lambda a: np.zeros(len(a), np.uint64))
-    first, before = _layout.copies(np.array([[1.0], [2], [1], [-0.0], [0], [1]]))
+    copies = _layout.copies(np.array([[1.0], [2], [1], [-0.0], [0], [1]]))
+    assert copies is not None
+    first, before = copies
     np.testing.assert_array_equal(first, [0, 1, 0, 3, 3, 0])
     np.testing.assert_array_equal(before, [0, 0, 1, 0, 1, 2])
 
@@ -109,3 +114,27 @@ def test_blocks_are_a_partition_that_keeps_far_sets_apart():
     np.testing.assert_array_equal(np.sort(np.concatenate(blocks)), np.arange(ROWS))
     assert max(map(len, blocks)) <= 128
     assert all(np.ptp(x[rows], axis=0).max() < 10 for rows in blocks)
+
+
+def test_a_new_neighbour_on_the_surface_of_a_ball_is_in_it():
+    """Around cities, where the points themselves must be found, and nothing else."""
+    x = CASES["cities"].astype(np.float32)[:300]
+    context = cx.contexts.knn(x, NEIGHBORS)
+    found = context.reverse().at(x[:100])
+    inside = np.zeros((100, 300), bool)
+    inside[found.rows, found.columns] = True
+    expected = (np.asarray(context.indices)[:, :, None] == np.arange(100)).any(axis=1).T
+    np.testing.assert_array_equal(inside, expected)
+
+
+def test_digits_that_float32_rounds_off_are_named():
+    seconds = 1_700_000_000 + 37 * np.arange(60)[:, None]
+    with jax.enable_x64(False), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cx.contexts.knn(seconds, 3)
+        told = [str(w.message) for w in caught]
+        assert any("column 0 of x varies by 6.4e+02 around" in text for text in told)
+        caught.clear()
+        moved = cx.contexts.knn((seconds - seconds[0]).astype(np.int16), 3)
+        moved.at(np.array([[50.0]], np.float32))
+        assert caught == []

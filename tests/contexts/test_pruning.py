@@ -45,7 +45,7 @@ class Case(NamedTuple):
             np.asarray(self.queries),
             np.asarray(self.points),
             self.points,
-            CENTER.astype(self.points.dtype),
+            jnp.asarray(CENTER, self.points.dtype),
             NEIGHBORS,
             NEIGHBORS + 8,
             0.0,

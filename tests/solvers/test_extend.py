@@ -1,6 +1,10 @@
 """Singular functions at new points."""
 
+from collections.abc import Callable
+
 import jax
+import jax.export
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
@@ -111,6 +115,48 @@ def test_functions_of_value_zero_come_back_as_zero():
     extended = np.asarray(cx.extend(half, context, CLASSES))
     assert (extended[:, 2:] == 0).all()
     assert np.isfinite(extended).all()
+
+
+def knn_extension() -> Callable[[jax.Array], jax.Array]:
+    context = CASES["knn"][0]
+    result, _ = cx.svd(cx.association_operator(context), 2, key=KEY)
+    return lambda x: cx.extend(result, context, x)
+
+
+def test_a_knn_context_extends_inside_a_trace_and_for_any_number_of_points():
+    extended = knn_extension()
+    new = jnp.asarray(POINTS[:3] + 0.1)
+    expected = extended(new)
+    atol = tol(DTYPE)
+    np.testing.assert_allclose(jax.jit(extended)(new), expected, atol=atol)
+    one_by_one = jax.vmap(lambda x: extended(x[None])[0])(new)
+    np.testing.assert_allclose(one_by_one, expected, atol=atol)
+    (count,) = jax.export.symbolic_shape("count")
+    any_number = jax.ShapeDtypeStruct((count, 3), new.dtype)
+    exported = jax.export.export(jax.jit(extended))(any_number)
+    for some in (new, new[:1]):
+        np.testing.assert_allclose(
+            exported.call(some), expected[: len(some)], atol=atol
+        )
+    lost = jax.jit(extended)(new.at[1, 0].set(jnp.nan))
+    np.testing.assert_array_equal(jnp.isnan(lost).all(axis=1), [False, True, False])
+    np.testing.assert_allclose(lost[::2], expected[::2], atol=atol)
+
+
+def test_a_gradient_in_new_points_is_refused_where_neighbours_jump():
+    extended = knn_extension()
+    new = jnp.asarray(POINTS[:3] + 0.1)
+
+    def total(x: jax.Array) -> jax.Array:
+        return extended(x).sum()
+
+    for gradient in (jax.grad(total), jax.jit(jax.grad(total)), jax.jacfwd(total)):
+        with pytest.raises(TypeError, match="use an rbf context"):
+            gradient(new)
+    held = jax.grad(lambda x: total(jax.lax.stop_gradient(x)))(new)
+    np.testing.assert_array_equal(held, np.zeros_like(held))
+    with pytest.raises(TypeError, match="new neighbours is laid out on the host"):
+        jax.jit(CASES["knn"][0].reverse().at)(new)
 
 
 def test_what_does_not_fit_is_refused():
