@@ -57,7 +57,7 @@ LAYERS = {
 JIT_ALLOWED = {
     "_core/fingerprint.py": "one pass over arrays too large for NumPy",
     "_core/numerics.py": "a transpose that is stored, not a view inside a program",
-    "contexts/_search.py": "`knn` searches in blocks of one shape, from eager code",
+    "contexts/_scoring.py": "`knn` searches in blocks of one shape, from eager code",
     "contexts/_pruning.py": "the same by lower bounds, whose outcome the host reads",
     "cli/_solve.py": "each judge of the command is one program",
     "cli/_learn.py": "draws, embeddings and Ritz values, likewise",
