@@ -43,6 +43,7 @@ Method = Literal["products", "local", "differences"]
 
 @jax.jit
 def lay_raw_tiles(points: Float[Array, "m d"]) -> Float[Array, "t d1 c"]:
+    """As `raw_tiles`, nested."""
     return raw_tiles(points, nested=True)
 
 
@@ -50,6 +51,7 @@ def lay_raw_tiles(points: Float[Array, "m d"]) -> Float[Array, "t d1 c"]:
 def lay_product_tiles(
     points: Float[Array, "m d"], center: Float[Array, " d"]
 ) -> Float[Array, "t d1 c"]:
+    """As `product_tiles` of those."""
     return product_tiles(raw_tiles(points, nested=True), center)
 
 
