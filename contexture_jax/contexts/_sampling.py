@@ -145,8 +145,8 @@ class SamplingContext(Context):
             by_x = jax.vmap(self._log_density, in_axes=(None, 0))
         else:  # the subclass has its own for two batches
 
-            def by_x(one: Array, x: Array) -> Array:
-                many = jnp.broadcast_to(one, (x.shape[0], *one.shape))
+            def by_x(a: Array, x: Array) -> Array:
+                many = jnp.broadcast_to(a, (x.shape[0], *a.shape))
                 return self.log_density(many, x)
 
         return jax.lax.map(lambda one: by_x(one, x), a)

@@ -288,7 +288,8 @@ def _evaluate(
     is_pair = isinstance(given, tuple) and len(given) == 2
     if is_pair and isinstance(given[1], tuple) and len(given[1]) == 2:
         return given
-    what = f"an array of shape {jnp.shape(given)}" if hasattr(given, "shape") else given
+    shape = getattr(given, "shape", None)
+    what = given if shape is None else f"an array of shape {shape}"
     msg = (
         f"objective must give (loss, (loss_state, metrics)); {_named(objective)} gave"
         f" {what}: {hint}"

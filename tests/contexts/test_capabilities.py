@@ -95,7 +95,7 @@ def test_a_context_has_what_its_class_gives_and_says_so(cls, names):
 def test_scores_are_what_a_softmax_context_is_made_of():
     assert Scoreless().capabilities == ()
     with pytest.raises(C.CapabilityError, match="its class gives no `scores`"):
-        Scoreless().table()
+        Scoreless().scores()
 
 
 def test_densities_of_all_pairs_are_those_of_batches():
