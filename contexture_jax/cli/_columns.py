@@ -117,18 +117,20 @@ def interpret(
             f"column {quoted(name)} of {source.title} has no values: every cell is"
             " missing; remove it, or leave it out with --drop"
         )
-    present = [text for text, a in zip(distinct, absent, strict=True) if not a]
-    weights = np.bincount(codes, minlength=len(distinct))[~absent]
-    if not categorical:
+    # Among numbers nan is missing, whatever the marks are.
+    numeric = ~absent & ~np.array([_is_nan(text) for text in distinct])
+    if not categorical and numeric.any():
+        present, weights = _present(distinct, codes, numeric)
         reading = _read(present, weights, dialect)
         _check_reading(source, texts, name, present, reading)
         if reading.values is not None:
             values = np.full(len(distinct), np.nan)
-            values[~absent] = reading.values
+            values[numeric] = reading.values
             values = values[codes]
             _check_finite(source, texts, values, name)
             column = _numbers(texts, values, name, marks)
             return column._replace(words=reading.words)
+    present, weights = _present(distinct, codes, ~absent)
     column = _categories(source, distinct, codes, absent, name)
     column = column._replace(marks=_counts(distinct, codes, absent))
     if categorical:
@@ -156,11 +158,10 @@ def file_decimal(columns: Iterable[Cells], dialect: Dialect) -> str | None:
                 seen.add(".")
             continue
         distinct, codes = cells.distinct
-        present = np.array([not _is_missing(text, marks) for text in distinct])
-        weights = np.bincount(codes, minlength=len(distinct))[present]
-        words = [text for text, p in zip(distinct, present, strict=True) if p]
-        if words:
-            decimals = read_numbers(words, weights).decimals
+        numeric = [not (_is_missing(t, marks) or _is_nan(t)) for t in distinct]
+        present, weights = _present(distinct, codes, np.array(numeric, dtype=bool))
+        if present:
+            decimals = read_numbers(present, weights).decimals
             seen |= decimals if len(decimals) == 1 else set()
     return seen.pop() if len(seen) == 1 else None
 
@@ -201,8 +202,8 @@ def _numbers(
     column = Column(name, values)
     if np.isnan(values).any():
         distinct, codes = texts.distinct
-        absent = np.array([_is_missing(text, marks) for text in distinct])
-        column = column._replace(marks=_counts(distinct, codes, absent))
+        absent = [_is_missing(text, marks) or _is_nan(text) for text in distinct]
+        column = column._replace(marks=_counts(distinct, codes, np.array(absent)))
     if not (np.abs(values) >= _LARGEST_EXACT).any():
         return column
     exact = [_INTEGER.fullmatch(text) for text in texts.tolist()]
@@ -226,8 +227,20 @@ def _counts(
     return {distinct[i]: int(counts[i]) for i in np.flatnonzero(absent)}
 
 
+def _present(
+    distinct: list[str], codes: np.ndarray, kept: np.ndarray
+) -> tuple[list[str], np.ndarray]:
+    """The texts that are kept, and how many cells hold each."""
+    counts = np.bincount(codes, minlength=len(distinct))
+    return [distinct[i] for i in np.flatnonzero(kept)], counts[kept]
+
+
+def _is_nan(text: str) -> bool:
+    return text.lower().lstrip("+-") == "nan"
+
+
 def _is_missing(text: str, marks: frozenset[str]) -> bool:
-    return text in marks or text.lower().lstrip("+-") == "nan"
+    return text in marks or ("nan" in marks and _is_nan(text))
 
 
 def _written(value: float | np.generic) -> str:

@@ -1,5 +1,6 @@
 """From DATA to what a context is made of: features or counts, and a target."""
 
+import re
 from collections.abc import Sequence, Set
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +23,8 @@ from contexture_jax.cli._texts import Texts
 __all__ = ["Table", "Target", "load_counts", "load_features"]
 
 _MOST_CLASSES_OF_NUMBERS = 20
+# Names that columns have which number or name the rows.
+_LABELS = re.compile(r"(?i)(?:^|[_ ])(?:id|index|row|key|code|label|name|year|date)s?$")
 
 
 class Target(NamedTuple):
@@ -434,7 +437,8 @@ def _without_row_labels(
         # Labels are texts that are no counts; `interpret` tells, and raises on a mix.
         column = interpret(source, cells, name, dialect=dialect)
         labels = bool(column.categories)
-        if not labels and not graph and _is_ordered(column.values):
+        is_like_labels = _LABELS.search(name) or _is_ordered(column.values)
+        if not labels and not graph and is_like_labels:
             return source, [
                 f"{call} is taken as counts; --drop {name} if it labels the rows"
             ]

@@ -10,6 +10,7 @@ from contexture_jax.cli._source import DEFAULT_MISSING
 __all__ = ["SPACES", "as_tabs", "find_separator", "named", "said_first", "worded"]
 
 SPACES = " "
+_NONE = "\x1f"  # between the cells of a single column, of which it has none
 _SEPARATORS = (",", ";", "\t", "|")
 _SAMPLE = 2**16  # characters
 _MOST_ROWS = 200
@@ -52,14 +53,14 @@ def find_separator(text: str) -> str:
     if _is_spaced(sample):
         return SPACES
     # A single column of numbers with commas in them.
-    rows = [row[0] for row in _rows(sample, "\n")]
-    return "\n" if len(rows) > 1 and all(map(is_number, rows[1:])) else ","
+    rows = [row[0] for row in _rows(sample, _NONE)]
+    return _NONE if len(rows) > 1 and all(map(is_number, rows[1:])) else ","
 
 
 def as_tabs(text: str) -> str:
     """The text with one tab for each run of spaces outside quotation marks."""
-    text = re.sub(r"(?m)^[ \t]+|[ \t]+(?=\r?$)", "", text)
-    return re.sub(r'("(?:[^"]|"")*")|[ \t]+', lambda match: match[1] or "\t", text)
+    text = re.sub(r"(?:^|(?<=[\r\n]))[ \t]+|[ \t]+(?=[\r\n]|$)", "", text)
+    return re.sub(r'("[^"]*")|[ \t]+', lambda match: match[1] or "\t", text)
 
 
 def _rows(sample: str, separator: str) -> list[list[str]]:

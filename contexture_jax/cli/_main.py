@@ -53,8 +53,8 @@ how a CSV is read:
   else in the file tells) is refused, and so is a column of features that looks like
   numbers but is written in several ways, or like dates, times, fractions or ranges,
   where it would be nearly one category a row: --drop it, or take it with --categorical.
-  An empty cell and nan are missing, and what --missing lists. TRUE, True and true are
-  one category; other categories that differ by case only are noted.
+  An empty cell is missing, nan among numbers, and what --missing lists. TRUE, True and
+  true are one category; other categories that differ by case only are noted.
 
 features:
   Every column gets mean 0 and total variance 1. Numbers are standardised, missing ones
@@ -228,9 +228,9 @@ def _add_data_options(group: Any) -> None:
         type=_marks,
         default=DEFAULT_MISSING,
         metavar="MARK,MARK,…",
-        help="what stands for a missing value beside an empty cell and nan, in place of"
+        help="what stands for a missing value beside an empty cell, in place of"
         f" {','.join(DEFAULT_MISSING)}; '' for nothing else, so that classes called"
-        " None or NA are kept; numbers such as -999 may be marks",
+        " None, NA or nan are kept; numbers such as -999 may be marks",
     )
 
 

@@ -15,12 +15,14 @@ __all__ = ["Reading", "is_number", "looks_like", "number", "read_numbers"]
 
 _MINUS = re.compile(r"^(\W{0,3})[−–﹣－](?=\W{0,3}\d)")
 _ODD = str.maketrans({**dict.fromkeys("\u00a0\u2007\u2009\u202f", " "), "’": "'"})
-_CURRENCY = "$€£¥₹"
+_CURRENCY = "$€£¥₹¢₽₩₪₺₴₦฿"
+_CODES = "USD|EUR|GBP|JPY|CHF|CAD|AUD|NZD|INR|CNY|SEK|NOK|DKK|PLN|CZK|BRL|MXN|KRW"
 _LETTER = rf"[%‰°{_CURRENCY}]|[^\W\d_]"
 _PARTS = re.compile(
-    rf"(?P<sign>[+-]?)\s?(?P<prefix>[{_CURRENCY}]?)\s?(?P<inner>[+-]?)"
+    rf"(?P<sign>[+-]?)\s?(?P<prefix>[{_CURRENCY}]|(?:{_CODES})(?=\s)|)\s?(?P<inner>[+-]?)"
     r"(?P<body>[.,]?\d(?:[\d.,']|\s(?=\d{3}(?!\d)))*)(?P<power>[eE][+-]?\d+)?"
-    rf"\s?(?P<suffix>(?:{_LETTER})(?:{_LETTER}|[²³/·^\d]){{0,9}})?"
+    rf"\s?(?P<suffix>(?:{_LETTER})(?:{_LETTER}|[²³/·^\d]){{0,9}}"
+    rf"(?: (?:{_LETTER}){{1,9}}){{0,2}})?"
 )
 # (decimal, thousands): plain first, so that the simplest of equal readings is named.
 _NOTATIONS = tuple((d, t) for t in ("", ",", ".", " ", "'") for d in ".," if d != t)

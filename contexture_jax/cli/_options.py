@@ -37,7 +37,7 @@ class Options(NamedTuple):
         categorical: columns to take as categories.
         separator: what is between the cells of a CSV; a space stands for any number.
         decimal: what is before the decimals of a number, "." or ",".
-        missing: the marks of a missing value, beside an empty cell and nan.
+        missing: the marks of a missing value, beside an empty cell.
         context: the kind of context.
         num_neighbors: K of a k-NN context.
         gamma: γ of a Gaussian-kernel context, or "auto".

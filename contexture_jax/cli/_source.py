@@ -10,7 +10,9 @@ from contexture_jax.cli._texts import Texts
 __all__ = ["DEFAULT_DIALECT", "DEFAULT_MISSING", "Cells", "Dialect", "Lines", "Source"]
 
 Cells = np.ndarray | Texts
-DEFAULT_MISSING = ("?", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None")
+DEFAULT_MISSING = (
+    *("?", "NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "null", "NULL", "None"),
+)
 
 
 class Dialect(NamedTuple):
@@ -19,7 +21,8 @@ class Dialect(NamedTuple):
     Attributes:
         separator: what is between the cells of a CSV; a space stands for any number.
         decimal: what is before the decimals of a number, "." or ",".
-        missing: the marks of a missing value, beside an empty cell and nan.
+        missing: the marks of a missing value, beside an empty cell, and nan among
+            numbers; nan stands for its spellings too.
         found: whether `decimal` was found out: a column that only another sign fits
             has that.
     """

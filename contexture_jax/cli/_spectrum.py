@@ -45,7 +45,7 @@ def run(options: Options, ending: Ending) -> Path:
     with stages.stage("read"):
         _check_installed(plots=options.plots)
         out = check_out(options.out)
-        table = load(options, sparse=True)
+        table = load(options, sparse=not options.bootstrap)
         recipe = plan_context(options, table)
         plan_rank(options.rank, recipe, recipe.num_triples)
         mesh = make_mesh(options.devices)

@@ -140,6 +140,12 @@ def test_years_are_counted_with_a_note(tmp_path):
     assert load_counts(path, categorical=["year"]).feature_names == ["a", "b"]
 
 
+def test_a_first_column_named_as_labels_are_is_noted(tmp_path):
+    table = load_counts(str(write(tmp_path, "user_id,a,b\n7,0,1\n3,1,0\n3,1,1\n")))
+    assert table.feature_names == ["user_id", "a", "b"]
+    assert "--drop user_id if it labels the rows" in table.notes[0]
+
+
 def test_a_column_before_a_square_graph_labels_the_rows(tmp_path):
     path = write(tmp_path, "year,a,b,c\n1990,0,1,1\n1991,1,0,1\n1992,1,1,0\n")
     table = load_counts(str(path), graph=True)

@@ -45,6 +45,8 @@ def understood(cells, **options):
         (["3,5 m/s²", "4 m/s²"], [3.5, 4], 'decimal commas, "m/s²" behind each'),
         (["$1,234.50", "-$7", "$-8"], [1234.5, -7, -8], None),
         (["5 €", "1.234,5 €"], [5, 1234.5], None),
+        (["USD 5", "USD 1,234.5"], [5, 1234.5], None),
+        (["12 sq ft", "7.5 sq ft"], [12, 7.5], '"sq ft" behind each'),
         (["−5", "3.5"], [-5, 3.5], "typographic minus signs"),
         (["–5,5", "3"], [-5.5, 3], "decimal commas, typographic minus signs"),
         (["+5", "1E3"], [5, 1000], ""),
@@ -186,6 +188,19 @@ def test_marks_of_missing_values_are_counted_and_chosen(tmp_path):
     assert kept.target is not None
     assert kept.target.class_names == ("NA", "None", "z")
     np.testing.assert_array_equal(kept.rows, [0, 1, 4, 5])
+
+
+def test_nan_is_a_class_if_no_mark_and_no_number_in_any_case():
+    dialect = Dialect(missing=())
+    assert understood(["roti", "nan", "Nan"], dialect=dialect).categories == (
+        "Nan",
+        "nan",
+        "roti",
+    )
+    for cells in (["1", "nan", "3"], ["1,5", "NaN", "3"]):
+        column = understood(cells, dialect=dialect)
+        np.testing.assert_array_equal(column.missing, [False, True, False])
+    assert understood(["roti", "nan", "roti"]).categories == ("roti",)
 
 
 @pytest.mark.parametrize("mark", ["-999", "-999.0"])
