@@ -363,7 +363,7 @@ def _categories(
 
 def _order(category: str) -> tuple[bool, float, str]:
     """Numbers before texts, and 10 after 9."""
-    value = number(category)
+    value = None if _is_nan(category) else number(category)
     return value is None, value or 0.0, category
 
 

@@ -12,6 +12,9 @@ import numpy as np
 
 __all__ = ["Texts", "as_numpy"]
 
+# What NumPy calls otherwise.
+_DTYPES = {"double": "float64", "float": "float32", "halffloat": "float16"}
+
 
 class Texts:
     """The cells of a column as text without surrounding spaces; immutable.
@@ -125,8 +128,8 @@ def as_numpy(array: Any) -> np.ndarray:
     if pa.types.is_boolean(array.type):
         bits = np.frombuffer(content, np.uint8)
         return np.unpackbits(bits, count=stop, bitorder="little")[start:] == 1
-    dtype = np.dtype(array.type.to_pandas_dtype())
-    return np.frombuffer(content, dtype, stop)[start:]
+    name = _DTYPES.get(str(array.type), str(array.type))
+    return np.frombuffer(content, name, stop)[start:]
 
 
 def _strings(texts: list[str]) -> Any:
