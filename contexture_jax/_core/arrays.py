@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from contexture_jax._core.meshes import on_auto_axes
 from contexture_jax._core.processes import gathered
 from contexture_jax._core.types import Array
 
@@ -132,8 +133,7 @@ def as_real(x: Any, name: str) -> Array | np.ndarray:
         TypeError: if `x` is not numeric or is complex.
     """
     array = x if isinstance(x, jax.Array) else _jax_of(x)
-    if array is None:
-        array = as_array(x, name)
+    array = as_array(x, name) if array is None else on_auto_axes(array)
     if not _is_real(array.dtype):
         raise_not("real numbers", x, array, name)
     return array
@@ -200,11 +200,9 @@ def as_narrow(x: Any, name: str) -> Array | np.ndarray:
         TypeError: if `x` does not hold numbers.
         ValueError: if an integer does not fit.
     """
-    if isinstance(x, jax.Array):
-        return x
-    found = _jax_of(x)
+    found = x if isinstance(x, jax.Array) else _jax_of(x)
     if found is not None:
-        return found
+        return on_auto_axes(found)
     array = as_array(x, name)
     is_number = array.dtype.kind in "biufc" or jnp.issubdtype(array.dtype, jnp.number)
     if not is_number:

@@ -9,7 +9,11 @@ from contexture_jax._core.checks import check_finite, check_integer, check_key
 from contexture_jax._core.numerics import mm, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, Float, short_repr
 from contexture_jax.evaluation._pairs import check_level
-from contexture_jax.operators import AssociationOperator, MonteCarloOperator
+from contexture_jax.operators import (
+    AssociationOperator,
+    MonteCarloOperator,
+    ShardedMonteCarloOperator,
+)
 
 __all__ = ["MonteCarloError", "jackknife", "monte_carlo_error"]
 
@@ -108,7 +112,7 @@ def monte_carlo_error(
         >>> bool((error.band_lower <= error.singular_values).all())
         True
     """
-    if not isinstance(op, MonteCarloOperator):
+    if not isinstance(op, (MonteCarloOperator, ShardedMonteCarloOperator)):
         msg = (
             "op must be a Monte Carlo operator, as from association_operator(context,"
             f" x=..., num_samples=..., key=...); got {type(op).__name__}"
@@ -124,7 +128,7 @@ def monte_carlo_error(
         raise ValueError(msg)
     n, m = op.shape
     # Of (n, m / B) each: draws lie batch by batch.
-    tables = op.joint.reshape(n, num, m // num).swapaxes(0, 1)
+    tables = op.joint[:n].reshape(n, num, m // num).swapaxes(0, 1)
     weights = safe_reciprocal(op.p_a).reshape(num, 1, m // num)
     parts = jax.lax.map(
         lambda pair: mm(pair[0] * pair[1], pair[0].T), (tables, weights)

@@ -22,6 +22,7 @@ from contexture_jax.operators._kernel import KernelOperator, kernel_operator
 from contexture_jax.operators._low_rank import LowRankOperator, low_rank_operator
 from contexture_jax.operators._monte_carlo import (
     MonteCarloOperator,
+    ShardedMonteCarloOperator,
     monte_carlo_operator,
 )
 from contexture_jax.operators._sharded import (
@@ -52,6 +53,7 @@ __all__ = [
     "ShardedDenseOperator",
     "ShardedKernelOperator",
     "ShardedLowRankOperator",
+    "ShardedMonteCarloOperator",
     "ShardedOperator",
     "ShardedSparseOperator",
     "Slots",

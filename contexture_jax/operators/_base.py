@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from contexture_jax._core.checks import as_floating
+from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.processes import settled
 from contexture_jax._core.types import Array, ArrayLike, Float, describe
 
@@ -135,10 +136,12 @@ class AssociationOperator:
 _Map = Literal["_matmat", "_rmatmat"]
 
 
+@beside_context
 def _product(op: AssociationOperator, name: _Map, block: Any, what: str) -> Array:
     """A map of an operator, on a block as it came from the caller."""
     num_rows = op.shape[1] if name == "_matmat" else op.shape[0]
     block = _as_block(block, num_rows, what).astype(op.dtype)
+    op = tree_on_auto_axes(op)
     if _can_compile(op, block):
         return settled(_compiled(op, block, name=name))
     return getattr(op, name)(block).astype(op.dtype)

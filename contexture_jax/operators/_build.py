@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +18,7 @@ from contexture_jax._core.checks import (
     is_concrete,
 )
 from contexture_jax._core.fingerprint import fingerprint
+from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.types import Array, ArrayLike
 from contexture_jax.contexts import (
     CapabilityError,
@@ -35,11 +36,14 @@ from contexture_jax.contexts import (
 )
 from contexture_jax.operators._base import AssociationOperator
 from contexture_jax.operators._composed import adjoint
-from contexture_jax.operators._dense import dense_operator
+from contexture_jax.operators._dense import DenseOperator, dense_operator
 from contexture_jax.operators._fixed_degree import fixed_degree_operator
 from contexture_jax.operators._kernel import BLOCK_SIZE, kernel_operator
 from contexture_jax.operators._low_rank import LowRankOperator
-from contexture_jax.operators._monte_carlo import monte_carlo_operator
+from contexture_jax.operators._monte_carlo import (
+    monte_carlo_operator,
+    shard_monte_carlo,
+)
 from contexture_jax.operators._numbered import (
     entries_operator,
     group_operator,
@@ -62,6 +66,7 @@ _NUM_BATCHES = 10
 _MASS_TOLERANCE = 1e-3
 
 
+@beside_context
 def association_operator(
     context: Context,
     *,
@@ -90,7 +95,8 @@ def association_operator(
 
     A context that is a law of A for any x, with `sample` and `log_density`, has its
     operator on a sample `x`, by Monte Carlo over `num_samples` draws of A: a dense
-    `MonteCarloOperator`, whose error `evaluation.monte_carlo_error` tells.
+    `MonteCarloOperator`, on one device or over a mesh, whose error
+    `evaluation.monte_carlo_error` tells.
 
     Args:
         context: any context with a finite number of inputs and context values.
@@ -98,7 +104,8 @@ def association_operator(
             takes n · m numbers on the way unless the context is sparse; None: what fits
             the context.
         block_size: largest side of a tile, for contexts kept in tiles only; None: 1024.
-        mesh: devices to cut the rows over, with axes of type Auto; None: one device.
+        mesh: devices to cut the rows over; axes of type Explicit, as of
+            `jax.make_mesh`, are taken as Auto; None: one device.
         axis: the axis of the mesh that cuts the rows; others repeat the work.
         x: inputs for a Monte Carlo operator, leading axis n; with them go the next
             three, and `storage` does not.
@@ -126,8 +133,7 @@ def association_operator(
     Example:
         >>> import jax
         >>> import contexture_jax as cx
-        >>> auto = (jax.sharding.AxisType.Auto,)
-        >>> mesh = jax.make_mesh((jax.device_count(),), ("x",), axis_types=auto)
+        >>> mesh = jax.make_mesh((jax.device_count(),), ("x",))
         >>> context = cx.contexts.rbf(jax.numpy.arange(8.0)[:, None])
         >>> op = cx.association_operator(context, mesh=mesh)
         >>> op.shape
@@ -140,11 +146,12 @@ def association_operator(
             f" {type(context).__name__}"
         )
         raise TypeError(msg)
+    context = tree_on_auto_axes(context)
     if storage not in (None, "dense", "sparse"):
         msg = f'storage must be None, "dense" or "sparse"; got {storage!r}'
         raise ValueError(msg)
     if mesh is not None:
-        check_mesh(mesh, axis)
+        mesh = check_mesh(mesh, axis)
     block_size = _check_used(context, storage, block_size, mesh, axis, x, num_batches)
     if x is not None or num_samples is not None or key is not None:
         if x is None or num_samples is None or key is None or storage is not None:
@@ -168,7 +175,7 @@ def association_operator(
             num_batches=_NUM_BATCHES if num_batches is None else num_batches,
         )
         mark = fingerprint((context, x, op.samples))
-        op = op if mesh is None else shard_dense(op, mesh, axis)
+        op = op if mesh is None else shard_monte_carlo(op, mesh, axis)
     else:
         _warn_of_point_masses(context)
         mark = context.fingerprint
@@ -258,7 +265,7 @@ def _warn_of_point_masses(context: Context) -> None:
             " `time_lag` say what to use for steps of a series and for pairs of"
             " features",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -362,11 +369,11 @@ def _(context: Teacher, *, block_size: int) -> AssociationOperator:
 def _sharded(
     context: Any, mesh: Mesh, axis: str, *, block_size: int
 ) -> AssociationOperator:
-    """The storage that fits, over a mesh."""
+    """The storage that fits, over a mesh; a table's rows are cut where they are."""
     op = _native(context, block_size=block_size)
     if isinstance(op, LowRankOperator):
         return shard_low_rank(op, mesh, axis)
-    return shard_dense(dense_operator(_table(context)), mesh, axis)
+    return shard_dense(cast(DenseOperator, op), mesh, axis)
 
 
 @_sharded.register
@@ -374,6 +381,7 @@ def _(
     context: SparseJoint, mesh: Mesh, axis: str, *, block_size: int
 ) -> AssociationOperator:
     del block_size
+    check_concrete(context, "a sparse context")
     entries = (context.rows, context.columns, context.weights)
     rows, columns, weights = map(np.asarray, entries)
     return shard_entries(rows, columns, weights, context.shape, mesh, axis)
@@ -384,6 +392,7 @@ def _(
     context: Labels, mesh: Mesh, axis: str, *, block_size: int
 ) -> AssociationOperator:
     del block_size
+    check_concrete(context, "a labels context")
     return group_operator(np.asarray(context.codes), context.num_classes, mesh, axis)
 
 
@@ -392,6 +401,7 @@ def _(
     context: SameClass, mesh: Mesh, axis: str, *, block_size: int
 ) -> AssociationOperator:
     del block_size
+    check_concrete(context, "a same-class context")
     return same_class_operator(context, mesh, axis)
 
 
@@ -400,6 +410,7 @@ def _(
     context: TimeLag, mesh: Mesh, axis: str, *, block_size: int
 ) -> AssociationOperator:
     del block_size
+    check_concrete(context, "a time-lag context")
     return time_lag_operator(context, mesh, axis)
 
 
@@ -408,6 +419,7 @@ def _(
     context: NextToken, mesh: Mesh, axis: str, *, block_size: int
 ) -> AssociationOperator:
     del block_size
+    check_concrete(context, "a next-token context")
     return next_token_operator(context, mesh, axis)
 
 
@@ -416,6 +428,7 @@ def _(
     context: Neighbors, mesh: Mesh, axis: str, *, block_size: int
 ) -> AssociationOperator:
     del block_size
+    check_concrete(context, "a neighbour context")
     indices = np.asarray(context.indices)
     n, num_slots = indices.shape
     shares = (

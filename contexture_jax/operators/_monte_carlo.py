@@ -5,9 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from contexture_jax._core.checks import (
-    as_array,
+    as_device_array,
     check_finite,
     check_integer,
     check_key,
@@ -21,8 +22,15 @@ from contexture_jax._core.types import (
 )
 from contexture_jax.contexts import Context, SamplingContext
 from contexture_jax.operators._dense import DenseOperator
+from contexture_jax.operators._sharded import place_whole
+from contexture_jax.operators._sharded_dense import ShardedDenseOperator, shard_dense
 
-__all__ = ["MonteCarloOperator", "monte_carlo_operator"]
+__all__ = [
+    "MonteCarloOperator",
+    "ShardedMonteCarloOperator",
+    "monte_carlo_operator",
+    "shard_monte_carlo",
+]
 
 
 @pytree_dataclass
@@ -40,6 +48,40 @@ class MonteCarloOperator(DenseOperator):
 
     samples: Any = None
     num_batches: int = static_field(default=1)
+
+
+@pytree_dataclass
+class ShardedMonteCarloOperator(ShardedDenseOperator):
+    """The same table with its rows cut over a mesh.
+
+    Attributes:
+        joint: with padding, shape (n2, m), rows sharded.
+        p_x: shape (n,).
+        p_a: shape (m,).
+        mesh: the devices. Static.
+        axis: the axis of the mesh that cuts the rows. Static.
+        samples: a_1..a_m, on every device.
+        num_batches: as in `MonteCarloOperator`. Static.
+    """
+
+    samples: Any = None
+    num_batches: int = static_field(default=1)
+
+
+def shard_monte_carlo(
+    op: MonteCarloOperator, mesh: Mesh, axis: str
+) -> ShardedMonteCarloOperator:
+    """The same operator over a mesh."""
+    dense = shard_dense(op, mesh, axis)
+    return ShardedMonteCarloOperator(
+        dense.joint,
+        dense.p_x,
+        dense.p_a,
+        mesh,
+        axis,
+        jax.tree.map(lambda leaf: place_whole(leaf, mesh), op.samples),
+        op.num_batches,
+    )
 
 
 def monte_carlo_operator(
@@ -87,7 +129,7 @@ def monte_carlo_operator(
         )
         raise ValueError(msg)
     _check_capable(context)
-    x = x if isinstance(x, jax.Array) else jnp.asarray(as_array(x, "x"))
+    x = as_device_array(x, "x")
     if x.ndim == 0 or x.shape[0] == 0:
         msg = f"x must have at least one row; got shape {tuple(x.shape)}"
         raise ValueError(msg)

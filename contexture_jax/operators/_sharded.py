@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from contexture_jax._core.meshes import auto_mesh, within
 from contexture_jax._core.processes import placed
 from contexture_jax._core.types import Array, Float, static_field
 from contexture_jax.operators._base import AssociationOperator
@@ -66,12 +67,12 @@ class ShardedOperator(AssociationOperator):
         raise NotImplementedError
 
 
-def check_mesh(mesh: Any, axis: str) -> None:
-    """Raise unless `axis` is an axis of the mesh that the compiler may shard over.
+def check_mesh(mesh: Any, axis: str) -> Mesh:
+    """Return the mesh with axes of type Auto; raise unless `axis` is one of them.
 
     Raises:
         TypeError: if `mesh` is no mesh.
-        ValueError: if it has no such axis, or one of type Explicit or Manual.
+        ValueError: if it has no such axis, or one of type Manual.
     """
     if not isinstance(mesh, Mesh):
         msg = (
@@ -82,14 +83,13 @@ def check_mesh(mesh: Any, axis: str) -> None:
     if axis not in mesh.axis_names:
         msg = f"axis must be one of the mesh's, {mesh.axis_names}; got {axis!r}"
         raise ValueError(msg)
-    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    if any(kind != AxisType.Auto for kind in kinds.values()):
-        shown = ", ".join(f"{name}: {kind.name}" for name, kind in kinds.items())
+    if AxisType.Manual in mesh.axis_types:
         msg = (
-            "mesh must have axes of type Auto, as from jax.make_mesh(..., axis_types="
-            f"(jax.sharding.AxisType.Auto,)); got {shown}"
+            "mesh must have axes of type Auto or Explicit; got one of type Manual, as"
+            " inside of shard_map: build the operator outside"
         )
         raise ValueError(msg)
+    return auto_mesh(mesh)
 
 
 def mesh_of(operator: AssociationOperator) -> Mesh | None:
@@ -167,7 +167,7 @@ def _run(
     def spec(axis: str | None) -> PartitionSpec:
         return PartitionSpec() if axis is None else PartitionSpec(axis)
 
-    return jax.shard_map(
+    run = jax.shard_map(
         functools.partial(function, *static),
         mesh=mesh,
         in_specs=tuple(map(spec, take)),
@@ -175,4 +175,6 @@ def _run(
         # The tile and slot loops start from constants, which the check would have
         # marked by hand as different on each device.
         check_vma=False,
-    )(*arrays)
+    )
+    with within(mesh):
+        return run(*arrays)

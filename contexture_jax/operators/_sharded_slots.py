@@ -71,10 +71,12 @@ class _Layout(NamedTuple):
         own: the entries in the block that a device starts with; all of them where
             columns are not cut.
         others: those in the blocks that come after it, with an axis of steps.
+        last: those in the block that comes last, which goes on to nobody.
     """
 
     own: tuple[_ShardBucket, ...]
     others: tuple[_ShardBucket, ...]
+    last: tuple[_ShardBucket, ...]
 
 
 @pytree_dataclass
@@ -152,7 +154,7 @@ class ShardedSparseOperator(ShardedOperator):
         )
 
     def collectives(self, r: int) -> tuple[Collective, ...]:
-        """In a ring k hops of a block, else one all-reduce of (m, r)."""
+        """In a ring k − 1 hops of a block, else one all-reduce of (m, r)."""
         k, size = self.num_devices, self.dtype.itemsize
         n, m = self.shape
         if k == 1:
@@ -161,8 +163,8 @@ class ShardedSparseOperator(ShardedOperator):
             return (Collective("rmatmat", "all-reduce", size * m * r, 1),)
         hop = "collective-permute"
         return (
-            Collective("matmat", hop, size * (padded_size(m, k) // k) * r, k),
-            Collective("rmatmat", hop, size * (padded_size(n, k) // k) * r, k),
+            Collective("matmat", hop, size * (padded_size(m, k) // k) * r, k - 1),
+            Collective("rmatmat", hop, size * (padded_size(n, k) // k) * r, k - 1),
         )
 
 
@@ -267,14 +269,14 @@ def _lay_out(
         buckets = _make_buckets(
             group, row[here], column[here], weight[here], k * length, num_rows
         )
-        if first:
-            buckets = [
-                _ShardBucket(*(x.reshape(k, length, *x.shape[1:]) for x in bucket))
-                for bucket in buckets
-            ]
-        return tuple(place_rows(bucket, mesh, axis) for bucket in buckets)
+        return tuple(buckets)
 
-    return _Layout(part(0, 1), part(1, k - 1) if k > 1 else ())
+    def by_step(bucket: _ShardBucket) -> _ShardBucket:
+        return _ShardBucket(*(x.reshape(k, k - 2, *x.shape[1:]) for x in bucket))
+
+    others = tuple(map(by_step, part(1, k - 2))) if k > 2 else ()
+    layout = _Layout(part(0, 1), others, part(k - 1, 1) if k > 1 else ())
+    return place_rows(layout, mesh, axis)
 
 
 def _make_buckets(
@@ -359,7 +361,8 @@ def _multiply_in_ring(
     if num_devices == 1:
         return out
     state, others = (pass_on(x), out), _strip(layout.others)
-    return jax.lax.scan(step, state, others, length=num_devices - 1)[0][1]
+    (x, out), _ = jax.lax.scan(step, state, others, length=num_devices - 2)
+    return _add(out, _strip(layout.last), x)
 
 
 def _add(

@@ -20,6 +20,7 @@ from contexture_jax._core.checks import (
     is_concrete,
 )
 from contexture_jax._core.fingerprint import of_one_law
+from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Bool, Float, Int, short_repr
 from contexture_jax._core.units import in_own_unit, times_power_of_two
@@ -131,6 +132,7 @@ class Certificate(NamedTuple):
         )
 
 
+@beside_context
 def certify(
     result: SVDResult,
     info: SolveInfo,
@@ -230,6 +232,7 @@ def certify(
         if key is None:
             raise TypeError("key must be given with op: what was missed is probed")
         check_key(key)
+    result, info, op = tree_on_auto_axes((result, info, op))
     _check_shapes(result, info, op)
     same, measures = True, False
     if op is not None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from contexture_jax._core.checks import as_floating, is_traced
 from contexture_jax._core.fingerprint import of_one_law
+from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import rank_cutoff, safe_reciprocal
 from contexture_jax._core.types import Array, Float
 from contexture_jax.contexts import Context, SoftmaxContext
@@ -16,6 +17,7 @@ from contexture_jax.solvers._results import SVDResult
 __all__ = ["extend"]
 
 
+@beside_context
 def extend(
     result: SVDResult,
     context: Context,
@@ -55,6 +57,7 @@ def extend(
     if side not in ("left", "right"):
         msg = f'side must be "left" or "right"; got {side!r}'
         raise ValueError(msg)
+    context = tree_on_auto_axes(context)
     source = context if side == "left" else _reversed(context)
     name = "right" if side == "left" else "left"
     values = as_floating(getattr(result, name), f"result.{name}")

@@ -17,6 +17,7 @@ from contexture_jax._core.checks import (
     check_ndim,
     floating_dtype,
 )
+from contexture_jax._core.meshes import on_auto_axes
 from contexture_jax._core.types import Array
 from contexture_jax.operators import AssociationOperator, Slots, make_slots
 
@@ -81,7 +82,7 @@ def take_apart(a: Any) -> Parts:
 
 
 def _dense(a: Any) -> Parts:
-    array = a if isinstance(a, jax.Array) else as_array(a, "a")
+    array = on_auto_axes(a) if isinstance(a, jax.Array) else as_array(a, "a")
     is_complex = jnp.issubdtype(array.dtype, jnp.complexfloating)
     is_real = jnp.issubdtype(array.dtype, jnp.number) or array.dtype == np.dtype(bool)
     if not (is_complex or is_real):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_key, gathered, is_traced
+from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import cast_floating, mm, safe_reciprocal
 from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import AssociationOperator, mesh_of
@@ -20,6 +21,7 @@ from contexture_jax.solvers._run import finish, solve
 __all__ = ["svd"]
 
 
+@beside_context
 def svd(
     op: AssociationOperator,
     rank: int,
@@ -125,6 +127,7 @@ def svd(
         )
         raise TypeError(msg)
     check_key(key)
+    op = tree_on_auto_axes(op)
     plan = make_plan(
         op.shape,
         op.dtype,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_key, is_concrete, on_cpu
+from contexture_jax._core.meshes import beside_context
 from contexture_jax._core.numerics import mm, transpose_rows
 from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import slots_matmat
@@ -22,6 +23,7 @@ from contexture_jax.solvers._units import choose_unit, in_units, rescale
 __all__ = ["truncated_svd"]
 
 
+@beside_context
 def truncated_svd(
     a: Any,
     rank: int,

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from contexture_jax._core.arrays import as_narrow
 from contexture_jax._core.checks import check_integer, counted
+from contexture_jax._core.meshes import auto_mesh, beside_context, on_auto_axes
 from contexture_jax._core.types import Array
 from contexture_jax.training._state import TrainState
 
@@ -55,7 +56,7 @@ def global_batch(local_batch: Any, mesh: Mesh) -> Any:
         TypeError: if a leaf does not hold numbers, or is one.
         ValueError: if the devices of this process do not divide its rows.
     """
-    rows = NamedSharding(mesh, PartitionSpec(AXIS))
+    rows = NamedSharding(auto_mesh(mesh), PartitionSpec(AXIS))
     here = len(mesh.local_devices)
 
     def place(leaf: Any) -> Array:
@@ -104,7 +105,7 @@ def compile_step(
     Args:
         step: as `make_step` returns it.
         strategy: one of the above.
-        mesh: with the axis "x" alone, of type Auto; None: `data_mesh()`, all devices.
+        mesh: with the axis "x" alone; None: `data_mesh()`, all devices.
         donate: whether a call may overwrite the arrays of the state that it is given.
             They must then not be used again; half the memory of the state.
 
@@ -139,12 +140,13 @@ def compile_step(
         msg = f'strategy must be "jit", "shard_map" or "pmap"; got {strategy!r}'
         raise ValueError(msg)
     mesh = data_mesh() if mesh is None else mesh
-    if mesh.axis_names != (AXIS,) or mesh.axis_types != (AxisType.Auto,):
+    if mesh.axis_names != (AXIS,) or AxisType.Manual in mesh.axis_types:
         msg = (
-            f'mesh must have one axis, "{AXIS}", of type Auto, as data_mesh makes it;'
-            f" got axes {mesh.axis_names} of types {mesh.axis_types}"
+            f'mesh must have one axis, "{AXIS}", of type Auto, as data_mesh makes it,'
+            f" or Explicit; got axes {mesh.axis_names} of types {mesh.axis_types}"
         )
         raise ValueError(msg)
+    mesh = auto_mesh(mesh)
     if strategy == "pmap" and mesh.is_multi_process:
         msg = 'strategy "pmap" runs in one process; use "jit" or "shard_map"'
         raise ValueError(msg)
@@ -175,12 +177,14 @@ class CompiledStep:
         self._last_key: tuple[Any, Any] = (None, None)
         self._run = self._compiled(step, donate)
 
+    @beside_context
     def __call__(
         self, state: TrainState, batch: Any, key: Array
     ) -> tuple[TrainState, dict[str, Any]]:
         """One step; see `make_step`."""
         return self._run(*self._arguments(state, batch, key))
 
+    @beside_context
     def lower(self, state: TrainState, batch: Any, key: Array) -> Any:
         """The program for such arguments, to be compiled and looked at."""
         return self._run.lower(*self._arguments(state, batch, key))
@@ -266,4 +270,6 @@ def _is_gone(leaf: Any) -> bool:
 def _lies(leaf: Array, sharding: NamedSharding) -> bool:
     """Whether an array is on the mesh already; one device alone is another type."""
     same = leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
-    return same and isinstance(leaf.sharding, NamedSharding)
+    if not same or not isinstance(leaf.sharding, NamedSharding):
+        return False
+    return on_auto_axes(leaf) is leaf

@@ -125,13 +125,18 @@ def test_the_error_falls_with_the_root_of_the_number_of_draws():
     np.testing.assert_allclose(spread[0] / spread[1], 4, rtol=0.45)
 
 
-@pytest.mark.slow
-def test_it_can_be_cut_over_devices(key):
-    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+def test_it_can_be_cut_over_devices_and_tells_its_error_there(key):
+    mesh = jax.make_mesh((3,), ("x",), devices=jax.devices()[:3])
     options = {"x": CUBE, "num_samples": 20, "key": key}
     op = cx.association_operator(ERASURE, **options)
     cut = cx.association_operator(ERASURE, mesh=mesh, **options)
     np.testing.assert_allclose(cut.as_matrix(), op.as_matrix(), atol=tol(DTYPE))
+    expected, found = (
+        cx.evaluation.monte_carlo_error(each, 2, key=key, num_replicates=5)
+        for each in (op, cut)
+    )
+    for one, many in zip(expected, found, strict=True):
+        np.testing.assert_allclose(many, one, atol=tol(DTYPE, factor=300))
 
 
 def test_a_density_that_does_not_fit_the_samples_is_refused(key):

@@ -50,7 +50,7 @@ MANY = {
         np.arange(32.0, dtype=dtype)[:, None], 5
     ),
     "few context values": lambda dtype: cx.contexts.pairs(
-        np.arange(16), np.arange(16) % 2, np.ones(16, dtype)
+        np.append(np.arange(16), 0), np.append(np.arange(16) % 2, 1), np.ones(17, dtype)
     ),
     "popular neighbours": popular_neighbors,
     "far rbf": lambda dtype: cx.contexts.rbf(
@@ -67,9 +67,10 @@ def context(name: str) -> cx.Context:
 def build(name: str, mesh: Mesh | None = None) -> Any:
     """One program where the context can be traced: eager loops compile one by one."""
     made = context(name)
+    if not isinstance(made, cx.contexts.SoftmaxContext):
+        return cx.association_operator(made, mesh=mesh)
     make = functools.partial(cx.association_operator, block_size=5, mesh=mesh)
-    traced = isinstance(made, cx.contexts.SoftmaxContext)
-    return jax.jit(make)(made) if traced else make(made)
+    return jax.jit(make)(made)
 
 
 @functools.cache
@@ -213,7 +214,8 @@ def laid_out(kind: str) -> Any:
         "rbf": lambda: cx.contexts.rbf(x),
         "teacher": lambda: cx.contexts.teacher(x),
     }[kind]()
-    return cx.association_operator(made, mesh=make_mesh(8), block_size=8)
+    tiles = 8 if kind == "rbf" else None
+    return cx.association_operator(made, mesh=make_mesh(8), block_size=tiles)
 
 
 @functools.cache
@@ -239,6 +241,9 @@ def test_a_product_takes_the_collectives_that_the_operator_states(kind, product)
         if each.product == product:
             stated[each.kind, each.bytes] += each.times
     assert hlo.collectives(compiled(kind, product).as_text()) == stated
+    if kind in ("knn", "rbf"):  # a block is at each of 8 devices after 7 hops
+        assert list(stated.values()) == [7]
+        assert {what for what, _ in stated} == {"collective-permute"}
 
 
 def test_one_device_tells_nobody():
@@ -315,9 +320,33 @@ def test_bad_meshes_are_refused():
     build = functools.partial(cx.association_operator, made)
     with pytest.raises(ValueError, match=r"axis must be one of .*'x'.*; got 'y'"):
         build(mesh=make_mesh(2), axis="y")
-    explicit = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,))
-    with pytest.raises(ValueError, match=r"axes of type Auto.*x: Explicit"):
-        build(mesh=explicit)
+    manual = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Manual,))
+    with pytest.raises(ValueError, match="Auto or Explicit; got one of type Manual"):
+        build(mesh=manual)
+
+
+def test_a_context_of_a_class_of_ones_own_gives_its_table_once():
+    class Counted(cx.Context):
+        asked = 0
+
+        def table(self):
+            self.asked += 1
+            return jnp.asarray(holey_table(DTYPE))
+
+    made = Counted()
+    many = cx.association_operator(made, mesh=make_mesh(8))
+    assert made.asked == 1
+    one = cx.association_operator(made)
+    np.testing.assert_allclose(many.as_matrix(), one.as_matrix(), atol=tol(DTYPE))
+
+
+@pytest.mark.parametrize(
+    "name", ["pairs", "labels", "neighbors", "reversed knn", "sorted knn"]
+)
+def test_a_traced_context_is_refused_in_plain_words(name):
+    build = functools.partial(cx.association_operator, mesh=make_mesh(2))
+    with pytest.raises(TypeError, match=r"laid out on the host.*got a tracer"):
+        jax.eval_shape(build, context(name))
 
 
 def test_another_axis_of_the_mesh_repeats_the_work():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import contexture_jax as cx
 from tests import hlo
@@ -144,11 +144,24 @@ def test_bad_arguments_say_what_is_wrong() -> None:
     step = make_step(SGD)
     with pytest.raises(ValueError, match='strategy must be "jit"'):
         cx.training.compile_step(step, "xmap")
-    explicit = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,))
+    other = jax.make_mesh((2,), ("y",), axis_types=(AxisType.Auto,))
     with pytest.raises(ValueError, match='one axis, "x", of type Auto'):
-        cx.training.compile_step(step, mesh=explicit)
+        cx.training.compile_step(step, mesh=other)
     with pytest.raises(ValueError, match="multiple of the 4 devices"):
         cx.training.global_batch(data(6), cx.training.data_mesh(4))
+
+
+def test_a_mesh_and_batches_of_explicit_axes_are_taken() -> None:
+    explicit = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,))
+    batch = jax.device_put(data(8), NamedSharding(explicit, PartitionSpec("x")))
+    compiled = cx.training.compile_step(make_step(SGD), mesh=explicit)
+    assert compiled.mesh.axis_types == (AxisType.Auto,)
+    with jax.set_mesh(explicit):
+        for given in (batch, data(8)):
+            state, metrics = compiled(initial_state(SGD), given, KEY)
+            compiled(state, given, KEY)
+            assert np.isfinite(metrics["loss"])
+    assert compiled.num_traces == 1
 
 
 def test_batches_that_are_placed_stay_where_they_are() -> None:
