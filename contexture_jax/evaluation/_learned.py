@@ -106,7 +106,7 @@ def cka(
     cross, own_a, own_b = (
         jnp.linalg.norm(mm(x.T, y)) for x, y in ((a, b), (a, a), (b, b))
     )
-    return safe_divide(cross**2, own_a * own_b)
+    return jnp.minimum(safe_divide(cross**2, own_a * own_b), 1.0)
 
 
 def clusters(singular_values: ArrayLike, *, gap: float = 0.01) -> list[tuple[int, int]]:

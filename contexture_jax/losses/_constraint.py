@@ -202,7 +202,7 @@ def _running_value(
     running = jnp.where(begun, running_covariance(moments).astype(C.dtype), C)
     running = held(running)
     level, slope = jax.value_and_grad(trace_ratio)(regularised(running, ridge), held(B))
-    along = -jnp.sum(slope * held(C))
+    along = -jnp.sum(slope.matrix * held(C))
     scale = jnp.where(along * level > 0, level * safe_reciprocal(along), 1)
     scale = held(jnp.clip(scale, 0.5, 2))
     # Summed in this order the value is the running one to the last bit.

@@ -136,7 +136,8 @@ def whiten(
     if z.shape[1] != moments.mean.shape[0]:
         msg = f"x must be of width {moments.mean.shape[0]}; got shape {z.shape}"
         raise ValueError(msg)
-    factor = cholesky(regularised(running_covariance(moments), ridge)).astype(z.dtype)
+    C = regularised(running_covariance(moments), ridge)
+    factor = cholesky(C.matrix).astype(z.dtype)
     centred = z - running_mean(moments).astype(z.dtype)[None, :]
     identity = jnp.eye(z.shape[1], dtype=z.dtype)
     return mm(centred, solve_triangular(factor, identity, lower=True).T)

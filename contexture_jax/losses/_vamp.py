@@ -35,7 +35,8 @@ def vamp(
 
     r = 2 is computed with one Cholesky of each covariance. r = 1 takes the singular
     values of a d × d matrix; its gradient at a value of 0 is one of many, as that of
-    an absolute value. A constant embedding scores 0.
+    an absolute value. A constant embedding scores 0, and so do directions that rounding
+    cannot tell from none, those of dependent columns: the score is that of the span.
 
     Args:
         phi: embeddings of x, shape (b, d).

@@ -1,6 +1,6 @@
 """Covariances solved exactly: Tr C⁻¹ B by one Cholesky, and its derivative by hand."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,30 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 
 from contexture_jax._core.checks import check_coefficient, check_number
 from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array, Float
+from contexture_jax._core.types import Array, Bool, Float
 
-__all__ = ["cholesky", "regularised", "trace_ratio", "whitened_cross"]
+__all__ = [
+    "Regularised",
+    "cholesky",
+    "regularised",
+    "trace_ratio",
+    "whitened_cross",
+]
 
 
-def regularised(C: Float[Array, "d d"], ridge: float) -> Float[Array, "d d"]:
+class Regularised(NamedTuple):
+    """A covariance with a ridge.
+
+    Attributes:
+        matrix: C + shift · I, shape (d, d).
+        shift: shape (). It says what is ridge alone, and has no gradient of its own.
+    """
+
+    matrix: Float[Array, "d d"]
+    shift: Float[Array, ""]
+
+
+def regularised(C: Float[Array, "d d"], ridge: float) -> Regularised:
     """C + max(ridge / d, 4 eps) · Tr C · I, and a positive floor where Tr C is 0.
 
     The shift is relative to the mean variance, so that no objective depends on the
@@ -27,7 +45,7 @@ def regularised(C: Float[Array, "d d"], ridge: float) -> Float[Array, "d d"]:
     check_coefficient(check_number(ridge, "ridge"), "ridge")
     share = max(ridge / d, 4 * float(info.eps))
     shift = share * jnp.trace(C) + float(info.tiny) ** 0.4
-    return C + shift * jnp.eye(d, dtype=C.dtype)
+    return Regularised(C + shift * jnp.eye(d, dtype=C.dtype), shift)
 
 
 def cholesky(C: Float[Array, "d d"]) -> Float[Array, "d d"]:
@@ -46,13 +64,17 @@ def cholesky(C: Float[Array, "d d"]) -> Float[Array, "d d"]:
 
 
 @jax.custom_jvp
-def trace_ratio(C: Float[Array, "d d"], B: Float[Array, "d d"]) -> Float[Array, ""]:
+def trace_ratio(C: Regularised, B: Float[Array, "d d"]) -> Float[Array, ""]:
     """Tr C⁻¹ B for a symmetric positive definite C.
 
     d Tr C⁻¹ B = Tr C⁻¹ dB − Tr (C⁻¹ B C⁻¹) dC: beside the Cholesky factor, products and
     solves of size d × d; nothing is differentiated through the factorisation, so no
     eigenvalue gap is divided by. Moments pass the two matrices C⁻¹ and C⁻¹ B C⁻¹ on to
     the embeddings as (b, d) × (d, d) products.
+
+    Directions that rounding cannot tell from none, those of dependent columns, are left
+    out of C⁻¹: there B is rounding as well, and the quotient of the two may be
+    anything. The gradient is that at constant rank.
     """
     return jnp.sum(_inverse(C) * B.T)
 
@@ -63,16 +85,77 @@ def _(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
     dC, dB = tangents
     inverse = _inverse(C)
     K = mm(mm(inverse, B), inverse)
-    return jnp.sum(inverse * B.T), jnp.sum(inverse * dB.T) - jnp.sum(K.T * dC)
-
-
-def _inverse(C: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    return cho_solve((cholesky(C), True), jnp.eye(C.shape[0], dtype=C.dtype))
+    slope = jnp.sum(inverse * dB.T) - jnp.sum(K.T * dC.matrix)
+    return jnp.sum(inverse * B.T), slope
 
 
 def whitened_cross(
-    C: Float[Array, "d d"], C_cross: Float[Array, "d k"], D: Float[Array, "k k"]
+    C: Regularised, C_cross: Float[Array, "d k"], D: Regularised
 ) -> Float[Array, "d k"]:
-    """L_C⁻¹ C_cross L_D⁻ᵀ with C = L_C L_Cᵀ, D = L_D L_Dᵀ."""
-    left = solve_triangular(cholesky(C), C_cross, lower=True)
-    return solve_triangular(cholesky(D), left.T, lower=True).T
+    """W_Cᵀ C_cross W_D with W_Cᵀ C W_C = I, W_Dᵀ D W_D = I.
+
+    By the Cholesky factors, where C and D have full rank to rounding. Elsewhere on the
+    span of what is resolved, with 0 for the rest, as in `trace_ratio`: the eigenvectors
+    are held fixed, and in their coordinates both covariances are near I.
+    """
+    factors = cholesky(C.matrix), cholesky(D.matrix)
+
+    def plain() -> Array:
+        return _by_factors(factors[0], C_cross, factors[1])
+
+    def on_resolved() -> Array:
+        (U, lost), (V, lacking) = _resolved(C), _resolved(D)
+        return _by_factors(
+            cholesky(mm(U.T, mm(C.matrix, U)) + jnp.diag(lost)),
+            mm(U.T, mm(C_cross, V)),
+            cholesky(mm(V.T, mm(D.matrix, V)) + jnp.diag(lacking)),
+        )
+
+    full = _is_full(C, factors[0]) & _is_full(D, factors[1])
+    return jax.lax.cond(full, plain, on_resolved)
+
+
+def _by_factors(one: Array, C_cross: Array, two: Array) -> Array:
+    left = solve_triangular(one, C_cross, lower=True)
+    return solve_triangular(two, left.T, lower=True).T
+
+
+def _inverse(C: Regularised) -> Float[Array, "d d"]:
+    factor = cholesky(C.matrix)
+
+    def on_resolved() -> Array:
+        U, _ = _resolved(C)
+        return mm(U, U.T)
+
+    eye = jnp.eye(factor.shape[0], dtype=factor.dtype)
+    return jax.lax.cond(
+        _is_full(C, factor), lambda: cho_solve((factor, True), eye), on_resolved
+    )
+
+
+def _is_full(C: Regularised, factor: Float[Array, "d d"]) -> Bool[Array, ""]:
+    """Whether every direction is well above rounding, as far as the factor tells.
+
+    What is not finite counts as full, and stays so.
+    """
+    smallest = jnp.min(jnp.diagonal(factor)) ** 2 - C.shift
+    return ~(smallest <= 4 * _noise(C.matrix))
+
+
+def _resolved(C: Regularised) -> tuple[Float[Array, "d d"], Float[Array, " d"]]:
+    """U with Uᵀ C U = I on what is resolved and columns 0 for the rest; 1 for those.
+
+    Resolved are the directions whose variance without the ridge is above 16 eps of the
+    largest, some eight times what rounding in the moments makes of none.
+    """
+    values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(C.matrix))
+    kept = values - C.shift > _noise(C.matrix)
+    scale = jax.lax.rsqrt(jnp.where(kept, values, 1))
+    U = jnp.where(kept[None, :], vectors * scale[None, :], 0)
+    return jax.lax.stop_gradient(U), jnp.where(kept, 0, 1).astype(values.dtype)
+
+
+def _noise(C: Float[Array, "d d"]) -> Float[Array, ""]:
+    """16 eps of the largest eigenvalue, taken as the Frobenius norm."""
+    scale = jax.lax.stop_gradient(jnp.sqrt(jnp.sum(C**2)))
+    return 16 * float(np.finfo(C.dtype).eps) * scale

@@ -241,8 +241,8 @@ def certify(
         )
         measures = result.fingerprint is None or op.fingerprint is None
     dtype = result.singular_values.dtype
-    scale = info.scale if scale is None else scale
-    ceiling = jnp.inf if scale is None else jnp.where(scale > 0, scale, jnp.inf)
+    bound: Any = info.scale if scale is None else scale
+    ceiling = jnp.inf if bound is None else jnp.where(bound > 0, bound, jnp.inf)
     numbers = info._replace(
         status=jnp.zeros((), jnp.int32), method=None, reason=None, scale=None
     )
@@ -251,7 +251,7 @@ def certify(
         numbers,
         _unmarked(op),
         key,
-        jnp.asarray(1.0 if scale is None else scale, dtype),
+        jnp.asarray(1.0 if bound is None else bound, dtype),
         jnp.asarray(ceiling, dtype),
         jnp.asarray(cluster_tol, dtype),
         jnp.asarray(same),
@@ -264,7 +264,7 @@ def certify(
         msg = (
             "result, info and scale must belong together; got energies that are not"
             f" those of the values, or values above the scale: {result!r}, {info!r},"
-            f" scale={scale}"
+            f" scale={bound}"
         )
         raise ValueError(msg)
     return certificate

@@ -89,7 +89,8 @@ class SVDResult(_Triples):
         made.fingerprint = fingerprint
         return made
 
-    def _replace(self, **changes: Any) -> "SVDResult":
+    # What a tuple of three does, with a fourth that it knows nothing of.
+    def _replace(self, **changes: Any) -> "SVDResult":  # pyright: ignore[reportIncompatibleMethodOverride]
         """The result with other fields; of another triple the law is not known."""
         kept = None if changes else self.fingerprint
         kept = changes.pop("fingerprint", kept)
