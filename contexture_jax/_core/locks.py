@@ -7,6 +7,7 @@ most the empty file that it was on, which the next one takes over.
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,9 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None
 
-__all__ = ["HeldError", "is_held", "locked"]
+__all__ = ["HeldError", "is_held", "left_by_death", "locked"]
+
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class HeldError(Exception):
@@ -73,6 +76,43 @@ def is_held(path: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+def left_by_death(path: Path) -> str | None:
+    """Wait until a lock on a file has been taken, and then until it is given up.
+
+    Returns:
+        What is in the file, if its holder died with it; None if it came to the end of
+        its block, or where nothing can be told.
+    """
+    if fcntl is None:
+        return None
+    while True:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            break
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    try:
+        while _is_free(descriptor):  # of a holder that is still to come
+            if not _is_at(descriptor, path):
+                return None
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        return _holder(descriptor) if _is_at(descriptor, path) else None
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _is_free(descriptor: int) -> bool:
+    assert fcntl is not None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return True
 
 
 def _acquired(path: Path, *, is_file: bool) -> int:

@@ -61,6 +61,15 @@ class Progress(NamedTuple):
     between: bool = False
 
 
+def newest_in(directory: Path) -> int | None:
+    """The step of the newest checkpoint that is whole, without waiting for another."""
+    try:
+        names = [path.name for path in directory.iterdir()]
+    except OSError:
+        names = []
+    return max((int(name) for name in names if name.isdigit()), default=None)
+
+
 class Store:
     """The checkpoints in a directory.
 
@@ -102,14 +111,10 @@ class Store:
         """Which checkpoint a run can go on from, in words; waits for one under way."""
         with suppress(Exception):  # what it would say has been said, or will be
             self._manager.wait_until_finished()
-        here = self._directory
-        try:
-            steps = [int(path.name) for path in here.iterdir() if path.name.isdigit()]
-        except OSError:
-            steps = []
-        if not steps:
+        here, step = self._directory, newest_in(self._directory)
+        if step is None:
             return f"there is no checkpoint in {here} to go on from"
-        return f"that of step {max(steps)} in {here} is whole: a run can go on from it"
+        return f"that of step {step} in {here} is whole: a run can go on from it"
 
     @property
     def latest(self) -> int | None:

@@ -29,6 +29,7 @@ from contexture_jax.training._interrupt import Interruption, interruptible
 from contexture_jax.training._log import History, progress_bar, tensorboard_writer
 from contexture_jax.training._parallel import CompiledStep, compile_step
 from contexture_jax.training._prefetch import prefetch
+from contexture_jax.training._processes import agreement, watched
 from contexture_jax.training._state import TrainState
 
 __all__ = ["FitResult", "FitStatus", "fit"]
@@ -126,6 +127,13 @@ def fit(
     its state is saved, a warning says so, and the status is "interrupted". A second
     Ctrl-C is a KeyboardInterrupt at once. A handler that the program has set itself is
     called once the state is saved.
+
+    In several processes a signal to one ends the run in all of them, at one step, up to
+    four steps later. If one dies, the others cannot go on: with a `directory`, on a
+    file system with locks, each then says on stderr which process is gone and which
+    checkpoint is whole, and exits with status 1, where JAX would wait for its
+    heartbeats (`heartbeat_timeout_seconds` of `jax.distributed.initialize`) and abort.
+    The death of process 0, which serves JAX's own messages, may be told by JAX first.
 
     Args:
         step: as from `make_step`, to be compiled with `strategy` and `mesh`, or as from
@@ -226,13 +234,15 @@ def fit(
     root = None if directory is None else Path(directory)
     first = jax.process_index() == 0
     with ExitStack() as stack:
-        interruption = stack.enter_context(interruptible())
+        interruption = stack.enter_context(interruptible(agreement(compiled.mesh)))
+        checkpoints = None if root is None else root / "checkpoints"
+        stack.enter_context(watched(checkpoints))
         if root is not None and first:
             stack.enter_context(_alone(root))
         store = None
-        if root is not None:
+        if checkpoints is not None:
             store = Store(
-                root / "checkpoints",
+                checkpoints,
                 keep_last=2
                 if keep_last is None
                 else check_integer(keep_last, "keep_last", low=1),

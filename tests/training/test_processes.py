@@ -1,9 +1,6 @@
 """Two processes with two devices each compute what one process computes."""
 
-import os
-import socket
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import jax
@@ -11,34 +8,19 @@ import numpy as np
 import pytest
 
 import contexture_jax as cx
+from tests import processes
 from tests.tolerances import promised
+from tests.training.ended import NUM_STEPS as ALL_STEPS
+from tests.training.ended import SAVE_EVERY
 from tests.training.helpers import data, difference, initial_state, make_step
 from tests.training.worker import NUM_STEPS
-
-ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    port = str(free_port())
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.training.worker", str(i), port, tmp_path],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    errors = [worker.communicate(timeout=240)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], errors
+    workers = processes.start("tests.training.worker", tmp_path)
+    errors = processes.finish(workers, timeout=240)
+    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(errors)
 
     rows = cx.training.batches(data(), 64, seed=0)
     mesh = cx.training.data_mesh(4)
@@ -73,3 +55,50 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         directory=tmp_path / "run",
     )
     assert difference(again.state, alone.state) < tolerance
+
+
+def test_sigterm_to_one_ends_both_at_one_step(tmp_path: Path) -> None:
+    workers = processes.start("tests.training.ended", tmp_path, 1, "SIGTERM", 5)
+    errors = processes.finish(workers, timeout=240)
+    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(errors)
+    one, two = (dict(np.load(tmp_path / f"{i}.npz")) for i in range(2))
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, two[name])
+    assert one["status"].tolist() == ["interrupted", "finished", "finished"]
+    ended, *others = one["steps"].tolist()
+    assert 5 <= ended < ALL_STEPS
+    assert others == [ALL_STEPS, ALL_STEPS]
+    assert f"SIGTERM ended the run after step {ended} of {ALL_STEPS}" in str(
+        one["message"]
+    )
+    # What goes on from there is what nothing ended, bit for bit.
+    leaves = [value for name, value in one.items() if name.startswith("arr_")]
+    half = len(leaves) // 2
+    for again, whole in zip(leaves[:half], leaves[half:], strict=True):
+        np.testing.assert_array_equal(again, whole)
+    np.testing.assert_array_equal(*one["history"])
+    assert list((tmp_path / "run" / "processes").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
+def test_death_of_one_ends_the_other_with_a_line(tmp_path: Path, who: int) -> None:
+    at = SAVE_EVERY + 3
+    workers = processes.start("tests.training.ended", tmp_path, who, "SIGKILL", at)
+    workers[who].wait(timeout=240)
+    began = time.monotonic()
+    said = processes.finish(workers, timeout=240)[1 - who]
+    assert time.monotonic() - began < 20
+    assert workers[1 - who].returncode == 1
+    told = [line for line in said.splitlines() if line.startswith("process")]
+    assert len(told) == 1
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert told[0].startswith(f"process {who} of 2 (process {workers[who].pid} on ")
+    assert told[0].endswith(
+        f" is gone; the checkpoint of step {SAVE_EVERY} in {checkpoints} is whole:"
+        " start all processes again, and the same call goes on from it"
+    )
+    assert "stack trace" not in said
+    assert "Traceback" not in said
+    if who == 1:  # of process 0 JAX's own service tells at once as well
+        assert said.splitlines() == told

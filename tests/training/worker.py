@@ -9,20 +9,17 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from tests import processes
+
 NUM_STEPS = 5
 
 
 def main() -> None:
     index, port, directory = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-    jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_num_cpu_devices", 2)
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_disable_most_optimizations", True)
-    jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
+    processes.join(index, port)
     import contexture_jax as cx
     from tests.training.helpers import data, initial_state, make_step
 
-    assert jax.device_count() == 4
     rows = cx.training.batches(data(), 64, seed=0, shard=(index, 2))
     for num_steps in (3, NUM_STEPS):  # the second call goes on with the first
         result = cx.training.fit(
