@@ -380,11 +380,12 @@ def _read_all(
     archive: zipfile.ZipFile, members: dict[str, _Member], title: str
 ) -> dict[str, np.ndarray]:
     """The parts of a sparse matrix, and all else that is no Python object."""
-    found = {}
+    found, taken = {}, 0
     for name, member in members.items():
         what = f"array {quoted(name)} of {title}"
         if member.header.dtype is not None:
-            _check_memory(member.header, what, beside=0)
+            _check_memory(member.header, what, beside=taken)
+            taken += member.header.num_bytes
             found[name] = _read_member(archive, member, what)
     return found
 

@@ -109,7 +109,8 @@ def load_features(
             f"{source.title} has {counted(len(rows), 'row')} to compare; a context"
             " takes at least 2"
         )
-    blocks, names, columns = [], [], []
+    names, columns = [], []
+    room = _Room(len(rows), len(source.columns))
     constant, filled, unknown = [], {}, {}
     for name, cells in zip(source.names, source.columns, strict=True):
         column = interpret(
@@ -120,14 +121,14 @@ def load_features(
             dialect=dialect,
             feature=True,
         )
-        columns.append(column)
         block, block_names = encode(column)
         num_missing = int(column.missing.sum())
         if not block_names:
             constant.append(name)
         elif num_missing:
             (unknown if column.categories else filled)[name] = num_missing
-        blocks.append(block)
+        columns.append(_without_values(column))
+        room.add(block)
         names += block_names
     if not names:
         raise InputError(
@@ -153,7 +154,7 @@ def load_features(
         )
     notes += _notes_of(columns, dialect)
     num_columns = len(source.names) - len(constant)
-    features = np.concatenate(blocks, axis=1)
+    features = room.columns
     return Table(
         source.title,
         features,
@@ -231,7 +232,7 @@ def load_counts(
             f"no columns of {'weights' if graph else 'counts'} are left of"
             f" {source.title}"
         )
-    columns = []
+    columns, room = [], _Room(len(rows), len(source.columns))
     for name, cells in zip(source.names, source.columns, strict=True):
         column = interpret(source, cells, name, dialect=dialect)
         if column.categories:
@@ -243,9 +244,10 @@ def load_counts(
             )
         what = "weights of a graph" if graph else "counts"
         _check_weights(source, name, column.values, what)
-        columns.append(column)
+        columns.append(_without_values(column))
+        room.add(column.values[:, None])
     notes += _notes_of(columns, dialect)
-    counts = np.stack([column.values for column in columns], axis=1)
+    counts = room.columns
     if not counts.any():
         what = "weights" if graph else "counts"
         raise InputError(f"all {what} of {source.title} are 0; expected some weight")
@@ -325,6 +327,38 @@ def _decimals(
     found = dialect.decimal is None and decimal is not None
     dialect = dialect._replace(decimal=decimal, found=found)
     return dialect, [", ".join(said)] if said else []
+
+
+def _without_values(column: Column) -> Column:
+    """What notes are made of; a copy of all values would be kept for that else."""
+    return column._replace(values=np.empty(0), exact=None)
+
+
+class _Room:
+    """Columns side by side, each put in its place as it comes.
+
+    A large table is so never there twice. Memory is in the order of columns: it is
+    first taken as it is written.
+    """
+
+    def __init__(self, num_rows: int, num_columns: int) -> None:
+        self._room = np.empty((num_rows, num_columns), order="F")
+        self._used = 0
+
+    def add(self, block: np.ndarray) -> None:
+        """Put columns, shape (n, k), beside those that are there."""
+        end = self._used + block.shape[1]
+        if end > self._room.shape[1]:
+            wider = np.empty((len(self._room), 2 * end), order="F")
+            wider[:, : self._used] = self.columns
+            self._room = wider
+        self._room[:, self._used : end] = block
+        self._used = end
+
+    @property
+    def columns(self) -> np.ndarray:
+        """All that was put there."""
+        return self._room[:, : self._used]
 
 
 def _notes_of(columns: Sequence[Column], dialect: Dialect) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from contexture_jax.cli._memory import available, in_words
 from contexture_jax.cli._messages import InputError, enumerated
 from contexture_jax.cli._source import Source
 
@@ -52,6 +53,12 @@ def from_archive(arrays: Mapping[str, np.ndarray], title: str) -> Source:
         raise InputError(
             f"the sparse matrix of {title} has shape {size}; expected (rows, columns),"
             " at least 1 of each"
+        )
+    needed, room = 64 * sum(size) + 64 * arrays["data"].size, available()
+    if room is not None and needed > room:
+        raise InputError(
+            f"the sparse matrix of {title} has {size[0]:,} × {size[1]:,} entries, which"
+            f" take {in_words(needed)} of memory, and {in_words(room)} are free"
         )
     parts = [arrays[name] for name in _PARTS[kind]]
     if any(part.dtype.kind not in "iu" for part in parts[1:]):
