@@ -57,6 +57,7 @@ LAYERS = {
 JIT_ALLOWED = {
     "_core/fingerprint.py": "one pass over arrays too large for NumPy",
     "_core/numerics.py": "a transpose that is stored, not a view inside a program",
+    "contexts/_softmax.py": "tables, draws and Bayes' rule over tiles, for eager code",
     "contexts/_scoring.py": "`knn` searches in blocks of one shape, from eager code",
     "contexts/_pruning.py": "the same by lower bounds, whose outcome the host reads",
     "cli/_solve.py": "each judge of the command is one program",
@@ -67,7 +68,6 @@ JIT_ALLOWED = {
     "operators/_base.py": "`matmat` and `rmatmat`, for eager callers",
     "operators/_expectation.py": "`extend` at new points, likewise",
     "operators/_kernel.py": "three passes over tiles, likewise",
-    "solvers/_extend.py": "Bayes' rule over tiles, likewise",
     "operators/_sharded_kernel.py": "Z and P_A by processes that wait for each other",
     "operators/_sharded.py": "a share's program; `shard_map` alone runs op by op",
     "solvers/_svd.py": "`cx.svd` compiles one program for a plan and a structure",

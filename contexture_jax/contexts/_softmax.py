@@ -16,6 +16,7 @@ from contexture_jax._core.checks import (
     as_floating,
     as_real,
     check_finite,
+    check_key,
     check_ndim,
     check_values,
     is_concrete,
@@ -107,7 +108,7 @@ class SoftmaxContext(Context):
         there are two, of which each tile takes one. Programs that take a context as an
         argument take its form as a static one.
         """
-        raise self._lacks("table", "scores")
+        return self.scores().form
 
     def factors(
         self, *, form: Form | None = None, block_size: int = _BLOCK
@@ -129,7 +130,7 @@ class SoftmaxContext(Context):
 
     def table(self) -> Float[Array, "n m"]:
         """The joint law as a dense (n, m) table: for small cases."""
-        return self.p_x[:, None] * jnp.exp(self.factors().logs())
+        return _table(self, form=self.form())
 
     def sample(
         self, key: Array, x: Int[Array, "..."], *, row_offset: ArrayLike = 0
@@ -139,15 +140,8 @@ class SoftmaxContext(Context):
         Each entry of `x`, counted from `row_offset`, has a key of its own. Only the
         scores of these rows are formed, some rows at a time.
         """
-        scores = self.scores()
-        rows = jnp.asarray(x).reshape(-1)
-        keys = row_keys(key, rows.shape[0], row_offset)
-
-        def draw(pair: tuple[Array, Array]) -> Array:
-            return jax.vmap(jax.random.categorical)(pair[0], scores.logs(pair[1]))
-
-        at_once = _CHUNK // scores.keys.shape[0]
-        return _in_chunks(draw, (keys, rows), at_once).reshape(jnp.shape(x))
+        check_key(key)
+        return _draws(self, key, jnp.asarray(x), row_offset, form=self.form())
 
     def log_density(
         self, a: Int[Array, "..."], x: Int[Array, "..."]
@@ -157,22 +151,8 @@ class SoftmaxContext(Context):
         Only the rows in `x` are normalised, but for calls with more rows than there
         are.
         """
-        scores = self.scores()
         a, x = jnp.broadcast_arrays(jnp.asarray(a), jnp.asarray(x))
-        rows, columns = x.reshape(-1), a.reshape(-1)
-        if rows.size < len(scores.queries):
-            part = dataclasses.replace(scores, queries=scores.queries[rows])
-            queries = _normalised(part, _BLOCK)[0].queries
-        else:
-            queries = _normalised(scores, _BLOCK)[0].queries[rows]
-
-        def one(pair: tuple[Array, Array]) -> Array:
-            query, column = pair
-            return exponents(scores.form, query[None], scores.keys[column][None])[0, 0]
-
-        at_once = _CHUNK // scores.keys.shape[1]
-        logs = _in_chunks(jax.vmap(one), (queries, columns), at_once)
-        return logs.reshape(x.shape)
+        return _log_densities(self, a, x, form=self.form())
 
     def kernel(self, x: Int[Array, " k"], x2: Int[Array, " l"]) -> Float[Array, "k l"]:
         """The dual kernel k_X⁺ between the rows numbered `x` and `x2`.
@@ -180,18 +160,7 @@ class SoftmaxContext(Context):
         P_A takes all rows: as much work as an operator takes to build. For many calls
         build one, and take its products.
         """
-        factors = self.factors()
-        p_a = self.context_law(factors)
-        one, two = (jnp.exp(factors.logs(i)) for i in (x, x2))
-        return mm(one * safe_reciprocal(p_a)[None, :], two.T)
-
-    def _reversed_law(self) -> tuple[Array, Array, Array]:
-        """P_A, and log P_X(x) − log Z(x) of P(x|a) ∝ e^{…}, in two parts."""
-        factors, high, low = _normalised(self.scores(), _BLOCK)
-        there = self.p_x > 0
-        log_p_x = jnp.log(jnp.where(there, self.p_x, 1.0))
-        p_a = self.context_law(factors)
-        return p_a, jnp.where(there, -high, MASKED), jnp.where(there, log_p_x - low, 0)
+        return _dual_kernel(self, x, x2, form=self.form())
 
     def _bias(self) -> tuple[Array, Array, Array]:
         """Both parts, NaN for what is no number, and their size where they count."""
@@ -295,7 +264,7 @@ class Rbf(SoftmaxContext):
 
     def reverse(self) -> "Rbf":
         """P(x|a) ∝ P_X(x) exp(−γ|x − a|²) / Z(x): again of this kind."""
-        p_a, bias, rest = self._reversed_law()
+        p_a, bias, rest = _reversed_law(self, form=self.form())
         return Rbf(self.points, self.inputs, self.gamma, bias, p_a, rest, self.exponent)
 
 
@@ -369,7 +338,7 @@ class Attention(SoftmaxContext):
 
     def reverse(self) -> "Attention":
         """Attention from the keys to the queries, by Bayes' rule."""
-        p_a, bias, rest = self._reversed_law()
+        p_a, bias, rest = _reversed_law(self, form=self.form())
         return Attention(
             self.keys, self.queries, self.scale, bias, p_a, rest, self.exponent
         )
@@ -382,6 +351,67 @@ def _normalised(
     lse = functools.partial(logsumexp_rows, form=scores.form, block_size=block_size)
     queries, high, low = normalise(scores.form, scores.queries, scores.keys, lse)
     return dataclasses.replace(scores, queries=queries), high, low
+
+
+# Compiled for eager callers: a program for a form and shapes, as a search is.
+@functools.partial(jax.jit, static_argnames="form")
+def _table(context: SoftmaxContext, *, form: Form) -> Float[Array, "n m"]:
+    return context.p_x[:, None] * jnp.exp(context.factors(form=form).logs())
+
+
+@functools.partial(jax.jit, static_argnames="form")
+def _draws(
+    context: SoftmaxContext, key: Array, x: Array, row_offset: Any, *, form: Form
+) -> Int[Array, "..."]:
+    scores = context.scores(form)
+    rows = x.reshape(-1)
+    keys = row_keys(key, rows.shape[0], row_offset)
+
+    def draw(pair: tuple[Array, Array]) -> Array:
+        return jax.vmap(jax.random.categorical)(pair[0], scores.logs(pair[1]))
+
+    at_once = _CHUNK // scores.keys.shape[0]
+    return _in_chunks(draw, (keys, rows), at_once).reshape(x.shape)
+
+
+@functools.partial(jax.jit, static_argnames="form")
+def _log_densities(
+    context: SoftmaxContext, a: Array, x: Array, *, form: Form
+) -> Float[Array, "..."]:
+    scores = context.scores(form)
+    rows, columns = x.reshape(-1), a.reshape(-1)
+    if rows.size < len(scores.queries):
+        part = dataclasses.replace(scores, queries=scores.queries[rows])
+        queries = _normalised(part, _BLOCK)[0].queries
+    else:
+        queries = _normalised(scores, _BLOCK)[0].queries[rows]
+
+    def one(pair: tuple[Array, Array]) -> Array:
+        query, column = pair
+        return exponents(form, query[None], scores.keys[column][None])[0, 0]
+
+    at_once = _CHUNK // scores.keys.shape[1]
+    return _in_chunks(jax.vmap(one), (queries, columns), at_once).reshape(x.shape)
+
+
+@functools.partial(jax.jit, static_argnames="form")
+def _dual_kernel(
+    context: SoftmaxContext, x: Array, x2: Array, *, form: Form
+) -> Float[Array, "k l"]:
+    factors = context.factors(form=form)
+    p_a = context.context_law(factors)
+    one, two = (jnp.exp(factors.logs(i)) for i in (x, x2))
+    return mm(one * safe_reciprocal(p_a)[None, :], two.T)
+
+
+@functools.partial(jax.jit, static_argnames="form")
+def _reversed_law(context: SoftmaxContext, *, form: Form) -> tuple[Array, Array, Array]:
+    """P_A, and log P_X(x) − log Z(x) of P(x|a) ∝ e^{…}, in two parts."""
+    factors, high, low = _normalised(context.scores(form), _BLOCK)
+    there = context.p_x > 0
+    log_p_x = jnp.log(jnp.where(there, context.p_x, 1.0))
+    p_a = context.context_law(factors)
+    return p_a, jnp.where(there, -high, MASKED), jnp.where(there, log_p_x - low, 0)
 
 
 def _in_chunks(function: Callable[[Any], Array], arrays: Any, size: int) -> Array:

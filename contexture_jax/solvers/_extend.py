@@ -2,15 +2,14 @@
 
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import as_floating, is_traced
+from contexture_jax._core.checks import as_floating
 from contexture_jax._core.fingerprint import of_one_law
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import rank_cutoff, safe_reciprocal
 from contexture_jax._core.types import Array, Float
-from contexture_jax.contexts import Context, SoftmaxContext
+from contexture_jax.contexts import Context
 from contexture_jax.operators import conditional_expectation
 from contexture_jax.solvers._results import SVDResult
 
@@ -58,7 +57,7 @@ def extend(
         msg = f'side must be "left" or "right"; got {side!r}'
         raise ValueError(msg)
     context = tree_on_auto_axes(context)
-    source = context if side == "left" else _reversed(context)
+    source = context if side == "left" else context.reverse()
     name = "right" if side == "left" else "left"
     values = as_floating(getattr(result, name), f"result.{name}")
     s = as_floating(result.singular_values, "result.singular_values")
@@ -72,15 +71,3 @@ def extend(
     determined = s > rank_cutoff(shape, s.dtype, jnp.ones((), s.dtype))
     inverse = safe_reciprocal(jnp.where(determined, s, 0.0))
     return image * jnp.where(same, inverse, jnp.nan)[None, :]
-
-
-def _reversed(context: Context) -> Context:
-    """The context from A to X; by Bayes' rule over tiles as one program."""
-    if isinstance(context, SoftmaxContext) and not is_traced(context):
-        return _reverse_tiles(context)
-    return context.reverse()
-
-
-@jax.jit
-def _reverse_tiles(context: SoftmaxContext) -> Context:
-    return context.reverse()
