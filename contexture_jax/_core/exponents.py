@@ -96,6 +96,12 @@ class Form(NamedTuple):
             return 2 * (self.width + 2)
         return 3 * self.width if self.kind == "distances" else 12 * self.width + 30
 
+    def tiles(self) -> int:
+        """How many tiles of work space one takes: of rows far from all points most."""
+        if not self.exact:
+            return 1
+        return 14 if self.kind == "distances" else 3
+
 
 def lay_out(
     form: Form, plain: list[Array] | None, exact: list[Array]

@@ -78,7 +78,12 @@ class KernelOperator(AssociationOperator):
             argument_bytes=size * ((n + m) * e + n + m + m * r),
             output_bytes=size * n * r,
             temporary_bytes=size
-            * (rows * columns + 2 * rows * r + rows * e + columns * (e + r)),
+            * (
+                self.form.tiles() * rows * columns
+                + 2 * rows * r
+                + rows * e
+                + columns * (e + r)
+            ),
         )
 
 

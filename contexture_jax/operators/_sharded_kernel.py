@@ -133,7 +133,7 @@ class ShardedKernelOperator(ShardedOperator):
             output_bytes=size * n * r,
             temporary_bytes=size
             * (
-                2 * rows * columns
+                (1 + self.form.tiles()) * rows * columns
                 # The block that goes and that which comes, and the sums.
                 + 2 * m * (e + r)
                 + padded_n * r

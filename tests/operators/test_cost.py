@@ -31,6 +31,8 @@ def contexts():
         ),
         "kernel": lambda: cx.contexts.rbf(x, 0.1),
         "kernel of uneven tiles": lambda: cx.contexts.rbf(x[:5001], 0.1),
+        "kernel of far points": lambda: cx.contexts.rbf(x, 1e3),
+        "attention of large scores": lambda: cx.contexts.attention(x, x, 1e3),
         "teacher": lambda: cx.contexts.teacher(x),
     }
 
