@@ -133,7 +133,8 @@ def nearest_neighbors(
             progress(n - len(x) + done, n)
 
     # What lies where it was put stays there; else JAX is free to move the result.
-    device = next(iter(points.devices())) if points.committed else None
+    devices = points.devices() if points.committed else ()
+    device = next(iter(devices)) if len(devices) == 1 else None
     indices = _search_all(_make_problem(x, a, num_neighbors, device, same), report)
     if kept is not None:
         indices = kept[indices]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import contexture_jax as cx
-from contexture_jax.contexts import _layout
+from contexture_jax.contexts import _layout, _search
 from contexture_jax.contexts._search import nearest_neighbors
 from tests.conftest import X64
 
@@ -97,6 +97,23 @@ def test_new_points_have_exact_neighbours(name):
     new = np.concatenate([x[:50], x[:50] + x.std(axis=0) / 100, 1e5 + x[:5]])
     context = cx.contexts.knn(x, NEIGHBORS)
     np.testing.assert_array_equal(context.at(new).indices, truth(new, x))
+
+
+def test_centers_of_their_own_settle_what_lies_together(monkeypatch):
+    """In more columns than these by default: fewer are sooner done by differences."""
+    monkeypatch.setattr(_search, "_NARROW", 0)
+    settled = []
+    local = _search._about_local_centers
+
+    def count(answer: _search._Answer, raw: jnp.ndarray) -> None:
+        before = answer.certain.sum()
+        local(answer, raw)
+        settled.append(answer.certain.sum() - before)
+
+    monkeypatch.setattr(_search, "_about_local_centers", count)
+    x = CASES["two far blobs"][RNG.permutation(ROWS)].astype(np.float32)
+    np.testing.assert_array_equal(search(x), truth(x, x))
+    assert settled[0] > ROWS / 3
 
 
 def test_rows_of_one_hash_are_told_apart(monkeypatch):
