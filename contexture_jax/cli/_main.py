@@ -230,7 +230,7 @@ def _add_data_options(group: Any) -> None:
         metavar="MARK,MARK,…",
         help="what stands for a missing value beside an empty cell, in place of"
         f" {','.join(DEFAULT_MISSING)}; '' for nothing else, so that classes called"
-        " None, NA or nan are kept; numbers such as -999 may be marks",
+        " None, NA or nan are kept; numbers may be marks too: --missing=-999,NA",
     )
 
 
