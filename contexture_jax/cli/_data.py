@@ -423,7 +423,7 @@ def _without_index(
     index = {
         i
         for i, name in enumerate(source.names)
-        if name in source.index and name not in named
+        if name in source.index_names and name not in named
     }
     notes = []
     if index:
@@ -462,7 +462,7 @@ def _without_row_labels(
         return source, []
     name, cells = source.names[0], source.columns[0]
     call = f"the first column{' ' + quoted(name) if name else ''}"
-    labels = asked or not name or name in source.index
+    labels = asked or not name or name in source.index_names
     if not labels and graph and len(others) == source.num_rows:
         labels = True  # with it, the matrix would not be square
     if not labels and _is_blank(cells, dialect):

@@ -8,7 +8,7 @@ import numpy as np
 
 from contexture_jax.cli._messages import InputError, quoted
 from contexture_jax.cli._source import Cells, Source
-from contexture_jax.cli._texts import Texts, as_numpy
+from contexture_jax.cli._texts import Texts, as_numpy, compute
 
 __all__ = ["read_feather", "read_parquet"]
 
@@ -84,7 +84,7 @@ def _from_table(table: Any, title: str) -> Source:
         called,
         columns,
         {},
-        index=tuple(renamed[name] for name in index),
+        index_names=tuple(renamed[name] for name in index),
         categorical=tuple(categories),
     )
 
@@ -111,13 +111,12 @@ def _said_by_pandas(table: Any) -> tuple[list[str], set[str]]:
 def _cells(column: Any) -> Cells:
     """Cells as numbers or text; without content where they are neither."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     kind = column.type
     if pa.types.is_dictionary(kind):
         return Texts(column.cast(kind.value_type).cast(pa.string()))
     if pa.types.is_integer(kind):
-        ends = pc.min_max(column).as_py()
+        ends = compute().min_max(column).as_py()
         large = max(abs(end or 0) for end in ends.values()) >= _LARGEST_EXACT
         if not column.null_count:
             return as_numpy(column)

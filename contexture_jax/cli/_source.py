@@ -68,7 +68,7 @@ class Source(NamedTuple):
         vectors: arrays beside the columns that can serve as a target, shape (n,).
         lines: the lines of the rows; None where rows are not lines.
         notes: what was done in reading that a reader should know.
-        index: the names of the columns that only label rows, by what the file says.
+        index_names: the names of the columns that only label rows, as the file says.
         categorical: the names of those that are categories, likewise.
         separator: what is between cells if that was found out and is no comma.
         weights: a sparse matrix of shape (n, m) in place of columns, or None.
@@ -80,7 +80,7 @@ class Source(NamedTuple):
     vectors: dict[str, np.ndarray]
     lines: Lines | None = None
     notes: tuple[str, ...] = ()
-    index: tuple[str, ...] = ()
+    index_names: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
     separator: str | None = None
     weights: Any = None

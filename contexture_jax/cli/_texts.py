@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Texts", "as_numpy"]
+__all__ = ["Texts", "as_numpy", "compute"]
 
 # What NumPy calls otherwise.
 _DTYPES = {"double": "float64", "float": "float32", "halffloat": "float16"}
@@ -25,7 +25,8 @@ class Texts:
     def __init__(self, array: Any) -> None:
         """Hold an Arrow array of strings, or chunks of it."""
         import pyarrow as pa
-        import pyarrow.compute as pc
+
+        pc = compute()
 
         if isinstance(array, pa.ChunkedArray):
             array = array.combine_chunks()
@@ -68,20 +69,20 @@ class Texts:
 
     def among(self, texts: Iterable[str]) -> np.ndarray:
         """Which cells are one of these texts, shape (n,), bool."""
-        import pyarrow.compute as pc
+        pc = compute()
 
         values = _strings(sorted(texts)).cast(self._array.type)
         return as_numpy(pc.is_in(self._array, values))
 
     def any_matches(self, pattern: str) -> bool:
         """Whether a cell holds what an RE2 pattern describes."""
-        import pyarrow.compute as pc
+        pc = compute()
 
         return bool(pc.any(pc.match_substring_regex(self._array, pattern)).as_py())
 
     def longest(self) -> int:
         """The number of bytes of the longest cell; 0 without cells."""
-        import pyarrow.compute as pc
+        pc = compute()
 
         return pc.max(pc.binary_length(self._array)).as_py() or 0
 
@@ -130,6 +131,13 @@ def as_numpy(array: Any) -> np.ndarray:
         return np.unpackbits(bits, count=stop, bitorder="little")[start:] == 1
     name = _DTYPES.get(str(array.type), str(array.type))
     return np.frombuffer(content, name, stop)[start:]
+
+
+def compute() -> Any:
+    """Arrow's functions, which no checker of types sees: it makes them when loaded."""
+    import pyarrow.compute
+
+    return pyarrow.compute
 
 
 def _strings(texts: list[str]) -> Any:

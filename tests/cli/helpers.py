@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from contexture_jax.cli import main
 from contexture_jax.cli._learn import PairBatches
+from contexture_jax.cli._source import Source
 
 
 class Ran(NamedTuple):
@@ -42,3 +44,9 @@ def told_at(step: int, monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
         return at(self, which)
 
     monkeypatch.setattr(PairBatches, "at", telling)
+
+
+def matrix(source: Source) -> np.ndarray:
+    """The columns that are arrays, side by side."""
+    columns = [c for c in source.columns if isinstance(c, np.ndarray)]
+    return np.stack(columns, axis=1)

@@ -12,6 +12,7 @@ from contexture_jax.cli import _arrays, _memory
 from contexture_jax.cli._data import load_features
 from contexture_jax.cli._messages import InputError
 from contexture_jax.cli._read import read
+from tests.cli.helpers import matrix
 
 X = np.arange(12.0).reshape(4, 3) ** 2
 GOOD = "{'descr': '<f8', 'fortran_order': False, 'shape': (4, 3), }"
@@ -40,7 +41,7 @@ def archive(
 
 
 def columns(path: Path) -> np.ndarray:
-    return np.stack(read(str(path)).columns, axis=1)
+    return matrix(read(str(path)))
 
 
 def refused(path: Path) -> str:
@@ -77,9 +78,7 @@ def test_all_that_numpy_saves_of_numbers_is_read(tmp_path: Path, array: Any) -> 
 
 def test_numbers_stay_of_their_own_dtype_until_they_are_encoded(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X.astype(np.float32))
-    assert {c.dtype for c in read(str(tmp_path / "x.npy")).columns} == {
-        np.dtype(np.float32)
-    }
+    assert matrix(read(str(tmp_path / "x.npy"))).dtype == np.float32
     features = load_features(str(tmp_path / "x.npy")).features
     expected = (X - X.mean(axis=0)) / X.std(axis=0)
     np.testing.assert_allclose(features, expected, rtol=1e-12)
@@ -106,7 +105,7 @@ def test_members_that_are_no_arrays_are_left_out_with_a_note(
     }
     path = archive(tmp_path / "d.npz", members, method)
     source = read(str(path))
-    np.testing.assert_array_equal(np.stack(source.columns, axis=1), X)
+    np.testing.assert_array_equal(matrix(source), X)
     assert source.vectors["y"].tolist() == ["u", "v", "ü", "u"]
     assert source.notes == (
         "2 members of d.npz left out as no arrays: README.txt, empty.txt",

@@ -116,10 +116,8 @@ def test_drop_comes_before_interpretation(tmp_path):
     path = str(write(tmp_path, text))
     with pytest.raises(InputError, match=r"--categorical n .* or --drop n"):
         load_counts(path)
-    for ways_out in ({"drop": ["n"]}, {"categorical": ["n"]}):
-        np.testing.assert_array_equal(
-            load_counts(path, **ways_out).features, [[3, 0], [1, 2], [2, 2]]
-        )
+    for table in (load_counts(path, drop=["n"]), load_counts(path, categorical=["n"])):
+        np.testing.assert_array_equal(table.features, [[3, 0], [1, 2], [2, 2]])
 
 
 @pytest.mark.parametrize("label", ["", "?", "NA"])

@@ -17,6 +17,7 @@ from contexture_jax.cli._data import load_counts, load_features
 from contexture_jax.cli._messages import InputError
 from contexture_jax.cli._read import read
 from contexture_jax.cli._source import Source
+from tests.cli.helpers import matrix
 from tests.mutations import mutations
 
 X = np.arange(21.0).reshape(7, 3) ** 2
@@ -107,7 +108,7 @@ def check_npy(path: Path, content: bytes) -> bool:
     source = bounded(lambda: read(str(path)))
     if source is not None:
         expected = np.load(path, allow_pickle=False)
-        np.testing.assert_array_equal(np.stack(source.columns, axis=1), expected)
+        np.testing.assert_array_equal(matrix(source), expected)
     return source is not None
 
 
@@ -116,7 +117,7 @@ def check_npz(path: Path, content: bytes) -> bool:
     source = bounded(lambda: read(str(path)))
     if source is not None:
         # The archive has checksums: what is read is what was written.
-        np.testing.assert_array_equal(np.stack(source.columns, axis=1), X)
+        np.testing.assert_array_equal(matrix(source), X)
         for values in source.vectors.values():
             np.testing.assert_array_equal(values, Y)
     return source is not None
