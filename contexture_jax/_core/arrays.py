@@ -107,9 +107,8 @@ def as_host(x: Any, name: str) -> np.ndarray:
     if isinstance(x, jax.Array):
         return gathered(x)  # what JAX says of a tracer is to the point
     try:
-        if hasattr(x, "__jax_array__"):
-            x = x.__jax_array__()
-        return _native(np.asarray(x))
+        variable = getattr(x, "__jax_array__", None)
+        return _native(np.asarray(x if variable is None else variable()))
     except ValueError as error:
         if "inhomogeneous" not in str(error):
             raise

@@ -4,10 +4,13 @@ import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from contexture_jax._core.fingerprint import fingerprint
-from contexture_jax._core.types import Array
+import jax.numpy as jnp
 
-__all__ = ["CapabilityError", "Context"]
+from contexture_jax._core.checks import as_device_array, check_values
+from contexture_jax._core.fingerprint import fingerprint
+from contexture_jax._core.types import Array, Int
+
+__all__ = ["CapabilityError", "Context", "as_numbers"]
 
 _CAPABILITIES = (
     "sample",
@@ -18,6 +21,31 @@ _CAPABILITIES = (
     "at",
     "reverse",
 )
+
+
+def as_numbers(x: Any, name: str, size: int) -> Int[Array, "..."]:
+    """Convert to numbers of rows or columns; indexing would take others for the last.
+
+    Args:
+        x: integers, any shape.
+        name: what the caller calls it, for the message.
+        size: how many there are.
+
+    Raises:
+        TypeError: if they are not integers.
+        ValueError: if one is not in 0, …, size − 1.
+    """
+    numbers = as_device_array(x, name)
+    if not jnp.issubdtype(numbers.dtype, jnp.integer):
+        msg = f"{name} must hold row numbers; got dtype {numbers.dtype}"
+        raise TypeError(msg)
+    check_values(
+        numbers, name, lambda v: (v >= 0) & (v < size), f"between 0 and {size - 1}"
+    )
+    # What is computed with numbers of rows may be out of the range of these.
+    is_narrow = numbers.dtype.itemsize < 4
+    is_unsigned = jnp.issubdtype(numbers.dtype, jnp.unsignedinteger)
+    return numbers.astype(jnp.int32) if is_narrow or is_unsigned else numbers
 
 
 class CapabilityError(TypeError):

@@ -36,7 +36,7 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.contexts._base import Context
+from contexture_jax.contexts._base import Context, as_numbers
 
 __all__ = [
     "DenseJoint",
@@ -66,20 +66,23 @@ class DenseJoint(Context):
         """The joint law, shape (n, m)."""
         return self.probabilities
 
-    def sample(self, key: Array, x: Int[Array, "..."]) -> Int[Array, "..."]:
+    def sample(self, key: Array, x: ArrayLike) -> Int[Array, "..."]:
         """Draw one column number a ~ P⁺(·|x) for each row number in `x`."""
         check_key(key)
-        return jax.random.categorical(key, jnp.log(self.probabilities[x]), axis=-1)
+        rows = self.probabilities[as_numbers(x, "x", self.probabilities.shape[0])]
+        return jax.random.categorical(key, jnp.log(rows), axis=-1)
 
-    def log_density(
-        self, a: Int[Array, "..."], x: Int[Array, "..."]
-    ) -> Float[Array, "..."]:
+    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "..."]:
         """Log P⁺(a|x) for row numbers `x` and column numbers `a`."""
+        n, m = self.probabilities.shape
+        x, a = as_numbers(x, "x", n), as_numbers(a, "a", m)
         rows = self.probabilities.sum(axis=1)
         return jnp.log(self.probabilities[x, a]) - jnp.log(rows[x])
 
-    def kernel(self, x: Int[Array, " k"], x2: Int[Array, " l"]) -> Float[Array, "k l"]:
+    def kernel(self, x: ArrayLike, x2: ArrayLike) -> Float[Array, "k l"]:
         """The dual kernel k_X⁺ between the rows numbered `x` and `x2`."""
+        n = self.probabilities.shape[0]
+        x, x2 = as_numbers(x, "x", n), as_numbers(x2, "x2", n)
         p_a = self.probabilities.sum(axis=0)[None, :]
         rows = safe_divide(
             self.probabilities, self.probabilities.sum(axis=1, keepdims=True)
@@ -331,6 +334,8 @@ def markov(transition: ArrayLike) -> DenseJoint:
 
 
 def _joint(table: Any, name: str) -> DenseJoint | SparseJoint:
+    if isinstance(table, sparse.BCSR):
+        table = table.to_bcoo()
     if isinstance(table, sparse.BCOO):
         check_concrete(table, f"a BCOO ({name})")
         if table.n_batch or table.n_dense or table.ndim != 2:
@@ -460,7 +465,7 @@ def _as_integers(values: Any, name: str) -> np.ndarray:
 
 
 def _are_indices(x_new: Any) -> bool:
-    if hasattr(x_new, "tocoo") or isinstance(x_new, sparse.BCOO):
+    if hasattr(x_new, "tocoo") or isinstance(x_new, (sparse.BCOO, sparse.BCSR)):
         return False
     array = x_new if isinstance(x_new, jax.Array) else as_array(x_new, "x_new")
     return array.ndim == 1 and jnp.issubdtype(array.dtype, jnp.integer)

@@ -18,7 +18,7 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.contexts._base import Context
+from contexture_jax.contexts._base import Context, as_numbers
 from contexture_jax.contexts._joint import SparseJoint, coordinates
 
 __all__ = ["Labels", "labels"]
@@ -64,20 +64,23 @@ class Labels(Context):
         return hot / self.codes.shape[0]
 
     def sample(
-        self, key: Array, x: Int[Array, "..."], *, row_offset: ArrayLike = 0
+        self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0
     ) -> Int[Array, "..."]:
         """The class number of each example number in `x`: nothing is drawn."""
         del key, row_offset
-        return self.codes[x]
+        return self.codes[as_numbers(x, "x", len(self.codes))]
 
-    def log_density(
-        self, a: Int[Array, "..."], x: Int[Array, "..."]
-    ) -> Float[Array, "..."]:
+    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "..."]:
         """0 where class number `a` is that of example number `x`, −∞ elsewhere."""
+        x = as_numbers(x, "x", len(self.codes))
+        a = as_numbers(a, "a", self.num_classes)
         return jnp.where(self.codes[x] == a, 0.0, -jnp.inf)
 
-    def kernel(self, x: Int[Array, " k"], x2: Int[Array, " l"]) -> Float[Array, "k l"]:
+    def kernel(self, x: ArrayLike, x2: ArrayLike) -> Float[Array, "k l"]:
         """k_X⁺(x, x2) = 1[y(x) = y(x2)] / P(y(x)), between examples by number."""
+        x, x2 = (
+            as_numbers(i, name, len(self.codes)) for i, name in ((x, "x"), (x2, "x2"))
+        )
         hot = jax.nn.one_hot(self.codes, self.num_classes)
         share = hot.mean(axis=0)
         same = self.codes[x][:, None] == self.codes[x2][None, :]

@@ -32,7 +32,7 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.contexts._base import Context
+from contexture_jax.contexts._base import Context, as_numbers
 from contexture_jax.contexts._features import as_features, new_rows, uniform_law
 from contexture_jax.contexts._joint import SparseJoint, coordinates
 from contexture_jax.contexts._ranking import in_balls
@@ -80,12 +80,13 @@ class Neighbors(Context):
         )
 
     def sample(
-        self, key: Array, x: Int[Array, "..."], *, row_offset: ArrayLike = 0
+        self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0
     ) -> Int[Array, "..."]:
         """Draw one column number a ~ P⁺(·|x) for each row number in `x`.
 
         Each entry of `x`, counted from `row_offset`, has a key of its own.
         """
+        x = as_numbers(x, "x", self.indices.shape[0])
         rows = x.reshape(-1)
         keys = row_keys(key, rows.shape[0], row_offset)
         num_slots = self.indices.shape[1]
@@ -95,10 +96,10 @@ class Neighbors(Context):
             slot = jax.vmap(jax.random.categorical)(keys, jnp.log(self.weights[rows]))
         return self.indices[rows, slot].reshape(x.shape)
 
-    def log_density(
-        self, a: Int[Array, "..."], x: Int[Array, "..."]
-    ) -> Float[Array, "..."]:
+    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "..."]:
         """Log P⁺(a|x) for row numbers `x` and column numbers `a` of one shape."""
+        x = as_numbers(x, "x", self.indices.shape[0])
+        a = as_numbers(a, "a", self.num_points)
         hits = self.indices[x] == a[..., None]
         if self.weights is None:
             share = hits.mean(axis=-1, dtype=self.p_x.dtype)

@@ -31,6 +31,7 @@ from contexture_jax._core.types import (
     short_repr,
     static_field,
 )
+from contexture_jax.contexts._base import as_numbers
 from contexture_jax.contexts._sampling import SamplingContext, as_batch
 
 __all__ = [
@@ -60,21 +61,12 @@ class NumberedContext(SamplingContext):
     def _inputs(self, x: ArrayLike, name: str) -> Array:
         numbers = as_batch(x, name)
         check_ndim(numbers, 1, name)
-        if not jnp.issubdtype(numbers.dtype, jnp.integer):
-            msg = f"{name} must hold row numbers; got dtype {numbers.dtype}"
-            raise TypeError(msg)
+        numbers = as_numbers(numbers, name, self.shape[0])
         self._check_rows(numbers, name)
         return numbers
 
     def _check_rows(self, x: Array, name: str) -> None:
         """Raise at a concrete row number without a law."""
-        if is_traced(x, self):
-            return
-        rows = gathered(x)
-        n = self.shape[0]
-        if ((rows < 0) | (rows >= n)).any():
-            msg = f"{name} must hold row numbers between 0 and {n - 1}; got {rows}"
-            raise ValueError(msg)
 
     def table(self) -> Float[Array, "n m"]:
         """The joint law as a dense table: for small cases."""
@@ -238,7 +230,6 @@ class TimeLag(NumberedContext):
         return rows, times[rows, which], shares
 
     def _check_rows(self, x: Array, name: str) -> None:
-        super()._check_rows(x, name)
         if not is_traced(x, self):
             rows = gathered(x)
             lost = ~np.isin(rows, self.inputs())

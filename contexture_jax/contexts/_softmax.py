@@ -39,7 +39,7 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.contexts._base import Context
+from contexture_jax.contexts._base import Context, as_numbers
 from contexture_jax.contexts._features import as_features, new_rows, uniform_law
 from contexture_jax.contexts._sampling import row_keys
 
@@ -133,7 +133,7 @@ class SoftmaxContext(Context):
         return _table(self, form=self.form())
 
     def sample(
-        self, key: Array, x: Int[Array, "..."], *, row_offset: ArrayLike = 0
+        self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0
     ) -> Int[Array, "..."]:
         """Draw one column number a ~ P⁺(·|x) for each row number in `x`.
 
@@ -141,25 +141,29 @@ class SoftmaxContext(Context):
         scores of these rows are formed, some rows at a time.
         """
         check_key(key)
-        return _draws(self, key, jnp.asarray(x), row_offset, form=self.form())
+        x = as_numbers(x, "x", self.p_x.shape[0])
+        return _draws(self, key, x, row_offset, form=self.form())
 
-    def log_density(
-        self, a: Int[Array, "..."], x: Int[Array, "..."]
-    ) -> Float[Array, "..."]:
+    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "..."]:
         """Log P⁺(a|x) for row numbers `x` and column numbers `a` of one shape.
 
         Only the rows in `x` are normalised, but for calls with more rows than there
         are.
         """
-        a, x = jnp.broadcast_arrays(jnp.asarray(a), jnp.asarray(x))
+        a, x = jnp.broadcast_arrays(
+            as_numbers(a, "a", self.bias.shape[0]),
+            as_numbers(x, "x", self.p_x.shape[0]),
+        )
         return _log_densities(self, a, x, form=self.form())
 
-    def kernel(self, x: Int[Array, " k"], x2: Int[Array, " l"]) -> Float[Array, "k l"]:
+    def kernel(self, x: ArrayLike, x2: ArrayLike) -> Float[Array, "k l"]:
         """The dual kernel k_X⁺ between the rows numbered `x` and `x2`.
 
         P_A takes all rows: as much work as an operator takes to build. For many calls
         build one, and take its products.
         """
+        n = self.p_x.shape[0]
+        x, x2 = as_numbers(x, "x", n), as_numbers(x2, "x2", n)
         return _dual_kernel(self, x, x2, form=self.form())
 
     def _bias(self) -> tuple[Array, Array, Array]:

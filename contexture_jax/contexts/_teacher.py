@@ -5,8 +5,8 @@ import numpy as np
 
 from contexture_jax._core.checks import check_values, held_here, is_traced
 from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array, ArrayLike, Float, Int, pytree_dataclass
-from contexture_jax.contexts._base import Context
+from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
+from contexture_jax.contexts._base import Context, as_numbers
 from contexture_jax.contexts._features import as_features, new_rows
 
 __all__ = ["Teacher", "teacher"]
@@ -41,8 +41,10 @@ class Teacher(Context):
         )
         return density / density.size
 
-    def kernel(self, x: Int[Array, " k"], x2: Int[Array, " l"]) -> Float[Array, "k l"]:
+    def kernel(self, x: ArrayLike, x2: ArrayLike) -> Float[Array, "k l"]:
         """The dual kernel between the rows numbered `x` and `x2`."""
+        n = self.features.shape[0]
+        x, x2 = as_numbers(x, "x", n), as_numbers(x2, "x2", n)
         scaled = self.features * (self.values * self.values)[None, :]
         return 1.0 + mm(scaled[x], self.features[x2].T)
 

@@ -158,3 +158,34 @@ def test_one_key_a_row_is_no_key_of_a_batch():
         x = X[:4] if isinstance(context, C.GaussianNoise) else jnp.arange(4)
         with pytest.raises(TypeError, match=r"training\.per_row"):
             context.sample(keys, x)
+
+
+FINITE = {
+    "joint": C.joint(np.eye(4) + 1),
+    "labels": C.labels(list("abca")),
+    "neighbors": C.neighbors([[0, 1], [1, 2], [2, 3], [3, 0]]),
+    "rbf": C.rbf(X[:4]),
+    "same class": C.same_class([0, 0, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_row_numbers_are_any_integers_and_none_is_taken_for_the_last(name):
+    context = FINITE[name]
+    numbers = [0, 3]
+    drawn = context.sample(KEY, numbers)
+    for kind in (np.array(numbers, ">i8"), np.array(numbers, np.uint8)):
+        np.testing.assert_array_equal(context.sample(KEY, kind), drawn)
+    log_density = context.log_density(np.asarray(drawn).tolist(), numbers)
+    assert np.isfinite(log_density).all()
+    for bad, error in (([0, 4], ValueError), ([-1], ValueError), ([0.5], TypeError)):
+        with pytest.raises(error, match="x must"):
+            context.sample(KEY, bad)
+        if name != "same class":
+            with pytest.raises(error, match="x must"):
+                context.log_density([0] * len(bad), bad)
+
+
+def test_times_beyond_the_range_of_their_numbers_are_drawn():
+    context = C.time_lag(400, 150)
+    np.testing.assert_array_equal(context.sample(KEY, np.array([200], np.uint8)), 350)
