@@ -14,6 +14,7 @@ from contexture_jax.contexts._augment import (
     gaussian_noise,
 )
 from contexture_jax.contexts._base import CapabilityError, Context
+from contexture_jax.contexts._density import DensityCheck, check_density
 from contexture_jax.contexts._graph import graph
 from contexture_jax.contexts._images import (
     Crop,
@@ -82,6 +83,7 @@ __all__ = [
     "Cutmix",
     "Cutout",
     "DenseJoint",
+    "DensityCheck",
     "Erasure",
     "Flip",
     "GaussianNoise",
@@ -101,6 +103,7 @@ __all__ = [
     "attention",
     "block_mask",
     "chain",
+    "check_density",
     "conditional",
     "coordinate_mask",
     "corruption",

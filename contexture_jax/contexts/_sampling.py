@@ -23,6 +23,7 @@ __all__ = [
     "VariantContext",
     "as_batch",
     "check_rate",
+    "one_each",
     "rate_like",
     "row_keys",
     "same_values",
@@ -66,6 +67,21 @@ def check_rate(rate: ArrayLike, name: str = "rate") -> float | Array:
 def rate_like(rate: ArrayLike, x: Array) -> Array:
     """A probability for each entry of `x`, in the floating dtype for work on it."""
     return jnp.broadcast_to(jnp.asarray(rate, floating_dtype(x.dtype)), x.shape)
+
+
+def one_each(logs: Any, num_rows: int) -> Array:
+    """Log densities of a batch; raise unless they are one number a row."""
+    logs = jnp.asarray(logs)
+    if logs.shape != (num_rows,):
+        msg = (
+            "log_density must give one number for each row of its two batches, shape"
+            f" ({num_rows},); got shape {tuple(logs.shape)}"
+        )
+        raise ValueError(msg)
+    if not jnp.issubdtype(logs.dtype, jnp.floating):
+        msg = f"log_density must give floating numbers; got dtype {logs.dtype}"
+        raise TypeError(msg)
+    return logs
 
 
 def same_values(a: Array, b: Array) -> Array:
@@ -136,7 +152,7 @@ class SamplingContext(Context):
                 f" {tuple(a.shape)}"
             )
             raise ValueError(msg)
-        return jax.vmap(self._log_density)(a, x)
+        return one_each(jax.vmap(self._log_density)(a, x), x.shape[0])
 
     def log_densities(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "m n"]:
         """Log P⁺(a_j|x_i) for all pairs, for fixed j with respect to one measure."""
@@ -149,7 +165,7 @@ class SamplingContext(Context):
                 many = jnp.broadcast_to(a, (x.shape[0], *a.shape))
                 return self.log_density(many, x)
 
-        return jax.lax.map(lambda one: by_x(one, x), a)
+        return jax.lax.map(lambda one: one_each(by_x(one, x), x.shape[0]), a)
 
 
 class VariantContext(SamplingContext):

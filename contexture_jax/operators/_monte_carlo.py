@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from contexture_jax._core.checks import (
@@ -12,15 +13,16 @@ from contexture_jax._core.checks import (
     check_finite,
     check_integer,
     check_key,
+    is_concrete,
 )
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
-    Float,
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.contexts import Context, SamplingContext
+from contexture_jax.contexts import Context, DensityCheck
+from contexture_jax.contexts._density import all_log_densities, judge_density
 from contexture_jax.operators._dense import DenseOperator
 from contexture_jax.operators._sharded import place_whole
 from contexture_jax.operators._sharded_dense import ShardedDenseOperator, shard_dense
@@ -31,6 +33,9 @@ __all__ = [
     "monte_carlo_operator",
     "shard_monte_carlo",
 ]
+
+# A p-value that no density which is right will ever meet.
+_UNBELIEVABLE = 1e-9
 
 
 @pytree_dataclass
@@ -116,8 +121,10 @@ def monte_carlo_operator(
 
     Raises:
         CapabilityError: if the context has no `sample` or no `log_density`.
-        ValueError: if m is no multiple of `num_batches`, or densities and samples do
-            not belong together.
+        ValueError: if m is no multiple of `num_batches`, densities or samples have
+            another shape than x calls for, or they do not belong together: the draws
+            have a p-value below 1e-9 under the density (`contexts.check_density`, which
+            tells more; a trace does not see values).
     """
     check_key(key)
     num_batches = check_integer(num_batches, "num_batches", low=1)
@@ -137,14 +144,27 @@ def monte_carlo_operator(
     key_rows, key_values = jax.random.split(key)
     rows = _systematic(key_rows, n, num_samples // num_batches, num_batches)
     samples = context.sample(key_values, x[rows])
-    logs = _log_densities(context, samples, x)
+    logs = all_log_densities(context, samples, x, num_samples)
     log_mixture = jax.nn.logsumexp(logs, axis=1) - math.log(n)
     check_finite(log_mixture, "the mixture of log_density at what `sample` drew")
+    if is_concrete(samples, rows, logs):
+        _check_density(judge_density(samples, rows, logs))
     ratios = jnp.exp(logs - log_mixture[:, None])
     joint = ratios.T / (n * num_samples)
     return MonteCarloOperator(
         joint, joint.sum(axis=1), joint.sum(axis=0), None, samples, num_batches
     )
+
+
+def _check_density(found: DensityCheck) -> None:
+    if found.p_value < _UNBELIEVABLE:
+        msg = (
+            "log_density must be that of what `sample` draws; under it the draws have a"
+            f" p-value of {found.p_value:.1e}, {found.num_impossible} of"
+            f" {found.num_draws} have the density 0, and scores are"
+            f" {np.round(found.scores, 1).tolist()}: see contexts.check_density"
+        )
+        raise ValueError(msg)
 
 
 def _check_capable(context: Context) -> None:
@@ -158,14 +178,3 @@ def _systematic(key: Array, n: int, size: int, num_batches: int) -> Array:
     start = jax.random.uniform(key, (num_batches, 1))
     places = (jnp.arange(size)[None, :] + start) * (n / size)
     return jnp.clip(places.astype(jnp.int32), 0, n - 1).reshape(-1)
-
-
-def _log_densities(context: Context, a: Array, x: Array) -> Float[Array, "m n"]:
-    """Log P⁺(a_j|x_i) for all pairs, a row at a time."""
-    if isinstance(context, SamplingContext):
-        return context.log_densities(a, x)
-
-    def row(one: Array) -> Array:
-        return context.log_density(jnp.broadcast_to(one, (x.shape[0], *one.shape)), x)
-
-    return jax.lax.map(row, a)

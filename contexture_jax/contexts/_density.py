@@ -1,0 +1,243 @@
+"""Whether the density of a context is that of its sampler: a test of their draws."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import as_device_array, check_integer, check_key
+from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
+from contexture_jax.contexts._base import Context
+from contexture_jax.contexts._sampling import SamplingContext, one_each
+
+__all__ = ["DensityCheck", "all_log_densities", "check_density", "judge_density"]
+
+_MOST_DRAWS = 1024  # that the statistics look at, of however many
+_FEWEST_ROWS = 64
+_MOST_NEIGHBORS = 256  # draws of either half that are compared with each other
+_FLOOR = 3.0  # log posteriors this far below 1 / n count alike
+
+
+@short_repr
+class DensityCheck(NamedTuple):
+    """What draws of a context say of its density.
+
+    Attributes:
+        p_value: of the hypothesis that the density is that of the sampler, up to a
+            factor that depends on a alone; it exceeds the chance of as much or more
+            under it.
+        scores: three statistics over their standard deviations, near N(0, 1) or less
+            spread out where the density is right: of `posterior`, `normaliser` and
+            `neighbor`, as `check_density` explains; shape (3,).
+        num_impossible: draws to which the density of their own x is 0; not one is
+            possible, and with one the p-value is 0.
+        num_draws: how many draws were looked at.
+    """
+
+    p_value: float
+    scores: np.ndarray
+    num_impossible: int
+    num_draws: int
+
+
+def check_density(
+    context: Context, x: ArrayLike, *, key: Array, num_samples: int = 1024
+) -> DensityCheck:
+    """Test whether `log_density` belongs to `sample`, on inputs x.
+
+    Draws a_j ~ P⁺(·|x_{r_j}), evenly for up to `num_samples` / 8 of the inputs. If the
+    density is right, and only then for all x, which input a draw came from has the law
+    π_j(i) ∝ P⁺(a_j|x_i) given a_j: all that an operator takes from a density. So for
+    any function t_j(i) of a_j,
+
+        S = Σ_j [t_j(r_j) − Σ_i π_j(i) t_j(i)]
+
+    has mean 0 and at most the variance Σ_j Var_{i ~ π_j} t_j(i). Three are taken:
+
+    * posterior: t = log π_j(i), cut from below: densities too wide, too narrow, or of
+      another law altogether;
+    * normaliser: t = how often x_i is named by π in the other half of the draws: a
+      factor of x that the density lacks or has too much;
+    * neighbor: t = 1 where i is the input of the nearest draw in the other half: what
+      a tells of x and the density does not, as one that is constant in x.
+
+    Each has a bound on its p-value by Bernstein's inequality, valid at any level and
+    sample size; three times the smallest is the p-value.
+
+    Args:
+        context: one with `sample` and `log_density`.
+        x: inputs, leading axis n.
+        key: random key.
+        num_samples: how many draws, at least 16.
+
+    Returns:
+        A `DensityCheck`, on the host.
+
+    Raises:
+        CapabilityError: if the context has no `sample` or no `log_density`.
+        ValueError: if samples or densities have another shape than x calls for, or a
+            density is NaN or infinite.
+
+    Example:
+        >>> import jax
+        >>> import contexture_jax as cx
+        >>> x = jax.random.normal(jax.random.key(0), (50, 2))
+        >>> noise = cx.contexts.gaussian_noise(0.5)
+        >>> found = cx.contexts.check_density(noise, x, key=jax.random.key(1))
+        >>> bool(found.p_value > 1e-3)
+        True
+    """
+    check_key(key)
+    num_samples = check_integer(num_samples, "num_samples", low=16)
+    for name in ("sample", "log_density"):
+        if name not in context.capabilities:
+            raise context._lacks(name)
+    x = as_device_array(x, "x")
+    if x.ndim == 0 or x.shape[0] == 0:
+        msg = f"x must have at least one row; got shape {tuple(x.shape)}"
+        raise ValueError(msg)
+    key_rows, key_values = jax.random.split(key)
+    num_rows = min(x.shape[0], num_samples // 8)
+    x = x[jax.random.permutation(key_rows, x.shape[0])[:num_rows]]
+    rows = jnp.arange(num_samples) % num_rows
+    samples = context.sample(key_values, x[rows])
+    logs = all_log_densities(context, samples, x, num_samples)
+    return judge_density(samples, rows, logs)
+
+
+def all_log_densities(
+    context: Context, a: Array, x: Array, num_samples: int
+) -> Float[Array, "m n"]:
+    """Log P⁺(a_j|x_i) for all pairs, a row at a time, with its shape checked."""
+    if a.shape[:1] != (num_samples,):
+        msg = (
+            f"sample must give one a for each of {num_samples} inputs; got shape"
+            f" {tuple(a.shape)}"
+        )
+        raise ValueError(msg)
+    if isinstance(context, SamplingContext):
+        return context.log_densities(a, x)
+    n = x.shape[0]
+
+    def row(one: Array) -> Array:
+        many = jnp.broadcast_to(one, (n, *one.shape))
+        return one_each(context.log_density(many, x), n)
+
+    return jax.lax.map(row, a)
+
+
+def judge_density(samples: Any, rows: Any, logs: Any) -> DensityCheck:
+    """The statistics of `check_density`, of draws that are there already.
+
+    Args:
+        samples: a_j, leading axis m, concrete.
+        rows: r_j, where they were drawn, whatever chose them but a, shape (m,).
+        logs: log P⁺(a_j|x_i), shape (m, n).
+
+    Raises:
+        ValueError: if a density is NaN or infinite.
+    """
+    rows = np.asarray(rows)
+    m, n = logs.shape
+    # So few rows that each has several draws, if it can.
+    num_rows = min(n, max(_FEWEST_ROWS, -(-_MOST_DRAWS * n // m)))
+    chosen = np.unique(np.linspace(0, n - 1, num_rows).astype(int))
+    draws = np.flatnonzero(np.isin(rows, chosen))[:_MOST_DRAWS]
+    present, own = np.unique(rows[draws], return_inverse=True)
+    logs = np.asarray(logs[draws][:, present], np.float64)
+    if np.isnan(logs).any() or (logs == np.inf).any():
+        bad = logs[np.isnan(logs) | (logs == np.inf)][0]
+        msg = f"log_density must be a number below infinity; got {bad}"
+        raise ValueError(msg)
+    impossible = int((logs[np.arange(len(draws)), own] == -np.inf).sum())
+    values = np.asarray(samples[draws])
+    tests = [_posterior(logs, own), *_by_halves(values, logs, own)]
+    p_value = min(1.0, len(tests) * min(p for _, p in tests))
+    return DensityCheck(
+        0.0 if impossible else p_value,
+        np.array([score for score, _ in tests]),
+        impossible,
+        len(draws),
+    )
+
+
+def _posterior(logs: np.ndarray, own: np.ndarray) -> tuple[float, float]:
+    posterior = _normalised(logs)
+    floor = -math.log(logs.shape[1]) - _FLOOR
+    with np.errstate(divide="ignore"):
+        t = np.maximum(np.log(posterior), floor)
+    return _score(t, posterior, own)
+
+
+def _by_halves(
+    values: np.ndarray, logs: np.ndarray, own: np.ndarray
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """What one half of the draws proposes, tested on the other."""
+    # Alternately in each row, so that both halves have draws of all.
+    order = np.argsort(own, kind="stable")
+    number = np.empty_like(own)
+    number[order] = np.arange(len(own))
+    first = number % 2 == 0
+    one, two = np.flatnonzero(first), np.flatnonzero(~first)
+    if len(two) == 0:
+        return (0.0, 1.0), (0.0, 1.0)
+    present, within = np.unique(own[two], return_inverse=True)
+    posterior = _normalised(logs[two][:, present])
+    named = _normalised(logs[one])[:, present].mean(axis=0) * logs.shape[1]
+    proposal = np.broadcast_to(np.clip(named - 1.0, -1.0, 1.0), posterior.shape)
+    nearest = _nearest(values[two][:_MOST_NEIGHBORS], values[one][:_MOST_NEIGHBORS])
+    hits = own[one][nearest][:, None] == present[None, :]
+    some = slice(len(hits))
+    return (
+        _score(proposal, posterior, within),
+        _score(hits.astype(float), posterior[some], within[some]),
+    )
+
+
+def _normalised(logs: np.ndarray) -> np.ndarray:
+    """Posteriors of equal prior; uniform where all densities are 0."""
+    top = logs.max(axis=1, keepdims=True)
+    logs = np.where(np.isfinite(top), logs - np.where(np.isfinite(top), top, 0.0), 0.0)
+    weights = np.exp(logs)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _score(
+    t: np.ndarray, posterior: np.ndarray, own: np.ndarray
+) -> tuple[float, float]:
+    """S over its standard deviation, and a bound on the p-value.
+
+    Rows count alike however often they were drawn: then the mean over rows of what a
+    row adds is 0, and with weights w_j the variance at most max w · Σ_j w_j Var t_j.
+    """
+    num_rows = posterior.shape[1]
+    counts = np.bincount(own, minlength=num_rows)
+    w = len(own) / (counts > 0).sum() / counts[own]
+    mean = (posterior * t).sum(axis=1)
+    variance = (posterior * (t - mean[:, None]) ** 2).sum(axis=1)
+    total = float((w * (t[np.arange(len(own)), own] - mean)).sum())
+    spread = float(w.max() * (w * variance).sum())
+    reach = float(w.max() * (t.max(axis=1) - t.min(axis=1)).max())
+    # Sums of so many differences round.
+    noise = 1e-6 * max(reach, 1.0) * len(own) ** 0.5
+    beyond = max(abs(total) - noise, 0.0)
+    if beyond == 0.0:
+        return 0.0, 1.0
+    exponent = beyond**2 / (2.0 * (spread + reach * beyond / 3.0))
+    score = math.copysign(beyond, total) / math.sqrt(max(spread, noise**2))
+    return score, min(1.0, 2.0 * math.exp(-exponent))
+
+
+def _nearest(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """The number of the nearest of `among` to each value; entries that differ count."""
+    flat, others = (x.reshape(len(x), -1) for x in (values, among))
+    if flat.dtype.kind not in "f" and flat.dtype.itemsize <= 8:
+        return np.array([(one[None, :] != others).sum(axis=1).argmin() for one in flat])
+    flat, others = (np.nan_to_num(x.astype(np.float64)) for x in (flat, others))
+    scale = others.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    flat, others = (x / scale for x in (flat, others))
+    distances = (others**2).sum(axis=1)[None, :] - 2.0 * flat @ others.T
+    return distances.argmin(axis=1)

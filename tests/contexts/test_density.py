@@ -1,0 +1,145 @@
+"""Densities beside what is drawn: right ones pass at any level, wrong ones do not."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.scipy.stats import norm
+
+import contexture_jax as cx
+from contexture_jax._core.types import pytree_dataclass, static_field
+from contexture_jax.contexts._density import judge_density
+
+C = cx.contexts
+DTYPE = jnp.zeros(()).dtype
+KEY = jax.random.key(4)
+X = jax.random.normal(jax.random.key(0), (60, 2), DTYPE)
+IMAGES = jax.random.normal(jax.random.key(1), (8, 4, 5, 2), DTYPE)
+TOKENS = jax.random.randint(jax.random.key(2), (8, 6), 0, 9)
+CLASSES = np.arange(30) % 4
+
+SAID = {
+    "right": lambda a, x: norm.logpdf(a, x, 0.5).sum(),
+    "up to a factor of a": lambda a, x: norm.logpdf(a, x, 0.5).sum() - (a**2).sum(),
+    "too wide": lambda a, x: norm.logpdf(a, x, 0.75).sum(),
+    "too narrow": lambda a, x: norm.logpdf(a, x, 0.3).sum(),
+    "shifted": lambda a, x: norm.logpdf(a, x + 0.3, 0.5).sum(),
+    "of other inputs": lambda a, x: norm.logpdf(a, x[::-1], 0.5).sum(),
+    "constant": lambda a, x: jnp.zeros((), a.dtype) + 0 * (a + x).sum(),
+    "without its normaliser": lambda a, x: norm.logpdf(a, x, 0.5).sum() + 2 * x[0],
+    "zero where it is not": lambda a, x: jnp.where(
+        ((a - x) > 0).all(), norm.logpdf(a, x, 0.5).sum(), -jnp.inf
+    ),
+}
+RIGHT = ("right", "up to a factor of a")
+
+
+@pytree_dataclass
+class Noise(C.SamplingContext):
+    """X + Z / 2, and what is said of its density."""
+
+    said: str = static_field()
+
+    def _draw(self, key, x):
+        return x + 0.5 * jax.random.normal(key, x.shape, x.dtype)
+
+    def _log_density(self, a, x):
+        return SAID[self.said](a, x)
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_a_wrong_density_is_told_and_builds_no_operator(said):
+    context = Noise(said)
+    found = C.check_density(context, X, key=KEY)
+    build = functools.partial(cx.association_operator, x=X, num_samples=1000, key=KEY)
+    if said in RIGHT:
+        assert found.p_value > 0.01
+        assert np.abs(found.scores).max() < 4
+        assert build(context).shape == (60, 1000)
+    else:
+        assert found.p_value < 1e-9
+        assert (found.num_impossible > 0) == (said == "zero where it is not")
+        with pytest.raises(ValueError, match=r"must be that of what|must be finite"):
+            build(context)
+
+
+SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
+# Of every kind that has both, and near the ends: draws that name their input, draws
+# that say nothing of it, x without a law of their own.
+KINDS = {
+    "noise": (C.gaussian_noise(0.5), X),
+    "little noise": (C.gaussian_noise(1e-3), X),
+    "much noise": (C.gaussian_noise(1e3), X),
+    "erasure": (C.erasure(0.3), X),
+    "mask": (C.coordinate_mask(1), X),
+    "block": (C.block_mask(1), X),
+    "shift": (C.shift(1), IMAGES),
+    "flip": (C.flip(0.3), IMAGES),
+    "cutout": (C.cutout(2), IMAGES),
+    "scarf": (C.scarf(X, 0.4), X),
+    "cutmix": (C.cutmix(X, 0.4), X),
+    "classes": (C.same_class(CLASSES), jnp.arange(30)),
+    "tokens": (C.masked_tokens(0.3, mask_token=9, vocabulary_size=10), TOKENS),
+    "knn": (C.knn(X, 5), jnp.arange(60)),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n.endswith(("noise", "knn", "flip")) else SLOW(n) for n in KINDS],
+)
+def test_the_densities_here_are_those_of_their_samplers(name):
+    context, x = KINDS[name]
+    found = C.check_density(context, x, key=KEY)
+    assert found.p_value > 1e-3
+    assert found.num_impossible == 0
+    assert np.abs(found.scores).max() < 5
+
+
+def test_shapes_of_densities_and_samples_are_checked():
+    @pytree_dataclass
+    class Wide(Noise):
+        def _log_density(self, a, x):
+            return norm.logpdf(a, x, 0.5)
+
+    @pytree_dataclass
+    class Whole(C.Context):
+        def sample(self, key, x):
+            return x[:5] + 0 * jax.random.normal(key, (5, 1), x.dtype)
+
+        def log_density(self, a, x):
+            return (a * x).sum(axis=1)
+
+    build = functools.partial(cx.association_operator, x=X, num_samples=100, key=KEY)
+    for judge in (build, lambda context: C.check_density(context, X, key=KEY)):
+        with pytest.raises(ValueError, match=r"shape \(\d+,\); got shape \(\d+, 2\)"):
+            judge(Wide("right"))
+        with pytest.raises(ValueError, match="sample must give one a for each"):
+            judge(Whole())
+
+
+def log_odds(a, centres, scale):
+    return -0.5 * ((a[:, None] - centres[None, :]) / scale) ** 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [0.02, 0.3, 2.0])
+@pytest.mark.parametrize("num_draws", [64, 800])
+def test_the_level_is_kept(scale, num_draws):
+    """Scores are no wider than N(0, 1) under the null; p-values are valid."""
+    rng = np.random.default_rng(3)
+    centres = rng.normal(size=40)
+    found = []
+    for _ in range(400):
+        rows = np.arange(num_draws) % 40
+        a = centres[rows] + scale * rng.normal(size=num_draws)
+        found.append(judge_density(a, rows, log_odds(a, centres, scale)))
+    p = np.array([one.p_value for one in found])
+    scores = np.array([one.scores for one in found])
+    for level in (0.2, 0.05, 0.01):
+        error = (level * (1 - level) / len(p)) ** 0.5
+        assert (p <= level).mean() <= level + 3 * error
+    assert (np.abs(scores.mean(axis=0)) <= 4 / len(p) ** 0.5).all()
+    assert (scores.std(axis=0) <= 1.15).all()
