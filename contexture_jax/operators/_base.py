@@ -8,12 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from contexture_jax._core.checks import as_floating
+from contexture_jax._core.checks import (
+    as_floating,
+    check_probabilities,
+    is_concrete,
+)
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.processes import settled
 from contexture_jax._core.types import Array, ArrayLike, Float, describe
 
-__all__ = ["AssociationOperator", "Cost"]
+__all__ = ["AssociationOperator", "Cost", "as_law_of", "check_operator", "check_total"]
+
+# Sums of many float32 numbers that were to be 1.
+_MASS_TOLERANCE = 1e-3
 
 
 class Cost(NamedTuple):
@@ -185,3 +192,33 @@ def _can_compile(op: AssociationOperator, block: Array) -> bool:
 @functools.partial(jax.jit, static_argnames="name")
 def _compiled(op: AssociationOperator, block: Array, *, name: _Map) -> Array:
     return getattr(op, name)(block).astype(op.dtype)
+
+
+def as_law_of(law: Any, name: str, size: int, dtype: Any) -> Float[Array, " n"]:
+    """Convert a law to an array, as it is; raise unless it sums to 1.
+
+    Raises:
+        TypeError: if it does not hold real numbers.
+        ValueError: if it has another length, a negative entry or another sum.
+    """
+    law = as_floating(law, name).astype(dtype)
+    check_probabilities(law, name, size)
+    check_total(law.sum(), name)
+    return law
+
+
+def check_total(total: Any, name: str) -> None:
+    """Raise a `ValueError` unless a concrete sum is 1 up to rounding."""
+    if is_concrete(total) and not abs(float(total) - 1) <= _MASS_TOLERANCE:
+        msg = f"{name} must sum to 1; got {float(total):.6g}"
+        raise ValueError(msg)
+
+
+def check_operator(op: Any, name: str) -> None:
+    """Raise a `TypeError` unless `op` is an operator."""
+    if not isinstance(op, AssociationOperator):
+        msg = (
+            f"{name} must be an operator, as from cx.association_operator(context); got"
+            f" {type(op).__name__}"
+        )
+        raise TypeError(msg)

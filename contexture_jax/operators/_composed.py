@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from contexture_jax._core.checks import gathered, is_traced
 from contexture_jax._core.fingerprint import fingerprint
 from contexture_jax._core.numerics import as_law, safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, Static, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost
+from contexture_jax.operators._base import AssociationOperator, Cost, check_operator
 
 __all__ = [
     "AdjointOperator",
@@ -180,6 +180,7 @@ class StackedOperator(AssociationOperator):
 
 def adjoint(operator: AssociationOperator) -> AssociationOperator:
     """T* as an operator, by exchanging the two maps; the adjoint of that is T again."""
+    check_operator(operator, "operator")
     if isinstance(operator, AdjointOperator):
         return operator.operator
     return AdjointOperator(operator, operator.p_a, operator.p_x)
@@ -264,10 +265,15 @@ def stack(
     )
 
 
-def _as_tuple(
-    operators: Sequence[AssociationOperator],
-) -> tuple[AssociationOperator, ...]:
+def _as_tuple(operators: Any) -> tuple[AssociationOperator, ...]:
+    if isinstance(operators, (AssociationOperator, str, dict)) or not isinstance(
+        operators, Iterable
+    ):
+        msg = f"operators must be a list of operators; got {type(operators).__name__}"
+        raise TypeError(msg)
     terms = tuple(operators)
+    for number, term in enumerate(terms):
+        check_operator(term, f"operators[{number}]")
     if not terms:
         raise ValueError("operators must hold at least one operator; got none")
     return terms

@@ -5,10 +5,16 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import check_integer, is_concrete, on_cpu
+from contexture_jax._core.checks import (
+    as_floating,
+    check_integer,
+    check_ndim,
+    is_concrete,
+    on_cpu,
+)
 from contexture_jax._core.numerics import mm, safe_reciprocal, transpose_rows
-from contexture_jax._core.types import Array, Float, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost
+from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
+from contexture_jax.operators._base import AssociationOperator, Cost, check_total
 
 __all__ = ["DenseOperator", "dense_operator"]
 
@@ -70,6 +76,21 @@ class DenseOperator(AssociationOperator):
         return safe_reciprocal(self.p_x)[:, None] * self.joint
 
 
-def dense_operator(joint: Float[Array, "n m"]) -> DenseOperator:
-    """T of a joint table that sums to 1; the marginals are its own sums."""
-    return DenseOperator(joint, jnp.sum(joint, axis=1), jnp.sum(joint, axis=0))
+def dense_operator(joint: ArrayLike) -> DenseOperator:
+    """T of a joint table; the marginals are its own sums.
+
+    Args:
+        joint: P, shape (n, m), real numbers that sum to 1, signed for a teacher.
+
+    Raises:
+        TypeError: if the entries are not real numbers.
+        ValueError: if it is no matrix, is empty, or sums to something else.
+    """
+    table = as_floating(joint, "joint")
+    check_ndim(table, 2, "joint")
+    if not table.size:
+        msg = f"joint must not be empty; got shape {tuple(table.shape)}"
+        raise ValueError(msg)
+    p_x, p_a = jnp.sum(table, axis=1), jnp.sum(table, axis=0)
+    check_total(p_a.sum(), "joint")
+    return DenseOperator(table, p_x, p_a)

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import is_concrete
+from contexture_jax._core.checks import as_floating, check_ndim, is_concrete
 from contexture_jax._core.exponents import Form
 from contexture_jax._core.numerics import safe_divide
-from contexture_jax._core.types import Array, Float, Int
+from contexture_jax._core.types import Array, ArrayLike, Float, Int
 from contexture_jax.contexts import (
     Context,
     Labels,
@@ -31,39 +31,47 @@ __all__ = ["conditional_expectation"]
 _CHUNK = 4096  # entries of a sparse law that are gathered at a time
 
 
-@functools.singledispatch
-def conditional_expectation(
-    context: Context, g: Float[Array, "m r"]
-) -> Float[Array, "n r"]:
+def conditional_expectation(context: Context, g: ArrayLike) -> Float[Array, "n r"]:
     """E[g(A)|x] at each x of a context, shape (n, r), 0 at rows without mass.
 
     Outside a trace one program is compiled for each kind of context and shapes.
 
     Args:
         context: any that has an operator.
-        g: functions of A, shape (m, r), the dtype of the context.
+        g: functions of A, shape (m, r), real numbers.
+
+    Raises:
+        TypeError: if `context` is no context, or `g` does not hold real numbers.
+        ValueError: if `g` has another shape.
     """
+    block = as_floating(g, "g")
+    check_ndim(block, 2, "g")
+    return _expectation(context, block)
+
+
+@functools.singledispatch
+def _expectation(context: Any, g: Array) -> Array:
     return association_operator(context).matmat(g)
 
 
-@conditional_expectation.register
+@_expectation.register
 def _(context: SoftmaxContext, g: Array) -> Array:
     return _by_tiles(context, g, form=context.form())
 
 
-@conditional_expectation.register
+@_expectation.register
 def _(context: Neighbors, g: Array) -> Array:
     _check_rows(g, context.num_points)
     return _by_slots(context.indices, context.weights, g)
 
 
-@conditional_expectation.register
+@_expectation.register
 def _(context: Labels, g: Array) -> Array:
     _check_rows(g, context.num_classes)
     return _by_slots(context.codes[:, None], None, g)
 
 
-@conditional_expectation.register
+@_expectation.register
 def _(context: SparseJoint, g: Array) -> Array:
     if not is_concrete(context):
         return association_operator(context).matmat(g)  # which says why not

@@ -6,10 +6,19 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_integer
+from contexture_jax._core.checks import (
+    as_floating,
+    as_integers,
+    as_real,
+    check_integer,
+    check_ndim,
+    check_nonnegative,
+    check_values,
+    floating_dtype,
+)
 from contexture_jax._core.numerics import safe_reciprocal
-from contexture_jax._core.types import Array, Float, Int, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost
+from contexture_jax._core.types import Array, ArrayLike, Float, Int, pytree_dataclass
+from contexture_jax.operators._base import AssociationOperator, Cost, as_law_of
 from contexture_jax.operators._slots import (
     Bucket,
     Slots,
@@ -81,28 +90,46 @@ class FixedDegreeOperator(AssociationOperator):
 
 
 def fixed_degree_operator(
-    indices: np.ndarray,
-    weights: np.ndarray | None,
-    p_x: np.ndarray,
-    num_points: int,
+    indices: ArrayLike, weights: ArrayLike | None, p_x: ArrayLike, num_points: int
 ) -> FixedDegreeOperator:
     """T from neighbour lists. Lays the transpose out on the host.
 
     Args:
         indices: context values of each input, shape (n, K), integer.
         weights: P⁺(a|x) of each, shape (n, K), rows summing to 1; None: all 1 / K.
-        p_x: law of X, shape (n,), floating.
+        p_x: law of X, shape (n,), summing to 1.
         num_points: m.
+
+    Raises:
+        TypeError: if `indices` are not integers, or the others no real numbers.
+        ValueError: if shapes do not fit, an index is outside 0, …, m − 1, or `p_x` or a
+            row of `weights` is no law.
     """
-    n, num_slots = indices.shape
-    dtype = p_x.dtype
-    law = p_x.astype(np.float64)
-    shares = (
-        np.full(indices.shape, 1.0 / num_slots)
-        if weights is None
-        else weights.astype(np.float64)
+    num_points = check_integer(num_points, "num_points", low=1)
+    index = as_integers(indices, "indices")
+    check_ndim(index, 2, "indices")
+    check_values(
+        index,
+        "indices",
+        lambda v: (v >= 0) & (v < num_points),
+        f"between 0 and {num_points - 1}",
     )
-    flat = indices.reshape(-1).astype(np.int64)
+    n, num_slots = index.shape
+    dtype = floating_dtype(as_real(p_x, "p_x").dtype)
+    p_x = np.asarray(as_law_of(p_x, "p_x", n, dtype))
+    law = p_x.astype(np.float64)
+    shares = np.full(index.shape, 1.0 / max(num_slots, 1))
+    if weights is not None:
+        weights = np.asarray(as_floating(weights, "weights"))
+        if weights.shape != index.shape:
+            msg = f"weights must have shape {index.shape}; got {weights.shape}"
+            raise ValueError(msg)
+        check_nonnegative(weights, "weights")
+        shares = weights.astype(np.float64)
+    check_values(
+        shares.sum(axis=1), "the row sums of weights", lambda v: abs(v - 1) < 1e-3, "1"
+    )
+    flat = index.reshape(-1)
     joint = (law[:, None] * shares).reshape(-1)
     p_a = np.bincount(flat, joint, num_points)
     order = np.argsort(flat, kind="stable")
@@ -117,7 +144,7 @@ def fixed_degree_operator(
         summed = np.bincount(inverse, backward)
         norm2 = (summed * np.bincount(inverse, shares.reshape(-1))).sum()
     return FixedDegreeOperator(
-        jnp.asarray(np.ascontiguousarray(indices.T), jnp.int32),
+        jnp.asarray(np.ascontiguousarray(index.T), jnp.int32),
         None if weights is None else jnp.asarray(weights.T.astype(dtype)),
         make_slots(
             flat[order], inputs[order], backward[order].astype(dtype), num_points

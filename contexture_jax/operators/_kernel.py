@@ -98,6 +98,13 @@ def kernel_operator(
         form: of its factors, where the context is traced but was not when that was
             chosen; None: what the context says.
     """
+    if not isinstance(context, SoftmaxContext):
+        msg = (
+            "context must be one of scores, as rbf or attention; got"
+            f" {type(context).__name__}"
+        )
+        raise TypeError(msg)
+    block_size = check_integer(block_size, "block_size", low=1)
     return _build(context, block_size, context.form() if form is None else form)
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import check_integer
+from contexture_jax._core.checks import as_floating, check_integer, check_ndim
 from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array, Float, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost
+from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
+from contexture_jax.operators._base import AssociationOperator, Cost, as_law_of
 
 __all__ = ["LowRankOperator", "low_rank_operator"]
 
@@ -59,21 +59,34 @@ class LowRankOperator(AssociationOperator):
 
 
 def low_rank_operator(
-    left: Float[Array, "n e"],
-    right: Float[Array, "m e"],
-    p_x: Float[Array, " n"],
-    p_a: Float[Array, " m"],
+    left: ArrayLike, right: ArrayLike, p_x: ArrayLike, p_a: ArrayLike
 ) -> LowRankOperator:
     """T from features on both sides, which are centred here.
 
     Args:
-        left: shape (n, e), floating.
-        right: shape (m, e), the same dtype.
+        left: shape (n, e), real numbers.
+        right: shape (m, e).
         p_x: law of X, shape (n,), summing to 1.
         p_a: law of A, shape (m,), summing to 1.
+
+    Raises:
+        TypeError: if an argument does not hold real numbers.
+        ValueError: if shapes do not fit, or a law is none.
     """
+    one = as_floating(left, "left")
+    two = as_floating(right, "right").astype(one.dtype)
+    check_ndim(one, 2, "left")
+    check_ndim(two, 2, "right")
+    if one.shape[1] != two.shape[1]:
+        msg = (
+            "left and right must have the same number of columns; got shapes"
+            f" {tuple(one.shape)} and {tuple(two.shape)}"
+        )
+        raise ValueError(msg)
+    law_x = as_law_of(p_x, "p_x", one.shape[0], one.dtype)
+    law_a = as_law_of(p_a, "p_a", two.shape[0], one.dtype)
     return LowRankOperator(
-        left - mm(p_x, left)[None, :], right - mm(p_a, right)[None, :], p_x, p_a
+        one - mm(law_x, one)[None, :], two - mm(law_a, two)[None, :], law_x, law_a
     )
 
 

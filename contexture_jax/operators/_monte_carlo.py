@@ -168,6 +168,9 @@ def _check_density(found: DensityCheck) -> None:
 
 
 def _check_capable(context: Context) -> None:
+    if not isinstance(context, Context):
+        msg = f"context must be a Context; got {type(context).__name__}"
+        raise TypeError(msg)
     for name in ("sample", "log_density"):
         if name not in context.capabilities:
             raise context._lacks(name)

@@ -79,6 +79,7 @@ def make_slots(
         weights: entries, shape (nnz,), floating.
         num_rows: n.
     """
+    rows, columns, weights = map(np.asarray, (rows, columns, weights))
     degrees = np.bincount(rows, minlength=num_rows)
     starts = np.concatenate([[0], np.cumsum(degrees)])[:-1]
     num_pieces = -(-degrees // _MAX_WIDTH)
@@ -193,6 +194,7 @@ def _rows(x: Array, index: Array) -> Array:
 
 def slots_matmat(slots: Slots, x: Inexact[Array, "m r"]) -> Inexact[Array, "n r"]:
     """The sparse matrix times a block, shape (n, r)."""
+    x = jnp.asarray(x)
     zero_row = jnp.zeros((1, x.shape[1]), x.dtype)
     parts = [sum_slots(bucket, x) for bucket in slots.buckets]
     pieces = jnp.concatenate([*parts, zero_row])

@@ -6,10 +6,17 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_integer
+from contexture_jax._core.checks import (
+    as_integers,
+    as_real,
+    check_integer,
+    check_ndim,
+    check_values,
+    floating_dtype,
+)
 from contexture_jax._core.numerics import safe_reciprocal
-from contexture_jax._core.types import Array, Float, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost
+from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
+from contexture_jax.operators._base import AssociationOperator, Cost, as_law_of
 from contexture_jax.operators._slots import (
     Slots,
     make_slots,
@@ -65,27 +72,47 @@ class SparseOperator(AssociationOperator):
 
 
 def sparse_operator(
-    rows: np.ndarray,
-    columns: np.ndarray,
-    weights: np.ndarray,
-    shape: tuple[int, int],
+    rows: ArrayLike, columns: ArrayLike, weights: ArrayLike, shape: tuple[int, int]
 ) -> SparseOperator:
     """T from the entries of a joint table that sums to 1. Runs on the host.
 
     Args:
-        rows: row numbers, shape (nnz,), ascending.
+        rows: row numbers, shape (nnz,), in any order.
         columns: column numbers, shape (nnz,).
-        weights: P⁺(x, a) > 0, shape (nnz,), floating.
+        weights: P⁺(x, a) ≥ 0, shape (nnz,), real numbers that sum to 1; no place twice.
         shape: (n, m).
+
+    Raises:
+        TypeError: if row or column numbers are not integers, or weights no numbers.
+        ValueError: if lengths differ, a number is outside `shape`, or the weights are
+            no law.
     """
-    n, m = shape
-    exact = weights.astype(np.float64)
-    p_x = np.bincount(rows, exact, n)
-    p_a = np.bincount(columns, exact, m)
-    forward = exact / p_x[rows]
-    backward = exact / p_a[columns]
+    n, m = (check_integer(side, "a side of shape", low=1) for side in shape)
+    rows, columns = as_integers(rows, "rows"), as_integers(columns, "columns")
+    for index, name, size in ((rows, "rows", n), (columns, "columns", m)):
+        check_ndim(index, 1, name)
+        check_values(
+            index,
+            name,
+            lambda v, size=size: (v >= 0) & (v < size),
+            f"between 0 and {size - 1}",
+        )
+    if len(rows) != len(columns):
+        msg = (
+            "rows and columns must have the same length; got"
+            f" {len(rows)} and {len(columns)}"
+        )
+        raise ValueError(msg)
+    dtype = floating_dtype(as_real(weights, "weights").dtype)
+    law = np.asarray(as_law_of(weights, "weights", len(rows), dtype))
+    if (np.diff(rows) < 0).any():
+        order = np.argsort(rows, kind="stable")
+        rows, columns, law = rows[order], columns[order], law[order]
+    exact = law.astype(np.float64)
+    p_x, p_a = np.bincount(rows, exact, n), np.bincount(columns, exact, m)
+    forward = exact / np.where(p_x > 0, p_x, 1.0)[rows]
+    backward = exact / np.where(p_a > 0, p_a, 1.0)[columns]
     order = np.argsort(columns, kind="stable")
-    dtype = weights.dtype
     return SparseOperator(
         make_slots(rows, columns, forward.astype(dtype), n),
         make_slots(columns[order], rows[order], backward[order].astype(dtype), m),

@@ -215,6 +215,11 @@ def certify(
         >>> bool((certificate.lower <= s).all() & (s <= certificate.upper).all())
         True
     """
+    if not isinstance(result, SVDResult) or not isinstance(info, SolveInfo):
+        given = f"{type(result).__name__} and {type(info).__name__}"
+        raise TypeError(f"result and info must be what svd returns; got {given}")
+    if op is not None and not isinstance(op, AssociationOperator):
+        raise TypeError(f"op must be the operator of svd; got {type(op).__name__}")
     num_passes = check_integer(num_passes, "num_passes", low=1)
     num_probes = check_integer(num_probes, "num_probes", low=1)
     for value, name, low, high in (

@@ -56,6 +56,15 @@ def extend(
     if side not in ("left", "right"):
         msg = f'side must be "left" or "right"; got {side!r}'
         raise ValueError(msg)
+    if not isinstance(result, SVDResult):
+        msg = f"result must be the first that svd returns; got {type(result).__name__}"
+        raise TypeError(msg)
+    if not isinstance(context, Context):
+        msg = (
+            "context must be the Context of the result's operator; got"
+            f" {type(context).__name__}"
+        )
+        raise TypeError(msg)
     context = tree_on_auto_axes(context)
     source = context if side == "left" else context.reverse()
     name = "right" if side == "left" else "left"

@@ -1,6 +1,7 @@
 """What the public maps take, what they refuse, and how often they compile."""
 
 import contextlib
+import inspect
 import logging
 from typing import Any
 
@@ -198,3 +199,99 @@ def test_building_an_rbf_operator_again_compiles_nothing():
     with compilations() as names:
         cx.association_operator(cx.contexts.rbf(x + 1, 0.7))
     assert names == []
+
+
+LAW = (np.full(6, 1 / 6), np.full(5, 0.2))
+LEFT, RIGHT = features(np.float64, 6), features(np.float64, 5)
+MADE = {
+    "dense": lambda form: cx.operators.dense_operator(form(np.full((2, 3), 1 / 6))),
+    "low rank": lambda form: cx.operators.low_rank_operator(
+        form(LEFT), form(RIGHT), *map(form, LAW)
+    ),
+    "sparse": lambda form: cx.operators.sparse_operator(
+        [1, 0, 0], [1, 0, 1], form(np.array([0.5, 0.125, 0.375])), (2, 2)
+    ),
+    "fixed degree": lambda form: cx.operators.fixed_degree_operator(
+        [[0, 1], [1, 2]], None, form(np.array([0.5, 0.5])), 3
+    ),
+}
+MATRICES = {
+    "dense": np.full((2, 3), 1 / 3),
+    "low rank": 0.2 * (1 + (LEFT - LEFT.mean(0)) @ (RIGHT - RIGHT.mean(0)).T),
+    "sparse": np.array([[0.25, 0.75], [0, 1]]),
+    "fixed degree": np.array([[0.5, 0.5, 0], [0, 0.5, 0.5]]),
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_constructors_take_any_array_of_numbers(kind):
+    for form in (np.asarray, np.ndarray.tolist, lambda x: x.astype(">f4")):
+        op = MADE[kind](form)
+        assert op.dtype in (np.float32, np.float64)
+        np.testing.assert_allclose(
+            op.as_matrix(), MATRICES[kind], atol=tol(np.float32, factor=100)
+        )
+
+
+RESULT = cx.solvers.SVDResult(jnp.ones(1), jnp.ones((2, 1)), jnp.ones((2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "message"),
+    [
+        (
+            lambda: cx.operators.dense_operator(np.ones((2, 2))),
+            ValueError,
+            "joint must sum to 1; got 4",
+        ),
+        (
+            lambda: cx.operators.low_rank_operator(LEFT, RIGHT, 2 * LAW[0], LAW[1]),
+            ValueError,
+            "p_x must sum to 1; got 2",
+        ),
+        (
+            lambda: cx.operators.low_rank_operator(LEFT, RIGHT[:, :1], *LAW),
+            ValueError,
+            "left and right must have the same number of columns",
+        ),
+        (
+            lambda: cx.operators.sparse_operator([0, 7], [0, 1], [0.5, 0.5], (2, 2)),
+            ValueError,
+            r"rows must be between 0 and 1; got 7 at rows\[1\]",
+        ),
+        (
+            lambda: cx.operators.fixed_degree_operator([[0.5]], None, [1.0], 3),
+            TypeError,
+            "indices must hold integers",
+        ),
+        (
+            lambda: cx.operators.fixed_degree_operator([[3]], None, [1.0], 3),
+            ValueError,
+            "indices must be between 0 and 2; got 3",
+        ),
+    ],
+)
+def test_what_a_public_function_cannot_take_is_named(ask, error, message):
+    with pytest.raises(error, match=message):
+        ask()
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (cx.operators.adjoint, (None,), "operator must be an operator.*got NoneType"),
+        (cx.operators.product, (3,), "operators must be a list of operators; got int"),
+        (
+            cx.operators.stack,
+            ([3], [1]),
+            r"operators\[0\] must be an operator",
+        ),
+        (cx.solvers.certify, (None, None), "result and info must be what svd returns"),
+        (cx.extend, (None, None, [0]), "result must be the first that svd returns"),
+        (cx.extend, (RESULT, None, [0]), "context must be the Context of the result"),
+    ],
+)
+def test_what_is_of_another_type_is_named(function, arguments, message):
+    # Under test, annotations would refuse it first.
+    with pytest.raises(TypeError, match=message):
+        inspect.unwrap(function)(*arguments)
