@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_values, held_here, is_traced
-from contexture_jax._core.numerics import mm
+from contexture_jax._core.numerics import mm, rank_cutoff
 from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
 from contexture_jax.contexts._base import Context, as_numbers
 from contexture_jax.contexts._features import as_features, new_rows
@@ -102,7 +102,7 @@ def teacher(z: ArrayLike, threshold: float | None = None) -> Teacher:
     center = raw.mean(axis=0)
     u, sigma, vh = jnp.linalg.svd(raw - center[None, :], full_matrices=False)
     values = np.asarray(sigma)
-    floor = max(raw.shape) * np.finfo(values.dtype).eps * values[0]
+    floor = float(rank_cutoff((num_rows, raw.shape[1]), values.dtype, sigma[0]))
     if threshold is None or threshold == 0:
         kept = values > floor
     else:
