@@ -94,24 +94,28 @@ def told_in_one_line(ending: Ending) -> Iterator[None]:
     """A run that saves itself when it is ended, and whose failures are one line.
 
     What fails in a thread of Orbax is raised in this one too: the reports of the
-    threads are kept off the terminal.
+    threads are kept off the terminal, and those that come later, as what has failed is
+    collected, to the end of the process.
 
     Raises:
         InputError: in place of a `CheckpointError`.
     """
     from contexture_jax.training import CheckpointError
 
-    log, hook, thread_hook = logging.getLogger("absl"), sys.excepthook, None
-    level, thread_hook = log.level, threading.excepthook
-    log.setLevel(logging.CRITICAL)
+    logs = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [log.level for log in logs]
+    hooks = sys.excepthook, threading.excepthook
+    for log in logs:
+        log.setLevel(logging.CRITICAL + 1)
     sys.excepthook = lambda *_: None
     threading.excepthook = lambda _: None
     try:
         with ending.left_to_itself():
             yield
     except CheckpointError as error:
+        levels = []
         raise InputError(str(error)) from error
     finally:
-        log.setLevel(level)
-        sys.excepthook = hook
-        threading.excepthook = thread_hook
+        sys.excepthook, threading.excepthook = hooks
+        for log, level in zip(logs, levels, strict=False):
+            log.setLevel(level)

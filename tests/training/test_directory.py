@@ -3,6 +3,7 @@
 import errno
 import gc
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -92,11 +93,13 @@ def test_a_run_that_still_trains_is_not_joined(tmp_path: Path) -> None:
     assert not (tmp_path / "run.lock").exists()
 
 
-def full_from(step: int, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    """No space is left once a step is reached: for the log, or for checkpoints."""
+def refusing_from(
+    step: int, monkeypatch: pytest.MonkeyPatch, where: str, number: int
+) -> None:
+    """The disk refuses once a step is reached: the log, or checkpoints."""
 
     def refuse() -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     if where == "log":
         cells = History._cells
@@ -114,19 +117,21 @@ def full_from(step: int, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
         )
 
 
-@pytest.mark.parametrize("where", ["log", "save"])
-def test_a_full_disk_is_told_and_the_last_checkpoint_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+@pytest.mark.parametrize(
+    ("where", "number"), [("log", errno.ENOSPC), ("save", errno.EROFS)]
+)
+def test_a_disk_that_refuses_is_told_and_the_last_checkpoint_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, number: int
 ) -> None:
     whole = train(None)
     with monkeypatch.context() as patched:
-        full_from(12, patched, where)
+        refusing_from(12, patched, where, number)
         with pytest.raises(CheckpointError) as told:
             train(tmp_path)
     text = str(told.value)
     named = "metrics.csv" if where == "log" else "the checkpoint of step 12"
     assert named in text
-    assert "cannot be written (No space left on device)" in text
+    assert f"cannot be written ({os.strerror(number)})" in text
     assert f"that of step 6 in {tmp_path / 'checkpoints'} is whole" in text
     assert "\n" not in text
     assert saved_steps(tmp_path) == [6]
