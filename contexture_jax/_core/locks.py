@@ -7,6 +7,8 @@ most the empty file that it was on, which the next one takes over.
 import contextlib
 import os
 import socket
+import struct
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,12 +99,30 @@ def left_by_death(path: Path) -> str | None:
             if not _is_at(descriptor, path):
                 return None
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        _wait(descriptor)
         return _holder(descriptor) if _is_at(descriptor, path) else None
     except OSError:
         return None
     finally:
         os.close(descriptor)
+
+
+def _wait(descriptor: int) -> None:
+    """Wait until the holder of a lock gives it up, or dies."""
+    assert fcntl is not None
+    if sys.platform == "linux":
+        # A lock of the other kind, POSIX's: a process that dies loses those before it
+        # closes anything else, so that no one learns of its death sooner. Waiting for
+        # them as an open file, not as a process, processes may wait for each other.
+        request = struct.pack("hhqqi0q", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)
+        except BlockingIOError:
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, request)
+            return
+        except OSError:
+            pass
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
 def _is_free(descriptor: int) -> bool:
@@ -131,6 +151,8 @@ def _acquired(path: Path, *, is_file: bool) -> int:
         if not is_file:
             return descriptor
         if _is_at(descriptor, path):
+            with contextlib.suppress(OSError):  # see `_wait`
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # For the message to others; a full disk has no room for it.
             with contextlib.suppress(OSError):
                 os.truncate(descriptor, 0)

@@ -133,7 +133,7 @@ def fit(
     file system with locks, each then says on stderr which process is gone and which
     checkpoint is whole, and exits with status 1, where JAX would wait for its
     heartbeats (`heartbeat_timeout_seconds` of `jax.distributed.initialize`) and abort.
-    The death of process 0, which serves JAX's own messages, may be told by JAX first.
+    Of the death of process 0, which serves JAX's own messages, JAX may tell as well.
 
     Args:
         step: as from `make_step`, to be compiled with `strategy` and `mesh`, or as from

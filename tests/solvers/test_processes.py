@@ -43,7 +43,7 @@ def found(tmp_path_factory: Any) -> list[dict[str, np.ndarray]]:
     """What each process found."""
     directory: Path = tmp_path_factory.mktemp("spectra")
     workers = processes.start("tests.solvers.worker", directory)
-    errors = processes.finish(workers, timeout=300)
+    errors = processes.finish(workers, timeout=600)
     assert [worker.returncode for worker in workers] == [0, 0], "\n".join(errors)
     return [dict(np.load(directory / f"{i}.npz")) for i in range(2)]
 
@@ -83,11 +83,9 @@ def test_judges_are_right(found: Any) -> None:
     context = cx.contexts.rbf(inputs()["rbf"], GAMMA)
     op = cx.association_operator(context, storage="dense")
     phi = jnp.asarray(inputs()["embedding"])
-    left = found[0]["rbf left"]
     judge = cx.evaluation
     expected = {
         "ritz": judge.rayleigh_ritz(phi, op, rank=2).singular_values,
-        "cca": judge.cca(left, phi),
         "tau": judge.usefulness(found[0]["rbf values"]).tau,
     }
     for name, value in expected.items():

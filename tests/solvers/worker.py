@@ -105,7 +105,7 @@ def main() -> None:
             f"{name} right": whole(result.right),
             f"{name} extended": whole(cx.extend(result, context, at)),
         }
-        if name in ("joint", "knn"):
+        if name == "joint":
             bounds = cx.solvers.certify(
                 result, info, op, key=jax.random.key(1), num_passes=3, num_probes=2
             )
@@ -115,7 +115,6 @@ def main() -> None:
             ritz = judge.rayleigh_ritz(given["embedding"], op, rank=2)
             found |= {
                 "ritz": ritz.singular_values,
-                "cca": judge.cca(result.left, host["embedding"]),
                 "tau": judge.usefulness(result.singular_values).tau,
             }
     for name, call in bad_inputs(given).items():

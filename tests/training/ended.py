@@ -7,6 +7,7 @@ SIGTERM the run is gone on with, and compared with one that nothing ended.
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ def main() -> None:
     def until() -> Iterator[Any]:
         for at, batch in enumerate(rows, start=1):
             if at == step and index == who:
+                if number == signal.SIGKILL:  # once a checkpoint is whole
+                    saved = directory / "run" / "checkpoints" / str(SAVE_EVERY)
+                    while not saved.exists():
+                        time.sleep(0.1)
                 os.kill(os.getpid(), number)
             yield batch
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from contexture_jax._core.locks import HeldError, is_held, locked
+from contexture_jax._core.locks import HeldError, is_held, left_by_death, locked
 from contexture_jax.training._checkpoint import (
     CheckpointError,
     Progress,
@@ -66,13 +67,24 @@ def test_a_lock_ends_with_its_process_and_leaves_nothing(tmp_path: Path) -> None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(HeldError, match=f"process {other.pid} on "), locked(path):
             pass
-        other.send_signal(signal.SIGKILL)
+        with ThreadPoolExecutor() as threads:
+            left = threads.submit(left_by_death, path)
+            with pytest.raises(TimeoutError):
+                left.result(timeout=0.2)
+            other.send_signal(signal.SIGKILL)
+            assert left.result().startswith(f"process {other.pid} on ")
     assert path.exists()
     with locked(path):
         with pytest.raises(HeldError), locked(path):
             pass
         assert path.exists()
     assert not path.exists()
+    with ThreadPoolExecutor() as threads:
+        with locked(path):
+            left = threads.submit(left_by_death, path)
+            with pytest.raises(TimeoutError):
+                left.result(timeout=0.2)
+        assert left.result() is None
     with locked(tmp_path):
         assert is_held(tmp_path)
     assert not is_held(tmp_path)
