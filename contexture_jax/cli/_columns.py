@@ -23,7 +23,7 @@ from contexture_jax.cli._notation import (
 from contexture_jax.cli._source import DEFAULT_DIALECT, Cells, Dialect, Source
 from contexture_jax.cli._texts import Texts
 
-__all__ = ["Column", "encode", "file_decimal", "interpret", "nearly_one_a_row"]
+__all__ = ["Column", "doubtful_points", "encode", "file_decimal", "interpret"]
 
 MOST_CATEGORIES = 1000
 _LARGEST_EXACT = 2.0**53
@@ -166,10 +166,19 @@ def file_decimal(columns: Iterable[Cells], dialect: Dialect) -> str | None:
     return seen.pop() if len(seen) == 1 else None
 
 
-def nearly_one_a_row(column: Column) -> bool:
+def doubtful_points(cells: Cells) -> bool:
+    """Whether all points in a column may be between thousands."""
+    return (
+        isinstance(cells, Texts)
+        and cells.any_matches(r"^[+-]?[1-9]\d{0,2}\.\d{3}$")
+        and not cells.any_matches(_DECIMAL_POINT)
+    )
+
+
+def _nearly_one_a_row(column: Column) -> bool:
     """Whether the categories of a column are nearly as many as its present cells."""
-    number_of = len(column.categories)
-    return number_of > 2 and 2 * number_of > int((~column.missing).sum())
+    size, present = len(column.categories), int((~column.missing).sum())
+    return 2 * size > present and (size > 2 or size == len(column.values) > 1)
 
 
 def _of_numbers(
@@ -298,7 +307,7 @@ def _judged(
     feature: bool,
 ) -> Column:
     """Categories that nobody asked for: refused or noted where they may be no such."""
-    name, many = column.name, nearly_one_a_row(column)
+    name, many = column.name, _nearly_one_a_row(column)
     look = looks_like(present, weights)
     size = counted(len(column.categories), "different text")
     rows = counted(int(weights.sum()), "row")

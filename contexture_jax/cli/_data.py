@@ -6,7 +6,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from contexture_jax.cli._columns import Column, encode, file_decimal, interpret
+from contexture_jax.cli._columns import (
+    Column,
+    doubtful_points,
+    encode,
+    file_decimal,
+    interpret,
+)
 from contexture_jax.cli._messages import (
     InputError,
     closest,
@@ -317,16 +323,26 @@ def _decimals(
     source: Source, dialect: Dialect, categorical: Sequence[str]
 ) -> tuple[Dialect, list[str]]:
     """The decimal sign of the whole file, and what was found out about it."""
-    pairs = zip(source.names, source.columns, strict=True)
-    decimal = file_decimal(
-        [cells for name, cells in pairs if name not in categorical], dialect
-    )
+    cells = {
+        name: cells
+        for name, cells in zip(source.names, source.columns, strict=True)
+        if name not in categorical
+    }
+    decimal = file_decimal(cells.values(), dialect)
     said = [f"separator {source.separator}"] if source.separator else []
     if dialect.decimal is None and decimal == ",":
         said.append("decimal comma")
     found = dialect.decimal is None and decimal is not None
-    dialect = dialect._replace(decimal=decimal, found=found)
-    return dialect, [", ".join(said)] if said else []
+    notes = [", ".join(said)] if said else []
+    if decimal is None and ";" in (source.separator, dialect.separator):
+        # Where commas are before decimals, semicolons are between cells.
+        doubtful = [name for name, column in cells.items() if doubtful_points(column)]
+        if doubtful:
+            notes.append(
+                "points taken as before decimals (--decimal , if they are between"
+                f" thousands), in: {enumerated(doubtful)}"
+            )
+    return dialect._replace(decimal=decimal, found=found), notes
 
 
 def _without_values(column: Column) -> Column:

@@ -53,8 +53,9 @@ how a CSV is read:
   else in the file tells) is refused, and so is a column of features that looks like
   numbers but is written in several ways, or like dates, times, fractions or ranges,
   where it would be nearly one category a row: --drop it, or take it with --categorical.
-  An empty cell is missing, nan among numbers, and what --missing lists. TRUE, True and
-  true are one category; other categories that differ by case only are noted.
+  An empty cell is missing, nan among numbers, and what --missing lists. Spaces around a
+  cell do not count. TRUE, True and true are one category; other categories that differ
+  by case only are noted.
 
 features:
   Every column gets mean 0 and total variance 1. Numbers are standardised, missing ones

@@ -42,6 +42,7 @@ _LOOKS = {
     "ranges": (r"\d[\d.,]* ?(?:-|–|to|\.\.) ?\d[\d.,]*",),
     "numbers in parentheses": (r"\(\W?\d[\d.,]*\)",),
     "bounds": (r"[<>≤≥~≈] ?=? ?\d[\d.,]*.*",),
+    "numbers with underscores": (r"[+-]?\d+(?:_\d+)+(?:\.\d*)?",),
     "numbers with a sign behind": (r"\d[\d.,]*[+-]",),
     "numbers as powers of ten": (r"[+-]?\d[\d.,]*(?: ?[x×*·] ?10.*|[dD][+-]?\d+)",),
 }

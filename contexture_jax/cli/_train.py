@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from contexture_jax._core.threads import single_threaded_lapack
+from contexture_jax._core.words import rounded
 from contexture_jax.cli._contexts import (
     Recipe,
     build_context,
@@ -343,4 +344,4 @@ def _rows(d: dict[str, Any], files: list[str]) -> list[tuple[str, str]]:
 
 def _values(values: list[float], shown: int = 10) -> str:
     more = f" … ({len(values)} in all)" if len(values) > shown else ""
-    return " ".join(f"{v:.4g}" for v in values[:shown]) + more
+    return " ".join(rounded(v, 4) for v in values[:shown]) + more

@@ -32,7 +32,8 @@ class Usefulness(NamedTuple):
     Attributes:
         tau: min_d τ_d, shape (); infinite if every τ_d is.
         best_dim: the smallest d that attains it, between 1 and d0, shape (); 0 if
-            every τ_d is infinite.
+            every τ_d is infinite. So it is where s_{d+1} = 1 for every d ≤ d0: groups
+            of inputs that share no a, as under labels, of which d0 + 2 or more exist.
         curve: τ_d for d = 1, …, d0, shape (d0,).
     """
 

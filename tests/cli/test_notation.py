@@ -76,6 +76,8 @@ def test_one_notation_throughout_is_read_and_named(texts, values, words):
         (["(1,200)", "(3)", "(4)"], "numbers in parentheses"),
         (["<5", ">100", "<0.1"], "bounds"),
         (["5-", "6-", "7+"], "numbers with a sign behind"),
+        (["1_000", "2_000", "3_000"], "numbers with underscores"),
+        (["12 kg", "900 g"], "numbers of several units"),
         (["1.5D+03", "2.5D+03", "3D+00"], "numbers as powers of ten"),
         (["1.5×10³", "2×10^4", "3x10-2"], "numbers as powers of ten"),
     ],
@@ -100,6 +102,7 @@ def test_texts_nearly_as_many_as_rows_are_noted():
     assert column.notes == (
         '"a" has 3 different texts in 4 rows, nearly a category a row',
     )
+    assert understood(["ann", "bob"]).notes != ()
     assert understood(["ann", "bob"] * 3).notes == ()
 
 
@@ -124,6 +127,17 @@ def test_the_rest_of_the_file_tells_what_a_comma_is(tmp_path, other, expected):
     np.testing.assert_allclose(
         found, (values - values.mean()) / values.std(), atol=CLOSE
     )
+
+
+def test_points_that_may_be_between_thousands_are_noted(tmp_path):
+    path = str(write(tmp_path, "a;b\n1.000;1\n2.500;2\n500;9\n"))
+    assert load_features(path).notes == [
+        "separator ;",
+        "points taken as before decimals (--decimal , if they are between thousands),"
+        " in: a",
+    ]
+    thousands = load_features(path, dialect=Dialect(decimal=",")).features[:, 0]
+    assert thousands[2] < thousands[0] < thousands[1]
 
 
 def test_a_named_decimal_sign_holds_for_all_columns():
