@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from contexture_jax.cli._data import Table, load_counts, load_features
+from contexture_jax.cli._counts import load_counts
+from contexture_jax.cli._data import Table, load_features
 from contexture_jax.cli._messages import InputError, counted, quoted
 from contexture_jax.cli._options import Options
 from contexture_jax.cli._source import Dialect

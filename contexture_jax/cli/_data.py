@@ -1,7 +1,6 @@
-"""From DATA to what a context is made of: features or counts, and a target."""
+"""From DATA to features and a target, and what tables of counts share with that."""
 
-import re
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,14 +22,24 @@ from contexture_jax.cli._messages import (
 from contexture_jax.cli._notation import DECIMAL_COMMAS
 from contexture_jax.cli._read import read
 from contexture_jax.cli._source import DEFAULT_DIALECT, Cells, Dialect, Source
-from contexture_jax.cli._sparse import as_columns, is_large
+from contexture_jax.cli._sparse import as_columns
 from contexture_jax.cli._texts import Texts
 
-__all__ = ["Table", "Target", "load_counts", "load_features"]
+__all__ = [
+    "Room",
+    "Table",
+    "Target",
+    "check_names",
+    "decimals",
+    "dropped",
+    "load_features",
+    "notes_of",
+    "split",
+    "without",
+    "without_values",
+]
 
 _MOST_CLASSES_OF_NUMBERS = 20
-# Names that columns have which number or name the rows.
-_LABELS = re.compile(r"(?i)(?:^|[_ ])(?:id|index|row|key|code|label|name|year|date)s?$")
 
 
 class Target(NamedTuple):
@@ -100,15 +109,15 @@ def load_features(
         InputError: if anything is wrong with the data or the names.
     """
     source = as_columns(read(data, dialect))
-    _check_names(source, categorical, "--categorical", beside=target)
+    check_names(source, categorical, "--categorical", beside=target)
     named = (target, *drop, *categorical)
     categorical = (*categorical, *source.categorical)
     source, notes = _without_index(source, named)
     notes = [*source.notes, *notes]
-    source = _dropped(source, drop, target)
-    dialect, more = _decimals(source, dialect, categorical)
+    source = dropped(source, drop, target)
+    dialect, more = decimals(source, dialect, categorical)
     notes += more
-    source, judged, rows, more = _split(source, target, categorical, dialect)
+    source, judged, rows, more = split(source, target, categorical, dialect)
     notes += more
     if len(rows) < 2:
         raise InputError(
@@ -116,7 +125,7 @@ def load_features(
             " takes at least 2"
         )
     names, columns = [], []
-    room = _Room(len(rows), len(source.columns))
+    room = Room(len(rows), len(source.columns))
     constant, filled, unknown = [], {}, {}
     for name, cells in zip(source.names, source.columns, strict=True):
         column = interpret(
@@ -133,7 +142,7 @@ def load_features(
             constant.append(name)
         elif num_missing:
             (unknown if column.categories else filled)[name] = num_missing
-        columns.append(_without_values(column))
+        columns.append(without_values(column))
         room.add(block)
         names += block_names
     if not names:
@@ -158,7 +167,7 @@ def load_features(
             f"{counted(sum(unknown.values()), 'missing text')} taken as a category of"
             f" its own, in: {enumerated(unknown)}"
         )
-    notes += _notes_of(columns, dialect)
+    notes += notes_of(columns, dialect)
     num_columns = len(source.names) - len(constant)
     features = room.columns
     return Table(
@@ -173,153 +182,7 @@ def load_features(
     )
 
 
-def load_counts(
-    data: str,
-    *,
-    target: str | None = None,
-    drop: Sequence[str] = (),
-    categorical: Sequence[str] = (),
-    dialect: Dialect = DEFAULT_DIALECT,
-    graph: bool = False,
-    sparse: bool = False,
-) -> Table:
-    """Read DATA as a table of non-negative weights, which are left as they are.
-
-    A first column of texts, without a name, named in `categorical`, or beside a square
-    table of a graph, is taken to label the rows.
-
-    Args:
-        data: a path or the name of a built-in set.
-        target: the column to leave out of the table and to judge against.
-        drop: columns to leave out.
-        categorical: the first column, to take it as labels, or the target.
-        dialect: how DATA is written, as far as the user says.
-        graph: whether the table must be a symmetric matrix.
-        sparse: whether a large sparse matrix may stay one.
-
-    Raises:
-        InputError: if a cell is missing, negative, infinite or no number, or a row or
-            the target is unusable.
-    """
-    source = read(data, dialect)
-    if source.weights is not None and sparse and is_large(source):
-        return _sparse_counts(source, target, (*drop, *categorical), graph=graph)
-    source = as_columns(source)
-    _check_names(source, categorical, "--categorical", beside=target)
-    first = source.names[0]
-    source = _dropped(source, drop, target)
-    dialect, notes = _decimals(source, dialect, categorical)
-    notes = [*source.notes, *notes]
-    beside = {target, *(("target", "y") if target in ("target", "y") else ())}
-    for name in categorical:
-        if name not in beside and name != first:
-            raise InputError(
-                f"--categorical {name}: the columns of a"
-                f" {'graph' if graph else 'table of counts'} hold numbers; only its"
-                f" first column, here {quoted(first)}, if that labels the rows, or the"
-                " target can be categories"
-            )
-    if first in source.names and first not in beside:
-        source, more = _without_row_labels(
-            source, dialect, asked=first in categorical, graph=graph, beside=beside
-        )
-        notes += more
-    num_rows = source.num_rows if source.columns else 0
-    source, judged, rows, more = _split(source, target, categorical, dialect)
-    notes += more
-    if graph and len(rows) < num_rows:
-        raise InputError(
-            f"target {quoted(target or '')} of {source.title} is missing in"
-            f" {counted(num_rows - len(rows), 'row')}; a graph keeps all its vertices,"
-            " so each needs a value"
-        )
-    if not source.names:
-        raise InputError(
-            f"no columns of {'weights' if graph else 'counts'} are left of"
-            f" {source.title}"
-        )
-    columns, room = [], _Room(len(rows), len(source.columns))
-    for name, cells in zip(source.names, source.columns, strict=True):
-        column = interpret(source, cells, name, dialect=dialect)
-        if column.categories:
-            raise InputError(
-                f"column {quoted(name)} of {source.title} holds texts, such as"
-                f" {quoted(column.categories[0])}; a"
-                f" {'graph' if graph else 'table of counts'} holds numbers: leave it"
-                f" out with --drop {name}"
-            )
-        what = "weights of a graph" if graph else "counts"
-        _check_weights(source, name, column.values, what)
-        columns.append(_without_values(column))
-        room.add(column.values[:, None])
-    notes += _notes_of(columns, dialect)
-    counts = room.columns
-    if not counts.any():
-        what = "weights" if graph else "counts"
-        raise InputError(f"all {what} of {source.title} are 0; expected some weight")
-    if graph:
-        counts = _symmetric(source.title, counts)
-    return Table(
-        source.title,
-        counts,
-        source.names,
-        judged,
-        len(source.names),
-        rows,
-        notes,
-    )
-
-
-def _sparse_counts(
-    source: Source, target: str | None, named: Sequence[str], *, graph: bool
-) -> Table:
-    """A large sparse matrix as counts, as it is."""
-    weights, title = source.weights, source.title
-    if target is not None or named:
-        raise InputError(
-            f"{title} is a sparse matrix, whose columns have no names; it takes no"
-            " --target, --drop or --categorical"
-        )
-    if (weights.data < 0).any():
-        raise InputError(
-            f"{title} holds {weights.data.min():g}; expected weights of 0 or more"
-        )
-    if not weights.data.any():
-        raise InputError(f"all weights of {title} are 0; expected some weight")
-    weights.eliminate_zeros()
-    if graph:
-        weights = _symmetric(title, weights).tocsr()
-    n, m = weights.shape
-    names = [f"x{i}" for i in range(m)]
-    return Table(title, weights, names, None, m, np.arange(n), list(source.notes))
-
-
-def _symmetric(title: str, weights: Any) -> Any:
-    """Weights that are symmetric but for rounding, made so.
-
-    What is called rounding here need not be so in the precision of the work: the
-    context checks that too, and finds nothing.
-    """
-    n, m = weights.shape
-    if n != m:
-        raise InputError(
-            f"--context graph needs a square matrix of weights; {title} has"
-            f" {counted(n, 'row')} and {counted(m, 'column')}"
-        )
-    difference = abs(weights - weights.T)
-    row, column = (int(i) for i in np.unravel_index(int(difference.argmax()), (n, n)))
-    if difference[row, column] > 1e-6 * weights.max():
-        raise InputError(
-            "--context graph needs a symmetric matrix of weights;"
-            f" {title} has {weights[row, column]:g} at [{row}, {column}] and"
-            f" {weights[column, row]:g} at [{column}, {row}] (--context joint takes a"
-            " directed graph)"
-        )
-    # Halves first: the sum of two large weights may overflow.
-    return weights * 0.5 + weights.T * 0.5
-
-
-def _decimals(
+def decimals(
     source: Source, dialect: Dialect, categorical: Sequence[str]
 ) -> tuple[Dialect, list[str]]:
     """The decimal sign of the whole file, and what was found out about it."""
@@ -345,12 +208,12 @@ def _decimals(
     return dialect._replace(decimal=decimal, found=found), notes
 
 
-def _without_values(column: Column) -> Column:
+def without_values(column: Column) -> Column:
     """What notes are made of; a copy of all values would be kept for that else."""
     return column._replace(values=np.empty(0), exact=None)
 
 
-class _Room:
+class Room:
     """Columns side by side, each put in its place as it comes.
 
     A large table is so never there twice. Memory is in the order of columns: it is
@@ -377,7 +240,7 @@ class _Room:
         return self._room[:, : self._used]
 
 
-def _notes_of(columns: Sequence[Column], dialect: Dialect) -> list[str]:
+def notes_of(columns: Sequence[Column], dialect: Dialect) -> list[str]:
     """How numbers are written that are not as Python has them, and other remarks."""
     written: dict[str, list[str]] = {}
     for column in columns:
@@ -394,9 +257,10 @@ def _notes_of(columns: Sequence[Column], dialect: Dialect) -> list[str]:
     return notes + [note for column in columns for note in column.notes]
 
 
-def _check_names(
+def check_names(
     source: Source, names: Sequence[str], option: str, *, beside: str | None = None
 ) -> None:
+    """Refuse names that an option gives and no column has, but for one."""
     known = [name for name in source.names if name]
     for name in names:
         if name not in known and name != beside:
@@ -406,7 +270,8 @@ def _check_names(
             )
 
 
-def _without(source: Source, dropped: set[int]) -> Source:
+def without(source: Source, dropped: set[int]) -> Source:
+    """Leave out columns by their numbers."""
     keep = [i for i in range(len(source.names)) if i not in dropped]
     return source._replace(
         names=[source.names[i] for i in keep],
@@ -414,12 +279,12 @@ def _without(source: Source, dropped: set[int]) -> Source:
     )
 
 
-def _dropped(source: Source, drop: Sequence[str], target: str | None) -> Source:
+def dropped(source: Source, drop: Sequence[str], target: str | None) -> Source:
     """Leave out what --drop names, before anything looks into it."""
     if target is not None and target in drop:
         raise InputError(f"--drop and --target both name {quoted(target)}")
-    _check_names(source, drop, "--drop")
-    return _without(source, {source.names.index(name) for name in drop})
+    check_names(source, drop, "--drop")
+    return without(source, {source.names.index(name) for name in drop})
 
 
 def _counts_rows(source: Source, cells: Cells) -> bool:
@@ -445,7 +310,7 @@ def _without_index(
     if index:
         names = enumerated(source.names[i] or "without a name" for i in sorted(index))
         notes.append(f"the index of the rows left out: {names}")
-        source = _without(source, index)
+        source = without(source, index)
     if not source.names or source.names[0]:
         return source, notes
     if not _counts_rows(source, source.columns[0]):
@@ -453,63 +318,10 @@ def _without_index(
             f"column 1 of {source.title} has no name; expected one in the header"
         )
     notes.append("the first column has no name and numbers the rows: left out")
-    return _without(source, {0}), notes
+    return without(source, {0}), notes
 
 
-def _without_row_labels(
-    source: Source,
-    dialect: Dialect,
-    *,
-    asked: bool,
-    graph: bool,
-    beside: Set[str | None],
-) -> tuple[Source, list[str]]:
-    """Leave out a first column that labels the rows.
-
-    Args:
-        source: the table.
-        dialect: as for `interpret`.
-        asked: whether an option says that it does.
-        graph: whether the other columns make a square if it does.
-        beside: names of the target.
-    """
-    others = [name for name in source.names[1:] if name not in beside]
-    if not others and not asked:
-        return source, []
-    name, cells = source.names[0], source.columns[0]
-    call = f"the first column{' ' + quoted(name) if name else ''}"
-    labels = asked or not name or name in source.index_names
-    if not labels and graph and len(others) == source.num_rows:
-        labels = True  # with it, the matrix would not be square
-    if not labels and _is_blank(cells, dialect):
-        labels = True
-    if not labels:
-        # Labels are texts that are no counts; `interpret` tells, and raises on a mix.
-        column = interpret(source, cells, name, dialect=dialect)
-        labels = bool(column.categories)
-        is_like_labels = _LABELS.search(name) or _is_ordered(column.values)
-        if not labels and not graph and is_like_labels:
-            return source, [
-                f"{call} is taken as counts; --drop {name} if it labels the rows"
-            ]
-    if not labels:
-        return source, []
-    return _without(source, {0}), [f"{call} labels the rows"]
-
-
-def _is_blank(cells: Cells, dialect: Dialect) -> bool:
-    marks = {"", *dialect.missing}
-    return isinstance(cells, Texts) and marks.issuperset(cells.distinct[0])
-
-
-def _is_ordered(values: np.ndarray) -> bool:
-    """Whether numbers are as years or the numbers of rows are: whole and in order."""
-    steps = np.diff(values)
-    whole = bool((values == np.round(values)).all())
-    return len(values) > 2 and whole and bool((steps > 0).all() or (steps < 0).all())
-
-
-def _split(
+def split(
     source: Source, target: str | None, categorical: Sequence[str], dialect: Dialect
 ) -> tuple[Source, Target | None, np.ndarray, list[str]]:
     """Take the target out, and rows that have none."""
@@ -527,7 +339,7 @@ def _split(
     )
     present = ~column.missing
     if name in source.names:
-        source = _without(source, {source.names.index(name)})
+        source = without(source, {source.names.index(name)})
     notes = []
     if not present.all():
         marks = ", ".join(
@@ -557,7 +369,7 @@ def _split(
         judged = _numbers_or_classes(name, column.values[present], exact)
     if judged.kind == "classes" and column.exact is not None:
         column = column._replace(notes=())
-    notes += _notes_of([column], dialect)
+    notes += notes_of([column], dialect)
     if (judged.values == judged.values[0]).all():
         raise InputError(
             f"target {quoted(name)} of {source.title} has the same value in all"
@@ -596,14 +408,3 @@ def _numbers_or_classes(
     if few and all(v == int(v) for v in distinct):
         return Target(name, codes, "classes", tuple(str(int(v)) for v in distinct))
     return Target(name, values, "numbers", ())
-
-
-def _check_weights(source: Source, name: str, values: np.ndarray, weights: str) -> None:
-    for bad, what in ((np.isnan(values), "a missing cell"), (values < 0, "{:g}")):
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise InputError(
-                f"column {quoted(name)} of {source.title} has"
-                f" {what.format(values[row])} on {source.place(row)}; {weights} must"
-                " be 0 or more"
-            )

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from contexture_jax.cli._counts import load_counts
 from contexture_jax.cli._csv import read_csv
-from contexture_jax.cli._data import load_counts, load_features
+from contexture_jax.cli._data import load_features
 from contexture_jax.cli._messages import InputError
 from contexture_jax.cli._source import Dialect
 from tests.cli.helpers import write

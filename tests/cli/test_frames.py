@@ -9,7 +9,8 @@ from pyarrow import feather, parquet
 from scipy import sparse
 
 from contexture_jax.cli._contexts import build_context, plan_context
-from contexture_jax.cli._data import load_counts, load_features
+from contexture_jax.cli._counts import load_counts
+from contexture_jax.cli._data import load_features
 from contexture_jax.cli._messages import InputError
 from contexture_jax.cli._options import Options
 from contexture_jax.cli._source import Dialect
