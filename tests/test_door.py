@@ -82,7 +82,7 @@ HIDDEN = np.ma.masked_array(X, mask=X > 4)
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "masked": (lambda: HIDDEN, "must have no mask; got a masked array"),
     "list of masked": (lambda: list(HIDDEN), "must have no mask"),
-    "complex": (lambda: X + 0j, "got dtype complex128"),
+    "complex": (lambda: X + 0j, "got dtype complex"),
     "text": (lambda: X.astype(str), "got text"),
     "dates": (lambda: X.astype("M8[D]"), "got dates"),
     "objects": (lambda: [[1.0, "Oslo"]], r"got 'Oslo' \(str\) at \w+\[0, 1\]|got text"),

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import check_values
+from contexture_jax._core.checks import as_floating, check_values
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, ArrayLike, Float
@@ -133,7 +133,7 @@ def _prepared(
 ) -> tuple[Array, Array, Batch]:
     """Checked embeddings whose inner products are logits."""
     f, g = as_pair(x, y, names)
-    t = jnp.asarray(temperature, dtype=f.dtype)
+    t = as_floating(temperature, "temperature").astype(f.dtype)
     if t.shape:
         msg = f"temperature must be one number; got shape {t.shape}"
         raise ValueError(msg)

@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
-from contexture_jax._core.checks import check_integer, check_values, floating_dtype
+from contexture_jax._core.checks import (
+    as_floating,
+    check_integer,
+    check_values,
+    floating_dtype,
+)
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.numerics import mm, safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
@@ -100,7 +105,7 @@ def update_moments(
         centred = z - mean[None, :]
         means.append(mean)
         covariances.append(law.moment(centred, centred) * law.bessel())
-    keep = jnp.asarray(decay, dtype=dtype)
+    keep = as_floating(decay, "decay").astype(dtype)
     fresh = (1 - keep) / len(embeddings)
     return RunningMoments(
         keep * moments.mean + fresh * sum(means[1:], means[0]),

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import contexture_jax as cx
+from tests.tolerances import tol
 
 C = cx.contexts
 KEY = jax.random.key(5)
+DTYPE = jnp.zeros(()).dtype
 X = np.random.default_rng(1).normal(size=(5, 2))
 
 
@@ -85,7 +87,7 @@ def test_a_context_has_what_its_class_gives_and_says_so(cls, names):
             cx.association_operator(context, **monte_carlo)
     else:
         op = cx.association_operator(context, **monte_carlo)
-        np.testing.assert_allclose(op.p_a, 1 / 20)
+        np.testing.assert_allclose(op.p_a, 1 / 20, rtol=tol(op.dtype))
     is_sampling = isinstance(context, C.SamplingContext)
     if not (is_sampling and "sample" in names):
         with pytest.raises(TypeError, match="chain takes contexts that draw"):
@@ -100,7 +102,8 @@ def test_scores_are_what_a_softmax_context_is_made_of():
 
 def test_densities_of_all_pairs_are_those_of_batches():
     by_row = Both().log_densities(X[:3], X)
-    np.testing.assert_allclose(Own().log_densities(X[:3], X), by_row, rtol=1e-12)
+    got = Own().log_densities(X[:3], X)
+    np.testing.assert_allclose(got, by_row, rtol=tol(by_row.dtype))
 
 
 def test_a_table_of_ones_own_must_be_a_law():
@@ -138,10 +141,14 @@ def test_a_lazy_walk_refuses_new_rows_whatever_was_done_to_it(number):
 def test_reversing_new_rows_of_a_teacher_transposes():
     context = C.teacher(X).at(X[:2] + 1)
     back = context.reverse()
-    np.testing.assert_allclose(back.table(), context.table().T, rtol=1e-12)
+    np.testing.assert_allclose(
+        back.table(), context.table().T, rtol=tol(DTYPE), atol=tol(DTYPE)
+    )
     np.testing.assert_allclose(back.reverse().table(), context.table())
     op, reverse = map(cx.association_operator, (context, back))
-    np.testing.assert_allclose(op.rmatmat(X[:2]), reverse.matmat(X[:2]), rtol=1e-12)
+    np.testing.assert_allclose(
+        op.rmatmat(X[:2]), reverse.matmat(X[:2]), rtol=tol(DTYPE), atol=tol(DTYPE)
+    )
 
 
 def test_new_rows_of_a_weighted_graph_have_weights():
