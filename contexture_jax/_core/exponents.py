@@ -216,7 +216,8 @@ def _exact_saved(form: Form, query: Array, key: Array) -> tuple[Array, Any]:
 
 
 def _exact_backward(form: Form, saved: Any, bar: Array) -> tuple[Array, Array]:
-    return pull_back(form, *saved, bar)
+    query, key = saved
+    return pull_back(form, query, key, bar)
 
 
 _exact_exponents.defvjp(_exact_saved, _exact_backward)
@@ -235,7 +236,8 @@ class _Exact(NamedTuple):
     def of(cls, form: Form, block: Array) -> "_Exact":
         part = block[:, form.start :]
         d = form.width
-        return cls(part[:, :d], *(part[:, d + i] for i in range(4)))
+        factor, high, low, size = (part[:, d + i] for i in range(4))
+        return cls(part[:, :d], factor, high, low, size)
 
 
 def _is_safe(form: Form, query: Array, key: Array) -> Bool[Array, ""]:
@@ -414,13 +416,15 @@ def _leading_half(x: Array) -> Array:
 
 
 def _times(factor: Array, high: Array, low: Array) -> tuple[Array, Array]:
-    """Factor · (high + low) in two parts (Dekker)."""
-    product = factor * high
+    """Factor · (high + low) in two parts.
+
+    Products of halves are exact, so that a compiler may well fuse them into the sums.
+    """
     f, h = _leading_half(factor), _leading_half(high)
-    rest = ((f * h - product) + f * (high - h) + (factor - f) * h) + (factor - f) * (
-        high - h
-    )
-    return product, rest + factor * low
+    f2, h2 = factor - f, high - h
+    total, first = two_sum(f * h, f * h2)
+    total, second = two_sum(total, f2 * h)
+    return total, (first + second + f2 * h2) + factor * low
 
 
 def _offset(logits: tuple[Array, Array], q: _Exact, k: _Exact) -> Array:

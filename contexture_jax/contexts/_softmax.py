@@ -29,7 +29,7 @@ from contexture_jax._core.exponents import (
     exponents,
     lay_out,
 )
-from contexture_jax._core.numerics import as_law, mm, safe_reciprocal
+from contexture_jax._core.numerics import as_law, mm, safe_reciprocal, safe_sqrt
 from contexture_jax._core.softmax import exp_matmul, logsumexp_rows, normalise
 from contexture_jax._core.types import (
     Array,
@@ -262,9 +262,25 @@ class Rbf(SoftmaxContext):
         return sum(float(self.gamma) * np.ldexp(r, more) ** 2 for r in reach)
 
     def at(self, x_new: ArrayLike) -> "Rbf":
-        """New inputs, shape (k, d)."""
-        new = new_rows(x_new, self.points)
+        """New inputs, shape (k, d).
+
+        Those farther from all points than log weights can tell them apart are moved to
+        that distance, on a straight line to the middle: their law is one point's.
+        """
+        new = self._within_reach(new_rows(x_new, self.points))
         return dataclasses.replace(self, inputs=new, p_x=uniform_law(new))
+
+    def _within_reach(self, new: Float[Array, "k d"]) -> Float[Array, "k d"]:
+        """Inputs at most 2¹⁵ / √γ or 2¹⁰ radii of the points away (float32)."""
+        digits = jnp.finfo(new.dtype).nmant
+        unit, gamma = self._unit()
+        center = (self.points / len(self.points)).sum(axis=0, keepdims=True)
+        radius = _norms(self.points - center).max()
+        wide = jnp.ldexp(jnp.ones((), new.dtype), 3 * digits // 4 - 2)
+        reach = jnp.maximum(wide / jnp.sqrt(gamma) / unit, wide / 32.0 * radius)
+        away = new - center
+        share = jax.lax.stop_gradient(reach / _norms(away))[:, None]
+        return jnp.where(share < 1.0, center + share * away, new)
 
     def reverse(self) -> "Rbf":
         """P(x|a) ∝ P_X(x) exp(−γ|x − a|²) / Z(x): again of this kind."""
@@ -449,6 +465,13 @@ def _in_unit(x: Array) -> tuple[Array, Array]:
     return x * jnp.ldexp(jnp.ones((), x.dtype), -exponent), exponent
 
 
+def _norms(x: Float[Array, "n d"]) -> Float[Array, " n"]:
+    """Of rows; no square leaves the range."""
+    unit = jnp.abs(x).max(axis=1)
+    scaled = x * safe_reciprocal(unit)[:, None]
+    return unit * safe_sqrt((scaled * scaled).sum(axis=1))
+
+
 def _largest_norm(x: np.ndarray) -> float:
     """Of a row; no square leaves the range."""
     unit = float(np.abs(x).max(initial=0))
@@ -529,9 +552,8 @@ def attention(
             f" got shapes {q.shape} and {k.shape}"
         )
         raise ValueError(msg)
-    if scale is None:
-        scale = q.shape[1] ** -0.5
-    factor, exponent = _number(scale, "scale", q.dtype)
+    given = q.shape[1] ** -0.5 if scale is None else scale
+    factor, exponent = _number(given, "scale", q.dtype)
     check_finite(factor, "scale")
     offset = (
         jnp.zeros(k.shape[:1], k.dtype)

@@ -4,6 +4,7 @@ What is right is worked out by NumPy in twice the digits, or as many as it has.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -126,16 +127,19 @@ def test_attention_of_huge_queries_and_keys_picks_the_largest():
     check(cx.contexts.attention(q, k, 1e-40), attended(X, K, 1), tol(DTYPE))
 
 
-@pytest.mark.parametrize("distance", [30, 1e3])
-def test_rows_far_from_all_points_have_their_law(distance):
-    """Log weights of −1e6, of which the differences count."""
+@pytest.mark.parametrize(
+    ("distance", "gamma"), [(30, 0.03), (1e3, 1e-3), (1e6, 0.5), (1e12, 0.5)]
+)
+def test_rows_far_from_all_points_have_their_law(distance, gamma):
+    """Log weights of −1e24, of which the differences count."""
     far = X + DTYPE(distance) * np.array([1, 0, 0], DTYPE)
-    gamma = 1 / distance
     part = cx.contexts.rbf(X, gamma).at(far)
     check(part, gaussian(far, gamma, X), tol(DTYPE))
 
 
-@pytest.mark.parametrize("name", ["blobs 1e+08 apart", "cities"])
+@pytest.mark.parametrize(
+    "name", ["blobs 1e+08 apart", pytest.param("cities", marks=pytest.mark.slow)]
+)
 def test_the_rest_of_a_context_is_right_there_too(name):
     x, gamma = ROWS[name]
     context, law = cx.contexts.rbf(x, gamma), np.asarray(gaussian(x, gamma), np.float64)
@@ -248,29 +252,26 @@ def test_a_sample_is_of_its_rows_alone(key):
     whole = context.sample(key, rows)
     part = context.sample(key, rows[20:], row_offset=20)
     np.testing.assert_array_equal(whole[20:], part)
-    square = context.sample(key, rows.reshape(6, 8))
-    np.testing.assert_array_equal(square.reshape(-1), whole)
 
 
 def test_a_few_rows_are_drawn_and_weighed_without_the_others():
-    """Read off the compiled programs: nothing of n · m, nor of m a row in a batch."""
-    n, m, few = 3000, 60_000, 200
+    """Read off the compiled programs: nothing of n · m, nor of batch · m."""
+    n, m, few = 3000, 60_000, 400
     context = cx.contexts.attention(normal(0, n, D), normal(1, m, D))
 
-    def count(function, *arrays):
+    def space(function, *arrays):
         compiled = jax.jit(function).lower(context, *arrays).compile()
-        cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+        memory = compiled.memory_analysis()
         assert memory is not None
-        return cost["flops"], memory.temp_size_in_bytes
+        return memory.temp_size_in_bytes
 
     rows = jnp.arange(few)
-    _, space = count(lambda c, key, x: c.sample(key, x), jax.random.key(0), rows)
-    assert space < few * m * 8 / 2
-    _, space = count(lambda c, a, x: c.log_density(a, x), rows, rows)
-    assert space < few * m * 8 / 2
+    table = few * m * X.itemsize
+    assert space(lambda c, k, x: c.sample(k, x), jax.random.key(0), rows) < table / 2
+    assert space(lambda c, a, x: c.log_density(a, x), rows, rows) < table / 2
 
 
-TILES = {
+TILES: dict[str, tuple[Any, bool, bool, float]] = {
     "one product": ("inner", True, False, 1.0),
     "pieces": ("inner", False, True, 40.0),
     "differences": ("distances", False, True, 1.0),
