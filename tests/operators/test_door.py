@@ -99,7 +99,7 @@ def test_what_is_no_block_of_numbers_is_named(kind):
 
 
 def test_no_columns_give_no_columns():
-    for kind in KINDS:
+    for kind in ("joint", "knn", "rbf"):
         op = get(kind)
         assert op.matmat(np.ones((op.shape[1], 0))).shape == (op.shape[0], 0)
         assert op.rmatmat(np.ones((op.shape[0], 0))).shape == (op.shape[1], 0)

@@ -47,7 +47,15 @@ def set_mesh(kind: str):
         yield
 
 
-@pytest.mark.parametrize("kind", CONTEXTS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "rbf",
+        "joint",
+        pytest.param("knn", marks=pytest.mark.slow),
+        pytest.param("teacher", marks=pytest.mark.slow),
+    ],
+)
 def test_an_array_that_is_cut_by_its_type_gives_the_same_operator(kind):
     make, array = CONTEXTS[kind]
     one, many = (cx.association_operator(make(x)) for x in (array, cut(array)))
@@ -58,7 +66,15 @@ def test_an_array_that_is_cut_by_its_type_gives_the_same_operator(kind):
     np.testing.assert_allclose(many.rmatmat(cut(f)), one.rmatmat(f), atol=atol)
 
 
-@pytest.mark.parametrize("around", ["nothing", "explicit", "auto", "of 4"])
+@pytest.mark.parametrize(
+    "around",
+    [
+        "explicit",
+        "of 4",
+        pytest.param("auto", marks=pytest.mark.slow),
+        pytest.param("nothing", marks=pytest.mark.slow),
+    ],
+)
 def test_a_mesh_of_explicit_axes_and_any_context_mesh_give_the_same_products(around):
     context = cx.contexts.rbf(X)
     one = cx.association_operator(context)
@@ -73,10 +89,8 @@ def test_a_mesh_of_explicit_axes_and_any_context_mesh_give_the_same_products(aro
     np.testing.assert_allclose(again, expected, atol=tol(DTYPE, factor=100))
 
 
-@pytest.mark.parametrize(
-    "around",
-    [pytest.param("nothing", marks=pytest.mark.slow), "explicit"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("around", ["nothing", "explicit"])
 def test_cut_arrays_have_the_spectrum_and_the_functions_of_whole_ones(around):
     table = TABLE / TABLE.sum()
     matrix = table / np.sqrt(np.outer(table.sum(1), table.sum(0)))
