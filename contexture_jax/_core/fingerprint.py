@@ -17,7 +17,7 @@ from jax.core import Tracer
 from contexture_jax._core.checks import is_traced
 from contexture_jax._core.types import Array, Bool
 
-__all__ = ["fingerprint", "of_one_law"]
+__all__ = ["fingerprint", "forgotten", "is_known", "of_one_law"]
 
 _WORD = 2**32
 _STEP, _FIRST, _SECOND, _THIRD = 0x9E3779B9, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F
@@ -67,21 +67,36 @@ def _difference(one: Any, two: Any) -> str | None:
     return None
 
 
+def is_known(mark: Any) -> bool:
+    """Whether it is the fingerprint of a law, as far as a trace can tell."""
+    if mark is None or is_traced(mark):
+        return mark is not None
+    return bool((np.asarray(mark) >= 0).all())
+
+
+def forgotten(mark: Any) -> Any:
+    """In place of a fingerprint one of no law, so that a tree keeps its structure."""
+    if isinstance(mark, jax.Array):
+        return jnp.full_like(mark, -1)
+    return np.full_like(mark, -1) if isinstance(mark, np.ndarray) else mark
+
+
 def of_one_law(one: Any, two: Any, expected: str) -> Bool[Array, ""] | bool:
     """Whether two fingerprints agree, or one is not known; shape () inside a trace.
 
     Args:
-        one: of the result, shape (8,), or None.
+        one: of the result, shape (8,), or None or what is `forgotten`.
         two: of what it is used with.
         expected: what to say if they differ: what should have come.
 
     Raises:
         ValueError: if both are concrete and differ.
     """
-    if one is None or two is None:
+    if not is_known(one) or not is_known(two):
         return True
     if is_traced(one, two):
-        return (jnp.asarray(one) == jnp.asarray(two)).all()
+        one, two = jnp.asarray(one), jnp.asarray(two)
+        return (one == two).all() | (one < 0).any() | (two < 0).any()
     found = _difference(one, two)
     if found is not None:
         msg = f"{expected}; got one {found}"

@@ -18,8 +18,9 @@ from contexture_jax._core.checks import (
     check_key,
     check_values,
     is_concrete,
+    is_traced,
 )
-from contexture_jax._core.fingerprint import of_one_law
+from contexture_jax._core.fingerprint import is_known, of_one_law
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Bool, Float, Int, short_repr
@@ -244,7 +245,9 @@ def certify(
         same = of_one_law(
             result.fingerprint, op.fingerprint, "op must be the operator of the result"
         )
-        measures = result.fingerprint is None or op.fingerprint is None
+        marks = (result.fingerprint, op.fingerprint)
+        # A trace cannot tell whether one was forgotten.
+        measures = is_traced(marks) or not all(map(is_known, marks))
     dtype = result.singular_values.dtype
     bound: Any = info.scale if scale is None else scale
     ceiling = jnp.inf if bound is None else jnp.where(bound > 0, bound, jnp.inf)

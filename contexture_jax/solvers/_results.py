@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from contexture_jax._core.fingerprint import forgotten
 from contexture_jax._core.types import Array, Float, Inexact, Int, short_repr
 
 __all__ = ["SVDResult", "SolveInfo", "Status"]
@@ -68,8 +69,8 @@ class SVDResult(_Triples):
         right: ν_i as columns, shape (m, rank); likewise in L²(P_A).
         fingerprint: that of the context that the operator was built from, shape
             (8,), by which `extend` and `certify` know what the result is of; None if
-            that is not known, as after `_replace` of a part. It is none of the three
-            that are unpacked.
+            that is not known, and −1 throughout after `_replace` of a part. It is none
+            of the three that are unpacked.
 
     Signs: in each left column the entry that is largest in modulus (after weighting by
     √P_X) is positive.
@@ -92,7 +93,7 @@ class SVDResult(_Triples):
     # What a tuple of three does, with a fourth that it knows nothing of.
     def _replace(self, **changes: Any) -> "SVDResult":  # pyright: ignore[reportIncompatibleMethodOverride]
         """The result with other fields; of another triple the law is not known."""
-        kept = None if changes else self.fingerprint
+        kept = forgotten(self.fingerprint) if changes else self.fingerprint
         kept = changes.pop("fingerprint", kept)
         return self._of(super()._replace(**changes), kept)
 

@@ -9,7 +9,7 @@ import pytest
 
 import contexture_jax as cx
 from contexture_jax._core import fingerprint as fingerprints
-from contexture_jax._core.fingerprint import fingerprint
+from contexture_jax._core.fingerprint import fingerprint, is_known
 from contexture_jax.solvers import SVDResult, certify, truncated_svd
 from tests.conftest import X64
 from tests.problems import features
@@ -94,7 +94,11 @@ def test_a_result_is_a_triple_and_carries_its_law(solved):
         np.testing.assert_array_equal(other.fingerprint, result.fingerprint)
         np.testing.assert_array_equal(other.left, left)
     assert SVDResult(s, left, right).fingerprint is None
-    assert result._replace(left=2 * left).fingerprint is None
+    # Another triple: of which law, nothing knows. The tree is as before.
+    changed = result._replace(left=2 * left)
+    assert not is_known(changed.fingerprint)
+    assert jax.tree.structure(changed) == jax.tree.structure(result)
+    assert np.isfinite(cx.extend(changed, RBF, POINTS[:2])).all()
     assert info.scale == 1
 
 
