@@ -36,7 +36,7 @@ from contexture_jax.contexts import (
 )
 from contexture_jax.operators._base import AssociationOperator
 from contexture_jax.operators._composed import adjoint
-from contexture_jax.operators._dense import DenseOperator, dense_operator
+from contexture_jax.operators._dense import DenseOperator, table_operator
 from contexture_jax.operators._fixed_degree import fixed_degree_operator
 from contexture_jax.operators._kernel import BLOCK_SIZE, kernel_operator
 from contexture_jax.operators._low_rank import LowRankOperator
@@ -192,7 +192,7 @@ def _stored(
 ) -> Any:
     """The operator of the whole of a context."""
     if storage == "dense":
-        op = dense_operator(_table(context))
+        op = table_operator(_table(context))
         return op if mesh is None else shard_dense(op, mesh, axis)
     if storage == "sparse" and not isinstance(context, (SparseJoint, TimeLag)):
         check_concrete(context, "a context to be stored sparse")
@@ -274,7 +274,7 @@ def _native(context: Any, *, block_size: int) -> AssociationOperator:
     """The storage that fits; a context that only knows its table is kept dense."""
     del block_size
     try:
-        return dense_operator(_table(context))
+        return table_operator(_table(context))
     except CapabilityError as error:
         if not {"sample", "log_density"} <= set(context.capabilities):
             raise
@@ -288,7 +288,7 @@ def _native(context: Any, *, block_size: int) -> AssociationOperator:
 @_native.register
 def _(context: DenseJoint, *, block_size: int) -> AssociationOperator:
     del block_size
-    return dense_operator(context.probabilities)
+    return table_operator(context.probabilities)
 
 
 @_native.register

@@ -16,7 +16,7 @@ from contexture_jax._core.numerics import mm, safe_reciprocal, transpose_rows
 from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
 from contexture_jax.operators._base import AssociationOperator, Cost, check_total
 
-__all__ = ["DenseOperator", "dense_operator"]
+__all__ = ["DenseOperator", "dense_operator", "table_operator"]
 
 
 @pytree_dataclass
@@ -91,6 +91,11 @@ def dense_operator(joint: ArrayLike) -> DenseOperator:
     if not table.size:
         msg = f"joint must not be empty; got shape {tuple(table.shape)}"
         raise ValueError(msg)
-    p_x, p_a = jnp.sum(table, axis=1), jnp.sum(table, axis=0)
-    check_total(p_a.sum(), "joint")
-    return DenseOperator(table, p_x, p_a)
+    op = table_operator(table)
+    check_total(op.p_a.sum(), "joint")
+    return op
+
+
+def table_operator(table: Float[Array, "n m"]) -> DenseOperator:
+    """The same of a table that is checked: known rows without mass may be all of it."""
+    return DenseOperator(table, jnp.sum(table, axis=1), jnp.sum(table, axis=0))
