@@ -9,7 +9,7 @@ from contexture_jax.contexts._distances import LARGEST
 __all__ = ["nearest_by_differences"]
 
 _TILE = 1024  # points that are merged into the best so far at a time
-_BLOCK = 1024  # queries at a time, where their number is known
+_BLOCK = 256  # queries at a time, where their number is known
 
 
 def nearest_by_differences(
@@ -51,7 +51,9 @@ def _one_block(
     num_tiles = -(-m // size)
     padding = num_tiles * size - m
     far = jnp.pad(jnp.zeros(m, dtype), (0, padding), constant_values=jnp.inf)
+    # Columns in rows: strided reads would keep the inner loop from being vectorised.
     tiles = jnp.pad(points, ((0, padding), (0, 0))).reshape(num_tiles, size, d)
+    tiles = tiles.swapaxes(1, 2)
     numbers = jnp.arange(num_tiles * size, dtype=jnp.int32).reshape(num_tiles, size)
 
     def merge(best: tuple[Array, Array], tile: tuple[Array, ...]) -> tuple:
@@ -59,7 +61,7 @@ def _one_block(
 
         def add(k: Array, total: Array) -> Array:
             column = jax.lax.dynamic_index_in_dim(queries, k, 1)
-            gap = column - jax.lax.dynamic_index_in_dim(columns, k, 1)[:, 0][None, :]
+            gap = column - jax.lax.dynamic_index_in_dim(columns, k, 0)
             return total + gap * gap
 
         start = jnp.zeros((n, size), dtype) + beyond[None, :]
