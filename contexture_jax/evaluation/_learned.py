@@ -203,7 +203,7 @@ def alignment(
     bounds = clusters(s, gap=gap)
     return Alignment(
         measured(jax.jit(lambda z: cca(z, mu, op.p_x))),
-        # Not as one program: outside a trace its neighbours are exact, and sooner found.
+        # Not one program: outside a trace its neighbours are exact, and sooner found.
         measured(lambda z: mutual_knn(z, mu, num_neighbors, whiten=True)),
         measured(jax.jit(lambda z: cka(z, mu, op.p_x))),
         measured(jax.jit(lambda z: safe_divide(ratio_trace(z, op), best))),
