@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -55,14 +55,14 @@ class _Header(NamedTuple):
     kind: str
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """How many numbers there are."""
         return math.prod(self.shape)
 
     @property
     def num_bytes(self) -> int:
         """How many bytes they take; of dtypes that are not read, 0."""
-        return 0 if self.dtype is None else self.count * self.dtype.itemsize
+        return 0 if self.dtype is None else self.size * self.dtype.itemsize
 
 
 class _Member(NamedTuple):
@@ -87,7 +87,7 @@ def read_npy(path: Path) -> Source:
         header = _read_header(file, path.stat().st_size, path.name)
         _check_matrix(header, path.name)
         _check_memory(header, path.name, beside=0)
-        x = _ordered(np.fromfile(file, header.dtype, header.count), header)
+        x = _ordered(np.fromfile(file, header.dtype, header.size), header)
     return _from_matrix(x, path.name, path.name, {}, [])
 
 
@@ -261,10 +261,14 @@ def _members(
         if key in members:
             raise _damaged(title, f"two members are called {quoted(name)}")
         _check_member(info, what)
-        with _told(what), archive.open(info) as stream:
+        with _told(what), _opened(archive, info) as stream:
             header = _read_header(stream, info.file_size, what)
         members[key] = _Member(info, header)
     return members, others
+
+
+def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> io.BufferedIOBase:
+    return cast(io.BufferedIOBase, archive.open(info))
 
 
 def _begins_as_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
@@ -356,7 +360,7 @@ def _check_matrix(header: _Header, what: str) -> None:
 
 def _check_memory(header: _Header, what: str, *, beside: int) -> None:
     """Refuse what does not fit: the numbers, and twice as many in float64."""
-    needed = header.num_bytes + 16 * header.count + beside
+    needed = header.num_bytes + 16 * header.size + beside
     room = available()
     if room is not None and needed > room:
         raise InputError(
@@ -367,11 +371,11 @@ def _check_memory(header: _Header, what: str, *, beside: int) -> None:
 
 def _read_member(archive: zipfile.ZipFile, member: _Member, what: str) -> np.ndarray:
     info, header = member
-    flat = np.empty(header.count, header.dtype)
-    with _told(what), archive.open(info) as stream:
+    flat = np.empty(header.size, header.dtype)
+    with _told(what), _opened(archive, info) as stream:
         _read_header(stream, info.file_size, what)
         if header.num_bytes:
-            _fill(stream, memoryview(flat.view(np.uint8)))
+            _fill(stream, flat.view(np.uint8).data)
         stream.read(1)  # the end, where the checksum is compared
     return _ordered(flat, header)
 
@@ -402,8 +406,8 @@ def _fill(stream: io.BufferedIOBase, room: memoryview) -> None:
 
 def _ordered(flat: np.ndarray, header: _Header) -> np.ndarray:
     """Numbers in this machine's byte order and the array's own shape."""
-    if flat.size != header.count:
-        raise EOFError(f"it ends after {flat.size:,} of {header.count:,} numbers")
+    if flat.size != header.size:
+        raise EOFError(f"it ends after {flat.size:,} of {header.size:,} numbers")
     if not flat.dtype.isnative:
         flat = flat.byteswap(inplace=True).view(flat.dtype.newbyteorder("="))
     if flat.dtype.kind == "f" and flat.dtype.itemsize > 8:

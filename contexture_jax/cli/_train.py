@@ -110,6 +110,7 @@ def run(options: TrainOptions, ending: Ending) -> Path:
         with stages.stage("compare"):
             comparison = _learn.compare(learned, exact, op, seed=base.seed)
             exact_values = exact.singular_values[:rank]
+            exact_left = np.asarray(exact.left[:, :rank])
         description = {
             **settings,
             "num_rows": len(table.rows),
@@ -134,7 +135,7 @@ def run(options: TrainOptions, ending: Ending) -> Path:
                 learned_singular_values=learned.singular_values,
                 learned_left=learned.left,
                 exact_singular_values=exact_values,
-                exact_left=exact.left[:, :rank],
+                exact_left=exact_left,
                 p_x=np.asarray(op.p_x),
                 rows=table.rows,
             )
@@ -144,7 +145,7 @@ def run(options: TrainOptions, ending: Ending) -> Path:
         if table.target is not None and len(table.target.values) == op.shape[0]:
             # What is written by now does not hang on it.
             with stages.stage("probe"):
-                probe, notes = probed(learned.left, exact.left[:, :rank], table, base)
+                probe, notes = probed(learned.left, exact_left, table, base)
             description["probe"] = probe
             description["notes"] += notes
             written = _timed(description, stages)
@@ -271,7 +272,7 @@ def _settings(
     import contexture_jax as cx
 
     base = options.base
-    content = hashlib.sha256(np.ascontiguousarray(table.features))
+    content = hashlib.sha256(np.ascontiguousarray(table.features).data)
     if table.target is not None:
         content.update(np.asarray(table.target.values).astype(str).tobytes())
     return {

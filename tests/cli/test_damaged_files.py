@@ -40,9 +40,9 @@ CSV_WORDS = (
 )
 
 
-def npy(array: np.ndarray, **options: tuple[int, int]) -> bytes:
+def npy(array: np.ndarray, version: tuple[int, int] | None = None) -> bytes:
     file = io.BytesIO()
-    np.lib.format.write_array(file, array, **options)
+    np.lib.format.write_array(file, array, version)
     return file.getvalue()
 
 

@@ -212,6 +212,7 @@ def test_a_probe_that_cannot_be_is_told_and_none(judged, why):
         assert notes[0].startswith(f'no probe of the target "y": {why}')
     else:
         assert notes == []
+        assert probe is not None
         assert probe["learned"] == probe["exact"] == probe["features"] >= 0
 
 
