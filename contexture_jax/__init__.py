@@ -19,6 +19,7 @@ Contexts, in `cx.contexts`:
                   crop, shift, flip, cutout, scarf, corruption, cutmix, masked_tokens,
                   same_class, time_lag, next_token
     closed form   zoo
+    of one's own  subclasses of Context or SamplingContext; check_density tries them
 
 Layers, in the order in which they import each other:
     cx.contexts      joint laws of X and A

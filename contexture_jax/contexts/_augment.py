@@ -1,5 +1,6 @@
 """Noise, masking and erasure of vectors."""
 
+import inspect
 import math
 from typing import Any
 
@@ -258,10 +259,18 @@ def chain(*contexts: Context) -> Chain:
         raise TypeError(msg)
     for place, context in enumerate(contexts):
         is_one = isinstance(context, (SamplingContext, Chain))
-        if not is_one or "sample" not in context.capabilities:
+        if not is_one or "sample" not in context.capabilities or not _by_row(context):
             msg = (
-                "chain takes contexts that draw row by row, as crop or erasure; got"
+                "chain takes contexts that draw row by row, as crop or erasure, with"
+                " `sample(key, x, *, row_offset)`; got"
                 f" {type(context).__name__} at position {place}"
             )
             raise TypeError(msg)
     return Chain(contexts)
+
+
+def _by_row(context: Context) -> bool:
+    """Whether `sample`, perhaps of a subclass, is told where its rows start."""
+    parameters = inspect.signature(context.sample).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return takes_all or "row_offset" in parameters

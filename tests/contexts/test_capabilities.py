@@ -39,6 +39,11 @@ class Own(C.SamplingContext):
         return -0.5 * ((a - x) ** 2).sum(axis=-1)
 
 
+class Offsetless(Draws):
+    def sample(self, key, x):
+        return x + jax.random.normal(key, x.shape, x.dtype)
+
+
 class Plain(C.Context):
     sample = Own.sample
     log_density = Own.log_density
@@ -92,6 +97,11 @@ def test_a_context_has_what_its_class_gives_and_says_so(cls, names):
     if not (is_sampling and "sample" in names):
         with pytest.raises(TypeError, match="chain takes contexts that draw"):
             C.chain(context)
+
+
+def test_a_chain_tells_each_of_its_contexts_where_rows_start():
+    with pytest.raises(TypeError, match=r"row_offset\)`; got Offsetless at position 1"):
+        C.chain(Draws(), Offsetless())
 
 
 def test_scores_are_what_a_softmax_context_is_made_of():
