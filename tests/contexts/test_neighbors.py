@@ -65,6 +65,7 @@ CASES = {
     "half of one row": np.where(RNG.random((ROWS, 1)) < 0.5, NORMAL[:1], NORMAL),
     "all equal": np.full((ROWS, COLUMNS), 0.1),
 }
+SLOW = ("binary", "half of one row", "one-hot")  # each a shape of its own to compile
 IN_FLOAT64 = ("two far blobs", "Likert", "standardised binary", "incomes")
 
 
@@ -80,7 +81,10 @@ def search(x: np.ndarray) -> np.ndarray:
     return np.asarray(nearest_neighbors(points, points, NEIGHBORS))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CASES],
+)
 def test_neighbours_are_exact_and_the_order_of_columns_is_nothing(name):
     for dtype in DTYPES if name in IN_FLOAT64 else DTYPES[:1]:
         x = CASES[name].astype(dtype)
