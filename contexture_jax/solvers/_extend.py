@@ -48,6 +48,8 @@ def extend(
 
     Raises:
         CapabilityError: if the context cannot take new points.
+        TypeError: if it is differentiated in new points of a k-NN context, whose
+            functions jump there.
         ValueError: if `x_new` does not fit the context, or is outside its support, or
             the result is that of another context (a trace gives NaN then): another
             number of neighbours, a part of a mixture. That is told by
