@@ -21,7 +21,7 @@ def prefetch(
 
     Inside the block, iterate over what it gives. An error in the thread is raised where
     its item would have come. The thread ends with the block; what it has read ahead is
-    dropped.
+    dropped. A KeyboardInterrupt does not wait for it: data may never come.
 
     Args:
         source: any iterator.
@@ -62,11 +62,16 @@ def prefetch(
 
     thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
+    waits = True
     try:
         yield _taken(waiting)
+    except KeyboardInterrupt:
+        waits = False
+        raise
     finally:
         stop.set()
-        thread.join()
+        if waits:
+            thread.join()
 
 
 def _taken(waiting: "queue.Queue[tuple[str, Any]]") -> Iterator[Any]:

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +202,23 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, data=twice(), prefetch_size=0)
     assert saved_steps(tmp_path) == [6]
+
+
+def test_a_second_interrupt_does_not_wait_for_data_that_never_come() -> None:
+    come = threading.Event()
+
+    def stuck() -> Any:
+        yield rows().at(0)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            come.wait(1)
+        come.wait(60)
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        train(None, data=stuck())
+    assert time.monotonic() - start < 30
+    come.set()
 
 
 def test_a_handler_of_the_program_is_called_once_the_state_is_saved(
