@@ -93,6 +93,14 @@ def association_operator(
     kernels), else each device has a copy. Shapes and products are the same, and
     `op.collectives(r)` says what the devices tell each other.
 
+    The mesh may span several processes (`jax.distributed.initialize`), which then all
+    make the same calls in the same order. A context is made of arrays of the host that
+    are the same in each process, or of arrays that are cut over all of them, as from
+    `jax.make_array_from_process_local_data`. Those of tables, kernels and attention
+    stay cut; points of k-NN, features of a teacher, labels, pairs and sparse tables are
+    gathered to each host, which lays them out for itself. What is wrong with the part
+    of one process is an error in all.
+
     A context that is a law of A for any x, with `sample` and `log_density`, has its
     operator on a sample `x`, by Monte Carlo over `num_samples` draws of A: a dense
     `MonteCarloOperator`, on one device or over a mesh, whose error

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from contexture_jax._core.checks import check_key, gathered, is_traced
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
@@ -85,6 +86,12 @@ def svd(
     matrices. `left` comes back cut in the same way, if the devices divide n, and
     gathered otherwise. `method="exact"` gathers the whole matrix.
 
+    In several processes all make the same calls in the same order. `singular_values`
+    and `info` are the same in each and can be read there; `left` and `right` may be cut
+    over all of them: work goes on with them as they are, and
+    `jax.experimental.multihost_utils.process_allgather(result.left, tiled=True)` is the
+    whole as an array of NumPy in each process.
+
     Raises:
         TypeError: if `op` is not an operator or `key` not a key.
         ValueError: if `rank`, `method` or a tolerance is out of range.
@@ -163,6 +170,13 @@ def _compiled(
     weighted = result._replace(
         left=back_x[:, None] * result.left, right=back_a[:, None] * result.right
     )
+    mesh = mesh_of(op)
+    if mesh is not None and mesh.is_multi_process:
+        # For every process to read.
+        small = (weighted.singular_values, info)
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        s, info = jax.lax.with_sharding_constraint(small, everywhere)
+        weighted = weighted._replace(singular_values=s)
     return weighted, info
 
 

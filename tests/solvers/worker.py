@@ -95,7 +95,7 @@ def main() -> None:
     for name, context in contexts(given).items():
         op = cx.association_operator(context, mesh=mesh)
         # The exact method compiles faster.
-        method = "exact" if name in ("labels", "teacher") else "auto"
+        method = "auto" if name in ("joint", "knn") else "exact"
         result, info = cx.svd(op, RANK, key=jax.random.key(0), method=method)
         assert info.status == "converged", name
         at = np.arange(8) if name in ("joint", "pairs") else host[name][:8]
