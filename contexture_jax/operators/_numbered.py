@@ -14,7 +14,7 @@ from contexture_jax.operators._base import AssociationOperator, Cost
 from contexture_jax.operators._composed import adjoint
 from contexture_jax.operators._fixed_degree import fixed_degree_operator
 from contexture_jax.operators._sharded_slots import shard_entries
-from contexture_jax.operators._sparse import sparse_operator
+from contexture_jax.operators._sparse import entry_operator
 
 __all__ = [
     "GroupedOperator",
@@ -147,7 +147,7 @@ def entries_operator(
     """T of a law given by its entries, on one device or over a mesh."""
     entries = (np.asarray(rows), np.asarray(columns), np.asarray(weights), shape)
     if mesh is None:
-        return sparse_operator(*entries)
+        return entry_operator(*entries)
     return shard_entries(*entries, mesh, axis)
 
 

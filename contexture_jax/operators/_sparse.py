@@ -24,7 +24,7 @@ from contexture_jax.operators._slots import (
     slots_cost,
 )
 
-__all__ = ["SparseOperator", "sparse_operator"]
+__all__ = ["SparseOperator", "entry_operator", "sparse_operator"]
 
 
 @pytree_dataclass
@@ -105,6 +105,14 @@ def sparse_operator(
         raise ValueError(msg)
     dtype = floating_dtype(as_real(weights, "weights").dtype)
     law = np.asarray(as_law_of(weights, "weights", len(rows), dtype))
+    return entry_operator(rows, columns, law, (n, m))
+
+
+def entry_operator(
+    rows: np.ndarray, columns: np.ndarray, law: np.ndarray, shape: tuple[int, int]
+) -> SparseOperator:
+    """As `sparse_operator`, of entries that are checked, or of none at all."""
+    (n, m), dtype = shape, law.dtype
     if (np.diff(rows) < 0).any():
         order = np.argsort(rows, kind="stable")
         rows, columns, law = rows[order], columns[order], law[order]
