@@ -266,7 +266,7 @@ def _warn_of_point_masses(context: Context) -> None:
         rows, columns = np.asarray(context.rows), np.asarray(context.columns)
     else:
         return
-    if (np.diff(rows) > 0).all() and (columns != columns[0]).any():
+    if (np.diff(rows) > 0).all() and (columns[1:] != columns[:-1]).any():
         warnings.warn(
             "each input of this context has one context value, so that its singular"
             " values are 1 and then 0, and rank nothing. `cx.contexts.pairs` and"

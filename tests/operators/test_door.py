@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 import contexture_jax as cx
 from tests.conftest import X64
@@ -295,3 +296,10 @@ def test_what_is_of_another_type_is_named(function, arguments, message):
     # Under test, annotations would refuse it first.
     with pytest.raises(TypeError, match=message):
         inspect.unwrap(function)(*arguments)
+
+
+def test_known_rows_without_mass_alone_have_an_operator_of_zeros():
+    table = np.array([[1.0, 2.0], [0.0, 0.0], [3.0, 1.0]])
+    for whole in (table, csr_array(table)):
+        op = cx.association_operator(cx.contexts.joint(whole).at(np.array([1])))
+        np.testing.assert_array_equal(op.matmat(np.ones((2, 1))), 0)
