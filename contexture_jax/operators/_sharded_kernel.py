@@ -172,9 +172,9 @@ def _shard(
     scores = context.scores(form)
     ring = _Ring(mesh, axis, block_size, form)
     k = ring.size
-    n, m = len(scores.queries), len(scores.keys)
-    # Padding must not count in Z.
-    queries = padded(form, scores.queries, padded_size(n, k))
+    m = len(scores.keys)
+    # Padding must not count in Z, and has one of its own.
+    queries = pad_rows(scores.queries, k)
     keys = masked(form, padded(form, scores.keys, padded_size(m, k)), m)
     queries, keys = (place_rows(x, mesh, axis) for x in (queries, keys))
     queries, _, _ = normalise(
