@@ -21,7 +21,7 @@ __all__ = ["fingerprint", "forgotten", "is_known", "of_one_law"]
 
 _WORD = 2**32
 _STEP, _FIRST, _SECOND, _THIRD = 0x9E3779B9, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F
-_SMALL = 2**18  # words that NumPy sums before a program for them would be compiled
+_SMALL = 2**23  # words that NumPy sums sooner than a program would be compiled
 
 
 def fingerprint(tree: Any) -> Any:

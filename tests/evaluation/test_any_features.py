@@ -1,5 +1,7 @@
 """Judges of features that are not finite, or in units far from 1: all of them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,8 @@ LEFT = np.linalg.qr(OTHER)[0]
 CLASSES = np.arange(ROWS) % 3
 SPECTRUM = np.linspace(0.9, 0.1, ROWS).astype(np.float32)
 EXACT = cx.solvers.SVDResult(SPECTRUM[:4], RNG.normal(size=(ROWS, 4)), np.eye(7, 4))
-RITZ = evaluation.RayleighRitz(*[np.eye(3)] * 5, None)
+EYE: Any = np.eye(3)
+RITZ = evaluation.RayleighRitz(EYE, EYE, EYE, EYE, EYE, None)
 
 OF_FEATURES = {
     "cca": lambda x: evaluation.cca(x, OTHER),

@@ -1,6 +1,7 @@
 """Results know what they are of: fingerprints, scales, and what they refuse."""
 
 import pickle
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +106,8 @@ def test_a_result_is_a_triple_and_carries_its_law(solved):
 @pytest.mark.parametrize("context", [KNN, RBF, cx.contexts.joint(TABLE)])
 def test_operators_of_one_context_have_its_law(context):
     mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
-    for options in ({}, {"storage": "dense"}, {"mesh": mesh}):
+    choices: list[dict[str, Any]] = [{}, {"storage": "dense"}, {"mesh": mesh}]
+    for options in choices:
         op = cx.association_operator(context, **options)
         np.testing.assert_array_equal(op.fingerprint, context.fingerprint)
     again = pickle.loads(pickle.dumps(jax.tree.map(np.asarray, context)))
@@ -225,9 +227,9 @@ def test_values_do_not_exceed_one():
 
 
 def test_a_value_beyond_rounding_stays_and_the_status_says_so():
-    op = cx.association_operator(cx.contexts.joint(TABLE))
+    op: Any = cx.association_operator(cx.contexts.joint(TABLE))
     wrong = cx.operators.DenseOperator(3 * op.joint, op.p_x, op.p_a)
     result, info = cx.svd(wrong, 2, key=KEY)
     assert result.singular_values[0] > 1.1
     assert info.status == "above one"
-    assert "joint law" in info.status.advice
+    assert "joint law" in cx.solvers.Status(info.status).advice
