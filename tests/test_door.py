@@ -221,7 +221,7 @@ def test_numbers_within_objects_keep_their_bits():
 
 @pytest.fixture
 def without_x64() -> Iterator[None]:
-    before = jax.config.jax_enable_x64
+    before = DTYPE.itemsize == 8
     jax.config.update("jax_enable_x64", False)
     said = list(arrays._said)
     arrays._said.clear()

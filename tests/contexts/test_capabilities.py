@@ -1,5 +1,7 @@
 """Contexts of one's own, what they can do, and what `at` and `reverse` keep."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,12 +17,12 @@ X = np.random.default_rng(1).normal(size=(5, 2))
 
 
 class Draws(C.SamplingContext):
-    def _draw(self, key, x):
+    def _draw(self, key: Any, x: Any) -> Any:
         return x + jax.random.normal(key, x.shape, x.dtype)
 
 
 class Density(C.SamplingContext):
-    def _log_density(self, a, x):
+    def _log_density(self, a: Any, x: Any) -> Any:
         return -0.5 * ((a - x) ** 2).sum()
 
 
@@ -31,22 +33,22 @@ class Both(Draws, Density):
 class Own(C.SamplingContext):
     """With public methods of its own, in place of those of a row."""
 
-    def sample(self, key, x, *, row_offset=0):
+    def sample(self, key: Any, x: Any, *, row_offset: Any = 0) -> Any:
         del row_offset
         return x + jax.random.normal(key, x.shape, x.dtype)
 
-    def log_density(self, a, x):
+    def log_density(self, a: Any, x: Any) -> Any:
         return -0.5 * ((a - x) ** 2).sum(axis=-1)
 
 
 class Offsetless(Draws):
-    def sample(self, key, x):
+    def sample(self, key: Any, x: Any) -> Any:  # pyright: ignore
         return x + jax.random.normal(key, x.shape, x.dtype)
 
 
 class Plain(C.Context):
-    sample = Own.sample
-    log_density = Own.log_density
+    sample = Own.sample  # pyright: ignore
+    log_density = Own.log_density  # pyright: ignore
 
 
 class Nothing(C.SamplingContext):
@@ -58,10 +60,10 @@ class Scoreless(C.SoftmaxContext):
 
 
 class Tabled(C.Context):
-    def __init__(self, table):
+    def __init__(self, table: Any) -> None:
         self.given = table
 
-    def table(self):
+    def table(self) -> Any:
         return self.given
 
 
@@ -172,7 +174,7 @@ def test_new_rows_of_a_weighted_graph_have_weights():
 def test_one_key_a_row_is_no_key_of_a_batch():
     keys = jax.random.split(KEY, 4)
     for context in (C.joint(np.eye(4)), C.gaussian_noise(1.0), C.same_class([0] * 4)):
-        x = X[:4] if isinstance(context, C.GaussianNoise) else jnp.arange(4)
+        x: Any = X[:4] if isinstance(context, C.GaussianNoise) else jnp.arange(4)
         with pytest.raises(TypeError, match=r"training\.per_row"):
             context.sample(keys, x)
 

@@ -1,5 +1,7 @@
 """Contexts between numbered rows: their operators without n × n numbers."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -37,7 +39,7 @@ def test_operators_are_those_of_the_table(name, where):
         "sparse": {"storage": "sparse"},
     }[where]
     op = cx.association_operator(context, **options)
-    close = {"rtol": tol(op.dtype), "atol": tol(op.dtype)}
+    close: Any = {"rtol": tol(op.dtype), "atol": tol(op.dtype)}
     np.testing.assert_allclose(op.p_x, p_x, **close)
     np.testing.assert_allclose(op.p_a, p_a, **close)
     g, f = (RNG.normal(size=(size, 2)) for size in op.shape[::-1])
@@ -46,7 +48,8 @@ def test_operators_are_those_of_the_table(name, where):
     back = inverse_a[:, None] * (table.T @ f)
     np.testing.assert_allclose(op.rmatmat(f), back, **close)
     exact = (table**2 * inverse_x[:, None] * inverse_a[None, :]).sum()
-    np.testing.assert_allclose(op.squared_norm(), exact, rtol=tol(op.dtype))
+    squared_norm: Any = op.squared_norm()
+    np.testing.assert_allclose(squared_norm, exact, rtol=tol(op.dtype))
 
 
 def test_a_class_of_many_rows_takes_no_table():

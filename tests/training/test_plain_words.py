@@ -85,7 +85,7 @@ def test_row_keys_that_are_forgotten():
         take_step(T.from_loss(L.svme), encode_rows)
 
 
-def compiled(strategy: str = "jit") -> T.CompiledStep:
+def compiled(strategy: str = "jit") -> cx.training.CompiledStep:
     step = T.make_step(encode, T.from_loss(L.svme), OPTIMIZER)
     return T.compile_step(step, strategy, T.data_mesh(2))
 
@@ -93,7 +93,7 @@ def compiled(strategy: str = "jit") -> T.CompiledStep:
 STEP = compiled()
 
 
-def fit(data: Any, step: Any = STEP, **options: Any) -> T.FitResult:
+def fit(data: Any, step: Any = STEP, **options: Any) -> cx.training.FitResult:
     state = T.init_state(parameters(), OPTIMIZER)
     return T.fit(step, state, data, num_steps=2, key=KEY, **options)
 
