@@ -72,6 +72,7 @@ def wine(tmp_path_factory, user_cache):
     return out, done
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the cache is elsewhere")
 def test_compiled_programs_are_kept_for_the_next_run(wine, user_cache):
     del wine

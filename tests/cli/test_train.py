@@ -216,6 +216,7 @@ def test_a_probe_that_cannot_be_is_told_and_none(judged, why):
         assert probe["learned"] == probe["exact"] == probe["features"] >= 0
 
 
+@pytest.mark.slow
 def test_a_rank_that_cuts_a_cluster_is_told(tmp_path):
     table, out = tmp_path / "table.npy", tmp_path / "out"
     np.save(table, np.kron(np.eye(4), np.ones((3, 1))))  # three values of 1

@@ -86,6 +86,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return make_case(clustered(), request.param)
 
 
+@pytest.mark.fast("float32")
 def test_certified_neighbours_are_the_nearest(case):
     indices, distances, certain = case.search()
     order, nearest = truth(case)
@@ -176,6 +177,7 @@ def test_directions_are_chosen_where_they_pay(monkeypatch):
     assert _pruning.choose_directions(flat, center, NEIGHBORS, many) is None
 
 
+@pytest.mark.fast("float32")
 def test_the_front_door_takes_bounds_and_finds_the_same(case, monkeypatch):
     directions = case.pruning.directions
     used = []

@@ -121,6 +121,7 @@ def test_weighted_pairs_of_the_whole_law_give_the_exact_values(positive):
     )
 
 
+@pytest.mark.fast("True")
 @pytest.mark.parametrize("positive", [False, True])
 def test_unrelated_pairs_look_related_unless_held_out(positive):
     rng = np.random.default_rng(5)
@@ -134,6 +135,7 @@ def test_unrelated_pairs_look_related_unless_held_out(positive):
     assert (np.asarray(held_out.singular_values) < limit).all()
 
 
+@pytest.mark.slow
 def test_late_functions_are_not_credited_with_what_early_ones_hold():
     """Too many waves for the pairs: functions come in the wrong order."""
 
@@ -198,6 +200,7 @@ def test_bad_arguments_are_refused(other, options, message):
         cx.evaluation.rayleigh_ritz(np.ones((9, 2)), other, **options)
 
 
+@pytest.mark.slow
 def test_alignment_of_the_truth_with_itself_is_perfect_and_chance_is_not():
     rng = np.random.default_rng(7)
     op = cx.association_operator(

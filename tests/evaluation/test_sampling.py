@@ -110,6 +110,7 @@ def test_the_band_holds_all_values_whatever_their_multiplicities(name, size):
     assert inside.mean() >= least(len(inside))
 
 
+@pytest.mark.fast("three_state_chain-2-0.9-small")
 @sizes
 @pytest.mark.parametrize(
     ("name", "num", "at_least"),
@@ -170,6 +171,7 @@ def test_the_mean_under_independence_is_what_is_said():
     np.testing.assert_allclose(case.found.independence_bias, 16 / (NUM_PAIRS - 1))
 
 
+@pytest.mark.fast("three_state_chain")
 @pytest.mark.parametrize("name", ["staff_smoking", "three_state_chain", "label_noise"])
 def test_tau_is_inside_its_interval(name):
     case = simulated(name)

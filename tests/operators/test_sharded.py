@@ -106,6 +106,14 @@ CASES = [
 ]
 
 
+@pytest.mark.fast(
+    "rbf-8",
+    "sorted knn-8",
+    "labels-8",
+    "joint with zeros-8",
+    "teacher-8",
+    "reversed knn-2",
+)
 @pytest.mark.parametrize(("name", "num_devices"), CASES)
 def test_products_and_laws_are_those_of_one_device(name, num_devices):
     one, many = single(name), sharded(name, num_devices)
@@ -234,6 +242,7 @@ def compiled(kind: str, product: str) -> Any:
 KINDS = ["dense", "sparse", "knn", "rbf", "teacher"]
 
 
+@pytest.mark.fast("knn-matmat", "dense-matmat", "sparse-rmatmat", "rbf-rmatmat")
 @pytest.mark.parametrize("product", ["matmat", "rmatmat"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_product_takes_the_collectives_that_the_operator_states(kind, product):

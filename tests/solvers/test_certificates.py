@@ -94,6 +94,7 @@ def largest_sine(span: np.ndarray, true: np.ndarray) -> float:
     return float(np.linalg.norm(span - true @ (true.T @ span), 2))
 
 
+@pytest.mark.fast("circle_shift-float64-stopped")
 @pytest.mark.parametrize("run", [CONVERGED, STOPPED])
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_the_truth_is_inside(name, dtype, run):
@@ -156,6 +157,7 @@ def test_a_run_that_was_stopped_can_break_the_assumption():
     assert (true > np.asarray(case.alone.if_found.upper)).any()
 
 
+@pytest.mark.fast("mask_law-float64-converged")
 @pytest.mark.parametrize("run", [CONVERGED, STOPPED])
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_true_spans_are_within_the_angles(name, dtype, run):

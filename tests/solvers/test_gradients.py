@@ -60,6 +60,7 @@ def along(gradient, change):
     return (np.asarray(gradient) * change).sum()
 
 
+@pytest.mark.fast("randomized")
 @pytest.mark.parametrize("method", METHODS)
 def test_sum_of_squares_has_the_gradient_of_the_table(method):
     def function(table):

@@ -61,6 +61,7 @@ CASES = [
 ]
 
 
+@pytest.mark.fast("knn-45-8", "dense-48-8")
 @pytest.mark.parametrize(("kind", "num_rows", "num_devices"), CASES)
 def test_the_spectrum_is_that_of_the_table(kind, num_rows, num_devices, key):
     op = operator(kind, num_rows, num_devices)

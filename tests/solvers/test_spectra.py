@@ -86,6 +86,7 @@ def test_dense_storage_gives_the_closed_form(name, method, dtype):
     check(cx.association_operator(context), name, method, dtype, spare=0)
 
 
+@pytest.mark.fast("staff_smoking-float64", "staff_smoking-float32")
 @pytest.mark.parametrize("dtype", SOME_DTYPES)
 @pytest.mark.parametrize(
     "name",
@@ -115,6 +116,7 @@ def test_sparse_storage_gives_the_closed_form(name, method):
     check(cx.association_operator(context, storage="sparse"), name, method, dtype)
 
 
+@pytest.mark.fast("torus_walk-randomized")
 @pytest.mark.parametrize("method", METHODS[1:])
 @pytest.mark.parametrize(
     "name",
@@ -181,6 +183,7 @@ def test_a_gaussian_channel_in_blocked_kernel_storage(method, dtype):
     np.testing.assert_allclose(result.singular_values, expected, atol=promised(dtype))
 
 
+@pytest.mark.fast("randomized-float64", "randomized-float32")
 @pytest.mark.parametrize("dtype", SOME_DTYPES)
 @pytest.mark.parametrize("method", METHODS[1:])
 def test_low_rank_storage_gives_the_closed_form(method, dtype):
@@ -198,6 +201,7 @@ def test_low_rank_storage_gives_the_closed_form(method, dtype):
     check(op, "krawtchouk", method, dtype)
 
 
+@pytest.mark.fast("randomized-float64", "randomized-float32")
 @pytest.mark.parametrize("dtype", SOME_DTYPES)
 @pytest.mark.parametrize("method", METHODS)
 def test_composed_operators_give_the_closed_form(method, dtype):
@@ -213,6 +217,7 @@ def test_composed_operators_give_the_closed_form(method, dtype):
     assert info.tail_error > 0  # no closed form: a trace estimate, with its error
 
 
+@pytest.mark.fast("randomized")
 @pytest.mark.parametrize("method", METHODS)
 def test_functions_span_what_a_dense_factorisation_spans(method):
     dtype = DTYPES[-1]
@@ -260,6 +265,7 @@ def test_published_three_state_chain():
     )
 
 
+@pytest.mark.slow
 def test_published_noisy_logistic_map():
     """Kostic et al. 2022's map with M = 5: rank 11, the trivial triple included."""
     context = zoo.logistic_map(5)

@@ -38,6 +38,7 @@ def large():
     )
 
 
+@pytest.mark.fast("randomized")
 @pytest.mark.parametrize("method", METHODS)
 def test_residuals_are_those_of_the_functions_returned(op, method):
     result, info = cx.svd(op, 3, key=KEY, method=method)
@@ -182,6 +183,7 @@ def test_labels_have_ones_then_zeros_and_no_nan(method, rank):
         np.testing.assert_allclose(law @ functions, 0, atol=atol)
 
 
+@pytest.mark.fast("randomized")
 @pytest.mark.parametrize("method", METHODS)
 def test_independence_gives_zeros_and_no_nan(method):
     op = cx.association_operator(cx.contexts.joint(np.ones((9, 7), DTYPE)))
@@ -192,6 +194,7 @@ def test_independence_gives_zeros_and_no_nan(method):
     np.testing.assert_allclose(info.total_energy, 0, atol=tol(DTYPE, factor=100))
 
 
+@pytest.mark.fast("randomized")
 @pytest.mark.parametrize("method", METHODS)
 def test_nan_in_an_operator_is_reported(op, method):
     broken = cx.operators.DenseOperator(op.joint.at[0, 0].set(jnp.nan), op.p_x, op.p_a)

@@ -145,6 +145,7 @@ def test_other_dtypes_are_promoted(dtype):
     np.testing.assert_allclose(result.singular_values, expected, rtol=1e-5)
 
 
+@pytest.mark.fast("randomized")
 @pytest.mark.parametrize("method", METHODS)
 def test_beyond_the_rank_values_are_zero_and_vectors_orthonormal(method):
     a = decaying((40, 30), values=[3.0, 3.0, 1.0])

@@ -35,6 +35,7 @@ def run(strategy: str, devices: int, pieces: int = 1) -> Any:
     return (state, metrics), compiled.num_traces
 
 
+@pytest.mark.fast("jit-8", "shard_map-4", "pmap-2")
 @pytest.mark.parametrize("devices", [2, 4, 8])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_many_devices_compute_what_one_does(strategy: str, devices: int) -> None:
@@ -42,6 +43,7 @@ def test_many_devices_compute_what_one_does(strategy: str, devices: int) -> None
     assert difference(result, run("jit", 1)[0]) < promised(np.float64)
 
 
+@pytest.mark.fast("jit")
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_pieces_on_many_devices_compute_what_one_does(strategy: str) -> None:
     result, _ = run(strategy, 4, 4)
