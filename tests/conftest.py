@@ -44,22 +44,28 @@ def drop_programs_before_there_are_too_many() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Cases that `@pytest.mark.fast("id", ...)` does not name become slow tests."""
+    """Make slow tests of the cases that a mark of their function says.
+
+    `@pytest.mark.fast("id", ...)` names the cases that are not, `slow_cases` those that
+    are: without their brackets.
+    """
     named: dict[str, set[str]] = {}
     found: dict[str, set[str]] = {}
     for item in items:
-        mark = item.get_closest_marker("fast")
-        if mark is None:
-            continue
-        test = item.nodeid.partition("[")[0]
-        case = item.nodeid.partition("[")[2].removesuffix("]")
-        named[test] = set(mark.args)
-        found.setdefault(test, set()).add(case)
-        if case not in mark.args:
-            item.add_marker(pytest.mark.slow)
+        test, _, case = item.nodeid.partition("[")
+        case = case.removesuffix("]")
+        for kind in ("fast", "slow_cases"):
+            mark = item.get_closest_marker(kind)
+            if mark is None:
+                continue
+            named.setdefault(test, set()).update(mark.args)
+            found.setdefault(test, set()).add(case)
+            if (case in mark.args) == (kind == "slow_cases"):
+                item.add_marker(pytest.mark.slow)
     for test, cases in named.items():
-        # One case alone may have been asked for: then nothing can be said.
-        absent = cases - found[test] if len(found[test]) > 1 else set()
+        # One case alone may have been asked for: then nothing can be said. In the other
+        # precision a function has other cases.
+        absent = cases - found[test] if X64 and len(found[test]) > 1 else set()
         if absent:
             msg = f"{test} has no cases {sorted(absent)}, which its mark names"
             raise pytest.UsageError(msg)

@@ -358,6 +358,7 @@ def test_a_projection_is_said_to_be_one_whatever_the_rank(tmp_path, capsys):
     assert "more rank tells no more" in " ".join(description["notes"])
 
 
+@pytest.mark.slow
 def test_an_independent_context_is_described_without_infinities(tmp_path, capsys):
     path, out = write(tmp_path, "a,b,c\n1,2,3\n2,4,6\n3,6,9\n"), tmp_path / "out"
     ran = run(capsys, path, "--context", "joint", "--out", out)

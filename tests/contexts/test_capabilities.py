@@ -77,6 +77,7 @@ CAPABILITIES = [
 ]
 
 
+@pytest.mark.slow_cases("Both-names2")
 @pytest.mark.parametrize(("cls", "names"), CAPABILITIES)
 def test_a_context_has_what_its_class_gives_and_says_so(cls, names):
     context = cls()

@@ -49,6 +49,7 @@ class Noise(C.SamplingContext):
         return SAID[self.said](a, x)
 
 
+@pytest.mark.slow_cases("right")
 @pytest.mark.parametrize("said", SAID)
 def test_a_wrong_density_is_told_and_builds_no_operator(said):
     context = Noise(said)

@@ -84,12 +84,14 @@ def test_an_rbf_row_is_a_softmax_of_distances():
     )
 
 
+@pytest.mark.slow
 def test_a_tiny_bandwidth_stays_finite():
     """Scores of minus thousands: every row keeps a law, its own point."""
     op = cx.association_operator(cx.contexts.rbf(features(DTYPE), 1e4))
     np.testing.assert_allclose(op.as_matrix(), np.eye(14), atol=tol(DTYPE))
 
 
+@pytest.mark.slow
 def test_gamma_has_a_gradient():
     x = jnp.asarray(features(DTYPE))
 

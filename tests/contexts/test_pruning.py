@@ -113,6 +113,7 @@ def test_lower_bounds_are_below_the_distances_up_to_the_stated_error(dtype):
     assert error < tol(dtype, factor=20, size=COLUMNS)
 
 
+@pytest.mark.slow_cases("float32", "float64")
 def test_queries_that_need_more_than_the_capacity_are_left_open(case):
     certain = case.search(capacity=FEW)[2]
     done = []

@@ -137,6 +137,7 @@ def test_rows_far_from_all_points_have_their_law(distance, gamma):
     check(part, gaussian(far, gamma, X), tol(DTYPE))
 
 
+@pytest.mark.slow_cases("blobs 1e+08 apart")
 @pytest.mark.parametrize(
     "name", ["blobs 1e+08 apart", pytest.param("cities", marks=pytest.mark.slow)]
 )
@@ -175,6 +176,7 @@ def test_the_spectrum_of_far_blobs_is_that_of_numpy(key):
     )
 
 
+@pytest.mark.slow
 def test_inside_a_trace_either_law_is_found():
     @jax.jit
     def matrix(x, gamma):
@@ -254,6 +256,7 @@ def test_a_sample_is_of_its_rows_alone(key):
     np.testing.assert_array_equal(whole[20:], part)
 
 
+@pytest.mark.slow
 def test_a_few_rows_are_drawn_and_weighed_without_the_others():
     """Read off the compiled programs: nothing of n · m, nor of batch · m."""
     n, m, few = 3000, 60_000, 400
@@ -281,6 +284,7 @@ TILES: dict[str, tuple[Any, bool, bool, float]] = {
 }
 
 
+@pytest.mark.slow_cases("a choice of pieces", "differences, far")
 @pytest.mark.parametrize(
     "name",
     [

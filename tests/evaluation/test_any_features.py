@@ -182,6 +182,7 @@ def test_slopes_have_the_unit_of_the_features():
         )
 
 
+@pytest.mark.slow
 def test_functions_of_tiny_embeddings_that_have_no_map_are_refused():
     tiny = np.ldexp(FEATURES[:, :1], -140)
     with pytest.raises(ValueError, match="multiply phi"):

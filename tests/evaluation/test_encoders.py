@@ -152,6 +152,7 @@ def test_compatibility_of_columns_is_that_of_each():
     np.testing.assert_allclose(found, CONTEXT.values[:4], rtol=TIGHT)
 
 
+@pytest.mark.slow
 def test_the_compatibility_of_a_constant_is_refused():
     constant = np.column_stack([PHI[:, 0], np.full(9, 0.1)])
     with pytest.raises(ValueError, match=r"f must vary.*constant column\(s\) \[1\]"):
@@ -207,6 +208,7 @@ def test_class_energy_compiles_when_told_the_number_of_classes():
     np.testing.assert_allclose(compiled.fractions, energy.fractions, rtol=TIGHT)
 
 
+@pytest.mark.slow
 def test_targets_without_energy_or_of_the_wrong_kind_are_refused():
     left, p_x = CONTEXT.left, CONTEXT.p_x
     with pytest.raises(ValueError, match="target must vary"):

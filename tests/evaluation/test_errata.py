@@ -218,6 +218,7 @@ def test_printed_theorem_24_bounds_the_error():
     assert error <= printed_bound(gap, s[0], epsilon)
 
 
+@pytest.mark.slow
 def test_corrected_theorem_24_is_never_violated():
     """theory.md §0 E4: with √TG in place of TG, over random spectra and encoders."""
     rng = np.random.default_rng(5)

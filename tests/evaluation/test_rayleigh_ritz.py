@@ -40,6 +40,7 @@ def enumerated(op):
     return x, a, joint.reshape(-1)
 
 
+@pytest.mark.slow
 def test_a_rotated_contexture_gets_its_order_back():
     op, exact = problem()
     phi = mixed(exact.left[:, :D])
@@ -94,6 +95,7 @@ def test_missing_rank_gives_zeros():
     np.testing.assert_array_equal(found.right[:, 1:], 0)
 
 
+@pytest.mark.slow_cases("False", "True")
 @pytest.mark.parametrize("positive", [False, True])
 def test_weighted_pairs_of_the_whole_law_give_the_exact_values(positive):
     op, exact = problem()
@@ -121,7 +123,7 @@ def test_weighted_pairs_of_the_whole_law_give_the_exact_values(positive):
     )
 
 
-@pytest.mark.fast("True")
+@pytest.mark.slow
 @pytest.mark.parametrize("positive", [False, True])
 def test_unrelated_pairs_look_related_unless_held_out(positive):
     rng = np.random.default_rng(5)
@@ -179,6 +181,7 @@ def test_held_out_intervals_hold_the_truth_of_functions_that_are_known(positive)
     assert covered >= 14
 
 
+@pytest.mark.slow_cases("other5-options5-held-out values need pairs of equal weight")
 @pytest.mark.parametrize(
     ("other", "options", "message"),
     [
@@ -218,6 +221,7 @@ def test_alignment_of_the_truth_with_itself_is_perfect_and_chance_is_not():
     np.testing.assert_allclose(found.cluster_cosines, 1, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_clusters_are_compared_as_spans():
     assert cx.evaluation.clusters([0.9, 0.5, 0.495, 0.2], gap=0.01) == [
         (0, 1),

@@ -217,6 +217,7 @@ def test_p_values_are_uniform_under_independence(size):
         assert abs(share - 0.1) <= MONTE_CARLO_SIGMAS * error
 
 
+@pytest.mark.slow
 def test_p_values_find_what_is_there_and_little_else():
     null = simulated("staff_smoking").null
     rejected = (null.p_values <= 0.1).mean(axis=0)

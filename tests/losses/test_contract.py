@@ -23,6 +23,7 @@ F = np.ones((4, 2))
 G = np.ones((4, 3))
 
 
+@pytest.mark.slow_cases("selected-zero")
 @pytest.mark.parametrize("what", ["zero", "constant", "equal columns"])
 @pytest.mark.parametrize(
     "names",

@@ -44,6 +44,7 @@ def test_dependent_columns_score_as_their_span(name, width):
         assert all(np.isfinite(x).all() for x in slope)
 
 
+@pytest.mark.slow_cases("203", "32")
 @pytest.mark.parametrize("width", [203, 32])
 def test_constraints_and_heads_see_the_span_of_dependent_columns(width):
     phi = wide(U, width)
@@ -53,6 +54,7 @@ def test_constraints_and_heads_see_the_span_of_dependent_columns(width):
     assert 0 <= error <= 1e-5 * (target**2).sum(axis=1).mean()
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_columns_that_are_independent():
     dtype = np.float64 if X64 else np.float32
     mixing = jnp.asarray(RNG.normal(size=(RANK, 9)), dtype)

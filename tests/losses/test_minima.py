@@ -219,6 +219,7 @@ def test_nested_orbital_minimisation_learns_orthonormal_functions() -> None:
     assert np.abs(covariance(psi, LAW.p_a) - np.eye(WIDTH)).max() < ANGLE
 
 
+@pytest.mark.slow_cases("orbital")
 @pytest.mark.parametrize(
     ("nested", "plain", "laws"),
     [

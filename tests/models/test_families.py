@@ -31,6 +31,7 @@ def text(**fields):
     return built(models.TextTransformer(config, rngs=nnx.Rngs(0)))
 
 
+@pytest.mark.slow
 def test_text_without_positions_does_not_depend_on_the_order_of_tokens():
     params, apply = text(use_positions=False)
     x = jnp.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
@@ -68,6 +69,7 @@ def test_causal_and_padded_at_once_is_causal():
     np.testing.assert_allclose(both(params, padded), causal(params, x), atol=EXACT)
 
 
+@pytest.mark.slow
 def test_without_positions_patches_of_an_image_have_no_order():
     config = models.VisionTransformerConfig(
         image_size=(8, 4), in_channels=1, **{**SMALL, "depth": 1}
@@ -88,6 +90,7 @@ def test_without_positions_patches_of_an_image_have_no_order():
     )
 
 
+@pytest.mark.slow
 def test_pooled_cells_are_means_of_parts_of_the_map():
     """Of a map of 4 × 5: halves of the rows, and columns 0 to 2 and 2 to 4."""
     net = models.ConvNet(
@@ -124,6 +127,7 @@ def test_sizes_are_integers_or_tuples_as_declared(declared, value, message):
         check_sizes(config(value), "size")
 
 
+@pytest.mark.slow
 def test_cross_attention_does_not_depend_on_the_order_of_the_context():
     config = models.CrossAttentionConfig(in_features=5, context_features=3, **SMALL)
     params, apply = built(models.CrossAttentionEncoder(config, rngs=nnx.Rngs(0)))

@@ -47,6 +47,7 @@ def set_mesh(kind: str):
         yield
 
 
+@pytest.mark.slow_cases("rbf")
 @pytest.mark.parametrize(
     "kind",
     [

@@ -94,6 +94,7 @@ def test_a_context_of_the_zoo_has_an_operator_too(key):
     ).all()
 
 
+@pytest.mark.slow
 def test_tied_values_are_within_the_band_and_their_mean_within_its_error(key):
     found = errors(ERASURE, CUBE, key, 2000, 15)
     exact = np.asarray(C.zoo.erasure(4, 0.3).spectrum(15))
@@ -125,6 +126,7 @@ def test_the_error_falls_with_the_root_of_the_number_of_draws():
     np.testing.assert_allclose(spread[0] / spread[1], 4, rtol=0.45)
 
 
+@pytest.mark.slow
 def test_it_can_be_cut_over_devices_and_tells_its_error_there(key):
     mesh = jax.make_mesh((3,), ("x",), devices=jax.devices()[:3])
     options = {"x": CUBE, "num_samples": 20, "key": key}

@@ -19,6 +19,7 @@ CONTEXTS = {
 }
 
 
+@pytest.mark.slow_cases("next token-one device", "time lag-one device")
 @pytest.mark.parametrize(
     ("name", "where"),
     [
@@ -65,6 +66,7 @@ def test_a_class_of_many_rows_takes_no_table():
         assert op.cost(4).bytes < 400 * n
 
 
+@pytest.mark.slow
 def test_the_spectrum_of_the_other_rows_of_a_class():
     """1 for C − 1 functions; 1 / (n_c − 1), n_c − 1 times in each class."""
     y = [0] * 3 + [1] * 5

@@ -108,6 +108,9 @@ def test_the_truth_is_inside(name, dtype, run):
         assert true[rank] <= certificate.proved.next_upper
 
 
+@pytest.mark.slow_cases(
+    "circle_shift-float64-converged", "complete_bipartite-float64-converged"
+)
 @pytest.mark.parametrize("run", [CONVERGED, STOPPED])
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_with_probes_the_bounds_are_near_the_error(name, dtype, run):
@@ -176,6 +179,7 @@ def test_true_spans_are_within_the_angles(name, dtype, run):
                 assert cluster.sine >= 1 or sine <= cluster.sine
 
 
+@pytest.mark.slow_cases("float32")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_spans_of_separate_values_are_certified(dtype):
     certificate = solved("gaussian", CONVERGED, dtype).probed
@@ -184,6 +188,7 @@ def test_spans_of_separate_values_are_certified(dtype):
     assert np.asarray(certificate.proved.cluster_sines).max() <= 2 * bound
 
 
+@pytest.mark.slow_cases("float32")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_repeated_values_are_clusters_with_their_multiplicities(dtype):
     def ranges(name):
@@ -214,6 +219,7 @@ def test_nearly_equal_values_are_a_cluster_if_told_so():
     ]
 
 
+@pytest.mark.slow
 def test_a_value_that_was_missed_is_bounded():
     """True triples without the second: no residual tells."""
     dtype = DTYPES[-1]
@@ -306,6 +312,7 @@ def twice():
     return cx.operators.stack([one, one], [0.5, 0.5]), dense_triples(table)[1] ** 2
 
 
+@pytest.mark.slow
 def test_an_estimated_tail_bounds_nothing_by_itself(twice):
     op, energy = twice
     result, info = cx.svd(op, 3, key=KEY, method="exact")
@@ -316,6 +323,7 @@ def test_an_estimated_tail_bounds_nothing_by_itself(twice):
     assert float(probed.failure_probability) == pytest.approx(1e-6)
 
 
+@pytest.mark.slow
 def test_the_tail_estimate_is_unbiased_and_its_error_is_honest(twice):
     """Over many keys, for a spectrum whose head outweighs its tail."""
     op, energy = twice

@@ -79,6 +79,7 @@ def test_a_graph_extends_to_known_vertices_and_new_rows():
         cx.extend(result, context, ADJACENCY[[4]])
 
 
+@pytest.mark.slow_cases("True")
 @pytest.mark.parametrize("sparse", [False, True])
 def test_known_rows_without_mass_give_zeros_and_new_ones_are_refused(sparse):
     table = TABLE.copy()
@@ -95,6 +96,7 @@ def test_known_rows_without_mass_give_zeros_and_new_ones_are_refused(sparse):
         cx.extend(result, context, table[[0, 5, 3]])
 
 
+@pytest.mark.slow
 def test_new_points_follow_the_formula():
     context = CASES["rbf"][0]
     result, _ = cx.svd(cx.association_operator(context), 2, key=KEY)
@@ -107,6 +109,7 @@ def test_new_points_follow_the_formula():
     )
 
 
+@pytest.mark.slow
 def test_functions_of_value_zero_come_back_as_zero():
     context = CASES["labels"][0]
     op = cx.operators.stack([cx.association_operator(context)] * 2, [0.5, 0.5])

@@ -71,6 +71,7 @@ def test_sum_of_squares_has_the_gradient_of_the_table(method):
     np.testing.assert_allclose(along(gradient, CHANGE), expected, rtol=ACCURACY)
 
 
+@pytest.mark.slow
 def test_block_krylov_has_it_too():
     """Blocks must be narrow to fit into eight dimensions three times."""
 
@@ -83,6 +84,7 @@ def test_block_krylov_has_it_too():
     np.testing.assert_allclose(along(gradient, CHANGE), expected, rtol=ACCURACY)
 
 
+@pytest.mark.slow
 def test_each_value_has_its_own_gradient():
     jacobian = jax.jacrev(spectrum)(jnp.asarray(TABLE))
     expected = slope(lambda table: dense_triples(table)[1][:3], TABLE, CHANGE)
@@ -236,6 +238,7 @@ STORED = {
 }
 
 
+@pytest.mark.slow_cases("sparse, both ways")
 @pytest.mark.parametrize("name", STORED)
 def test_stored_weights_along_a_change_of_the_law(name):
     """Leaves of an operator are tied to each other: along a law that changes."""
@@ -281,6 +284,7 @@ CLUSTER = noisy_labels(0.3)
 CLUSTER_CHANGE = CLUSTER * normal(7, 14, 9)
 
 
+@pytest.mark.slow_cases("nystrom")
 @pytest.mark.parametrize("method", METHODS)
 def test_symmetric_functions_of_a_whole_cluster(method):
     """No one of the three values is differentiable, the sum of their cubes is."""
@@ -303,6 +307,7 @@ def test_one_value_of_a_cluster_raises():
         jax.grad(lambda table: spectrum(table)[1])(jnp.asarray(CLUSTER))
 
 
+@pytest.mark.slow
 def test_inside_jit_a_value_counts_as_the_mean_of_its_cluster_and_zero_as_constant():
     """By another method, which finds another basis."""
     mean = jax.grad(lambda table: spectrum(table).mean())(jnp.asarray(CLUSTER))
@@ -332,6 +337,7 @@ def test_a_rank_that_cuts_a_cluster_gives_a_subgradient():
         assert above >= 6.0 + (gradient * change).sum() - 1e-12
 
 
+@pytest.mark.slow
 def test_values_of_zero():
     table = jnp.asarray(CLUSTER)
     gradient = jax.grad(lambda t: (spectrum(t, 4) ** 2).sum())(table)
@@ -363,6 +369,7 @@ def test_singular_functions_have_no_gradient(side, wrap):
         jax.grad(wrap(function))(jnp.asarray(TABLE))
 
 
+@pytest.mark.slow
 def test_second_derivatives_are_refused_in_plain_words():
     def slope(table):
         return jax.grad(lambda t: (spectrum(t) ** 2).sum())(table).sum()
@@ -414,6 +421,7 @@ def test_the_gradient_of_a_vmap_is_that_of_a_loop():
     np.testing.assert_allclose(outside, loop, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_a_second_gradient_of_the_same_shape_does_not_compile_again(caplog):
     def count(seed):
         table = jnp.asarray(random_table(seed=seed)[:6])  # a shape of its own
@@ -510,6 +518,7 @@ def test_judges_are_differentiable_end_to_end(name):
     np.testing.assert_allclose(along(gradient, change), expected, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_constant_functions_leave_gradients_finite():
     @jax.jit
     @jax.grad

@@ -103,6 +103,7 @@ def test_a_result_is_a_triple_and_carries_its_law(solved):
     assert info.scale == 1
 
 
+@pytest.mark.slow_cases("context1")
 @pytest.mark.parametrize("context", [KNN, RBF, cx.contexts.joint(TABLE)])
 def test_operators_of_one_context_have_its_law(context):
     mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -194,6 +195,7 @@ def test_without_a_law_the_bounds_are_those_of_the_operator(solved):
     np.testing.assert_allclose(unknown.lower, known.lower, atol=1e-5)
 
 
+@pytest.mark.slow_cases("1000.0")
 @pytest.mark.parametrize("unit", [1e3, 1e-25, 1e25])
 def test_bounds_of_a_plain_matrix_need_no_scale(unit):
     matrix = (unit * TABLE.astype(np.float32)).astype(np.float32)

@@ -86,6 +86,7 @@ SPARSE = [kind for kind in MATRICES if kind.split()[0] in (*FORMATS, "BCOO", "BC
 COMPLEX = A + 1j * A[::-1]
 
 
+@pytest.mark.slow_cases("BCOO")
 @pytest.mark.parametrize("kind", SPARSE)
 def test_a_sparse_matrix_of_any_format_is_laid_out_alike(kind):
     for a in (A, COMPLEX):
@@ -110,6 +111,7 @@ def check_products(a: np.ndarray, given: Any) -> None:
     np.testing.assert_allclose(back, a.conj().T @ f, atol=atol)
 
 
+@pytest.mark.slow_cases("csr matrix")
 @pytest.mark.filterwarnings("ignore:the matrix subclass")
 @pytest.mark.parametrize("kind", [k for k in MATRICES if k not in SPARSE[1:]])
 def test_any_form_of_a_matrix_has_its_products(kind):

@@ -139,6 +139,7 @@ def test_no_device_holds_all_rows_of_a_block(kind):
     assert not [shape for shape in found if 48 in shape]
 
 
+@pytest.mark.slow_cases("knn", "rbf")
 @pytest.mark.parametrize("kind", ["dense", "knn", "rbf"])
 def test_a_pass_takes_what_the_operator_states_and_small_sums(kind):
     text = program(kind, 48)

@@ -87,6 +87,7 @@ def test_a_looser_tolerance_takes_fewer_passes(large):
     assert passes[1e-1] < passes[1e-4]
 
 
+@pytest.mark.slow
 def test_too_few_passes_say_so_and_what_to_do(large):
     _, info = cx.svd(large, 4, key=KEY, method="randomized", max_passes=1)
     assert info.status == "max passes"
@@ -142,6 +143,7 @@ def test_range_dtypes_that_make_no_sense_are_refused(op, arguments, message):
         cx.svd(op, 2, key=KEY, **arguments)
 
 
+@pytest.mark.slow
 def test_a_tie_at_the_cut_does_not_stall_the_iteration():
     """Ten equal values, of which the block holds six: all it keeps are theirs."""
     rng = np.random.default_rng(0)
@@ -211,6 +213,7 @@ def test_the_largest_entry_of_each_left_function_is_positive(op):
         assert (weighted[largest, np.arange(4)] > 0).all()
 
 
+@pytest.mark.slow
 def test_the_same_key_gives_the_same_result_and_another_the_same_span(large):
     one, _ = cx.svd(large, 4, key=KEY, method="randomized", tol=1e-3)
     two, _ = cx.svd(large, 4, key=KEY, method="randomized", tol=1e-3)

@@ -38,6 +38,7 @@ def check_triples(a, result, rank, atol):
     np.testing.assert_allclose(u.conj().T @ a @ v, np.diag(s), atol=atol)
 
 
+@pytest.mark.slow_cases("shape0-krylov-float64")
 @pytest.mark.parametrize("dtype", SOME_DTYPES)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
@@ -85,6 +86,7 @@ def test_krylov_residuals_are_those_of_the_triples_when_passes_run_out():
     np.testing.assert_allclose(a @ v, u * s, atol=tol(DTYPE, factor=20))
 
 
+@pytest.mark.slow
 def test_narrow_krylov_blocks_gain_more_from_as_many_products():
     a = decaying((60, 45), values=(1.0 + np.arange(45)) ** -0.5)
     truth = np.linalg.svd(a, compute_uv=False)[:6]
@@ -253,6 +255,7 @@ def test_bad_input_is_refused(a, rank, error, message):
         cx.solvers.truncated_svd(a, rank, key=KEY)
 
 
+@pytest.mark.slow
 def test_a_traced_bcoo_is_refused_in_plain_words():
     matrix = sparse.BCOO.fromdense(jnp.eye(3))
     with pytest.raises(TypeError, match="a, a BCOO, is laid out on the host"):
@@ -282,6 +285,7 @@ def test_orthonormal_columns_hold_the_span_of_any_block(kind, dtype):
     np.testing.assert_allclose(q @ (q.T @ left), left, atol=20 * atol)
 
 
+@pytest.mark.slow
 def test_random_blocks_look_independent_and_follow_the_key():
     seed = make_seed(KEY)
     block = np.asarray(random_block(seed, 4000, 5, DTYPE), np.float64)

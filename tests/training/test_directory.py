@@ -261,6 +261,7 @@ def check_damage(good: tuple[Path, Any], folder: Path, count: int, seed: int) ->
     assert num_refused > count / 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("collected")
 def test_damaged_checkpoints_are_read_right_or_refused(
     good: tuple[Path, Any], tmp_path: Path

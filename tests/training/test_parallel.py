@@ -153,6 +153,7 @@ def test_bad_arguments_say_what_is_wrong() -> None:
         cx.training.global_batch(data(6), cx.training.data_mesh(4))
 
 
+@pytest.mark.slow
 def test_a_mesh_and_batches_of_explicit_axes_are_taken() -> None:
     explicit = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,))
     batch = jax.device_put(data(8), NamedSharding(explicit, PartitionSpec("x")))

@@ -38,6 +38,7 @@ def gradient(pieces: int, rows: int = 64) -> Any:
     return jax.tree.map(jnp.subtract, parameters(), stepped(pieces, rows)[0].params)
 
 
+@pytest.mark.slow
 def test_a_step_is_the_gradient_of_the_loss() -> None:
     batch = jnp.asarray(data(64))
     step_key = jax.random.fold_in(KEY, 0)
