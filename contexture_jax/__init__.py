@@ -34,6 +34,8 @@ Layers, in the order in which they import each other:
 `help(cx.svd)` and `help(cx.contexts.knn)` say more of each, with equations and sources.
 """
 
+from __future__ import annotations
+
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -6,6 +6,8 @@ objects that are numbers count as numbers, as in a frame whose columns have seve
 types. A masked array is refused: taking its data would unmask it.
 """
 
+from __future__ import annotations
+
 import decimal
 import numbers
 import sys

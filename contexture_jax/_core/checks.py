@@ -5,6 +5,8 @@ only outside a trace: `check_values` looks at concrete arrays and lets tracers p
 where the `status` of a result tells of trouble instead.
 """
 
+from __future__ import annotations
+
 import operator
 from collections.abc import Callable
 from typing import Any

@@ -1,5 +1,7 @@
 """Classes as people name them: integers of any width, booleans, text."""
 
+from __future__ import annotations
+
 import numbers
 from typing import Any
 

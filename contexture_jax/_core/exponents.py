@@ -19,6 +19,8 @@ What has values when the law is laid out has one of the two; what is traced carr
 and decides tile by tile.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import Any, Literal, NamedTuple
 
@@ -233,7 +235,7 @@ class _Exact(NamedTuple):
     size: Float[Array, " n"]
 
     @classmethod
-    def of(cls, form: Form, block: Array) -> "_Exact":
+    def of(cls, form: Form, block: Array) -> _Exact:
         part = block[:, form.start :]
         d = form.width
         factor, high, low, size = (part[:, d + i] for i in range(4))

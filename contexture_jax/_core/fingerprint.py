@@ -5,6 +5,8 @@ but for one chance in 2⁶⁴, and the same values have the same one, wherever t
 whatever made them.
 """
 
+from __future__ import annotations
+
 import hashlib
 import re
 from typing import Any

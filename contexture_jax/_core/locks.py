@@ -4,6 +4,8 @@ The lock is the system's own, `flock`: a process that is killed leaves none behi
 most the empty file that it was on, which the next one takes over.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import socket

@@ -5,6 +5,8 @@ in their type and most of linear algebra refuses to guess. The programs here lea
 the compiler: meshes and arrays are taken over as they lie, with the types changed.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 from collections.abc import Callable

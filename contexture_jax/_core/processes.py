@@ -5,6 +5,8 @@ over devices of all of them, and no process can then read it whole. The function
 that take such an array communicate: every process calls them, in the same order.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +45,7 @@ def held_here(x: Array) -> Array:
     return jnp.asarray(gathered(x))
 
 
-def judged(x: Array, ok: Callable[[np.ndarray], np.ndarray]) -> Bool[Array, "..."]:
+def judged(x: Array, ok: Callable[[np.ndarray], np.ndarray]) -> Bool[Array, ...]:
     """`ok` of each entry, cut as `x` is; each process looks at the part that it holds.
 
     Args:

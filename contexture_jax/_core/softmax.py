@@ -8,6 +8,8 @@ Reverse-mode gradients recompute tiles as the products do: differentiating throu
 scans would store every tile.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable

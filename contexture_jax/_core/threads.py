@@ -1,5 +1,7 @@
 """The one place that holds LAPACK's threads while XLA runs on CPU."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,5 +1,7 @@
 """Types that annotations use, the decorator that makes a class a pytree, its `repr`."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Mapping, Sequence
 from enum import Enum

@@ -1,5 +1,7 @@
 """Numbers as text for people."""
 
+from __future__ import annotations
+
 import math
 
 __all__ = ["rounded"]

@@ -5,6 +5,8 @@ is, before memory is taken. Nothing is unpickled. All that can be wrong with a f
 an `InputError`, and an array is the one that was saved or none.
 """
 
+from __future__ import annotations
+
 import ast
 import errno
 import io

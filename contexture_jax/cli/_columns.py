@@ -7,6 +7,8 @@ column of two values has the same geometry whether it is written as 0 and 1 or a
 and "yes", and no column weighs more in a distance because of how it was coded.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -1,5 +1,7 @@
 """The contexts of the command line: what each needs of the data, and how it is made."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """From DATA to a table of counts or the weights of a graph, and a target."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence, Set
 from typing import Any

@@ -8,6 +8,8 @@ unclosed quotation mark as closed, so that the standard library's strict reader 
 over files that hold one, over what Arrow refuses, and where a message needs a line.
 """
 
+from __future__ import annotations
+
 import csv
 import functools
 import io

@@ -1,5 +1,7 @@
 """From DATA to features and a target, and what tables of counts share with that."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 

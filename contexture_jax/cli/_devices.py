@@ -1,5 +1,7 @@
 """Devices for a run: asked for before JAX starts its backend, checked after."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 from typing import Any

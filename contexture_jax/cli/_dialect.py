@@ -1,5 +1,7 @@
 """What separates the cells of a CSV, found out from its first lines."""
 
+from __future__ import annotations
+
 import csv
 import io
 import re

@@ -1,5 +1,7 @@
 """Reading a Parquet or a Feather file, with what pandas says of it, by Arrow."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import Any

@@ -4,6 +4,8 @@ Imports JAX, Flax and Optax; the command imports this only after the input has b
 found good.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import sys

@@ -1,5 +1,7 @@
 """The parser of the command `contexture`, and its exit statuses."""
 
+from __future__ import annotations
+
 import argparse
 import io
 import math

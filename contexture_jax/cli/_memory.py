@@ -1,5 +1,7 @@
 """How much memory is left, so that what would not fit is refused and not tried."""
 
+from __future__ import annotations
+
 import resource
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """The error that stands for bad input, and how messages quote what they complain of."""
 
+from __future__ import annotations
+
 import difflib
 from collections.abc import Iterable
 from pathlib import PurePath

@@ -4,6 +4,8 @@ A notation is a decimal sign and a sign between thousands. A column is read in t
 notation that fits all of its cells; where several do and disagree, in none.
 """
 
+from __future__ import annotations
+
 import functools
 import re
 from collections.abc import Sequence

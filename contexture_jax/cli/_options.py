@@ -1,5 +1,7 @@
 """What the user asked for, with nothing resolved yet."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 

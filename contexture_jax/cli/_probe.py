@@ -1,5 +1,7 @@
 """A linear probe: how well functions of the rows tell the target of rows left out."""
 
+from __future__ import annotations
+
 import warnings
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Compiled programs, kept for the next run: compiling is most of the first one."""
 
+from __future__ import annotations
+
 import hashlib
 import platform
 from collections.abc import Iterator

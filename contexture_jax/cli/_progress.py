@@ -1,5 +1,7 @@
 """Telling on stderr what is going on: a bar on a terminal, a line a stage elsewhere."""
 
+from __future__ import annotations
+
 import sys
 import time
 from collections.abc import Callable, Iterator

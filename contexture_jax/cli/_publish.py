@@ -1,5 +1,7 @@
 """Writing a directory of results whole, or not at all, and by one run at a time."""
 
+from __future__ import annotations
+
 import contextlib
 import glob
 import hashlib

@@ -4,6 +4,8 @@ Nothing is interpreted here beyond what the format says; `_data` makes features 
 Arrays are never unpickled.
 """
 
+from __future__ import annotations
+
 import functools
 from pathlib import Path
 

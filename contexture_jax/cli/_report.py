@@ -1,5 +1,7 @@
 """What a run leaves behind: a JSON, an NPZ and a table to read."""
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Sequence

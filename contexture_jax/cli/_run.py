@@ -1,5 +1,7 @@
 """The directory of a run of `contexture train`: whose it is, and what it keeps."""
 
+from __future__ import annotations
+
 import json
 import logging
 import shlex

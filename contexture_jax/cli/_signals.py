@@ -6,6 +6,8 @@ lost: a thread that watches then cleans up and ends the process for it. A run th
 itself (`left_to_itself`) is only ended so by a second Ctrl-C.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
@@ -111,7 +113,7 @@ class Ending:
         self._has_ended = True
         self._over.set()
 
-    def _ignored(self, unraisable: "sys.UnraisableHookArgs") -> None:
+    def _ignored(self, unraisable: sys.UnraisableHookArgs) -> None:
         """Python ignores what is raised in a destructor or as garbage is collected."""
         if isinstance(unraisable.exc_value, Interrupted):
             self._over.set()

@@ -3,6 +3,8 @@
 Imports JAX; the command imports this only after the input has been found good.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import Any, NamedTuple
 

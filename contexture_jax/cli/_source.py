@@ -1,5 +1,7 @@
 """What DATA holds, as named columns that nothing has interpreted yet."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -51,7 +53,7 @@ class Lines(NamedTuple):
         """The line on which row `row` of those that are left ends, from 1."""
         return self.find()[row if self.rows is None else int(self.rows[row])]
 
-    def take(self, kept: np.ndarray) -> "Lines":
+    def take(self, kept: np.ndarray) -> Lines:
         """The lines of the rows where `kept`, shape (n,), bool, says so."""
         rows = np.arange(len(kept)) if self.rows is None else self.rows
         return self._replace(rows=rows[kept])

@@ -1,5 +1,7 @@
 """A table in a file of `scipy.sparse.save_npz`."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Mapping
 
 import numpy as np

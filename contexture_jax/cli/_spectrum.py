@@ -1,5 +1,7 @@
 """`contexture spectrum`: a table in; a spectrum, a verdict and pictures out."""
 
+from __future__ import annotations
+
 import importlib.util
 import sys
 from collections.abc import Iterator

@@ -4,6 +4,8 @@ Arrays go to and from Arrow as buffers: `pyarrow.array`, `scalar` and `to_numpy`
 pandas where that is installed, which takes longer than to read most tables.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
@@ -41,7 +43,7 @@ class Texts:
         self._array = pc.utf8_trim_whitespace(array)
 
     @staticmethod
-    def of(cells: Iterable[Any]) -> "Texts":
+    def of(cells: Iterable[Any]) -> Texts:
         """Hold what `str` makes of each cell."""
         return Texts(_strings([str(cell) for cell in cells]))
 
@@ -55,7 +57,7 @@ class Texts:
         """The cells as Python's strings."""
         return self._array.to_pylist()
 
-    def take(self, kept: np.ndarray) -> "Texts":
+    def take(self, kept: np.ndarray) -> Texts:
         """The cells where `kept`, shape (n,), bool, says so."""
         import pyarrow as pa
 
@@ -63,7 +65,7 @@ class Texts:
         mask = pa.Array.from_buffers(pa.bool_(), len(kept), [None, bits])
         return Texts(self._array.filter(mask))
 
-    def head(self, count: int) -> "Texts":
+    def head(self, count: int) -> Texts:
         """The first cells."""
         return Texts(self._array.slice(0, count))
 

@@ -1,5 +1,7 @@
 """`contexture train`: a table in; learned functions beside the exact ones out."""
 
+from __future__ import annotations
+
 import hashlib
 import importlib.util
 import sys

@@ -1,5 +1,7 @@
 """Noise, masking and erasure of vectors."""
 
+from __future__ import annotations
+
 import inspect
 import math
 from typing import Any

@@ -1,5 +1,7 @@
 """What a context is: a joint law P⁺(x, a), and what it may be able to do."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -23,7 +25,7 @@ _CAPABILITIES = (
 )
 
 
-def as_numbers(x: Any, name: str, size: int) -> Int[Array, "..."]:
+def as_numbers(x: Any, name: str, size: int) -> Int[Array, ...]:
     """Convert to numbers of rows or columns; indexing would take others for the last.
 
     Args:
@@ -119,13 +121,13 @@ class Context:
         """The k largest non-trivial singular values, with multiplicity, descending."""
         raise self._lacks("spectrum")
 
-    def at(self, x_new: Any) -> "Context":
+    def at(self, x_new: Any) -> Context:
         """The context with rows `x_new` in place of its own, and the same A.
 
         `x_new` has the form of what the constructor took, row for row.
         """
         raise self._lacks("at")
 
-    def reverse(self) -> "Context":
+    def reverse(self) -> Context:
         """The same joint law with X and A in each other's place."""
         raise self._lacks("reverse")

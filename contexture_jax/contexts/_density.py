@@ -1,5 +1,7 @@
 """Whether the density of a context is that of its sampler: a test of their draws."""
 
+from __future__ import annotations
+
 import math
 from typing import Any, NamedTuple
 

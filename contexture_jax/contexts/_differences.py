@@ -1,5 +1,7 @@
 """Nearest neighbours inside a trace, where nothing can be decided on the host."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

@@ -4,6 +4,8 @@ Numbers are taken in a unit of their own, a power of two, so that nothing is rou
 squares neither overflow nor vanish.
 """
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

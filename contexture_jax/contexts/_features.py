@@ -1,5 +1,7 @@
 """Feature vectors at the door, and the law that gives each of them the same share."""
 
+from __future__ import annotations
+
 import warnings
 
 import jax

@@ -1,5 +1,7 @@
 """Graphs as contexts: A is a neighbour of X."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp

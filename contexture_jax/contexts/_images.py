@@ -1,5 +1,7 @@
 """Crops, shifts, flips and cutouts of images, shape (height, width, channels) each."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

@@ -1,5 +1,7 @@
 """Finite joint laws: tables, observed pairs, conditional laws, chains."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,13 +68,13 @@ class DenseJoint(Context):
         """The joint law, shape (n, m)."""
         return self.probabilities
 
-    def sample(self, key: Array, x: ArrayLike) -> Int[Array, "..."]:
+    def sample(self, key: Array, x: ArrayLike) -> Int[Array, ...]:
         """Draw one column number a ~ P⁺(·|x) for each row number in `x`."""
         check_key(key)
         rows = self.probabilities[as_numbers(x, "x", self.probabilities.shape[0])]
         return jax.random.categorical(key, jnp.log(rows), axis=-1)
 
-    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "..."]:
+    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, ...]:
         """Log P⁺(a|x) for row numbers `x` and column numbers `a`."""
         n, m = self.probabilities.shape
         x, a = as_numbers(x, "x", n), as_numbers(a, "a", m)
@@ -89,7 +91,7 @@ class DenseJoint(Context):
         )
         return mm(safe_divide(rows[x], p_a), rows[x2].T)
 
-    def at(self, x_new: Any) -> "DenseJoint":
+    def at(self, x_new: Any) -> DenseJoint:
         """Row numbers, shape (k,), or new rows of the table, shape (k, m).
 
         Rows without mass are kept and masked if given by number; new ones are refused.
@@ -107,7 +109,7 @@ class DenseJoint(Context):
         shares = normalised(normalised(rows, axis=1))
         return DenseJoint(shares, has_profiles=self.has_profiles)
 
-    def reverse(self) -> "DenseJoint":
+    def reverse(self) -> DenseJoint:
         """The transposed table."""
         return DenseJoint(self.probabilities.T, has_profiles=self.has_profiles)
 
@@ -135,7 +137,7 @@ class SparseJoint(Context):
         zeros = jnp.zeros(self.shape, self.weights.dtype)
         return zeros.at[self.rows, self.columns].add(self.weights)
 
-    def at(self, x_new: Any) -> "SparseJoint":
+    def at(self, x_new: Any) -> SparseJoint:
         """Row numbers, shape (k,), or new rows of the table, dense or sparse (k, m).
 
         Rows without mass are as in `DenseJoint.at`.
@@ -177,7 +179,7 @@ class SparseJoint(Context):
             has_profiles=self.has_profiles,
         )
 
-    def reverse(self) -> "SparseJoint":
+    def reverse(self) -> SparseJoint:
         """The transposed law."""
         n, m = self.shape
         reversed_ = coordinates(self.columns, self.rows, self.weights, (m, n))

@@ -1,5 +1,7 @@
 """Labels as a context: A is the class of X."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax
@@ -65,12 +67,12 @@ class Labels(Context):
 
     def sample(
         self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0
-    ) -> Int[Array, "..."]:
+    ) -> Int[Array, ...]:
         """The class number of each example number in `x`: nothing is drawn."""
         del key, row_offset
         return self.codes[as_numbers(x, "x", len(self.codes))]
 
-    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "..."]:
+    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, ...]:
         """0 where class number `a` is that of example number `x`, −∞ elsewhere."""
         x = as_numbers(x, "x", len(self.codes))
         a = as_numbers(a, "a", self.num_classes)
@@ -86,7 +88,7 @@ class Labels(Context):
         same = self.codes[x][:, None] == self.codes[x2][None, :]
         return same / share[self.codes[x]][:, None]
 
-    def at(self, x_new: Any) -> "Labels":
+    def at(self, x_new: Any) -> Labels:
         """Examples given by their class values, shape (k,)."""
         values, classes = as_classes(x_new, "x_new", discrete=True), self.classes
         if (values.dtype.kind == "U") != (self.kind == "text"):

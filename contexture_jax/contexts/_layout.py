@@ -1,5 +1,7 @@
 """What is known about a set of points before the search for neighbours. On the host."""
 
+from __future__ import annotations
+
 import numpy as np
 
 __all__ = ["blocks", "copies", "middle", "on_a_grid"]

@@ -1,5 +1,7 @@
 """Nearest neighbours as contexts: A is one of a fixed number of points near X."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -81,7 +83,7 @@ class Neighbors(Context):
 
     def sample(
         self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0
-    ) -> Int[Array, "..."]:
+    ) -> Int[Array, ...]:
         """Draw one column number a ~ P⁺(·|x) for each row number in `x`.
 
         Each entry of `x`, counted from `row_offset`, has a key of its own.
@@ -96,7 +98,7 @@ class Neighbors(Context):
             slot = jax.vmap(jax.random.categorical)(keys, jnp.log(self.weights[rows]))
         return self.indices[rows, slot].reshape(x.shape)
 
-    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "..."]:
+    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, ...]:
         """Log P⁺(a|x) for row numbers `x` and column numbers `a` of one shape."""
         x = as_numbers(x, "x", self.indices.shape[0])
         a = as_numbers(a, "a", self.num_points)
@@ -107,7 +109,7 @@ class Neighbors(Context):
             share = jnp.where(hits, self.weights[x], 0.0).sum(axis=-1)
         return jnp.log(share)
 
-    def at(self, x_new: ArrayLike) -> "Neighbors":
+    def at(self, x_new: ArrayLike) -> Neighbors:
         """New inputs, shape (k, d); for a graph from outside new lists (k, K).
 
         Where that graph has weights, a pair of lists and weights, both (k, K). The
@@ -138,7 +140,7 @@ class Neighbors(Context):
             indices = nearest_neighbors(new, self.points, num_neighbors)
         return Neighbors(indices, weights, self.points, law, self.num_points)
 
-    def reverse(self) -> "ReversedNeighbors":
+    def reverse(self) -> ReversedNeighbors:
         """The same law with rows = neighbours and columns = inputs."""
         return ReversedNeighbors(self)
 

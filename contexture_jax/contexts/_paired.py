@@ -4,6 +4,8 @@ X and A are row numbers of data that the caller has: `data[context.sample(key, r
 is a batch of context values for `data[rows]`. `knn` is of this kind as well.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 

@@ -8,6 +8,8 @@ bounded by the worst case, so that a query's neighbours are certainly the neares
 is reported as not certified and somebody else must search for them.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from typing import NamedTuple

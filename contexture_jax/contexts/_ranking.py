@@ -5,6 +5,8 @@ differ by more than those; all others are computed anew in float64, and ties are
 by number.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import numpy as np

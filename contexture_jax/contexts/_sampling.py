@@ -1,5 +1,7 @@
 """What contexts that are laws of A for any x share: a key a row, densities by row."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

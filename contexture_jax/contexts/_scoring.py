@@ -7,6 +7,8 @@ found, the best K groups of 4 among theirs, and the distances to the members of 
 are computed anew. That is many times faster than `top_k` over whole rows.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple

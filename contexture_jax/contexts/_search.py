@@ -6,6 +6,8 @@ for again about centres of its own, then by differences, and what is level with 
 neighbour is collected in full; `_ranking` has the last word (theory.md §6.9).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """Contexts of token sequences: masked tokens, the next token."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpy as np

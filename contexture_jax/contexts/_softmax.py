@@ -3,6 +3,8 @@
 P⁺(a|x) = exp(⟨q_x, k_a⟩ + b_a) / Z(x). Nothing of size n × m is stored.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -134,7 +136,7 @@ class SoftmaxContext(Context):
 
     def sample(
         self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0
-    ) -> Int[Array, "..."]:
+    ) -> Int[Array, ...]:
         """Draw one column number a ~ P⁺(·|x) for each row number in `x`.
 
         Each entry of `x`, counted from `row_offset`, has a key of its own. Only the
@@ -144,7 +146,7 @@ class SoftmaxContext(Context):
         x = as_numbers(x, "x", self.p_x.shape[0])
         return _draws(self, key, x, row_offset, form=self.form())
 
-    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "..."]:
+    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, ...]:
         """Log P⁺(a|x) for row numbers `x` and column numbers `a` of one shape.
 
         Only the rows in `x` are normalised, but for calls with more rows than there
@@ -261,7 +263,7 @@ class Rbf(SoftmaxContext):
         more = 0 if self.exponent is None else int(self.exponent)
         return sum(float(self.gamma) * np.ldexp(r, more) ** 2 for r in reach)
 
-    def at(self, x_new: ArrayLike) -> "Rbf":
+    def at(self, x_new: ArrayLike) -> Rbf:
         """New inputs, shape (k, d).
 
         Those farther from all points than log weights can tell them apart are moved to
@@ -282,7 +284,7 @@ class Rbf(SoftmaxContext):
         share = jax.lax.stop_gradient(reach / _norms(away))[:, None]
         return jnp.where(share < 1.0, center + share * away, new)
 
-    def reverse(self) -> "Rbf":
+    def reverse(self) -> Rbf:
         """P(x|a) ∝ P_X(x) exp(−γ|x − a|²) / Z(x): again of this kind."""
         p_a, bias, rest = _reversed_law(self, form=self.form())
         return Rbf(self.points, self.inputs, self.gamma, bias, p_a, rest, self.exponent)
@@ -351,12 +353,12 @@ class Attention(SoftmaxContext):
         scale = np.ldexp(np.abs(float(self.scale)), more)
         return scale * reach[0] * np.ldexp(reach[1], more)
 
-    def at(self, x_new: ArrayLike) -> "Attention":
+    def at(self, x_new: ArrayLike) -> Attention:
         """New queries, shape (k, d)."""
         new = new_rows(x_new, self.keys)
         return dataclasses.replace(self, queries=new, p_x=uniform_law(new))
 
-    def reverse(self) -> "Attention":
+    def reverse(self) -> Attention:
         """Attention from the keys to the queries, by Bayes' rule."""
         p_a, bias, rest = _reversed_law(self, form=self.form())
         return Attention(
@@ -382,7 +384,7 @@ def _table(context: SoftmaxContext, *, form: Form) -> Float[Array, "n m"]:
 @functools.partial(jax.jit, static_argnames="form")
 def _draws(
     context: SoftmaxContext, key: Array, x: Array, row_offset: Any, *, form: Form
-) -> Int[Array, "..."]:
+) -> Int[Array, ...]:
     scores = context.scores(form)
     rows = x.reshape(-1)
     keys = row_keys(key, rows.shape[0], row_offset)
@@ -397,7 +399,7 @@ def _draws(
 @functools.partial(jax.jit, static_argnames="form")
 def _log_densities(
     context: SoftmaxContext, a: Array, x: Array, *, form: Form
-) -> Float[Array, "..."]:
+) -> Float[Array, ...]:
     scores = context.scores(form)
     rows, columns = x.reshape(-1), a.reshape(-1)
     if rows.size < len(scores.queries):

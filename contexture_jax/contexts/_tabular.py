@@ -1,5 +1,7 @@
 """Corruption of tables: entries replaced by draws, or by those of another row."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.stats import norm

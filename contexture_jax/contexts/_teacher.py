@@ -1,5 +1,7 @@
 """Features of a teacher as a context: the dual kernel is their inner product."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -52,7 +54,7 @@ class Teacher(Context):
         """The values s_j, then zeros."""
         return jnp.pad(self.values, (0, k))[:k]
 
-    def at(self, x_new: ArrayLike) -> "Teacher":
+    def at(self, x_new: ArrayLike) -> Teacher:
         """New raw features, shape (k, d)."""
         new = new_rows(x_new, self.center[None, :])
         features = mm(new - self.center[None, :], self.whitening)
@@ -60,7 +62,7 @@ class Teacher(Context):
             features, self.training_features, self.values, self.center, self.whitening
         )
 
-    def reverse(self) -> "Teacher":
+    def reverse(self) -> Teacher:
         """The same law from A to X: itself, unless `at` gave X other rows than A."""
         return Teacher(
             self.training_features,

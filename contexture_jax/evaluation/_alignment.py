@@ -1,5 +1,7 @@
 """Comparing two sets of functions on the same rows."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer

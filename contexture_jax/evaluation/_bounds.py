@@ -1,5 +1,7 @@
 """What is known of τ when only the head of a spectrum and its energy are."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import numpy as np

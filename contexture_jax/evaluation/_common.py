@@ -1,5 +1,7 @@
 """What the judges share: checked spectra, weighted orthonormal bases, row blocks."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """The exponential rate at which a spectrum decays."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

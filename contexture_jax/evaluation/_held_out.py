@@ -1,5 +1,7 @@
 """Singular functions of one half of a sample, measured on the other half."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

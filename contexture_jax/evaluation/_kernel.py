@@ -1,5 +1,7 @@
 """Judging a context by its dual kernel k_X⁺, computed from T T* block by block."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

@@ -1,5 +1,7 @@
 """How close learned functions are to the exact ones, beside what chance would give."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple

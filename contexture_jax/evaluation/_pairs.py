@@ -1,5 +1,7 @@
 """Observed pairs, and the spectrum of their table."""
 
+from __future__ import annotations
+
 from statistics import NormalDist
 from typing import Any
 

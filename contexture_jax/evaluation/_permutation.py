@@ -1,5 +1,7 @@
 """The spectrum of a sample beside what chance alone would give it."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

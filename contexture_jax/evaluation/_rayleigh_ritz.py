@@ -1,5 +1,7 @@
 """From an encoder to the spectrum: ordered functions and singular values."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax

@@ -6,6 +6,8 @@ iterative *solver* leaves open is another question, with bounds of another type:
 be dense, n · m entries, and for pairs that are drawn independently.
 """
 
+from __future__ import annotations
+
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 

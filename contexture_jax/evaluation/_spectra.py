@@ -1,5 +1,7 @@
 """Judging a context by its singular values alone."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax.numpy as jnp

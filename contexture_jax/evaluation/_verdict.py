@@ -1,5 +1,7 @@
 """Whether an association is too weak, too strong or moderate: a rule of thumb."""
 
+from __future__ import annotations
+
 from typing import Literal, NamedTuple
 
 import numpy as np

@@ -1,5 +1,7 @@
 """The worst error of an encoder over all targets that are compatible with a context."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

@@ -1,5 +1,7 @@
 """What the objectives share: checked embeddings, and the moments of two views."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax

@@ -1,5 +1,7 @@
 """The constraint Cov Φ = I in the forms that a user can choose (theory.md §7.3)."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import TypeAlias
 

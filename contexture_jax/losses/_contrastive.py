@@ -1,5 +1,7 @@
 """Softmax contrastive objectives: InfoNCE, SimCLR and CLIP."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """The graph objective: neighbours have similar embeddings."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp

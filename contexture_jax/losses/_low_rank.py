@@ -1,5 +1,7 @@
 """Low-rank approximation of T and of T* T, and the nestings that order its modes."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """Ordered eigenfunctions by stopped gradients: NeuralEF and Neural Eigenmaps."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

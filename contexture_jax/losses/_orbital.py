@@ -1,5 +1,7 @@
 """Orbital minimisation: orthonormal functions without an orthonormality constraint."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

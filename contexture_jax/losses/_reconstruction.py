@@ -1,5 +1,7 @@
 """Reconstruction of the input: denoising and masked autoencoding."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """Moments that run across batches: a pytree and the pure functions that update it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

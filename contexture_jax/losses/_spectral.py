@@ -1,5 +1,7 @@
 """Two views of one context variable: contrastive and non-contrastive objectives."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """Supervised objectives: squared error, class-balanced error, cross entropy."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """SVME and KISE: the contexture by two encoders, or by one and the dual kernel."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp

@@ -3,6 +3,8 @@
 All are returned as losses, minus the score, and leave the constant functions out.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp

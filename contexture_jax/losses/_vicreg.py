@@ -1,5 +1,7 @@
 """Redundancy reduction: VICReg and Barlow Twins."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """Covariances solved exactly: Tr C⁻¹ B by one Cholesky, and its derivative by hand."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax

@@ -5,6 +5,8 @@ its own example: batch normalisation would make it one of the whole batch, and t
 moments of embeddings, which the losses take, those of another encoder on every device.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Callable

@@ -4,6 +4,8 @@ Group normalisation, not batch normalisation: a forward pass is then a function 
 example, whatever else is in its batch or on its device.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 import math

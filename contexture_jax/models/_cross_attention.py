@@ -1,5 +1,7 @@
 """An encoder of X that reads a context: queries of x attend to tokens of a."""
 
+from __future__ import annotations
+
 import dataclasses
 
 import numpy as np

@@ -1,5 +1,7 @@
 """From a module to `(params, apply)`: the one protocol that the rest takes."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

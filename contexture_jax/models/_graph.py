@@ -1,5 +1,7 @@
 """Message passing on the vertices of a graph."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 

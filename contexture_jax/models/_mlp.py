@@ -1,5 +1,7 @@
 """Multilayer perceptrons on vectors."""
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 

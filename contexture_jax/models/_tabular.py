@@ -1,5 +1,7 @@
 """Encoders of tables with numeric and categorical columns."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 

@@ -1,5 +1,7 @@
 """A transformer on sequences of tokens."""
 
+from __future__ import annotations
+
 import dataclasses
 
 import jax.numpy as jnp

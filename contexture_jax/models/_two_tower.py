@@ -1,5 +1,7 @@
 """Two encoders side by side: Φ of X and Ψ of A."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from flax import nnx

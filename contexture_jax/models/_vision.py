@@ -1,5 +1,7 @@
 """A transformer on patches of images."""
 
+from __future__ import annotations
+
 import dataclasses
 
 from flax import nnx

@@ -1,5 +1,7 @@
 """The expectation operator T of a context and its adjoint, as two linear maps."""
 
+from __future__ import annotations
+
 import functools
 from typing import Any, Literal, NamedTuple
 
@@ -127,7 +129,7 @@ class AssociationOperator:
         """‖T‖²_HS = Σ_{i≥0} s_i² with s_0 = 1, exactly; None where that needs n × m."""
         return None
 
-    def for_passes(self) -> "AssociationOperator":
+    def for_passes(self) -> AssociationOperator:
         """The same operator, laid out for many products: the solvers call it once."""
         return self
 

@@ -1,5 +1,7 @@
 """From a context to its operator: which storage holds which context."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import warnings

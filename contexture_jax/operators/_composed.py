@@ -1,5 +1,7 @@
 """Operators made of operators: adjoint, product, weighted sum, stack (theory.md §4)."""
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence

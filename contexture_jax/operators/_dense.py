@@ -1,5 +1,7 @@
 """Dense storage: the joint table itself."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 
@@ -46,7 +48,7 @@ class DenseOperator(AssociationOperator):
         back = self.joint.T if self.transposed is None else self.transposed
         return safe_reciprocal(self.p_a)[:, None] * mm(back, f)
 
-    def for_passes(self) -> "DenseOperator":
+    def for_passes(self) -> DenseOperator:
         """With its transpose stored, where products with a view are slow (on CPU)."""
         if self.transposed is not None or not is_concrete(self) or not on_cpu(self.p_x):
             return self

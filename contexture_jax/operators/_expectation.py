@@ -4,6 +4,8 @@ New points need one product and no adjoint: neither its layout, which differs in
 from one set of points to the next, nor P_A and a norm.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Fixed-degree storage: each input has the same number of context values."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 

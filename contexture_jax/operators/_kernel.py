@@ -1,5 +1,7 @@
 """Blocked kernel storage: a softmax law recomputed tile by tile, never stored."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from typing import Any

@@ -1,5 +1,7 @@
 """Low-rank storage: the density is 1 plus an inner product of features."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 

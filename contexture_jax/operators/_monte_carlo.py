@@ -1,5 +1,7 @@
 """The operator of a context on a sample of inputs, from draws of its context values."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

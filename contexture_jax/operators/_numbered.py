@@ -1,5 +1,7 @@
 """Storage of contexts between numbered rows: what they share, they store once."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 

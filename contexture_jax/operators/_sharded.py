@@ -5,6 +5,8 @@ devices do not divide is padded inside the operator with rows of no mass; its sh
 marginals and its products have none of them.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Hashable
 from typing import Any, Literal, NamedTuple

@@ -1,5 +1,7 @@
 """Dense and low-rank storage over a mesh: local products and one sum over devices."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 

@@ -6,6 +6,8 @@ linear in n / devices, work is n · m / devices, and each hop of a few numbers a
 beside work of n / devices numbers a row.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from typing import Any, NamedTuple

@@ -11,6 +11,8 @@ ring the block that a device starts with has a layout of its own: data that lie 
 have most of their entries there.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -59,9 +61,9 @@ class _ShardBucket(NamedTuple):
             the end.
     """
 
-    indices: Int[Array, "..."]
-    weights: Float[Array, "..."]
-    rows: Int[Array, "..."]
+    indices: Int[Array, ...]
+    weights: Float[Array, ...]
+    rows: Int[Array, ...]
 
 
 class _Layout(NamedTuple):

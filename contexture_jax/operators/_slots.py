@@ -7,6 +7,8 @@ into one loop without a temporary. Gathering into a 3-d array and reducing it, s
 and segment sums are several times slower on CPU and take gigabytes.
 """
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax

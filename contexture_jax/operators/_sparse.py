@@ -1,5 +1,7 @@
 """Sparse storage, for large contingency tables and observed pairs."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 

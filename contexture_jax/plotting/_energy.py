@@ -1,5 +1,7 @@
 """A picture of where in a spectrum a target lives."""
 
+from __future__ import annotations
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter

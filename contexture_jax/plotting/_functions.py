@@ -1,5 +1,7 @@
 """A picture of the inputs in the plane of the first two functions."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 

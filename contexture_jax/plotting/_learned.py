@@ -1,5 +1,7 @@
 """Pictures of a learned spectrum beside the exact one, and of a run of training."""
 
+from __future__ import annotations
+
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike

@@ -1,5 +1,7 @@
 """Pictures of a spectrum and of how useful each number of functions is."""
 
+from __future__ import annotations
+
 from typing import Protocol, runtime_checkable
 
 import numpy as np

@@ -1,5 +1,7 @@
 """One quiet style: few lines, text that survives a thumbnail, colours all can tell."""
 
+from __future__ import annotations
+
 import warnings
 from pathlib import Path
 

@@ -5,6 +5,8 @@ says about the law it came from is another question, with other intervals of ano
 type: `evaluation.bootstrap_spectrum`.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """The dense reference: every entry, one LAPACK factorisation."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from contexture_jax._core.numerics import mm

@@ -1,5 +1,7 @@
 """Singular functions at points that the solver has not seen."""
 
+from __future__ import annotations
+
 from typing import Any, Literal
 
 import jax.numpy as jnp

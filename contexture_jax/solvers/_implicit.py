@@ -5,6 +5,8 @@ For M = U diag(s) Vᴴ and a change dM, ds_i = Re⟨u_i, dM v_i⟩: the gradient
 pull-back of one product with M (theory.md §6.10).
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple

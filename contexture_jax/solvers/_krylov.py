@@ -1,5 +1,7 @@
 """Randomized block Krylov iteration with thick restart."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

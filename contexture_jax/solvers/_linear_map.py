@@ -1,5 +1,7 @@
 """The Euclidean problem under every solver: a matrix known by its two products."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

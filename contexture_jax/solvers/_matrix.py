@@ -1,5 +1,7 @@
 """From whatever is a matrix to arrays that are traced and functions that are not."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 from collections.abc import Callable

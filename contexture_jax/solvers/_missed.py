@@ -1,5 +1,7 @@
 """A bound on the norm of what a solver did not find, from random probes."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

@@ -1,5 +1,7 @@
 """Nyström: the spectrum of a kernel from a few of its columns."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 import numpy as np
 

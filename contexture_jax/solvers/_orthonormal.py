@@ -6,6 +6,8 @@ to LAPACK, so that rows may live on many devices. Directions that a block does n
 are replaced by random ones, so that a basis is always complete.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """Which method runs and with what widths: decided from shapes, before any work."""
 
+from __future__ import annotations
+
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
@@ -56,7 +58,7 @@ class Plan(NamedTuple):
         return self.method != "exact" and self.max_passes > _PASSES_TO_STORE
 
     @property
-    def program(self) -> "Plan":
+    def program(self) -> Plan:
         """What a compiled program depends on: all but the words."""
         return self._replace(reason="")
 

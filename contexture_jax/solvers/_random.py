@@ -5,6 +5,8 @@ shape, and a solver needs half a dozen. Here each entry is a hash of its own ind
 a seed drawn from the key, so rows that live on other devices need no communication.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """Randomized subspace iteration, accelerated by Chebyshev polynomials."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax

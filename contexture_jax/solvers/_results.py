@@ -1,5 +1,7 @@
 """What a solver returns: the triples, and how far they can be trusted."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -80,18 +82,18 @@ class SVDResult(_Triples):
 
     def __new__(
         cls, singular_values: Any, left: Any, right: Any, fingerprint: Any = None
-    ) -> "SVDResult":
+    ) -> SVDResult:
         """Triples, and whose they are."""
         return cls._of((singular_values, left, right), fingerprint)
 
     @classmethod
-    def _of(cls, triples: Iterable[Any], fingerprint: Any) -> "SVDResult":
+    def _of(cls, triples: Iterable[Any], fingerprint: Any) -> SVDResult:
         made = tuple.__new__(cls, triples)
         made.fingerprint = fingerprint
         return made
 
     # What a tuple of three does, with a fourth that it knows nothing of.
-    def _replace(self, **changes: Any) -> "SVDResult":  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _replace(self, **changes: Any) -> SVDResult:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The result with other fields; of another triple the law is not known."""
         kept = forgotten(self.fingerprint) if changes else self.fingerprint
         kept = changes.pop("fingerprint", kept)

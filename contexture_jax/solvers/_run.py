@@ -1,5 +1,7 @@
 """One compiled program from an operator to triples, energies and a status."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp

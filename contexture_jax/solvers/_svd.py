@@ -1,5 +1,7 @@
 """The front door: the singular functions of an operator, in weighted L²."""
 
+from __future__ import annotations
+
 import functools
 from typing import Any
 

@@ -1,5 +1,7 @@
 """What the Euclidean solvers return to the front doors."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 from contexture_jax._core.types import Array, Float, Inexact

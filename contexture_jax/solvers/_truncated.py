@@ -1,5 +1,7 @@
 """The plain Euclidean layer: a truncated SVD of any matrix or linear map."""
 
+from __future__ import annotations
+
 import functools
 from typing import Any, NamedTuple
 

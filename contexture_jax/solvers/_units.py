@@ -1,5 +1,7 @@
 """Matrices of any size of entries: solved in a unit in which squares are in range."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -6,6 +6,8 @@ whole, so there is always one to go on from. Orbax does not tell a bit of an arr
 has flipped; sums over the bits of each do, and a digest of all else.
 """
 
+from __future__ import annotations
+
 import errno
 import hashlib
 import json

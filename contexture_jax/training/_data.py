@@ -6,6 +6,8 @@ arrays it is: the batch is drawn by `(seed, step)`, whatever came before. Iterat
 forward.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 from base64 import b64decode, b64encode

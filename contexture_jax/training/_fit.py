@@ -1,5 +1,7 @@
 """The training loop: steps over data, watched, saved, and resumed bit for bit."""
 
+from __future__ import annotations
+
 import math
 import warnings
 from collections import deque

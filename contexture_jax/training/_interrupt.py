@@ -4,6 +4,8 @@ SIGTERM and SIGINT (Ctrl-C) become a flag that the loop reads between steps, so 
 can save before it ends. A second Ctrl-C is a KeyboardInterrupt at once.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import threading

@@ -1,5 +1,7 @@
 """Where the metrics of a run go: memory, a CSV file, TensorBoard, a progress bar."""
 
+from __future__ import annotations
+
 import csv
 import importlib.util
 import io

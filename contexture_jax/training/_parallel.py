@@ -1,5 +1,7 @@
 """Compiling a step: for one device or many, in one process or several."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -90,7 +92,7 @@ def compile_step(
     mesh: Mesh | None = None,
     *,
     donate: bool = True,
-) -> "CompiledStep":
+) -> CompiledStep:
     """Compile a step for a mesh: parameters on every device, rows of the batch cut.
 
     All strategies compute what one device computes on the whole batch, values and

@@ -1,5 +1,7 @@
 """Looking ahead: the next batches are read and placed while a step runs."""
 
+from __future__ import annotations
+
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -74,7 +76,7 @@ def prefetch(
             thread.join()
 
 
-def _taken(waiting: "queue.Queue[tuple[str, Any]]") -> Iterator[Any]:
+def _taken(waiting: queue.Queue[tuple[str, Any]]) -> Iterator[Any]:
     while True:
         kind, value = waiting.get()
         if kind == "item":

@@ -3,6 +3,8 @@
 Nothing here does anything in a program of one process.
 """
 
+from __future__ import annotations
+
 import os
 import threading
 import time

@@ -1,5 +1,7 @@
 """Learning rates."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """What a step carries on to the next."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -8,6 +8,8 @@ through the encoder piece by piece (Gao et al. 2021, "GradCache"): the gradient 
 one large batch, for one more forward pass and the activations of one piece.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import inspect

@@ -413,6 +413,7 @@ def test_a_watch_ends_what_cannot_be_told() -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
+        time.sleep(0.5)  # until it is in C, where it cannot be told
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 143

@@ -1,7 +1,8 @@
 """Spectra in two processes, each with its own rows: those of NumPy on all rows."""
 
+import functools
+import tempfile
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,32 +39,44 @@ def tables() -> dict[str, np.ndarray]:
     return {name: table / table.sum() for name, table in found.items()}
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: Any) -> list[dict[str, np.ndarray]]:
+# What one pair of processes does: each name compiles for seconds.
+FEW = ("joint", "knn", "errors")
+OTHERS = ("rbf", "labels", "teacher", "pairs")
+GROUPS = [FEW, pytest.param(OTHERS, marks=pytest.mark.slow)]
+NAMES = [
+    pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow])
+    for name in tables()
+]
+
+
+@functools.cache
+def found(names: tuple[str, ...]) -> list[dict[str, np.ndarray]]:
     """What each process found."""
-    directory: Path = tmp_path_factory.mktemp("spectra")
-    workers = processes.start("tests.solvers.worker", directory)
-    errors = processes.finish(workers, timeout=600)
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(errors)
-    return [dict(np.load(directory / f"{i}.npz")) for i in range(2)]
+    with tempfile.TemporaryDirectory() as directory:
+        workers = processes.start("tests.solvers.worker", directory, *names)
+        errors = processes.finish(workers, timeout=600)
+        assert [worker.returncode for worker in workers] == [0, 0], "\n".join(errors)
+        return [dict(np.load(Path(directory) / f"{i}.npz")) for i in range(2)]
 
 
-def test_both_processes_have_the_same(found: Any) -> None:
-    one, two = found
+@pytest.mark.parametrize("names", GROUPS)
+def test_both_processes_have_the_same(names: tuple[str, ...]) -> None:
+    one, two = found(names)
     assert one.keys() == two.keys()
     for name, value in one.items():
         np.testing.assert_array_equal(value, two[name], err_msg=name)
 
 
-@pytest.mark.parametrize("name", tables())
-def test_spectrum_and_its_bounds_are_right(found: Any, name: str) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_spectrum_and_its_bounds_are_right(name: str) -> None:
+    one = found(FEW if name in FEW else OTHERS)[0]
     table = tables()[name]
     left, values, right = dense_triples(table)
-    got = {key: found[0][f"{name} {key}"] for key in ("values", "left", "right")}
+    got = {key: one[f"{name} {key}"] for key in ("values", "left", "right")}
     np.testing.assert_allclose(got["values"], values[:RANK], atol=EXACT)
-    if f"{name} lower" in found[0]:
-        assert (found[0][f"{name} lower"] <= values[:RANK]).all()
-        assert (values[:RANK] <= found[0][f"{name} upper"]).all()
+    if f"{name} lower" in one:
+        assert (one[f"{name} lower"] <= values[:RANK]).all()
+        assert (values[:RANK] <= one[f"{name} upper"]).all()
     if values[RANK - 1] - values[RANK] > 1e-3:  # all but labels, whose values agree
         for functions, truth, law in (
             (got["left"], left, table.sum(axis=1)),
@@ -75,22 +88,24 @@ def test_spectrum_and_its_bounds_are_right(found: Any, name: str) -> None:
                 atol=EXACT / (values[RANK - 1] - values[RANK]),
             )
     np.testing.assert_allclose(
-        found[0][f"{name} extended"], got["left"][:8], atol=1e3 * EXACT
+        one[f"{name} extended"], got["left"][:8], atol=1e3 * EXACT
     )
 
 
-def test_judges_are_right(found: Any) -> None:
+@pytest.mark.slow
+def test_judges_are_right() -> None:
+    one = found(OTHERS)[0]
     context = cx.contexts.rbf(inputs()["rbf"], GAMMA)
     op = cx.association_operator(context, storage="dense")
     phi = jnp.asarray(inputs()["embedding"])
     judge = cx.evaluation
     expected = {
         "ritz": judge.rayleigh_ritz(phi, op, rank=2).singular_values,
-        "tau": judge.usefulness(found[0]["rbf values"]).tau,
+        "tau": judge.usefulness(one["rbf values"]).tau,
     }
     for name, value in expected.items():
         np.testing.assert_allclose(
-            found[0][name], value, atol=tol(np.float64, size=100), err_msg=name
+            one[name], value, atol=tol(np.float64, size=100), err_msg=name
         )
 
 
@@ -107,9 +122,7 @@ def test_judges_are_right(found: Any) -> None:
         ("rank", "rank must be at most 8, the number of singular values"),
     ],
 )
-def test_what_one_process_holds_is_an_error_in_both(
-    found: Any, name: str, message: str
-) -> None:
-    for one in found:
+def test_what_one_process_holds_is_an_error_in_both(name: str, message: str) -> None:
+    for one in found(FEW):
         with pytest.raises(ValueError, match=message):
             raise ValueError(one[f"error: {name}"])

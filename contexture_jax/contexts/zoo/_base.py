@@ -5,6 +5,8 @@ precision of JAX, and cast once at the end. They need concrete parameters; `samp
 `log_density` are JAX code and take traced ones.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

@@ -1,5 +1,7 @@
 """Checks of the parameters of families: expected and received, as everywhere."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

@@ -1,5 +1,7 @@
 """Noise added on the circle (theory.md §5, groups)."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 

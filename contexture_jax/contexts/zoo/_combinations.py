@@ -1,5 +1,7 @@
 """Contexts of known spectrum made of others (theory.md §5, combinations)."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 

@@ -1,5 +1,7 @@
 """Binomial and multinomial counts of beta and Dirichlet probabilities."""
 
+from __future__ import annotations
+
 import math
 
 import jax

@@ -1,5 +1,7 @@
 """One small instance of every family, for whatever wants to try them all."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import numpy as np

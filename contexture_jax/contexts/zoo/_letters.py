@@ -1,5 +1,7 @@
 """Letters that are kept, erased or resampled, and strings of them (theory.md §5)."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from math import comb
 from typing import Any

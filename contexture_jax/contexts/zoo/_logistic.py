@@ -1,5 +1,7 @@
 """The noisy logistic map: a context of finite rank on the interval."""
 
+from __future__ import annotations
+
 from math import comb
 
 import jax

@@ -1,5 +1,7 @@
 """Visible masks of any law on uniform bits (theory.md §5)."""
 
+from __future__ import annotations
+
 import heapq
 
 import jax

@@ -1,5 +1,7 @@
 """Contexts that say in which cell of a partition X lies (theory.md §5)."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,5 +1,7 @@
 """Pairs of laws whose singular functions are classical orthogonal polynomials."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,5 +1,7 @@
 """Orthonormal polynomials, Gauss rules, binomial masses, on the host in float64."""
 
+from __future__ import annotations
+
 import numpy as np
 
 __all__ = [

@@ -1,5 +1,7 @@
 """Rotation-invariant noise on spheres (theory.md §5, groups)."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 

@@ -1,5 +1,7 @@
 """Finite contexts given by their table: graphs, chains and published data."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 import numpy as np
 

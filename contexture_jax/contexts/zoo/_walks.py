@@ -1,5 +1,7 @@
 """Random walks on finite abelian groups (theory.md §5, groups and graphs)."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpy as np
