@@ -59,7 +59,7 @@ demo: $(VENV)/.installed-cli ## spectrum of the digits data set, with pictures, 
 		--target target --out demo
 	@echo; echo "Pictures:"; ls demo/*.png
 
-test: doctest test-x64-off $(VENV)/.installed-dev ## everything but the slow tests
+test: doctest $(VENV)/.installed-dev ## everything but the slow tests
 	$(PYTEST) -m "not slow" --durations=10 tests
 
 test-slow: $(VENV)/.installed-dev ## the slow tests

@@ -62,7 +62,7 @@ class Batch:
             1 if self.axis_name is None else int(jax.lax.axis_size(self.axis_name))
         )
 
-    def mean(self, x: Float[Array, "b ..."]) -> Float[Array, ...]:
+    def mean(self, x: Float[Array, "b ..."]) -> Float[Array, "..."]:
         """E x, shape of one row."""
         if self.probabilities is None:
             return self._reduce(jnp.sum(x, axis=0) / self.global_size)
@@ -104,7 +104,7 @@ class Batch:
             return self.global_size / (self.global_size - 1)
         return safe_reciprocal(1 - self.collision())
 
-    def halves(self) -> tuple[Batch, Batch]:
+    def halves(self) -> tuple["Batch", "Batch"]:
         """The laws of the even and of the odd rows, `x[0::2]` and `x[1::2]`.
 
         Raises:

@@ -48,13 +48,13 @@ def mm(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def safe_reciprocal(x: Inexact[Array, ...]) -> Inexact[Array, ...]:
+def safe_reciprocal(x: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
     """1 / x, and 0 where x is 0, with a finite gradient in both cases."""
     nonzero = x != 0
     return jnp.where(nonzero, 1.0 / jnp.where(nonzero, x, jnp.ones_like(x)), 0.0)
 
 
-def safe_sqrt(x: Float[Array, ...]) -> Float[Array, ...]:
+def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """√x, with the gradient 0 where x is 0."""
     nonzero = x != 0
     return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, x, jnp.ones_like(x))), 0.0)

@@ -45,7 +45,7 @@ def held_here(x: Array) -> Array:
     return jnp.asarray(gathered(x))
 
 
-def judged(x: Array, ok: Callable[[np.ndarray], np.ndarray]) -> Bool[Array, ...]:
+def judged(x: Array, ok: Callable[[np.ndarray], np.ndarray]) -> Bool[Array, "..."]:
     """`ok` of each entry, cut as `x` is; each process looks at the part that it holds.
 
     Args:

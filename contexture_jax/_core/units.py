@@ -20,7 +20,7 @@ __all__ = ["in_own_unit", "times_power_of_two"]
 
 def in_own_unit(
     x: Float[Array, "*s"], *, axis: int | None = None
-) -> tuple[Float[Array, "*s"], Int[Array, ...]]:
+) -> tuple[Float[Array, "*s"], Int[Array, "..."]]:
     """The entries over the power of two below the largest, and that exponent.
 
     Args:
@@ -43,7 +43,7 @@ def in_own_unit(
 
 @jax.custom_jvp
 def times_power_of_two(
-    x: Float[Array, "*s"], exponent: Int[Array, ...]
+    x: Float[Array, "*s"], exponent: Int[Array, "..."]
 ) -> Float[Array, "*s"]:
     """X · 2^exponent, exact unless that leaves the normal range; x may be subnormal."""
     _, mantissa, bias = _layout(x.dtype)

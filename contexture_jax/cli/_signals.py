@@ -113,7 +113,7 @@ class Ending:
         self._has_ended = True
         self._over.set()
 
-    def _ignored(self, unraisable: sys.UnraisableHookArgs) -> None:
+    def _ignored(self, unraisable: "sys.UnraisableHookArgs") -> None:
         """Python ignores what is raised in a destructor or as garbage is collected."""
         if isinstance(unraisable.exc_value, Interrupted):
             self._over.set()

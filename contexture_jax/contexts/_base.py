@@ -25,7 +25,7 @@ _CAPABILITIES = (
 )
 
 
-def as_numbers(x: Any, name: str, size: int) -> Int[Array, ...]:
+def as_numbers(x: Any, name: str, size: int) -> Int[Array, "..."]:
     """Convert to numbers of rows or columns; indexing would take others for the last.
 
     Args:

@@ -68,13 +68,13 @@ class DenseJoint(Context):
         """The joint law, shape (n, m)."""
         return self.probabilities
 
-    def sample(self, key: Array, x: ArrayLike) -> Int[Array, ...]:
+    def sample(self, key: Array, x: ArrayLike) -> Int[Array, "..."]:
         """Draw one column number a ~ P⁺(·|x) for each row number in `x`."""
         check_key(key)
         rows = self.probabilities[as_numbers(x, "x", self.probabilities.shape[0])]
         return jax.random.categorical(key, jnp.log(rows), axis=-1)
 
-    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, ...]:
+    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "..."]:
         """Log P⁺(a|x) for row numbers `x` and column numbers `a`."""
         n, m = self.probabilities.shape
         x, a = as_numbers(x, "x", n), as_numbers(a, "a", m)

@@ -67,12 +67,12 @@ class Labels(Context):
 
     def sample(
         self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0
-    ) -> Int[Array, ...]:
+    ) -> Int[Array, "..."]:
         """The class number of each example number in `x`: nothing is drawn."""
         del key, row_offset
         return self.codes[as_numbers(x, "x", len(self.codes))]
 
-    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, ...]:
+    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "..."]:
         """0 where class number `a` is that of example number `x`, −∞ elsewhere."""
         x = as_numbers(x, "x", len(self.codes))
         a = as_numbers(a, "a", self.num_classes)

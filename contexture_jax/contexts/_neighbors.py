@@ -83,7 +83,7 @@ class Neighbors(Context):
 
     def sample(
         self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0
-    ) -> Int[Array, ...]:
+    ) -> Int[Array, "..."]:
         """Draw one column number a ~ P⁺(·|x) for each row number in `x`.
 
         Each entry of `x`, counted from `row_offset`, has a key of its own.
@@ -98,7 +98,7 @@ class Neighbors(Context):
             slot = jax.vmap(jax.random.categorical)(keys, jnp.log(self.weights[rows]))
         return self.indices[rows, slot].reshape(x.shape)
 
-    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, ...]:
+    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "..."]:
         """Log P⁺(a|x) for row numbers `x` and column numbers `a` of one shape."""
         x = as_numbers(x, "x", self.indices.shape[0])
         a = as_numbers(a, "a", self.num_points)

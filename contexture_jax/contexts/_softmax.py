@@ -136,7 +136,7 @@ class SoftmaxContext(Context):
 
     def sample(
         self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0
-    ) -> Int[Array, ...]:
+    ) -> Int[Array, "..."]:
         """Draw one column number a ~ P⁺(·|x) for each row number in `x`.
 
         Each entry of `x`, counted from `row_offset`, has a key of its own. Only the
@@ -146,7 +146,7 @@ class SoftmaxContext(Context):
         x = as_numbers(x, "x", self.p_x.shape[0])
         return _draws(self, key, x, row_offset, form=self.form())
 
-    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, ...]:
+    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "..."]:
         """Log P⁺(a|x) for row numbers `x` and column numbers `a` of one shape.
 
         Only the rows in `x` are normalised, but for calls with more rows than there
@@ -384,7 +384,7 @@ def _table(context: SoftmaxContext, *, form: Form) -> Float[Array, "n m"]:
 @functools.partial(jax.jit, static_argnames="form")
 def _draws(
     context: SoftmaxContext, key: Array, x: Array, row_offset: Any, *, form: Form
-) -> Int[Array, ...]:
+) -> Int[Array, "..."]:
     scores = context.scores(form)
     rows = x.reshape(-1)
     keys = row_keys(key, rows.shape[0], row_offset)
@@ -399,7 +399,7 @@ def _draws(
 @functools.partial(jax.jit, static_argnames="form")
 def _log_densities(
     context: SoftmaxContext, a: Array, x: Array, *, form: Form
-) -> Float[Array, ...]:
+) -> Float[Array, "..."]:
     scores = context.scores(form)
     rows, columns = x.reshape(-1), a.reshape(-1)
     if rows.size < len(scores.queries):

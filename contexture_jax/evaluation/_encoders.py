@@ -147,7 +147,7 @@ def trace_gap_bound(
     return jnp.where(room <= 0, 1, jnp.minimum(bound, 1))
 
 
-def compatibility(f: ArrayLike, op: AssociationOperator) -> Float[Array, ...]:
+def compatibility(f: ArrayLike, op: AssociationOperator) -> Float[Array, "..."]:
     """ρ(f) = ‖T* f̃‖_{P_A} / ‖f̃‖_{P_X}, f̃ = f − E f: how well A predicts f.
 
     Between 0 and s_1 (Zhai et al. 2025 (CTX), Def. 13; theory.md §2). A function is

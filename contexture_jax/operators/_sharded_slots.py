@@ -61,9 +61,9 @@ class _ShardBucket(NamedTuple):
             the end.
     """
 
-    indices: Int[Array, ...]
-    weights: Float[Array, ...]
-    rows: Int[Array, ...]
+    indices: Int[Array, "..."]
+    weights: Float[Array, "..."]
+    rows: Int[Array, "..."]
 
 
 class _Layout(NamedTuple):

@@ -76,7 +76,7 @@ def prefetch(
             thread.join()
 
 
-def _taken(waiting: queue.Queue[tuple[str, Any]]) -> Iterator[Any]:
+def _taken(waiting: "queue.Queue[tuple[str, Any]]") -> Iterator[Any]:
     while True:
         kind, value = waiting.get()
         if kind == "item":

@@ -72,7 +72,9 @@ def test_a_lock_ends_with_its_process_and_leaves_nothing(tmp_path: Path) -> None
             with pytest.raises(TimeoutError):
                 left.result(timeout=0.2)
             other.send_signal(signal.SIGKILL)
-            assert left.result().startswith(f"process {other.pid} on ")
+            told = left.result()
+            assert told is not None
+            assert told.startswith(f"process {other.pid} on ")
     assert path.exists()
     with locked(path):
         with pytest.raises(HeldError), locked(path):
