@@ -318,6 +318,7 @@ def test_counts_of_any_range_are_their_law(scale):
                 np.testing.assert_allclose(one, two, rtol=3e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_bcoo_of_small_integers_and_a_chain_of_integers():
     small = sparse.BCOO.fromdense(jnp.full((20, 20), 255, jnp.uint8))
     np.testing.assert_allclose(C.joint(small).table(), 1 / 400, rtol=1e-6)

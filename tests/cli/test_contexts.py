@@ -27,6 +27,7 @@ def test_few_rows_take_fewer_neighbours_with_a_note(tmp_path):
     assert recipe.notes == ["12 rows only: num_neighbors is 6, not 30"]
 
 
+@pytest.mark.slow
 def test_num_neighbors_may_be_all_rows(tmp_path):
     table, recipe = planned(tmp_path, num_neighbors=12)
     context = build_context(recipe, table, "float32")

@@ -159,6 +159,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow_cases("csv")
 @pytest.mark.parametrize(("check", "name", "contents", "words"), CASES)
 def test_damaged_tables_are_read_right_or_refused(
     tmp_path: Path,

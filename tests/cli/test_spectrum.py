@@ -249,6 +249,7 @@ def test_wine_prints_a_table_and_a_line_a_stage(wine):
     assert stages == ["read", "context", "spectrum", "judge", "pictures"]
 
 
+@pytest.mark.slow
 def test_categories_and_missing_cells_are_taken(mixed):
     description = strict(mixed / "spectrum.json")
     assert description["num_rows"] == 24
@@ -323,6 +324,7 @@ def test_labels_in_float64_have_singular_values_1(tmp_path, capsys):
     np.testing.assert_allclose(description["tau"], 2, atol=slack)
 
 
+@pytest.mark.slow
 def test_a_bracket_of_tau_holds_what_all_values_say(tmp_path, capsys, monkeypatch):
     path, found = write(tmp_path, mixed_csv()), []
     options = ["--num-neighbors", "5", "--rank", "4", "--no-plots"]
@@ -382,6 +384,7 @@ def run_altered(monkeypatch, capsys, tmp_path, alter=lambda spectrum: spectrum):
     return run(capsys, path, "--context", "joint", "--out", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_rank_1_says_what_it_cannot_judge(tmp_path, capsys, monkeypatch):
     def first(spectrum):
         return spectrum._replace(

@@ -36,6 +36,7 @@ def trained(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_it_writes_what_it_learned_beside_what_is_exact(trained):
     assert {path.name for path in trained.iterdir()} == FILES
     report = json.loads((trained / "train.json").read_text(encoding="utf-8"))

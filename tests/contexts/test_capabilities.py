@@ -77,7 +77,7 @@ CAPABILITIES = [
 ]
 
 
-@pytest.mark.slow_cases("Both-names2")
+@pytest.mark.slow_cases("Both-names2", "Own-names3")
 @pytest.mark.parametrize(("cls", "names"), CAPABILITIES)
 def test_a_context_has_what_its_class_gives_and_says_so(cls, names):
     context = cls()
@@ -137,6 +137,7 @@ def walks():
     return [C.graph(w, lazy=True) for w in (weights, sparse)]
 
 
+@pytest.mark.slow_cases("1")
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_lazy_walk_refuses_new_rows_whatever_was_done_to_it(number):
     walk = walks()[number]
@@ -151,6 +152,7 @@ def test_a_lazy_walk_refuses_new_rows_whatever_was_done_to_it(number):
             context.at(np.ones((1, width)))
 
 
+@pytest.mark.slow
 def test_reversing_new_rows_of_a_teacher_transposes():
     context = C.teacher(X).at(X[:2] + 1)
     back = context.reverse()
@@ -189,6 +191,7 @@ FINITE = {
 }
 
 
+@pytest.mark.slow_cases("rbf", "same class")
 @pytest.mark.parametrize("name", FINITE)
 def test_row_numbers_are_any_integers_and_none_is_taken_for_the_last(name):
     context = FINITE[name]
@@ -206,6 +209,7 @@ def test_row_numbers_are_any_integers_and_none_is_taken_for_the_last(name):
                 context.log_density([0] * len(bad), bad)
 
 
+@pytest.mark.slow
 def test_times_beyond_the_range_of_their_numbers_are_drawn():
     context = C.time_lag(400, 150)
     np.testing.assert_array_equal(context.sample(KEY, np.array([200], np.uint8)), 350)

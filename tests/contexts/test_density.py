@@ -49,7 +49,7 @@ class Noise(C.SamplingContext):
         return SAID[self.said](a, x)
 
 
-@pytest.mark.slow_cases("right")
+@pytest.mark.slow_cases("right", "up to a factor of a")
 @pytest.mark.parametrize("said", SAID)
 def test_a_wrong_density_is_told_and_builds_no_operator(said):
     context = Noise(said)
@@ -87,6 +87,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow_cases("flip", "knn")
 @pytest.mark.parametrize(
     "name",
     [n if n.endswith(("noise", "knn", "flip")) else SLOW(n) for n in KINDS],
@@ -99,6 +100,7 @@ def test_the_densities_here_are_those_of_their_samplers(name):
     assert np.abs(found.scores).max() < 5
 
 
+@pytest.mark.slow
 def test_shapes_of_densities_and_samples_are_checked():
     @pytree_dataclass
     class Wide(Noise):

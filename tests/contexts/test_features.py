@@ -15,6 +15,7 @@ from tests.tolerances import tol
 DTYPE = np.float64 if X64 else np.float32
 
 
+@pytest.mark.slow_cases("3000-5-12", "900-2-900")
 @pytest.mark.parametrize(
     ("rows", "dim", "num_neighbors"), [(40, 3, 7), (3000, 5, 12), (900, 2, 900)]
 )
@@ -67,6 +68,7 @@ def test_the_neighbours_of_a_query_do_not_depend_on_its_company():
     np.testing.assert_array_equal(together[17], alone[0])
 
 
+@pytest.mark.slow
 def test_progress_is_reported_up_to_the_end():
     x = np.random.default_rng(3).normal(size=(9000, 2)).astype(np.float32)
     calls = []
@@ -108,6 +110,7 @@ def test_gamma_has_a_gradient():
     np.testing.assert_allclose(jax.grad(association)(gamma), slope, rtol=accuracy)
 
 
+@pytest.mark.slow
 def test_a_teacher_has_ones_for_every_direction_whatever_the_scale(key):
     context = cx.contexts.teacher(features(DTYPE) * np.array([1, 100, 0.01], DTYPE))
     op = cx.association_operator(context)

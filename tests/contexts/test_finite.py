@@ -83,6 +83,7 @@ def test_labels_of_64_bits_stay_whole_in_any_precision(jitted):
 SCALES = {"huge": 1e38, "tiny": 1e-40}
 
 
+@pytest.mark.slow_cases("huge")
 @pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
 def test_tables_whose_sums_leave_the_range_of_float32_are_the_same_laws(scale):
     weights = np.array([[3.0, 1.0, 2.0], [1.0, 0.0, 1.0], [2.0, 1.0, 3.0]])
@@ -177,6 +178,7 @@ def test_log_densities_are_logs_of_the_conditional_law(name):
     )
 
 
+@pytest.mark.slow_cases("attention")
 @pytest.mark.parametrize("name", sorted(CONTEXTS))
 def test_reversing_transposes_the_law(name):
     context = CONTEXTS[name](DTYPE)

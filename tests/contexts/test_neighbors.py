@@ -81,6 +81,7 @@ def search(x: np.ndarray) -> np.ndarray:
     return np.asarray(nearest_neighbors(points, points, NEIGHBORS))
 
 
+@pytest.mark.slow_cases("normal")
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CASES],
@@ -95,6 +96,7 @@ def test_neighbours_are_exact_and_the_order_of_columns_is_nothing(name):
         np.testing.assert_array_equal(search(turned), found)
 
 
+@pytest.mark.slow_cases("cities")
 @pytest.mark.parametrize("name", ["cities", "standardised binary", "heavy tails"])
 def test_new_points_have_exact_neighbours(name):
     x = CASES[name].astype(np.float32)

@@ -127,12 +127,14 @@ def test_queries_that_need_more_than_the_capacity_are_left_open(case):
     np.testing.assert_array_equal(answer.indices[certain], order[certain])
 
 
+@pytest.mark.slow
 def test_isotropic_points_are_left_open():
     x = np.random.default_rng(1).normal(size=(POINTS, COLUMNS))
     case = make_case(x)
     assert not case.search(capacity=FEW)[2].any()
 
 
+@pytest.mark.slow_cases("float64")
 def test_of_many_copies_the_first_ones_count(case):
     """60 copies of each of 50 points: more at distance 0 than are asked for."""
     number = np.random.default_rng(2).permutation(POINTS) % 50
@@ -161,6 +163,7 @@ def test_a_row_does_not_depend_on_the_others(case):
         np.testing.assert_array_equal(one[shuffle], other)
 
 
+@pytest.mark.slow
 def test_directions_are_chosen_where_they_pay(monkeypatch):
     monkeypatch.setattr(_pruning, "_SAMPLE", 512)
     monkeypatch.setattr(_pruning, "_CHOICES", (4, 8, 16))
@@ -178,7 +181,7 @@ def test_directions_are_chosen_where_they_pay(monkeypatch):
     assert _pruning.choose_directions(flat, center, NEIGHBORS, many) is None
 
 
-@pytest.mark.fast("float32")
+@pytest.mark.slow
 def test_the_front_door_takes_bounds_and_finds_the_same(case, monkeypatch):
     directions = case.pruning.directions
     used = []

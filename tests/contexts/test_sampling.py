@@ -22,6 +22,7 @@ def sample(context, key, x, row_offset):
     return context.sample(key, x, row_offset=row_offset)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_draw_what_a_chain_draws_in_all():
     context = C.chain(C.shift(1), C.flip(), C.gaussian_noise(0.1))
     whole = sample(context, KEY, IMAGES, 0)
@@ -47,6 +48,7 @@ def test_devices_draw_what_one_device_draws():
     np.testing.assert_allclose(jax.jit(cut)(VECTORS), whole, rtol=tol(DTYPE))
 
 
+@pytest.mark.slow
 def test_draws_are_differentiable_in_the_scale_and_vectorise_over_keys():
     def total(scale):
         return C.GaussianNoise(scale).sample(KEY, VECTORS).sum()
@@ -97,6 +99,7 @@ SPECTRA = {
 }
 
 
+@pytest.mark.slow_cases("scarf")
 @pytest.mark.parametrize("name", SPECTRA)
 def test_the_law_on_uniform_bits_has_the_known_spectrum(name):
     context, known = SPECTRA[name]

@@ -145,6 +145,7 @@ def drawn(name):
     return Drawn(rows, part, flat, np.asarray(logs))
 
 
+@pytest.mark.slow_cases("masked_tokens", "neighbors", "scarf")
 @pytest.mark.parametrize("name", CASES)
 def test_probabilities_add_up_to_one(name):
     logs = drawn(name).logs
@@ -220,6 +221,7 @@ def test_a_smooth_law_has_its_atom_and_its_histogram(name):
     ).all()
 
 
+@pytest.mark.slow
 def test_replacements_have_the_moments_that_they_are_named_for():
     x = jnp.zeros((2,), DTYPE)
     low, high = np.asarray(ROWS.min(axis=0)), np.asarray(ROWS.max(axis=0))

@@ -106,6 +106,7 @@ def test_a_gaussian_law_is_right_at_any_scale(name):
     check(cx.contexts.rbf(x, gamma), gaussian(x, gamma), tol(DTYPE))
 
 
+@pytest.mark.slow_cases("3")
 @pytest.mark.parametrize("largest", [3, 1e2, 1e4])
 def test_an_attention_map_is_right_for_logits_of_any_size(largest):
     scale = DTYPE(largest / np.abs(X @ K.T).max())
@@ -119,6 +120,7 @@ def test_an_attention_map_is_right_for_logits_of_any_size(largest):
     np.testing.assert_allclose(turned[there], back, atol=tol(DTYPE, factor=100))
 
 
+@pytest.mark.slow
 def test_attention_of_huge_queries_and_keys_picks_the_largest():
     """One query and key of them of their own scale, in a scale that no float32 has."""
     q, k = X * BIG, K * BIG
@@ -127,6 +129,7 @@ def test_attention_of_huge_queries_and_keys_picks_the_largest():
     check(cx.contexts.attention(q, k, 1e-40), attended(X, K, 1), tol(DTYPE))
 
 
+@pytest.mark.slow_cases("30-0.03")
 @pytest.mark.parametrize(
     ("distance", "gamma"), [(30, 0.03), (1e3, 1e-3), (1e6, 0.5), (1e12, 0.5)]
 )
@@ -165,6 +168,7 @@ def test_the_rest_of_a_context_is_right_there_too(name):
     assert (np.abs(share - law[1]) <= MONTE_CARLO_SIGMAS * sem + 1e-12).all()
 
 
+@pytest.mark.slow
 def test_the_spectrum_of_far_blobs_is_that_of_numpy(key):
     x, gamma = ROWS["blobs 10000 apart"]
     expected = check(cx.contexts.rbf(x, gamma), gaussian(x, gamma), tol(DTYPE))
@@ -248,6 +252,7 @@ def test_an_attention_map_refuses_likewise():
         cx.contexts.attention(X, K, np.inf)
 
 
+@pytest.mark.slow
 def test_a_sample_is_of_its_rows_alone(key):
     context = cx.contexts.rbf(blobs(1e4), 0.5)
     rows = jnp.arange(N)[::-1]
@@ -284,7 +289,7 @@ TILES: dict[str, tuple[Any, bool, bool, float]] = {
 }
 
 
-@pytest.mark.slow_cases("a choice of pieces", "differences, far")
+@pytest.mark.slow_cases("a choice of pieces", "differences, far", "one product")
 @pytest.mark.parametrize(
     "name",
     [

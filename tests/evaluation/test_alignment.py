@@ -130,6 +130,7 @@ def test_mutual_knn_is_exact_far_from_the_origin():
     np.testing.assert_allclose(mutual_knn(A, A + 1e8), 1, rtol=TIGHT)
 
 
+@pytest.mark.slow_cases("mutual_knn1")
 @pytest.mark.parametrize("shared", [mutual_knn, evaluation.mutual_knn])
 def test_mutual_knn_of_answers_and_the_same_moved_is_one(shared):
     answers = np.random.default_rng(5).integers(1, 6, size=(900, 4)).astype(np.float32)

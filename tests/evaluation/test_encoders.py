@@ -105,6 +105,7 @@ def test_ratio_trace_has_the_right_gradient():
     )
 
 
+@pytest.mark.slow
 def test_trace_gap_follows_its_definition():
     energy, ritz = CONTEXT.values**2, ritz_values(PHI, CONTEXT.op)
     expected = min(energy[: d + 1].sum() - ritz[:d].sum() for d in range(4))
@@ -190,6 +191,7 @@ def test_the_remainder_is_what_the_functions_do_not_hold():
     np.testing.assert_allclose(energy.remainder, expected, rtol=TIGHT)
 
 
+@pytest.mark.slow
 def test_the_energy_of_classes_is_the_variance_between_them():
     y = np.array([7, 7, -2, -2, 7, 0, 0, -2, 7])
     energy = evaluation.class_energy(y, CONTEXT.left[:, :4], CONTEXT.p_x)

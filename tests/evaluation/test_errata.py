@@ -200,6 +200,7 @@ def turned_encoder() -> tuple[np.ndarray, np.ndarray, float]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,

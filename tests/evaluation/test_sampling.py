@@ -110,7 +110,7 @@ def test_the_band_holds_all_values_whatever_their_multiplicities(name, size):
     assert inside.mean() >= least(len(inside))
 
 
-@pytest.mark.fast("three_state_chain-2-0.9-small")
+@pytest.mark.slow
 @sizes
 @pytest.mark.parametrize(
     ("name", "num", "at_least"),
@@ -127,6 +127,7 @@ def test_an_interval_for_one_value_holds_it(name, num, at_least, size):
     assert coverage.min() >= least(size[0], at_least)
 
 
+@pytest.mark.slow_cases("small")
 @sizes
 def test_repeated_values_need_the_band_or_a_symmetric_function(size):
     """The sample orders what the law does not: the largest of four equal values."""
@@ -136,6 +137,7 @@ def test_repeated_values_need_the_band_or_a_symmetric_function(size):
     assert covered((case.values**2).mean(), case.cluster) >= least(size[0])
 
 
+@pytest.mark.slow_cases("independent-small", "staff_smoking-small")
 @sizes
 @pytest.mark.parametrize("name", NAMES)
 def test_the_total_is_covered_once_its_bias_is_off(name, size):
@@ -161,6 +163,7 @@ def test_percentiles_of_replicates_do_not_cover():
     assert covered(case.values**2, case.percentile)[0] < 0.5
 
 
+@pytest.mark.slow
 def test_the_mean_under_independence_is_what_is_said():
     case = simulated("independent")
     estimates = case.found.total.estimate
@@ -171,7 +174,7 @@ def test_the_mean_under_independence_is_what_is_said():
     np.testing.assert_allclose(case.found.independence_bias, 16 / (NUM_PAIRS - 1))
 
 
-@pytest.mark.fast("three_state_chain")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["staff_smoking", "three_state_chain", "label_noise"])
 def test_tau_is_inside_its_interval(name):
     case = simulated(name)

@@ -76,6 +76,7 @@ def test_tau_is_infinite_where_no_dimension_is_enough():
     assert int(result.best_dim) == 0
 
 
+@pytest.mark.slow
 def test_compiled_and_eager_usefulness_agree():
     s = gaussian(0.5, 65)
     compiled, eager = usefulness(s), evaluation.usefulness(s)
@@ -210,6 +211,7 @@ SPECTRA = {
 }
 
 
+@pytest.mark.slow_cases("8-gaussian")
 @pytest.mark.parametrize("name", SPECTRA)
 @pytest.mark.parametrize("max_dim", [8, 512])
 def test_tau_lies_between_bounds_that_close_as_more_is_known(name, max_dim):

@@ -81,6 +81,7 @@ def test_the_dual_value_is_attained_by_a_target():
         np.testing.assert_allclose(max(found), exact, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_two_forms_agree_and_ignore_rows_of_no_mass():
     context, op = with_an_empty_row(2)
     phi = context.left[:, :2] + 0.1 * RNG.normal(size=(8, 2))
@@ -122,6 +123,7 @@ def test_the_exact_error_has_the_right_gradient():
     np.testing.assert_allclose(jax.jit(jax.grad(error))(0.0), slope, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_values_that_are_missing_count_as_zero_only_if_said_so():
     with pytest.raises(ValueError, match="at least 3 values; got 2"):
         evaluation.worst_case_error(SPECTRUM[:2], 2, 0.2)

@@ -23,7 +23,7 @@ F = np.ones((4, 2))
 G = np.ones((4, 3))
 
 
-@pytest.mark.slow_cases("selected-zero")
+@pytest.mark.slow_cases("selected-zero", "selected-constant")
 @pytest.mark.parametrize("what", ["zero", "constant", "equal columns"])
 @pytest.mark.parametrize(
     "names",
@@ -53,6 +53,7 @@ def test_degenerate_embeddings_give_finite_values_and_gradients(
     assert bad == []
 
 
+@pytest.mark.slow_cases("float32")
 @pytest.mark.parametrize("given", ["float32", "bfloat16", "float64"])
 def test_dtype_of_the_loss_is_that_of_its_moments(given: str) -> None:
     dtype = jnp.dtype(given)
@@ -87,6 +88,7 @@ def test_half_precision_is_promoted_before_moments() -> None:
     assert gradient.dtype == jnp.bfloat16
 
 
+@pytest.mark.slow_cases("svme")
 @pytest.mark.parametrize("loss", [losses.lora_svd, losses.svme, losses.joint_nesting])
 def test_a_common_mean_costs_no_digits(loss: Any) -> None:
     rng = np.random.default_rng(0)

@@ -31,6 +31,7 @@ def wide(x: np.ndarray, width: int, seed: int = 1) -> np.ndarray:
     return (x @ mixing).astype(np.float32)
 
 
+@pytest.mark.slow_cases("203-vamp 2", "32-vamp 1", "32-vamp 2")
 @pytest.mark.parametrize("name", SCORES)
 @pytest.mark.parametrize("width", [203, 32])
 def test_dependent_columns_score_as_their_span(name, width):

@@ -150,6 +150,7 @@ CASES = {
 SLOW = ("class_balanced, a given head", "orbital, p = 2")
 
 
+@pytest.mark.slow_cases("vamp, r = 2")
 @pytest.mark.parametrize(
     "name",
     [
@@ -219,7 +220,7 @@ def test_nested_orbital_minimisation_learns_orthonormal_functions() -> None:
     assert np.abs(covariance(psi, LAW.p_a) - np.eye(WIDTH)).max() < ANGLE
 
 
-@pytest.mark.slow_cases("orbital")
+@pytest.mark.slow_cases("orbital", "low rank")
 @pytest.mark.parametrize(
     ("nested", "plain", "laws"),
     [

@@ -100,7 +100,7 @@ def departures(
 FEW = ("svme running", "kise unbiased", "lora_svd unbiased")
 
 
-@pytest.mark.fast("jit-2-", "pmap-4-")
+@pytest.mark.fast("jit-2-")
 @pytest.mark.parametrize(
     ("strategy", "num_devices", "names"),
     [("shard_map", 8, SELECTED), ("pmap", 4, FEW), ("jit", 2, FEW)],

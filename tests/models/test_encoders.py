@@ -190,6 +190,15 @@ def leaves(tree: Any) -> list[np.ndarray]:
     return [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(tree)]
 
 
+@pytest.mark.slow_cases(
+    "conv_net",
+    "cross_attention",
+    "graph",
+    "res_net",
+    "tabular_transformer",
+    "text_transformer",
+    "vision_transformer",
+)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_embeddings_have_a_row_an_example_and_every_parameter_matters(name):
     built = build(name)

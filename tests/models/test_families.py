@@ -41,6 +41,7 @@ def test_text_without_positions_does_not_depend_on_the_order_of_tokens():
     assert abs(apply(params, x) - apply(params, shuffled)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_causal_tokens_see_only_what_comes_before():
     # With h(t|S) the last layer of token t that sees S, the causal mean of (t, u) has
     # h(t|t) + h(u|tu), and the mean of all has h(t|tu) + h(u|tu).
@@ -54,6 +55,7 @@ def test_causal_tokens_see_only_what_comes_before():
     assert abs(causal(params, tu) - full(params, tu)).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing():
     params, apply = text(padding=0)
     x = jnp.array([[3, 1, 4]])
@@ -156,6 +158,7 @@ class TestGraph:
         rows = jnp.arange(5)[:, None]
         return jnp.zeros((5, 5), jnp.float32).at[rows, self.indices].set(2.0)
 
+    @pytest.mark.slow
     def test_three_ways_to_write_a_graph_agree(self):
         mean = jax.jit(models.neighbor_mean)
         lists = mean(self.features, self.indices)
@@ -171,6 +174,7 @@ class TestGraph:
         sparse_ = sparse.BCOO((weights, places), shape=(5, 5))
         np.testing.assert_allclose(mean(self.features, sparse_), lists, atol=EXACT)
 
+    @pytest.mark.slow
     def test_numbering_the_vertices_anew_numbers_the_embeddings_anew(self):
         params, apply = self.encoder()
         order = jnp.array([3, 1, 4, 0, 2])

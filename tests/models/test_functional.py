@@ -46,7 +46,7 @@ HAS_EQUINOX = importlib.util.find_spec("equinox") is not None
 MAKERS = [of_nnx, of_linen, of_function, *([of_equinox] if HAS_EQUINOX else [])]
 
 
-@pytest.mark.slow_cases("of_nnx")
+@pytest.mark.slow_cases("of_nnx", "of_linen")
 @pytest.mark.parametrize("make", MAKERS)
 def test_any_pair_is_a_pure_function_for_every_transformation(make):
     params, apply = make()

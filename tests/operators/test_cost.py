@@ -37,7 +37,7 @@ def contexts():
     }
 
 
-@pytest.mark.fast("kernel", "uniform neighbours", "sparse")
+@pytest.mark.fast("uniform neighbours")
 @pytest.mark.parametrize("name", contexts())
 def test_predicted_bytes_are_those_of_the_compiled_product_to_a_fifth(name):
     op = cx.association_operator(contexts()[name]())

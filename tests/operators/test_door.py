@@ -177,6 +177,7 @@ CONTEXTS = {
 }
 
 
+@pytest.mark.slow_cases("rbf-left", "rbf-right")
 @pytest.mark.parametrize(
     ("kind", "side"), [("knn", "left"), ("rbf", "left"), ("rbf", "right")]
 )

@@ -73,6 +73,7 @@ def test_the_dual_kernel_is_estimated_without_bias(key):
     assert (np.abs(drawn.mean(axis=0) - exact) <= MONTE_CARLO_SIGMAS * sem).all()
 
 
+@pytest.mark.slow
 def test_gaussian_values_are_within_their_stated_error(key):
     found = errors(NOISE, NORMAL, key, 2000, 3)
     exact = exact_values(NORMAL, 3)
@@ -86,6 +87,7 @@ def test_gaussian_values_are_within_their_stated_error(key):
     np.testing.assert_allclose(exact[:2], [0.8, 0.64], atol=0.03)
 
 
+@pytest.mark.slow
 def test_a_context_of_the_zoo_has_an_operator_too(key):
     found = errors(C.zoo.gaussian(0.8), NORMAL[:, 0], key, 2000, 3)
     exact = exact_values(NORMAL, 3)
@@ -179,6 +181,7 @@ def test_a_context_without_a_density_is_refused(key):
         cx.association_operator(context, x=x, num_samples=10, key=key)
 
 
+@pytest.mark.slow
 def test_an_error_needs_batches_of_a_monte_carlo_operator(key):
     op = cx.association_operator(
         ERASURE, x=CUBE, num_samples=20, num_batches=1, key=key

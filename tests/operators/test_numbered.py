@@ -19,7 +19,13 @@ CONTEXTS = {
 }
 
 
-@pytest.mark.slow_cases("next token-one device", "time lag-one device")
+@pytest.mark.slow_cases(
+    "next token-one device",
+    "time lag-one device",
+    "time lag-sparse",
+    "next token-a mesh",
+    "same class-one device",
+)
 @pytest.mark.parametrize(
     ("name", "where"),
     [

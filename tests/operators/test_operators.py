@@ -71,6 +71,7 @@ def reciprocal(law: np.ndarray) -> np.ndarray:
     return np.divide(1.0, law, out=np.zeros_like(law), where=law > 0)
 
 
+@pytest.mark.slow_cases("rbf in tiles-float32", "rbf in tiles-float64")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_adjoint_identity_holds_in_the_weighted_spaces(name, dtype):
@@ -152,6 +153,7 @@ def test_cost_is_known_from_shapes_alone(name):
     assert 0 < op.cost(5).argument_bytes <= 1.2 * arguments
 
 
+@pytest.mark.slow
 def test_bytes_of_a_kernel_product_do_not_grow_with_n_squared():
     """Work space from the compiled program: at most linear in n (ratio 8 for 8 n)."""
 

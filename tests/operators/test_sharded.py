@@ -106,14 +106,7 @@ CASES = [
 ]
 
 
-@pytest.mark.fast(
-    "rbf-8",
-    "sorted knn-8",
-    "labels-8",
-    "joint with zeros-8",
-    "teacher-8",
-    "reversed knn-2",
-)
+@pytest.mark.fast("sorted knn-8", "labels-8", "joint with zeros-8", "teacher-8")
 @pytest.mark.parametrize(("name", "num_devices"), CASES)
 def test_products_and_laws_are_those_of_one_device(name, num_devices):
     one, many = single(name), sharded(name, num_devices)
@@ -186,6 +179,7 @@ def test_gradients_through_the_ring_are_those_of_one_device():
         np.testing.assert_allclose(many, one, atol=tol(DTYPE, factor=300) * scale)
 
 
+@pytest.mark.slow_cases("few context values", "reversed knn")
 @pytest.mark.parametrize(
     "name", ["joint with zeros", "few context values", "reversed knn"]
 )
@@ -256,6 +250,7 @@ def test_a_product_takes_the_collectives_that_the_operator_states(kind, product)
         assert {what for what, _ in stated} == {"collective-permute"}
 
 
+@pytest.mark.slow
 def test_one_device_tells_nobody():
     for name in ("joint with zeros", "few context values", "reversed knn", "rbf"):
         op = sharded(name, 1)
@@ -263,6 +258,7 @@ def test_one_device_tells_nobody():
         assert part.collectives(5) == ()
 
 
+@pytest.mark.slow_cases("rbf-matmat")
 @pytest.mark.parametrize("product", ["matmat", "rmatmat"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_device_holds_more_than_its_share(kind, product):
@@ -359,6 +355,7 @@ def test_a_traced_context_is_refused_in_plain_words(name):
         jax.eval_shape(build, context(name))
 
 
+@pytest.mark.slow
 def test_another_axis_of_the_mesh_repeats_the_work():
     mesh = jax.make_mesh((2, 4), ("y", "x"), axis_types=(AxisType.Auto,) * 2)
     for name in ("joint with zeros", "reversed knn"):

@@ -80,6 +80,7 @@ def test_a_new_figure_is_saved_with_ink_on_it(name, tmp_path):
     assert (edge == 1).all()
 
 
+@pytest.mark.slow
 def test_no_global_state_is_touched():
     script = (
         "import sys, contexture_jax.plotting as p\n"

@@ -63,6 +63,7 @@ def test_at_the_points_of_the_context_it_gives_the_functions_back(name):
     np.testing.assert_allclose(right, result.right, atol=1e4 * atol)
 
 
+@pytest.mark.slow
 def test_a_graph_extends_to_known_vertices_and_new_rows():
     context = cx.contexts.graph(ADJACENCY)
     result, _ = cx.svd(cx.association_operator(context), 2, key=KEY)

@@ -60,7 +60,7 @@ def along(gradient, change):
     return (np.asarray(gradient) * change).sum()
 
 
-@pytest.mark.fast("randomized")
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_sum_of_squares_has_the_gradient_of_the_table(method):
     def function(table):
@@ -150,6 +150,7 @@ SOFTMAX = {
 }
 
 
+@pytest.mark.slow_cases("attention")
 @pytest.mark.parametrize("name", SOFTMAX)
 def test_kernel_parameters_and_features(name):
     """In tiles of four rows, the last of them padded."""
@@ -178,6 +179,7 @@ def test_kernel_parameters_and_features(name):
         np.testing.assert_allclose(along(found, change), expected, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_low_rank_features():
     @jax.jit
     def make(left):
@@ -238,7 +240,7 @@ STORED = {
 }
 
 
-@pytest.mark.slow_cases("sparse, both ways")
+@pytest.mark.slow_cases("sparse, both ways", "fixed degree")
 @pytest.mark.parametrize("name", STORED)
 def test_stored_weights_along_a_change_of_the_law(name):
     """Leaves of an operator are tied to each other: along a law that changes."""
@@ -356,6 +358,7 @@ def test_independence():
         jax.grad(lambda t: spectrum(t).sum())(table)
 
 
+@pytest.mark.slow_cases("left-jit")
 @pytest.mark.parametrize(
     ("side", "wrap"),
     [("left", lambda f: f), ("right", lambda f: f), ("left", jax.jit)],
@@ -436,6 +439,7 @@ def test_a_second_gradient_of_the_same_shape_does_not_compile_again(caplog):
     assert count(7) == 0
 
 
+@pytest.mark.slow_cases("complex", "map")
 @pytest.mark.parametrize("kind", ["real", "complex", "map"])
 def test_plain_matrices(kind):
     matrix, change = normal(8, 14, 9), normal(9, 14, 9)
@@ -461,6 +465,7 @@ def test_plain_matrices(kind):
     np.testing.assert_allclose(got, slope(dense, matrix, change), rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_what_is_laid_out_on_the_host_must_be_concrete():
     matrix = sparse.BCOO.fromdense(jnp.asarray(TABLE))
 
@@ -509,6 +514,7 @@ JUDGES = {
 }
 
 
+@pytest.mark.slow_cases("ratio trace")
 @pytest.mark.parametrize("name", JUDGES)
 def test_judges_are_differentiable_end_to_end(name):
     function, value, change = JUDGES[name]

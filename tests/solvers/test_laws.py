@@ -41,6 +41,7 @@ def on_device(tree):
     return jax.tree.map(jnp.asarray, tree)
 
 
+@pytest.mark.slow
 def test_a_fingerprint_is_that_of_the_values_wherever_they_are(monkeypatch):
     on_host = fingerprint(on_device(TREE))
     assert on_host.shape == (8,)
@@ -103,7 +104,7 @@ def test_a_result_is_a_triple_and_carries_its_law(solved):
     assert info.scale == 1
 
 
-@pytest.mark.slow_cases("context1")
+@pytest.mark.slow_cases("context1", "context0")
 @pytest.mark.parametrize("context", [KNN, RBF, cx.contexts.joint(TABLE)])
 def test_operators_of_one_context_have_its_law(context):
     mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -132,6 +133,7 @@ def test_functions_extend_to_new_points_of_their_own_context_only(solved):
     assert np.isfinite(cx.extend(SVDResult(*result), RBF, POINTS[:2])).all()
 
 
+@pytest.mark.slow
 def test_a_part_of_a_mixture_is_another_context():
     parts = [cx.association_operator(RBF)] * 2
     result, _ = cx.svd(cx.operators.weighted_sum(parts, [0.9, 0.1]), 2, key=KEY)
@@ -139,6 +141,7 @@ def test_a_part_of_a_mixture_is_another_context():
         cx.extend(result, RBF, POINTS[:2])
 
 
+@pytest.mark.slow
 def test_inside_a_trace_another_context_gives_nan():
     @jax.jit
     def extended(law, points, gamma):
@@ -151,6 +154,7 @@ def test_inside_a_trace_another_context_gives_nan():
     assert np.isnan(extended(law, POINTS, gamma + 1)).all()
 
 
+@pytest.mark.slow
 def test_gradients_pass_by_the_law():
     op = cx.association_operator(cx.contexts.joint(TABLE))
     slope = jax.grad(lambda op: cx.svd(op, 2, key=KEY)[0].singular_values.sum())(op)
@@ -195,7 +199,7 @@ def test_without_a_law_the_bounds_are_those_of_the_operator(solved):
     np.testing.assert_allclose(unknown.lower, known.lower, atol=1e-5)
 
 
-@pytest.mark.slow_cases("1000.0")
+@pytest.mark.slow_cases("1000.0", "1e-25")
 @pytest.mark.parametrize("unit", [1e3, 1e-25, 1e25])
 def test_bounds_of_a_plain_matrix_need_no_scale(unit):
     matrix = (unit * TABLE.astype(np.float32)).astype(np.float32)

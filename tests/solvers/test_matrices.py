@@ -86,7 +86,7 @@ SPARSE = [kind for kind in MATRICES if kind.split()[0] in (*FORMATS, "BCOO", "BC
 COMPLEX = A + 1j * A[::-1]
 
 
-@pytest.mark.slow_cases("BCOO")
+@pytest.mark.slow_cases("BCOO", "BCSR", "BCOO with padding")
 @pytest.mark.parametrize("kind", SPARSE)
 def test_a_sparse_matrix_of_any_format_is_laid_out_alike(kind):
     for a in (A, COMPLEX):
@@ -140,6 +140,7 @@ def test_sparse_matrices_of_other_dtypes_are_promoted(dtype):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_linear_operator_of_scipy_is_solved_and_compiles_once():
     a = aslinearoperator(scipy.sparse.csr_array(A))
     (result, info), (again, _) = (
@@ -154,6 +155,7 @@ def test_a_linear_operator_of_scipy_is_solved_and_compiles_once():
     assert take_apart(WithT(A)).functions != take_apart(WithT(A)).functions
 
 
+@pytest.mark.slow_cases("exact")
 @pytest.mark.parametrize(
     "method", ["exact", pytest.param("krylov", marks=pytest.mark.slow)]
 )

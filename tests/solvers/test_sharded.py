@@ -61,7 +61,7 @@ CASES = [
 ]
 
 
-@pytest.mark.fast("knn-45-8", "dense-48-8")
+@pytest.mark.fast("knn-45-8")
 @pytest.mark.parametrize(("kind", "num_rows", "num_devices"), CASES)
 def test_the_spectrum_is_that_of_the_table(kind, num_rows, num_devices, key):
     op = operator(kind, num_rows, num_devices)
@@ -90,6 +90,7 @@ def test_the_spectrum_is_that_of_the_table(kind, num_rows, num_devices, key):
         assert result.left.sharding.is_equivalent_to(cut, 2)
 
 
+@pytest.mark.slow
 def test_auto_keeps_an_operator_on_its_devices(key):
     found = {}
     for num_devices in (1, 8):

@@ -77,6 +77,20 @@ def check(op, name, method, dtype, spare=None):
         assert (functions[law == 0] == 0).all()
 
 
+@pytest.mark.slow_cases(
+    "beta_binomial-exact-float32",
+    "beta_binomial-exact-float64",
+    "beta_binomial-randomized-float32",
+    "beta_binomial-randomized-float64",
+    "binary_symmetric-krylov-float32",
+    "binary_symmetric-krylov-float64",
+    "deterministic_labels-exact-float32",
+    "deterministic_labels-exact-float64",
+    "deterministic_labels-randomized-float32",
+    "deterministic_labels-randomized-float64",
+    "von_mises_fisher_on_the_circle-krylov-float32",
+    "von_mises_fisher_on_the_circle-krylov-float64",
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("method", ["exact", "randomized", "krylov"])
 @pytest.mark.parametrize("name", WITH_TABLE)
@@ -86,7 +100,7 @@ def test_dense_storage_gives_the_closed_form(name, method, dtype):
     check(cx.association_operator(context), name, method, dtype, spare=0)
 
 
-@pytest.mark.fast("staff_smoking-float64", "staff_smoking-float32")
+@pytest.mark.fast("staff_smoking-float32")
 @pytest.mark.parametrize("dtype", SOME_DTYPES)
 @pytest.mark.parametrize(
     "name",
@@ -116,7 +130,7 @@ def test_sparse_storage_gives_the_closed_form(name, method):
     check(cx.association_operator(context, storage="sparse"), name, method, dtype)
 
 
-@pytest.mark.fast("torus_walk-randomized")
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS[1:])
 @pytest.mark.parametrize(
     "name",
@@ -183,7 +197,7 @@ def test_a_gaussian_channel_in_blocked_kernel_storage(method, dtype):
     np.testing.assert_allclose(result.singular_values, expected, atol=promised(dtype))
 
 
-@pytest.mark.fast("randomized-float64", "randomized-float32")
+@pytest.mark.fast("randomized-float32")
 @pytest.mark.parametrize("dtype", SOME_DTYPES)
 @pytest.mark.parametrize("method", METHODS[1:])
 def test_low_rank_storage_gives_the_closed_form(method, dtype):
@@ -201,7 +215,7 @@ def test_low_rank_storage_gives_the_closed_form(method, dtype):
     check(op, "krawtchouk", method, dtype)
 
 
-@pytest.mark.fast("randomized-float64", "randomized-float32")
+@pytest.mark.fast("randomized-float32")
 @pytest.mark.parametrize("dtype", SOME_DTYPES)
 @pytest.mark.parametrize("method", METHODS)
 def test_composed_operators_give_the_closed_form(method, dtype):
@@ -217,7 +231,7 @@ def test_composed_operators_give_the_closed_form(method, dtype):
     assert info.tail_error > 0  # no closed form: a trace estimate, with its error
 
 
-@pytest.mark.fast("randomized")
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_functions_span_what_a_dense_factorisation_spans(method):
     dtype = DTYPES[-1]
@@ -238,6 +252,7 @@ def test_functions_span_what_a_dense_factorisation_spans(method):
     np.testing.assert_allclose(result.singular_values, s[:2], atol=promised(dtype))
 
 
+@pytest.mark.slow
 def test_published_correspondence_analysis_of_staff_and_smoking():
     """Greenacre 1984, Table 3.1: principal inertias of 5 staff groups × 4 habits."""
     counts = [
@@ -256,6 +271,7 @@ def test_published_correspondence_analysis_of_staff_and_smoking():
     np.testing.assert_allclose(info.total_energy, published.sum(), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_published_three_state_chain():
     transition = [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]
     op = cx.association_operator(cx.contexts.markov(transition))

@@ -55,6 +55,7 @@ def test_residuals_are_those_of_the_functions_returned(op, method):
     )
 
 
+@pytest.mark.slow_cases("exact", "nystrom")
 @pytest.mark.parametrize("method", METHODS)
 def test_energies_are_exact_where_the_storage_knows_its_norm(op, table, method):
     result, info = cx.svd(op, 3, key=KEY, method=method)
@@ -185,7 +186,7 @@ def test_labels_have_ones_then_zeros_and_no_nan(method, rank):
         np.testing.assert_allclose(law @ functions, 0, atol=atol)
 
 
-@pytest.mark.fast("randomized")
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_independence_gives_zeros_and_no_nan(method):
     op = cx.association_operator(cx.contexts.joint(np.ones((9, 7), DTYPE)))
@@ -296,6 +297,7 @@ def test_bad_arguments_are_refused(op, arguments, error, message):
         cx.svd(**{"op": op, "rank": 2, "key": KEY, **arguments})
 
 
+@pytest.mark.slow
 def test_wrong_types_are_refused_without_the_type_checker_of_the_tests():
     """Under pytest beartype complains first, which users do not have."""
     program = """

@@ -38,7 +38,9 @@ def check_triples(a, result, rank, atol):
     np.testing.assert_allclose(u.conj().T @ a @ v, np.diag(s), atol=atol)
 
 
-@pytest.mark.slow_cases("shape0-krylov-float64")
+@pytest.mark.slow_cases(
+    "shape0-krylov-float64", "shape0-nystrom-float64", "shape0-exact-float64"
+)
 @pytest.mark.parametrize("dtype", SOME_DTYPES)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
@@ -53,6 +55,7 @@ def test_every_method_finds_the_leading_triples(shape, method, dtype):
     assert info.status == "converged"
 
 
+@pytest.mark.slow_cases("1", "3")
 @pytest.mark.parametrize("block_size", [1, 3])
 def test_narrow_krylov_blocks_converge_through_restarts(block_size):
     a = decaying((60, 45), values=(1.0 + np.arange(45)) ** -0.5)
@@ -70,6 +73,7 @@ def test_narrow_krylov_blocks_converge_through_restarts(block_size):
     assert info.status == "converged"
 
 
+@pytest.mark.slow
 def test_krylov_residuals_are_those_of_the_triples_when_passes_run_out():
     a = decaying((60, 45), values=(1.0 + np.arange(45)) ** -0.5)
     result, info = cx.solvers.truncated_svd(
@@ -101,6 +105,7 @@ def test_narrow_krylov_blocks_gain_more_from_as_many_products():
     assert narrow < 0.002 * wide
 
 
+@pytest.mark.slow_cases("bcoo", "jax", "map", "map on the host")
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -139,6 +144,7 @@ def test_complex_matrices():
         check_triples(a, result, 3, 100 * promised(DTYPE))
 
 
+@pytest.mark.slow_cases("bfloat16", "int32")
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, jnp.bfloat16, np.float16, bool])
 def test_other_dtypes_are_promoted(dtype):
     a = np.random.default_rng(0).integers(0, 2, size=(12, 9)).astype(dtype)
@@ -147,7 +153,7 @@ def test_other_dtypes_are_promoted(dtype):
     np.testing.assert_allclose(result.singular_values, expected, rtol=1e-5)
 
 
-@pytest.mark.fast("randomized")
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_beyond_the_rank_values_are_zero_and_vectors_orthonormal(method):
     a = decaying((40, 30), values=[3.0, 3.0, 1.0])
@@ -181,6 +187,7 @@ def test_scale_does_not_matter(scale):
     assert info.status == "converged"
 
 
+@pytest.mark.slow_cases("1e-28-exact", "1e-28-randomized")
 @pytest.mark.parametrize("method", ["exact", "randomized"])
 @pytest.mark.parametrize("scale", [1e-28, 1e28])
 def test_squares_out_of_range_do_not_matter(scale, method):
@@ -195,6 +202,7 @@ def test_squares_out_of_range_do_not_matter(scale, method):
     assert 0 < info.residuals.max() < 1e-4 * expected[0]
 
 
+@pytest.mark.slow
 def test_an_exact_solve_asks_both_maps():
     a = jnp.asarray(decaying((40, 30)))
     two = (lambda g: a @ g, lambda f: 2.0 * (a.T @ f), a.shape, a.dtype)
@@ -262,6 +270,7 @@ def test_a_traced_bcoo_is_refused_in_plain_words():
         jax.eval_shape(lambda a: cx.solvers.truncated_svd(a, 1, key=KEY)[0], matrix)
 
 
+@pytest.mark.slow_cases("random-float32")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["random", "ill-conditioned", "repeated", "zero"])
 def test_orthonormal_columns_hold_the_span_of_any_block(kind, dtype):

@@ -23,6 +23,7 @@ def test_an_order_holds_every_row_once(size: int) -> None:
     np.testing.assert_array_equal(order[some], shuffled(some, size, 7, 3))
 
 
+@pytest.mark.slow
 def test_orders_are_uniform() -> None:
     # Each of 24 orders of 4 rows, and each place of row 0 among 50, equally often.
     count = 1200

@@ -131,6 +131,7 @@ def refusing_from(
         )
 
 
+@pytest.mark.slow_cases("log-28")
 @pytest.mark.parametrize(
     ("where", "number"), [("log", errno.ENOSPC), ("save", errno.EROFS)]
 )
@@ -280,6 +281,7 @@ def test_many_damaged_checkpoints_are_read_right_or_refused(
     check_damage(good, tmp_path / "bad", count=500, seed=seed)
 
 
+@pytest.mark.slow
 def test_sums_tell_every_bit_and_every_exchange(good: tuple[Path, Any]) -> None:
     state = good[1][12]
     is_finite, sums = examined(state)

@@ -169,6 +169,7 @@ def told_at(*steps: int, number: int = signal.SIGTERM) -> Any:
         yield batch
 
 
+@pytest.mark.slow_cases("2")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_run_that_goes_on_as_if_it_had_not(
     whole: tuple[Any, Path], tmp_path: Path, number: int
@@ -204,6 +205,7 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     assert saved_steps(tmp_path) == [6]
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_does_not_wait_for_data_that_never_come() -> None:
     come = threading.Event()
 
@@ -249,6 +251,7 @@ def test_a_bad_loss_before_an_interruption_is_not_saved(tmp_path: Path) -> None:
     assert saved_steps(tmp_path) == [6]
 
 
+@pytest.mark.slow
 def test_iterators_go_on_where_they_were(
     whole: tuple[Any, Path], tmp_path: Path
 ) -> None:

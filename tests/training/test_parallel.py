@@ -43,7 +43,7 @@ def test_many_devices_compute_what_one_does(strategy: str, devices: int) -> None
     assert difference(result, run("jit", 1)[0]) < promised(np.float64)
 
 
-@pytest.mark.fast("jit")
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_pieces_on_many_devices_compute_what_one_does(strategy: str) -> None:
     result, _ = run(strategy, 4, 4)

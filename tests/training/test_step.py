@@ -149,6 +149,7 @@ def test_mixed_precision_keeps_moments_and_parameters_in_single() -> None:
     assert cosine > 0.9
 
 
+@pytest.mark.slow
 def test_one_key_is_folded_with_the_step_and_the_piece() -> None:
     def draw(params: Any, batch: jax.Array, key: jax.Array) -> jax.Array:
         return params * jax.random.normal(key, batch.shape, batch.dtype)
