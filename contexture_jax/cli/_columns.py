@@ -10,7 +10,8 @@ and "yes", and no column weighs more in a distance because of how it was coded.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
@@ -130,7 +131,9 @@ def interpret(
             values[numeric] = reading.values
             values = values[codes]
             _check_finite(source, texts, values, name)
-            column = _numbers(texts, values, name, marks)
+            plain = np.full(len(distinct), "", dtype=object)
+            plain[numeric] = reading.plain or present
+            column = _numbers(texts, values, name, marks, plain.tolist())
             return column._replace(words=reading.words)
     present, weights = _present(distinct, codes, ~absent)
     column = _categories(source, distinct, codes, absent, name)
@@ -208,8 +211,22 @@ def _of_numbers(
 
 
 def _numbers(
-    texts: Texts, values: np.ndarray, name: str, marks: frozenset[str]
+    texts: Texts,
+    values: np.ndarray,
+    name: str,
+    marks: frozenset[str],
+    plain: Sequence[str] | None = None,
 ) -> Column:
+    """A column of numbers, with exact integers where float64 rounds some.
+
+    Args:
+        texts: the cells.
+        values: the number of each, shape (n,), NaN where missing.
+        name: the name of the column.
+        marks: the texts that stand for a missing value.
+        plain: each of the different texts as Python writes numbers; None if they are
+            so.
+    """
     column = Column(name, values)
     if np.isnan(values).any():
         distinct, codes = texts.distinct
@@ -217,11 +234,32 @@ def _numbers(
         column = column._replace(marks=_counts(distinct, codes, np.array(absent)))
     if not (np.abs(values) >= _LARGEST_EXACT).any():
         return column
-    exact = [_INTEGER.fullmatch(text) for text in texts.tolist()]
-    if any(e is None for e, m in zip(exact, column.missing, strict=True) if not m):
+    distinct, codes = texts.distinct
+    absent = np.ones(len(distinct), dtype=bool)
+    absent[codes[~column.missing]] = False
+    plain = distinct if plain is None else plain
+    kept = [text for text, a in zip(plain, absent, strict=True) if not a]
+    # With a power of ten, large numbers are measured rather than names.
+    if not any(
+        _INTEGER.fullmatch(text) and abs(float(text)) >= _LARGEST_EXACT for text in kept
+    ):
         return column
-    whole = np.array([0 if e is None else int(e[1]) for e in exact], dtype=object)
-    return column._replace(exact=whole, notes=(_rounded(name),))
+    found = [_whole(text) for text in kept]
+    column = column._replace(notes=(_rounded(name),))
+    if any(value is None for value in found):
+        return column
+    whole = np.zeros(len(distinct), dtype=object)
+    whole[~absent] = found
+    return column._replace(exact=whole[codes])
+
+
+def _whole(text: str) -> int | None:
+    """The integer that a text as Python writes numbers is, or None."""
+    try:
+        value = Decimal(text)
+        return int(value) if value == value.to_integral_value() else None
+    except ArithmeticError:  # of powers that no float has
+        return None
 
 
 def _rounded(name: str) -> str:

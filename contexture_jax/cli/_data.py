@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -372,6 +373,8 @@ def split(
     if judged.kind == "classes" and column.exact is not None:
         column = column._replace(notes=())
     notes += notes_of([column], dialect)
+    if judged.kind == "classes" and not column.categories:
+        notes += _zeros_lost(name, cells, column)
     if (judged.values == judged.values[0]).all():
         raise InputError(
             f"target {quoted(name)} of {source.title} has the same value in all"
@@ -379,6 +382,34 @@ def split(
             f" leave --target out{''.join(f' ({note})' for note in notes[:1])}"
         )
     return source, judged, np.flatnonzero(present), notes
+
+
+def _zeros_lost(name: str, cells: Cells, column: Column) -> list[str]:
+    """What to say where texts that differ by leading zeros make one class."""
+    if not isinstance(cells, Texts) and cells.dtype.kind not in "UO":
+        return []
+    texts = cells if isinstance(cells, Texts) else Texts.of(cells)
+    if not texts.any_matches(r"^[+-]?0\d"):
+        return []
+    distinct, codes = texts.distinct
+    values = column.values if column.exact is None else column.exact
+    rows = np.unique(codes, return_index=True)[1]
+    alike: dict[float, list[str]] = {}
+    for text, row in zip(distinct, rows, strict=True):
+        if not column.missing[row]:
+            alike.setdefault(values[row], []).append(text)
+    padded = re.compile(r"[+-]?0\d.*")
+    same = [
+        " and ".join(map(quoted, texts))
+        for texts in alike.values()
+        if len(texts) > 1 and any(padded.fullmatch(text) for text in texts)
+    ]
+    if not same:
+        return []
+    return [
+        f"{quoted(name)} has texts that are one number, so one class:"
+        f" {enumerated(same)} (--categorical {name} keeps them apart)"
+    ]
 
 
 def _target_cells(source: Source, target: str) -> tuple[Cells, str]:

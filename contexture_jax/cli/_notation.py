@@ -64,12 +64,14 @@ class Reading(NamedTuple):
         decimals: the decimal signs that fit; empty if none fits all texts.
         misfits: where at least half of the cells are numbers in some notation: which
             texts do not fit the notation of most, shape (k,); None otherwise.
+        plain: each text as Python writes numbers, where notation was taken off.
     """
 
     values: np.ndarray | None = None
     words: tuple[str, ...] = ()
     decimals: frozenset[str] = frozenset()
     misfits: np.ndarray | None = None
+    plain: tuple[str, ...] = ()
 
 
 def number(text: str) -> float | None:
@@ -111,18 +113,19 @@ def read_numbers(
     allowed = [n for n in fitting if decimal in (None, n[0])]
     if not allowed:
         return Reading(None, (), decimals, _misfits(texts, found, weights, decimal))
-    values = _values(parts, allowed[0])
+    plain = _plain(parts, allowed[0])
+    values = np.array([float(text) for text in plain])
     # With one decimal sign all notations agree. With none known, a point that may
     # stand before decimals does, as in Python.
     for other in allowed[1:]:
         if allowed[0] != (".", "") and not np.array_equal(
-            values, _values(parts, other)
+            values, [float(text) for text in _plain(parts, other)]
         ):
             return Reading(None, (), decimals)
     words = _words(bodies, allowed[0], *affixes.pop())
     if any(_MINUS.match(text) for text in texts):
         words.append("typographic minus signs")
-    return Reading(values, tuple(words), decimals)
+    return Reading(values, tuple(words), decimals, plain=tuple(plain))
 
 
 def looks_like(texts: Sequence[str], weights: np.ndarray) -> str | None:
@@ -161,18 +164,19 @@ def _fits(body: str, notation: tuple[str, str]) -> bool:
     return _pattern(*notation).fullmatch(body) is not None
 
 
-def _values(parts: Sequence[re.Match[str]], notation: tuple[str, str]) -> np.ndarray:
+def _plain(parts: Sequence[re.Match[str]], notation: tuple[str, str]) -> list[str]:
+    """Numbers of a notation as Python writes them, without their units."""
     decimal, thousands = notation
 
-    def value(parts: re.Match[str]) -> float:
+    def plain(parts: re.Match[str]) -> str:
         body = parts["body"]
         if thousands:
             body = body.replace(thousands, "")
         body = body.replace(decimal, ".")
         sign = parts["sign"] or parts["inner"]
-        return float(f"{sign}{body}{parts['power'] or ''}")
+        return f"{sign}{body}{parts['power'] or ''}"
 
-    return np.array([value(p) for p in parts])
+    return [plain(p) for p in parts]
 
 
 def _words(

@@ -72,6 +72,8 @@ def from_archive(arrays: Mapping[str, np.ndarray], title: str) -> Source:
             f"the sparse matrix of {title} has dtype {parts[0].dtype}; expected real"
             " numbers"
         )
+    # Before entries are added up, which in their own dtype may overflow.
+    parts[0] = parts[0].astype(np.float64)
     try:
         maker = getattr(sparse, f"{kind}_array")
         if kind == "coo":
@@ -80,7 +82,7 @@ def from_archive(arrays: Mapping[str, np.ndarray], title: str) -> Source:
             matrix = maker(tuple(parts), shape=size)
         if kind in ("csr", "csc"):
             matrix.check_format(full_check=True)
-        weights = matrix.tocsr().astype(np.float64)
+        weights = matrix.tocsr()
         weights.sum_duplicates()
         weights.check_format(full_check=True)
     except (ValueError, TypeError, IndexError, OverflowError, MemoryError) as error:

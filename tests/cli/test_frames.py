@@ -9,7 +9,7 @@ from pyarrow import feather, parquet
 from scipy import sparse
 
 from contexture_jax.cli._contexts import build_context, plan_context
-from contexture_jax.cli._counts import load_counts
+from contexture_jax.cli._counts import _symmetric, load_counts
 from contexture_jax.cli._data import load_features
 from contexture_jax.cli._messages import InputError
 from contexture_jax.cli._options import Options
@@ -169,3 +169,34 @@ def test_separators_are_of_text_files(tmp_path):
     np.save(tmp_path / "x.npy", np.eye(3))
     with pytest.raises(InputError, match="--separator goes with"):
         load_features(str(tmp_path / "x.npy"), dialect=Dialect(separator=";"))
+
+
+@pytest.mark.parametrize(("dtype", "sums"), [("u1", 300), ("?", 2), ("i1", 200)])
+def test_repeated_entries_are_added_up_beyond_their_dtype(tmp_path, dtype, sums):
+    data = {"u1": [200, 100], "?": [1, 1], "i1": [100, 100]}[dtype]
+    parts = {
+        "format": np.array(b"coo"),
+        "shape": np.array([2, 2]),
+        "data": np.array([*data, 1]).astype(dtype),
+        "row": np.array([0, 0, 1]),
+        "col": np.array([0, 0, 1]),
+    }
+    np.savez(tmp_path / "w.npz", **parts)
+    np.testing.assert_array_equal(
+        load_counts(str(tmp_path / "w.npz")).features, [[sums, 0], [0, 1]]
+    )
+
+
+@pytest.mark.parametrize("made", [np.asarray, sparse.csr_array])
+def test_a_small_one_way_edge_beside_a_large_weight_is_refused(made):
+    weights = np.zeros((4, 4))
+    weights[[0, 1, 2], [1, 2, 0]] = 0.5
+    weights[3, 3] = 1e6
+    with pytest.raises(InputError, match="symmetric"):
+        _symmetric("w", made(weights))
+    both = weights + weights.T
+    rounded = both * (1 + 1e-9 * np.triu(np.ones((4, 4))))
+    found = _symmetric("w", made(rounded))
+    found = found if made is np.asarray else found.toarray()
+    np.testing.assert_array_equal(found, found.T)
+    np.testing.assert_allclose(found, both, rtol=1e-8)

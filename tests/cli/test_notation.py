@@ -233,3 +233,49 @@ def test_a_median_of_the_largest_numbers_does_not_overflow(tmp_path):
         load_features(str(small)).features,
         atol=CLOSE,
     )
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{:,}",
+        "{} kg",
+        "\u2212{}",
+        "{}.0",
+        "{:_}",
+    ],
+)
+def test_integers_of_64_bits_stay_apart_however_they_are_written(tmp_path, form):
+    ids = [2**53 + i for i in (0, 1, 0, 1)]
+    cells = [form.format(i).replace("_", " ") for i in ids]
+    rows = "".join(f'{i},"{cell}"\n' for i, cell in enumerate(cells))
+    target = load_features(str(write(tmp_path, "a,y\n" + rows)), target="y").target
+    assert target is not None
+    sign = "-" if "\u2212" in form else ""
+    assert set(target.class_names) == {f"{sign}{i}" for i in ids}
+    assert len(set(target.values)) == 2
+
+
+def test_one_power_of_ten_leaves_integers_of_64_bits_apart(tmp_path):
+    cells = [str(2**53), str(2**53 + 1), "1e3"] * 2
+    rows = "".join(f"{i},{cell}\n" for i, cell in enumerate(cells))
+    target = load_features(str(write(tmp_path, "a,y\n" + rows)), target="y").target
+    assert target is not None
+    assert target.class_names == ("1000", str(2**53), str(2**53 + 1))
+
+
+def test_integers_of_64_bits_beside_fractions_are_noted():
+    assert "beyond 2^53" in understood([str(2**53 + 1), "0.5"]).notes[0]
+    assert understood(["6.02e23", "0.5"]).notes == ()
+
+
+def test_classes_that_differ_by_leading_zeros_are_noted(tmp_path):
+    rows = "".join(f"{i},{y}\n" for i, y in enumerate(["01", "1", "2", "001", "2"]))
+    table = load_features(str(write(tmp_path, "a,y\n" + rows)), target="y")
+    assert table.notes == [
+        '"y" has texts that are one number, so one class: "01" and "1" and "001"'
+        " (--categorical y keeps them apart)"
+    ]
+    padded = "".join(f"{i},{y}\n" for i, y in enumerate(["01", "02", "01", "02"]))
+    path = str(write(tmp_path, "a,y\n" + padded))
+    assert load_features(path, target="y").notes == []
