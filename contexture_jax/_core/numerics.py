@@ -13,6 +13,7 @@ from contexture_jax._core.checks import (
     check_probabilities,
     floating_dtype,
     is_concrete,
+    is_traced,
 )
 from contexture_jax._core.types import Array, Float, Inexact
 
@@ -26,6 +27,7 @@ __all__ = [
     "safe_reciprocal",
     "safe_sqrt",
     "transpose_rows",
+    "weights_or_nan",
 ]
 
 
@@ -116,7 +118,28 @@ def as_law(weights: Any, name: str, size: int, dtype: Any) -> Array:
     """
     given = as_real(weights, name)
     check_probabilities(given, name, size)
-    return normalised(given, dtype=dtype)
+    return normalised(weights_or_nan(given), dtype=dtype)
+
+
+def weights_or_nan(
+    weights: Array | np.ndarray, axis: int | None = None
+) -> Array | np.ndarray:
+    """Weights, with NaN for what a trace cannot refuse and must not look like a law.
+
+    Args:
+        weights: any shape; those that are not traced have been checked.
+        axis: what holds a law of its own, as in `normalised`; None: everything.
+
+    Returns:
+        Traced weights as floating numbers: NaN where one is negative or not finite,
+        and in all of a law without mass. Others as they are.
+    """
+    if not is_traced(weights):
+        return weights
+    weights = weights.astype(floating_dtype(weights.dtype))
+    valid = jnp.isfinite(weights) & (weights >= 0)
+    has_mass = (weights > 0).any(axis=axis, keepdims=True)
+    return jnp.where(valid & has_mass, weights, jnp.nan)
 
 
 def _shares(values: np.ndarray, axis: int | None) -> np.ndarray:

@@ -30,7 +30,7 @@ def graph(adjacency: Any, *, lazy: bool = False) -> DenseJoint | SparseJoint:
     Raises:
         TypeError: if `lazy` is not a bool.
         ValueError: if W is not square, not symmetric, or has a negative or non-finite
-            weight.
+            weight; inside a trace the law is NaN then.
     """
     if not isinstance(lazy, (bool, np.bool_)):
         msg = f"lazy must be True or False; got {lazy!r}"
@@ -41,7 +41,11 @@ def graph(adjacency: Any, *, lazy: bool = False) -> DenseJoint | SparseJoint:
         _check_square(weights.shape)
         if spans_processes(weights):
             _check_symmetric(weights, weights.T, jnp)
-        elif not is_traced(weights):
+        elif is_traced(weights):
+            wrong = _asymmetric(weights, weights.T, jnp).any()
+            weights = jnp.where(wrong, jnp.nan, weights)
+            context = DenseJoint(weights)
+        else:
             values = np.asarray(weights)
             _check_symmetric(values, values.T)
         if not lazy:
@@ -82,11 +86,16 @@ def _check_square(shape: tuple[int, ...]) -> None:
 
 def _check_symmetric(values: Any, mirrored: Any, xp: Any = np) -> None:
     """Raise unless a table is its transpose; `xp` is what its arrays belong to."""
-    tolerance = 4 * float(np.finfo(values.dtype).eps) * xp.maximum(values, mirrored)
-    if bool((xp.abs(values - mirrored) > tolerance).any()):
+    if bool(_asymmetric(values, mirrored, xp).any()):
         _raise_asymmetric(
             f"the largest difference is {xp.abs(values - mirrored).max()}"
         )
+
+
+def _asymmetric(values: Any, mirrored: Any, xp: Any) -> Any:
+    """Where a table differs from its transpose by more than rounding."""
+    tolerance = 4 * float(np.finfo(values.dtype).eps) * xp.maximum(values, mirrored)
+    return xp.abs(values - mirrored) > tolerance
 
 
 def _raise_asymmetric(what: str) -> None:

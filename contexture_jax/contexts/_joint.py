@@ -29,7 +29,13 @@ from contexture_jax._core.checks import (
     is_traced,
     spans_processes,
 )
-from contexture_jax._core.numerics import as_law, mm, normalised, safe_divide
+from contexture_jax._core.numerics import (
+    as_law,
+    mm,
+    normalised,
+    safe_divide,
+    weights_or_nan,
+)
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -105,6 +111,7 @@ class DenseJoint(Context):
             rows = _as_table(x_new, "x_new")
             _check_num_columns(rows, num_columns)
             _check_rows(rows, "x_new")
+            rows = weights_or_nan(rows, axis=1)
             rows = normalised(rows, axis=1, dtype=self.probabilities.dtype)
         shares = normalised(normalised(rows, axis=1))
         return DenseJoint(shares, has_profiles=self.has_profiles)
@@ -208,7 +215,7 @@ def joint(table: Any) -> DenseJoint | SparseJoint:
     Raises:
         TypeError: if the entries are not real numbers.
         ValueError: if `table` is not a matrix, is empty, has a negative or non-finite
-            entry, or no mass at all.
+            entry, or no mass at all; inside a trace the law is NaN then.
     """
     return _joint(table, "table")
 
@@ -286,11 +293,12 @@ def conditional(matrix: ArrayLike, p_x: ArrayLike | None = None) -> DenseJoint:
         p_x: law of X, shape (n,), non-negative; normalised; None: uniform.
 
     Raises:
-        ValueError: if a row has no mass, or an entry is negative or not finite.
+        ValueError: if a row has no mass, or an entry is negative or not finite; inside
+            a trace the law is NaN then.
     """
     rows = _as_table(matrix, "matrix")
     _check_rows(rows, "matrix")
-    shares = normalised(rows, axis=1)
+    shares = normalised(weights_or_nan(rows, axis=1), axis=1)
     num_rows = shares.shape[0]
     if p_x is None:
         weights = jnp.full((num_rows,), 1.0 / num_rows, shares.dtype)
@@ -355,7 +363,7 @@ def _joint(table: Any, name: str) -> DenseJoint | SparseJoint:
     if hasattr(table, "tocoo"):  # scipy.sparse, without importing it
         coo = table.tocoo()
         return _normalised(coo.row, coo.col, coo.data, coo.shape, name)
-    return DenseJoint(normalised(_as_table(table, name)))
+    return DenseJoint(normalised(weights_or_nan(_as_table(table, name))))
 
 
 def _as_table(table: Any, name: str) -> Array | np.ndarray:

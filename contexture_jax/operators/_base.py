@@ -14,8 +14,10 @@ from contexture_jax._core.checks import (
     as_floating,
     check_probabilities,
     is_concrete,
+    is_traced,
 )
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
+from contexture_jax._core.numerics import weights_or_nan
 from contexture_jax._core.processes import settled
 from contexture_jax._core.types import Array, ArrayLike, Float, describe
 
@@ -201,11 +203,15 @@ def as_law_of(law: Any, name: str, size: int, dtype: Any) -> Float[Array, " n"]:
 
     Raises:
         TypeError: if it does not hold real numbers.
-        ValueError: if it has another length, a negative entry or another sum.
+        ValueError: if it has another length, a negative entry or another sum; inside a
+            trace it is NaN then.
     """
     law = as_floating(law, name).astype(dtype)
     check_probabilities(law, name, size)
     check_total(law.sum(), name)
+    if is_traced(law):
+        is_one = abs(law.sum() - 1) <= _MASS_TOLERANCE
+        law = jnp.where(is_one, weights_or_nan(law), jnp.nan)
     return law
 
 

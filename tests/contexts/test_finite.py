@@ -8,6 +8,7 @@ import scipy.sparse
 from jax.experimental import sparse
 
 import contexture_jax as cx
+from contexture_jax.solvers import Status
 from tests.conftest import X64
 from tests.problems import CONTEXTS, holey_table, random_table, symmetric_weights
 from tests.tolerances import MONTE_CARLO_SIGMAS, tol
@@ -125,6 +126,65 @@ def test_the_law_of_a_table_is_differentiable_inside_a_trace():
     expected = -law[0, 0] * np.ones(table.shape)
     expected[0, 0] += 1
     np.testing.assert_allclose(slope, expected, atol=tol(DTYPE, size=10))
+
+
+def _with(table: np.ndarray, value: float, *places: tuple[int, int]) -> np.ndarray:
+    changed = table.copy()
+    for place in places:
+        changed[place] = value
+    return changed
+
+
+FULL = symmetric_weights(DTYPE) + DTYPE(1)
+NO_LAW = {
+    "a negative entry": (cx.contexts.joint, _with(FULL, -0.5, (1, 2))),
+    "no number": (cx.contexts.joint, _with(FULL, np.nan, (1, 2))),
+    "no mass": (cx.contexts.joint, 0 * FULL),
+    "a negative weight": (cx.contexts.graph, _with(FULL, -0.5, (1, 2), (2, 1))),
+    "one direction": (cx.contexts.graph, _with(FULL, 7.0, (1, 2))),
+    "one direction, lazy": (
+        lambda w: cx.contexts.graph(w, lazy=True),
+        _with(FULL, 7.0, (1, 2)),
+    ),
+    "a negative share": (cx.contexts.conditional, _with(FULL, -0.5, (1, 2))),
+    "a row without mass": (
+        cx.contexts.conditional,
+        _with(FULL, 0.0, *((3, i) for i in range(len(FULL)))),
+    ),
+    "a negative p_x": (
+        lambda p_x: cx.contexts.conditional(FULL, p_x),
+        _with(FULL, -1.0, (0, 0))[0],
+    ),
+    "p_x without mass": (lambda p_x: cx.contexts.conditional(FULL, p_x), 0 * FULL[0]),
+    "p_x of another sum": (
+        lambda p_x: cx.operators.low_rank_operator(
+            FULL, FULL, p_x, FULL[0] / FULL[0].sum()
+        ),
+        FULL[0],
+    ),
+}
+
+
+@jax.jit
+def _status(op: cx.AssociationOperator, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    result, info = cx.svd(op, 2, key=key)
+    return result.singular_values, info.status
+
+
+@pytest.mark.parametrize("name", NO_LAW)
+def test_what_a_trace_cannot_refuse_is_no_law(name, key):
+    make, given = NO_LAW[name]
+    with pytest.raises(ValueError, match="must"):
+        make(given)
+
+    def operator(given: jax.Array) -> cx.AssociationOperator:
+        made = make(given)
+        is_context = isinstance(made, cx.Context)
+        return cx.association_operator(made) if is_context else made
+
+    values, status = _status(jax.jit(operator)(given), key)
+    assert list(Status)[int(status)] == "non-finite"
+    assert not np.isfinite(values).any()
 
 
 @pytest.mark.parametrize(
