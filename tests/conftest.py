@@ -1,6 +1,7 @@
 """Settings of the whole suite: x64 on, strict promotion, no silent broadcasting."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,10 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the suite's time is compiling; the programs run for milliseconds.
 jax.config.update("jax_disable_most_optimizations", True)
+
+# A shell starts what runs in its background with Ctrl-C ignored, which tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A process may have so many mappings of memory (Linux, by default); each compiled
 # program takes some, and a process that runs out of them in compiling dies.
