@@ -16,7 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from contexture_jax.cli._messages import InputError, counted, enumerated, quoted
+from contexture_jax.cli._messages import (
+    InputError,
+    as_option,
+    counted,
+    enumerated,
+    quoted,
+)
 from contexture_jax.cli._notation import (
     Reading,
     looks_like,
@@ -92,8 +98,8 @@ def interpret(
     if not isinstance(cells, Texts) and cells.dtype.kind == "V":
         raise InputError(
             f"column {quoted(name)} of {source.title} holds lists, bytes or records;"
-            " expected numbers, text, booleans or dates: leave it out with --drop"
-            f" {name}"
+            " expected numbers, text, booleans or dates: leave it out with"
+            f" {as_option('--drop', name)}"
         )
     if not isinstance(cells, Texts) and cells.dtype.kind in "biuf":
         column = _of_numbers(source, cells, name, dialect)
@@ -109,7 +115,8 @@ def interpret(
     texts = cells if isinstance(cells, Texts) else Texts.of(cells)
     marks = frozenset(dialect.missing) | {""}
     # Points are before decimals unless the whole file has commas there.
-    if not categorical and (dialect.decimal != "," or not texts.any_matches(r"\.")):
+    points = dialect.decimal != "," or dialect.points
+    if not categorical and (points or not texts.any_matches(r"\.")):
         values = texts.numbers(marks)
         if values is not None and not np.isnan(values).all():
             return _numbers(texts, values, name, marks)
@@ -118,7 +125,8 @@ def interpret(
     if absent.all():
         raise InputError(
             f"column {quoted(name)} of {source.title} has no values: every cell is"
-            " missing; remove it, or leave it out with --drop"
+            f" missing{_marked(distinct)}; remove it, or leave it out with"
+            f" {as_option('--drop', name)}"
         )
     # Among numbers nan is missing, whatever the marks are.
     numeric = ~absent & ~np.array([_is_nan(text) for text in distinct])
@@ -197,7 +205,8 @@ def _of_numbers(
     if np.isnan(values).all():
         raise InputError(
             f"column {quoted(name)} of {source.title} has no values: every cell is"
-            " missing; remove it, or leave it out with --drop"
+            f" missing{_marked([_written(v) for v in np.unique(cells[marked])])};"
+            f" remove it, or leave it out with {as_option('--drop', name)}"
         )
     marks = {_written(v): int((cells == v).sum()) for v in np.unique(cells[marked])}
     empty = int(np.isnan(values).sum()) - sum(marks.values())
@@ -262,10 +271,16 @@ def _whole(text: str) -> int | None:
         return None
 
 
+def _marked(texts: Sequence[str]) -> str:
+    """The way out where marks of missing values are all that there is."""
+    marks = [quoted(text) for text in texts if text]
+    return f" ({enumerated(marks)}; --missing '' keeps such)" if marks else ""
+
+
 def _rounded(name: str) -> str:
     return (
         f"{quoted(name)} holds integers beyond 2^53, rounded as numbers: if they are"
-        " names, --drop or --categorical"
+        f" names, {as_option('--drop', name)} or {as_option('--categorical', name)}"
     )
 
 
@@ -304,6 +319,10 @@ def _read(present: list[str], weights: np.ndarray, dialect: Dialect) -> Reading:
         plain = [number(text) for text in present]
         if all(value is not None for value in plain):
             return Reading(np.array(plain, dtype=np.float64))
+    if dialect.points and not any("," in text for text in present):
+        reading = read_numbers(present, weights, ".")
+        if reading.values is not None:
+            return reading
     reading = read_numbers(present, weights, dialect.decimal)
     if dialect.found and reading.values is None and len(reading.decimals) == 1:
         return read_numbers(present, weights)
@@ -324,16 +343,17 @@ def _check_reading(
         raise InputError(
             f"{where} holds numbers but for {quoted(texts[row])} on"
             f" {source.place(row)}{_more(is_bad)}; correct the cell, empty it if the"
-            " value is missing (--missing names marks of such), or pass --categorical"
-            f" {name} if these are no numbers, or --drop {name}"
+            " value is missing (--missing names marks of such), or pass"
+            f" {as_option('--categorical', name)} if these are no numbers, or"
+            f" {as_option('--drop', name)}"
         )
     if reading.values is None and len(reading.decimals) > 1:
         row = int(np.argmax(texts.among([next(t for t in present if "," in t)])))
         raise InputError(
             f"{where} holds {quoted(texts[row])} on {source.place(row)}, with a comma"
             " before decimals or between thousands: --decimal , or --decimal . tells;"
-            f" or leave it out with --drop {name}, or take each text as a category with"
-            f" --categorical {name}"
+            f" or leave it out with {as_option('--drop', name)}, or take each text as a"
+            f" category with {as_option('--categorical', name)}"
         )
 
 
@@ -357,8 +377,8 @@ def _judged(
             f"column {quoted(name)} of {source.title} looks like {look}:"
             f" {quoted(texts[row])} on {source.place(row)}; as texts they would be"
             f" {len(column.categories):,} categories in {rows}: write them as numbers,"
-            f" leave the column out with --drop {name}, or take it so with"
-            f" --categorical {name}{_other_separator(source)}"
+            f" leave the column out with {as_option('--drop', name)}, or take it so"
+            f" with {as_option('--categorical', name)}{_other_separator(source)}"
         )
     notes = list(column.notes)
     if many:
@@ -402,8 +422,8 @@ def _categories(
         raise InputError(
             f"column {quoted(name)} of {source.title} has {len(categories)} different"
             f" texts in {len(codes)} rows, such as {quoted(categories[0])}; at most"
-            f" {MOST_CATEGORIES} make a category: leave it out with --drop"
-            f"{_other_separator(source)}"
+            f" {MOST_CATEGORIES} make a category: leave it out with"
+            f" {as_option('--drop', name)}{_other_separator(source)}"
         )
     index = {category: i for i, category in enumerate(categories)}
     places = [-1 if a else index[t] for t, a in zip(distinct, absent, strict=True)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from contexture_jax.cli._counts import load_counts
 from contexture_jax.cli._data import Table, load_features
-from contexture_jax.cli._messages import InputError, counted, quoted
+from contexture_jax.cli._messages import InputError, as_option, counted, quoted
 from contexture_jax.cli._options import Options
 from contexture_jax.cli._source import Dialect
 
@@ -196,8 +196,8 @@ def _plan_labels(options: Options, table: Table) -> Recipe:
     if target.kind != "classes":
         raise InputError(
             f"--context labels takes classes; target {quoted(target.name)} of"
-            f" {table.title} holds numbers (--categorical {target.name} makes each a"
-            " class)"
+            f" {table.title} holds numbers ("
+            f"{as_option('--categorical', target.name)} makes each a class)"
         )
     del options
     num_classes = len(target.class_names)

@@ -20,7 +20,7 @@ from contexture_jax.cli._data import (
     without,
     without_values,
 )
-from contexture_jax.cli._messages import InputError, counted, quoted
+from contexture_jax.cli._messages import InputError, as_option, counted, quoted
 from contexture_jax.cli._read import read
 from contexture_jax.cli._source import DEFAULT_DIALECT, Cells, Dialect, Source
 from contexture_jax.cli._sparse import as_columns, is_large
@@ -29,7 +29,12 @@ from contexture_jax.cli._texts import Texts
 __all__ = ["load_counts"]
 
 # Names that columns have which number or name the rows.
-_LABELS = re.compile(r"(?i)(?:^|[_ ])(?:id|index|row|key|code|label|name|year|date)s?$")
+_LABELS = re.compile(
+    r"(?i)(?:^|[_ .-])(?:id|index|row|key|code|label|name|year|date)s?$"
+    r"|^(?:user|customer|client|patient|subject|account|person|zip|post|postal)"
+    r"[_ .-]?(?:id|no|nr|number|code)?$"
+)
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 def load_counts(
@@ -105,10 +110,10 @@ def load_counts(
                 f"column {quoted(name)} of {source.title} holds texts, such as"
                 f" {quoted(column.categories[0])}; a"
                 f" {'graph' if graph else 'table of counts'} holds numbers: leave it"
-                f" out with --drop {name}"
+                f" out with {as_option('--drop', name)}"
             )
         what = "weights of a graph" if graph else "counts"
-        _check_weights(source, name, column.values, what)
+        _check_weights(source, name, column.values, what, labels=name == first)
         columns.append(without_values(column))
         room.add(column.values[:, None])
     notes += notes_of(columns, dialect)
@@ -118,6 +123,8 @@ def load_counts(
         raise InputError(f"all {what} of {source.title} are 0; expected some weight")
     if graph:
         counts = _symmetric(source.title, counts)
+    elif source.names[0] == first and not source.is_array:
+        notes += _perhaps_labels(first, counts)
     return Table(
         source.title,
         counts,
@@ -213,11 +220,6 @@ def _without_row_labels(
         # Labels are texts that are no counts; `interpret` tells, and raises on a mix.
         column = interpret(source, cells, name, dialect=dialect)
         labels = bool(column.categories)
-        is_like_labels = _LABELS.search(name) or _is_ordered(column.values)
-        if not labels and not graph and is_like_labels:
-            return source, [
-                f"{call} is taken as counts; --drop {name} if it labels the rows"
-            ]
     if not labels:
         return source, []
     return without(source, {0}), [f"{call} labels the rows"]
@@ -228,19 +230,40 @@ def _is_blank(cells: Cells, dialect: Dialect) -> bool:
     return isinstance(cells, Texts) and marks.issuperset(cells.distinct[0])
 
 
-def _is_ordered(values: np.ndarray) -> bool:
-    """Whether numbers are as years or the numbers of rows are: whole and in order."""
+def _perhaps_labels(name: str, counts: np.ndarray) -> list[str]:
+    """What to say of a first column of counts that may label the rows.
+
+    It may if it is called so, or holds whole numbers that are as years or the numbers
+    of rows are: in order, or distinct and most of them larger than all else.
+    """
+    if counts.shape[1] == 1:
+        return []
+    values, rest = counts[:, 0], counts[:, 1:]
     steps = np.diff(values)
-    whole = bool((values == np.round(values)).all())
-    return len(values) > 2 and whole and bool((steps > 0).all() or (steps < 0).all())
+    alike = len(values) > 2 and bool((values == np.round(values)).all())
+    ordered = alike and bool((steps > 0).all() or (steps < 0).all())
+    distinct = alike and len(np.unique(values)) == len(values)
+    larger = distinct and bool(np.median(values) > rest.max())
+    if not (ordered or larger or _LABELS.search(_CAMEL.sub("_", name))):
+        return []
+    return [
+        f"{quoted(name)} is taken as counts; {as_option('--categorical', name)} takes"
+        f" it as labels, {as_option('--drop', name)} leaves it out"
+    ]
 
 
-def _check_weights(source: Source, name: str, values: np.ndarray, weights: str) -> None:
+def _check_weights(
+    source: Source, name: str, values: np.ndarray, weights: str, *, labels: bool
+) -> None:
+    """Refuse what no weight is; `labels`: whether the column may label the rows."""
     for bad, what in ((np.isnan(values), "a missing cell"), (values < 0, "{:g}")):
         if bad.any():
             row = int(np.argmax(bad))
+            out = f"leave the column out with {as_option('--drop', name)}"
+            if labels:
+                out += f", or take it as labels with {as_option('--categorical', name)}"
             raise InputError(
                 f"column {quoted(name)} of {source.title} has"
                 f" {what.format(values[row])} on {source.place(row)}; {weights} must"
-                " be 0 or more"
+                f" be 0 or more: correct the cell, or {out}"
             )

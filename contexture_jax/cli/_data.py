@@ -17,6 +17,7 @@ from contexture_jax.cli._columns import (
 )
 from contexture_jax.cli._messages import (
     InputError,
+    as_option,
     closest,
     counted,
     enumerated,
@@ -24,7 +25,13 @@ from contexture_jax.cli._messages import (
 )
 from contexture_jax.cli._notation import DECIMAL_COMMAS
 from contexture_jax.cli._read import read
-from contexture_jax.cli._source import DEFAULT_DIALECT, Cells, Dialect, Source
+from contexture_jax.cli._source import (
+    DEFAULT_DIALECT,
+    DEFAULT_MISSING,
+    Cells,
+    Dialect,
+    Source,
+)
 from contexture_jax.cli._sparse import as_columns
 from contexture_jax.cli._texts import Texts
 
@@ -188,7 +195,12 @@ def load_features(
 def decimals(
     source: Source, dialect: Dialect, categorical: Sequence[str]
 ) -> tuple[Dialect, list[str]]:
-    """The decimal sign of the whole file, and what was found out about it."""
+    """The decimal sign of the whole file, and what was found out about it.
+
+    A file that says which cells are missing has no marks of such but those asked for.
+    """
+    if source.typed and dialect.missing == DEFAULT_MISSING:
+        dialect = dialect._replace(missing=())
     cells = {
         name: cells
         for name, cells in zip(source.names, source.columns, strict=True)
@@ -200,15 +212,20 @@ def decimals(
         said.append("decimal comma")
     found = dialect.decimal is None and decimal is not None
     notes = [", ".join(said)] if said else []
-    if decimal is None and ";" in (source.separator, dialect.separator):
+    # Where commas are between cells, whoever wrote them had points before decimals.
+    between = source.separator or dialect.separator or ","
+    points = found and decimal == "," and between == ","
+    if points or (
         # Where commas are before decimals, semicolons are between cells.
+        decimal is None and ";" in (source.separator, dialect.separator)
+    ):
         doubtful = [name for name, column in cells.items() if doubtful_points(column)]
         if doubtful:
             notes.append(
                 "points taken as before decimals (--decimal , if they are between"
                 f" thousands), in: {enumerated(doubtful)}"
             )
-    return dialect._replace(decimal=decimal, found=found), notes
+    return dialect._replace(decimal=decimal, found=found, points=points), notes
 
 
 def without_values(column: Column) -> Column:
@@ -408,7 +425,7 @@ def _zeros_lost(name: str, cells: Cells, column: Column) -> list[str]:
         return []
     return [
         f"{quoted(name)} has texts that are one number, so one class:"
-        f" {enumerated(same)} (--categorical {name} keeps them apart)"
+        f" {enumerated(same)} ({as_option('--categorical', name)} keeps them apart)"
     ]
 
 

@@ -88,6 +88,7 @@ def _from_table(table: Any, title: str) -> Source:
         {},
         index_names=tuple(renamed[name] for name in index),
         categorical=tuple(categories),
+        typed=True,
     )
 
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
 from pathlib import PurePath
 
-__all__ = ["InputError", "closest", "counted", "enumerated", "quoted", "quoted_path"]
+__all__ = [
+    "InputError",
+    "as_option",
+    "closest",
+    "counted",
+    "enumerated",
+    "quoted",
+    "quoted_path",
+]
 
 _LONGEST_QUOTE = 40
 _MOST_NAMES = 8
@@ -30,6 +39,18 @@ def quoted(text: str, *, longest: int = _LONGEST_QUOTE) -> str:
 def quoted_path(path: str | PurePath) -> str:
     """A path in double quotes, whole: its end tells more than its beginning."""
     return quoted(str(path), longest=1000)
+
+
+def as_option(name: str, value: str) -> str:
+    """An option and its value as a shell takes them, on one line."""
+    breaks = [c for c in value if ord(c) < 32 or len(f"a{c}a".splitlines()) > 1]
+    word = shlex.quote(value)
+    if breaks:
+        word = value.replace("\\", "\\\\").replace("'", "\\'")
+        for c in breaks:
+            word = word.replace(c, f"\\u{ord(c):04x}")
+        word = f"$'{word}'"
+    return f"{name}{'=' if value.startswith('-') else ' '}{word}"
 
 
 def enumerated(names: Iterable[str]) -> str:

@@ -27,12 +27,14 @@ class Dialect(NamedTuple):
             numbers; nan stands for its spellings too.
         found: whether `decimal` was found out: a column that only another sign fits
             has that.
+        points: whether points are before decimals too, in a column without commas.
     """
 
     separator: str | None = None
     decimal: str | None = None
     missing: tuple[str, ...] = DEFAULT_MISSING
     found: bool = False
+    points: bool = False
 
 
 DEFAULT_DIALECT = Dialect()
@@ -73,6 +75,7 @@ class Source(NamedTuple):
         index_names: the names of the columns that only label rows, as the file says.
         categorical: the names of those that are categories, likewise.
         separator: what is between cells if that was found out and is no comma.
+        typed: whether the file itself says which cells are missing.
         weights: a sparse matrix of shape (n, m) in place of columns, or None.
     """
 
@@ -86,6 +89,7 @@ class Source(NamedTuple):
     categorical: tuple[str, ...] = ()
     separator: str | None = None
     weights: Any = None
+    typed: bool = False
 
     @property
     def is_array(self) -> bool:

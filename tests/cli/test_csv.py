@@ -1,12 +1,14 @@
 """What is found out about how a CSV is written, said, and overridden."""
 
+import subprocess
+
 import numpy as np
 import pytest
 
 from contexture_jax.cli._counts import load_counts
 from contexture_jax.cli._csv import read_csv
 from contexture_jax.cli._data import load_features
-from contexture_jax.cli._messages import InputError
+from contexture_jax.cli._messages import InputError, as_option
 from contexture_jax.cli._source import Dialect
 from tests.cli.helpers import write
 from tests.tolerances import tol
@@ -134,7 +136,8 @@ def test_years_are_counted_with_a_note(tmp_path):
     table = load_counts(path)
     assert table.feature_names == ["year", "a", "b"]
     assert table.notes == [
-        'the first column "year" is taken as counts; --drop year if it labels the rows'
+        '"year" is taken as counts; --categorical year takes it as labels, --drop year'
+        " leaves it out"
     ]
     assert load_counts(path, categorical=["year"]).feature_names == ["a", "b"]
 
@@ -142,7 +145,7 @@ def test_years_are_counted_with_a_note(tmp_path):
 def test_a_first_column_named_as_labels_are_is_noted(tmp_path):
     table = load_counts(str(write(tmp_path, "user_id,a,b\n7,0,1\n3,1,0\n3,1,1\n")))
     assert table.feature_names == ["user_id", "a", "b"]
-    assert "--drop user_id if it labels the rows" in table.notes[0]
+    assert "--drop user_id leaves it out" in table.notes[0]
 
 
 def test_a_column_before_a_square_graph_labels_the_rows(tmp_path):
@@ -167,3 +170,48 @@ def test_a_graph_that_is_symmetric_to_rounding_is_made_symmetric(tmp_path):
     table = load_counts(str(tmp_path / "w.npy"), graph=True)
     np.testing.assert_array_equal(table.features, table.features.T)
     np.testing.assert_allclose(table.features, weights, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "noted"),
+    [
+        ("x", [2003, 2001, 2005], True),
+        ("customerID", [7, 3, 3], True),
+        ("customer", [1, 3, 1], True),
+        ("zip", [3, 3, 1], True),
+        ("words", [3, 1, 3], False),
+        ("x0", [2003, 2001, 2005], False),
+    ],
+)
+def test_a_first_column_as_labels_are_is_noted(tmp_path, name, cells, noted):
+    rows = [[cell, 4, i] for i, cell in enumerate(cells)]
+    if name == "x0":
+        np.save(tmp_path / "x.npy", np.array(rows))
+        path = tmp_path / "x.npy"
+    else:
+        text = "".join(f"{a},{b},{c}\n" for a, b, c in rows)
+        path = write(tmp_path, f"{name},b,c\n{text}")
+    assert load_counts(str(path)).notes == [
+        f'"{name}" is taken as counts; --categorical {name} takes it as labels,'
+        f" --drop {name} leaves it out"
+    ] * int(noted)
+
+
+def test_a_first_column_partly_empty_has_ways_out(tmp_path):
+    path = str(write(tmp_path, "my id,a,b\n1,0,1\n,1,0\n3,1,1\n"))
+    with pytest.raises(InputError, match="a missing cell on line 3") as error:
+        load_counts(path)
+    for way in ("--drop 'my id'", "--categorical 'my id'"):
+        assert way in str(error.value)
+    assert load_counts(path, categorical=["my id"]).feature_names == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["a", "my id", "it's", "-x", "$y", "a\nb'\\"])
+def test_a_way_out_is_what_a_shell_takes(name):
+    said = as_option("--drop", name)
+    assert "\n" not in said
+    found = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {said}"], capture_output=True, check=True
+    ).stdout.decode()
+    joined = f"--drop={name}\0" if name[0] == "-" else f"--drop\0{name}\0"
+    assert found == joined

@@ -200,3 +200,15 @@ def test_a_small_one_way_edge_beside_a_large_weight_is_refused(made):
     found = found if made is np.asarray else found.toarray()
     np.testing.assert_array_equal(found, found.T)
     np.testing.assert_allclose(found, both, rtol=1e-8)
+
+
+def test_text_of_a_typed_file_is_no_mark_of_a_missing_value(tmp_path):
+    path = str(tmp_path / "t.parquet")
+    table = pa.table({"a": [1, 2, 4, 8], "y": ["None", "NA", None, "None"]})
+    parquet.write_table(table, path)
+    target = load_features(path, target="y").target
+    assert target is not None
+    assert target.class_names == ("NA", "None")
+    np.testing.assert_array_equal(load_features(path, target="y").rows, [0, 1, 3])
+    asked = load_features(path, dialect=Dialect(missing=("NA",)))
+    assert "y=missing" in asked.feature_names

@@ -279,3 +279,26 @@ def test_classes_that_differ_by_leading_zeros_are_noted(tmp_path):
     padded = "".join(f"{i},{y}\n" for i, y in enumerate(["01", "02", "01", "02"]))
     path = str(write(tmp_path, "a,y\n" + padded))
     assert load_features(path, target="y").notes == []
+
+
+@pytest.mark.parametrize("unit", ["", " kg"])
+def test_a_column_of_decimal_commas_leaves_points_before_decimals(tmp_path, unit):
+    values = np.array([1.125, 12, 350, 7])
+    tags = ["0,5", "1,5", "0,5", "2,5"]
+    rows = [f'{v:g}{unit},"{t}"\n' for v, t in zip(values, tags, strict=True)]
+    table = load_features(str(write(tmp_path, "a,tag\n" + "".join(rows))))
+    np.testing.assert_allclose(
+        table.features[:, 0], (values - values.mean()) / values.std(), atol=CLOSE
+    )
+    assert "decimal comma" in table.notes
+    # Nothing else than a sign between thousands fits here.
+    text = 'a,tag\n1.234.567,"0,5"\n12,"1,5"\n7,"2,5"\n'
+    large = load_features(str(write(tmp_path, text))).features[:, 0]
+    assert large[0] > large[1] > large[2]
+
+
+def test_a_column_of_marks_names_the_way_out(tmp_path):
+    path = str(write(tmp_path, "a,b\n1,NA\n2,NA\n3,None\n"))
+    with pytest.raises(InputError, match='"NA", "None"; --missing \'\' keeps such'):
+        load_features(path)
+    assert len(load_features(path, dialect=Dialect(missing=())).feature_names) == 3
