@@ -411,7 +411,7 @@ def _zeros_lost(name: str, cells: Cells, column: Column) -> list[str]:
     distinct, codes = texts.distinct
     values = column.values if column.exact is None else column.exact
     rows = np.unique(codes, return_index=True)[1]
-    alike: dict[float, list[str]] = {}
+    alike: dict[Any, list[str]] = {}
     for text, row in zip(distinct, rows, strict=True):
         if not column.missing[row]:
             alike.setdefault(values[row], []).append(text)

@@ -233,8 +233,8 @@ def _add_data_options(group: Any) -> None:
         metavar="MARK,MARK,…",
         help="what stands for a missing value beside an empty cell, in place of"
         f" {','.join(DEFAULT_MISSING)}; '' for nothing else, so that classes called"
-        " None, NA or nan are kept, as text of Parquet and Feather is by default; numbers"
-        " may be marks too: --missing=-999,NA",
+        " None, NA or nan are kept, as text of Parquet and Feather is by default;"
+        " numbers may be marks too: --missing=-999,NA",
     )
 
 
