@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,7 +34,7 @@ _held: set[int] = set()
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[Callable[[], bool]]:
     """Hold the lock on a file, or on a directory, while the block runs.
 
     A file is made for the purpose and is removed at the end; a directory must be there
@@ -43,21 +43,25 @@ def locked(path: Path) -> Iterator[None]:
     Args:
         path: of the file or the directory.
 
+    Yields:
+        A function: whether what is at the path is still what the lock is on.
+
     Raises:
         HeldError: if another process holds it.
         OSError: if the file cannot be made.
     """
     if fcntl is None:
-        yield
+        yield lambda: True
         return
     is_file = not path.is_dir()
     descriptor = _acquired(path, is_file=is_file)
     _held.add(descriptor)
     try:
-        yield
+        yield lambda: _is_at(descriptor, path)
     finally:
-        # While it is held: whoever waits on this file finds that it is gone.
-        if is_file:
+        # While it is held: whoever waits on this file finds that it is gone. One that
+        # has taken its place is another's.
+        if is_file and _is_at(descriptor, path):
             with contextlib.suppress(OSError):
                 path.unlink()
         _held.discard(descriptor)

@@ -122,6 +122,7 @@ def _run(argv: Sequence[str] | None, ending: Ending) -> int:
         message = str(error)
     except OSError as error:
         message = f"{error.strerror or error}: {error.filename or 'the output'}"
+        message += "" if error.filename else f"; {ending.kept()}"
     except Exception as error:
         if not _is_out_of_memory(error):
             raise

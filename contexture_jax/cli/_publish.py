@@ -134,7 +134,7 @@ def publishing(
             yield work
             with ending.shielded():
                 _move(work, out, known, whole=home != out)
-                ending.kept = lambda: f"the results are in {quoted_path(out)}"
+                ending.kept = lambda: f"the results are in {quoted_path(out)}, whole"
         except HeldError as error:
             raise InputError(f"{quoted_path(work)} is in use; try again") from error
         except OSError as error:

@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from contexture_jax.cli._messages import InputError, quoted_path
 from contexture_jax.cli._publish import replacing
 from contexture_jax.cli._signals import Ending
 
-__all__ = ["RUN", "claim_run", "kept_of", "told_in_one_line"]
+__all__ = ["RUN", "check_claimed", "claim_run", "kept_of", "told_in_one_line"]
 
 RUN = "run"
 
 # What may change when a run goes on: nothing that its states depend on.
 _FREE = ("version", "data", "devices", "strategy")
+
+_LATE = "Event loop is closed"
 
 
 def claim_run(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
@@ -33,7 +35,7 @@ def claim_run(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
     """
     path = folder / "settings.json"
     wanted = json.loads(json.dumps(settings))
-    has_checkpoints = any((folder / "checkpoints").glob("*"))
+    has_checkpoints = bool(_steps(folder))
     if not path.exists() and has_checkpoints:
         raise InputError(
             f"{quoted_path(str(folder))} holds checkpoints but no settings.json"
@@ -73,13 +75,25 @@ def claim_run(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
         )
 
 
+def check_claimed(folder: Path) -> None:
+    """Find out whether the directory of the run has been removed since it was claimed.
+
+    Raises:
+        InputError: if so.
+    """
+    if not (folder / "settings.json").exists():
+        raise InputError(
+            f"{quoted_path(folder)} was removed before the run trained in it: nothing"
+            " of the run is kept"
+        )
+
+
 def kept_of(folder: Path, num_steps: int, command: str) -> str:
     """Which step of a run is kept, and the command that goes on from it, in words."""
-    try:
-        found = [path.name for path in (folder / "checkpoints").iterdir()]
-    except OSError:
-        found = []
-    steps = [int(name) for name in found if name.isdigit()]
+    steps = _steps(folder)
+    settings = folder / "settings.json"
+    if steps and not settings.exists():
+        return f"nothing of the run is kept: {quoted_path(settings)} was removed"
     if not steps:
         return "no step was kept: the same command starts anew"
     arguments = shlex.split(command)
@@ -89,6 +103,14 @@ def kept_of(folder: Path, num_steps: int, command: str) -> str:
         f"step {max(steps):,} of {num_steps:,} is kept in {quoted_path(folder)}; go on"
         f" from it with: {shlex.join(arguments)}"
     )
+
+
+def _steps(folder: Path) -> list[int]:
+    try:
+        found = [path.name for path in (folder / "checkpoints").iterdir()]
+    except OSError:
+        found = []
+    return [int(name) for name in found if name.isdigit()]
 
 
 @contextmanager
@@ -109,6 +131,7 @@ def told_in_one_line(ending: Ending) -> Iterator[None]:
     hooks = sys.excepthook, threading.excepthook
     for log in logs:
         log.setLevel(logging.CRITICAL + 1)
+    ending.hook = _without_late(ending.hook)
     sys.excepthook = lambda *_: None
     threading.excepthook = lambda _: None
     try:
@@ -116,8 +139,31 @@ def told_in_one_line(ending: Ending) -> Iterator[None]:
             yield
     except CheckpointError as error:
         levels = []
+        hooks = _without_late(hooks[0]), _without_late(hooks[1])
         raise InputError(str(error)) from error
     finally:
         sys.excepthook, threading.excepthook = hooks
         for log, level in zip(logs, levels, strict=False):
             log.setLevel(level)
+
+
+def _without_late(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook that is not told that a write ended after the loop that waited for it.
+
+    Those of Orbax's writes that are under way when one fails end so, in threads of
+    TensorStore, at any time up to the end of the process.
+
+    Args:
+        hook: `sys.excepthook`, `threading.excepthook` or `sys.unraisablehook`.
+    """
+    if hasattr(hook, "is_without_late"):
+        return hook
+
+    def told(*args: Any) -> None:
+        error = args[1] if len(args) > 1 else args[0].exc_value
+        is_late = isinstance(error, RuntimeError) and str(error) == _LATE
+        if not is_late:
+            hook(*args)
+
+    told.is_without_late = True
+    return told

@@ -43,6 +43,7 @@ class Ending:
         kept: what remains of the run, in words; called when they are needed.
         clean_up: removes what nobody will need; may be called more than once.
         command: the command that was given.
+        hook: `sys.unraisablehook`, but for what ends the run; put there at the end.
     """
 
     def __init__(self) -> None:
@@ -55,7 +56,7 @@ class Ending:
         self._is_told = False
         self._over = threading.Event()  # ended, or the exception was lost
         self._has_ended = False
-        self._hook = sys.unraisablehook
+        self.hook = sys.unraisablehook
 
     def words(self, number: int) -> str:
         """The line to end with."""
@@ -118,7 +119,7 @@ class Ending:
         if isinstance(unraisable.exc_value, Interrupted):
             self._over.set()
         else:
-            self._hook(unraisable)
+            self.hook(unraisable)
 
 
 @contextmanager
@@ -151,7 +152,7 @@ def ending_on_signals() -> Iterator[Ending]:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(woken)
-        sys.unraisablehook = ending._hook
+        sys.unraisablehook = ending.hook
         os.close(writing)
         watch.join()
         os.close(reading)

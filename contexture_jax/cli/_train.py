@@ -29,7 +29,13 @@ from contexture_jax.cli._probe import probed
 from contexture_jax.cli._programs import kept_programs
 from contexture_jax.cli._progress import Stages
 from contexture_jax.cli._publish import check_out, claimed, publishing, replacing
-from contexture_jax.cli._run import RUN, claim_run, kept_of, told_in_one_line
+from contexture_jax.cli._run import (
+    RUN,
+    check_claimed,
+    claim_run,
+    kept_of,
+    told_in_one_line,
+)
 from contexture_jax.cli._signals import Ending
 from contexture_jax.cli._spectrum import precision, print_table
 
@@ -90,6 +96,7 @@ def run(options: TrainOptions, ending: Ending) -> Path:
                 op, rank, _solve.num_triples(op), seed=base.seed
             )
             tie = _learn.tie_at(exact.singular_values, rank)
+        check_claimed(out / RUN)
         with stages.stage("train"), told_in_one_line(ending):
             learned = _learn.learn(
                 options,

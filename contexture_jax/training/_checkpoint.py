@@ -13,7 +13,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +35,10 @@ __all__ = [
     "key_words",
     "reason",
 ]
+
+
+_TRIES = 3
+_SECONDS_BETWEEN_TRIES = 0.1
 
 
 class CheckpointError(ValueError):
@@ -80,12 +86,20 @@ class Store:
         keep_last: how many of the newest to keep, at least 1.
         keep_best: how many to keep of those with the best scores.
         mode: "min" or "max", which scores are good.
+        is_ours: whether the directory is still that of this run; None: not known.
     """
 
     def __init__(
-        self, directory: Path, *, keep_last: int, keep_best: int, mode: str
+        self,
+        directory: Path,
+        *,
+        keep_last: int,
+        keep_best: int,
+        mode: str,
+        is_ours: Callable[[], bool] | None = None,
     ) -> None:
         self._directory = directory
+        self._is_ours = is_ours or (lambda: True)
         self._is_broken = False
         self._manager: Any = None
         with self._told(f"checkpoints cannot be kept in {directory}"):
@@ -130,6 +144,24 @@ class Store:
         ranked = self._ranked(self._manager.all_steps())
         return ranked[0] if ranked else None
 
+    def check(self) -> None:
+        """Find out whether the directory is still there, and not another run's.
+
+        Raises:
+            CheckpointError: if it was removed or replaced.
+        """
+        if self._is_ours():
+            return
+        self._is_broken = True
+        root = self._directory.parent
+        kept = (
+            "nothing of the run is kept"
+            if newest_in(self._directory) is None
+            else ("what is there may not be whole")
+        )
+        msg = f"{root} was removed or replaced while the run trained in it: {kept}"
+        raise CheckpointError(msg)
+
     def save(
         self,
         step: int,
@@ -149,8 +181,10 @@ class Store:
             sums: of the state, as from `examined`; None: found here.
 
         Raises:
-            CheckpointError: if this one or the one under way cannot be written.
+            CheckpointError: if this one or the one under way cannot be written, or
+                the directory is gone.
         """
+        self.check()
         self.settle()
         if score is not None and np.isfinite(score):
             self._scores[step] = score
@@ -264,6 +298,16 @@ class Store:
                 )
             ):
                 self._manager.close()
+            if self._is_broken and self._is_ours() and jax.process_index() == 0:
+                self._remove_partial()
+
+    def _remove_partial(self) -> None:
+        """Remove checkpoints that were begun; threads of Orbax may still write some."""
+        for _ in range(_TRIES):
+            partial = [*self._directory.glob("*.orbax-checkpoint-tmp")]
+            for path in partial:
+                shutil.rmtree(path, ignore_errors=True)
+            time.sleep(_SECONDS_BETWEEN_TRIES)
 
     def _wait(self) -> None:
         what = f"the checkpoint of step {self._saving} cannot be written"
@@ -335,6 +379,7 @@ class Store:
             raise
         except Exception as error:
             self._is_broken = True
+            self.check()
             raise CheckpointError(f"{what} ({reason(error)}); {self.whole}") from error
 
 

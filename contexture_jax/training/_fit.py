@@ -176,7 +176,8 @@ def fit(
             `CheckpointError`, if the directory holds another model's run, one with
             another key, one that another process still trains, or one whose newest
             checkpoint cannot be read or is not what was saved; or if it cannot be
-            written, as on a full disk. The message says what is whole.
+            written, as on a full disk, or is removed meanwhile. The message says what
+            is whole.
 
     Example:
         >>> import jax, optax
@@ -240,7 +241,9 @@ def fit(
         checkpoints = None if root is None else root / "checkpoints"
         stack.enter_context(watched(checkpoints))
         if root is not None and first:
-            stack.enter_context(_alone(root))
+            is_ours = stack.enter_context(_alone(root))
+        else:
+            is_ours = None
         store = None
         if checkpoints is not None:
             store = Store(
@@ -252,6 +255,7 @@ def fit(
                 if keep_best is None
                 else check_integer(keep_best, "keep_best", low=0),
                 mode=mode,
+                is_ours=is_ours,
             )
             stack.callback(store.close)
         history = History(None if root is None else root / "metrics.csv", writes=first)
@@ -298,12 +302,16 @@ def _compiled(
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Keep other processes off the directory of a run while this one trains in it."""
+def _alone(root: Path) -> Iterator[Callable[[], bool]]:
+    """Keep other processes off the directory of a run while this one trains in it.
+
+    Yields:
+        A function: whether the directory is still that of this run.
+    """
     with ExitStack() as stack:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(root / "run.lock"))
+            is_ours = stack.enter_context(locked(root / "run.lock"))
         except HeldError as error:
             msg = (
                 f"{root} is that of a run that still trains ({error}): wait for it or"
@@ -313,7 +321,7 @@ def _alone(root: Path) -> Iterator[None]:
         except OSError as error:
             msg = f"{root} cannot be written ({reason(error)})"
             raise CheckpointError(msg) from error
-        yield
+        yield is_ours
 
 
 @contextmanager
@@ -419,6 +427,7 @@ class _Loop:
             message = f"the data ended after step {self._at} of {options.num_steps}"
         if self._store is not None:
             self._store.settle()
+            self._store.check()
             best = self._store.best
         return FitResult(self._state, self._history.columns(), status, message, best)
 
@@ -471,6 +480,8 @@ class _Loop:
             msg = f"monitor must be one of {known}; got {options.monitor!r}"
             raise ValueError(msg)
         self._row = row
+        if self._store is not None:
+            self._store.check()
         with _told_what_is_whole(self._store):
             self._history.append(row)
         write(row)

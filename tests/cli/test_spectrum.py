@@ -1,5 +1,6 @@
 """The command from data to files: figures, contents, strictness, exit statuses."""
 
+import errno
 import json
 import os
 import subprocess
@@ -443,6 +444,20 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, capsys, monkeypatch):
         "contexture: interrupted; no results were written"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_an_output_that_is_full_is_told_with_where_the_results_are(
+    tmp_path, capsys, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(_spectrum, "print_table", full)
+    ran = run_altered(monkeypatch, capsys, tmp_path)
+    assert ran.status == 2
+    line = ran.err.splitlines()[-1]
+    assert "No space left on device: the output; the results are in " in line
+    assert f'"{tmp_path / "out"}", whole' in line
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_results(

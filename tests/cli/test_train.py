@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import types
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -15,6 +17,7 @@ import pytest
 
 from contexture_jax.cli import _train, main
 from contexture_jax.cli._data import Table, Target
+from contexture_jax.cli._learn import PairBatches
 from contexture_jax.cli._options import Options
 from contexture_jax.cli._probe import _left_out, probed
 from tests.cli.helpers import told_at
@@ -170,11 +173,56 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, capsys, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    for owner, name in (
+        (sys, "excepthook"),
+        (sys, "unraisablehook"),
+        (threading, "excepthook"),
+    ):
+        # The last for whoever looks at hooks; put back after the test.
+        monkeypatch.setattr(owner, name, getattr(owner, "__" + name + "__"))
     assert main(arguments(tmp_path / "out", "--steps", "100")) == 2
+    late = RuntimeError("Event loop is closed")
+    sys.excepthook(RuntimeError, late, None)
+    told = types.SimpleNamespace(
+        exc_type=RuntimeError, exc_value=late, exc_traceback=None, thread=None
+    )
+    threading.excepthook(told)
+    told.err_msg = told.object = None
+    sys.unraisablehook(told)
     err = capsys.readouterr().err
     assert err.count("\n") == 1
+    sys.excepthook(RuntimeError, RuntimeError("another"), None)
+    assert "RuntimeError: another" in capsys.readouterr().err
     assert "step 50 cannot be written (No space left on device); there is no" in err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"run"}
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_run_whose_directory_is_removed_promises_nothing(
+    tmp_path, capsys, monkeypatch, replaced
+):
+    out, at = tmp_path / "out", PairBatches.at
+
+    def removing(self, which):
+        if which == 60:
+            deadline = time.monotonic() + 30
+            while not (out / "run" / "checkpoints" / "50").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            if replaced:  # all but what is on the way
+                (out / "run" / "settings.json").unlink()
+            else:
+                shutil.rmtree(out)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return at(self, which)
+
+    monkeypatch.setattr(PairBatches, "at", removing)
+    assert main(arguments(out, "--steps", "100")) == (143 if replaced else 2)
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "nothing of the run is kept" in err
+    assert "--resume" not in err
+    assert out.exists() == replaced
 
 
 def target(kind, values):

@@ -163,8 +163,48 @@ def test_a_directory_that_vanishes_is_told(tmp_path: Path) -> None:
                 shutil.rmtree(tmp_path / "run")
             yield batch
 
-    with pytest.raises(CheckpointError, match=r"metrics\.csv cannot be written"):
+    gone = "was removed or replaced while the run trained in it: nothing of the run is"
+    with pytest.raises(CheckpointError, match=gone):
         train(tmp_path / "run", data=removing(), prefetch_size=0)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("collected")
+def test_a_directory_that_another_has_taken_over_is_left_to_it(tmp_path: Path) -> None:
+    lock = tmp_path / "run" / "run.lock"
+
+    def replacing() -> Iterator[Any]:
+        for step, batch in enumerate(rows(), start=1):
+            if step == 8:
+                deadline = time.monotonic() + 30
+                while not (tmp_path / "run" / "checkpoints" / "6").exists():
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+                shutil.rmtree(tmp_path / "run")
+                lock.parent.mkdir()
+                lock.write_text("of another", encoding="utf-8")
+            yield batch
+
+    with pytest.raises(CheckpointError, match="was removed or replaced"):
+        train(tmp_path / "run", data=replacing(), prefetch_size=0)
+    assert lock.read_text(encoding="utf-8") == "of another"
+    assert [*lock.parent.iterdir()] == [lock]
+
+
+@pytest.mark.usefixtures("collected")
+def test_a_checkpoint_that_failed_leaves_nothing_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(self: Any, at: int, **_: Any) -> None:
+        del self
+        begun = tmp_path / "checkpoints" / f"{at}.orbax-checkpoint-tmp"
+        (begun / "state").mkdir(parents=True)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", begin)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        train(tmp_path)
+    assert [*(tmp_path / "checkpoints").iterdir()] == []
 
 
 def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
