@@ -258,6 +258,35 @@ def test_integers_that_float32_rounds_or_32_bits_cannot_hold_are_told():
         as_floating(np.array([1e39]), "x")
 
 
+SMALL = np.random.default_rng(1).normal(size=(30, 3)) * 1e-60
+BELOW = {
+    "knn": lambda: C.knn(SMALL, 4),
+    "rbf": lambda: C.rbf(SMALL),
+    "cca": lambda: cx.evaluation.cca(SMALL / 1e-60, SMALL),
+    "svd": lambda: cx.solvers.truncated_svd(SMALL, 2, key=jax.random.key(0)),
+    "svd, sparse": lambda: cx.solvers.truncated_svd(
+        scipy.sparse.csr_array(SMALL), 2, key=jax.random.key(0)
+    ),
+    "svd, complex": lambda: cx.solvers.truncated_svd(
+        SMALL * 1j, 2, key=jax.random.key(0)
+    ),
+    "step": lambda: step_on(SMALL),
+    "subnormal": lambda: as_floating(SMALL * 1e21, "x"),
+}
+
+
+@pytest.mark.usefixtures("without_x64")
+@pytest.mark.parametrize("name", BELOW)
+def test_numbers_all_below_float32_are_refused(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match="must be within float32, whose smallest"):
+            BELOW[name]()
+        mixed = as_floating(np.array([1e-60, 1.0, 0.0]), "x")
+        np.testing.assert_array_equal(mixed, [0, 1, 0])
+        np.testing.assert_array_equal(as_floating(np.zeros(3), "x"), np.zeros(3))
+
+
 COUNTS = np.array([[3, 0, 1], [0, 200, 55], [7, 7, 255]])
 SCALES = {
     "uint8": lambda t: t.astype(np.uint8),

@@ -32,6 +32,7 @@ __all__ = [
     "as_narrow",
     "as_real",
     "floating_dtype",
+    "in_range",
     "is_missing",
     "kind_of",
     "raise_not",
@@ -149,7 +150,8 @@ def as_floating(x: Any, name: str) -> Array:
 
     Raises:
         TypeError: if `x` is not numeric or is complex.
-        ValueError: if a number is beyond float32, without `jax_enable_x64`.
+        ValueError: if a number is beyond float32, or all of an array that is not 0 are
+            below it, without `jax_enable_x64`.
 
     Warns:
         UserWarning: once in a process, as `warn_narrowed` says.
@@ -160,13 +162,7 @@ def as_floating(x: Any, name: str) -> Array:
         if dtype == np.float32:
             warn_if_float64(x, array, name)
             _warn_if_rounded(array, name)
-        try:
-            with np.errstate(over="raise"):
-                array = array.astype(dtype, copy=False)
-        except FloatingPointError as error:
-            largest = np.abs(array[np.isfinite(array)]).max()
-            msg = f"{name} must be within float32; got {largest}: {_enable_x64()}"
-            raise ValueError(msg) from error
+        array = in_range(array, dtype, name)
     return jnp.asarray(array, dtype=dtype)
 
 
@@ -199,7 +195,7 @@ def as_narrow(x: Any, name: str) -> Array | np.ndarray:
 
     Raises:
         TypeError: if `x` does not hold numbers.
-        ValueError: if an integer does not fit.
+        ValueError: if an integer does not fit, or a float as in `as_floating`.
     """
     found = x if isinstance(x, jax.Array) else _jax_of(x)
     if found is not None:
@@ -221,7 +217,37 @@ def as_narrow(x: Any, name: str) -> Array | np.ndarray:
                 f" or {_enable_x64()}"
             )
             raise ValueError(msg)
+    if array.dtype.kind == "f":
+        return in_range(array, dtype, name)
     return array.astype(dtype)
+
+
+def in_range(array: np.ndarray, dtype: Any, name: str) -> np.ndarray:
+    """Numbers in a dtype; raise a `ValueError` unless its range holds them.
+
+    A few that are small beside others are 0 or nearly so; an array of nothing else
+    would be another one, and devices take subnormal numbers for 0.
+    """
+    try:
+        with np.errstate(over="raise"):
+            cast = array.astype(dtype, copy=False)
+    except FloatingPointError as error:
+        largest = np.abs(array[np.isfinite(array)]).max()
+        msg = f"{name} must be within float32; got {largest}: {_enable_x64()}"
+        raise ValueError(msg) from error
+    is_wide = array.dtype.kind in "fc" and array.dtype.itemsize > cast.dtype.itemsize
+    if not (is_wide and array.ndim and array.size):
+        return cast
+    tiny = np.finfo(dtype).tiny
+    parts = (cast.real, cast.imag) if cast.dtype.kind == "c" else (cast,)
+    is_small = all(-tiny < part.min() <= part.max() < tiny for part in parts)
+    if is_small and array.any():
+        msg = (
+            f"{name} must be within float32, whose smallest normal number is {tiny};"
+            f" got {np.abs(array).max()} at most: rescale it first, or {_enable_x64()}"
+        )
+        raise ValueError(msg)
+    return cast
 
 
 def floating_dtype(dtype: Any) -> Any:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import sparse
 
+from contexture_jax._core.arrays import in_range
 from contexture_jax._core.checks import (
     as_array,
     as_floating,
@@ -93,7 +94,10 @@ def _dense(a: Any) -> Parts:
     check_ndim(array, 2, "a")
     _check_shape(array.shape)
     if is_complex:
-        array = jnp.asarray(array, _working_dtype(array.dtype))
+        dtype = _working_dtype(array.dtype)
+        if isinstance(array, np.ndarray):
+            array = in_range(array, dtype, "a")
+        array = jnp.asarray(array, dtype)
     else:
         array = as_floating(a, "a")
     n, m = array.shape
@@ -140,7 +144,7 @@ def _sparse(rows: Any, columns: Any, data: Any, shape: tuple[int, ...]) -> Parts
     flat = np.asarray(rows).astype(np.int64) * m + np.asarray(columns)
     unique, inverse = np.unique(flat, return_inverse=True)
     entries = np.zeros(len(unique), dtype)
-    np.add.at(entries, inverse, values.astype(dtype))
+    np.add.at(entries, inverse, in_range(values, dtype, "the entries of a"))
     row, column = unique // m, unique % m
     order = np.argsort(column, kind="stable")
     forward = make_slots(row, column, entries, n)
