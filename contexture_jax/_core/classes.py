@@ -27,8 +27,8 @@ def as_classes(values: Any, name: str, *, discrete: bool = False) -> np.ndarray:
 
     Raises:
         TypeError: if values are of another kind, or of several.
-        ValueError: if one is missing (None, NaN), `values` is no vector, empty, or an
-            integer is beyond 64 bits.
+        ValueError: if one is missing (None, NaN), `values` is no vector, empty, an
+            integer is beyond 64 bits, or text ends in NUL.
     """
     # NumPy would make one type of a list of several, and doubles of large integers.
     is_list = isinstance(values, (list, tuple))
@@ -132,6 +132,8 @@ def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
                 return np.array([int(v) for v in entries], dtype)
         msg = f"{name} must hold integers of 64 bits; got {low} to {high}"
         raise ValueError(msg)
+    if kinds[0] in ("text", "bytes"):
+        _check_no_padding(entries, name)
     if kinds[0] in ("text", "bytes", "float"):
         return np.array(entries)
     msg = (
@@ -139,6 +141,17 @@ def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
         f" ({type(entries[0]).__name__}) at {name}[0]"
     )
     raise TypeError(msg)
+
+
+def _check_no_padding(entries: list[Any], name: str) -> None:
+    """NumPy pads text with NUL: with one at its end it would be another class."""
+    for place, value in enumerate(entries):
+        if value and value[-1] in ("\0", 0):
+            msg = (
+                f"{name} must hold text that does not end in NUL, which NumPy drops;"
+                f" got {value!r} at {name}[{place}]: strip it, or number the classes"
+            )
+            raise ValueError(msg)
 
 
 def _kind(value: Any) -> str:

@@ -302,3 +302,11 @@ def test_a_column_of_marks_names_the_way_out(tmp_path):
     with pytest.raises(InputError, match='"NA", "None"; --missing \'\' keeps such'):
         load_features(path)
     assert len(load_features(path, dialect=Dialect(missing=())).feature_names) == 3
+
+
+def test_classes_merged_by_rounding_are_refused_with_the_reason(tmp_path):
+    cells = ["9,007,199,254,740,993", "9007199254740992", "9007199254740992.5"]
+    rows = "".join(f'{i},"{cell}"\n' for i, cell in enumerate(cells))
+    path = str(write(tmp_path, "a,y\n" + rows))
+    with pytest.raises(InputError, match=r"integers beyond 2\^53, rounded"):
+        load_features(path, target="y")
