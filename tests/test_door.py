@@ -424,6 +424,15 @@ def test_a_missing_class_is_refused(function, kind):
         function(MISSING[kind]())
 
 
+@pytest.mark.parametrize("names", [["a", "a\0", "b"], [b"a", b"b", b"a\0"]])
+@pytest.mark.parametrize("function", [C.labels, C.same_class])
+def test_names_that_differ_by_a_nul_at_the_end_are_no_one_class(function, names):
+    for given in (names * 2, np.array(names * 2, object)):
+        with pytest.raises(ValueError, match="y must hold text that does not end in"):
+            function(given)
+    assert C.labels(["a", "a\0b", "\0a"]).num_classes == 3
+
+
 def test_classes_of_several_types_are_refused_and_64_bits_kept():
     with pytest.raises(TypeError, match=r"one type; got 1 \(int\) .* 'a' \(str\)"):
         C.labels([1, "a"])

@@ -396,7 +396,7 @@ def split(
         raise InputError(
             f"target {quoted(name)} of {source.title} has the same value in all"
             f" {len(judged.values)} rows: there is nothing to judge; name another, or"
-            f" leave --target out{''.join(f' ({note})' for note in notes[:1])}"
+            f" leave --target out{''.join(f' ({note})' for note in notes)}"
         )
     return source, judged, np.flatnonzero(present), notes
 
