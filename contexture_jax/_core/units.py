@@ -6,6 +6,7 @@ subnormal numbers to 0, in comparisons too, so that exponents are read off the b
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 from contexture_jax._core.processes import settled
 from contexture_jax._core.types import Array, Float, Int
 
-__all__ = ["in_own_unit", "times_power_of_two"]
+__all__ = ["common_exponent", "in_own_unit", "times_power_of_two"]
 
 
 def in_own_unit(
@@ -32,13 +33,34 @@ def in_own_unit(
         and e with the reduced axes kept: 0 where all entries are 0 or one is not
         finite.
     """
-    bits, mantissa, bias = _layout(x.dtype)
-    top = settled(jnp.max(_magnitude(x), axis=axis, keepdims=True, initial=0))
+    top = jnp.max(_magnitude(x), axis=axis, keepdims=True, initial=0)
+    exponent = _exponent(settled(top), x.dtype)
+    return times_power_of_two(x, -exponent), exponent
+
+
+def common_exponent(
+    *arrays: Float[Array, "..."], axis_name: Any = None
+) -> Int[Array, ""]:
+    """The e of `in_own_unit` of all entries of arrays of one dtype together.
+
+    Args:
+        *arrays: floating.
+        axis_name: the mapped axis over whose devices the largest is taken.
+    """
+    held = [_magnitude(jax.lax.stop_gradient(x)) for x in arrays]
+    top = functools.reduce(jnp.maximum, [jnp.max(x, initial=0) for x in held])
+    if axis_name is not None:
+        top = jax.lax.pmax(top, axis_name)
+    return _exponent(settled(top), arrays[0].dtype)
+
+
+def _exponent(top: Array, dtype: Any) -> Int[Array, ...]:
+    """Of the largest number by its bits; 0 for 0 and what is not finite."""
+    bits, mantissa, bias = _layout(dtype)
     biased = (top >> mantissa).astype(jnp.int32)
     leading = bits - 1 - jax.lax.clz(top).astype(jnp.int32)
     exponent = jnp.where(biased > 0, biased - bias, leading - (bias + mantissa - 1))
-    exponent = jnp.where((top == 0) | (biased > 2 * bias), 0, exponent)
-    return times_power_of_two(x, -exponent), exponent
+    return jnp.where((top == 0) | (biased > 2 * bias), 0, exponent)
 
 
 @jax.custom_jvp

@@ -18,7 +18,7 @@ __all__ = ["DensityCheck", "all_log_densities", "check_density", "judge_density"
 
 _MOST_DRAWS = 1024  # that the statistics look at, of however many
 _FEWEST_ROWS = 64
-_MOST_NEIGHBORS = 256  # draws of either half that are compared with each other
+_MOST_NEIGHBORS = 512  # draws of either half that are compared with each other
 _FLOOR = 3.0  # log posteriors this far below 1 / n count alike
 
 

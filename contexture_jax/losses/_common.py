@@ -15,13 +15,15 @@ from contexture_jax._core.checks import (
 )
 from contexture_jax._core.moments import Batch
 from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
-from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
+from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr
+from contexture_jax._core.units import common_exponent, times_power_of_two
 
 __all__ = [
     "ViewMoments",
     "as_embedding",
     "as_pair",
     "frobenius",
+    "in_common_unit",
     "tail_weights",
     "unit_rows",
     "unit_variance",
@@ -54,6 +56,23 @@ def as_pair(
         raise ValueError(msg)
     dtype = jnp.promote_types(a.dtype, b.dtype)
     return a.astype(dtype), b.astype(dtype)
+
+
+def in_common_unit(
+    law: Batch, *embeddings: Float[Array, "b d"]
+) -> tuple[list[Float[Array, "b d"]], Int[Array, ""]]:
+    """The embeddings times 2^(−e), of entries below 2 in modulus, and e.
+
+    The largest is that of all devices, and no gradient passes through e. Rows without
+    probability become 0 and have no part in it: in the unit of the others they may
+    leave the range.
+    """
+    some = list(embeddings)
+    if law.probabilities is not None:
+        present = law.probabilities[:, None] > 0
+        some = [jnp.where(present, z, 0) for z in some]
+    exponent = common_exponent(*some, axis_name=law.axis_name)
+    return [times_power_of_two(z, -exponent) for z in some], exponent
 
 
 def frobenius(a: Float[Array, "k l"], b: Float[Array, "k l"]) -> Float[Array, ""]:

@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_coefficient
+from contexture_jax._core.moments import Batch
 from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
-from contexture_jax._core.types import Array, Float
+from contexture_jax._core.types import Array, Float, Int
+from contexture_jax._core.units import times_power_of_two
+from contexture_jax.losses._common import in_common_unit
 from contexture_jax.losses._running import RunningMoments, running_covariance
 from contexture_jax.losses._whiten import regularised, trace_ratio
 
@@ -24,6 +27,7 @@ __all__ = [
     "constrained",
     "covariance_penalty",
     "hinge_penalty",
+    "in_unit_of",
 ]
 
 
@@ -122,6 +126,15 @@ def as_constraint(
     return constraint
 
 
+def in_unit_of(
+    constraint: object, law: Batch, *embeddings: Float[Array, "b d"]
+) -> tuple[list[Float[Array, "b d"]], Int[Array, ""] | None]:
+    """Under `Whiten`, whose value no unit enters, `in_common_unit`; else as given."""
+    if isinstance(as_constraint(constraint), Whiten):
+        return in_common_unit(law, *embeddings)
+    return list(embeddings), None
+
+
 def covariance_penalty(C: Float[Array, "d d"]) -> Float[Array, ""]:
     """‖C − I‖²_F."""
     return jnp.sum((C - jnp.eye(C.shape[0], dtype=C.dtype)) ** 2)
@@ -147,6 +160,7 @@ def constrained(
     *,
     factor: int,
     moments: RunningMoments | None,
+    unit: Int[Array, ""] | None = None,
 ) -> Float[Array, ""]:
     """The minimand factor · (Tr C − Tr B) under C = I, in the chosen form.
 
@@ -157,6 +171,7 @@ def constrained(
         low_rank: the value of the form without constraint.
         factor: 1 for SVME and KISE, 2 for two views.
         moments: running moments that stand for C in `Whiten`.
+        unit: the e of `in_unit_of`, where C and B are in units of 4^e; None: 0.
     """
     form = as_constraint(constraint)
     if moments is not None and not isinstance(form, Whiten):
@@ -167,7 +182,7 @@ def constrained(
         return low_rank
     if isinstance(form, Whiten):
         if moments is not None:
-            C = _running_value(C, B, moments, form.ridge)
+            C = _running_value(C, B, moments, form.ridge, unit)
         return factor * (d - trace_ratio(regularised(C, form.ridge), B))
     plain = factor * (jnp.trace(C) - jnp.trace(B))
     if isinstance(form, SquaredPenalty):
@@ -183,6 +198,7 @@ def _running_value(
     B: Float[Array, "d d"],
     moments: RunningMoments,
     ridge: float,
+    unit: Int[Array, ""] | None,
 ) -> Float[Array, "d d"]:
     """The running covariance, with the derivative of the batch's, scaled.
 
@@ -201,7 +217,10 @@ def _running_value(
         raise ValueError(msg)
     held = jax.lax.stop_gradient
     begun = moments.weight > 0
-    running = jnp.where(begun, running_covariance(moments).astype(C.dtype), C)
+    covariance = running_covariance(moments)
+    if unit is not None:
+        covariance = times_power_of_two(covariance, -2 * unit)
+    running = jnp.where(begun, covariance.astype(C.dtype), C)
     running = held(running)
     level, slope = jax.value_and_grad(trace_ratio)(regularised(running, ridge), held(B))
     along = -jnp.sum(slope.matrix * held(C))

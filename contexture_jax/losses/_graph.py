@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.losses._common import as_pair, view_moments
-from contexture_jax.losses._constraint import Constraint, constrained
+from contexture_jax.losses._constraint import Constraint, constrained, in_unit_of
 from contexture_jax.losses._running import RunningMoments
 
 __all__ = ["graph"]
@@ -55,8 +55,9 @@ def graph(
     """
     f, f_neighbor = as_pair(phi, phi_neighbor, ("phi", "phi_neighbor"))
     law = batch_of(f, weights=weights, axis_name=axis_name)
+    (f, f_neighbor), unit = in_unit_of(constraint, law, f, f_neighbor)
     C, R = view_moments(f, f_neighbor, law)
     if lazy:
         R = (C + R) / 2
     low_rank = -2 * jnp.trace(R) + jnp.sum(C**2)
-    return constrained(constraint, C, R, low_rank, factor=2, moments=moments)
+    return constrained(constraint, C, R, low_rank, factor=2, moments=moments, unit=unit)

@@ -18,6 +18,7 @@ from contexture_jax._core.checks import (
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.numerics import mm, safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
+from contexture_jax._core.units import common_exponent, times_power_of_two
 from contexture_jax.losses._common import as_embedding
 from contexture_jax.losses._whiten import cholesky, regularised
 
@@ -143,9 +144,12 @@ def whiten(
     if z.shape[1] != moments.mean.shape[0]:
         msg = f"x must be of width {moments.mean.shape[0]}; got shape {z.shape}"
         raise ValueError(msg)
-    C = regularised(running_covariance(moments), ridge)
+    covariance = running_covariance(moments)
+    half = common_exponent(covariance) // 2
+    C = regularised(times_power_of_two(covariance, -2 * half), ridge)
     factor = cholesky(C.matrix).astype(z.dtype)
     centred = z - running_mean(moments).astype(z.dtype)[None, :]
+    centred = times_power_of_two(centred, -half)
     identity = jnp.eye(z.shape[1], dtype=z.dtype)
     return mm(centred, solve_triangular(factor, identity, lower=True).T)
 

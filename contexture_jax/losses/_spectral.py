@@ -11,7 +11,7 @@ from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.losses._common import as_pair, frobenius, view_moments
-from contexture_jax.losses._constraint import Constraint, constrained
+from contexture_jax.losses._constraint import Constraint, constrained, in_unit_of
 from contexture_jax.losses._low_rank import negative_energy
 from contexture_jax.losses._running import RunningMoments
 
@@ -127,9 +127,10 @@ def non_contrastive(
     """
     z, z_plus = as_pair(psi, psi_plus, _VIEWS)
     law = batch_of(z, weights=weights, axis_name=axis_name)
+    (z, z_plus), unit = in_unit_of(constraint, law, z, z_plus)
     C, R = view_moments(z, z_plus, law)
     low_rank = -2 * jnp.trace(R) + jnp.sum(C**2)
-    return constrained(constraint, C, R, low_rank, factor=2, moments=moments)
+    return constrained(constraint, C, R, low_rank, factor=2, moments=moments, unit=unit)
 
 
 def _clipped(z: Float[Array, "b d"], mu: float) -> Float[Array, "b d"]:

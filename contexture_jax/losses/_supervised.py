@@ -19,7 +19,7 @@ from contexture_jax._core.classes import text_codes
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import mm, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, ArrayLike, Float, Int
-from contexture_jax.losses._common import as_embedding
+from contexture_jax.losses._common import as_embedding, in_common_unit
 from contexture_jax.losses._whiten import regularised, trace_ratio
 
 __all__ = ["class_balanced", "cross_entropy", "squared_error"]
@@ -184,6 +184,7 @@ def cross_entropy(
 def _best_head(
     f: Float[Array, "b d"], y: Float[Array, "b k"], law: Batch, bias: bool, ridge: float
 ) -> Float[Array, ""]:
+    (f,), _ = in_common_unit(law, f)
     if bias:
         f, y = law.centre(f), law.centre(y)
     C, cross = law.moment(f, f), law.moment(f, y)

@@ -21,6 +21,7 @@ from contexture_jax.losses._constraint import (
     LowRank,
     as_constraint,
     constrained,
+    in_unit_of,
 )
 from contexture_jax.losses._running import RunningMoments
 
@@ -49,7 +50,7 @@ def svme(
     two (b, d) × (d, d) products and one Cholesky of size d; no eigendecomposition.
 
     Where Φ is constant the loss is finite, d plus Tr C_ψ over the floor of the
-    dtype, with gradient 0 in Φ: a constant encoder learns nothing from it.
+    dtype, both in the unit of the larger, with gradient 0 in Φ: a constant encoder learns nothing from it.
 
     Args:
         phi: embeddings of x, shape (b, d), floating; half precision becomes float32.
@@ -65,15 +66,20 @@ def svme(
     """
     f, g = as_pair(phi, psi)
     law = batch_of(f, weights=weights, axis_name=axis_name)
+    (f, g), unit = in_unit_of(constraint, law, f, g)
     f, g = law.centre(f), law.centre(g)
     if isinstance(as_constraint(constraint), LowRank):
         C, C_psi, cross = law.moment(f, f), law.moment(g, g), law.mean(f * g)
         low_rank = -2 * jnp.sum(cross) + frobenius(C, C_psi)
-        return constrained(constraint, C, C, low_rank, factor=1, moments=moments)
+        return constrained(
+            constraint, C, C, low_rank, factor=1, moments=moments, unit=unit
+        )
     residual = f - g
     C = law.moment(f, f)
     B = C - law.moment(residual, residual)
-    return constrained(constraint, C, B, jnp.zeros(()), factor=1, moments=moments)
+    return constrained(
+        constraint, C, B, jnp.zeros(()), factor=1, moments=moments, unit=unit
+    )
 
 
 def kise(
@@ -119,10 +125,11 @@ def kise(
             f" row of all devices, shape {(f.shape[0], law.global_size)}; got {k.shape}"
         )
         raise ValueError(msg)
+    (f,), unit = in_unit_of(constraint, law, f)
     f = law.centre(f)
     C, K = law.moment(f, f), _kernel_moment(f, k, law, unbiased)
     low_rank = -2 * jnp.trace(K) + jnp.sum(C**2)
-    return constrained(constraint, C, K, low_rank, factor=1, moments=moments)
+    return constrained(constraint, C, K, low_rank, factor=1, moments=moments, unit=unit)
 
 
 def kise_pairs(
@@ -150,9 +157,10 @@ def kise_pairs(
     """
     f, f_plus = as_pair(phi, phi_plus, ("phi", "phi_plus"))
     law = batch_of(f, weights=weights, axis_name=axis_name)
+    (f, f_plus), unit = in_unit_of(constraint, law, f, f_plus)
     C, R = view_moments(f, f_plus, law)
     low_rank = -2 * jnp.trace(R) + jnp.sum(C**2)
-    return constrained(constraint, C, R, low_rank, factor=1, moments=moments)
+    return constrained(constraint, C, R, low_rank, factor=1, moments=moments, unit=unit)
 
 
 def _kernel_moment(

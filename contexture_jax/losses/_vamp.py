@@ -13,7 +13,7 @@ from contexture_jax._core.checks import as_floating, check_coefficient
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, ArrayLike, Float
-from contexture_jax.losses._common import as_pair, frobenius
+from contexture_jax.losses._common import as_pair, frobenius, in_common_unit
 from contexture_jax.losses._constraint import covariance_penalty
 from contexture_jax.losses._whiten import regularised, whitened_cross
 
@@ -54,7 +54,12 @@ def vamp(
     if r not in (1, 2):
         msg = f"r must be 1 or 2; got {r!r}"
         raise ValueError(msg)
-    C, cross, D, _ = _moments(phi, psi, weights, axis_name, same_width=False)
+    f, g = as_pair(phi, psi, same_width=False)
+    law = batch_of(f, weights=weights, axis_name=axis_name)
+    # Each in a unit of its own: the score depends on neither.
+    ((f,), _), ((g,), _) = (in_common_unit(law, z) for z in (f, g))
+    # What rounding leaves of a constant has a mean too, and would score alone.
+    C, cross, D = _centred_moments(law.centre(f), law.centre(g), law)
     K = whitened_cross(regularised(C, ridge), cross, regularised(D, ridge))
     if r == 2:
         return -jnp.sum(K**2)
@@ -150,8 +155,14 @@ def _moments(
     """C_φ, C_φψ, C_ψ, and the law of the batch."""
     f, g = as_pair(phi, psi, same_width=same_width)
     law = batch_of(f, weights=weights, axis_name=axis_name)
+    return *_centred_moments(f, g, law), law
+
+
+def _centred_moments(
+    f: Float[Array, "b d"], g: Float[Array, "b k"], law: Batch
+) -> tuple[Array, Array, Array]:
     f, g = law.centre(f), law.centre(g)
-    return law.moment(f, f), law.moment(f, g), law.moment(g, g), law
+    return law.moment(f, f), law.moment(f, g), law.moment(g, g)
 
 
 def _not_orthonormal(z: Float[Array, "b d"], law: Batch) -> Float[Array, ""]:

@@ -39,14 +39,14 @@ def regularised(C: Float[Array, "d d"], ridge: float) -> Regularised:
 
     The shift is relative to the mean variance, so that no objective depends on the
     scale of its embeddings, and never below what rounding can take from the smallest
-    eigenvalue. The floor, tiny^0.4 of the dtype (7e-16 in float32), keeps the inverse
-    and its square finite.
+    eigenvalue. The floor, tiny^0.45 of the dtype (8e-18 in float32), keeps the inverse
+    and its square finite. It is for embeddings of entries near 1, `in_common_unit`.
     """
     d = C.shape[0]
     info = np.finfo(C.dtype)
     check_coefficient(check_number(ridge, "ridge"), "ridge")
     share = max(ridge / d, 4 * float(info.eps))
-    shift = share * jnp.trace(C) + float(info.tiny) ** 0.4
+    shift = share * jnp.trace(C) + float(info.tiny) ** 0.45
     return Regularised(C + shift * jnp.eye(d, dtype=C.dtype), shift)
 
 

@@ -66,6 +66,22 @@ def test_a_wrong_density_is_told_and_builds_no_operator(said):
             build(context)
 
 
+@pytree_dataclass
+class OfScale(Noise):
+    """X + Z / 2 with the density of another scale."""
+
+    scale: float = static_field(default=0.5)
+
+    def _log_density(self, a, x):
+        return norm.logpdf(a, x, self.scale).sum()
+
+
+@pytest.mark.parametrize("scale", [0.35, 1.0, 5.0, 500.0])
+def test_few_draws_tell_a_density_of_another_scale(scale):
+    with pytest.raises(ValueError, match="must be that of what `sample` draws"):
+        cx.association_operator(OfScale("", scale), x=X, num_samples=40, key=KEY)
+
+
 SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
 # Of every kind that has both, and near the ends: draws that name their input, draws
 # that say nothing of it, x without a law of their own.
