@@ -39,7 +39,7 @@ def in_own_unit(
 
 
 def common_exponent(
-    *arrays: Float[Array, "..."], axis_name: Any = None
+    *arrays: Float[Array, ...], axis_name: Any = None
 ) -> Int[Array, ""]:
     """The e of `in_own_unit` of all entries of arrays of one dtype together.
 

@@ -61,7 +61,7 @@ def as_pair(
 def in_common_unit(
     law: Batch, *embeddings: Float[Array, "b d"]
 ) -> tuple[list[Float[Array, "b d"]], Int[Array, ""]]:
-    """The embeddings times 2^(−e), of entries below 2 in modulus, and e.
+    """The embeddings times 2^(−e), of entries below 4 in modulus, and e.
 
     The largest is that of all devices, and no gradient passes through e. Rows without
     probability become 0 and have no part in it: in the unit of the others they may
@@ -72,7 +72,12 @@ def in_common_unit(
         present = law.probabilities[:, None] > 0
         some = [jnp.where(present, z, 0) for z in some]
     exponent = common_exponent(*some, axis_name=law.axis_name)
-    return [times_power_of_two(z, -exponent) for z in some], exponent
+    # Its inverse has to be a normal number too.
+    dtype = some[0].dtype
+    most = jnp.finfo(dtype).maxexp - 2
+    exponent = jnp.clip(exponent, -most, most)
+    scale = times_power_of_two(jnp.ones((), dtype), -exponent)
+    return [z * scale for z in some], exponent
 
 
 def frobenius(a: Float[Array, "k l"], b: Float[Array, "k l"]) -> Float[Array, ""]:

@@ -50,7 +50,8 @@ def svme(
     two (b, d) × (d, d) products and one Cholesky of size d; no eigendecomposition.
 
     Where Φ is constant the loss is finite, d plus Tr C_ψ over the floor of the
-    dtype, both in the unit of the larger, with gradient 0 in Φ: a constant encoder learns nothing from it.
+    dtype, both in the unit of the larger, with gradient 0 in Φ: a constant encoder
+    learns nothing from it.
 
     Args:
         phi: embeddings of x, shape (b, d), floating; half precision becomes float32.

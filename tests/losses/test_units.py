@@ -27,8 +27,8 @@ WHITENED = {
     "kise_pairs": losses.kise_pairs,
     "non_contrastive": losses.non_contrastive,
     "graph": losses.graph,
-    "kise": lambda f, g: losses.kise(f, KERNEL),
-    "squared_error": lambda f, g: losses.squared_error(f, A),
+    "kise": lambda f, _: losses.kise(f, KERNEL),
+    "squared_error": lambda f, _: losses.squared_error(f, A),
 }
 
 
@@ -50,7 +50,7 @@ def test_a_loss_that_whitens_depends_on_no_unit(name):
 def test_embeddings_of_two_units_score_as_of_one(r):
     loss = jax.jit(functools.partial(losses.vamp, r=r))
     pair = np.ldexp(A, EXPONENTS[0]), np.ldexp(A, EXPONENTS[-1])
-    np.testing.assert_allclose(loss(*pair), -RANK, rtol=3e-6)
+    np.testing.assert_allclose(loss(*pair), -RANK, rtol=4e-6)
 
 
 def test_running_moments_keep_their_unit_and_no_loss_sees_it():
@@ -61,7 +61,7 @@ def test_running_moments_keep_their_unit_and_no_loss_sees_it():
         return loss, losses.whiten(z, moments)
 
     value, white = both(A, NOISY)
-    for exponent in (-40, 40):
+    for exponent in (-350, 350) if X64 else (-40, 40):
         found, same = both(np.ldexp(A, exponent), np.ldexp(NOISY, exponent))
         np.testing.assert_allclose(found, value, rtol=tol(DTYPE))
         np.testing.assert_allclose(same, white, atol=tol(DTYPE))
