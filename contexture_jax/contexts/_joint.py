@@ -149,6 +149,7 @@ class SparseJoint(Context):
 
         Rows without mass are as in `DenseJoint.at`.
         """
+        check_concrete((self.rows, self.weights, x_new), "x_new, with the table,")
         if _are_indices(x_new):
             x_new = _check_indices(x_new, self.shape[0])
             starts = np.searchsorted(

@@ -90,6 +90,7 @@ class Labels(Context):
 
     def at(self, x_new: Any) -> Labels:
         """Examples given by their class values, shape (k,)."""
+        check_concrete((self.class_words, x_new), "x_new, with the classes,")
         values, classes = as_classes(x_new, "x_new", discrete=True), self.classes
         if (values.dtype.kind == "U") != (self.kind == "text"):
             expected = "text" if self.kind == "text" else "integers"

@@ -441,6 +441,16 @@ def test_a_missing_capability_is_named_beside_those_that_exist():
     )
 
 
+def test_new_rows_that_the_host_looks_up_are_told_inside_a_trace():
+    table = scipy.sparse.csr_array(FULL)
+    made = (cx.contexts.labels([0, 1, 2]), cx.contexts.joint(table))
+    for context in (*made, cx.contexts.graph(table)):
+        with pytest.raises(TypeError, match="laid out on the host"):
+            jax.eval_shape(lambda c: c.at(np.arange(2)), context)
+        with pytest.raises(TypeError, match="laid out on the host"):
+            jax.eval_shape(context.at, jnp.arange(2))
+
+
 def test_a_dense_context_is_a_pytree_that_jit_takes():
     context = cx.contexts.joint(random_table(DTYPE))
     total = jax.jit(lambda c: cx.association_operator(c).p_x.sum())(context)
