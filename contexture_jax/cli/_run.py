@@ -160,10 +160,11 @@ def _without_late(hook: Callable[..., Any]) -> Callable[..., Any]:
         return hook
 
     def told(*args: Any) -> None:
-        error = args[1] if len(args) > 1 else args[0].exc_value
+        first: Any = args[0]
+        error = args[1] if len(args) > 1 else first.exc_value
         is_late = isinstance(error, RuntimeError) and str(error) == _LATE
         if not is_late:
             hook(*args)
 
-    told.is_without_late = True
+    vars(told)["is_without_late"] = True
     return told

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import types
+from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -183,7 +184,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, capsys, monkeypatch):
     assert main(arguments(tmp_path / "out", "--steps", "100")) == 2
     late = RuntimeError("Event loop is closed")
     sys.excepthook(RuntimeError, late, None)
-    told = types.SimpleNamespace(
+    told: Any = types.SimpleNamespace(
         exc_type=RuntimeError, exc_value=late, exc_traceback=None, thread=None
     )
     threading.excepthook(told)
@@ -197,6 +198,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, capsys, monkeypatch):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"run"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_run_whose_directory_is_removed_promises_nothing(
     tmp_path, capsys, monkeypatch, replaced
