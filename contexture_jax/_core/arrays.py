@@ -239,7 +239,7 @@ def in_range(array: np.ndarray, dtype: Any, name: str) -> np.ndarray:
     if not (is_wide and array.ndim and array.size):
         return cast
     tiny = np.finfo(dtype).tiny
-    parts = (cast.real, cast.imag) if cast.dtype.kind == "c" else (cast,)
+    parts = (np.real(cast), np.imag(cast)) if cast.dtype.kind == "c" else (cast,)
     is_small = all(-tiny < part.min() <= part.max() < tiny for part in parts)
     if is_small and array.any():
         msg = (

@@ -1,5 +1,7 @@
 """Tables, pairs, labels, graphs, conditional laws and chains."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -166,7 +168,7 @@ NO_LAW = {
 
 
 @jax.jit
-def _status(op: cx.AssociationOperator, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _status(op: cx.AssociationOperator, key: jax.Array) -> tuple[jax.Array, Any]:
     result, info = cx.svd(op, 2, key=key)
     return result.singular_values, info.status
 
