@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import math
+import os
 import shlex
 import signal
 import sys
@@ -109,6 +110,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:  # the second, while a run saves itself
             number = signal.SIGINT
         print(ending.words(number), file=sys.stderr)
+        if argv is None:
+            # Threads of XLA may be in a program still: the interpreter's own way out
+            # has crashed under them.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(128 + number)
     return 128 + number
 
 

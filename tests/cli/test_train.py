@@ -57,6 +57,7 @@ def test_it_writes_what_it_learned_beside_what_is_exact(trained):
         assert arrays["learned_left"].shape == arrays["exact_left"].shape == (178, 4)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_there_is_not_overwritten(trained, capsys):
     before = (trained / "train.json").read_bytes()
     assert main(arguments(trained, "--steps", "100", "--learning-rate", "0.01")) == 2
@@ -110,6 +111,7 @@ def test_a_run_is_not_resumed_with_another_target(tmp_path, capsys):
     assert "holds another run: fingerprint is" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_damaged_runs_are_refused_in_one_line(trained, tmp_path, capsys):
     given = ["--steps", "100", "--learning-rate", "0.01"]
     out = tmp_path / "out"
