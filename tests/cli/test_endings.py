@@ -155,6 +155,7 @@ def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
     assert condition()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_ended_leaves_old_results_and_nothing_else(
     start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
