@@ -3,7 +3,8 @@
 The main thread is told by an exception, and cleans up on its way out. While it is in a
 program of XLA it cannot be told, and an exception that comes as garbage is collected is
 lost: a thread that watches then cleans up and ends the process for it. A run that saves
-itself (`left_to_itself`) is only ended so by a second Ctrl-C.
+itself (`left_to_itself`) is only ended so by a second Ctrl-C. While a compiled module is
+loaded the exception waits: jaxlib's crash if one is raised in them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.machinery import ExtensionFileLoader
+from types import FrameType
 from typing import Any
 
 __all__ = ["Ending", "Interrupted", "ending_on_signals"]
@@ -83,13 +86,19 @@ class Ending:
         if self._waiting:
             self._tell(self._waiting)
 
-    def _tell(self, number: int) -> None:
-        """Called in the main thread."""
-        if self._is_shielded:
+    def _tell(self, number: int, frame: FrameType | None = None) -> None:
+        """Called in the main thread; `frame` is what it was in."""
+        if self._is_shielded or _loads_a_compiled_module(frame):
             self._waiting = self._waiting or number
+            if not self._is_shielded:
+                signal.setitimer(signal.ITIMER_REAL, _POLL)
         elif not self._is_told:
             self._is_told = True
             raise Interrupted(number)
+
+    def _tell_again(self, _: int, frame: FrameType | None) -> None:
+        if self._waiting:
+            self._tell(self._waiting, frame)
 
     def _watch(self, numbers: int) -> None:
         """Called in a thread: signals come as bytes as soon as they come."""
@@ -122,6 +131,14 @@ class Ending:
             self.hook(unraisable)
 
 
+def _loads_a_compiled_module(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+            return True
+        frame = frame.f_back
+    return False
+
+
 @contextmanager
 def ending_on_signals() -> Iterator[Ending]:
     """Take SIGTERM and SIGINT as `Interrupted` while the block runs.
@@ -143,12 +160,12 @@ def ending_on_signals() -> Iterator[Ending]:
     try:
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(
-                    number, lambda received, _: ending._tell(received)
-                )
+                before[number] = signal.signal(number, ending._tell)
+        before[signal.SIGALRM] = signal.signal(signal.SIGALRM, ending._tell_again)
         yield ending
     finally:
         ending._end()
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(woken)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.machinery import ExtensionFileLoader, ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,6 @@ def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
     assert condition()
 
 
-@pytest.mark.slow
 def test_a_process_that_is_ended_leaves_old_results_and_nothing_else(
     start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,6 +274,24 @@ def test_a_signal_while_results_are_moved_comes_after_them(
             (folder / "a").write_text("new", encoding="utf-8")
         assert "the results are in" in ending.kept()
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "a"]
+
+
+def test_a_signal_while_a_compiled_module_is_loaded_comes_after_it() -> None:
+    """An exception in the initialisation of jaxlib's modules crashes them."""
+    done = []
+
+    class Loader(ExtensionFileLoader):
+        def create_module(self, spec: Any) -> Any:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+            done.append(spec)
+
+    before = signal.getsignal(signal.SIGALRM)
+    with ending_on_signals(), pytest.raises(Interrupted):
+        Loader("name", "path").create_module(ModuleSpec("name", None))
+        time.sleep(10)
+    assert done
+    assert signal.getsignal(signal.SIGALRM) is before
 
 
 @pytest.mark.parametrize("exists", [True, False])
