@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 import scipy.sparse
 from flax import nnx
@@ -51,12 +53,12 @@ class FarTensor(Tensor):
 
 
 def pandas_frame(x: Any, dtype: Any = None) -> Any:
-    frame = pytest.importorskip("pandas").DataFrame(x)
+    frame = pd.DataFrame(x)
     return frame if dtype is None else frame.astype(dtype)
 
 
 def polars_frame(x: Any) -> Any:
-    return pytest.importorskip("polars").DataFrame(np.asarray(x))
+    return pl.DataFrame(np.asarray(x))
 
 
 def objects(x: Any) -> np.ndarray:
@@ -96,7 +98,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "no missing values; got some in column 'a'",
     ),
     "polars nulls": (
-        lambda: pytest.importorskip("polars").DataFrame({"a": [1, None]}),
+        lambda: pl.DataFrame({"a": [1, None]}),
         "no missing values; got some in column 'a'",
     ),
     "named": (
@@ -213,7 +215,7 @@ def test_a_sparse_matrix_is_refused_where_a_dense_one_is_expected():
 def test_numbers_within_objects_keep_their_bits():
     large = [2**62 + 1, 2**62 + 2]
     np.testing.assert_array_equal(as_integers(np.array(large, object), "x"), large)
-    frame = pytest.importorskip("pandas").Series(large, dtype="Int64")
+    frame = pd.Series(large, dtype="Int64")
     np.testing.assert_array_equal(as_integers(frame, "x"), large)
     with pytest.raises(ValueError, match=r"x must be below 2\*\*63"):
         as_integers(np.array([2**63], np.uint64), "x")
@@ -360,7 +362,7 @@ NUMBERS = np.unique(NAMES, return_inverse=True)[1]
 
 
 def pandas_series(values: Any, dtype: Any) -> Any:
-    return pytest.importorskip("pandas").Series(values, dtype=dtype)
+    return pd.Series(values, dtype=dtype)
 
 
 CLASSES: dict[str, Callable[[], Any]] = {
@@ -371,7 +373,7 @@ CLASSES: dict[str, Callable[[], Any]] = {
     "StringDType": lambda: np.array(NAMES, np.dtypes.StringDType()),
     "pandas": lambda: pandas_series(NAMES, None),
     "categorical": lambda: pandas_series(NAMES, "category"),
-    "polars": lambda: pytest.importorskip("polars").Series(NAMES),
+    "polars": lambda: pl.Series(NAMES),
 }
 
 
@@ -412,7 +414,7 @@ MISSING: dict[str, Callable[[], Any]] = {
     "NaN among numbers": lambda: np.array([1.0, np.nan]),
     "NA": lambda: pandas_series(["a", None], "category"),
     "nullable": lambda: pandas_series([1, None], "Int64"),
-    "polars": lambda: pytest.importorskip("polars").Series(["a", None]),
+    "polars": lambda: pl.Series(["a", None]),
     "masked": lambda: np.ma.masked_array([1, 2], [False, True]),
 }
 

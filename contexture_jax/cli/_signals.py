@@ -3,8 +3,8 @@
 The main thread is told by an exception, and cleans up on its way out. While it is in a
 program of XLA it cannot be told, and an exception that comes as garbage is collected is
 lost: a thread that watches then cleans up and ends the process for it. A run that saves
-itself (`left_to_itself`) is only ended so by a second Ctrl-C. While a compiled module is
-loaded the exception waits: jaxlib's crash if one is raised in them.
+itself (`left_to_itself`) is only ended so by a second Ctrl-C. The exception waits while
+a module is imported: jaxlib's crash if they are left half imported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 from typing import Any
 
@@ -88,7 +87,7 @@ class Ending:
 
     def _tell(self, number: int, frame: FrameType | None = None) -> None:
         """Called in the main thread; `frame` is what it was in."""
-        if self._is_shielded or _loads_a_compiled_module(frame):
+        if self._is_shielded or _is_import(frame):
             self._waiting = self._waiting or number
             if not self._is_shielded:
                 signal.setitimer(signal.ITIMER_REAL, _POLL)
@@ -131,9 +130,9 @@ class Ending:
             self.hook(unraisable)
 
 
-def _loads_a_compiled_module(frame: FrameType | None) -> bool:
+def _is_import(frame: FrameType | None) -> bool:
     while frame is not None:
-        if isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             return True
         frame = frame.f_back
     return False

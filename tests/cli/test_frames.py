@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from pyarrow import feather, parquet
@@ -131,7 +132,6 @@ def test_an_index_labels_the_rows_of_counts(tmp_path):
 
 
 def test_a_frame_that_pandas_writes_is_read(tmp_path):
-    pd = pytest.importorskip("pandas")
     data = {
         "a": pd.array([1, None, 3], dtype="Int64"),
         "c": pd.Categorical([10, 9, 10]),

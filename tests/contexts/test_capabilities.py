@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 
 import contexture_jax as cx
 from tests.tolerances import tol
@@ -133,7 +134,7 @@ def test_a_table_of_ones_own_must_be_a_law():
 
 def walks():
     weights = np.array([[0, 1, 1], [1, 0, 0], [1, 0, 2.0]])
-    sparse = pytest.importorskip("scipy.sparse").csr_array(weights)
+    sparse = scipy.sparse.csr_array(weights)
     return [C.graph(w, lazy=True) for w in (weights, sparse)]
 
 
