@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from contexture_jax.cli._looks import looks_like, not_quite_numbers
 from contexture_jax.cli._messages import (
     InputError,
     as_option,
@@ -23,12 +24,7 @@ from contexture_jax.cli._messages import (
     enumerated,
     quoted,
 )
-from contexture_jax.cli._notation import (
-    Reading,
-    looks_like,
-    number,
-    read_numbers,
-)
+from contexture_jax.cli._notation import Reading, number, read_numbers
 from contexture_jax.cli._source import DEFAULT_DIALECT, Cells, Dialect, Source
 from contexture_jax.cli._texts import Texts
 
@@ -36,6 +32,7 @@ __all__ = ["Column", "doubtful_points", "encode", "file_decimal", "interpret"]
 
 MOST_CATEGORIES = 1000
 _LARGEST_EXACT = 2.0**53
+_LOOKED_AT = 1000  # cells, to tell dates by
 _INTEGER = re.compile(r"([+-]?\d+)(?:\.0*)?")
 # A point that no thousands have behind it, so that it is before decimals.
 _DECIMAL_POINT = r"^[+-]?(?:0?\.\d+|\d*\.\d{1,2}|\d*\.\d{4,}|\d{4,}\.\d+)$"
@@ -104,7 +101,7 @@ def interpret(
     if not isinstance(cells, Texts) and cells.dtype.kind in "biuf":
         column = _of_numbers(source, cells, name, dialect)
         if not categorical:
-            return column
+            return _doubted(column, cells) if feature else column
         cells = np.array(
             [
                 "" if bad else _written(v)
@@ -119,7 +116,8 @@ def interpret(
     if not categorical and (points or not texts.any_matches(r"\.")):
         values = texts.numbers(marks)
         if values is not None and not np.isnan(values).all():
-            return _numbers(texts, values, name, marks)
+            column = _numbers(texts, values, name, marks)
+            return _doubted(column, texts) if feature else column
     distinct, codes = texts.distinct
     absent = np.array([_is_missing(text, marks) for text in distinct])
     if absent.all():
@@ -142,7 +140,8 @@ def interpret(
             plain = np.full(len(distinct), "", dtype=object)
             plain[numeric] = reading.plain or present
             column = _numbers(texts, values, name, marks, plain.tolist())
-            return column._replace(words=reading.words)
+            column = column._replace(words=reading.words)
+            return _doubted(column, texts) if feature else column
     present, weights = _present(distinct, codes, ~absent)
     column = _categories(source, distinct, codes, absent, name)
     column = column._replace(marks=_counts(distinct, codes, absent))
@@ -260,6 +259,32 @@ def _numbers(
     whole = np.zeros(len(distinct), dtype=object)
     whole[~absent] = found
     return column._replace(exact=whole[codes])
+
+
+def _doubted(column: Column, cells: Cells) -> Column:
+    """A column of numbers, with a note where they may be dates or names."""
+    name, first = column.name, np.flatnonzero(~np.isnan(column.values[:_LOOKED_AT]))
+    written = (
+        cells[row] if isinstance(cells, Texts) else _written(cells[row])
+        for row in first.tolist()
+    )
+    what = not_quite_numbers(written)
+    if (
+        what is None
+        and isinstance(cells, Texts)
+        and cells.any_starts_with("0")
+        and cells.any_matches(r"^0\d+$")
+    ):
+        what = "codes with leading zeros"
+    if what is None:
+        return column
+    return column._replace(
+        notes=(
+            *column.notes,
+            f"{quoted(name)} looks like {what}, read as numbers:"
+            f" {as_option('--categorical', name)} takes each text as a category",
+        )
+    )
 
 
 def _whole(text: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Numbers as people write them, and what is like a number but none.
+"""Numbers as people write them.
 
 A notation is a decimal sign and a sign between thousands. A column is read in the one
 notation that fits all of its cells; where several do and disagree, in none.
@@ -8,50 +8,44 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Reading", "is_number", "looks_like", "number", "read_numbers"]
+__all__ = ["Reading", "is_number", "number", "parts_of", "read_numbers", "western"]
 
 _MINUS = re.compile(r"^(\W{0,3})[−–﹣－](?=\W{0,3}\d)")
-_ODD = str.maketrans({**dict.fromkeys("\u00a0\u2007\u2009\u202f", " "), "’": "'"})
+_ODD = str.maketrans(
+    {
+        **dict.fromkeys("\u00a0\u2007\u2009\u202f\u3000", " "),
+        **{"’": "'", "′": "'", "″": '"', "”": '"', "٫": ".", "٪": "%"},
+    }
+)
+_FULL_WIDTH = range(0xFF01, 0xFF5F)  # of all of ASCII from "!" on
 _CURRENCY = "$€£¥₹¢₽₩₪₺₴₦฿"
 _CODES = "USD|EUR|GBP|JPY|CHF|CAD|AUD|NZD|INR|CNY|SEK|NOK|DKK|PLN|CZK|BRL|MXN|KRW"
 _LETTER = rf"[%‰°{_CURRENCY}]|[^\W\d_]"
 _PARTS = re.compile(
-    rf"(?P<sign>[+-]?)\s?(?P<prefix>[{_CURRENCY}]|(?:{_CODES})(?=\s)|)\s?(?P<inner>[+-]?)"
-    r"(?P<body>[.,]?\d(?:[\d.,']|\s(?=\d{3}(?!\d)))*)(?P<power>[eE][+-]?\d+)?"
-    rf"\s?(?P<suffix>(?:{_LETTER})(?:{_LETTER}|[²³/·^\d]){{0,9}}"
-    rf"(?: (?:{_LETTER}){{1,9}}){{0,2}})?"
+    rf"(?P<sign>[+-]?)\s?(?P<prefix>[A-Z]{{0,2}}[{_CURRENCY}]|(?:{_CODES})(?=\s)|Rs\.?|)"
+    r"\s?(?P<inner>[+-]?)"
+    r"(?P<body>[.,]?\d(?:[\d.,٬]|'(?=\d)|\s(?=\d{3}(?!\d)))*)(?P<power>[eE][+-]?\d+)?"
+    rf"\s?(?P<suffix>['\"]|(?:{_LETTER})(?:{_LETTER}|[²³/·^\d]){{0,9}}"
+    rf"(?: (?:{_LETTER}){{1,9}}){{0,2}}(?=\.?$))?(?:(?<=[^\W\d_])\.)?"
 )
 # (decimal, thousands): plain first, so that the simplest of equal readings is named.
-_NOTATIONS = tuple((d, t) for t in ("", ",", ".", " ", "'") for d in ".," if d != t)
-_PLURALS = {",": "commas", ".": "points", " ": "spaces", "'": "apostrophes"}
+_NOTATIONS = tuple(
+    (d, t) for t in ("", ",", ".", " ", "'", "٬") for d in ".," if d != t
+)
+_PLURALS = {
+    ",": "commas",
+    ".": "points",
+    " ": "spaces",
+    "'": "apostrophes",
+    "٬": "Arabic commas",
+}
 DECIMAL_COMMAS = "decimal commas"
-_DAY = r"\d{1,2}"
-_LOOKS = {
-    "dates": (
-        rf"\d{{4}}[-/.]{_DAY}[-/.]{_DAY}(?:[T ].*)?",
-        rf"{_DAY}[-/.]{_DAY}[-/.]\d{{2}}(?:\d{{2}})?(?: .*)?",
-        rf"{_DAY}[ -.]{{0,2}}[^\W\d_]{{3,9}}\.?[ ,-]{{0,2}}\d{{2}}(?:\d{{2}})?",
-        rf"[^\W\d_]{{3,9}}\.? {_DAY},? \d{{4}}",
-        r"\d{4}[-/]\d{1,2}|[^\W\d_]{3,9}\.?[ -]\d{4}|\d{4}-?Q[1-4]",
-    ),
-    "times": (rf"{_DAY}:\d\d(?::\d\d(?:[.,]\d+)?)?(?: ?[AaPp]\.?[Mm]\.?)?",),
-    "fractions": (r"[+-]?(?:\d+ )?\d+ ?[/⁄] ?\d+", r"[+-]?\d*[½⅓¼⅔¾⅛⅜⅝⅞]"),
-    "ranges": (r"\d[\d.,]* ?(?:-|–|to|\.\.) ?\d[\d.,]*",),
-    "numbers in parentheses": (r"\(\W?\d[\d.,]*\)",),
-    "bounds": (r"[<>≤≥~≈] ?=? ?\d[\d.,]*.*",),
-    "numbers with underscores": (r"[+-]?\d+(?:_\d+)+(?:\.\d*)?",),
-    "numbers with a sign behind": (r"\d[\d.,]*[+-]",),
-    "numbers as powers of ten": (r"[+-]?\d[\d.,]*(?: ?[x×*·] ?10.*|[dD][+-]?\d+)",),
-}
-_LOOKS_COMPILED = {
-    look: re.compile("|".join(f"(?:{p})" for p in patterns))
-    for look, patterns in _LOOKS.items()
-}
 
 
 class Reading(NamedTuple):
@@ -88,7 +82,7 @@ def is_number(text: str) -> bool:
     """Whether a text is a number in some notation, with a unit or without."""
     if number(text) is not None:
         return True
-    parts = _parts(text)
+    parts = parts_of(text)
     return parts is not None and any(_fits(parts["body"], n) for n in _NOTATIONS)
 
 
@@ -102,7 +96,7 @@ def read_numbers(
         weights: how many cells hold each, shape (k,).
         decimal: the decimal sign, where it is known.
     """
-    found = [_parts(text) for text in texts]
+    found = [parts_of(text) for text in texts]
     parts = [p for p in found if p is not None]
     affixes = {(p["prefix"], p["suffix"] or "") for p in parts}
     bodies = [p["body"] for p in parts]
@@ -128,25 +122,27 @@ def read_numbers(
     return Reading(values, tuple(words), decimals, plain=tuple(plain))
 
 
-def looks_like(texts: Sequence[str], weights: np.ndarray) -> str | None:
-    """What at least half of the cells are that are like numbers but none, or None."""
-    for look, pattern in _LOOKS_COMPILED.items():
-        matched = np.array([pattern.fullmatch(text) is not None for text in texts])
-        if 2 * weights[matched].sum() >= weights.sum():
-            return look
-    found = [_parts(text) for text in texts]
-    matched = np.array([p is not None for p in found])
-    if 2 * weights[matched].sum() < weights.sum():
-        return None
-    units = {p["prefix"] + (p["suffix"] or "") for p in found if p is not None}
-    if len(units) > 1:
-        return "numbers of several units"
-    return "numbers that are not all written alike"
+def parts_of(text: str) -> re.Match[str] | None:
+    """What a number is written of: sign, prefix, inner, body, power and suffix.
+
+    None if the text is none, whatever its notation.
+    """
+    found = _PARTS.fullmatch(_MINUS.sub(r"\1-", western(text)))
+    return None if found is None or (found["sign"] and found["inner"]) else found
 
 
-def _parts(text: str) -> re.Match[str] | None:
-    parts = _PARTS.fullmatch(_MINUS.sub(r"\1-", text.translate(_ODD)))
-    return None if parts is None or (parts["sign"] and parts["inner"]) else parts
+def western(text: str) -> str:
+    """A text with the digits and signs of ASCII for those of other scripts."""
+    if text.isascii():
+        return text
+
+    def of(sign: str) -> str:
+        if sign.isdecimal():
+            return str(unicodedata.decimal(sign))
+        full = ord(sign) in _FULL_WIDTH
+        return chr(ord(sign) - 0xFEE0) if full else sign
+
+    return "".join(map(of, text.translate(_ODD)))
 
 
 @functools.cache
@@ -191,7 +187,8 @@ def _words(
     if prefix:
         words.append(f'"{prefix}" before each')
     if suffix:
-        words.append(f'"{suffix}" behind each')
+        quote = "'" if suffix == '"' else '"'
+        words.append(f"{quote}{suffix}{quote} behind each")
     return words
 
 

@@ -82,6 +82,12 @@ class Texts:
 
         return bool(pc.any(pc.match_substring_regex(self._array, pattern)).as_py())
 
+    def any_starts_with(self, prefix: str) -> bool:
+        """Whether a cell begins with this: several times sooner told than a pattern."""
+        pc = compute()
+
+        return bool(pc.any(pc.starts_with(self._array, prefix)).as_py())
+
     def longest(self) -> int:
         """The number of bytes of the longest cell; 0 without cells."""
         pc = compute()

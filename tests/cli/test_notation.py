@@ -13,6 +13,7 @@ from tests.cli.helpers import write
 from tests.tolerances import tol
 
 CLOSE = tol(np.float64, factor=100)
+UNREAD = "numbers in a notation that is not read"
 
 
 def understood(cells, **options):
@@ -50,6 +51,15 @@ def understood(cells, **options):
         (["−5", "3.5"], [-5, 3.5], "typographic minus signs"),
         (["–5,5", "3"], [-5.5, 3], "decimal commas, typographic minus signs"),
         (["+5", "1E3"], [5, 1000], ""),
+        (["１２．３", "－４"], [12.3, -4], "typographic minus signs"),
+        (["５％", "６ ％"], [5, 6], '"%" behind each'),
+        (["١٢٣٫٥", "٤٥"], [123.5, 45], ""),
+        (["١٬٢٣٤٫٥", "٩"], [1234.5, 9], "Arabic commas between thousands"),
+        (["१२३", "４５", "6"], [123, 45, 6], ""),
+        (['5"', '7.5"'], [5, 7.5], "'\"' behind each"),
+        (["5′", "7.5'"], [5, 7.5], '"\'" behind each'),
+        (["500 kr.", "7.5 kr"], [500, 7.5], '"kr" behind each'),
+        (["R$ 500,50", "R$ 7"], [500.5, 7], None),
     ],
 )
 def test_one_notation_throughout_is_read_and_named(texts, values, words):
@@ -80,6 +90,36 @@ def test_one_notation_throughout_is_read_and_named(texts, values, words):
         (["12 kg", "900 g"], "numbers of several units"),
         (["1.5D+03", "2.5D+03", "3D+00"], "numbers as powers of ten"),
         (["1.5×10³", "2×10^4", "3x10-2"], "numbers as powers of ten"),
+        (["1 days 02:03:04", "-1 days +05:00:00", "2 days 00:00:01.5"], "durations"),
+        (["2h30m", "1h 5m", "45 min"], "durations"),
+        (["PT5M", "PT1H30M", "P1DT2H"], "durations"),
+        (["5 years 3 months", "2 years", "1 year"], "durations"),
+        (["100:02:03", "1:02.5", "10:00+02:00"], "times"),
+        (["10am", "3 PM", "4 p.m."], "times"),
+        (["2024-W05", "2024-W06", "2024-W07"], "dates"),
+        (["Monday, 5 May 2020", "5 de mayo de 2020", "2024年1月"], "dates"),
+        (["5'11\"", "6′1″", "5 ft 9 in"], "lengths in feet and inches"),
+        (["51°30'N", "48°51'30\"N", "33.5° S"], "coordinates"),
+        (["51.5, -0.1", "48.8, 2.3", "(35.6, 139.7)"], "coordinates"),
+        (["+44 20 7946 0958", "+1 555 123 4567", "+49 30 12345"], "telephone numbers"),
+        (["(555) 555-0100", "555-0101", "212-555-0199"], "telephone numbers"),
+        (["1.2.3", "v2.0.1", "10.0.0-rc1"], "version numbers"),
+        (["192.168.0.1", "10.0.0.1/8", "8.8.8.8"], "network addresses"),
+        (["00:1A:2B:3C:4D:5E", "fe80::1", "2001:db8::ff00:42"], "network addresses"),
+        (["0x1F", "0xFF", "0x10"], "hexadecimal, octal or binary numbers"),
+        (["1+2j", "3 - 4i", "(5+6j)"], "complex numbers"),
+        (["5±1", "7 +/- 0.5", "8 ± 1 kg"], "numbers with an uncertainty"),
+        (["3:1", "16:9", "5:2:1"], "ratios"),
+        (["10x20", "10 x 20 x 3", "3×4 cm"], "sizes of several numbers"),
+        (["about 5", "ca. 6", "~7"], "bounds"),
+        (["'5'", '"6"', "'7"], "numbers in quotation marks"),
+        (["#1", "No. 2", "5*"], "numbers with marks"),
+        (["[1, 2]", "[3, 4]", "[5, 6]"], UNREAD),
+        (["1|2", "3|4", "5|6"], UNREAD),
+        (["978-3-16-148410-0", "978-0-306-40615-7"], UNREAD),
+        (["4111 1111 1111 1111", "5500 0000 0000 0004"], UNREAD),
+        (["33N 500000 4649776", "33N 500001 4649776"], UNREAD),
+        (["5\\6", "7\\8", "９～１２"], UNREAD),
     ],
 )
 def test_what_is_like_numbers_but_none_is_refused_with_ways_out(cells, look):
@@ -89,6 +129,77 @@ def test_what_is_like_numbers_but_none_is_refused_with_ways_out(cells, look):
     assert "--categorical a" in str(error.value)
     assert "--drop a" in str(error.value)
     assert len(understood(cells, categorical=True).categories) == len(cells)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        "ann bob cleo dan",
+        "A1 B7 C12 D3",
+        "P-17 P-18 Q-2 Q-30",
+        "A+ B- O+ AB-",
+        "TP53 BRCA1 EGFR KRAS2",
+        "H2O CO2 NaCl C6H12O6",
+        "IV IX XII VII",
+        "d41d8cd98f00b204 09f7e02f1290be21 5d41402abc4b2a76 7d793037a0760186",
+        "3c@x.com a1@x.com b2@x.com d@x.com",
+        "七 一郎 二郎 三郎",
+        "10_Downing_Street 221B_Baker_Street 5_Main_St 7_Rue_Cler",
+        "12_Angry_Men 300_Spartans 2001:_A_Space_Odyssey 7_Samurai",
+        "7-Eleven 3M Pepsi Coke",
+        "SW1A_1AA M1_1AE B33_8TH E14_5AB",
+    ],
+)
+def test_names_and_codes_are_categories_however_many(cells):
+    texts = [cell.replace("_", " ") for cell in cells.split(" ")]
+    column = understood(texts)
+    assert sorted(column.categories) == sorted(texts)
+    assert "nearly a category a row" in column.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("cells", "what"),
+    [
+        (["2024.01", "2024.02", "", "2024.12"], "years with months"),
+        (["2024.1", "2024.2", "2024.10"], "years with months"),
+        (["2024,01", "2024,02"], "years with months"),
+        (["01.2024", "12.2024"], "years with months"),
+        (["202401", "202412"], "years with months"),
+        (["20240105", "20241231"], "dates"),
+        (["01234", "98765"], "codes with leading zeros"),
+        (["007", "12.0", "NA"], "codes with leading zeros"),
+        (["2024.5", "2023.1"], None),
+        (["2024.13", "2024.01"], None),
+        (["20240105", "20241331"], None),
+        (["0", "0.5", "10"], None),
+        (["2023", "2024"], None),
+    ],
+)
+def test_numbers_that_may_be_dates_or_codes_are_noted_with_a_way_out(cells, what):
+    notes = understood(cells).notes
+    assert notes == (
+        ()
+        if what is None
+        else (
+            f'"a" looks like {what}, read as numbers: --categorical a takes each text'
+            " as a category",
+        )
+    )
+    assert set(understood(cells, categorical=True).categories) == set(cells) - {
+        "",
+        "NA",
+    }
+
+
+def test_dates_in_an_array_are_noted_too():
+    for cells in (np.array([2024.01, 2024.1, 2024.11]), np.array([20240105, 20231231])):
+        source = Source("t", ["a"], [cells], {})
+        (note,) = interpret(source, cells, "a", feature=True).notes
+        assert "--categorical a" in note
+    cells = np.array([2024.01, 1.5])
+    assert (
+        interpret(Source("t", ["a"], [cells], {}), cells, "a", feature=True).notes == ()
+    )
 
 
 def test_a_few_dates_are_categories_with_a_note():
