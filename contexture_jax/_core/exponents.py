@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array, Bool, Float
+from contexture_jax._core.types import Array, Bool, Float, Size
 
 __all__ = [
     "FLOOR",
@@ -126,7 +126,7 @@ def shifted(
     return queries
 
 
-def padded(form: Form, block: Float[Array, "n e"], size: int) -> Float[Array, "s e"]:
+def padded(form: Form, block: Float[Array, "n e"], size: Size) -> Float[Array, "s e"]:
     """The rows of one side with others that are in no law, `size` in all."""
     n, d = block.shape[0], form.width
     if size == n:

@@ -11,7 +11,6 @@ scans would store every tile.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,16 +32,19 @@ from contexture_jax._core.exponents import (
     two_sum,
 )
 from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array, Float, Static
+from contexture_jax._core.types import Array, Float, Size, Static
 
 __all__ = ["exp_matmul", "logsumexp_rows", "normalise", "tile_size"]
 
 
-def tile_size(n: int, m: int, block_size: int) -> tuple[int, int]:
-    """Rows and columns of a tile: `block_size`, cut evenly over n and over m."""
+def tile_size(n: Size, m: Size, block_size: int) -> tuple[Size, Size]:
+    """Rows and columns of a tile: `block_size`, cut evenly over n and over m.
 
-    def even(size: int) -> int:
-        return math.ceil(size / math.ceil(size / block_size)) if size else 1
+    Numbers of rows that an export leaves open give expressions of them.
+    """
+
+    def even(size: Size) -> Size:
+        return _ceil_divide(size, _ceil_divide(size, block_size)) if size else 1
 
     return even(n), even(m)
 
@@ -228,7 +230,11 @@ def _logsumexp_rows_backward(
     form, block_size = how
     queries, keys, out = saved
     # Weights in [0, 1], however large the logits are.
-    arrays = shifted(form, queries, *out), keys, jnp.ones((len(keys), 1), keys.dtype)
+    arrays = (
+        shifted(form, queries, *out),
+        keys,
+        jnp.ones((keys.shape[0], 1), keys.dtype),
+    )
     bars = _pull_back_by_tiles(
         (form, block_size, 1.0), arrays, out_bar[1][:, None], False
     )
@@ -246,15 +252,25 @@ def _exp_matmul_forward(
     rows, columns = tile_size(n, m, block_size)
     start = jnp.zeros((rows, r), values.dtype)
     number = jnp.arange(columns)[:, None]
+    # The last block ends at the last row and does some rows a second time: padding
+    # would copy whole arrays.
+    last_row, last_column = n - rows, m - columns
+    out = jnp.zeros((n, r), values.dtype)
+    if not isinstance(n, int):
+        # Of sizes that an export leaves open JAX must know that a tile fits in.
+        last_row = n - 1
+        queries, out = (jnp.pad(x, ((0, rows - 1), (0, 0))) for x in (queries, out))
+    if not isinstance(m, int):
+        last_column = m - 1
+        keys = padded(form, keys, m + columns - 1)
+        values = jnp.pad(values, ((0, columns - 1), (0, 0)))
 
     def one_block(i: Array, out: Array) -> Array:
-        # The last block ends at the last row and does some rows a second time: padding
-        # would copy whole arrays.
-        row = jnp.minimum(i * rows, n - rows)
+        row = jnp.minimum(i * rows, last_row)
         query = jax.lax.dynamic_slice_in_dim(queries, row, rows)
 
         def add_tile(j: Array, total: Array) -> Array:
-            column = jnp.minimum(j * columns, m - columns)
+            column = jnp.minimum(j * columns, last_column)
             key, value = (
                 jax.lax.dynamic_slice_in_dim(x, column, columns) for x in (keys, values)
             )
@@ -262,11 +278,10 @@ def _exp_matmul_forward(
             scores = jnp.exp(_powered(exponents(form, query, key), power))
             return total + mm(scores, value)
 
-        block = jax.lax.fori_loop(0, -(-m // columns), add_tile, start)
+        block = jax.lax.fori_loop(0, _ceil_divide(m, columns), add_tile, start)
         return jax.lax.dynamic_update_slice_in_dim(out, block, row, 0)
 
-    out = jnp.zeros((n, r), values.dtype)
-    return jax.lax.fori_loop(0, -(-n // rows), one_block, out)
+    return jax.lax.fori_loop(0, _ceil_divide(n, rows), one_block, out)[:n]
 
 
 def _logsumexp_rows_forward(
@@ -307,12 +322,17 @@ def _powered(x: Array, power: float) -> Array:
 
 
 def _blocks(
-    x: Float[Array, "n e"], size: int, form: Form | None = None
+    x: Float[Array, "n e"], size: Size, form: Form | None = None
 ) -> Float[Array, "b size e"]:
     """Rows in blocks of `size`, the last one padded: with zeros, or out of the law."""
-    n = -(-x.shape[0] // size) * size
+    number = _ceil_divide(x.shape[0], size)
+    n = number * size
     if form is not None:
         x = padded(form, x, n)
     elif n != x.shape[0]:
         x = jnp.pad(x, ((0, n - x.shape[0]), (0, 0)))
-    return x.reshape(-1, size, x.shape[1])
+    return x.reshape(number, size, x.shape[1])
+
+
+def _ceil_divide(a: Size, b: Size) -> Size:
+    return -(-a // b)

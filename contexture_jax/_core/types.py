@@ -30,6 +30,7 @@ __all__ = [
     "Int",
     "PRNGKeyArray",
     "Shaped",
+    "Size",
     "Static",
     "UInt32",
     "describe",
@@ -50,9 +51,20 @@ class _Anything(type):
         return True
 
 
+class _Sizes(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        from jax.export import is_symbolic_dim  # loaded by those who export
+
+        return isinstance(instance, int) or is_symbolic_dim(instance)
+
+
 if TYPE_CHECKING:
     ArrayLike: TypeAlias = _ArrayLike | Sequence[Any] | _Convertible
+    Size: TypeAlias = int
 else:
+
+    class Size(metaclass=_Sizes):
+        """An axis of an array: an integer, or a number that an export leaves open."""
 
     class ArrayLike(metaclass=_Anything):
         """An array of JAX or NumPy, a number, nested lists, or what NumPy converts.

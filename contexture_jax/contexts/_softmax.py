@@ -508,6 +508,8 @@ def rbf(x: ArrayLike, gamma: ArrayLike = 1.0, p_x: ArrayLike | None = None) -> R
 
     One of the contexts of Zhai et al. 2025 (CTX), §5 (theory.md §4). Work is done in
     tiles: `association_operator(context, storage="dense")` stores n × n, nothing else.
+    All that is differentiated of it is in reverse mode: JAX refuses `jax.jvp` and
+    `jax.jacfwd` (use `jax.vjp` and `jax.jacrev`).
 
     Args:
         x: features, shape (n, d), floating or integer.
@@ -534,7 +536,7 @@ def attention(
     """The context of an attention map: P⁺(a|x) ∝ exp(scale ⟨q_x, k_a⟩ + b_a).
 
     The read-out of values g is T g (theory.md §4). For a map that is already computed
-    use `conditional(weights)`.
+    use `conditional(weights)`. Gradients are in reverse mode only, as those of `rbf`.
 
     Args:
         queries: shape (n, d), floating.

@@ -19,7 +19,7 @@ from contexture_jax._core.checks import (
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import weights_or_nan
 from contexture_jax._core.processes import settled
-from contexture_jax._core.types import Array, ArrayLike, Float, describe
+from contexture_jax._core.types import Array, ArrayLike, Float, Size, describe
 
 __all__ = ["AssociationOperator", "Cost", "as_law_of", "check_operator", "check_total"]
 
@@ -80,7 +80,7 @@ class AssociationOperator:
         return describe(self)  # a tree of something else than arrays
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def shape(self) -> tuple[Size, Size]:
         """(n, m): the numbers of inputs and of context values."""
         return self.p_x.shape[0], self.p_a.shape[0]
 

@@ -88,7 +88,7 @@ def association_operator(
     Gaussian kernels and attention in tiles, teacher features with low rank. Sparse and
     fixed-degree storage
     is laid out on the host, so their contexts must be concrete; the others can be built
-    under `jit` and differentiated.
+    under `jit` and differentiated, those in tiles in reverse mode only.
 
     With a mesh, the rows of the operator are cut over its devices, and with them blocks
     of functions of X; those of A too where A is as large as X (neighbours, graphs,

@@ -37,6 +37,7 @@ def conditional_expectation(context: Context, g: ArrayLike) -> Float[Array, "n r
     """E[g(A)|x] at each x of a context, shape (n, r), 0 at rows without mass.
 
     Outside a trace one program is compiled for each kind of context and shapes.
+    Gradients are in reverse mode only where the context is kept in tiles or slots.
 
     Args:
         context: any that has an operator.

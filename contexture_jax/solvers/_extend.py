@@ -48,6 +48,12 @@ def extend(
         Shape (k, rank), the dtype of `result`. Functions of singular value 0 are not
         determined by the context and come back as 0.
 
+    Under `jit`, `vmap` and `jax.export` the points of a k-NN, RBF, attention or teacher
+    context may be traced, and their number k left open by
+    `jax.export.symbolic_shape`. Those of RBF and attention have gradients in reverse
+    mode only, as `jax.grad`, `jax.vjp` and `jax.jacrev` take them: JAX refuses
+    `jax.jvp` and `jax.jacfwd`, since tiles have a rule for the one and not the other.
+
     Raises:
         CapabilityError: if the context cannot take new points.
         TypeError: if it is differentiated in new points of a k-NN context, whose

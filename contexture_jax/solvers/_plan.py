@@ -100,6 +100,13 @@ def make_plan(
         ValueError: if a value is out of range; says what the range is.
     """
     rank = check_integer(rank, "rank", low=1)
+    if limit < 1:
+        msg = (
+            "the only singular value here is the trivial 1, of constant functions,"
+            " since only one input or one context value has mass"
+            f" (shape {shape[0]} × {shape[1]}); got rank {rank}"
+        )
+        raise ValueError(msg)
     if rank > limit:
         msg = (
             f"rank must be at most {limit}, the number of singular values that exist"

@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -350,3 +351,42 @@ def test_tiles_have_the_gradients_of_the_dense_formulas(name):
         # Of the formula: its logits go to 1e6 there.
         rtol = 1e-9 if name.endswith("far") else 1e-11
         np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol * size)
+
+
+@jax.jit
+def _tiled_with_gradient(q, k, v):
+    form = Form("distances", 3, plain=False, exact=True)
+
+    def rows(x, points):
+        one, zero = jnp.ones_like(x[:, 0]), jnp.zeros_like(x[:, 0])
+        return lay_out(form, None, [points, one, zero, zero, zero])
+
+    def total(q, k, v):
+        queries, keys = rows(q, q), rows(k, k)
+        lse = functools.partial(logsumexp_rows, form=form, block_size=4)
+        queries, _, _ = normalise(form, queries, keys, lse)
+        return (exp_matmul(queries, keys, v, form=form, block_size=4) ** 2).sum()
+
+    return jax.value_and_grad(total, range(3))(q, k, v)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(11, 14), (1, 1), (4, 9), (5, 3)])
+def test_tiles_of_numbers_that_an_export_leaves_open(sizes):
+    """Far from the origin too: padding must be in no law, and give no NaN."""
+    n, m = sizes
+    q, k, v = 50 * normal(1, n, 3), 50 * normal(2, m, 3), normal(3, m, 2)
+    count, other = jax.export.symbolic_shape("n, m")
+    open_shapes = [
+        jax.ShapeDtypeStruct(shape, DTYPE)
+        for shape in ((count, 3), (other, 3), (other, 2))
+    ]
+    exported = jax.export.export(_tiled_with_gradient)(*open_shapes)
+    value, bars = exported.call(q, k, v)
+    expected, expected_bars = _tiled_with_gradient(q, k, v)
+    law = gaussian(q, 1.0, k)
+    np.testing.assert_allclose(value, ((law @ v) ** 2).sum(), rtol=tol(DTYPE))
+    np.testing.assert_allclose(value, expected, rtol=tol(DTYPE))
+    for one, of_closed in zip(bars, expected_bars, strict=True):
+        size = float(np.abs(of_closed).max())
+        np.testing.assert_allclose(one, of_closed, atol=tol(DTYPE) * size)

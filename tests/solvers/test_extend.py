@@ -147,6 +147,61 @@ def test_a_knn_context_extends_inside_a_trace_and_for_any_number_of_points():
     np.testing.assert_allclose(lost[::2], expected[::2], atol=atol)
 
 
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("rbf", "left"),
+        ("attention", "left"),
+        pytest.param("rbf", "right", marks=pytest.mark.slow),
+        pytest.param("attention", "right", marks=pytest.mark.slow),
+        pytest.param("teacher", "left", marks=pytest.mark.slow),
+    ],
+)
+def test_smooth_contexts_extend_to_any_number_of_points_in_an_export(name, side):
+    context, x, a = CASES[name]
+    result, _ = cx.svd(cx.association_operator(context), 2, key=KEY)
+    points, others = (x, a) if side == "left" else (a, x)
+    new = points[:3] + DTYPE(0.1)
+    (count,) = jax.export.symbolic_shape("count")
+    any_number = jax.ShapeDtypeStruct((count, 3), new.dtype)
+    function = jax.jit(lambda x: cx.extend(result, context, x, side=side))
+    exported = jax.export.export(function)(any_number)
+    if name == "teacher":
+        expected = np.asarray(function(new))
+    else:
+        wide, other = new.astype(np.float64), others.astype(np.float64)
+        gaussian = -0.5 * ((wide[:, None] - other[None]) ** 2).sum(axis=2)
+        scores = gaussian if name == "rbf" else wide @ other.T / 3**0.5
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        if side == "right":  # Bayes' rule, with the normaliser of each x
+            full = -0.5 * ((x[:, None] - a[None]) ** 2).sum(axis=2)
+            full = full if name == "rbf" else x @ a.T / 3**0.5
+            full = full.astype(np.float64)
+            weights = np.exp(scores - np.logaddexp.reduce(full, axis=1)[None, :])
+        law = weights / weights.sum(axis=1, keepdims=True)
+        functions = result.right if side == "left" else result.left
+        expected = law @ np.asarray(functions, np.float64)
+        expected = expected / np.asarray(result.singular_values, np.float64)
+    atol = tol(DTYPE, factor=100) / float(result.singular_values[-1])
+    np.testing.assert_allclose(exported.call(new), expected, atol=atol)
+    np.testing.assert_allclose(exported.call(new[:1]), expected[:1], atol=atol)
+
+
+@pytest.mark.slow
+def test_smooth_contexts_have_gradients_in_new_points_in_reverse_mode_only():
+    context = CASES["rbf"][0]
+    result, _ = cx.svd(cx.association_operator(context), 2, key=KEY)
+
+    def function(x):
+        return cx.extend(result, context, x)
+
+    new = jnp.asarray(POINTS[:3])
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(function, (new,), (new,))
+    _, pull_back = jax.vjp(function, new)
+    assert np.abs(pull_back(jnp.ones((3, 2), DTYPE))[0]).max() > 0.01
+
+
 def test_a_gradient_in_new_points_is_refused_where_neighbours_jump():
     extended = knn_extension()
     new = jnp.asarray(POINTS[:3] + 0.1)

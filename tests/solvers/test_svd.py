@@ -255,6 +255,21 @@ def test_it_works_inside_jit_with_a_status_code(op):
     assert list(cx.Status)[int(code)] == "converged"
 
 
+@pytest.mark.slow_cases("shape1", "shape2")
+@pytest.mark.parametrize("shape", [(5, 1), (1, 5), (1, 1)])
+def test_one_input_or_one_context_value_has_only_the_trivial_value(shape):
+    n, m = shape
+    said = r"the only singular value here is the trivial 1.* \(shape \d × \d\); got"
+    for context in (
+        cx.contexts.attention(np.ones((n, 2), DTYPE), np.ones((m, 2), DTYPE)),
+        cx.contexts.joint(np.ones(shape, DTYPE)),
+    ):
+        op = cx.association_operator(context)
+        np.testing.assert_allclose(op.as_matrix().sum(axis=1), 1, rtol=tol(DTYPE))
+        with pytest.raises(ValueError, match=said):
+            cx.svd(op, 1, key=KEY)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
