@@ -28,8 +28,9 @@ from contexture_jax.cli._dialect import (
     said_first,
     worded,
 )
-from contexture_jax.cli._messages import InputError, quoted
+from contexture_jax.cli._messages import InputError, counted, quoted
 from contexture_jax.cli._notation import number
+from contexture_jax.cli._preface import decoded, without_comments
 from contexture_jax.cli._source import DEFAULT_DIALECT, Dialect, Lines, Source
 from contexture_jax.cli._texts import Texts
 
@@ -50,12 +51,14 @@ def read_csv(path: Path, dialect: Dialect = DEFAULT_DIALECT) -> Source:
         InputError: if it is malformed, not UTF-8, or a row has too few or too many
             cells.
     """
-    text, title = _text(path), path.name
+    text, title = decoded(path), path.name
     separator, said, skipped = dialect.separator, said_first(text), 0
     if said is not None:
         skipped = len(text[: said[1]].splitlines())
         text = text[said[1] :]
         separator = separator or said[0]
+    text, num_lines, notes = without_comments(text, separator, title)
+    skipped += num_lines
     if separator is None:
         separator = find_separator(text)
     if separator == SPACES:
@@ -63,16 +66,19 @@ def read_csv(path: Path, dialect: Dialect = DEFAULT_DIALECT) -> Source:
     table = _Table(text, "\t" if separator == SPACES else separator, title, skipped)
     first, header_lines = table.header()
     _check_spaces(first, separator, title)
-    names = _header(first, title)
-    columns = table.columns(len(names), header_lines)
-    lines = Lines(functools.cache(lambda: [line for line, _ in table.body(len(names))]))
+    _check_header(first, title)
+    names, columns = table.columns(first, header_lines)
+    width = len(names)
+    lines = Lines(functools.cache(lambda: [line for line, _ in table.body(width)]))
     inferred = dialect.separator is None and separator != "," and len(names) > 1
+    names, columns, more = _without_blank_columns(names, columns, title)
     return Source(
         title,
         names,
         columns,
         {},
         lines,
+        (*notes, *more),
         separator=named(separator) if inferred else None,
     )
 
@@ -91,12 +97,27 @@ class _Table:
                 return cells, line - self._skipped
         raise InputError(f"{self._title} is empty; expected a line of column names")
 
-    def columns(self, width: int, header_lines: int) -> list[Any]:
-        """The columns below the header.
+    def columns(
+        self, names: list[str], header_lines: int
+    ) -> tuple[list[str], list[Any]]:
+        """The columns below the header, and its names.
+
+        Of separators at the ends of the lines, the header may have others than the
+        rows.
 
         Raises:
             InputError: if a row is malformed or has another length, or none is there.
         """
+        try:
+            return names, self._columns(len(names), header_lines)
+        except InputError:
+            width = self._other_width(names)
+            if width is None:
+                raise
+        names = [*names[:width], *[""] * (width - len(names))]
+        return names, self._columns(width, header_lines)
+
+    def _columns(self, width: int, header_lines: int) -> list[Any]:
         parsed = self._parsed(width, header_lines)
         if parsed is None or '"' in self._text:
             num_rows = sum(1 for _ in self.body(width))
@@ -106,6 +127,17 @@ class _Table:
         if not parsed or not len(parsed[0]):
             raise InputError(f"{self._title} has a header but no rows below it")
         return parsed
+
+    def _other_width(self, names: list[str]) -> int | None:
+        """The length of all rows, if what the header has less or more is empty."""
+        rows = (cells for _, cells in self._rows() if any(cells))
+        next(rows, None)
+        width, num_names = None, len(names)
+        for cells in rows:
+            width = len(cells) if width is None else width
+            if len(cells) != width or any(cells[num_names:]) or any(names[width:]):
+                return None
+        return None if width == num_names else width
 
     def body(self, width: int) -> Iterator[tuple[int, list[str]]]:
         """The line and the cells of each row below the header, strictly read.
@@ -121,17 +153,28 @@ class _Table:
                 if started and width == 1:
                     blank.append((line, [""]))
                 continue
-            if len(cells) != width:
-                separator = worded(self._separator)
-                raise InputError(
-                    f"line {line} of {self._title} has {len(cells)} cells; the header"
-                    f" names {width} columns (a {separator} inside a cell needs quotes"
-                    " around it; --separator names another)"
-                )
+            if started and len(cells) != width:
+                raise InputError(self._misfit(line, cells, width))
             if started:
                 yield from blank
                 yield line, cells
             blank, started = [], True
+
+    def _misfit(self, line: int, cells: list[str], width: int) -> str:
+        """What to say of a row that has more or fewer cells than the header."""
+        what = f"line {line} of {self._title}"
+        if cells[0].startswith("#"):
+            return (
+                f"{what} starts with #, as a comment does, and has"
+                f" {counted(len(cells), 'cell')}; the header names"
+                f" {counted(width, 'column')}: take the line out"
+            )
+        separator = worded(self._separator)
+        return (
+            f"{what} has {counted(len(cells), 'cell')}; the header names"
+            f" {counted(width, 'column')} (a {separator} inside a cell needs quotes"
+            " around it; --separator names another)"
+        )
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         """The line on which each row ends, and its stripped cells."""
@@ -220,23 +263,11 @@ def _check_spaces(first: list[str], separator: str, title: str) -> None:
         )
 
 
-def _text(path: Path) -> str:
-    raw = path.read_bytes()
-    if b"\0" in raw[:4096]:
-        raise InputError(f"{path.name} is binary; expected a CSV saved as UTF-8")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"line {line} of {path.name} is not UTF-8 (byte {raw[error.start]:#04x});"
-            " expected a CSV saved as UTF-8"
-        ) from error
-
-
-def _header(names: list[str], title: str) -> list[str]:
-    if all(number(name) is not None for name in names) and names != [
-        str(i) for i in range(len(names))
+def _check_header(names: list[str], title: str) -> None:
+    """Refuse a first line of numbers, and a name that two columns have."""
+    named = [name for name in names if name]
+    if all(number(name) is not None for name in named) and named != [
+        str(i) for i in range(len(named))
     ]:
         raise InputError(
             f"the first line of {title} holds numbers, starting with"
@@ -244,15 +275,34 @@ def _header(names: list[str], title: str) -> list[str]:
         )
     seen: dict[str, int] = {}
     for position, name in enumerate(names, start=1):
-        # A first column without a name is a saved index or row labels: `_data` decides.
-        if not name and position > 1:
-            raise InputError(
-                f"column {position} of {title} has no name; expected one in the header"
-            )
-        if name in seen:
+        if name and name in seen:
             raise InputError(
                 f"columns {seen[name]} and {position} of {title} are both called"
                 f" {quoted(name)}; expected distinct names"
             )
         seen[name] = position
-    return names
+
+
+def _without_blank_columns(
+    names: list[str], columns: list[Texts], title: str
+) -> tuple[list[str], list[Texts], tuple[str, ...]]:
+    """Leave out what separators at the ends of all lines make.
+
+    Raises:
+        InputError: if another column than the first has no name. A first one is a saved
+            index or row labels: `_data` decides.
+    """
+    blank = {
+        i
+        for i, (name, column) in enumerate(zip(names, columns, strict=True))
+        if i and not name and column.longest() == 0
+    }
+    for i, name in enumerate(names):
+        if i and not name and i not in blank:
+            raise InputError(
+                f"column {i + 1} of {title} has no name; expected one in the header"
+            )
+    kept = [i for i in range(len(names)) if i not in blank]
+    number = counted(len(blank), "empty column")
+    notes = (f"{number} without a name left out",) if blank else ()
+    return [names[i] for i in kept], [columns[i] for i in kept], notes

@@ -9,7 +9,15 @@ import re
 from contexture_jax.cli._notation import is_number
 from contexture_jax.cli._source import DEFAULT_MISSING
 
-__all__ = ["SPACES", "as_tabs", "find_separator", "named", "said_first", "worded"]
+__all__ = [
+    "SPACES",
+    "as_tabs",
+    "find_separator",
+    "first_rows",
+    "named",
+    "said_first",
+    "worded",
+]
 
 SPACES = " "
 _NONE = "\x1f"  # between the cells of a single column, of which it has none
@@ -57,6 +65,16 @@ def find_separator(text: str) -> str:
     # A single column of numbers with commas in them.
     rows = [row[0] for row in _rows(sample, _NONE)]
     return _NONE if len(rows) > 1 and all(map(is_number, rows[1:])) else ","
+
+
+def first_rows(text: str, separator: str) -> list[list[str]]:
+    """The cells of the first rows that are not blank, whatever separates them."""
+    sample = text[:_SAMPLE]
+    return (
+        _rows(as_tabs(sample), "\t")
+        if separator == SPACES
+        else _rows(sample, separator)
+    )
 
 
 def as_tabs(text: str) -> str:

@@ -36,7 +36,7 @@ def assert_refused(ran, tmp_path, *words):
         ("a,,b\n1,2,3\n", ("column 2", "no name")),
         (",b\n7,2\n9,3\n", ("column 1", "no name")),
         ("a,b\n1,2\n3,4,5\n", ("line 3", "3 cells", "2 columns")),
-        ("a,b\n1,2\n3\n", ("line 3", "1 cells", "2 columns")),
+        ("a,b\n1,2\n3\n", ("line 3", "1 cell;", "2 columns")),
         ('a,b\n1,"2\n3,4\n', ("line 2", "malformed")),
         ("a,b\n1,2\n3,12..3\n5,6\n", ('"b"', '"12..3"', "line 3", "--categorical")),
         ("a,b\nabc,2\n1,3\n5,6\n", ('"a"', '"abc"', "line 2")),
