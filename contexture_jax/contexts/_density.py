@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ __all__ = ["DensityCheck", "all_log_densities", "check_density", "judge_density"
 
 _MOST_DRAWS = 1024  # that the statistics look at, of however many
 _FEWEST_ROWS = 64
-_MOST_NEIGHBORS = 512  # draws of either half that are compared with each other
+_ALIKE = 16  # that part of all draws which counts as near alike, the nearest
 _FLOOR = 3.0  # log posteriors this far below 1 / n count alike
 
 
@@ -62,8 +63,9 @@ def check_density(
       another law altogether;
     * normaliser: t = how often x_i is named by π in the other half of the draws: a
       factor of x that the density lacks or has too much;
-    * neighbor: t = 1 where i is the input of the nearest draw in the other half: what
-      a tells of x and the density does not, as one that is constant in x.
+    * neighbor: t = how near to a_j the draws of x_i in the other half are, as the mean
+      of −log of their rank among all draws there: what a tells of x and the density
+      does not, as one that is constant in x.
 
     Each has a bound on its p-value by Bernstein's inequality, valid at any level and
     sample size; three times the smallest is the p-value.
@@ -189,12 +191,13 @@ def _by_halves(
     posterior = _normalised(logs[two][:, present])
     named = _normalised(logs[one])[:, present].mean(axis=0) * logs.shape[1]
     proposal = np.broadcast_to(np.clip(named - 1.0, -1.0, 1.0), posterior.shape)
-    nearest = _nearest(values[two][:_MOST_NEIGHBORS], values[one][:_MOST_NEIGHBORS])
-    hits = own[one][nearest][:, None] == present[None, :]
-    some = slice(len(hits))
+    # One draw a row, the nearest, would say too little where rows are much alike.
+    nearness = _nearness(values[two], values[one])
+    is_of = own[one][:, None] == present[None, :]
+    of_rows = nearness @ is_of / np.maximum(is_of.sum(axis=0), 1)
     return (
         _score(proposal, posterior, within),
-        _score(hits.astype(float), posterior[some], within[some]),
+        _score(of_rows, posterior, within),
     )
 
 
@@ -232,14 +235,30 @@ def _score(
     return score, min(1.0, 2.0 * math.exp(-exponent))
 
 
-def _nearest(values: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """The number of the nearest of `among` to each value; entries that differ count."""
+def _nearness(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """−log of the share of `among` that is as near to each value, at most log 16."""
+    found = []
+    for distances in _distances(values, among):
+        ordered = np.sort(distances)
+        ranks = sum(ordered.searchsorted(distances, side) for side in ("left", "right"))
+        found.append(-np.log(0.5 * ranks / len(among)))
+    return np.minimum(found, math.log(_ALIKE))
+
+
+def _distances(values: np.ndarray, among: np.ndarray) -> Iterator[np.ndarray]:
+    """Of each value from the others: squared, or of integers how many differ."""
     flat, others = (x.reshape(len(x), -1) for x in (values, among))
-    if flat.dtype.kind not in "f" and flat.dtype.itemsize <= 8:
-        return np.array([(one[None, :] != others).sum(axis=1).argmin() for one in flat])
+    if not jnp.issubdtype(flat.dtype, jnp.inexact):
+        flat, others = (x.astype(np.float64) for x in (flat, others))
+        width = 1.0 + np.ptp(others)
+        for one in flat:
+            # How far, where as many differ.
+            by = np.abs(one[None, :] - others)
+            yield (by > 0).sum(axis=1) + np.minimum(by / width, 1.0).mean(axis=1) / 2
+        return
     flat, others = (np.nan_to_num(x.astype(np.float64)) for x in (flat, others))
-    scale = others.std(axis=0)
+    center, scale = others.mean(axis=0), others.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
-    flat, others = (x / scale for x in (flat, others))
-    distances = (others**2).sum(axis=1)[None, :] - 2.0 * flat @ others.T
-    return distances.argmin(axis=1)
+    flat, others = ((x - center) / scale for x in (flat, others))
+    norms = (others**2).sum(axis=1)
+    yield from norms[None, :] - 2.0 * flat @ others.T

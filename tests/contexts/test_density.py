@@ -66,6 +66,35 @@ def test_a_wrong_density_is_told_and_builds_no_operator(said):
             build(context)
 
 
+ONE_COLUMN = {
+    "noise": lambda x, z: x + 0.5 * z[0],
+    "much noise": lambda x, z: x + z[0],
+    "either sign": lambda x, z: np.sign(z[1]) * x + 0.3 * z[0],
+    "a square": lambda x, z: x**2 + 0.5 * z[0],
+    "scale": lambda x, z: x * z[0],
+    "a label": lambda x, _: x > 0,
+    "tenths": lambda x, z: np.round(10 * (x + 0.5 * z[0])).astype(int),
+    "far from 0": lambda x, z: (1e6 + x + 0.5 * z[0]).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("n", [20, 100])
+@pytest.mark.parametrize("drawn", ONE_COLUMN)
+def test_a_constant_density_is_told_on_one_column(drawn, n):
+    rng = np.random.default_rng(5)
+    rows = np.arange(1000) % n
+    a = ONE_COLUMN[drawn](rng.normal(size=n)[rows], rng.normal(size=(2, 1000)))
+    for samples in (a, a[:, None]):
+        assert judge_density(samples, rows, np.full((1000, n), 7.0)).p_value < 1e-7
+    none = judge_density(rng.permutation(a), rows, np.full((1000, n), 7.0))
+    assert none.p_value > 0.01
+
+
+def test_a_constant_density_of_one_column_builds_no_operator():
+    with pytest.raises(ValueError, match="must be that of what `sample` draws"):
+        cx.association_operator(Noise("constant"), x=X[:, :1], num_samples=100, key=KEY)
+
+
 @pytree_dataclass
 class OfScale(Noise):
     """X + Z / 2 with the density of another scale."""
@@ -143,10 +172,20 @@ def log_odds(a, centres, scale):
     return -0.5 * ((a[:, None] - centres[None, :]) / scale) ** 2
 
 
+def tenths(a, centres, scale):
+    """Of numbers that are rounded to one decimal, in tenths."""
+    ends = ((a[:, None] / 10 - centres[None, :]) + end for end in (0.05, -0.05))
+    high, low = (norm.cdf(end / scale) for end in ends)
+    with np.errstate(divide="ignore"):
+        return np.log(np.asarray(high) - np.asarray(low))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.02, 0.3, 2.0])
-@pytest.mark.parametrize("num_draws", [64, 800])
-def test_the_level_is_kept(scale, num_draws):
+@pytest.mark.parametrize(
+    ("num_draws", "whole"), [(64, False), (800, False), (800, True)]
+)
+def test_the_level_is_kept(scale, num_draws, whole):
     """Scores are no wider than N(0, 1) under the null; p-values are valid."""
     rng = np.random.default_rng(3)
     centres = rng.normal(size=40)
@@ -154,7 +193,10 @@ def test_the_level_is_kept(scale, num_draws):
     for _ in range(400):
         rows = np.arange(num_draws) % 40
         a = centres[rows] + scale * rng.normal(size=num_draws)
-        found.append(judge_density(a, rows, log_odds(a, centres, scale)))
+        if whole:
+            a = np.round(10 * a).astype(int)
+        law = tenths if whole else log_odds
+        found.append(judge_density(a, rows, law(a, centres, scale)))
     p = np.array([one.p_value for one in found])
     scores = np.array([one.scores for one in found])
     for level in (0.2, 0.05, 0.01):
