@@ -23,7 +23,7 @@ import numpy as np
 
 from contexture_jax.cli._memory import available, in_words
 from contexture_jax.cli._messages import InputError, counted, enumerated, quoted
-from contexture_jax.cli._source import Source
+from contexture_jax.cli._source import Source, repeated
 from contexture_jax.cli._sparse import from_archive, is_sparse_archive
 
 __all__ = ["read_npy", "read_npz"]
@@ -119,12 +119,7 @@ def read_npz(path: Path) -> Source:
         _check_memory(members[name].header, what, beside=beside)
         x = _read_member(archive, members[name], what)
         found = {
-            key: _as_text(
-                _read_member(
-                    archive, members[key], f"array {quoted(key)} of {path.name}"
-                ).reshape(-1),
-                f"array {quoted(key)} of {path.name}",
-            )
+            key: _vector(archive, members[key], f"array {quoted(key)} of {path.name}")
             for key in vectors
         }
     notes = []
@@ -382,6 +377,16 @@ def _read_member(archive: zipfile.ZipFile, member: _Member, what: str) -> np.nda
     return _ordered(flat, header)
 
 
+def _vector(archive: zipfile.ZipFile, member: _Member, what: str) -> np.ndarray:
+    """One value a row; of one value throughout, in the memory of that."""
+    cells = _as_text(_read_member(archive, member, what).reshape(-1), what)
+    starts = range(0, len(cells), _BLOCK)
+    same = cells.dtype.kind in "biuf" and not any(
+        (cells[start : start + _BLOCK] != cells[0]).any() for start in starts
+    )
+    return repeated(cells[0], len(cells)) if same else cells
+
+
 def _read_all(
     archive: zipfile.ZipFile, members: dict[str, _Member], title: str
 ) -> dict[str, np.ndarray]:
@@ -441,11 +446,18 @@ def _from_matrix(
     vectors: dict[str, np.ndarray],
     notes: list[str],
 ) -> Source:
-    """Columns of an array, which stays as it is: views, of its own dtype."""
+    """Columns of an array, which stays as it is: views, of its own dtype.
+
+    Of one value throughout, a column is a view of that alone: it takes no memory.
+    """
     first, count = None, 0
+    varies = np.zeros(x.shape[1], dtype=bool)
     rows = max(1, _BLOCK // x.shape[1])
     for start in range(0, len(x), rows):
-        bad = ~np.isfinite(x[start : start + rows])
+        block = x[start : start + rows]
+        if not varies.all():  # most do within the first rows
+            varies |= (block != x[0]).any(axis=0)
+        bad = ~np.isfinite(block)
         if bad.any():
             if first is None:
                 row, column = np.argwhere(bad)[0].tolist()
@@ -458,4 +470,8 @@ def _from_matrix(
             " values); expected finite numbers: fill or remove them"
         )
     names = [f"x{i}" for i in range(x.shape[1])]
-    return Source(title, names, list(x.T), vectors, None, tuple(notes))
+    columns = [
+        column if varied else repeated(column[0], len(x))
+        for column, varied in zip(x.T, varies, strict=True)
+    ]
+    return Source(title, names, columns, vectors, None, tuple(notes))

@@ -25,7 +25,14 @@ from contexture_jax.cli._messages import (
     quoted,
 )
 from contexture_jax.cli._notation import Reading, number, read_numbers
-from contexture_jax.cli._source import DEFAULT_DIALECT, Cells, Dialect, Source
+from contexture_jax.cli._source import (
+    DEFAULT_DIALECT,
+    Cells,
+    Dialect,
+    Source,
+    is_repeated,
+    repeated,
+)
 from contexture_jax.cli._texts import Texts
 
 __all__ = ["Column", "doubtful_points", "encode", "file_decimal", "interpret"]
@@ -196,6 +203,11 @@ def _nearly_one_a_row(column: Column) -> bool:
 def _of_numbers(
     source: Source, cells: np.ndarray, name: str, dialect: Dialect
 ) -> Column:
+    if is_repeated(cells):
+        column = _of_numbers(source, cells[:1], name, dialect)
+        exact = None if column.exact is None else repeated(column.exact[0], len(cells))
+        values = repeated(column.values[0], len(cells))
+        return column._replace(values=values, exact=exact)
     values = cells.astype(np.float64)
     numbers = [number(mark) for mark in dialect.missing]
     marked = np.isin(values, [n for n in numbers if n is not None])
@@ -506,6 +518,8 @@ def encode(column: Column) -> tuple[np.ndarray, list[str]]:
 
 
 def _standardised(column: Column) -> tuple[np.ndarray, list[str]]:
+    if is_repeated(column.values):
+        return np.empty((len(column.values), 0)), []
     largest = float(np.nanmax(np.abs(column.values)))
     # Neither squares nor the sum of two middle values overflow or underflow then.
     scaled = column.values / (largest or 1.0)

@@ -31,6 +31,8 @@ from contexture_jax.cli._source import (
     Cells,
     Dialect,
     Source,
+    is_repeated,
+    repeated,
 )
 from contexture_jax.cli._sparse import as_columns
 from contexture_jax.cli._texts import Texts
@@ -135,7 +137,7 @@ def load_features(
             " takes at least 2"
         )
     names, columns = [], []
-    room = Room(len(rows), len(source.columns))
+    room = Room(len(rows), sum(not is_repeated(cells) for cells in source.columns))
     constant, filled, unknown = [], {}, {}
     for name, cells in zip(source.names, source.columns, strict=True):
         column = interpret(
@@ -237,21 +239,22 @@ class Room:
     """Columns side by side, each put in its place as it comes.
 
     A large table is so never there twice. Memory is in the order of columns: it is
-    first taken as it is written.
+    first taken as it is written, and for zeros throughout not at all.
     """
 
     def __init__(self, num_rows: int, num_columns: int) -> None:
-        self._room = np.empty((num_rows, num_columns), order="F")
+        self._room = np.zeros((num_rows, num_columns), order="F")
         self._used = 0
 
     def add(self, block: np.ndarray) -> None:
         """Put columns, shape (n, k), beside those that are there."""
         end = self._used + block.shape[1]
         if end > self._room.shape[1]:
-            wider = np.empty((len(self._room), 2 * end), order="F")
+            wider = np.zeros((len(self._room), 2 * end), order="F")
             wider[:, : self._used] = self.columns
             self._room = wider
-        self._room[:, self._used : end] = block
+        if not (block.shape[1] == 1 and is_repeated(block[:, 0]) and block[0, 0] == 0):
+            self._room[:, self._used : end] = block
         self._used = end
 
     @property
@@ -376,13 +379,12 @@ def split(
             )
         )
         source = source._replace(
-            columns=[
-                c.take(present) if isinstance(c, Texts) else c[present]
-                for c in source.columns
-            ],
+            columns=[_kept(cells, present) for cells in source.columns],
             lines=source.lines and source.lines.take(present),
         )
-    if column.categories:
+    if is_repeated(column.values):
+        judged = Target(name, column.values, "numbers", ())
+    elif column.categories:
         judged = Target(name, column.values[present], "classes", column.categories)
     else:
         exact = None if column.exact is None else column.exact[present]
@@ -399,6 +401,15 @@ def split(
             f" leave --target out{''.join(f' ({note})' for note in notes)}"
         )
     return source, judged, np.flatnonzero(present), notes
+
+
+def _kept(cells: Cells, kept: np.ndarray) -> Cells:
+    """The cells where `kept`, shape (n,), bool, says so."""
+    if isinstance(cells, Texts):
+        return cells.take(kept)
+    if is_repeated(cells):
+        return repeated(cells[0], int(kept.sum()))
+    return cells[kept]
 
 
 def _zeros_lost(name: str, cells: Cells, column: Column) -> list[str]:

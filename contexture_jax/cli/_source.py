@@ -9,7 +9,16 @@ import numpy as np
 
 from contexture_jax.cli._texts import Texts
 
-__all__ = ["DEFAULT_DIALECT", "DEFAULT_MISSING", "Cells", "Dialect", "Lines", "Source"]
+__all__ = [
+    "DEFAULT_DIALECT",
+    "DEFAULT_MISSING",
+    "Cells",
+    "Dialect",
+    "Lines",
+    "Source",
+    "is_repeated",
+    "repeated",
+]
 
 Cells = np.ndarray | Texts
 DEFAULT_MISSING = (
@@ -104,3 +113,13 @@ class Source(NamedTuple):
     def place(self, row: int) -> str:
         """How a message calls row `row`, counted from 0."""
         return f"row {row}" if self.lines is None else f"line {self.lines.of(row)}"
+
+
+def repeated(value: np.generic, count: int) -> np.ndarray:
+    """A column of one value, shape (count,), which takes the memory of one cell."""
+    return np.broadcast_to(np.asarray(value), (count,))
+
+
+def is_repeated(cells: Cells) -> bool:
+    """Whether a column is `repeated`, and the same value in more than one row."""
+    return isinstance(cells, np.ndarray) and cells.strides == (0,) and len(cells) > 1

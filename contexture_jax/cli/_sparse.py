@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from contexture_jax.cli._memory import available, in_words
 from contexture_jax.cli._messages import InputError, enumerated
-from contexture_jax.cli._source import Source
+from contexture_jax.cli._source import Source, repeated
 
 __all__ = ["as_columns", "from_archive", "is_large", "is_sparse_archive"]
 
@@ -117,6 +118,13 @@ def as_columns(source: Source) -> Source:
             f" the {_LARGEST_DENSE:,} that are made dense here; contexture spectrum"
             " --context joint or graph takes it sparse"
         )
-    columns = list(np.ascontiguousarray(source.weights.toarray().T))
+    weights = source.weights.tocsc()
+    columns = []
+    for start, stop in itertools.pairwise(weights.indptr.tolist()):
+        column = repeated(np.float64(0.0), n)
+        if start < stop:
+            column = np.zeros(n)
+            column[weights.indices[start:stop]] = weights.data[start:stop]
+        columns.append(column)
     names = [f"x{i}" for i in range(m)]
     return source._replace(names=names, columns=columns, weights=None)
