@@ -62,6 +62,7 @@ JIT_ALLOWED = {
     "contexts/_pruning.py": "the same by lower bounds, whose outcome the host reads",
     "cli/_solve.py": "each judge of the command is one program",
     "cli/_learn.py": "draws, embeddings and Ritz values, likewise",
+    "evaluation/_spectra.py": "`usefulness` likewise: some twenty small operations",
     "evaluation/_learned.py": "`alignment` measures many shuffles of one shape",
     "solvers/_implicit.py": "their backward pass, which eager `jax.grad` runs",
     "solvers/_certificate.py": "`certify` likewise, for eager callers of `cx.svd`",

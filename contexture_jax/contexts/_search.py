@@ -291,9 +291,7 @@ def _by_tiles(
     """By scores of all points; where all of them are exact, so is the answer."""
     problem = answer.problem
     size = _rows_per_call(len(rows))
-    centers = jnp.broadcast_to(
-        problem.center, (size // _BLOCK, problem.center.shape[0])
-    )
+    centers = np.tile(np.asarray(problem.center), (size // _BLOCK, 1))
     num_neighbors = problem.num_neighbors
 
     def take(part: np.ndarray, found: Found) -> None:
@@ -363,7 +361,7 @@ def _about_local_centers(answer: _Answer, raw: Float[Array, "t d1 c"]) -> None:
         for number, group in enumerate(some):
             queries[number, : len(group)] = problem.x[group]
             centers[number] = problem.x[group].mean(axis=0, dtype=np.float64)
-        found = _candidates(problem, queries, jnp.asarray(centers), raw, "local")
+        found = _candidates(problem, queries, centers, raw, "local")
         found = [
             np.asarray(f).reshape(_BLOCKS_PER_CALL, _LOCAL, *f.shape[1:]) for f in found
         ]
@@ -398,7 +396,7 @@ def _collect(
 def _candidates(
     problem: Problem,
     queries: np.ndarray,
-    centers: Float[Array, "g d"],
+    centers: np.ndarray,
     tiles: Float[Array, "t d1 c"],
     method: Method,
     *,
@@ -406,7 +404,7 @@ def _candidates(
 ) -> Found:
     return search_tiles(
         jnp.asarray(queries),
-        centers,
+        jnp.asarray(centers),
         problem.points,
         tiles,
         num_neighbors=problem.num_neighbors,

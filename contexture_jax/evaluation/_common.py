@@ -75,8 +75,11 @@ def as_singular_values(singular_values: Any) -> Float[Array, " k"]:
         lambda v: (v >= 0) & (v <= 1 + slack),
         "between 0 and 1 (the trivial value s_0 = 1 left out)",
     )
+    inside = jnp.clip(s, 0, 1)
+    if is_concrete(s):
+        return inside
     # In a trace a NaN or an infinity makes all NaN, as a clipped one would not.
-    return jnp.where(jnp.isfinite(s).all(), jnp.clip(s, 0, 1), jnp.nan)
+    return jnp.where(jnp.isfinite(s).all(), inside, jnp.nan)
 
 
 def as_spectrum(singular_values: Any) -> Float[Array, " k"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import (
@@ -95,12 +96,18 @@ def usefulness(
             " input and tau is undefined"
         )
         raise ValueError(msg)
-    energy = require_leading(s, num_dims + 1, complete) ** 2
+    leading = require_leading(s, num_dims + 1, complete)
+    return _usefulness(leading, jnp.asarray(beta, dtype=s.dtype))
+
+
+@jax.jit
+def _usefulness(s: Float[Array, " k"], beta: Float[Array, ""]) -> Usefulness:
+    energy = s**2
     room = 1 - energy[1:]
     open_ = room > 32 * jnp.finfo(s.dtype).eps
     left_out = jnp.where(open_, 1 / jnp.where(open_, room, 1), jnp.inf)
     taken_in = jnp.cumsum(energy[:-1]) / jnp.sum(energy[:-1])
-    curve = left_out + jnp.asarray(beta, dtype=s.dtype) * taken_in
+    curve = left_out + beta * taken_in
     tau = jnp.min(curve)
     best_dim = jnp.where(jnp.isfinite(tau), jnp.argmin(curve) + 1, 0)
     return Usefulness(tau, best_dim, curve)

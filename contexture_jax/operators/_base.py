@@ -208,7 +208,7 @@ def as_law_of(law: Any, name: str, size: int, dtype: Any) -> Float[Array, " n"]:
     """
     law = as_floating(law, name).astype(dtype)
     check_probabilities(law, name, size)
-    check_total(law.sum(), name)
+    check_total(np.asarray(law).sum() if is_concrete(law) else law.sum(), name)
     if is_traced(law):
         is_one = abs(law.sum() - 1) <= _MASS_TOLERANCE
         law = jnp.where(is_one, weights_or_nan(law), jnp.nan)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from contexture_jax._core.checks import (
     check_integer,
@@ -25,36 +26,16 @@ from contexture_jax._core.checks import (
 from contexture_jax._core.fingerprint import is_known, of_one_law
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import mm
+from contexture_jax._core.processes import gathered, placed
 from contexture_jax._core.types import Array, Bool, Float, Int, short_repr
-from contexture_jax._core.units import in_own_unit, times_power_of_two
 from contexture_jax.operators import AssociationOperator
+from contexture_jax.solvers._bounds import Bounds, Found, Known, bounds_from
 from contexture_jax.solvers._linear_map import LinearMap, symmetrised_map
 from contexture_jax.solvers._missed import missed_norm
 from contexture_jax.solvers._random import make_seed
 from contexture_jax.solvers._results import SolveInfo, SVDResult
-from contexture_jax.solvers._run import rounding_of
 
 __all__ = ["Bounds", "Certificate", "Cluster", "certify"]
-
-
-@short_repr
-class Bounds(NamedTuple):
-    """Upper bounds, which need to know that no singular value was missed.
-
-    Attributes:
-        upper: s_i(M) ≤ upper_i, shape (rank,), descending.
-        next_upper: s_{rank+1}(M) ≤ next_upper, shape ().
-        cluster_sines: for each i the sine of the largest angle between the computed
-            span of the cluster of i and the true one is at most this, on the left and
-            on the right, shape (rank,); 1 says nothing.
-        leading_sines: likewise for the span of the first i functions, the contexture of
-            dimension i, shape (rank,).
-    """
-
-    upper: Float[Array, " rank"]
-    next_upper: Float[Array, ""]
-    cluster_sines: Float[Array, " rank"]
-    leading_sines: Float[Array, " rank"]
 
 
 class Cluster(NamedTuple):
@@ -250,25 +231,38 @@ def certify(
         marks = (result.fingerprint, op.fingerprint)
         # A trace cannot tell whether one was forgotten.
         measures = is_traced(marks) or not all(map(is_known, marks))
-    dtype = result.singular_values.dtype
     bound: Any = info.scale if scale is None else scale
-    ceiling = jnp.inf if bound is None else jnp.where(bound > 0, bound, jnp.inf)
-    numbers = info._replace(
-        status=jnp.zeros((), jnp.int32), method=None, reason=None, scale=None
+    lost = missed = None
+    if op is not None:
+        info, lost, missed = _probed(
+            result._replace(fingerprint=None),
+            info._replace(status=None, method=None, reason=None, scale=None),
+            _unmarked(op),
+            key,
+            measures=measures,
+            num_passes=num_passes,
+            num_probes=num_probes,
+            failure_probability=float(failure_probability),
+        )
+    known = Known(
+        result.singular_values,
+        info.left_residuals,
+        info.right_residuals,
+        info.total_energy,
+        info.tail_energy,
+        info.tail_error,
+        bound,
+        cluster_tol,
+        same,
+        lost,
+        missed,
     )
-    certificate, coherent = _compiled(
-        result._replace(fingerprint=None),
-        numbers,
-        _unmarked(op),
-        key,
-        jnp.asarray(1.0 if bound is None else bound, dtype),
-        jnp.asarray(ceiling, dtype),
-        jnp.asarray(cluster_tol, dtype),
-        jnp.asarray(same),
-        measures=measures,
-        num_passes=num_passes,
-        num_probes=num_probes,
-        failure_probability=float(failure_probability),
+    shape = (result.left.shape[0], result.right.shape[0])
+    certificate, coherent = _certificate(
+        known,
+        shape,
+        0.0 if op is None else float(failure_probability),
+        orthonormal=not measures,
     )
     if is_concrete(coherent) and not coherent:
         msg = (
@@ -305,92 +299,74 @@ def _check_shapes(
     jax.jit,
     static_argnames=("measures", "num_passes", "num_probes", "failure_probability"),
 )
-def _compiled(
+def _probed(
     result: SVDResult,
-    info: SolveInfo,
-    op: AssociationOperator | None,
-    key: Array | None,
-    scale: Float[Array, ""],
-    ceiling: Float[Array, ""],
-    cluster_tol: Float[Array, ""],
-    same: Bool[Array, ""],
+    info: Any,
+    op: AssociationOperator,
+    key: Array,
     *,
     measures: bool,
     num_passes: int,
     num_probes: int,
     failure_probability: float,
-) -> tuple[Certificate, Bool[Array, ""]]:
-    """The bounds, and whether what they are made of belongs together."""
-    if measures and op is not None:
+) -> tuple[Any, Float[Array, ""], Float[Array, ""]]:
+    """What the operator says: of the triples, of their bases, and of what is missed."""
+    if measures:
         info = _measured(result, info, op)
-    # In a unit of their own squares of values stay in range.
-    s, unit = in_own_unit(result.singular_values)
-    unit = unit[0]
-    left_residuals, right_residuals, scale, ceiling, cluster_tol = (
-        times_power_of_two(x, -unit)
-        for x in (
-            info.left_residuals,
-            info.right_residuals,
-            scale,
-            ceiling,
-            cluster_tol,
-        )
+    a, u, v = _euclidean(result, op)
+    missed = missed_norm(
+        a,
+        u,
+        v,
+        make_seed(key),
+        num_passes=num_passes,
+        num_probes=num_probes,
+        failure_probability=failure_probability,
     )
-    total, tail = (
-        times_power_of_two(x, -2 * unit) for x in (info.total_energy, info.tail_energy)
-    )
-    head = jnp.sum(s**2)
-    slack = rounding_of((result.left.shape[0], result.right.shape[0]), s.dtype)
-    rounding = slack * jnp.maximum(scale, s[0])
-    # The energies of large or small matrices may have left the range of the dtype.
-    lowest = jnp.finfo(s.dtype).tiny / jnp.finfo(s.dtype).eps
-    in_range = jnp.isfinite(total) & (info.total_energy > lowest)
-    gap = jnp.abs(total - head - jnp.maximum(tail, 0))
-    coherent = ~(in_range & (gap > 4 * slack * (scale**2 + total)))
-    # The energies are sums of squares; an estimate bounds nothing. The head is Σ s_i²
-    # if M V = U S, and otherwise (‖s‖ − ‖e‖)² at least.
-    lost = 2 * jnp.linalg.norm(s) * jnp.linalg.norm(left_residuals)
-    if measures and op is not None:
-        # Not known to be orthonormal: what they hold is less than Σ s_i² by as much.
-        lost = lost + 2 * head * _lost(*_euclidean(result, op)[1:])
-    tail = jnp.maximum(tail, 0) + lost + slack * (scale**2 + total)
-    exact = (info.tail_error == 0) & (in_range | (s[0] == 0))
-    tail = jnp.where(exact, tail, jnp.inf)
-    largest_missed, failure = jnp.sqrt(tail), jnp.zeros((), s.dtype)
-    if op is not None and key is not None:
-        a, u, v = _euclidean(result, op)
-        rounding = rounding + 2 * jnp.maximum(scale, s[0]) * _lost(u, v)
-        probed = missed_norm(
-            a,
-            u,
-            v,
-            make_seed(key),
-            num_passes=num_passes,
-            num_probes=num_probes,
-            failure_probability=failure_probability,
-        )
-        probed = times_power_of_two(probed, -unit)
-        largest_missed = jnp.minimum(largest_missed, probed + rounding)
-        failure = jnp.full((), failure_probability, s.dtype)
-    residuals = _Residuals(left_residuals, right_residuals, rounding)
-    lower = _lower(s, residuals)
-    cluster = _clusters(s, residuals, cluster_tol)
-    make = functools.partial(_bounds, s, residuals, lower, cluster, tail, ceiling)
-    both = jax.vmap(make)(
-        jnp.stack([largest_missed, jnp.minimum(largest_missed, s[-1])])
-    )
-    cut = both.next_upper[0] >= lower[-1]
-    coherent = coherent & ~(lower[None, :] > both.upper).any()
+    return info, _lost(u, v), missed
 
-    def given(x: Array) -> Array:
-        return jnp.where(coherent & same, times_power_of_two(x, unit), jnp.nan)
 
-    both = both._replace(upper=given(both.upper), next_upper=given(both.next_upper))
-    proved, if_found = (Bounds(*(x[i] for x in both)) for i in (0, 1))
-    certificate = Certificate(
-        given(lower), proved, if_found, cluster, cut, given(rounding), failure
+def _certificate(
+    known: Known, shape: tuple[int, int], failure: float, *, orthonormal: bool
+) -> tuple[Certificate, Any]:
+    """In the dtype of the values and where they lie; and whether its parts agree."""
+    dtype = jax.dtypes.canonicalize_dtype(known.values.dtype)
+    if is_traced(known):
+        known = jax.tree.map(lambda x: jnp.asarray(x).astype(dtype), known)
+        found = _compiled(known, shape, dtype, orthonormal=orthonormal)
+        return _certificate_of(found, jnp.full((), failure, dtype)), found.coherent
+    here = jax.tree.map(lambda x: gathered(x).astype(np.float64), known)
+    with np.errstate(all="ignore"):
+        found = bounds_from(here, shape, dtype, orthonormal=orthonormal)
+    certificate = jax.tree.map(
+        lambda x: np.asarray(x, dtype if x.dtype.kind == "f" else x.dtype),
+        _certificate_of(found, np.asarray(failure)),
     )
-    return certificate, coherent
+    return _placed_beside(certificate, known.values), found.coherent
+
+
+def _certificate_of(found: Found, failure: Any) -> Certificate:
+    return Certificate(
+        found.lower,
+        found.proved,
+        found.if_found,
+        found.cluster,
+        found.cut,
+        found.rounding,
+        failure,
+    )
+
+
+def _placed_beside(tree: Any, x: Any) -> Any:
+    sharding = getattr(x, "sharding", None)
+    if isinstance(sharding, NamedSharding):
+        everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+        return jax.tree.map(lambda leaf: placed(leaf, everywhere), tree)
+    is_free = sharding is None or not x.committed or not x.is_fully_replicated
+    return jax.device_put(tree, None if is_free else sharding)
+
+
+_compiled = jax.jit(bounds_from, static_argnames=("shape", "dtype", "orthonormal"))
 
 
 def _measured(result: SVDResult, info: SolveInfo, op: AssociationOperator) -> SolveInfo:
@@ -418,137 +394,9 @@ def _euclidean(
     return symmetrised_map(op), u, v
 
 
-class _Residuals(NamedTuple):
-    left: Float[Array, " rank"]
-    right: Float[Array, " rank"]
-    rounding: Float[Array, ""]
-
-
 def _lost(u: Float[Array, "n rank"], v: Float[Array, "m rank"]) -> Float[Array, ""]:
     """How far the computed bases are from orthonormal ones: ‖UᵀU − I‖_F."""
     eye = jnp.eye(u.shape[1], dtype=u.dtype)
     return jnp.maximum(
         jnp.linalg.norm(mm(u.T, u) - eye), jnp.linalg.norm(mm(v.T, v) - eye)
     )
-
-
-def _lower(s: Float[Array, " r"], residuals: _Residuals) -> Float[Array, " r"]:
-    left, right = (_cumulative_norm(x) for x in residuals[:2])
-    single = s - jnp.minimum(left, right) - residuals.rounding
-    # s_k(M) ≥ s_j(M) for j ≥ k.
-    return jnp.maximum(jax.lax.cummax(single, reverse=True), 0.0)
-
-
-def _clusters(
-    s: Float[Array, " r"], residuals: _Residuals, tol: Float[Array, ""]
-) -> Int[Array, " r"]:
-    """Join neighbours whose residual intervals meet, or that are closer than `tol`."""
-    reach = jnp.maximum(residuals.left, residuals.right) + residuals.rounding
-    apart = s[:-1] - s[1:] > jnp.maximum(reach[:-1] + reach[1:], tol)
-    return jnp.concatenate(
-        [jnp.zeros(1, jnp.int32), jnp.cumsum(apart, dtype=jnp.int32)]
-    )
-
-
-def _bounds(
-    s: Float[Array, " r"],
-    residuals: _Residuals,
-    lower: Float[Array, " r"],
-    cluster: Int[Array, " r"],
-    tail: Float[Array, ""],
-    ceiling: Float[Array, ""],
-    largest_missed: Float[Array, ""],
-) -> Bounds:
-    upper, next_upper = _upper(s, residuals, tail, largest_missed)
-    upper = jnp.minimum(jax.lax.cummin(upper), ceiling)
-    next_upper = jnp.minimum(next_upper, upper[-1])
-    return Bounds(
-        upper,
-        next_upper,
-        _cluster_sines(s, residuals, lower, cluster, upper, next_upper),
-        _leading_sines(s, residuals, upper, next_upper),
-    )
-
-
-def _upper(
-    s: Float[Array, " r"],
-    residuals: _Residuals,
-    tail: Float[Array, ""],
-    largest_missed: Float[Array, ""],
-) -> tuple[Float[Array, " r"], Float[Array, ""]]:
-    """The bounds of `certify` on s_1, …, s_r and on s_{r+1}, before they are sorted."""
-    num = s.shape[0]
-    rows = jnp.arange(num)
-    above = rows[:, None] <= rows[None, :]  # k ≤ j
-    rounding = residuals.rounding
-    left = _cumulative_norm(residuals.left) + rounding
-    # norms[k, j] = ‖f_{k..j}‖; the last column is ‖f_{k..r}‖.
-    norms = _norms_from(residuals.right) + rounding
-    # What is left beside the first j triples: the others and what was missed.
-    others = _two_by_two(s, norms[:, -1], largest_missed) + left[-1]
-    energy = tail + jnp.cumsum((s**2)[::-1])[::-1]
-    others = jnp.minimum(others, jnp.sqrt(energy))
-    beside = jnp.concatenate([others[1:], largest_missed[None]])
-    upper = _two_by_two(s[:, None], norms, beside[None, :]) + left[None, :]
-    upper = jnp.where(above, upper, jnp.inf).min(axis=1)
-    # Energy alone: levels[a, k] has the squares of the last k − a + 1 values up to k.
-    squares = _norms_from(s) ** 2
-    count = jnp.where(above, rows[None, :] - rows[:, None] + 1, 1)
-    levels = jnp.sqrt((tail + squares) / count) + rounding
-    by_energy = jnp.where(above, levels, jnp.inf).min(axis=0)
-    return jnp.minimum(upper, by_energy), largest_missed + left[-1]
-
-
-def _two_by_two(a: Array, f: Array, t: Array) -> Array:
-    """The norm of [[a, f], [0, t]], without squares that cancel."""
-    return 0.5 * (jnp.hypot(a + t, f) + jnp.hypot(a - t, f))
-
-
-def _norms_from(x: Float[Array, " r"]) -> Float[Array, "r r"]:
-    """‖x_{k..j}‖ at [k, j], j ≥ k, by sums of what it has and no differences."""
-    rows = jnp.arange(x.shape[0])
-    kept = jnp.where(rows[:, None] <= rows[None, :], x[None, :] ** 2, 0.0)
-    return jnp.sqrt(jnp.cumsum(kept, axis=1))
-
-
-def _cumulative_norm(x: Float[Array, " r"]) -> Float[Array, " r"]:
-    return jnp.sqrt(jnp.cumsum(x**2))
-
-
-def _cluster_sines(
-    s: Float[Array, " r"],
-    residuals: _Residuals,
-    lower: Float[Array, " r"],
-    cluster: Int[Array, " r"],
-    upper: Float[Array, " r"],
-    next_upper: Float[Array, ""],
-) -> Float[Array, " r"]:
-    """Wedin's bound for each cluster, against the true values on both sides of it."""
-    step = cluster[None, :] - cluster[:, None]
-    same = step == 0
-    squares = residuals.left**2 + residuals.right**2 + 2 * residuals.rounding**2
-    size = jnp.sqrt(jnp.where(same, squares[None, :], 0.0).sum(axis=1))
-    top = jnp.where(same, s[None, :], -jnp.inf).max(axis=1)
-    bottom = jnp.where(same, s[None, :], jnp.inf).min(axis=1)
-    over = jnp.where(step == -1, lower[None, :], jnp.inf).min(axis=1)
-    under = jnp.where(step == 1, upper[None, :], -jnp.inf).max(axis=1)
-    under = jnp.maximum(under, jnp.where(cluster == cluster[-1], next_upper, -jnp.inf))
-    return _ratio(size, jnp.minimum(over - top, bottom - under))
-
-
-def _leading_sines(
-    s: Float[Array, " r"],
-    residuals: _Residuals,
-    upper: Float[Array, " r"],
-    next_upper: Float[Array, ""],
-) -> Float[Array, " r"]:
-    """Wedin's bound for the first d functions, d = 1, …, rank."""
-    left, right = (_cumulative_norm(x) for x in residuals[:2])
-    under = jnp.concatenate([upper[1:], next_upper[None]])
-    return _ratio(jnp.maximum(left, right) + residuals.rounding, s - under)
-
-
-def _ratio(size: Float[Array, " r"], gap: Float[Array, " r"]) -> Float[Array, " r"]:
-    """The quotient size / gap where that says anything, else 1."""
-    useful = gap > size
-    return jnp.where(useful, size / jnp.where(useful, gap, 1.0), 1.0)
