@@ -508,6 +508,9 @@ def rbf(x: ArrayLike, gamma: ArrayLike = 1.0, p_x: ArrayLike | None = None) -> R
 
     One of the contexts of Zhai et al. 2025 (CTX), §5 (theory.md §4). Work is done in
     tiles: `association_operator(context, storage="dense")` stores n × n, nothing else.
+    Rows of the law sum to 1 to rounding, which in float32 is 1e-5 at most: where
+    γ(|x − c|² + |a − c|²) about the mean c is just below 128, beyond which they are
+    formed otherwise, or γ|x − a|² is near 1e9 for all a (theory.md §4.4).
     All that is differentiated of it is in reverse mode: JAX refuses `jax.jvp` and
     `jax.jacfwd` (use `jax.vjp` and `jax.jacrev`).
 
@@ -536,7 +539,9 @@ def attention(
     """The context of an attention map: P⁺(a|x) ∝ exp(scale ⟨q_x, k_a⟩ + b_a).
 
     The read-out of values g is T g (theory.md §4). For a map that is already computed
-    use `conditional(weights)`. Gradients are in reverse mode only, as those of `rbf`.
+    use `conditional(weights)`. Rows sum to 1 to rounding, which in float32 is 1e-5 at
+    most: where |scale| |q| |k| is just below 128. Gradients are in reverse mode only,
+    as those of `rbf`.
 
     Args:
         queries: shape (n, d), floating.

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import contexture_jax as cx
-from contexture_jax._core.exponents import SAFE, Form, lay_out
+from contexture_jax._core.exponents import LARGEST, SAFE, Form, lay_out
 from contexture_jax._core.softmax import exp_matmul, logsumexp_rows, normalise
 from contexture_jax.solvers import Status
 from tests.conftest import X64
@@ -200,6 +200,24 @@ def test_inside_a_trace_either_law_is_found():
     for one, gamma in zip(found, (0.01, 40.0), strict=True):
         law = np.asarray(gaussian(X, gamma), np.float64)
         np.testing.assert_allclose(one, law, atol=tol(DTYPE, factor=100))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.1, 0.99])
+def test_rows_sum_to_1_as_exactly_as_weights_are_known(share):
+    """Up to the ends of the ranges in which tiles are formed as they are."""
+    eps, safe = np.finfo(DTYPE).eps, share * SAFE[np.dtype(DTYPE).name]
+    largest = share * LARGEST["distances"][np.dtype(DTYPE).name]
+    reach = ((X - X.mean(axis=0)) ** 2).sum(axis=1).max()
+    far = X + DTYPE(1e6) * np.array([1, 0, 0], DTYPE)
+    for context, bound in (
+        (cx.contexts.rbf(X, safe / 2 / reach), safe * eps),
+        (cx.contexts.attention(X, X, safe / (X**2).sum(axis=1).max()), safe * eps),
+        (cx.contexts.rbf(X, largest / 1e12).at(far), largest * eps**2),
+    ):
+        op = cx.association_operator(context)
+        sums = np.asarray(op.matmat(jnp.ones((N, 1), DTYPE)), np.float64)
+        np.testing.assert_allclose(sums, 1, atol=bound + tol(DTYPE, factor=8))
 
 
 def test_near_points_take_one_product_and_no_more():
