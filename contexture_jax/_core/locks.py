@@ -21,9 +21,10 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None
 
-__all__ = ["HeldError", "is_held", "left_by_death", "locked"]
+__all__ = ["HeldError", "is_held", "left_by_death", "locked", "remove_stale"]
 
 _SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_OF_A_LOOK = 0.05  # more than `is_held` and `remove_stale` hold a lock for
 
 
 class HeldError(Exception):
@@ -86,6 +87,20 @@ def is_held(path: Path) -> bool:
         os.close(descriptor)
 
 
+def remove_stale(path: Path) -> None:
+    """Remove the file of a lock, unless a process holds it or that cannot be told."""
+    if fcntl is None:
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(descriptor, path):
+                path.unlink()
+        finally:
+            os.close(descriptor)
+
+
 def left_by_death(path: Path) -> str | None:
     """Wait until a lock on a file has been taken, and then until it is given up.
 
@@ -144,6 +159,7 @@ def _is_free(descriptor: int) -> bool:
 def _acquired(path: Path, *, is_file: bool) -> int:
     assert fcntl is not None
     flags = os.O_RDWR | os.O_CREAT if is_file else os.O_RDONLY
+    looked = False
     while True:
         descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
         try:
@@ -151,6 +167,10 @@ def _acquired(path: Path, *, is_file: bool) -> int:
         except BlockingIOError as error:
             holder = _holder(descriptor) if is_file else ""
             os.close(descriptor)
+            if not looked:  # another may only be looking whether it is stale
+                looked = True
+                time.sleep(_SECONDS_OF_A_LOOK)
+                continue
             raise HeldError(holder or "another process") from error
         except OSError:  # no locks here
             return descriptor

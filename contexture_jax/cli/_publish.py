@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from contexture_jax._core.locks import HeldError, is_held, locked
+from contexture_jax._core.locks import HeldError, is_held, locked, remove_stale
 from contexture_jax.cli._messages import InputError, quoted_path
 from contexture_jax.cli._signals import Ending
 
@@ -74,7 +74,8 @@ def _exists(path: Path) -> bool:
 def claimed(out: Path) -> Iterator[None]:
     """Keep other runs off a directory of results while the block runs.
 
-    The lock lies in the directory, or where that would be made.
+    The lock lies in the directory, or where that would be made. Those that runs left
+    there, or beside the directory, that were killed are removed.
 
     Raises:
         InputError: if another run holds it, or the file system refuses.
@@ -93,6 +94,8 @@ def claimed(out: Path) -> Iterator[None]:
             raise _refused(out, error) from error
         _temporaries.add(lock)
         stack.callback(_temporaries.discard, lock)
+        for folder in {lock.parent, out.parent}:
+            _remove_stale_locks(folder, lock)
         yield
 
 
@@ -185,6 +188,14 @@ def _remove_stale(folder: Path, name: str) -> None:
         for path in folder.glob(pattern):
             if path.is_dir() and not path.is_symlink() and not is_held(path):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_stale_locks(folder: Path, held: Path) -> None:
+    """Remove the locks of runs that were killed, but for the one that is held."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(".contexture-*.lock"):
+            if not (path.name == held.name and folder.samefile(held.parent)):
+                remove_stale(path)
 
 
 def _removed(path: Path) -> None:
