@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import contexture_jax as cx
+from contexture_jax._core.checks import check_integer, check_key, check_number
 
 MOST_LINES = 6
 
@@ -87,3 +88,21 @@ def test_a_tracer_a_tree_and_a_deleted_array_print_too(objects):
     gone = jnp.ones(3, np.float32)
     gone.delete()
     assert "residuals=float32[3]," in repr(info._replace(residuals=gone))
+
+
+def test_what_an_argument_is_instead_is_told_in_a_few_words(objects):
+    wrong = {**objects, "both": (objects["result"], objects["info"])}
+    calls = {
+        "integer": lambda value: check_integer(value, "rank", low=1),
+        "number": lambda value: check_number(value, "scale"),
+        "key": check_key,
+    }
+    told = 0
+    for value in wrong.values():
+        for call in calls.values():
+            with pytest.raises((TypeError, ValueError)) as caught:
+                call(value)
+            assert "\n" not in str(caught.value)
+            assert len(str(caught.value)) < 250
+            told += type(value).__name__ in str(caught.value)
+    assert told > len(wrong) * len(calls) // 2

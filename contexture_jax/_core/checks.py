@@ -25,7 +25,7 @@ from contexture_jax._core.arrays import (
     floating_dtype,
 )
 from contexture_jax._core.processes import gathered, held_here, judged, spans_processes
-from contexture_jax._core.types import Array
+from contexture_jax._core.types import Array, summary
 
 __all__ = [
     "as_array",
@@ -115,7 +115,7 @@ def check_integer(value: Any, name: str, *, low: int, high: int | None = None) -
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):
-        msg = f"{name} must be an integer; got {value!r}"
+        msg = f"{name} must be an integer; got {summary(value)}"
         raise TypeError(msg)
     if number < low or (high is not None and number > high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
@@ -128,7 +128,7 @@ def check_number(value: Any, name: str) -> float:
     """Return `value` as a `float`; raise a `TypeError` unless it is one real number."""
     scalar = as_array(value, name) if is_concrete(value) else None
     if scalar is None or scalar.ndim or scalar.dtype.kind not in "iuf":
-        msg = f"{name} must be one number; got {value!r}"
+        msg = f"{name} must be one number; got {summary(value)}"
         raise TypeError(msg)
     return float(scalar)
 
@@ -161,7 +161,7 @@ def check_key(key: Any) -> None:
         or (key.dtype == jnp.uint32 and key.ndim >= 1)
     )
     if not is_key:
-        msg = f"key must be a random key, as from jax.random.key(0); got {key!r}"
+        msg = f"key must be a random key, as from jax.random.key(0); got {summary(key)}"
         raise TypeError(msg)
     batch = key.shape if key.dtype != jnp.uint32 else key.shape[:-1]
     if batch:

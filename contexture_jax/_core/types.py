@@ -37,6 +37,7 @@ __all__ = [
     "pytree_dataclass",
     "short_repr",
     "static_field",
+    "summary",
 ]
 
 
@@ -148,7 +149,7 @@ def describe(instance: Any, first: Mapping[str, Any] | None = None) -> str:
         first: what to say before the fields.
     """
     shown = {**(first or {}), **_fields(instance)}
-    parts = [f"{name}={_summary(value)}" for name, value in shown.items()]
+    parts = [f"{name}={summary(value)}" for name, value in shown.items()]
     lines, line = [], f"{type(instance).__name__}("
     for number, part in enumerate(parts):
         ends = number + 1 == len(parts)
@@ -170,8 +171,8 @@ def _fields(instance: Any) -> dict[str, Any]:
     return {name: getattr(instance, name, None) for name in names}
 
 
-def _summary(value: Any) -> str:
-    """A value in a few words, without a line break."""
+def summary(value: Any) -> str:
+    """A value in a few words, without a line break: for messages of what came."""
     if isinstance(value, str):
         return _cut(str(value) if isinstance(value, Enum) else repr(value))
     if isinstance(value, np.dtype):
@@ -189,7 +190,7 @@ def _summary(value: Any) -> str:
         return f"{{{_joined([_cut(repr(key)) for key in value])}}}"
     if isinstance(value, (list, tuple)):
         few = list(value[:_MOST_SHOWN])
-        shown = _joined([_summary(item) for item in few], len(value) - len(few))
+        shown = _joined([summary(item) for item in few], len(value) - len(few))
         return f"[{shown}]" if isinstance(value, list) else f"({shown})"
     if hasattr(value, "axis_names") and hasattr(value, "devices"):
         return f"Mesh{tuple(value.shape.items())}"

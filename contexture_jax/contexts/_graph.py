@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import is_traced, spans_processes
+from contexture_jax._core.types import summary
 from contexture_jax.contexts._joint import DenseJoint, SparseJoint, coordinates, joint
 
 __all__ = ["graph"]
@@ -33,7 +34,7 @@ def graph(adjacency: Any, *, lazy: bool = False) -> DenseJoint | SparseJoint:
             weight; inside a trace the law is NaN then.
     """
     if not isinstance(lazy, (bool, np.bool_)):
-        msg = f"lazy must be True or False; got {lazy!r}"
+        msg = f"lazy must be True or False; got {summary(lazy)}"
         raise TypeError(msg)
     context = joint(adjacency)
     if isinstance(context, DenseJoint):

@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer
-from contexture_jax._core.types import Array, ArrayLike, pytree_dataclass, static_field
+from contexture_jax._core.types import (
+    Array,
+    ArrayLike,
+    pytree_dataclass,
+    static_field,
+    summary,
+)
 from contexture_jax.contexts._augment import fill_like
 from contexture_jax.contexts._sampling import (
     VariantContext,
@@ -94,7 +100,7 @@ def crop(size: int | tuple[int, int], *, padding: int = 0, mode: str = "zero") -
     """
     sides = (size, size) if not isinstance(size, tuple) else size
     if len(sides) != 2:
-        msg = f"size must be a number or (height, width); got {size!r}"
+        msg = f"size must be a number or (height, width); got {summary(size)}"
         raise ValueError(msg)
     height, width = (check_integer(side, "size", low=1) for side in sides)
     return Crop((height, width), check_integer(padding, "padding", low=0), _mode(mode))
@@ -107,7 +113,7 @@ def shift(max_shift: int, *, mode: str = "zero") -> Crop:
 
 def _mode(mode: str) -> str:
     if mode not in _PADDING:
-        msg = f'mode must be "zero", "edge" or "wrap"; got {mode!r}'
+        msg = f'mode must be "zero", "edge" or "wrap"; got {summary(mode)}'
         raise ValueError(msg)
     return mode
 

@@ -43,6 +43,7 @@ from contexture_jax._core.types import (
     Int,
     pytree_dataclass,
     static_field,
+    summary,
 )
 from contexture_jax.contexts._base import Context, as_numbers
 
@@ -463,7 +464,7 @@ def _as_numbers(values: Any, name: str) -> np.ndarray:
 def _as_shape(shape: Any) -> tuple[int, int]:
     sizes = tuple(shape) if isinstance(shape, (Sequence, np.ndarray)) else ()
     if len(sizes) != 2:
-        msg = f"shape must be two numbers (n, m); got {shape!r}"
+        msg = f"shape must be two numbers (n, m); got {summary(shape)}"
         raise ValueError(msg)
     n, m = (check_integer(size, "each number of shape", low=1) for size in sizes)
     return n, m

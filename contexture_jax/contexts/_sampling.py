@@ -17,7 +17,7 @@ from contexture_jax._core.checks import (
     floating_dtype,
     is_concrete,
 )
-from contexture_jax._core.types import Array, ArrayLike, Float
+from contexture_jax._core.types import Array, ArrayLike, Float, summary
 from contexture_jax.contexts._base import Context
 
 __all__ = [
@@ -58,7 +58,7 @@ def check_rate(rate: ArrayLike, name: str = "rate") -> float | Array:
     if is_concrete(rate):
         values = as_array(rate, name)
         if values.dtype.kind not in "iuf" or values.ndim > 1:
-            msg = f"{name} must be a number or a vector of numbers; got {rate!r}"
+            msg = f"{name} must be a number or a vector of numbers; got {summary(rate)}"
             raise TypeError(msg)
         check_values(values, name, lambda v: (v >= 0) & (v <= 1), "in [0, 1]")
         if values.ndim == 0:

@@ -13,6 +13,7 @@ from contexture_jax._core.types import (
     Float,
     pytree_dataclass,
     static_field,
+    summary,
 )
 from contexture_jax.contexts._sampling import (
     SamplingContext,
@@ -211,7 +212,7 @@ def corruption(x: ArrayLike, rate: ArrayLike, law: str = "uniform") -> Corruptio
         law: of the replacement.
     """
     if law not in _LAWS:
-        msg = f'law must be "uniform", "gaussian" or "bimodal"; got {law!r}'
+        msg = f'law must be "uniform", "gaussian" or "bimodal"; got {summary(law)}'
         raise ValueError(msg)
     rows = as_floating(_as_rows(x, "x"), "x")
     check_values(rows, "x", lambda v: abs(v) < float("inf"), "finite")

@@ -17,7 +17,7 @@ import numpy as np
 
 from contexture_jax._core.checks import check_integer, check_key, check_values
 from contexture_jax._core.numerics import safe_divide
-from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
+from contexture_jax._core.types import Array, ArrayLike, Float, short_repr, summary
 from contexture_jax.evaluation._pairs import (
     PairSample,
     check_level,
@@ -209,7 +209,7 @@ def bootstrap_interval(
         reach = NormalDist().inv_cdf(0.5 + level / 2) * drawn.std(axis=0, ddof=1)
         return Interval(theta, corrected, corrected - reach, corrected + reach)
     if kind not in ("basic", "percentile"):
-        msg = f'kind must be "normal", "basic" or "percentile"; got {kind!r}'
+        msg = f'kind must be "normal", "basic" or "percentile"; got {summary(kind)}'
         raise ValueError(msg)
     low, high = (
         jnp.quantile(drawn, 0.5 + sign * level / 2, axis=0) for sign in (-1, 1)

@@ -15,7 +15,7 @@ from contexture_jax._core.checks import (
     is_concrete,
 )
 from contexture_jax._core.numerics import safe_divide
-from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr
+from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr, summary
 from contexture_jax.evaluation._common import as_spectrum, require_leading
 
 __all__ = [
@@ -158,7 +158,7 @@ def effective_rank(
         p = safe_divide(s, jnp.sum(s))
         entropy = -jnp.sum(p * jnp.log(jnp.where(p > 0, p, 1)))
         return jnp.where(jnp.sum(p) == 0, 0, jnp.exp(entropy))
-    msg = f'kind must be "participation" or "entropy"; got {kind!r}'
+    msg = f'kind must be "participation" or "entropy"; got {summary(kind)}'
     raise ValueError(msg)
 
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from contexture_jax._core.checks import check_integer, is_concrete
-from contexture_jax._core.types import ArrayLike, short_repr
+from contexture_jax._core.types import ArrayLike, short_repr, summary
 from contexture_jax.evaluation._bounds import Truncated, as_truncated, bounds
 from contexture_jax.evaluation._common import (
     as_number,
@@ -96,7 +96,7 @@ def verdict(
     if (tail_energy is None) != (num_values is None):
         msg = (
             "tail_energy and num_values go together; got"
-            f" {tail_energy!r} and {num_values!r}"
+            f" {summary(tail_energy)} and {summary(num_values)}"
         )
         raise ValueError(msg)
     beta = as_number(beta, "beta")

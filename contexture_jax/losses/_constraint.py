@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from contexture_jax._core.checks import check_coefficient
 from contexture_jax._core.moments import Batch
 from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
-from contexture_jax._core.types import Array, Float, Int
+from contexture_jax._core.types import Array, Float, Int, summary
 from contexture_jax._core.units import times_power_of_two
 from contexture_jax.losses._common import in_common_unit
 from contexture_jax.losses._running import RunningMoments, running_covariance
@@ -112,13 +112,13 @@ def as_constraint(
     if isinstance(constraint, str):
         if constraint not in _BY_NAME:
             names = ", ".join(map(repr, _BY_NAME))
-            msg = f"constraint must be one of {names}; got {constraint!r}"
+            msg = f"constraint must be one of {names}; got {summary(constraint)}"
             raise ValueError(msg)
         return _BY_NAME[constraint]
     if not isinstance(constraint, (Whiten, SquaredPenalty, HingePenalty, LowRank)):
         msg = (
             "constraint must be a name, Whiten, SquaredPenalty, HingePenalty or"
-            f" LowRank; got {constraint!r}"
+            f" LowRank; got {summary(constraint)}"
         )
         raise TypeError(msg)
     for field in dataclasses.fields(constraint):

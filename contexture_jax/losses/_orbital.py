@@ -11,7 +11,7 @@ import numpy as np
 from contexture_jax._core.checks import check_coefficient, check_integer
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array, ArrayLike, Float
+from contexture_jax._core.types import Array, ArrayLike, Float, summary
 from contexture_jax.losses._common import as_pair, tail_weights, view_moments
 
 __all__ = ["orbital_minimisation"]
@@ -94,11 +94,11 @@ def orbital_minimisation(
 
 def _check_nesting(nesting: str | None, p: int, mode_weights: Any) -> None:
     if nesting not in (None, "joint", "sequential"):
-        msg = f"nesting must be None, 'joint' or 'sequential'; got {nesting!r}"
+        msg = f"nesting must be None, 'joint' or 'sequential'; got {summary(nesting)}"
         raise ValueError(msg)
     if nesting is not None and p != 1:
-        msg = f"nesting is for order = 1; got nesting={nesting!r} and order={p}"
+        msg = f"nesting is for order = 1; got nesting={summary(nesting)} and order={p}"
         raise ValueError(msg)
     if mode_weights is not None and nesting != "joint":
-        msg = f"mode_weights are for nesting='joint'; got nesting={nesting!r}"
+        msg = f"mode_weights are for nesting='joint'; got nesting={summary(nesting)}"
         raise ValueError(msg)

@@ -18,7 +18,7 @@ from contexture_jax._core.checks import (
 from contexture_jax._core.classes import text_codes
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import mm, safe_reciprocal, safe_sqrt
-from contexture_jax._core.types import Array, ArrayLike, Float, Int
+from contexture_jax._core.types import Array, ArrayLike, Float, Int, summary
 from contexture_jax.losses._common import as_embedding, in_common_unit
 from contexture_jax.losses._whiten import regularised, trace_ratio
 
@@ -110,7 +110,7 @@ def class_balanced(
     count = check_integer(num_classes, "num_classes", low=1)
     codes = _as_labels(labels, f.shape[0], count)
     if scaling not in ("target", "loss"):
-        msg = f"scaling must be 'target' or 'loss'; got {scaling!r}"
+        msg = f"scaling must be 'target' or 'loss'; got {summary(scaling)}"
         raise ValueError(msg)
     law = batch_of(f, weights=weights, axis_name=axis_name)
     one_hot = jax.nn.one_hot(codes, count, dtype=f.dtype)

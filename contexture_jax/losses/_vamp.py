@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from contexture_jax._core.checks import as_floating, check_coefficient
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array, ArrayLike, Float
+from contexture_jax._core.types import Array, ArrayLike, Float, summary
 from contexture_jax.losses._common import as_pair, frobenius, in_common_unit
 from contexture_jax.losses._constraint import covariance_penalty
 from contexture_jax.losses._whiten import regularised, whitened_cross
@@ -52,7 +52,7 @@ def vamp(
         Wu, Noé 2020, arXiv 1707.04659; theory.md §7.4.
     """
     if r not in (1, 2):
-        msg = f"r must be 1 or 2; got {r!r}"
+        msg = f"r must be 1 or 2; got {summary(r)}"
         raise ValueError(msg)
     f, g = as_pair(phi, psi, same_width=False)
     law = batch_of(f, weights=weights, axis_name=axis_name)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from contexture_jax._core.checks import check_coefficient
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
-from contexture_jax._core.types import Array, ArrayLike, Float
+from contexture_jax._core.types import Array, ArrayLike, Float, summary
 from contexture_jax.losses._common import as_pair
 from contexture_jax.losses._constraint import hinge_penalty
 
@@ -60,7 +60,7 @@ def vicreg(
     """
     x, y = as_pair(z, z_plus, ("z", "z_plus"))
     if average not in ("width", "pairs"):
-        msg = f"average must be 'width' or 'pairs'; got {average!r}"
+        msg = f"average must be 'width' or 'pairs'; got {summary(average)}"
         raise ValueError(msg)
     invariance = check_coefficient(invariance, "invariance")
     variance = check_coefficient(variance, "variance")

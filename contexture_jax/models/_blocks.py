@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from contexture_jax._core.checks import as_device_array, as_real, check_integer
-from contexture_jax._core.types import Array, Bool, Float
+from contexture_jax._core.types import Array, Bool, Float, summary
 
 __all__ = [
     "Attention",
@@ -112,7 +112,7 @@ def check_sizes(config: Any, *names: str) -> None:
             check_integer(value, name, low=1)
             continue
         if not isinstance(value, tuple):
-            msg = f"{name} must be a tuple of integers; got {value!r}"
+            msg = f"{name} must be a tuple of integers; got {summary(value)}"
             raise TypeError(msg)
         for size in value:
             check_integer(size, name, low=1)

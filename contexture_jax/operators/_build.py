@@ -21,7 +21,7 @@ from contexture_jax._core.checks import (
 )
 from contexture_jax._core.fingerprint import fingerprint
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
-from contexture_jax._core.types import Array, ArrayLike
+from contexture_jax._core.types import Array, ArrayLike, summary
 from contexture_jax.contexts import (
     CapabilityError,
     Context,
@@ -158,7 +158,7 @@ def association_operator(
         raise TypeError(msg)
     context = tree_on_auto_axes(context)
     if storage not in (None, "dense", "sparse"):
-        msg = f'storage must be None, "dense" or "sparse"; got {storage!r}'
+        msg = f'storage must be None, "dense" or "sparse"; got {summary(storage)}'
         raise ValueError(msg)
     if mesh is not None:
         mesh = check_mesh(mesh, axis)
@@ -226,7 +226,7 @@ def _check_used(
 ) -> int:
     """The side of tiles; raise if an argument is given that plays no part."""
     if axis != "x" and mesh is None:
-        msg = f"axis goes with a mesh; got axis={axis!r} and none"
+        msg = f"axis goes with a mesh; got axis={summary(axis)} and none"
         raise ValueError(msg)
     if num_batches is not None and x is None:
         msg = f"num_batches goes with inputs x=; got num_batches={num_batches} and none"

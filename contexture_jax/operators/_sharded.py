@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from contexture_jax._core.meshes import auto_mesh, within
 from contexture_jax._core.processes import placed
-from contexture_jax._core.types import Array, Float, static_field
+from contexture_jax._core.types import Array, Float, static_field, summary
 from contexture_jax.operators._base import AssociationOperator
 
 __all__ = [
@@ -83,7 +83,7 @@ def check_mesh(mesh: Any, axis: str) -> Mesh:
         )
         raise TypeError(msg)
     if axis not in mesh.axis_names:
-        msg = f"axis must be one of the mesh's, {mesh.axis_names}; got {axis!r}"
+        msg = f"axis must be one of the mesh's, {mesh.axis_names}; got {summary(axis)}"
         raise ValueError(msg)
     if AxisType.Manual in mesh.axis_types:
         msg = (

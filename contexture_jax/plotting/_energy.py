@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
+from contexture_jax._core.types import summary
 from contexture_jax.plotting._style import (
     ACCENT,
     FAINT,
@@ -43,7 +44,7 @@ def plot_target_energy(
     """
     shares = np.asarray(energy, dtype=np.float64)
     if shares.ndim != 1 or shares.size == 0 or not np.isfinite(shares).all():
-        msg = f"energy must be finite, of shape (k,), k >= 1; got {shares!r}"
+        msg = f"energy must be finite, of shape (k,), k >= 1; got {summary(shares)}"
         raise ValueError(msg)
     ax = dressed(new_axes() if ax is None else ax, "function i", "share of variance")
     count = len(shares)

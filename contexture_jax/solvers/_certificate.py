@@ -27,7 +27,7 @@ from contexture_jax._core.fingerprint import is_known, of_one_law
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.processes import gathered, placed
-from contexture_jax._core.types import Array, Bool, Float, Int, short_repr
+from contexture_jax._core.types import Array, Bool, Float, Int, short_repr, summary
 from contexture_jax.operators import AssociationOperator
 from contexture_jax.solvers._bounds import Bounds, Found, Known, bounds_from
 from contexture_jax.solvers._linear_map import LinearMap, symmetrised_map
@@ -267,8 +267,10 @@ def certify(
     if is_concrete(coherent) and not coherent:
         msg = (
             "result, info and scale must belong together; got energies that are not"
-            f" those of the values, or values above the scale: {result!r}, {info!r},"
-            f" scale={bound}"
+            " those of the values, or values above the scale:"
+            f" singular_values={summary(result.singular_values)},"
+            f" tail_energy={summary(info.tail_energy)},"
+            f" total_energy={summary(info.total_energy)}, scale={summary(bound)}"
         )
         raise ValueError(msg)
     return certificate

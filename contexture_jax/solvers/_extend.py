@@ -10,7 +10,7 @@ from contexture_jax._core.checks import as_floating
 from contexture_jax._core.fingerprint import of_one_law
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import rank_cutoff, safe_reciprocal
-from contexture_jax._core.types import Array, Float
+from contexture_jax._core.types import Array, Float, summary
 from contexture_jax.contexts import Context
 from contexture_jax.operators import conditional_expectation
 from contexture_jax.solvers._results import SVDResult
@@ -64,7 +64,7 @@ def extend(
             `result.fingerprint`; for a result without one, as from a file, nothing is.
     """
     if side not in ("left", "right"):
-        msg = f'side must be "left" or "right"; got {side!r}'
+        msg = f'side must be "left" or "right"; got {summary(side)}'
         raise ValueError(msg)
     if not isinstance(result, SVDResult):
         msg = f"result must be the first that svd returns; got {type(result).__name__}"

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_integer, check_number
+from contexture_jax._core.types import summary
 
 __all__ = ["Method", "Plan", "make_plan"]
 
@@ -114,7 +115,8 @@ def make_plan(
         )
         raise ValueError(msg)
     if method not in get_args(Method):
-        msg = f"method must be one of {', '.join(get_args(Method))}; got {method!r}"
+        known = ", ".join(get_args(Method))
+        msg = f"method must be one of {known}; got {summary(method)}"
         raise ValueError(msg)
     eps = float(np.finfo(dtype).eps)
     if tol is None:
@@ -123,7 +125,7 @@ def make_plan(
     else:
         tolerance = check_number(tol, "tol")
         if not 0 < tolerance < 1:
-            msg = f"tol must be above 0 and below 1; got {tol!r}"
+            msg = f"tol must be above 0 and below 1; got {summary(tol)}"
             raise ValueError(msg)
     passes = _MAX_PASSES
     if max_passes is not None:
@@ -153,7 +155,9 @@ def make_plan(
     if block_size is not None:
         block = min(check_integer(block_size, "block_size", low=1), width)
         if method != "krylov":
-            raise ValueError(f'block_size goes with method="krylov"; got {method!r}')
+            raise ValueError(
+                f'block_size goes with method="krylov"; got {summary(method)}'
+            )
     if chosen == "krylov":
         block, depth = _krylov_blocks(rank, width, block, limit, passes)
         if depth == 0:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from contexture_jax._core.checks import check_integer, check_key
 from contexture_jax._core.locks import HeldError, locked
-from contexture_jax._core.types import Array, short_repr
+from contexture_jax._core.types import Array, short_repr, summary
 from contexture_jax.training._checkpoint import (
     CheckpointError,
     Progress,
@@ -212,7 +212,7 @@ def fit(
         )
         raise ValueError(msg)
     if mode not in ("min", "max"):
-        msg = f'mode must be "min" or "max"; got {mode!r}'
+        msg = f'mode must be "min" or "max"; got {summary(mode)}'
         raise ValueError(msg)
     check_feed(data)
     written = {"tensorboard": tensorboard or None}
@@ -292,7 +292,7 @@ def _compiled(
     if strategy not in (None, step.strategy):
         msg = (
             f'strategy must be None or "{step.strategy}", as the step was compiled; got'
-            f" {strategy!r}"
+            f" {summary(strategy)}"
         )
         raise ValueError(msg)
     if mesh not in (None, step.mesh):

@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from contexture_jax._core.arrays import as_narrow
 from contexture_jax._core.checks import check_integer, counted
 from contexture_jax._core.meshes import auto_mesh, beside_context, on_auto_axes
-from contexture_jax._core.types import Array
+from contexture_jax._core.types import Array, summary
 from contexture_jax.training._state import TrainState
 
 __all__ = ["CompiledStep", "compile_step", "data_mesh", "global_batch"]
@@ -139,7 +139,7 @@ def compile_step(
         msg = f"step must be a function, as from make_step; got {what}"
         raise TypeError(msg)
     if strategy not in STRATEGIES:
-        msg = f'strategy must be "jit", "shard_map" or "pmap"; got {strategy!r}'
+        msg = f'strategy must be "jit", "shard_map" or "pmap"; got {summary(strategy)}'
         raise ValueError(msg)
     mesh = data_mesh() if mesh is None else mesh
     if mesh.axis_names != (AXIS,) or AxisType.Manual in mesh.axis_types:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from contexture_jax import losses
 from contexture_jax._core.checks import as_device_array, check_integer, check_number
 from contexture_jax._core.numerics import cast_floating
-from contexture_jax._core.types import Array
+from contexture_jax._core.types import Array, summary
 from contexture_jax.training._state import TrainState
 
 __all__ = ["from_loss", "make_step", "per_row"]
@@ -46,7 +46,7 @@ def from_loss(loss: Callable[..., Array]) -> Objective:
         TypeError: if `loss` is no function, or takes no `axis_name`.
     """
     if not callable(loss):
-        msg = f"loss must be a function, as cx.losses.svme; got {loss!r}"
+        msg = f"loss must be a function, as cx.losses.svme; got {summary(loss)}"
         raise TypeError(msg)
     if not _takes(loss, axis_name=None):
         msg = (
@@ -202,7 +202,7 @@ def make_step(
         )
         raise TypeError(msg)
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        msg = f"optimizer must be an Optax transformation; got {optimizer!r}"
+        msg = f"optimizer must be an Optax transformation; got {summary(optimizer)}"
         raise TypeError(msg)
     pieces = check_integer(num_micro_batches, "num_micro_batches", low=1)
     if ema_decay is not None and not 0 <= check_number(ema_decay, "ema_decay") < 1:
@@ -210,7 +210,7 @@ def make_step(
         raise ValueError(msg)
 
     if compute_dtype is not None and not jnp.issubdtype(compute_dtype, jnp.floating):
-        msg = f"compute_dtype must be a floating dtype; got {compute_dtype!r}"
+        msg = f"compute_dtype must be a floating dtype; got {summary(compute_dtype)}"
         raise TypeError(msg)
 
     def embed(params: Any, batch: Any, key: Array) -> Any:

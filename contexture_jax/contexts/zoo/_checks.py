@@ -18,7 +18,7 @@ from contexture_jax._core.checks import (
     check_values,
     is_concrete,
 )
-from contexture_jax._core.types import Array, ArrayLike
+from contexture_jax._core.types import Array, ArrayLike, summary
 
 __all__ = [
     "as_inputs",
@@ -47,7 +47,7 @@ def check_parameter(
     if not isinstance(value, jax.Array):
         value = as_array(value, name)
     if value.dtype.kind not in "iuf":
-        msg = f"{name} must be a real number; got {value!r}"
+        msg = f"{name} must be a real number; got {summary(value)}"
         raise TypeError(msg)
     check_ndim(value, 0, name)
     check_values(value, name, ok, expected)
