@@ -39,7 +39,7 @@ __all__ = ["Column", "doubtful_points", "encode", "file_decimal", "interpret"]
 
 MOST_CATEGORIES = 1000
 _LARGEST_EXACT = 2.0**53
-_LOOKED_AT = 1000  # cells, to tell dates by
+_LOOKED_AT = 1000  # cells, to tell dates by; no more than categories may be
 _INTEGER = re.compile(r"([+-]?\d+)(?:\.0*)?")
 # A point that no thousands have behind it, so that it is before decimals.
 _DECIMAL_POINT = r"^[+-]?(?:0?\.\d+|\d*\.\d{1,2}|\d*\.\d{4,}|\d{4,}\.\d+)$"
@@ -456,11 +456,13 @@ def _categories(
     # Class 10 comes after class 9, and texts after numbers.
     categories = sorted(set(present), key=_order)
     if len(categories) > MOST_CATEGORIES:
+        look = looks_like(categories[:_LOOKED_AT], np.ones(_LOOKED_AT))
         raise InputError(
             f"column {quoted(name)} of {source.title} has {len(categories)} different"
             f" texts in {len(codes)} rows, such as {quoted(categories[0])}; at most"
-            f" {MOST_CATEGORIES} make a category: leave it out with"
-            f" {as_option('--drop', name)}{_other_separator(source)}"
+            f" {MOST_CATEGORIES} make a category: "
+            + (f"they look like {look}: write them as numbers, or " if look else "")
+            + f"leave it out with {as_option('--drop', name)}{_other_separator(source)}"
         )
     index = {category: i for i, category in enumerate(categories)}
     places = [-1 if a else index[t] for t, a in zip(distinct, absent, strict=True)]

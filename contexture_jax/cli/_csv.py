@@ -31,7 +31,7 @@ from contexture_jax.cli._dialect import (
 from contexture_jax.cli._messages import InputError, counted, quoted
 from contexture_jax.cli._notation import number
 from contexture_jax.cli._preface import decoded, without_comments
-from contexture_jax.cli._source import DEFAULT_DIALECT, Dialect, Lines, Source
+from contexture_jax.cli._source import DEFAULT_DIALECT, Cells, Dialect, Lines, Source
 from contexture_jax.cli._texts import Texts
 
 __all__ = ["read_csv"]
@@ -71,11 +71,11 @@ def read_csv(path: Path, dialect: Dialect = DEFAULT_DIALECT) -> Source:
     width = len(names)
     lines = Lines(functools.cache(lambda: [line for line, _ in table.body(width)]))
     inferred = dialect.separator is None and separator != "," and len(names) > 1
-    names, columns, more = _without_blank_columns(names, columns, title)
+    names, left, more = _without_blank_columns(names, columns, title)
     return Source(
         title,
         names,
-        columns,
+        left,
         {},
         lines,
         (*notes, *more),
@@ -285,7 +285,7 @@ def _check_header(names: list[str], title: str) -> None:
 
 def _without_blank_columns(
     names: list[str], columns: list[Texts], title: str
-) -> tuple[list[str], list[Texts], tuple[str, ...]]:
+) -> tuple[list[str], list[Cells], tuple[str, ...]]:
     """Leave out what separators at the ends of all lines make.
 
     Raises:
@@ -305,4 +305,5 @@ def _without_blank_columns(
     kept = [i for i in range(len(names)) if i not in blank]
     number = counted(len(blank), "empty column")
     notes = (f"{number} without a name left out",) if blank else ()
-    return [names[i] for i in kept], [columns[i] for i in kept], notes
+    left: list[Cells] = [columns[i] for i in kept]
+    return [names[i] for i in kept], left, notes

@@ -131,6 +131,14 @@ def test_what_is_like_numbers_but_none_is_refused_with_ways_out(cells, look):
     assert len(understood(cells, categorical=True).categories) == len(cells)
 
 
+def test_too_many_for_categories_are_told_what_they_look_like():
+    durations = [f"{i} days 02:03:04" for i in range(1001)]
+    with pytest.raises(InputError, match="they look like durations: write them as num"):
+        understood(durations)
+    with pytest.raises(InputError, match="make a category: leave it out"):
+        understood([f"name {i}" for i in range(1001)])
+
+
 @pytest.mark.parametrize(
     "cells",
     [

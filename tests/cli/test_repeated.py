@@ -18,12 +18,12 @@ NUM_CELLS = 4_000_000
 SMALL = np.array([[0, 3, 7, 5], [0, 3, 8, 0], [0, 3, 7, 2], [0, 3, 9, 1]])
 
 
-def peak_of_refusal(path: Path, **options: str) -> int:
+def peak_of_refusal(path: Path, target: str | None = None) -> int:
     """The most memory at once of reading what there is nothing to learn from."""
     tracemalloc.start()
     try:
         with pytest.raises(InputError, match=r"constant columns|all 4000000 rows"):
-            load_features(str(path), **options)
+            load_features(str(path), target=target)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
