@@ -28,7 +28,7 @@ _CURRENCY = "$€£¥₹¢₽₩₪₺₴₦฿"
 _CODES = "USD|EUR|GBP|JPY|CHF|CAD|AUD|NZD|INR|CNY|SEK|NOK|DKK|PLN|CZK|BRL|MXN|KRW"
 _LETTER = rf"[%‰°{_CURRENCY}]|[^\W\d_]"
 _PARTS = re.compile(
-    rf"(?P<sign>[+-]?)\s?(?P<prefix>[A-Z]{{0,2}}[{_CURRENCY}]|(?:{_CODES})(?=\s)|Rs\.?|)"
+    rf"(?P<sign>[+-]?)\s?(?P<prefix>[A-Z]{{0,2}}[{_CURRENCY}]|(?:{_CODES})(?=\W|\d)|Rs\.?|)"
     r"\s?(?P<inner>[+-]?)"
     r"(?P<body>[.,]?\d(?:[\d.,٬]|'(?=\d)|\s(?=\d{3}(?!\d)))*)(?P<power>[eE][+-]?\d+)?"
     rf"\s?(?P<suffix>['\"]|(?:{_LETTER})(?:{_LETTER}|[²³/·^\d]){{0,9}}"

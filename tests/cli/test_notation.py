@@ -60,6 +60,7 @@ def understood(cells, **options):
         (["5′", "7.5'"], [5, 7.5], '"\'" behind each'),
         (["500 kr.", "7.5 kr"], [500, 7.5], '"kr" behind each'),
         (["R$ 500,50", "R$ 7"], [500.5, 7], None),
+        (["USD500.5", "USD -7"], [500.5, -7], '"USD" before each'),
     ],
 )
 def test_one_notation_throughout_is_read_and_named(texts, values, words):
