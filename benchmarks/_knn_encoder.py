@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 
 import contexture_jax as cx
-from contexture_jax.cli._data import load_features
+from contexture_jax.data._features import load_features
 
 __all__ = [
     "Problem",

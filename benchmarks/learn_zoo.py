@@ -31,7 +31,7 @@ from flax import nnx
 import contexture_jax as cx
 from _common import Report, make_parser, parse
 
-zoo = cx.contexts.zoo
+zoo = cx.zoo
 LEAST_COSINE, MOST_ERROR, MOST_SECONDS = 0.99, 0.02, 180.0
 # What embeds X and A; the others embed A alone.
 TWO_TOWERS = ("svme", "joint_nesting")

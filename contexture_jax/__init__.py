@@ -18,11 +18,13 @@ Contexts, in `cx.contexts`:
     laws of A     gaussian_noise, erasure, coordinate_mask, block_mask, chain,
                   crop, shift, flip, cutout, scarf, corruption, cutmix, masked_tokens,
                   same_class, time_lag, next_token
-    closed form   zoo
     of one's own  subclasses of Context or SamplingContext; check_density tries them
 
 Layers, in the order in which they import each other:
+    cx.kernels       products and searches in tiles, below all probability
+    cx.data          files as arrays, with notes (extra `cli`)
     cx.contexts      joint laws of X and A
+    cx.zoo           those whose spectra are known in closed form
     cx.operators     T in dense, sparse, fixed-degree, tiled, low-rank storage
     cx.solvers       svd, truncated_svd, extend, certify
     cx.losses        objectives that learn the contexture from batches
@@ -56,13 +58,16 @@ _NAMES = {
 
 if TYPE_CHECKING:
     from contexture_jax import contexts as contexts
+    from contexture_jax import data as data
     from contexture_jax import evaluation as evaluation
+    from contexture_jax import kernels as kernels
     from contexture_jax import losses as losses
     from contexture_jax import models as models
     from contexture_jax import operators as operators
     from contexture_jax import plotting as plotting
     from contexture_jax import solvers as solvers
     from contexture_jax import training as training
+    from contexture_jax import zoo as zoo
     from contexture_jax._core.threads import (
         single_threaded_lapack as single_threaded_lapack,
     )
@@ -79,13 +84,16 @@ if TYPE_CHECKING:
 # The layers: `help` would print what else is named here in full.
 __all__ = [
     "contexts",
+    "data",
     "evaluation",
+    "kernels",
     "losses",
     "models",
     "operators",
     "plotting",
     "solvers",
     "training",
+    "zoo",
 ]
 
 

@@ -35,7 +35,7 @@ def objects():
         "pairs": cx.contexts.pairs(np.arange(300), np.arange(300)),
         "labels": cx.contexts.labels(np.arange(300) % 7),
         "chain": cx.contexts.chain(*[noise] * 9),
-        "zoo": cx.contexts.zoo.circle_heat(0.3),
+        "zoo": cx.zoo.circle_heat(0.3),
         "fixed degree": op,
         "adjoint": cx.operators.adjoint(op),
         "stack": cx.operators.stack([op] * 2, half),

@@ -7,11 +7,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from contexture_jax.cli._counts import load_counts
-from contexture_jax.cli._data import Table, load_features
-from contexture_jax.cli._messages import InputError, as_option, counted, quoted
 from contexture_jax.cli._options import Options
-from contexture_jax.cli._source import Dialect
+from contexture_jax.data import (
+    Dialect,
+    InputError,
+    Table,
+    as_option,
+    counted,
+    load_counts,
+    load_features,
+    quoted,
+)
 
 __all__ = ["Recipe", "build_context", "load", "plan_context", "plan_rank"]
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 from typing import Any
 
-from contexture_jax.cli._messages import InputError, counted
+from contexture_jax.data import InputError, counted
 
 __all__ = ["make_mesh"]
 

@@ -21,8 +21,8 @@ import optax
 from flax import nnx
 
 import contexture_jax as cx
-from contexture_jax.cli._data import Table
 from contexture_jax.cli._options import TrainOptions
+from contexture_jax.data import Table
 
 __all__ = ["Learned", "PairBatches", "compare", "exact_spectrum", "learn", "tie_at"]
 

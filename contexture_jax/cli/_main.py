@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn
 
 from contexture_jax import __version__
-from contexture_jax.cli._messages import InputError
 from contexture_jax.cli._options import (
     CONTEXTS,
     ENCODERS,
@@ -24,7 +23,7 @@ from contexture_jax.cli._options import (
 )
 from contexture_jax.cli._publish import remove_temporaries
 from contexture_jax.cli._signals import Ending, Interrupted, ending_on_signals
-from contexture_jax.cli._source import DEFAULT_MISSING
+from contexture_jax.data import DEFAULT_MISSING, InputError
 
 __all__ = ["main"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from contexture_jax.cli._source import DEFAULT_MISSING
+from contexture_jax.data import DEFAULT_MISSING
 
 __all__ = [
     "CONTEXTS",

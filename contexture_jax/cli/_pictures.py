@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from contexture_jax import plotting
-from contexture_jax.cli._data import Table
 from contexture_jax.cli._solve import Judgement, Sampling, Spectrum
+from contexture_jax.data import Table
 
 __all__ = ["draw"]
 

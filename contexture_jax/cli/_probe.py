@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from contexture_jax.cli._data import Table, Target
-from contexture_jax.cli._messages import quoted
 from contexture_jax.cli._options import Options
+from contexture_jax.data import Table, Target, quoted
 
 __all__ = ["probed"]
 

@@ -13,10 +13,9 @@ import numpy as np
 import contexture_jax as cx
 from contexture_jax._core.words import rounded
 from contexture_jax.cli._contexts import Recipe
-from contexture_jax.cli._data import Table
-from contexture_jax.cli._messages import counted
 from contexture_jax.cli._options import Options
 from contexture_jax.cli._solve import Judgement, Sampling, Spectrum
+from contexture_jax.data import Table, counted
 
 __all__ = [
     "FILES",

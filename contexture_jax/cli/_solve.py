@@ -12,8 +12,7 @@ import jax
 import numpy as np
 
 import contexture_jax as cx
-from contexture_jax.cli._data import Target
-from contexture_jax.cli._messages import InputError
+from contexture_jax.data import InputError, Target
 
 __all__ = [
     "Judgement",

@@ -17,14 +17,13 @@ from contexture_jax.cli._contexts import (
     plan_context,
     plan_rank,
 )
-from contexture_jax.cli._data import Table
 from contexture_jax.cli._devices import make_mesh
-from contexture_jax.cli._messages import InputError
 from contexture_jax.cli._options import Options
 from contexture_jax.cli._programs import kept_programs
 from contexture_jax.cli._progress import Stages
 from contexture_jax.cli._publish import check_out, claimed, publishing
 from contexture_jax.cli._signals import Ending
+from contexture_jax.data import InputError, Table
 
 __all__ = ["precision", "print_table", "run"]
 

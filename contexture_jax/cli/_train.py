@@ -21,9 +21,7 @@ from contexture_jax.cli._contexts import (
     plan_context,
     plan_rank,
 )
-from contexture_jax.cli._data import Table
 from contexture_jax.cli._devices import make_mesh
-from contexture_jax.cli._messages import InputError, counted, quoted_path
 from contexture_jax.cli._options import TrainOptions
 from contexture_jax.cli._probe import probed
 from contexture_jax.cli._programs import kept_programs
@@ -38,6 +36,7 @@ from contexture_jax.cli._run import (
 )
 from contexture_jax.cli._signals import Ending
 from contexture_jax.cli._spectrum import precision, print_table
+from contexture_jax.data import InputError, Table, counted, quoted_path
 
 __all__ = ["run"]
 

@@ -1,6 +1,5 @@
 """Contexts: joint laws P⁺(x, a) of an input and a context variable."""
 
-from contexture_jax.contexts import zoo
 from contexture_jax.contexts._augment import (
     BlockMask,
     Chain,
@@ -14,7 +13,12 @@ from contexture_jax.contexts._augment import (
     gaussian_noise,
 )
 from contexture_jax.contexts._base import CapabilityError, Context
-from contexture_jax.contexts._density import DensityCheck, check_density
+from contexture_jax.contexts._density import (
+    DensityCheck,
+    all_log_densities,
+    check_density,
+    judge_density,
+)
 from contexture_jax.contexts._graph import graph
 from contexture_jax.contexts._images import (
     Crop,
@@ -47,7 +51,6 @@ from contexture_jax.contexts._paired import (
     time_lag,
 )
 from contexture_jax.contexts._sampling import SamplingContext, row_keys
-from contexture_jax.contexts._search import nearest_neighbors
 from contexture_jax.contexts._sequences import (
     MaskedTokens,
     NextToken,
@@ -70,6 +73,7 @@ from contexture_jax.contexts._tabular import (
     scarf,
 )
 from contexture_jax.contexts._teacher import Teacher, teacher
+from contexture_jax.kernels import nearest_neighbors
 
 __all__ = [
     "Attention",
@@ -100,6 +104,7 @@ __all__ = [
     "SparseJoint",
     "Teacher",
     "TimeLag",
+    "all_log_densities",
     "attention",
     "block_mask",
     "chain",
@@ -115,6 +120,7 @@ __all__ = [
     "gaussian_noise",
     "graph",
     "joint",
+    "judge_density",
     "knn",
     "labels",
     "markov",
@@ -130,5 +136,4 @@ __all__ = [
     "shift",
     "teacher",
     "time_lag",
-    "zoo",
 ]

@@ -25,6 +25,7 @@ from contexture_jax._core.checks import (
     held_here,
     is_traced,
 )
+from contexture_jax._core.features import as_features, new_rows, uniform_law
 from contexture_jax._core.numerics import normalised
 from contexture_jax._core.types import (
     Array,
@@ -35,11 +36,9 @@ from contexture_jax._core.types import (
     static_field,
 )
 from contexture_jax.contexts._base import Context, as_numbers
-from contexture_jax.contexts._features import as_features, new_rows, uniform_law
 from contexture_jax.contexts._joint import SparseJoint, coordinates
-from contexture_jax.contexts._ranking import in_balls
 from contexture_jax.contexts._sampling import row_keys
-from contexture_jax.contexts._search import nearest_neighbors
+from contexture_jax.kernels import in_balls, nearest_neighbors
 
 __all__ = ["Neighbors", "ReversedNeighbors", "knn", "neighbors"]
 

@@ -23,16 +23,8 @@ from contexture_jax._core.checks import (
     check_values,
     is_concrete,
 )
-from contexture_jax._core.exponents import (
-    FLOOR,
-    MASKED,
-    SAFE,
-    Form,
-    exponents,
-    lay_out,
-)
+from contexture_jax._core.features import as_features, new_rows, uniform_law
 from contexture_jax._core.numerics import as_law, mm, safe_reciprocal, safe_sqrt
-from contexture_jax._core.softmax import exp_matmul, logsumexp_rows, normalise
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -42,8 +34,18 @@ from contexture_jax._core.types import (
     static_field,
 )
 from contexture_jax.contexts._base import Context, as_numbers
-from contexture_jax.contexts._features import as_features, new_rows, uniform_law
 from contexture_jax.contexts._sampling import row_keys
+from contexture_jax.kernels import (
+    FLOOR,
+    MASKED,
+    SAFE,
+    Form,
+    exp_matmul,
+    exponents,
+    lay_out,
+    logsumexp_rows,
+    normalise,
+)
 
 __all__ = [
     "Attention",

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_values, held_here, is_traced
+from contexture_jax._core.features import as_features, new_rows
 from contexture_jax._core.numerics import mm, rank_cutoff
 from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
 from contexture_jax.contexts._base import Context, as_numbers
-from contexture_jax.contexts._features import as_features, new_rows
 
 __all__ = ["Teacher", "teacher"]
 

@@ -1,5 +1,6 @@
 """The expectation operator of a context, in storages to choose from."""
 
+from contexture_jax.kernels import Slots, make_slots, slots_matmat
 from contexture_jax.operators._base import AssociationOperator, Cost
 from contexture_jax.operators._build import association_operator
 from contexture_jax.operators._composed import (
@@ -25,19 +26,18 @@ from contexture_jax.operators._monte_carlo import (
     ShardedMonteCarloOperator,
     monte_carlo_operator,
 )
-from contexture_jax.operators._sharded import (
+from contexture_jax.operators._sparse import SparseOperator, sparse_operator
+from contexture_jax.operators.sharded._common import (
     Collective,
     ShardedOperator,
     mesh_of,
 )
-from contexture_jax.operators._sharded_dense import (
+from contexture_jax.operators.sharded._dense import (
     ShardedDenseOperator,
     ShardedLowRankOperator,
 )
-from contexture_jax.operators._sharded_kernel import ShardedKernelOperator
-from contexture_jax.operators._sharded_slots import ShardedSparseOperator
-from contexture_jax.operators._slots import Slots, make_slots, slots_matmat
-from contexture_jax.operators._sparse import SparseOperator, sparse_operator
+from contexture_jax.operators.sharded._kernel import ShardedKernelOperator
+from contexture_jax.operators.sharded._slots import ShardedSparseOperator
 
 __all__ = [
     "AdjointOperator",

@@ -53,10 +53,10 @@ from contexture_jax.operators._numbered import (
     same_class_operator,
     time_lag_operator,
 )
-from contexture_jax.operators._sharded import check_mesh
-from contexture_jax.operators._sharded_dense import shard_dense, shard_low_rank
-from contexture_jax.operators._sharded_kernel import shard_softmax
-from contexture_jax.operators._sharded_slots import shard_entries
+from contexture_jax.operators.sharded._common import check_mesh
+from contexture_jax.operators.sharded._dense import shard_dense, shard_low_rank
+from contexture_jax.operators.sharded._kernel import shard_softmax
+from contexture_jax.operators.sharded._slots import shard_entries
 
 __all__ = ["association_operator"]
 

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import as_floating, check_ndim, is_concrete
-from contexture_jax._core.exponents import Form
 from contexture_jax._core.numerics import safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, Int
 from contexture_jax.contexts import (
@@ -24,9 +23,9 @@ from contexture_jax.contexts import (
     SoftmaxContext,
     SparseJoint,
 )
+from contexture_jax.kernels import Bucket, Form, sum_slots
 from contexture_jax.operators._build import association_operator
 from contexture_jax.operators._kernel import BLOCK_SIZE, kernel_operator
-from contexture_jax.operators._slots import Bucket, sum_slots
 
 __all__ = ["conditional_expectation"]
 

@@ -20,14 +20,14 @@ from contexture_jax._core.checks import (
 )
 from contexture_jax._core.numerics import safe_reciprocal
 from contexture_jax._core.types import Array, ArrayLike, Float, Int, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost, as_law_of
-from contexture_jax.operators._slots import (
+from contexture_jax.kernels import (
     Bucket,
     Slots,
     make_slots,
     paired_matmat,
     slots_cost,
 )
+from contexture_jax.operators._base import AssociationOperator, Cost, as_law_of
 
 __all__ = ["FixedDegreeOperator", "fixed_degree_operator"]
 

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer
-from contexture_jax._core.exponents import Form
 from contexture_jax._core.numerics import safe_reciprocal
-from contexture_jax._core.softmax import exp_matmul, tile_size
 from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
 from contexture_jax.contexts import SoftmaxContext
+from contexture_jax.kernels import Form, exp_matmul, tile_size
 from contexture_jax.operators._base import AssociationOperator, Cost
 
 __all__ = ["BLOCK_SIZE", "KernelOperator", "kernel_operator"]

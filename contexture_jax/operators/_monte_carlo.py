@@ -23,15 +23,16 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.contexts import Context, DensityCheck
-from contexture_jax.contexts._density import (
+from contexture_jax.contexts import (
+    Context,
+    DensityCheck,
     all_log_densities,
     check_density,
     judge_density,
 )
 from contexture_jax.operators._dense import DenseOperator
-from contexture_jax.operators._sharded import place_whole
-from contexture_jax.operators._sharded_dense import ShardedDenseOperator, shard_dense
+from contexture_jax.operators.sharded._common import place_whole
+from contexture_jax.operators.sharded._dense import ShardedDenseOperator, shard_dense
 
 __all__ = [
     "MonteCarloOperator",

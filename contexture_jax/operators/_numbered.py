@@ -15,8 +15,8 @@ from contexture_jax.contexts import NextToken, SameClass, SparseJoint, TimeLag
 from contexture_jax.operators._base import AssociationOperator, Cost
 from contexture_jax.operators._composed import adjoint
 from contexture_jax.operators._fixed_degree import fixed_degree_operator
-from contexture_jax.operators._sharded_slots import shard_entries
 from contexture_jax.operators._sparse import entry_operator
+from contexture_jax.operators.sharded._slots import shard_entries
 
 __all__ = [
     "GroupedOperator",

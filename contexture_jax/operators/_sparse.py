@@ -18,13 +18,13 @@ from contexture_jax._core.checks import (
 )
 from contexture_jax._core.numerics import safe_reciprocal
 from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost, as_law_of
-from contexture_jax.operators._slots import (
+from contexture_jax.kernels import (
     Slots,
     make_slots,
     paired_matmat,
     slots_cost,
 )
+from contexture_jax.operators._base import AssociationOperator, Cost, as_law_of
 
 __all__ = ["SparseOperator", "entry_operator", "sparse_operator"]
 

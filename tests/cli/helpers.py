@@ -9,7 +9,7 @@ import pytest
 
 from contexture_jax.cli import main
 from contexture_jax.cli._learn import PairBatches
-from contexture_jax.cli._source import Source
+from contexture_jax.data._source import Source
 
 
 class Ran(NamedTuple):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from contexture_jax.cli import _arrays, _memory
-from contexture_jax.cli._data import load_features
-from contexture_jax.cli._messages import InputError
-from contexture_jax.cli._read import read
+from contexture_jax.data._features import load_features
+from contexture_jax.data._messages import InputError
+from contexture_jax.data._read import read
 from tests.cli.helpers import matrix
 
 X = np.arange(12.0).reshape(4, 3) ** 2

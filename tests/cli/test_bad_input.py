@@ -286,7 +286,7 @@ def test_help_and_bad_input_do_not_load_jax(tmp_path):
     good = write(tmp_path, "a,b,y\n1,u,x\n,v,\n3,w,y\n4,,y\n", "good.csv")
     script = (
         "import sys; from contexture_jax.cli import main\n"
-        "from contexture_jax.cli._data import load_features\n"
+        "from contexture_jax.data._features import load_features\n"
         f"assert load_features({str(good)!r}, target='y').features.shape == (3, 4)\n"
         f"assert main(['spectrum', {str(path)!r}]) == 2\n"
         "try:\n    main(['spectrum', '--help'])\nexcept SystemExit as e:\n"

@@ -5,11 +5,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from contexture_jax.cli._counts import load_counts
-from contexture_jax.cli._csv import read_csv
-from contexture_jax.cli._data import load_features
-from contexture_jax.cli._messages import InputError, as_option
-from contexture_jax.cli._source import Dialect
+from contexture_jax.data._counts import load_counts
+from contexture_jax.data._csv import read_csv
+from contexture_jax.data._features import load_features
+from contexture_jax.data._messages import InputError, as_option
+from contexture_jax.data._source import Dialect
 from tests.cli.helpers import write
 from tests.tolerances import tol
 

@@ -13,11 +13,11 @@ import pyarrow.csv  # noqa: F401  (its first import is no time of reading)
 import pytest
 from scipy import sparse
 
-from contexture_jax.cli._counts import load_counts
-from contexture_jax.cli._data import load_features
-from contexture_jax.cli._messages import InputError
-from contexture_jax.cli._read import read
-from contexture_jax.cli._source import Source
+from contexture_jax.data._counts import load_counts
+from contexture_jax.data._features import load_features
+from contexture_jax.data._messages import InputError
+from contexture_jax.data._read import read
+from contexture_jax.data._source import Source
 from tests.cli.helpers import matrix
 from tests.mutations import mutations
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contexture_jax.cli._counts import load_counts
-from contexture_jax.cli._data import load_features
-from contexture_jax.cli._messages import InputError
+from contexture_jax.data._counts import load_counts
+from contexture_jax.data._features import load_features
+from contexture_jax.data._messages import InputError
 from tests.cli.helpers import write
 from tests.tolerances import tol
 

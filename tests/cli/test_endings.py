@@ -17,9 +17,9 @@ import pytest
 
 from contexture_jax._core.locks import locked
 from contexture_jax.cli import _publish, main
-from contexture_jax.cli._messages import InputError
 from contexture_jax.cli._publish import claimed, publishing, replacing
 from contexture_jax.cli._signals import Ending, Interrupted, ending_on_signals
+from contexture_jax.data._messages import InputError
 from tests.cli.helpers import run, told_at, write
 
 TABLE = "a,b,y\n" + "".join(f"{i % 7},{i * i % 11},{'uv'[i % 2]}\n" for i in range(24))

@@ -10,11 +10,11 @@ from pyarrow import feather, parquet
 from scipy import sparse
 
 from contexture_jax.cli._contexts import build_context, plan_context
-from contexture_jax.cli._counts import _symmetric, load_counts
-from contexture_jax.cli._data import load_features
-from contexture_jax.cli._messages import InputError
 from contexture_jax.cli._options import Options
-from contexture_jax.cli._source import Dialect
+from contexture_jax.data._counts import _symmetric, load_counts
+from contexture_jax.data._features import load_features
+from contexture_jax.data._messages import InputError
+from contexture_jax.data._source import Dialect
 from tests.tolerances import tol
 
 WEIGHTS = np.array([[0, 2, 1], [2, 0, 0], [1, 0, 3.0]])

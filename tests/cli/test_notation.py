@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from contexture_jax.cli._columns import interpret
-from contexture_jax.cli._data import load_features
-from contexture_jax.cli._messages import InputError
-from contexture_jax.cli._notation import read_numbers
-from contexture_jax.cli._source import Dialect, Source
-from contexture_jax.cli._texts import Texts
+from contexture_jax.data._columns import interpret
+from contexture_jax.data._features import load_features
+from contexture_jax.data._messages import InputError
+from contexture_jax.data._notation import read_numbers
+from contexture_jax.data._source import Dialect, Source
+from contexture_jax.data._texts import Texts
 from tests.cli.helpers import write
 from tests.tolerances import tol
 

@@ -5,10 +5,10 @@ import gzip
 import numpy as np
 import pytest
 
-from contexture_jax.cli._csv import read_csv
-from contexture_jax.cli._data import load_features
-from contexture_jax.cli._messages import InputError
-from contexture_jax.cli._source import Dialect
+from contexture_jax.data._csv import read_csv
+from contexture_jax.data._features import load_features
+from contexture_jax.data._messages import InputError
+from contexture_jax.data._source import Dialect
 from tests.cli.helpers import write
 
 TABLE = "a,b\n1,2\n3,5\n4,4\n"

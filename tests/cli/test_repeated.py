@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from contexture_jax.cli._counts import load_counts
-from contexture_jax.cli._data import load_features
-from contexture_jax.cli._messages import InputError
-from contexture_jax.cli._read import read
-from contexture_jax.cli._source import Dialect, is_repeated
+from contexture_jax.data._counts import load_counts
+from contexture_jax.data._features import load_features
+from contexture_jax.data._messages import InputError
+from contexture_jax.data._read import read
+from contexture_jax.data._source import Dialect, is_repeated
 from tests.cli.helpers import write
 
 NUM_CELLS = 4_000_000

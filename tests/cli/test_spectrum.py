@@ -12,8 +12,8 @@ import pytest
 
 import contexture_jax as cx
 from contexture_jax.cli import _report, _solve, _spectrum, main
-from contexture_jax.cli._data import load_features
 from contexture_jax.cli._programs import kept_programs
+from contexture_jax.data._features import load_features
 from tests.cli.helpers import run, write
 from tests.tolerances import promised, tol
 

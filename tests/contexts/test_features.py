@@ -7,7 +7,7 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 import contexture_jax as cx
-from contexture_jax.contexts._search import nearest_neighbors
+from contexture_jax.kernels.neighbors._search import nearest_neighbors
 from tests.conftest import X64
 from tests.problems import features
 from tests.tolerances import tol

@@ -9,7 +9,7 @@ import pytest
 
 import contexture_jax as cx
 from contexture_jax.contexts import _layout, _search
-from contexture_jax.contexts._search import nearest_neighbors
+from contexture_jax.kernels.neighbors._search import nearest_neighbors
 from tests.conftest import X64
 
 ROWS, COLUMNS, NEIGHBORS = 1500, 8, 4  # enough rows for selection in two stages

@@ -86,16 +86,16 @@ def values_of(table):
 
 
 SPECTRA = {
-    "erasure": (C.erasure(0.3, fill=2), C.zoo.erasure(3, 0.3)),
+    "erasure": (C.erasure(0.3, fill=2), cx.zoo.erasure(3, 0.3)),
     "block": (
         C.block_mask(2, fill=2),
-        C.zoo.mask_law([[True, True, False], [False, True, True]], [0.5, 0.5]),
+        cx.zoo.mask_law([[True, True, False], [False, True, True]], [0.5, 0.5]),
     ),
     "mask": (
         C.coordinate_mask(1, fill=2),
-        C.zoo.mask_law(np.eye(3, dtype=bool), [1 / 3, 1 / 3, 1 / 3]),
+        cx.zoo.mask_law(np.eye(3, dtype=bool), [1 / 3, 1 / 3, 1 / 3]),
     ),
-    "scarf": (C.scarf(cube(3), 0.4), C.zoo.scarf([[0.5, 0.5]] * 3, 0.4)),
+    "scarf": (C.scarf(cube(3), 0.4), cx.zoo.scarf([[0.5, 0.5]] * 3, 0.4)),
 }
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import contexture_jax as cx
-from contexture_jax._core.exponents import LARGEST, SAFE, Form, lay_out
-from contexture_jax._core.softmax import exp_matmul, logsumexp_rows, normalise
+from contexture_jax.kernels._exponents import LARGEST, SAFE, Form, lay_out
+from contexture_jax.kernels._softmax import exp_matmul, logsumexp_rows, normalise
 from contexture_jax.solvers import Status
 from tests.conftest import X64
 from tests.tolerances import MONTE_CARLO_SIGMAS, promised, tol

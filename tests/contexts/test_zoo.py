@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from contexture_jax.contexts import CapabilityError, zoo
+from contexture_jax import zoo
+from contexture_jax.contexts import CapabilityError
 from tests.conftest import X64
 from tests.tolerances import promised, tol
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contexture_jax.contexts import zoo
+from contexture_jax import zoo
 from tests.conftest import X64
 from tests.tolerances import monte_carlo, tol
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import contexture_jax as cx
-from contexture_jax.contexts import zoo
+from contexture_jax import zoo
 from tests.conftest import X64
 from tests.problems import dense_triples
 from tests.tolerances import MONTE_CARLO_SIGMAS, tol

@@ -89,7 +89,7 @@ def test_gaussian_values_are_within_their_stated_error(key):
 
 @pytest.mark.slow
 def test_a_context_of_the_zoo_has_an_operator_too(key):
-    found = errors(C.zoo.gaussian(0.8), NORMAL[:, 0], key, 2000, 3)
+    found = errors(cx.zoo.gaussian(0.8), NORMAL[:, 0], key, 2000, 3)
     exact = exact_values(NORMAL, 3)
     assert (
         np.abs(found.corrected - exact) <= MONTE_CARLO_SIGMAS * found.standard_errors
@@ -99,7 +99,7 @@ def test_a_context_of_the_zoo_has_an_operator_too(key):
 @pytest.mark.slow
 def test_tied_values_are_within_the_band_and_their_mean_within_its_error(key):
     found = errors(ERASURE, CUBE, key, 2000, 15)
-    exact = np.asarray(C.zoo.erasure(4, 0.3).spectrum(15))
+    exact = np.asarray(cx.zoo.erasure(4, 0.3).spectrum(15))
     assert (found.band_lower <= exact).all()
     assert (exact <= found.band_upper).all()
     assert (found.band_upper - found.band_lower)[0] < 0.2

@@ -232,4 +232,4 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"x_new must hold classes among \[3, 5, 9\]"):
         CASES["labels"][0].at(np.array([3, 4]))
     with pytest.raises(cx.CapabilityError, match=r"has no `at`; it has: .*spectrum"):
-        cx.extend(result, cx.contexts.zoo.gaussian(0.5), POINTS)
+        cx.extend(result, cx.zoo.gaussian(0.5), POINTS)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import contexture_jax as cx
-from contexture_jax.contexts import zoo
+from contexture_jax import zoo
 from tests.conftest import SOME_DTYPES, X64
 from tests.problems import dense_triples, projector
 from tests.tolerances import promised

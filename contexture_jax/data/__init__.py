@@ -1,0 +1,32 @@
+"""Tables of files as arrays: what the command does to DATA, callable from Python.
+
+`load_features` reads a CSV, an `.npy` or `.npz`, a Parquet or a Feather file, or a
+built-in set, tells numbers from categories and encodes both; `load_counts` reads a
+table that is itself a law. Needs the extra `cli` for text, Parquet and Feather files.
+"""
+
+from contexture_jax.data._counts import load_counts
+from contexture_jax.data._features import Table, Target, load_features
+from contexture_jax.data._messages import (
+    InputError,
+    as_option,
+    counted,
+    quoted,
+    quoted_path,
+)
+from contexture_jax.data._source import DEFAULT_DIALECT, DEFAULT_MISSING, Dialect
+
+__all__ = [
+    "DEFAULT_DIALECT",
+    "DEFAULT_MISSING",
+    "Dialect",
+    "InputError",
+    "Table",
+    "Target",
+    "as_option",
+    "counted",
+    "load_counts",
+    "load_features",
+    "quoted",
+    "quoted_path",
+]

@@ -1,0 +1,477 @@
+"""Reading an `.npy` or an `.npz`, whatever its bytes are, as named columns.
+
+What a header claims is held against the size of the file, and against the memory there
+is, before memory is taken. Nothing is unpickled. All that can be wrong with a file is
+an `InputError`, and an array is the one that was saved or none.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import io
+import math
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from contexture_jax.data._memory import available, in_words
+from contexture_jax.data._messages import InputError, counted, enumerated, quoted
+from contexture_jax.data._source import Source, repeated
+from contexture_jax.data._sparse import from_archive, is_sparse_archive
+
+__all__ = ["read_npy", "read_npz"]
+
+_MAGIC = b"\x93NUMPY"
+_VERSIONS = {(1, 0): (2, "latin1"), (2, 0): (4, "latin1"), (3, 0): (4, "utf-8")}
+_LONGEST_HEADER = 10_000  # NumPy's own limit
+_SIMPLE_DTYPE = re.compile(r"[<>|=]?[biufcSUVOMm]\d*(\[\w+\])?")
+_LONG = re.compile(r"(?<=\d)L(?=[,)])")
+_MOST_DIMENSIONS = 64
+_MOST_COLUMNS = 1_000_000
+_BLOCK = 1 << 20
+# What deflate shrinks at most: 258 bytes to a quarter of one.
+_LARGEST_RATIO = 1032
+_EXPECTED = "expected what numpy.save or numpy.savez writes from arrays of numbers"
+
+
+class _Header(NamedTuple):
+    """What comes before the numbers of an array.
+
+    Attributes:
+        dtype: of the numbers, or None if they have fields or parts.
+        shape: of the array.
+        columns_first: whether they are stored in Fortran order.
+        kind: how a message calls the dtype.
+    """
+
+    dtype: np.dtype | None
+    shape: tuple[int, ...]
+    columns_first: bool
+    kind: str
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return math.prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes they take; of dtypes that are not read, 0."""
+        return 0 if self.dtype is None else self.size * self.dtype.itemsize
+
+
+class _Member(NamedTuple):
+    """An array in an archive, whose header has been read."""
+
+    info: zipfile.ZipInfo
+    header: _Header
+
+
+def read_npy(path: Path) -> Source:
+    """Read one array of rows × columns.
+
+    Raises:
+        InputError: if it is damaged, too large, or no such array.
+    """
+    _check_file(path)
+    with path.open("rb") as file, _told(path.name):
+        start = file.read(len(_MAGIC))
+        if start.startswith(b"PK"):
+            raise InputError(f"{path.name} is an archive of arrays: call it .npz")
+        file.seek(0)
+        header = _read_header(file, path.stat().st_size, path.name)
+        _check_matrix(header, path.name)
+        _check_memory(header, path.name, beside=0)
+        x = _ordered(np.fromfile(file, header.dtype, header.size), header)
+    return _from_matrix(x, path.name, path.name, {}, [])
+
+
+def read_npz(path: Path) -> Source:
+    """Read an archive: features in `x`, or in its only 2-D array; and vectors.
+
+    Members that are no arrays are left out with a note.
+
+    Raises:
+        InputError: if it is damaged, too large, or holds no such array.
+    """
+    _check_file(path)
+    with path.open("rb") as file, _told(path.name):
+        if file.read(len(_MAGIC)) == _MAGIC:
+            file.seek(0)
+            _read_header(file, path.stat().st_size, path.name)
+            raise InputError(f"{path.name} is one array: call it .npy")
+    with _told(path.name), zipfile.ZipFile(path) as archive:
+        members, others = _members(archive, path.name)
+        if is_sparse_archive(members):
+            return from_archive(_read_all(archive, members, path.name), path.name)
+        name = _features(members, path.name)
+        what = f"array {quoted(name)} of {path.name}"
+        _check_matrix(members[name].header, what)
+        vectors = _vectors(members, name, path.name)
+        beside = sum(members[key].header.num_bytes for key in vectors)
+        _check_memory(members[name].header, what, beside=beside)
+        x = _read_member(archive, members[name], what)
+        found = {
+            key: _vector(archive, members[key], f"array {quoted(key)} of {path.name}")
+            for key in vectors
+        }
+    notes = []
+    if others:
+        number = counted(len(others), "member")
+        notes.append(
+            f"{number} of {path.name} left out as no arrays: {enumerated(others)}"
+        )
+    return _from_matrix(x, what, path.name, found, notes)
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"{path.name} is a pipe or a device; expected a file")
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Tell any damage in one line: the errors of zipfile and NumPy are of many kinds.
+
+    A file system that fails is none: `read` tells that.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except MemoryError as error:
+        raise InputError(f"{what} does not fit in memory") from error
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # a place before the file begins
+            raise
+        raise _damaged(what, str(error)) from error
+    except Exception as error:
+        raise _damaged(what, str(error) or type(error).__name__) from error
+
+
+def _damaged(what: str, reason: str) -> InputError:
+    reason = reason.splitlines()[0].rstrip(".") if reason else "no more is known"
+    return InputError(
+        f"cannot read {what}: it is damaged, pickled or of another format ({reason});"
+        f" {_EXPECTED}"
+    )
+
+
+def _read_header(stream: io.BufferedIOBase, size: int, what: str) -> _Header:
+    """Read the header of an array that takes all of `size` bytes.
+
+    Raises:
+        InputError: if it is none, or claims another size.
+    """
+    start = stream.read(len(_MAGIC) + 2)
+    if start[: len(_MAGIC)] != _MAGIC or len(start) < len(_MAGIC) + 2:
+        raise _damaged(what, "it does not begin as an array does")
+    version = (start[-2], start[-1])
+    if version not in _VERSIONS:
+        raise _damaged(what, f"format version {version[0]}.{version[1]}")
+    width, encoding = _VERSIONS[version]
+    length = int.from_bytes(stream.read(width), "little")
+    if length > _LONGEST_HEADER:
+        raise _damaged(what, f"a header of {length:,} bytes")
+    text = stream.read(length)
+    if len(text) < length:
+        raise _damaged(what, "it ends within its header")
+    header = _parsed(text.decode(encoding), what)
+    left = size - len(start) - width - length
+    if header.dtype is not None and header.num_bytes != left:
+        raise InputError(
+            f"cannot read {what}: its header says {_sized(header)},"
+            f" {header.num_bytes} bytes, but {left} bytes are there: it is cut off or"
+            f" damaged; {_EXPECTED}"
+        )
+    return header
+
+
+def _parsed(text: str, what: str) -> _Header:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes that Python does not know
+            # Python 2 wrote long integers with an L.
+            found = ast.literal_eval(_LONG.sub("", text.strip(" \n")))
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        raise _damaged(what, "its header is no Python literal") from error
+    if not isinstance(found, dict) or found.keys() != {
+        "descr",
+        "fortran_order",
+        "shape",
+    }:
+        raise _damaged(what, "its header is none of descr, fortran_order and shape")
+    shape, columns_first = found["shape"], found["fortran_order"]
+    if (
+        not isinstance(shape, tuple)
+        or not all(type(length) is int and length >= 0 for length in shape)
+        or len(shape) > _MOST_DIMENSIONS
+    ):
+        raise _damaged(what, f"a shape of {quoted(str(shape))}")
+    if not isinstance(columns_first, bool):
+        raise _damaged(what, f"fortran_order {quoted(str(columns_first))}")
+    dtype, kind = _dtype(found["descr"], what)
+    return _Header(dtype, shape, columns_first, kind)
+
+
+def _dtype(descr: Any, what: str) -> tuple[np.dtype | None, str]:
+    if isinstance(descr, list | tuple):
+        return None, "a dtype with fields"
+    if not isinstance(descr, str) or not _SIMPLE_DTYPE.fullmatch(descr):
+        raise _damaged(what, f"a dtype of {quoted(str(descr))}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that NumPy is to drop
+            dtype = np.dtype(descr)
+    except (TypeError, ValueError) as error:
+        raise _damaged(what, f"a dtype of {quoted(descr)}") from error
+    # An array of objects is a pickle, of whatever size.
+    return (None, "dtype object") if dtype.hasobject else (dtype, f"dtype {dtype}")
+
+
+def _sized(header: _Header) -> str:
+    return f"{quoted(str(header.shape))} of {header.kind}".replace('"', "")
+
+
+def _members(
+    archive: zipfile.ZipFile, title: str
+) -> tuple[dict[str, _Member], list[str]]:
+    """The arrays of an archive by name, and the names of what is none."""
+    members: dict[str, _Member] = {}
+    others = []
+    for info in archive.infolist():
+        name, is_array = info.filename, info.filename.endswith(".npy")
+        key = name.removesuffix(".npy")
+        what = f"array {quoted(key)} of {title}"
+        if info.is_dir():
+            continue
+        if not is_array and not _begins_as_array(archive, info):
+            others.append(name)
+            continue
+        if key in members:
+            raise _damaged(title, f"two members are called {quoted(name)}")
+        _check_member(info, what)
+        with _told(what), _opened(archive, info) as stream:
+            header = _read_header(stream, info.file_size, what)
+        members[key] = _Member(info, header)
+    return members, others
+
+
+def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> io.BufferedIOBase:
+    return cast(io.BufferedIOBase, archive.open(info))
+
+
+def _begins_as_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(info) as stream:
+            return stream.read(len(_MAGIC)) == _MAGIC
+    except Exception:  # whatever it is, it is left out
+        return False
+
+
+def _check_member(info: zipfile.ZipInfo, what: str) -> None:
+    if info.flag_bits & 0x1:
+        raise InputError(f"{what} is encrypted; expected an archive without a password")
+    is_stored = info.compress_type == zipfile.ZIP_STORED
+    is_deflated = info.compress_type == zipfile.ZIP_DEFLATED
+    most = _LARGEST_RATIO * info.compress_size + _BLOCK
+    if (is_stored and info.file_size != info.compress_size) or (
+        is_deflated and info.file_size > most
+    ):
+        raise _damaged(
+            what,
+            f"{info.compress_size:,} bytes cannot hold the {info.file_size:,} that it"
+            " says",
+        )
+
+
+def _features(members: dict[str, _Member], title: str) -> str:
+    """Which array holds the features."""
+    for name in ("x", "y", "target"):
+        if name in members and members[name].header.dtype is None:
+            kind = members[name].header.kind
+            kind = "Python objects" if kind == "dtype object" else kind
+            raise InputError(
+                f"array {quoted(name)} of {title} holds {kind}; expected numbers or"
+                " text"
+            )
+    matrices = [
+        name for name, member in members.items() if len(member.header.shape) == 2
+    ]
+    if "x" in members:
+        return "x"
+    if len(matrices) == 1:
+        return matrices[0]
+    raise InputError(
+        f"{title} holds {len(matrices)} 2-D arrays and none called x; expected"
+        f" features in x (arrays: {enumerated(members) or 'none'})"
+    )
+
+
+def _vectors(members: dict[str, _Member], features: str, title: str) -> list[str]:
+    """Which arrays have one value a row."""
+    num_rows = members[features].header.shape[0]
+    names = [
+        name
+        for name, (_, header) in members.items()
+        if name != features
+        and header.dtype is not None
+        and header.shape in ((num_rows,), (num_rows, 1))
+    ]
+    for name in ("y", "target"):
+        if name in members and name not in (*names, features):
+            raise InputError(
+                f"array {quoted(name)} of {title} has shape"
+                f" {members[name].header.shape}; expected ({num_rows},), as array"
+                f" {quoted(features)} has {num_rows} rows"
+            )
+    return names
+
+
+def _check_matrix(header: _Header, what: str) -> None:
+    if header.dtype is None or header.dtype.kind not in "biuf":
+        kind = header.kind
+        raise InputError(
+            f"cannot read {what}: it holds Python objects; {_EXPECTED}"
+            if kind == "dtype object"
+            else f"{what} has {kind}; expected real numbers"
+        )
+    if len(header.shape) != 2 or 0 in header.shape:
+        raise InputError(
+            f"{what} has shape {header.shape}; expected (rows, columns), at least 1 of"
+            " each"
+        )
+    if header.shape[1] > _MOST_COLUMNS:
+        raise InputError(
+            f"{what} has {header.shape[1]:,} columns; expected {_MOST_COLUMNS:,} at"
+            " most, and rows along the first axis"
+        )
+
+
+def _check_memory(header: _Header, what: str, *, beside: int) -> None:
+    """Refuse what does not fit: the numbers, and twice as many in float64."""
+    needed = header.num_bytes + 16 * header.size + beside
+    room = available()
+    if room is not None and needed > room:
+        raise InputError(
+            f"{what} is {_sized(header)}, which takes {in_words(needed)} of memory, and"
+            f" {in_words(room)} are free; take fewer rows or columns"
+        )
+
+
+def _read_member(archive: zipfile.ZipFile, member: _Member, what: str) -> np.ndarray:
+    info, header = member
+    flat = np.empty(header.size, header.dtype)
+    with _told(what), _opened(archive, info) as stream:
+        _read_header(stream, info.file_size, what)
+        if header.num_bytes:
+            _fill(stream, flat.view(np.uint8).data)
+        stream.read(1)  # the end, where the checksum is compared
+    return _ordered(flat, header)
+
+
+def _vector(archive: zipfile.ZipFile, member: _Member, what: str) -> np.ndarray:
+    """One value a row; of one value throughout, in the memory of that."""
+    cells = _as_text(_read_member(archive, member, what).reshape(-1), what)
+    starts = range(0, len(cells), _BLOCK)
+    same = cells.dtype.kind in "biuf" and not any(
+        (cells[start : start + _BLOCK] != cells[0]).any() for start in starts
+    )
+    return repeated(cells[0], len(cells)) if same else cells
+
+
+def _read_all(
+    archive: zipfile.ZipFile, members: dict[str, _Member], title: str
+) -> dict[str, np.ndarray]:
+    """The parts of a sparse matrix, and all else that is no Python object."""
+    found, taken = {}, 0
+    for name, member in members.items():
+        what = f"array {quoted(name)} of {title}"
+        if member.header.dtype is not None:
+            _check_memory(member.header, what, beside=taken)
+            taken += member.header.num_bytes
+            found[name] = _read_member(archive, member, what)
+    return found
+
+
+def _fill(stream: io.BufferedIOBase, room: memoryview) -> None:
+    done = 0
+    while done < len(room):
+        block = stream.read(min(_BLOCK, len(room) - done))
+        if not block:
+            raise EOFError(f"it ends after {done:,} of {len(room):,} bytes")
+        room[done : done + len(block)] = block
+        done += len(block)
+
+
+def _ordered(flat: np.ndarray, header: _Header) -> np.ndarray:
+    """Numbers in this machine's byte order and the array's own shape."""
+    if flat.size != header.size:
+        raise EOFError(f"it ends after {flat.size:,} of {header.size:,} numbers")
+    if not flat.dtype.isnative:
+        flat = flat.byteswap(inplace=True).view(flat.dtype.newbyteorder("="))
+    if flat.dtype.kind == "f" and flat.dtype.itemsize > 8:
+        with np.errstate(over="ignore"):  # told as infinite
+            flat = flat.astype(np.float64)
+    if header.columns_first:
+        return flat.reshape(header.shape[::-1]).T
+    return flat.reshape(header.shape)
+
+
+def _as_text(cells: np.ndarray, what: str) -> np.ndarray:
+    """Bytes as the text that they are in UTF-8; all else as it is."""
+    if cells.dtype.kind == "S":
+        try:
+            return np.char.decode(cells, "utf-8")
+        except UnicodeDecodeError:
+            return cells
+    if cells.dtype.kind == "U" and cells.size and cells.dtype.itemsize:
+        codes = np.ascontiguousarray(cells).view(np.uint32)
+        if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
+            raise _damaged(what, "its texts hold no characters")
+    return cells
+
+
+def _from_matrix(
+    x: np.ndarray,
+    what: str,
+    title: str,
+    vectors: dict[str, np.ndarray],
+    notes: list[str],
+) -> Source:
+    """Columns of an array, which stays as it is: views, of its own dtype.
+
+    Of one value throughout, a column is a view of that alone: it takes no memory.
+    """
+    first, count = None, 0
+    varies = np.zeros(x.shape[1], dtype=bool)
+    rows = max(1, _BLOCK // x.shape[1])
+    for start in range(0, len(x), rows):
+        block = x[start : start + rows]
+        if not varies.all():  # most do within the first rows
+            varies |= (block != x[0]).any(axis=0)
+        bad = ~np.isfinite(block)
+        if bad.any():
+            if first is None:
+                row, column = np.argwhere(bad)[0].tolist()
+                first = (start + row, column)
+            count += int(bad.sum())
+    if first is not None:
+        row, column = first
+        raise InputError(
+            f"{what} holds {x[row, column]} at [{row}, {column}] ({count} such"
+            " values); expected finite numbers: fill or remove them"
+        )
+    names = [f"x{i}" for i in range(x.shape[1])]
+    columns = [
+        column if varied else repeated(column[0], len(x))
+        for column, varied in zip(x.T, varies, strict=True)
+    ]
+    return Source(title, names, columns, vectors, None, tuple(notes))

@@ -1,0 +1,269 @@
+"""From DATA to a table of counts or the weights of a graph, and a target."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence, Set
+from typing import Any
+
+import numpy as np
+
+from contexture_jax.data._columns import interpret
+from contexture_jax.data._features import (
+    Room,
+    Table,
+    check_names,
+    decimals,
+    dropped,
+    notes_of,
+    split,
+    without,
+    without_values,
+)
+from contexture_jax.data._messages import InputError, as_option, counted, quoted
+from contexture_jax.data._read import read
+from contexture_jax.data._source import DEFAULT_DIALECT, Cells, Dialect, Source
+from contexture_jax.data._sparse import as_columns, is_large
+from contexture_jax.data._texts import Texts
+
+__all__ = ["load_counts"]
+
+# Names that columns have which number or name the rows.
+_LABELS = re.compile(
+    r"(?i)(?:^|[_ .-])(?:id|index|row|key|code|label|name|year|date)s?$"
+    r"|^(?:user|customer|client|patient|subject|account|person|zip|post|postal)"
+    r"[_ .-]?(?:id|no|nr|number|code)?$"
+)
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+def load_counts(
+    data: str,
+    *,
+    target: str | None = None,
+    drop: Sequence[str] = (),
+    categorical: Sequence[str] = (),
+    dialect: Dialect = DEFAULT_DIALECT,
+    graph: bool = False,
+    sparse: bool = False,
+) -> Table:
+    """Read DATA as a table of non-negative weights, which are left as they are.
+
+    A first column of texts, without a name, named in `categorical`, or beside a square
+    table of a graph, is taken to label the rows.
+
+    Args:
+        data: a path or the name of a built-in set.
+        target: the column to leave out of the table and to judge against.
+        drop: columns to leave out.
+        categorical: the first column, to take it as labels, or the target.
+        dialect: how DATA is written, as far as the user says.
+        graph: whether the table must be a symmetric matrix.
+        sparse: whether a large sparse matrix may stay one.
+
+    Raises:
+        InputError: if a cell is missing, negative, infinite or no number, or a row or
+            the target is unusable.
+    """
+    source = read(data, dialect)
+    if source.weights is not None and sparse and is_large(source):
+        return _sparse_counts(source, target, (*drop, *categorical), graph=graph)
+    source = as_columns(source)
+    check_names(source, categorical, "--categorical", beside=target)
+    first = source.names[0]
+    source = dropped(source, drop, target)
+    dialect, notes = decimals(source, dialect, categorical)
+    notes = [*source.notes, *notes]
+    beside = {target, *(("target", "y") if target in ("target", "y") else ())}
+    for name in categorical:
+        if name not in beside and name != first:
+            raise InputError(
+                f"--categorical {name}: the columns of a"
+                f" {'graph' if graph else 'table of counts'} hold numbers; only its"
+                f" first column, here {quoted(first)}, if that labels the rows, or the"
+                " target can be categories"
+            )
+    if first in source.names and first not in beside:
+        source, more = _without_row_labels(
+            source, dialect, asked=first in categorical, graph=graph, beside=beside
+        )
+        notes += more
+    num_rows = source.num_rows if source.columns else 0
+    source, judged, rows, more = split(source, target, categorical, dialect)
+    notes += more
+    if graph and len(rows) < num_rows:
+        raise InputError(
+            f"target {quoted(target or '')} of {source.title} is missing in"
+            f" {counted(num_rows - len(rows), 'row')}; a graph keeps all its vertices,"
+            " so each needs a value"
+        )
+    if not source.names:
+        raise InputError(
+            f"no columns of {'weights' if graph else 'counts'} are left of"
+            f" {source.title}"
+        )
+    columns, room = [], Room(len(rows), len(source.columns))
+    for name, cells in zip(source.names, source.columns, strict=True):
+        column = interpret(source, cells, name, dialect=dialect)
+        if column.categories:
+            raise InputError(
+                f"column {quoted(name)} of {source.title} holds texts, such as"
+                f" {quoted(column.categories[0])}; a"
+                f" {'graph' if graph else 'table of counts'} holds numbers: leave it"
+                f" out with {as_option('--drop', name)}"
+            )
+        what = "weights of a graph" if graph else "counts"
+        _check_weights(source, name, column.values, what, labels=name == first)
+        columns.append(without_values(column))
+        room.add(column.values[:, None])
+    notes += notes_of(columns, dialect)
+    counts = room.columns
+    if not counts.any():
+        what = "weights" if graph else "counts"
+        raise InputError(f"all {what} of {source.title} are 0; expected some weight")
+    if graph:
+        counts = _symmetric(source.title, counts)
+    elif source.names[0] == first and not source.is_array:
+        notes += _perhaps_labels(first, counts)
+    return Table(
+        source.title,
+        counts,
+        source.names,
+        judged,
+        len(source.names),
+        rows,
+        notes,
+    )
+
+
+def _sparse_counts(
+    source: Source, target: str | None, named: Sequence[str], *, graph: bool
+) -> Table:
+    """A large sparse matrix as counts, as it is."""
+    weights, title = source.weights, source.title
+    if target is not None or named:
+        raise InputError(
+            f"{title} is a sparse matrix, whose columns have no names; it takes no"
+            " --target, --drop or --categorical"
+        )
+    if (weights.data < 0).any():
+        raise InputError(
+            f"{title} holds {weights.data.min():g}; expected weights of 0 or more"
+        )
+    if not weights.data.any():
+        raise InputError(f"all weights of {title} are 0; expected some weight")
+    weights.eliminate_zeros()
+    if graph:
+        weights = _symmetric(title, weights).tocsr()
+    n, m = weights.shape
+    names = [f"x{i}" for i in range(m)]
+    return Table(title, weights, names, None, m, np.arange(n), list(source.notes))
+
+
+def _symmetric(title: str, weights: Any) -> Any:
+    """Weights that are symmetric but for rounding, made so.
+
+    What is called rounding here need not be so in the precision of the work: the
+    context checks that too, and finds nothing.
+    """
+    n, m = weights.shape
+    if n != m:
+        raise InputError(
+            f"--context graph needs a square matrix of weights; {title} has"
+            f" {counted(n, 'row')} and {counted(m, 'column')}"
+        )
+    # Of each pair alone: beside a large weight a small edge is still one way.
+    transposed = weights.T
+    dense = isinstance(weights, np.ndarray)
+    larger = np.maximum(weights, transposed) if dense else weights.maximum(transposed)
+    excess = abs(weights - transposed) - 1e-6 * larger
+    row, column = (int(i) for i in np.unravel_index(int(excess.argmax()), (n, n)))
+    if excess[row, column] > 0:
+        raise InputError(
+            "--context graph needs a symmetric matrix of weights;"
+            f" {title} has {weights[row, column]:g} at [{row}, {column}] and"
+            f" {weights[column, row]:g} at [{column}, {row}] (--context joint takes a"
+            " directed graph)"
+        )
+    # Halves first: the sum of two large weights may overflow.
+    return weights * 0.5 + weights.T * 0.5
+
+
+def _without_row_labels(
+    source: Source,
+    dialect: Dialect,
+    *,
+    asked: bool,
+    graph: bool,
+    beside: Set[str | None],
+) -> tuple[Source, list[str]]:
+    """Leave out a first column that labels the rows.
+
+    Args:
+        source: the table.
+        dialect: as for `interpret`.
+        asked: whether an option says that it does.
+        graph: whether the other columns make a square if it does.
+        beside: names of the target.
+    """
+    others = [name for name in source.names[1:] if name not in beside]
+    if not others and not asked:
+        return source, []
+    name, cells = source.names[0], source.columns[0]
+    call = f"the first column{' ' + quoted(name) if name else ''}"
+    labels = asked or not name or name in source.index_names
+    if not labels and graph and len(others) == source.num_rows:
+        labels = True  # with it, the matrix would not be square
+    if not labels and _is_blank(cells, dialect):
+        labels = True
+    if not labels:
+        # Labels are texts that are no counts; `interpret` tells, and raises on a mix.
+        column = interpret(source, cells, name, dialect=dialect)
+        labels = bool(column.categories)
+    if not labels:
+        return source, []
+    return without(source, {0}), [f"{call} labels the rows"]
+
+
+def _is_blank(cells: Cells, dialect: Dialect) -> bool:
+    marks = {"", *dialect.missing}
+    return isinstance(cells, Texts) and marks.issuperset(cells.distinct[0])
+
+
+def _perhaps_labels(name: str, counts: np.ndarray) -> list[str]:
+    """What to say of a first column of counts that may label the rows.
+
+    It may if it is called so, or holds whole numbers that are as years or the numbers
+    of rows are: in order, or distinct and most of them larger than all else.
+    """
+    if counts.shape[1] == 1:
+        return []
+    values, rest = counts[:, 0], counts[:, 1:]
+    steps = np.diff(values)
+    alike = len(values) > 2 and bool((values == np.round(values)).all())
+    ordered = alike and bool((steps > 0).all() or (steps < 0).all())
+    distinct = alike and len(np.unique(values)) == len(values)
+    larger = distinct and bool(np.median(values) > rest.max())
+    if not (ordered or larger or _LABELS.search(_CAMEL.sub("_", name))):
+        return []
+    return [
+        f"{quoted(name)} is taken as counts; {as_option('--categorical', name)} takes"
+        f" it as labels, {as_option('--drop', name)} leaves it out"
+    ]
+
+
+def _check_weights(
+    source: Source, name: str, values: np.ndarray, weights: str, *, labels: bool
+) -> None:
+    """Refuse what no weight is; `labels`: whether the column may label the rows."""
+    for bad, what in ((np.isnan(values), "a missing cell"), (values < 0, "{:g}")):
+        if bad.any():
+            row = int(np.argmax(bad))
+            out = f"leave the column out with {as_option('--drop', name)}"
+            if labels:
+                out += f", or take it as labels with {as_option('--categorical', name)}"
+            raise InputError(
+                f"column {quoted(name)} of {source.title} has"
+                f" {what.format(values[row])} on {source.place(row)}; {weights} must"
+                f" be 0 or more: correct the cell, or {out}"
+            )

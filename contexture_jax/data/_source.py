@@ -1,0 +1,125 @@
+"""What DATA holds, as named columns that nothing has interpreted yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from contexture_jax.data._texts import Texts
+
+__all__ = [
+    "DEFAULT_DIALECT",
+    "DEFAULT_MISSING",
+    "Cells",
+    "Dialect",
+    "Lines",
+    "Source",
+    "is_repeated",
+    "repeated",
+]
+
+Cells = np.ndarray | Texts
+DEFAULT_MISSING = (
+    *("?", "NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "null", "NULL", "None"),
+)
+
+
+class Dialect(NamedTuple):
+    """How the user says that DATA is written; None where that is to be found out.
+
+    Attributes:
+        separator: what is between the cells of a CSV; a space stands for any number.
+        decimal: what is before the decimals of a number, "." or ",".
+        missing: the marks of a missing value, beside an empty cell, and nan among
+            numbers; nan stands for its spellings too.
+        found: whether `decimal` was found out: a column that only another sign fits
+            has that.
+        points: whether points are before decimals too, in a column without commas.
+    """
+
+    separator: str | None = None
+    decimal: str | None = None
+    missing: tuple[str, ...] = DEFAULT_MISSING
+    found: bool = False
+    points: bool = False
+
+
+DEFAULT_DIALECT = Dialect()
+
+
+class Lines(NamedTuple):
+    """The lines of a file on which its rows end, found out when a message needs one.
+
+    Attributes:
+        find: the lines of all rows of the file.
+        rows: which of them are left, shape (n,); None: all.
+    """
+
+    find: Callable[[], list[int]]
+    rows: np.ndarray | None = None
+
+    def of(self, row: int) -> int:
+        """The line on which row `row` of those that are left ends, from 1."""
+        return self.find()[row if self.rows is None else int(self.rows[row])]
+
+    def take(self, kept: np.ndarray) -> Lines:
+        """The lines of the rows where `kept`, shape (n,), bool, says so."""
+        rows = np.arange(len(kept)) if self.rows is None else self.rows
+        return self._replace(rows=rows[kept])
+
+
+class Source(NamedTuple):
+    """What DATA holds.
+
+    Attributes:
+        title: what to call it.
+        names: the names of the columns.
+        columns: the cells of each column, n of them: text, or numbers of shape (n,),
+            NaN where one is missing.
+        vectors: arrays beside the columns that can serve as a target, shape (n,).
+        lines: the lines of the rows; None where rows are not lines.
+        notes: what was done in reading that a reader should know.
+        index_names: the names of the columns that only label rows, as the file says.
+        categorical: the names of those that are categories, likewise.
+        separator: what is between cells if that was found out and is no comma.
+        typed: whether the file itself says which cells are missing.
+        weights: a sparse matrix of shape (n, m) in place of columns, or None.
+    """
+
+    title: str
+    names: list[str]
+    columns: list[Cells]
+    vectors: dict[str, np.ndarray]
+    lines: Lines | None = None
+    notes: tuple[str, ...] = ()
+    index_names: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    separator: str | None = None
+    weights: Any = None
+    typed: bool = False
+
+    @property
+    def is_array(self) -> bool:
+        """Whether the columns had no names of their own."""
+        return self.lines is None and self.names[:1] == ["x0"]
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows."""
+        return len(self.columns[0])
+
+    def place(self, row: int) -> str:
+        """How a message calls row `row`, counted from 0."""
+        return f"row {row}" if self.lines is None else f"line {self.lines.of(row)}"
+
+
+def repeated(value: np.generic, count: int) -> np.ndarray:
+    """A column of one value, shape (count,), which takes the memory of one cell."""
+    return np.broadcast_to(np.asarray(value), (count,))
+
+
+def is_repeated(cells: Cells) -> bool:
+    """Whether a column is `repeated`, and the same value in more than one row."""
+    return isinstance(cells, np.ndarray) and cells.strides == (0,) and len(cells) > 1

@@ -1,0 +1,59 @@
+"""Array kernels that know no probability: pure functions with a derivative rule.
+
+Each is a form for XLA, in tiles that fit in cache: products with exp(L) whose exponents
+are made as they are needed, sparse products in slices of equal width, and the exact
+nearest neighbours. What a law is, and what a product with it means, is said above.
+"""
+
+from contexture_jax.kernels._exponents import (
+    FLOOR,
+    MASKED,
+    SAFE,
+    Form,
+    exponents,
+    lay_out,
+    masked,
+    padded,
+    shifted,
+)
+from contexture_jax.kernels._slots import (
+    Bucket,
+    Slots,
+    make_slots,
+    paired_matmat,
+    slots_cost,
+    slots_matmat,
+    sum_slots,
+)
+from contexture_jax.kernels._softmax import (
+    exp_matmul,
+    logsumexp_rows,
+    normalise,
+    tile_size,
+)
+from contexture_jax.kernels.neighbors import in_balls, nearest_neighbors
+
+__all__ = [
+    "FLOOR",
+    "MASKED",
+    "SAFE",
+    "Bucket",
+    "Form",
+    "Slots",
+    "exp_matmul",
+    "exponents",
+    "in_balls",
+    "lay_out",
+    "logsumexp_rows",
+    "make_slots",
+    "masked",
+    "nearest_neighbors",
+    "normalise",
+    "padded",
+    "paired_matmat",
+    "shifted",
+    "slots_cost",
+    "slots_matmat",
+    "sum_slots",
+    "tile_size",
+]

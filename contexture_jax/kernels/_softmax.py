@@ -1,0 +1,338 @@
+"""Products with exp(L) in square tiles, L the log weights of a law: no n × m array.
+
+How a tile of L comes from blocks of two arrays is the affair of `exponents`. With a
+plain product it costs one product of width e, one exponential and one product of
+width r.
+
+Reverse-mode gradients recompute tiles as the products do: differentiating through the
+scans would store every tile.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from contexture_jax.kernels._exponents import (
+    LARGEST,
+    MASKED,
+    SAFE,
+    Form,
+    exponents,
+    padded,
+    pull_back,
+    same_for_all,
+    shifted,
+    shrunk,
+    two_sum,
+)
+from contexture_jax._core.numerics import mm
+from contexture_jax._core.types import Array, Float, Size, Static
+
+__all__ = ["exp_matmul", "logsumexp_rows", "normalise", "tile_size"]
+
+
+def tile_size(n: Size, m: Size, block_size: int) -> tuple[Size, Size]:
+    """Rows and columns of a tile: `block_size`, cut evenly over n and over m.
+
+    Numbers of rows that an export leaves open give expressions of them.
+    """
+
+    def even(size: Size) -> Size:
+        return _ceil_divide(size, _ceil_divide(size, block_size)) if size else 1
+
+    return even(n), even(m)
+
+
+def exp_matmul(
+    queries: Float[Array, "n e"],
+    keys: Float[Array, "m e"],
+    values: Float[Array, "m r"],
+    *,
+    form: Form,
+    block_size: int,
+    power: float = 1.0,
+) -> Float[Array, "n r"]:
+    """exp(power · L) V by tiles; work space is some tiles and a block of the result.
+
+    Args:
+        queries: shape (n, e), floating.
+        keys: shape (m, e), the same dtype.
+        values: V, shape (m, r), the same dtype.
+        form: of the two.
+        block_size: the largest side of a tile.
+        power: of the weights.
+
+    Returns:
+        Shape (n, r). L should not be far above 0: nothing is subtracted.
+
+    Gradients, in reverse mode only: with S = exp(L) and a cotangent O of the result,
+    V̄ = Sᵀ O, and S ∘ O Vᵀ is the cotangent of L, in one sweep over the tiles.
+    """
+    return _exp_matmul((form, block_size, power), queries, keys, values)
+
+
+def logsumexp_rows(
+    queries: Float[Array, "n e"],
+    keys: Float[Array, "m e"],
+    *,
+    form: Form,
+    block_size: int,
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """Log Σ_a exp(L_xa) by tiles, in two parts whose sum it is.
+
+    Returns:
+        The largest entry of each row, taken as a constant, and the rest, which is
+        between 0 and log m and has the gradient of the sum. Two parts, since a large
+        first one would round the second away.
+
+    Gradients, in reverse mode only: with the weights P = exp(L − result) and a
+    cotangent o of the result, o ∘ P is the cotangent of L.
+    """
+    return _logsumexp_rows((form, block_size), queries, keys)
+
+
+def normalise(
+    form: Form,
+    queries: Float[Array, "n e"],
+    keys: Float[Array, "m e"],
+    logsumexp: Callable[[Array, Array], tuple[Array, Array]],
+) -> tuple[Float[Array, "n e"], Float[Array, " n"], Float[Array, " n"]]:
+    """Rows less their log-sum-exp, and that in two parts.
+
+    Where entries are large a first pass has rounded them one by one, and does not know
+    yet which rows are far from all context values: with its maxima taken off first, a
+    second one is exact.
+
+    Args:
+        form: of the two.
+        queries: their rows.
+        keys: the other array.
+        logsumexp: `logsumexp_rows` or the like, of the two.
+    """
+    high, low = logsumexp(queries, keys)
+    if form.exact:
+        tables = SAFE, LARGEST[form.kind]
+        safe, most = (table[str(high.dtype)] for table in tables)
+
+        def again(queries: Array, high: Array, low: Array) -> tuple[Array, ...]:
+            about = jax.lax.stop_gradient(jnp.where(jnp.isfinite(high), high, 0.0))
+            _, excess = jnp.frexp(jnp.maximum(jnp.abs(about) / most, 0.5))
+            by = jnp.ldexp(jnp.ones_like(about), -excess)
+            about, queries = by * about, shrunk(form, queries, by)
+            more, low = logsumexp(shifted(form, queries, about, 0.0 * low), keys)
+            high, rest = two_sum(about, more)
+            return queries, high, rest + low
+
+        large = (jnp.abs(high) > safe).any()
+        queries, high, low = jax.lax.cond(
+            same_for_all(large), again, lambda *same: same, queries, high, low
+        )
+    high = jax.lax.stop_gradient(high)
+    return shifted(form, queries, high, low), high, low
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _exp_matmul(
+    how: tuple[Form, int, float], queries: Array, keys: Array, values: Array
+) -> Array:
+    return _exp_matmul_forward(how, queries, keys, values)
+
+
+def _exp_matmul_saved(
+    how: tuple[Form, int, float], queries: Any, keys: Any, values: Any
+) -> tuple[Array, Any]:
+    arrays = queries.value, keys.value, values.value
+    return _exp_matmul_forward(how, *arrays), (arrays, Static(values.perturbed))
+
+
+def _exp_matmul_backward(
+    how: tuple[Form, int, float], saved: Any, out_bar: Any
+) -> tuple[Array | None, ...]:
+    """The three cotangents; work space is some tiles, and the results in blocks."""
+    arrays, wants_values = saved
+    if isinstance(out_bar, SymbolicZero):
+        return None, None, None
+    return _pull_back_by_tiles(how, arrays, out_bar, wants_values.value)
+
+
+def _pull_back_by_tiles(
+    how: tuple[Form, int, float],
+    arrays: tuple[Array, Array, Array],
+    out_bar: Array,
+    wants_values: bool,
+) -> tuple[Array, Array, Array | None]:
+    form, block_size, power = how
+    queries, keys, values = arrays
+    (n, e), (m, r) = queries.shape, values.shape
+    rows, columns = tile_size(n, m, block_size)
+    key_blocks, value_blocks = _blocks(keys, columns, form), _blocks(values, columns)
+
+    def one_block(carry: tuple[Array, Any], block: tuple[Array, Array]) -> tuple:
+        query, bar = block
+
+        def add_tile(query_bar: Array, tile: tuple) -> tuple:
+            key, value, key_bar, value_bar = tile
+            scores = jnp.exp(_powered(exponents(form, query, key), power))
+            # Padding rows have a cotangent of 0, padding columns a value of 0.
+            weights = _powered(scores * mm(bar, value.T), power)
+            for_query, for_key = pull_back(form, query, key, weights)
+            return query_bar + for_query, (
+                key_bar + for_key,
+                value_bar + mm(scores.T, bar) if wants_values else None,
+            )
+
+        start = jnp.zeros((rows, e), queries.dtype)
+        query_bar, carry = jax.lax.scan(
+            add_tile, start, (key_blocks, value_blocks, *carry)
+        )
+        return carry, query_bar
+
+    start = (
+        jnp.zeros_like(key_blocks),
+        jnp.zeros_like(value_blocks) if wants_values else None,
+    )
+    (keys_bar, values_bar), queries_bar = jax.lax.scan(
+        one_block, start, (_blocks(queries, rows, form), _blocks(out_bar, rows))
+    )
+    return (
+        queries_bar.reshape(-1, e)[:n],
+        keys_bar.reshape(-1, e)[:m],
+        None if values_bar is None else values_bar.reshape(-1, r)[:m],
+    )
+
+
+_exp_matmul.defvjp(_exp_matmul_saved, _exp_matmul_backward, symbolic_zeros=True)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _logsumexp_rows(
+    how: tuple[Form, int], queries: Array, keys: Array
+) -> tuple[Array, Array]:
+    return _logsumexp_rows_forward(how, queries, keys)
+
+
+def _logsumexp_rows_saved(
+    how: tuple[Form, int], queries: Array, keys: Array
+) -> tuple[tuple[Array, Array], Any]:
+    out = _logsumexp_rows_forward(how, queries, keys)
+    return out, (queries, keys, out)
+
+
+def _logsumexp_rows_backward(
+    how: tuple[Form, int], saved: Any, out_bar: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    form, block_size = how
+    queries, keys, out = saved
+    # Weights in [0, 1], however large the logits are.
+    arrays = (
+        shifted(form, queries, *out),
+        keys,
+        jnp.ones((keys.shape[0], 1), keys.dtype),
+    )
+    bars = _pull_back_by_tiles(
+        (form, block_size, 1.0), arrays, out_bar[1][:, None], False
+    )
+    return bars[:2]
+
+
+_logsumexp_rows.defvjp(_logsumexp_rows_saved, _logsumexp_rows_backward)
+
+
+def _exp_matmul_forward(
+    how: tuple[Form, int, float], queries: Array, keys: Array, values: Array
+) -> Array:
+    form, block_size, power = how
+    n, m, r = queries.shape[0], keys.shape[0], values.shape[1]
+    rows, columns = tile_size(n, m, block_size)
+    start = jnp.zeros((rows, r), values.dtype)
+    number = jnp.arange(columns)[:, None]
+    # The last block ends at the last row and does some rows a second time: padding
+    # would copy whole arrays.
+    last_row, last_column = n - rows, m - columns
+    out = jnp.zeros((n, r), values.dtype)
+    if not isinstance(n, int):
+        # Of sizes that an export leaves open JAX must know that a tile fits in.
+        last_row = n - 1
+        queries, out = (jnp.pad(x, ((0, rows - 1), (0, 0))) for x in (queries, out))
+    if not isinstance(m, int):
+        last_column = m - 1
+        keys = padded(form, keys, m + columns - 1)
+        values = jnp.pad(values, ((0, columns - 1), (0, 0)))
+
+    def one_block(i: Array, out: Array) -> Array:
+        row = jnp.minimum(i * rows, last_row)
+        query = jax.lax.dynamic_slice_in_dim(queries, row, rows)
+
+        def add_tile(j: Array, total: Array) -> Array:
+            column = jnp.minimum(j * columns, last_column)
+            key, value = (
+                jax.lax.dynamic_slice_in_dim(x, column, columns) for x in (keys, values)
+            )
+            value = jnp.where(column + number >= j * columns, value, 0.0)
+            scores = jnp.exp(_powered(exponents(form, query, key), power))
+            return total + mm(scores, value)
+
+        block = jax.lax.fori_loop(0, _ceil_divide(m, columns), add_tile, start)
+        return jax.lax.dynamic_update_slice_in_dim(out, block, row, 0)
+
+    return jax.lax.fori_loop(0, _ceil_divide(n, rows), one_block, out)[:n]
+
+
+def _logsumexp_rows_forward(
+    how: tuple[Form, int], queries: Array, keys: Array
+) -> tuple[Array, Array]:
+    form, block_size = how
+    n, m = queries.shape[0], keys.shape[0]
+    rows, columns = tile_size(n, m, block_size)
+    key_blocks = _blocks(keys, columns, form)
+    counts = _blocks(jnp.ones((m, 1), keys.dtype), columns)
+
+    def one_block(query: Array) -> tuple[Array, Array]:
+        def add_tile(
+            carry: tuple[Array, Array], tile: tuple[Array, Array]
+        ) -> tuple[tuple[Array, Array], None]:
+            largest, total = carry
+            key, count = tile
+            logits = exponents(form, query, key)
+            logits = jnp.where(count[:, 0][None, :] > 0, logits, MASKED)
+            new = jnp.maximum(largest, logits.max(axis=1))
+            scaled = total * jnp.exp(largest - new)
+            return (new, scaled + jnp.exp(logits - new[:, None]).sum(axis=1)), None
+
+        start = (
+            jnp.full((rows,), MASKED, keys.dtype),
+            jnp.zeros((rows,), keys.dtype),
+        )
+        largest, total = jax.lax.scan(add_tile, start, (key_blocks, counts))[0]
+        return largest, jnp.log(total)
+
+    parts = jax.lax.map(one_block, _blocks(queries, rows, form))
+    largest, rest = (part.reshape(-1)[:n] for part in parts)
+    return largest, rest
+
+
+def _powered(x: Array, power: float) -> Array:
+    return x if power == 1.0 else power * x
+
+
+def _blocks(
+    x: Float[Array, "n e"], size: Size, form: Form | None = None
+) -> Float[Array, "b size e"]:
+    """Rows in blocks of `size`, the last one padded: with zeros, or out of the law."""
+    number = _ceil_divide(x.shape[0], size)
+    n = number * size
+    if form is not None:
+        x = padded(form, x, n)
+    elif n != x.shape[0]:
+        x = jnp.pad(x, ((0, n - x.shape[0]), (0, 0)))
+    return x.reshape(number, size, x.shape[1])
+
+
+def _ceil_divide(a: Size, b: Size) -> Size:
+    return -(-a // b)

@@ -1,0 +1,11 @@
+"""Exact nearest neighbours of float32 and float64 points, whatever their scale.
+
+`_layout` looks at the points, `_scoring` and `_pruning` find candidates by tiles, each
+with a bound on what its rounding may hide, and `_ranking` settles what is in doubt.
+`_search` leads through these stages; inside a trace `_differences` does it alone.
+"""
+
+from contexture_jax.kernels.neighbors._ranking import in_balls
+from contexture_jax.kernels.neighbors._search import nearest_neighbors
+
+__all__ = ["in_balls", "nearest_neighbors"]
