@@ -15,7 +15,7 @@ Front doors:
 Contexts, in `cx.contexts`:
     tables        joint, conditional, markov, pairs, labels, graph
     features      knn, neighbors, rbf, attention, teacher
-    laws of A     gaussian_noise, erasure, coordinate_mask, block_mask, chain,
+    laws of A     gaussian_noise, erasure, coordinate_mask, block_mask, compose,
                   crop, shift, flip, cutout, scarf, corruption, cutmix, masked_tokens,
                   same_class, time_lag, next_token
     of one's own  subclasses of Context or SamplingContext; check_density tries them

@@ -107,21 +107,21 @@ OPERATORS: dict[str, Callable[[Any], cx.AssociationOperator]] = {
         CONTEXTS["rbf"](dtype), block_size=4
     ),
     "adjoint": lambda dtype: cx.operators.adjoint(operator("joint with zeros", dtype)),
-    "product": lambda dtype: cx.operators.product(
-        [operator("adjoint", dtype), operator("joint with zeros", dtype)]
+    "product": lambda dtype: cx.operators.compose(
+        operator("adjoint", dtype), operator("joint with zeros", dtype)
     ),
-    "power": lambda dtype: cx.operators.product([operator("lazy graph", dtype)] * 3),
-    "weighted sum": lambda dtype: cx.operators.weighted_sum(
+    "power": lambda dtype: cx.operators.compose(*[operator("lazy graph", dtype)] * 3),
+    "weighted sum": lambda dtype: cx.operators.mixture(
         [operator("lazy graph", dtype), operator("graph", dtype)], _weights(dtype)
     ),
-    "weighted sum of different marginals": lambda dtype: cx.operators.weighted_sum(
+    "weighted sum of different marginals": lambda dtype: cx.operators.mixture(
         [operator("joint", dtype), operator("joint with zeros", dtype)],
         _weights(dtype),
     ),
-    "stack": lambda dtype: cx.operators.stack(
+    "stack": lambda dtype: cx.operators.convex_combination(
         [operator("knn", dtype), operator("rbf", dtype)], _weights(dtype)
     ),
-    "stack of different marginals": lambda dtype: cx.operators.stack(
+    "stack of different marginals": lambda dtype: cx.operators.convex_combination(
         [operator(name, dtype) for name in ("joint", "joint with zeros", "attention")],
         jnp.asarray([1, 2, 3], dtype),
     ),

@@ -34,12 +34,12 @@ from contexture_jax.contexts._sampling import (
 
 __all__ = [
     "BlockMask",
-    "Chain",
+    "Composed",
     "CoordinateMask",
     "Erasure",
     "GaussianNoise",
     "block_mask",
-    "chain",
+    "compose",
     "coordinate_mask",
     "erasure",
     "gaussian_noise",
@@ -230,7 +230,7 @@ def block_mask(size: int, *, fill: float | int = 0.0) -> BlockMask:
 
 
 @pytree_dataclass
-class Chain(Context):
+class Composed(Context):
     """One law after the other, each at what the one before drew; no density.
 
     Attributes:
@@ -248,7 +248,7 @@ class Chain(Context):
         return drawn
 
 
-def chain(*contexts: Context) -> Chain:
+def compose(*contexts: Context) -> Composed:
     """The context that draws from each of `contexts` in turn, as crop then flip.
 
     Its operator is the product of theirs (theory.md §4.6).
@@ -257,18 +257,18 @@ def chain(*contexts: Context) -> Chain:
         TypeError: if one does not draw row by row, or there is none.
     """
     if not contexts:
-        msg = "chain needs at least one context; got none"
+        msg = "compose needs at least one context; got none"
         raise TypeError(msg)
     for place, context in enumerate(contexts):
-        is_one = isinstance(context, (SamplingContext, Chain))
+        is_one = isinstance(context, (SamplingContext, Composed))
         if not is_one or "sample" not in context.capabilities or not _by_row(context):
             msg = (
-                "chain takes contexts that draw row by row, as crop or erasure, with"
+                "compose takes contexts that draw row by row, as crop or erasure, with"
                 " `sample(key, x, *, row_offset)`; got"
                 f" {type(context).__name__} at position {place}"
             )
             raise TypeError(msg)
-    return Chain(contexts)
+    return Composed(contexts)
 
 
 def _by_row(context: Context) -> bool:

@@ -1,4 +1,4 @@
-"""Operators made of operators: adjoint, product, weighted sum, stack (theory.md §4)."""
+"""Operators made of operators, named as contexts are mixed (theory.md §4)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from contexture_jax.operators._base import AssociationOperator, Cost, check_oper
 
 __all__ = [
     "AdjointOperator",
-    "ProductOperator",
-    "StackedOperator",
-    "WeightedSumOperator",
+    "ComposedOperator",
+    "ConvexCombinationOperator",
+    "MixtureOperator",
     "adjoint",
-    "product",
-    "stack",
-    "weighted_sum",
+    "compose",
+    "convex_combination",
+    "mixture",
 ]
 
 
@@ -67,8 +67,8 @@ class AdjointOperator(AssociationOperator):
 
 
 @pytree_dataclass
-class ProductOperator(AssociationOperator):
-    """T₁ T₂ …: a chain X → A₁ → A₂ → …, the convolution of contexts.
+class ComposedOperator(AssociationOperator):
+    """The chain T₁ T₂ …: X → A₁ → A₂ → ….
 
     Attributes:
         operators: T₁, T₂, …; the A of each is the X of the next.
@@ -99,7 +99,7 @@ class ProductOperator(AssociationOperator):
 
 
 @pytree_dataclass
-class WeightedSumOperator(AssociationOperator):
+class MixtureOperator(AssociationOperator):
     """Mixture with a hidden index: P⁺ = Σ_j w_j P_j⁺ on common spaces.
 
     (T g)(x) = Σ_j w_j (p_j(x) / p(x)) (T_j g)(x), which is Σ_j w_j T_j where all P_X
@@ -141,7 +141,7 @@ class WeightedSumOperator(AssociationOperator):
 
 
 @pytree_dataclass
-class StackedOperator(AssociationOperator):
+class ConvexCombinationOperator(AssociationOperator):
     """Mixture with a visible index: A = (J, A_J), P(J = j) = w_j.
 
     (T g)(x) = Σ_j w_j (p_j(x) / p(x)) (T_j g_j)(x), so that T T* = Σ_j w_j T_j T_j*
@@ -188,7 +188,7 @@ def adjoint(operator: AssociationOperator) -> AssociationOperator:
     return AdjointOperator(operator, operator.p_a, operator.p_x)
 
 
-def product(operators: Sequence[AssociationOperator]) -> ProductOperator:
+def compose(*operators: AssociationOperator) -> ComposedOperator:
     """The chain T₁ T₂ …: X → A₁ → A₂ → …; P_X and the last P_A are kept.
 
     Raises:
@@ -211,19 +211,19 @@ def product(operators: Sequence[AssociationOperator]) -> ProductOperator:
                     " variation (×2), so the chain is no joint law with these marginals"
                 )
                 raise ValueError(msg)
-    return ProductOperator(
-        chain, chain[0].p_x, chain[-1].p_a, fingerprint=_mark("chain", chain)
+    return ComposedOperator(
+        chain, chain[0].p_x, chain[-1].p_a, fingerprint=_mark("compose", chain)
     )
 
 
-def weighted_sum(
-    operators: Sequence[AssociationOperator], weights: ArrayLike
-) -> WeightedSumOperator:
+def mixture(
+    operators: Sequence[AssociationOperator], weights: ArrayLike | None = None
+) -> MixtureOperator:
     """The mixture of joint laws with a hidden index.
 
     Args:
         operators: T_j, all of one shape.
-        weights: w_j, shape (j,), non-negative; normalised.
+        weights: w_j, shape (j,), non-negative; normalised. Equal by default.
 
     Raises:
         ValueError: if shapes differ, or a weight is negative or not finite.
@@ -236,20 +236,20 @@ def weighted_sum(
     w = _as_weights(weights, terms)
     p_x = sum(w[j] * op.p_x for j, op in enumerate(terms))
     p_a = sum(w[j] * op.p_a for j, op in enumerate(terms))
-    mark = _mark("weighted sum", terms, w)
-    return WeightedSumOperator(
+    mark = _mark("mixture", terms, w)
+    return MixtureOperator(
         terms, w, jnp.asarray(p_x), jnp.asarray(p_a), fingerprint=mark
     )
 
 
-def stack(
-    operators: Sequence[AssociationOperator], weights: ArrayLike
-) -> StackedOperator:
+def convex_combination(
+    operators: Sequence[AssociationOperator], weights: ArrayLike | None = None
+) -> ConvexCombinationOperator:
     """The mixture of contexts with a visible index, A = (J, A_J).
 
     Args:
         operators: T_j, all with the same number of inputs.
-        weights: w_j, shape (j,), non-negative; normalised.
+        weights: w_j, shape (j,), non-negative; normalised. Equal by default.
 
     Raises:
         ValueError: if numbers of inputs differ, or a weight is negative or not finite.
@@ -262,9 +262,8 @@ def stack(
     w = _as_weights(weights, terms)
     p_x = sum(w[j] * op.p_x for j, op in enumerate(terms))
     p_a = jnp.concatenate([w[j] * op.p_a for j, op in enumerate(terms)])
-    return StackedOperator(
-        terms, w, jnp.asarray(p_x), p_a, fingerprint=_mark("stack", terms, w)
-    )
+    mark = _mark("convex combination", terms, w)
+    return ConvexCombinationOperator(terms, w, jnp.asarray(p_x), p_a, fingerprint=mark)
 
 
 def _as_tuple(operators: Any) -> tuple[AssociationOperator, ...]:
@@ -290,8 +289,9 @@ def _mark(
 
 
 def _as_weights(
-    weights: ArrayLike, terms: tuple[AssociationOperator, ...]
+    weights: ArrayLike | None, terms: tuple[AssociationOperator, ...]
 ) -> Float[Array, " j"]:
+    weights = np.ones(len(terms)) if weights is None else weights
     return as_law(weights, "weights", len(terms), terms[0].dtype)
 
 

@@ -11,9 +11,9 @@ what a context has. `FAMILIES` holds a small instance of each.
 from contexture_jax.zoo._base import AnalyticContext, Clusters
 from contexture_jax.zoo._circle import circle, circle_heat, circle_shift
 from contexture_jax.zoo._combinations import (
-    product,
+    convex_combination,
     self_convolution,
-    visible_mixture,
+    tensor_product,
     walk_power,
 )
 from contexture_jax.zoo._dirichlet import (
@@ -66,6 +66,7 @@ __all__ = [
     "circle_shift",
     "complete_bipartite",
     "complete_graph",
+    "convex_combination",
     "cyclic",
     "deterministic_labels",
     "dirichlet_multinomial",
@@ -84,16 +85,15 @@ __all__ = [
     "multivariate_gaussian",
     "nested",
     "poisson_thinning",
-    "product",
     "product_erasure",
     "scarf",
     "self_convolution",
     "sphere_heat",
     "staff_smoking",
+    "tensor_product",
     "three_state_chain",
     "torus_walk",
     "tree",
-    "visible_mixture",
     "von_mises_fisher",
     "walk_power",
     "zonal",

@@ -30,7 +30,7 @@ from contexture_jax.zoo._base import (
 )
 from contexture_jax.zoo._checks import check_law
 
-__all__ = ["product", "self_convolution", "visible_mixture", "walk_power"]
+__all__ = ["convex_combination", "self_convolution", "tensor_product", "walk_power"]
 
 
 def _multiply(first: Clusters, second: Clusters, k: int) -> Clusters:
@@ -313,7 +313,7 @@ class _Walk(AnalyticContext):
         )
 
 
-def product(contexts: Sequence[AnalyticContext]) -> AnalyticContext:
+def tensor_product(contexts: Sequence[AnalyticContext]) -> AnalyticContext:
     """Independent contexts side by side: X = (X_1, …, X_r), A = (A_1, …, A_r).
 
     Singular values are all products of one value of each factor, trivial ones
@@ -331,7 +331,7 @@ def product(contexts: Sequence[AnalyticContext]) -> AnalyticContext:
     return _Product(_check_contexts(contexts, AnalyticContext))
 
 
-def visible_mixture(
+def convex_combination(
     contexts: Sequence[AnalyticContext], weights: ArrayLike
 ) -> AnalyticContext:
     """A = (J, A_J): one of several contexts of the same X, and which one is seen.

@@ -9,9 +9,9 @@ import numpy as np
 from contexture_jax.zoo._base import AnalyticContext
 from contexture_jax.zoo._circle import circle, circle_heat, circle_shift
 from contexture_jax.zoo._combinations import (
-    product,
+    convex_combination,
     self_convolution,
-    visible_mixture,
+    tensor_product,
     walk_power,
 )
 from contexture_jax.zoo._dirichlet import (
@@ -98,7 +98,7 @@ FAMILIES: dict[str, Callable[[], AnalyticContext]] = {
         (0.1, 0.2, 0.1, 0.2, 0.1, 0.3), _PARTITIONS, (0.2, 0.3, 0.5)
     ),
     "poisson_thinning": lambda: poisson_thinning(3.0, 0.4),
-    "product": lambda: product(
+    "tensor_product": lambda: tensor_product(
         [cyclic(_STEPS), krawtchouk(4, 0.2), identity((0.4, 0.6))]
     ),
     "product_erasure": lambda: product_erasure(_LAWS, (0.2, 0.4, 0.7)),
@@ -110,7 +110,7 @@ FAMILIES: dict[str, Callable[[], AnalyticContext]] = {
     "three_state_chain": three_state_chain,
     "torus_walk": lambda: torus_walk(5, 2),
     "tree": lambda: tree(2, (0.1, 0.2, 0.3, 0.15, 0.25)),
-    "visible_mixture": lambda: visible_mixture(
+    "convex_combination": lambda: convex_combination(
         [gaussian(0.5), gaussian(-0.8)], (0.3, 0.7)
     ),
     "von_mises_fisher": lambda: von_mises_fisher(3, 2.0),

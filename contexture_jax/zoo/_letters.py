@@ -32,7 +32,7 @@ from contexture_jax.zoo._checks import (
     check_fraction,
     check_law,
 )
-from contexture_jax.zoo._combinations import product
+from contexture_jax.zoo._combinations import tensor_product
 
 __all__ = [
     "binary_symmetric",
@@ -376,7 +376,7 @@ def product_erasure(
         rates: one probability in [0, 1] for each coordinate, or one for all.
     """
     laws, fractions = _coordinates(marginals, rates)
-    return product([_Erased(p, c) for p, c in zip(laws, fractions, strict=True)])
+    return tensor_product([_Erased(p, c) for p, c in zip(laws, fractions, strict=True)])
 
 
 def scarf(
@@ -395,7 +395,9 @@ def scarf(
         rates: one probability in [0, 1] for each coordinate, or one for all.
     """
     laws, fractions = _coordinates(marginals, rates)
-    return product([_Resampled(p, c) for p, c in zip(laws, fractions, strict=True)])
+    return tensor_product(
+        [_Resampled(p, c) for p, c in zip(laws, fractions, strict=True)]
+    )
 
 
 def _coordinates(

@@ -32,7 +32,7 @@ from contexture_jax.zoo._checks import (
     check_parameter,
     check_positive,
 )
-from contexture_jax.zoo._combinations import product
+from contexture_jax.zoo._combinations import tensor_product
 from contexture_jax.zoo._quadrature import (
     binomial_masses,
     gauss_rule,
@@ -394,7 +394,7 @@ def multivariate_gaussian(
     if rho.ndim != 1 or rho.size == 0:
         msg = f"correlations must be a vector of at least one; got shape {rho.shape}"
         raise ValueError(msg)
-    return product([gaussian(value, num_points=num_points) for value in rho])
+    return tensor_product([gaussian(value, num_points=num_points) for value in rho])
 
 
 def poisson_thinning(mean: ArrayLike, keep: ArrayLike) -> AnalyticContext:

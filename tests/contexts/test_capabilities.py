@@ -99,13 +99,13 @@ def test_a_context_has_what_its_class_gives_and_says_so(cls, names):
         np.testing.assert_allclose(op.p_a, 1 / 20, rtol=tol(op.dtype))
     is_sampling = isinstance(context, C.SamplingContext)
     if not (is_sampling and "sample" in names):
-        with pytest.raises(TypeError, match="chain takes contexts that draw"):
-            C.chain(context)
+        with pytest.raises(TypeError, match="compose takes contexts that draw"):
+            C.compose(context)
 
 
 def test_a_chain_tells_each_of_its_contexts_where_rows_start():
     with pytest.raises(TypeError, match=r"row_offset\)`; got Offsetless at position 1"):
-        C.chain(Draws(), Offsetless())
+        C.compose(Draws(), Offsetless())
 
 
 def test_scores_are_what_a_softmax_context_is_made_of():

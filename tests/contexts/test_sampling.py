@@ -24,7 +24,7 @@ def sample(context, key, x, row_offset):
 
 @pytest.mark.slow
 def test_parts_of_a_batch_draw_what_a_chain_draws_in_all():
-    context = C.chain(C.shift(1), C.flip(), C.gaussian_noise(0.1))
+    context = C.compose(C.shift(1), C.flip(), C.gaussian_noise(0.1))
     whole = sample(context, KEY, IMAGES, 0)
     rolled = jnp.roll(IMAGES, 4, axis=0)
     np.testing.assert_array_equal(sample(context, KEY, rolled, 4)[:4], whole[4:])
@@ -161,10 +161,10 @@ def test_every_window_of_the_image_is_equally_likely():
 
 
 def test_a_chain_applies_its_parts_in_turn_and_has_no_density():
-    context = C.chain(C.erasure(1.0, fill=3.0), C.gaussian_noise(1e-3))
+    context = C.compose(C.erasure(1.0, fill=3.0), C.gaussian_noise(1e-3))
     samples = sample(context, KEY, VECTORS, 0)
     assert abs(samples - 3).max() < 0.01
-    with pytest.raises(cx.CapabilityError, match="Chain context has no `log_density`"):
+    with pytest.raises(cx.CapabilityError, match="Composed context has no"):
         context.log_density(samples, VECTORS)
 
 
@@ -235,8 +235,8 @@ BAD = [
         ValueError,
         "between 0 and 1; got 1 to 2",
     ),
-    (lambda: C.chain(), TypeError, "at least one context"),
-    (lambda: C.chain(C.labels([0])), TypeError, "got Labels at position 0"),
+    (lambda: C.compose(), TypeError, "at least one context"),
+    (lambda: C.compose(C.labels([0])), TypeError, "got Labels at position 0"),
     (
         lambda: C.erasure(0.5).log_density(VECTORS, VECTORS[:2]),
         ValueError,

@@ -29,7 +29,7 @@ RESOLVED = {
     "poisson_thinning": 10,
     "self_convolution": 10,
     "sphere_heat": 150,
-    "visible_mixture": 15,
+    "convex_combination": 15,
     "von_mises_fisher": 80,
     "von_mises_fisher_on_the_circle": 12,
     "zonal": 15,
@@ -193,7 +193,7 @@ def test_product_spectrum_is_that_of_all_products():
     lists = [np.asarray(c.spectrum(60)) for c in contexts]
     expected = all_products(*lists)[:300]
     np.testing.assert_allclose(
-        zoo.product(contexts).spectrum(300), expected, rtol=1e-12
+        zoo.tensor_product(contexts).spectrum(300), expected, rtol=1e-12
     )
 
 
@@ -320,7 +320,7 @@ def test_visible_mixture_adds_index_by_index_and_not_rank_by_rank():
     steps[0, [0, 1]] = 0.5, 0.5
     steps[1, [0, 6]] = 0.3, 0.7
     walks = [zoo.cyclic(law) for law in steps]
-    mixed = zoo.visible_mixture(walks, [0.25, 0.75])
+    mixed = zoo.convex_combination(walks, [0.25, 0.75])
     joint = np.hstack([0.25 * walks[0].table(), 0.75 * walks[1].table()])
     np.testing.assert_allclose(mixed.table(), joint, atol=1e-15)
     np.testing.assert_allclose(mixed.spectrum(11), svd_values(joint), atol=1e-12)
@@ -340,7 +340,7 @@ def test_visible_mixture_adds_index_by_index_and_not_rank_by_rank():
     ],
 )
 def test_visible_mixture_of_families_of_unequal_length_has_their_functions(contexts):
-    mixed = zoo.visible_mixture(contexts, [0.4, 0.6])
+    mixed = zoo.convex_combination(contexts, [0.4, 0.6])
     joint, k = np.asarray(mixed.table()), 10
     rows, columns = joint.sum(axis=1), joint.sum(axis=0)
     left, right = (
@@ -486,11 +486,11 @@ REFUSED = {
     "must split cells": lambda: zoo.nested(
         [0.2] * 5, [[0, 0, 0, 1, 1], [0, 0, 1, 1, 1]], [0.0, 0.5, 0.5]
     ),
-    "at least one context": lambda: zoo.product([]),
-    "must share their left singular functions": lambda: zoo.visible_mixture(
+    "at least one context": lambda: zoo.tensor_product([]),
+    "must share their left singular functions": lambda: zoo.convex_combination(
         [zoo.gaussian(0.1), zoo.circle_heat(1.0)], [0.5, 0.5]
     ),
-    "with indexed functions; got _Tabled": lambda: zoo.visible_mixture(
+    "with indexed functions; got _Tabled": lambda: zoo.convex_combination(
         [zoo.staff_smoking()], [1.0]
     ),
     "k must be at least 0; got -1": lambda: zoo.gaussian(0.5).spectrum(-1),
@@ -519,11 +519,11 @@ def test_high_dimensional_contexts_have_no_table_and_say_so():
     with pytest.raises(CapabilityError, match="has no `table`; it has: spectrum"):
         context.table()
     with pytest.raises(CapabilityError, match="has no `table`"):
-        zoo.product([context, zoo.gaussian(0.5)]).table()
+        zoo.tensor_product([context, zoo.gaussian(0.5)]).table()
 
 
 def test_a_product_with_vector_inputs_has_a_table_and_no_points():
-    context = zoo.product([zoo.erasure(2, 0.2), zoo.krawtchouk(2, 0.1)])
+    context = zoo.tensor_product([zoo.erasure(2, 0.2), zoo.krawtchouk(2, 0.1)])
     assert {"table", "left_functions"} <= set(context.capabilities)
     assert not {"inputs", "sample", "log_density"} & set(context.capabilities)
     assert context.table().shape == (12, 27)

@@ -125,9 +125,9 @@ def test_an_operator_of_the_user_with_maps_of_its_own_is_called_as_it_is():
     matrix = np.full((4, 4), 0.25, DTYPE)
     op = Squares(matrix)
     g = np.arange(8.0).reshape(4, 2)
-    for whole in (op, cx.operators.adjoint(op), cx.operators.product([op, op])):
+    for whole in (op, cx.operators.adjoint(op), cx.operators.compose(op, op)):
         np.testing.assert_allclose(whole.matmat(g), matrix @ g, rtol=tol(DTYPE))
-    both = cx.operators.weighted_sum([op, cx.operators.adjoint(op)], [1, 1])
+    both = cx.operators.mixture([op, cx.operators.adjoint(op)], [1, 1])
     np.testing.assert_allclose(both.rmatmat(g), matrix @ g, rtol=tol(DTYPE))
 
 
@@ -282,9 +282,9 @@ def test_what_a_public_function_cannot_take_is_named(ask, error, message):
     ("function", "arguments", "message"),
     [
         (cx.operators.adjoint, (None,), "operator must be an operator.*got NoneType"),
-        (cx.operators.product, (3,), "operators must be a list of operators; got int"),
+        (cx.operators.compose, (3,), r"operators\[0\] must be an operator.*got int"),
         (
-            cx.operators.stack,
+            cx.operators.convex_combination,
             ([3], [1]),
             r"operators\[0\] must be an operator",
         ),

@@ -175,7 +175,7 @@ def test_options_that_do_not_fit_are_refused(options, error, message, key):
 
 
 def test_a_context_without_a_density_is_refused(key):
-    context = C.chain(C.flip())
+    context = C.compose(C.flip())
     x = jnp.zeros((2, 2, 2, 1))
     with pytest.raises(cx.CapabilityError, match="has no `log_density`"):
         cx.association_operator(context, x=x, num_samples=10, key=key)

@@ -130,9 +130,9 @@ def test_the_squared_norm_is_that_of_the_symmetrised_matrix(name):
         assert isinstance(
             op,
             (
-                cx.operators.ProductOperator,
-                cx.operators.StackedOperator,
-                cx.operators.WeightedSumOperator,
+                cx.operators.ComposedOperator,
+                cx.operators.ConvexCombinationOperator,
+                cx.operators.MixtureOperator,
             ),
         )
     else:
@@ -183,7 +183,7 @@ def test_composition_is_composition_of_matrices():
 def test_a_stack_mixes_dual_kernels_and_a_sum_mixes_operators():
     get = functools.partial(operator, dtype=DTYPES[-1])
     one, two = get("knn"), get("rbf")
-    both = cx.operators.stack([one, two], [0.3, 0.7])
+    both = cx.operators.convex_combination([one, two], [0.3, 0.7])
 
     def gram(op):  # T T* as a matrix
         return np.asarray(op.matmat(op.rmatmat(jnp.eye(op.shape[0], dtype=op.dtype))))
@@ -191,7 +191,7 @@ def test_a_stack_mixes_dual_kernels_and_a_sum_mixes_operators():
     np.testing.assert_allclose(
         gram(both), 0.3 * gram(one) + 0.7 * gram(two), atol=tol(DTYPES[-1], size=20)
     )
-    mixed = cx.operators.weighted_sum([one, two], [3, 7])
+    mixed = cx.operators.mixture([one, two], [3, 7])
     np.testing.assert_allclose(
         mixed.as_matrix(),
         0.3 * one.as_matrix() + 0.7 * two.as_matrix(),
@@ -219,17 +219,17 @@ def test_heavy_rows_are_cut_into_pieces():
 def test_bad_compositions_are_refused():
     get = functools.partial(operator, dtype=DTYPES[-1])
     with pytest.raises(ValueError, match=r"must be the X of operator 1.*got 9 and 14"):
-        cx.operators.product([get("joint"), get("knn")])
+        cx.operators.compose(get("joint"), get("knn"))
     with pytest.raises(ValueError, match="law of A in operator 0 must be the law of X"):
-        cx.operators.product([get("knn"), get("knn")])
+        cx.operators.compose(get("knn"), get("knn"))
     with pytest.raises(ValueError, match="operators must have one shape"):
-        cx.operators.weighted_sum([get("joint"), get("knn")], [1, 1])
+        cx.operators.mixture([get("joint"), get("knn")], [1, 1])
     with pytest.raises(ValueError, match="one number of inputs"):
-        cx.operators.stack([get("joint"), get("graph")], [1, 1])
+        cx.operators.convex_combination([get("joint"), get("graph")], [1, 1])
     with pytest.raises(ValueError, match="weights must be finite and non-negative"):
-        cx.operators.stack([get("joint"), get("joint")], [1, -1])
+        cx.operators.convex_combination([get("joint"), get("joint")], [1, -1])
     with pytest.raises(ValueError, match="at least one operator"):
-        cx.operators.product([])
+        cx.operators.compose()
 
 
 def test_bad_requests_are_refused():

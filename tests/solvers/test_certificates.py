@@ -309,7 +309,8 @@ def twice():
     """An operator that does not know its norm, and the energies of its spectrum."""
     table = random_table(DTYPES[-1])
     one = cx.operators.dense_operator(jnp.asarray(table))
-    return cx.operators.stack([one, one], [0.5, 0.5]), dense_triples(table)[1] ** 2
+    both = cx.operators.convex_combination([one, one])
+    return both, dense_triples(table)[1] ** 2
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def test_new_points_follow_the_formula():
 @pytest.mark.slow
 def test_functions_of_value_zero_come_back_as_zero():
     context = CASES["labels"][0]
-    op = cx.operators.stack([cx.association_operator(context)] * 2, [0.5, 0.5])
+    op = cx.operators.convex_combination([cx.association_operator(context)] * 2)
     result, _ = cx.svd(op, 4, key=KEY)
     half = result._replace(right=result.right[:3])
     extended = np.asarray(cx.extend(half, context, CLASSES))

@@ -136,7 +136,7 @@ def test_functions_extend_to_new_points_of_their_own_context_only(solved):
 @pytest.mark.slow
 def test_a_part_of_a_mixture_is_another_context():
     parts = [cx.association_operator(RBF)] * 2
-    result, _ = cx.svd(cx.operators.weighted_sum(parts, [0.9, 0.1]), 2, key=KEY)
+    result, _ = cx.svd(cx.operators.mixture(parts, [0.9, 0.1]), 2, key=KEY)
     with pytest.raises(ValueError, match="context must be the one of the result"):
         cx.extend(result, RBF, POINTS[:2])
 

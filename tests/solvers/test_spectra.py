@@ -225,7 +225,7 @@ def test_composed_operators_give_the_closed_form(method, dtype):
     with jax.enable_x64(True):
         expected = np.asarray(zoo.FAMILIES["lazy_ring"]().spectrum(6)) ** 3
     result, info = cx.svd(
-        cx.operators.product([step] * 3), 6, key=KEY, method=method, num_oversamples=5
+        cx.operators.compose(*[step] * 3), 6, key=KEY, method=method, num_oversamples=5
     )
     np.testing.assert_allclose(result.singular_values, expected, atol=promised(dtype))
     assert info.tail_error > 0  # no closed form: a trace estimate, with its error

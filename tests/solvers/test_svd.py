@@ -69,7 +69,7 @@ def test_energies_are_exact_where_the_storage_knows_its_norm(op, table, method):
 
 @pytest.mark.slow
 def test_energies_are_estimated_with_an_error_elsewhere(op):
-    both = cx.operators.stack([op, op], [0.5, 0.5])
+    both = cx.operators.convex_combination([op, op], [0.5, 0.5])
     _, exact = cx.svd(op, 2, key=KEY)
     _, info = cx.svd(both, 2, key=KEY)
     assert info.tail_error > 0
@@ -174,7 +174,7 @@ def test_auto_says_what_it_chose_and_why(op, large):
 def test_labels_have_ones_then_zeros_and_no_nan(method, rank):
     """More triples than the rank: the rest is 0, and orthonormal all the same."""
     labels = cx.contexts.labels(np.array([0, 0, 2, 2, 2, 7] * 3))
-    op = cx.operators.stack([cx.association_operator(labels)] * 2, [0.5, 0.5])
+    op = cx.operators.convex_combination([cx.association_operator(labels)] * 2)
     result, info = cx.svd(op, rank, key=KEY, method=method)
     expected = [1, 1, 0, 0][:rank]
     atol = tol(op.dtype, factor=100)
