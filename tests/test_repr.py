@@ -1,5 +1,6 @@
 """What is printed of operators, contexts and results fits on a few lines."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -25,7 +26,11 @@ def objects():
     result = cx.solvers.SVDResult(s, block, block)
     nothing: Any = None
     info = cx.solvers.SolveInfo(
-        s, s, s, s[0], s[0], s[0], s[0], cx.solvers.Status.MAX_PASSES, "exact", "so"
+        *[jnp.asarray(v) for v in (s, s, s, *[s[0]] * 4)],
+        jnp.asarray(1),
+        None,
+        "exact",
+        "so",
     )
     bounds = cx.solvers.Bounds(s, s[0], s, s)
     certificate = cx.solvers.Certificate(s, bounds, bounds, s, s[0], s[0], s[0])
@@ -54,7 +59,7 @@ def objects():
         ),
         "shapes": jax.eval_shape(lambda: op),
         "keys": noise.__class__(jax.random.split(jax.random.key(0), 3)),
-        "words": info._replace(reason="long " * 99),
+        "words": dataclasses.replace(info, reason="long " * 99),
     }
 
 
@@ -87,7 +92,7 @@ def test_a_tracer_a_tree_and_a_deleted_array_print_too(objects):
     info = objects["info"]
     gone = jnp.ones(3, np.float32)
     gone.delete()
-    assert "residuals=float32[3]," in repr(info._replace(residuals=gone))
+    assert "residuals=float32[3]," in repr(dataclasses.replace(info, residuals=gone))
 
 
 def test_what_an_argument_is_instead_is_told_in_a_few_words(objects):

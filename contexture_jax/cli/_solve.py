@@ -160,7 +160,7 @@ def solve(
         tol=tol,
         max_passes=max_passes,
     )
-    status = cx.Status(info.status)
+    status = info.status
     # With random probes of what was not found: where the tail is heavy, bounds from its
     # energy alone say nothing.
     certificate = cx.solvers.certify(result, info, op, key=jax.random.key(seed + 1))

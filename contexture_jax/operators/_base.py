@@ -89,6 +89,20 @@ class AssociationOperator:
         """The floating dtype of products."""
         return self.p_x.dtype
 
+    @property
+    def T(self) -> AssociationOperator:
+        """T* as an operator, from L²(P_X) to L²(P_A); no transposed matrix."""
+        from contexture_jax.operators._composed import adjoint
+
+        return adjoint(self)
+
+    def __matmul__(self, g: ArrayLike) -> Float[Array, "n r"] | Float[Array, " n"]:
+        """T g of a block, shape (m, r), or of one function, shape (m,), as `matmat`."""
+        g = as_floating(g, "g")
+        if g.ndim == 1:
+            return self.matmat(g[:, None])[:, 0]
+        return self.matmat(g)
+
     def matmat(self, g: ArrayLike) -> Float[Array, "n r"]:
         """T g: the conditional expectations E[g_j(A)|x], one column a function.
 
@@ -100,7 +114,7 @@ class AssociationOperator:
 
         Raises:
             TypeError: if `g` does not hold real numbers, or is a masked array.
-            ValueError: if `g` has another shape; of a vector v, v[:, None] is a block.
+            ValueError: if `g` has another shape; `op @ v` takes a vector v.
         """
         return _product(self, "_matmat", g, "g")
 
@@ -167,7 +181,8 @@ def _as_block(block: Any, num_rows: int, name: str) -> Float[Array, "{num_rows} 
     block = as_floating(block, name)
     if block.ndim != 2 or block.shape[0] != num_rows:
         shape = tuple(block.shape)
-        hint = "; write v[:, None] for a vector v" if shape == (num_rows,) else ""
+        hint = "; v[:, None] is a block, and op @ v takes a vector v"
+        hint = hint if shape == (num_rows,) else ""
         msg = f"{name} must have shape ({num_rows}, r); got shape {shape}{hint}"
         raise ValueError(msg)
     return block

@@ -236,7 +236,9 @@ def certify(
     if op is not None:
         info, lost, missed = _probed(
             result._replace(fingerprint=None),
-            info._replace(status=None, method=None, reason=None, scale=None),
+            dataclasses.replace(
+                info, code=jnp.zeros((), jnp.int32), method=None, reason=None, scale=None
+            ),
             _unmarked(op),
             key,
             measures=measures,
@@ -378,7 +380,8 @@ def _measured(result: SVDResult, info: SolveInfo, op: AssociationOperator) -> So
     squared_norm = op.squared_norm()
     head = jnp.sum(s**2)
     total = head if squared_norm is None else squared_norm - 1.0
-    return info._replace(
+    return dataclasses.replace(
+        info,
         left_residuals=jnp.linalg.norm(a.matmat(v) - u * s, axis=0),
         right_residuals=jnp.linalg.norm(a.rmatmat(u) - v * s, axis=0),
         total_energy=jnp.maximum(total, head),

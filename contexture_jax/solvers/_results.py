@@ -7,9 +7,20 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
+from contexture_jax._core.checks import gathered, is_concrete
 from contexture_jax._core.fingerprint import forgotten
-from contexture_jax._core.types import Array, Float, Inexact, Int, short_repr
+from contexture_jax._core.types import (
+    Array,
+    Float,
+    Inexact,
+    Int,
+    describe,
+    pytree_dataclass,
+    short_repr,
+    static_field,
+)
 
 __all__ = ["SVDResult", "SolveInfo", "Status"]
 
@@ -120,9 +131,9 @@ jax.tree_util.register_pytree_with_keys(
 )
 
 
-@short_repr
-class SolveInfo(NamedTuple):
-    """How a result was computed and how exact it is.
+@pytree_dataclass
+class SolveInfo:
+    """How a result was computed and how exact it is: a tree of arrays.
 
     Attributes:
         residuals: the larger of the two residuals of each triple, shape (rank,).
@@ -134,12 +145,12 @@ class SolveInfo(NamedTuple):
         tail_energy: Σ_{i>rank} s_i² = total energy − Σ_{i≤rank} s_i², shape ().
         tail_error: standard error of the two energies: 0 where they are exact, shape
             ().
-        status: a `Status`; inside a trace its integer code.
-        method: the method that ran; None inside a trace.
-        reason: why `method="auto"` chose it, in words; None inside a trace.
+        code: how the solve ended, as `Status.code`, shape (); `status` in words.
         scale: a bound on the norm of the matrix before deflation, which rounding is
             measured by, shape (): 1 from `svd`; 0 from `truncated_svd`, whose matrices
             have none; None if not known.
+        method: the method that ran.
+        reason: why `method="auto"` chose it, in words.
     """
 
     residuals: Float[Array, " rank"]
@@ -149,7 +160,27 @@ class SolveInfo(NamedTuple):
     total_energy: Float[Array, ""]
     tail_energy: Float[Array, ""]
     tail_error: Float[Array, ""]
-    status: Status | Int[Array, ""]
-    method: str | None = None
-    reason: str | None = None
+    code: Int[Array, ""]
     scale: Float[Array, ""] | None = None
+    method: str | None = static_field(default=None)
+    reason: str | None = static_field(default=None)
+
+    @property
+    def status(self) -> Status | Any:
+        """How the solve ended: a `Status`.
+
+        Of several solves at once, as by `vmap`, an array of them; inside a trace, where
+        it is not known, the code.
+        """
+        if not is_concrete(self.code):
+            return self.code
+        codes = np.asarray(gathered(self.code))
+        words = list(Status)
+        if not codes.ndim:
+            return words[int(codes)]
+        return np.array([words[i] for i in codes.flat], object).reshape(codes.shape)
+
+    def __repr__(self) -> str:
+        """Status and fields in a line or a few."""
+        status = self.status if isinstance(self.code, (jax.Array, np.ndarray)) else None
+        return describe(self, {"status": status})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +69,8 @@ def rescale(
     square = unit * unit
     return result._replace(
         singular_values=unit * result.singular_values
-    ), info._replace(
+    ), dataclasses.replace(
+        info,
         residuals=unit * info.residuals,
         left_residuals=unit * info.left_residuals,
         right_residuals=unit * info.right_residuals,

@@ -216,6 +216,19 @@ def test_heavy_rows_are_cut_into_pieces():
     np.testing.assert_allclose(sparse.rmatmat(f), dense.rmatmat(f), atol=atol)
 
 
+@pytest.mark.parametrize("name", ["joint", "knn"])
+def test_operators_multiply_blocks_and_vectors_and_have_an_adjoint(name):
+    op = operator(name, DTYPES[-1])
+    f, g = blocks(op)
+    np.testing.assert_array_equal(op @ g, op.matmat(g))
+    np.testing.assert_array_equal(op @ g[:, 0], op.matmat(g[:, :1])[:, 0])
+    np.testing.assert_array_equal(op.T @ f, op.rmatmat(f))
+    assert op.T.shape == op.shape[::-1]
+    assert op.T.T is op
+    with pytest.raises(ValueError, match=r"g must have shape"):
+        op @ g[1:, 0]
+
+
 def test_bad_compositions_are_refused():
     get = functools.partial(operator, dtype=DTYPES[-1])
     with pytest.raises(ValueError, match=r"must be the X of operator 1.*got 9 and 14"):

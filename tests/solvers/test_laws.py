@@ -240,4 +240,4 @@ def test_a_value_beyond_rounding_stays_and_the_status_says_so():
     result, info = cx.svd(wrong, 2, key=KEY)
     assert result.singular_values[0] > 1.1
     assert info.status == "above one"
-    assert "joint law" in cx.solvers.Status(info.status).advice
+    assert "joint law" in info.status.advice

@@ -1,5 +1,6 @@
 """The front door: certificates, statuses, breakdowns, refusals."""
 
+import pickle
 import subprocess
 import sys
 
@@ -268,6 +269,22 @@ def test_one_input_or_one_context_value_has_only_the_trivial_value(shape):
         np.testing.assert_allclose(op.as_matrix().sum(axis=1), 1, rtol=tol(DTYPE))
         with pytest.raises(ValueError, match=said):
             cx.svd(op, 1, key=KEY)
+
+
+def test_results_and_infos_are_trees_with_words(op):
+    """Out of `jit` and `vmap`, and through a file."""
+    _, info = jax.jit(lambda op, key: cx.svd(op, 2, key=key))(op, KEY)
+    assert info.status == "converged"
+    assert info.method == "exact"
+    assert "shape" in info.reason or info.reason
+    keys = jax.random.split(KEY, 3)
+    results, infos = jax.vmap(lambda key: cx.svd(op, 2, key=key))(keys)
+    assert results.singular_values.shape == (3, 2)
+    assert list(infos.status) == ["converged"] * 3
+    again = pickle.loads(pickle.dumps(jax.device_get(info)))
+    assert again.status is info.status
+    assert again.reason == info.reason
+    np.testing.assert_array_equal(again.residuals, info.residuals)
 
 
 @pytest.mark.parametrize(
