@@ -90,9 +90,9 @@ def test_a_tracer_a_tree_and_a_deleted_array_print_too(objects):
     assert f"norm2={op.dtype}[]" in seen[0]
     assert "norm2=None" in repr(jax.tree.map(lambda _: None, op))
     info = objects["info"]
-    gone = jnp.ones(3, np.float32)
+    gone = jnp.ones(8, np.float32)
     gone.delete()
-    assert "residuals=float32[3]," in repr(dataclasses.replace(info, residuals=gone))
+    assert "residuals=float32[8]," in repr(dataclasses.replace(info, residuals=gone))
 
 
 def test_what_an_argument_is_instead_is_told_in_a_few_words(objects):

@@ -86,7 +86,7 @@ def monte_carlo_error(
       random signs ε that add up to 0 (theory.md §4.8).
 
     Args:
-        op: from `association_operator(context, x=..., num_samples=..., key=...)`.
+        op: from `monte_carlo_operator(context, x, num_samples, key=...)`.
         rank: how many values, at most min(n, m) − 1. Static.
         key: random key for the signs.
         level: of the band, between 0 and 1.
@@ -104,20 +104,17 @@ def monte_carlo_error(
         >>> import jax
         >>> import contexture_jax as cx
         >>> x = jax.random.normal(jax.random.key(0), (50, 1))
-        >>> op = cx.association_operator(
-        ...     cx.contexts.gaussian_noise(0.75),
-        ...     x=x,
-        ...     num_samples=1000,
-        ...     key=jax.random.key(1),
-        ... )
+        >>> noise = cx.contexts.gaussian_noise(0.75)
+        >>> key = jax.random.key(1)
+        >>> op = cx.operators.monte_carlo_operator(noise, x, 1000, key=key)
         >>> error = cx.evaluation.monte_carlo_error(op, 2, key=jax.random.key(2))
         >>> bool((error.band_lower <= error.singular_values).all())
         True
     """
     if not isinstance(op, (MonteCarloOperator, ShardedMonteCarloOperator)):
         msg = (
-            "op must be a Monte Carlo operator, as from association_operator(context,"
-            f" x=..., num_samples=..., key=...); got {type(op).__name__}"
+            "op must be a Monte Carlo operator, as from monte_carlo_operator(context,"
+            f" x, num_samples, key=...); got {type(op).__name__}"
         )
         raise TypeError(msg)
     check_key(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +19,8 @@ from contexture_jax._core.checks import (
     check_ndim,
     is_concrete,
 )
-from contexture_jax._core.fingerprint import fingerprint
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
-from contexture_jax._core.types import Array, ArrayLike, summary
+from contexture_jax._core.types import Array, summary
 from contexture_jax.contexts import (
     CapabilityError,
     Context,
@@ -38,14 +37,10 @@ from contexture_jax.contexts import (
 )
 from contexture_jax.operators._base import AssociationOperator
 from contexture_jax.operators._composed import adjoint
-from contexture_jax.operators._dense import DenseOperator, table_operator
+from contexture_jax.operators._dense import table_operator
 from contexture_jax.operators._fixed_degree import fixed_degree_operator
 from contexture_jax.operators._kernel import BLOCK_SIZE, kernel_operator
 from contexture_jax.operators._low_rank import LowRankOperator
-from contexture_jax.operators._monte_carlo import (
-    monte_carlo_operator,
-    shard_monte_carlo,
-)
 from contexture_jax.operators._numbered import (
     entries_operator,
     group_operator,
@@ -62,8 +57,6 @@ __all__ = ["association_operator"]
 
 Storage = Literal["dense", "sparse"]
 
-_NUM_BATCHES = 10
-
 # Of a table that a class of the user's own gives: float32 sums of large ones.
 _MASS_TOLERANCE = 1e-3
 
@@ -76,10 +69,6 @@ def association_operator(
     block_size: int | None = None,
     mesh: Mesh | None = None,
     axis: str = "x",
-    x: ArrayLike | None = None,
-    num_samples: int | None = None,
-    num_batches: int | None = None,
-    key: Array | None = None,
 ) -> AssociationOperator:
     """The expectation operator (T g)(x) = E[g(A)|x] of a context (theory.md §1).
 
@@ -104,9 +93,7 @@ def association_operator(
     of one process is an error in all.
 
     A context that is a law of A for any x, with `sample` and `log_density`, has its
-    operator on a sample `x`, by Monte Carlo over `num_samples` draws of A: a dense
-    `MonteCarloOperator`, on one device or over a mesh, whose error
-    `evaluation.monte_carlo_error` tells.
+    operator on a sample of inputs: `monte_carlo_operator`.
 
     Args:
         context: any context with a finite number of inputs and context values.
@@ -117,24 +104,16 @@ def association_operator(
         mesh: devices to cut the rows over; axes of type Explicit, as of
             `jax.make_mesh`, are taken as Auto; None: one device.
         axis: the axis of the mesh that cuts the rows; others repeat the work.
-        x: inputs for a Monte Carlo operator, leading axis n; with them go the next
-            three, and `storage` does not.
-        num_samples: draws of A, a multiple of `num_batches`.
-        num_batches: independent batches that the draws come in; None: 10.
-        key: random key for them.
 
     Returns:
         An operator with the marginals of the context as it is stored.
 
     Raises:
-        CapabilityError: if the context has no table (an infinite family) and no `x` is
-            given; or no `sample` or `log_density` if one is.
-        TypeError: if `context` is not a context, `mesh` no mesh, or of `x`,
-            `num_samples` and `key` only some are given.
+        CapabilityError: if the context has no table (an infinite family).
+        TypeError: if `context` is not a context, or `mesh` no mesh.
         ValueError: if `storage` is unknown, `axis` no axis of the mesh, or an argument
             is given that plays no part: `block_size` without tiles, `axis` without
-            `mesh`, `num_batches` without `x`; if the table of a context of one's own
-            is no table that sums to 1.
+            `mesh`; if the table of a context of one's own is no table that sums to 1.
 
     Warns:
         UserWarning: if each input has one context value, where that can be seen and is
@@ -160,88 +139,66 @@ def association_operator(
     if storage not in (None, "dense", "sparse"):
         msg = f'storage must be None, "dense" or "sparse"; got {summary(storage)}'
         raise ValueError(msg)
-    if mesh is not None:
-        mesh = check_mesh(mesh, axis)
-    block_size = _check_used(context, storage, block_size, mesh, axis, x, num_batches)
-    if x is not None or num_samples is not None or key is not None:
-        if x is None or num_samples is None or key is None or storage is not None:
-            given = {"x": x, "num_samples": num_samples, "key": key}
-            missing = [name for name, value in given.items() if value is None]
-            what = (
-                f"{' and '.join(missing)} missing"
-                if missing
-                else f"storage={storage!r}"
-            )
-            msg = (
-                "x, num_samples and key are given together and without storage; got"
-                f" {what}"
-            )
-            raise TypeError(msg)
-        op = monte_carlo_operator(
-            context,
-            x,
-            num_samples,
-            key=key,
-            num_batches=_NUM_BATCHES if num_batches is None else num_batches,
-        )
-        mark = fingerprint((context, x, op.samples))
-        op = op if mesh is None else shard_monte_carlo(op, mesh, axis)
-    else:
-        _warn_of_point_masses(context)
-        mark = context.fingerprint
-        op = _stored(context, storage, block_size, mesh, axis)
-    return dataclasses.replace(op, fingerprint=mark)
-
-
-def _stored(
-    context: Context,
-    storage: Storage | None,
-    block_size: int,
-    mesh: Mesh | None,
-    axis: str,
-) -> Any:
-    """The operator of the whole of a context."""
-    if storage == "dense":
-        op = table_operator(_table(context))
-        return op if mesh is None else shard_dense(op, mesh, axis)
-    if storage == "sparse" and not isinstance(context, (SparseJoint, TimeLag)):
-        check_concrete(context, "a context to be stored sparse")
-        table = np.asarray(_table(context))
-        rows, columns = np.nonzero(table)
-        entries = (rows, columns, table[rows, columns], table.shape)
-        return entries_operator(*entries, mesh, axis)
-    if mesh is None:
-        return _native(context, block_size=block_size)
-    return _sharded(context, mesh, axis, block_size=block_size)
-
-
-def _check_used(
-    context: Context,
-    storage: Storage | None,
-    block_size: int | None,
-    mesh: Mesh | None,
-    axis: str,
-    x: ArrayLike | None,
-    num_batches: int | None,
-) -> int:
-    """The side of tiles; raise if an argument is given that plays no part."""
     if axis != "x" and mesh is None:
         msg = f"axis goes with a mesh; got axis={summary(axis)} and none"
         raise ValueError(msg)
-    if num_batches is not None and x is None:
-        msg = f"num_batches goes with inputs x=; got num_batches={num_batches} and none"
-        raise ValueError(msg)
+    _warn_of_point_masses(context)
+    mesh = None if mesh is None else check_mesh(mesh, axis)
+    place = _Place(mesh, axis, _side_of_tiles(context, storage, block_size))
+    build = {None: _build, "dense": _build_dense, "sparse": _build_sparse}[storage]
+    return _marked(build(context, place), context.fingerprint)
+
+
+class _Place(NamedTuple):
+    """Where an operator is to lie, and in tiles of what side.
+
+    Attributes:
+        mesh: the devices that its rows are cut over; None: one device.
+        axis: of the mesh.
+        block_size: of contexts kept in tiles.
+    """
+
+    mesh: Mesh | None
+    axis: str
+    block_size: int
+
+
+def _marked(op: Any, mark: Any) -> AssociationOperator:
+    return dataclasses.replace(op, fingerprint=mark)
+
+
+def _side_of_tiles(
+    context: Context, storage: Storage | None, block_size: int | None
+) -> int:
     if block_size is None:
         return BLOCK_SIZE
-    block_size = check_integer(block_size, "block_size", low=1)
-    if x is not None or storage is not None or not isinstance(context, SoftmaxContext):
-        how = " with x=" if x is not None else f" with {storage=}" if storage else ""
+    if storage is not None or not isinstance(context, SoftmaxContext):
+        how = f" with {storage=}" if storage else ""
         msg = (
             "block_size goes with contexts kept in tiles, as rbf and attention; got a"
             f" {type(context).__name__}{how}"
         )
         raise ValueError(msg)
-    return block_size
+    return check_integer(block_size, "block_size", low=1)
+
+
+def _build_dense(context: Context, place: _Place) -> AssociationOperator:
+    return _dense_over(_table(context), place)
+
+
+def _dense_over(table: Array, place: _Place) -> AssociationOperator:
+    op = table_operator(table)
+    return op if place.mesh is None else shard_dense(op, place.mesh, place.axis)
+
+
+def _build_sparse(context: Context, place: _Place) -> AssociationOperator:
+    if isinstance(context, (SparseJoint, TimeLag)):
+        return _build(context, place)
+    check_concrete(context, "a context to be stored sparse")
+    table = np.asarray(_table(context))
+    rows, columns = np.nonzero(table)
+    entries = (rows, columns, table[rows, columns], table.shape)
+    return entries_operator(*entries, place.mesh, place.axis)
 
 
 def _table(context: Context) -> Array:
@@ -280,193 +237,99 @@ def _warn_of_point_masses(context: Context) -> None:
 
 
 @functools.singledispatch
-def _native(context: Any, *, block_size: int) -> AssociationOperator:
+def _build(context: Any, place: _Place) -> AssociationOperator:
     """The storage that fits; a context that only knows its table is kept dense."""
-    del block_size
     try:
-        return table_operator(_table(context))
+        return _build_dense(context, place)
     except CapabilityError as error:
         if not {"sample", "log_density"} <= set(context.capabilities):
             raise
         msg = (
-            f"{error}. With inputs x=, num_samples= and key= its operator on a sample"
-            " can be estimated"
+            f"{error}. On a sample of inputs its operator can be estimated:"
+            " cx.operators.monte_carlo_operator"
         )
         raise CapabilityError(msg) from error
 
 
-@_native.register
-def _(context: DenseJoint, *, block_size: int) -> AssociationOperator:
-    del block_size
-    return table_operator(context.probabilities)
+@_build.register
+def _(context: DenseJoint, place: _Place) -> AssociationOperator:
+    return _dense_over(context.probabilities, place)
 
 
-@_native.register
-def _(context: SparseJoint, *, block_size: int) -> AssociationOperator:
-    del block_size
+@_build.register
+def _(context: SparseJoint, place: _Place) -> AssociationOperator:
     check_concrete(context, "a sparse context")
-    return entries_operator(
-        context.rows, context.columns, context.weights, context.shape
-    )
+    entries = (context.rows, context.columns, context.weights, context.shape)
+    return entries_operator(*entries, place.mesh, place.axis)
 
 
-@_native.register
-def _(context: Labels, *, block_size: int) -> AssociationOperator:
-    del block_size
+@_build.register
+def _(context: Labels, place: _Place) -> AssociationOperator:
     check_concrete(context, "a labels context")
-    return group_operator(np.asarray(context.codes), context.num_classes)
+    codes = np.asarray(context.codes)
+    return group_operator(codes, context.num_classes, place.mesh, place.axis)
 
 
-@_native.register
-def _(context: SameClass, *, block_size: int) -> AssociationOperator:
-    del block_size
+@_build.register
+def _(context: SameClass, place: _Place) -> AssociationOperator:
     check_concrete(context, "a same-class context")
-    return same_class_operator(context)
+    return same_class_operator(context, place.mesh, place.axis)
 
 
-@_native.register
-def _(context: TimeLag, *, block_size: int) -> AssociationOperator:
-    del block_size
+@_build.register
+def _(context: TimeLag, place: _Place) -> AssociationOperator:
     check_concrete(context, "a time-lag context")
-    return time_lag_operator(context)
+    return time_lag_operator(context, place.mesh, place.axis)
 
 
-@_native.register
-def _(context: NextToken, *, block_size: int) -> AssociationOperator:
-    del block_size
+@_build.register
+def _(context: NextToken, place: _Place) -> AssociationOperator:
     check_concrete(context, "a next-token context")
-    return next_token_operator(context)
+    return next_token_operator(context, place.mesh, place.axis)
 
 
-@_native.register
-def _(context: Neighbors, *, block_size: int) -> AssociationOperator:
-    del block_size
+@_build.register
+def _(context: Neighbors, place: _Place) -> AssociationOperator:
     check_concrete(context, "a neighbour context")
+    indices, p_x = np.asarray(context.indices), np.asarray(context.p_x)
     weights = None if context.weights is None else np.asarray(context.weights)
-    return fixed_degree_operator(
-        np.asarray(context.indices),
-        weights,
-        np.asarray(context.p_x),
-        context.num_points,
-    )
-
-
-@_native.register
-def _(context: ReversedNeighbors, *, block_size: int) -> AssociationOperator:
-    return adjoint(_native(context.forward, block_size=block_size))
-
-
-@_native.register
-def _(context: SoftmaxContext, *, block_size: int) -> AssociationOperator:
-    return kernel_operator(context, block_size)
-
-
-@_native.register
-def _(context: Teacher, *, block_size: int) -> AssociationOperator:
-    del block_size
-    n, m = context.features.shape[0], context.training_features.shape[0]
-    dtype = context.features.dtype
-    # Not `low_rank_operator`: features at new points must keep the mean that they have.
-    return LowRankOperator(
-        context.features * context.values[None, :],
-        context.training_features,
-        jnp.full((n,), 1.0 / n, dtype),
-        jnp.full((m,), 1.0 / m, dtype),
-    )
-
-
-@functools.singledispatch
-def _sharded(
-    context: Any, mesh: Mesh, axis: str, *, block_size: int
-) -> AssociationOperator:
-    """The storage that fits, over a mesh; a table's rows are cut where they are."""
-    op = _native(context, block_size=block_size)
-    if isinstance(op, LowRankOperator):
-        return shard_low_rank(op, mesh, axis)
-    return shard_dense(cast(DenseOperator, op), mesh, axis)
-
-
-@_sharded.register
-def _(
-    context: SparseJoint, mesh: Mesh, axis: str, *, block_size: int
-) -> AssociationOperator:
-    del block_size
-    check_concrete(context, "a sparse context")
-    entries = (context.rows, context.columns, context.weights)
-    rows, columns, weights = map(np.asarray, entries)
-    return shard_entries(rows, columns, weights, context.shape, mesh, axis)
-
-
-@_sharded.register
-def _(
-    context: Labels, mesh: Mesh, axis: str, *, block_size: int
-) -> AssociationOperator:
-    del block_size
-    check_concrete(context, "a labels context")
-    return group_operator(np.asarray(context.codes), context.num_classes, mesh, axis)
-
-
-@_sharded.register
-def _(
-    context: SameClass, mesh: Mesh, axis: str, *, block_size: int
-) -> AssociationOperator:
-    del block_size
-    check_concrete(context, "a same-class context")
-    return same_class_operator(context, mesh, axis)
-
-
-@_sharded.register
-def _(
-    context: TimeLag, mesh: Mesh, axis: str, *, block_size: int
-) -> AssociationOperator:
-    del block_size
-    check_concrete(context, "a time-lag context")
-    return time_lag_operator(context, mesh, axis)
-
-
-@_sharded.register
-def _(
-    context: NextToken, mesh: Mesh, axis: str, *, block_size: int
-) -> AssociationOperator:
-    del block_size
-    check_concrete(context, "a next-token context")
-    return next_token_operator(context, mesh, axis)
-
-
-@_sharded.register
-def _(
-    context: Neighbors, mesh: Mesh, axis: str, *, block_size: int
-) -> AssociationOperator:
-    del block_size
-    check_concrete(context, "a neighbour context")
-    indices = np.asarray(context.indices)
+    if place.mesh is None:
+        return fixed_degree_operator(indices, weights, p_x, context.num_points)
     n, num_slots = indices.shape
-    shares = (
-        np.full(indices.shape, 1.0 / num_slots)
-        if context.weights is None
-        else np.asarray(context.weights, np.float64)
-    )
-    joint = np.asarray(context.p_x, np.float64)[:, None] * shares
+    shares = 1.0 / num_slots if weights is None else weights.astype(np.float64)
+    joint = np.broadcast_to(p_x.astype(np.float64)[:, None] * shares, indices.shape)
     return shard_entries(
         np.repeat(np.arange(n), num_slots),
         indices.reshape(-1),
         joint.reshape(-1),
         (n, context.num_points),
-        mesh,
-        axis,
-        dtype=context.p_x.dtype,
+        place.mesh,
+        place.axis,
+        dtype=p_x.dtype,
     )
 
 
-@_sharded.register
-def _(
-    context: ReversedNeighbors, mesh: Mesh, axis: str, *, block_size: int
-) -> AssociationOperator:
-    return adjoint(_sharded(context.forward, mesh, axis, block_size=block_size))
+@_build.register
+def _(context: ReversedNeighbors, place: _Place) -> AssociationOperator:
+    return adjoint(_build(context.forward, place))
 
 
-@_sharded.register
-def _(
-    context: SoftmaxContext, mesh: Mesh, axis: str, *, block_size: int
-) -> AssociationOperator:
-    return shard_softmax(context, mesh, axis, block_size)
+@_build.register
+def _(context: SoftmaxContext, place: _Place) -> AssociationOperator:
+    if place.mesh is None:
+        return kernel_operator(context, place.block_size)
+    return shard_softmax(context, place.mesh, place.axis, place.block_size)
+
+
+@_build.register
+def _(context: Teacher, place: _Place) -> AssociationOperator:
+    n, m = context.features.shape[0], context.training_features.shape[0]
+    dtype = context.features.dtype
+    # Not `low_rank_operator`: features at new points must keep the mean that they have.
+    op = LowRankOperator(
+        context.features * context.values[None, :],
+        context.training_features,
+        jnp.full((n,), 1.0 / n, dtype),
+        jnp.full((m,), 1.0 / m, dtype),
+    )
+    return op if place.mesh is None else shard_low_rank(op, place.mesh, place.axis)

@@ -17,6 +17,8 @@ from contexture_jax._core.checks import (
     check_key,
     is_concrete,
 )
+from contexture_jax._core.fingerprint import fingerprint
+from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -31,14 +33,13 @@ from contexture_jax.contexts import (
     judge_density,
 )
 from contexture_jax.operators._dense import DenseOperator
-from contexture_jax.operators.sharded._common import place_whole
+from contexture_jax.operators.sharded._common import check_mesh, place_whole
 from contexture_jax.operators.sharded._dense import ShardedDenseOperator, shard_dense
 
 __all__ = [
     "MonteCarloOperator",
     "ShardedMonteCarloOperator",
     "monte_carlo_operator",
-    "shard_monte_carlo",
 ]
 
 # The level of either test of a density; their p-values are bounds, mostly far above.
@@ -81,22 +82,7 @@ class ShardedMonteCarloOperator(ShardedDenseOperator):
     num_batches: int = static_field(default=1)
 
 
-def shard_monte_carlo(
-    op: MonteCarloOperator, mesh: Mesh, axis: str
-) -> ShardedMonteCarloOperator:
-    """The same operator over a mesh."""
-    dense = shard_dense(op, mesh, axis)
-    return ShardedMonteCarloOperator(
-        dense.joint,
-        dense.p_x,
-        dense.p_a,
-        mesh,
-        axis,
-        jax.tree.map(lambda leaf: place_whole(leaf, mesh), op.samples),
-        op.num_batches,
-    )
-
-
+@beside_context
 def monte_carlo_operator(
     context: Context,
     x: ArrayLike,
@@ -104,7 +90,9 @@ def monte_carlo_operator(
     *,
     key: Array,
     num_batches: int = 10,
-) -> MonteCarloOperator:
+    mesh: Mesh | None = None,
+    axis: str = "x",
+) -> MonteCarloOperator | ShardedMonteCarloOperator:
     """T of a context with a density, on a sample, by Monte Carlo over a ~ P_A.
 
     With P_X the uniform law on x_1..x_n, P_A is the mixture (1/n) Σ_i P⁺(·|x_i), from
@@ -126,6 +114,8 @@ def monte_carlo_operator(
         num_samples: m, a multiple of `num_batches`.
         key: random key.
         num_batches: at least 1; the error needs several.
+        mesh: devices to cut the rows over, as in `association_operator`; None: one.
+        axis: the axis of the mesh that cuts the rows.
 
     Raises:
         CapabilityError: if the context has no `sample` or no `log_density`.
@@ -146,6 +136,7 @@ def monte_carlo_operator(
         )
         raise ValueError(msg)
     _check_capable(context)
+    context = tree_on_auto_axes(context)
     x = as_device_array(x, "x")
     if x.ndim == 0 or x.shape[0] == 0:
         msg = f"x must have at least one row; got shape {tuple(x.shape)}"
@@ -163,9 +154,16 @@ def monte_carlo_operator(
         _refuse_wrong(check_density(context, x, key=own))
     ratios = jnp.exp(logs - log_mixture[:, None])
     joint = ratios.T / (n * num_samples)
-    return MonteCarloOperator(
-        joint, joint.sum(axis=1), joint.sum(axis=0), None, samples, num_batches
+    op = MonteCarloOperator(
+        joint,
+        joint.sum(axis=1),
+        joint.sum(axis=0),
+        None,
+        samples,
+        num_batches,
+        fingerprint=fingerprint((context, x, samples)),
     )
+    return op if mesh is None else _shard(op, check_mesh(mesh, axis), axis)
 
 
 def _refuse_wrong(found: DensityCheck) -> None:
@@ -193,3 +191,17 @@ def _systematic(key: Array, n: int, size: int, num_batches: int) -> Array:
     start = jax.random.uniform(key, (num_batches, 1))
     places = (jnp.arange(size)[None, :] + start) * (n / size)
     return jnp.clip(places.astype(jnp.int32), 0, n - 1).reshape(-1)
+
+
+def _shard(op: MonteCarloOperator, mesh: Mesh, axis: str) -> ShardedMonteCarloOperator:
+    dense = shard_dense(op, mesh, axis)
+    return ShardedMonteCarloOperator(
+        dense.joint,
+        dense.p_x,
+        dense.p_a,
+        mesh,
+        axis,
+        jax.tree.map(lambda leaf: place_whole(leaf, mesh), op.samples),
+        op.num_batches,
+        fingerprint=op.fingerprint,
+    )

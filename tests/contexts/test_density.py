@@ -54,7 +54,9 @@ class Noise(C.SamplingContext):
 def test_a_wrong_density_is_told_and_builds_no_operator(said):
     context = Noise(said)
     found = C.check_density(context, X, key=KEY)
-    build = functools.partial(cx.association_operator, x=X, num_samples=1000, key=KEY)
+    build = functools.partial(
+        cx.operators.monte_carlo_operator, x=X, num_samples=1000, key=KEY
+    )
     if said in RIGHT:
         assert found.p_value > 0.01
         assert np.abs(found.scores).max() < 4
@@ -108,7 +110,9 @@ class OfScale(Noise):
 @pytest.mark.parametrize("scale", [0.35, 1.0, 5.0, 500.0])
 def test_few_draws_tell_a_density_of_another_scale(scale):
     with pytest.raises(ValueError, match="must be that of what `sample` draws"):
-        cx.association_operator(OfScale("", scale), x=X, num_samples=40, key=KEY)
+        cx.operators.monte_carlo_operator(
+            OfScale("", scale), X, num_samples=40, key=KEY
+        )
 
 
 SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
@@ -160,7 +164,9 @@ def test_shapes_of_densities_and_samples_are_checked():
         def log_density(self, a, x):
             return (a * x).sum(axis=1)
 
-    build = functools.partial(cx.association_operator, x=X, num_samples=100, key=KEY)
+    build = functools.partial(
+        cx.operators.monte_carlo_operator, x=X, num_samples=100, key=KEY
+    )
     for judge in (build, lambda context: C.check_density(context, X, key=KEY)):
         with pytest.raises(ValueError, match=r"shape \(\d+,\); got shape \(\d+, 2\)"):
             judge(Wide("right"))

@@ -34,7 +34,7 @@ def exact_values(x, num):
 
 @functools.partial(jax.jit, static_argnames=("num_samples", "rank"))
 def errors(context, x, key, num_samples, rank):
-    op = cx.association_operator(context, x=x, num_samples=num_samples, key=key)
+    op = cx.operators.monte_carlo_operator(context, x, num_samples=num_samples, key=key)
     return cx.evaluation.monte_carlo_error(op, rank, key=jax.random.fold_in(key, 1))
 
 
@@ -132,8 +132,8 @@ def test_the_error_falls_with_the_root_of_the_number_of_draws():
 def test_it_can_be_cut_over_devices_and_tells_its_error_there(key):
     mesh = jax.make_mesh((3,), ("x",), devices=jax.devices()[:3])
     options = {"x": CUBE, "num_samples": 20, "key": key}
-    op = cx.association_operator(ERASURE, **options)
-    cut = cx.association_operator(ERASURE, mesh=mesh, **options)
+    op = monte_carlo_operator(ERASURE, **options)
+    cut = monte_carlo_operator(ERASURE, mesh=mesh, **options)
     np.testing.assert_allclose(cut.as_matrix(), op.as_matrix(), atol=tol(DTYPE))
     expected, found = (
         cx.evaluation.monte_carlo_error(each, 2, key=key, num_replicates=5)
@@ -150,41 +150,31 @@ def test_a_density_that_does_not_fit_the_samples_is_refused(key):
             return x + 5
 
     with pytest.raises(ValueError, match=r"mixture of log_density .* must be finite"):
-        cx.association_operator(Wrong(0.3, 2.0), x=CUBE, num_samples=20, key=key)
+        cx.operators.monte_carlo_operator(
+            Wrong(0.3, 2.0), CUBE, num_samples=20, key=key
+        )
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"x": CUBE}, TypeError, "num_samples and key missing"),
-        ({"x": CUBE, "num_samples": 7}, ValueError, "multiple of num_batches, 10; got"),
-        ({"x": CUBE[:0], "num_samples": 10}, ValueError, "at least one row"),
-        (
-            {"x": CUBE, "num_samples": 10, "storage": "dense"},
-            TypeError,
-            "without storage; got storage='dense'",
-        ),
-        ({}, cx.CapabilityError, "x=, num_samples= and key= its operator on a sample"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(options, error, message, key):
-    if "num_samples" in options:
-        options = {**options, "key": key}
-    with pytest.raises(error, match=message):
-        cx.association_operator(ERASURE, **options)
+def test_options_that_do_not_fit_are_refused(key):
+    with pytest.raises(ValueError, match="multiple of num_batches, 10; got"):
+        monte_carlo_operator(ERASURE, CUBE, 7, key=key)
+    with pytest.raises(ValueError, match="at least one row"):
+        monte_carlo_operator(ERASURE, CUBE[:0], 10, key=key)
+    with pytest.raises(cx.CapabilityError, match=r"operators\.monte_carlo_operator"):
+        cx.association_operator(ERASURE)
 
 
 def test_a_context_without_a_density_is_refused(key):
     context = C.compose(C.flip())
     x = jnp.zeros((2, 2, 2, 1))
     with pytest.raises(cx.CapabilityError, match="has no `log_density`"):
-        cx.association_operator(context, x=x, num_samples=10, key=key)
+        cx.operators.monte_carlo_operator(context, x, num_samples=10, key=key)
 
 
 @pytest.mark.slow
 def test_an_error_needs_batches_of_a_monte_carlo_operator(key):
-    op = cx.association_operator(
-        ERASURE, x=CUBE, num_samples=20, num_batches=1, key=key
+    op = cx.operators.monte_carlo_operator(
+        ERASURE, CUBE, num_samples=20, num_batches=1, key=key
     )
     with pytest.raises(ValueError, match="at least 2 batches; got num_batches = 1"):
         cx.evaluation.monte_carlo_error(op, 2, key=key)

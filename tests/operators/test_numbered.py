@@ -109,7 +109,6 @@ def test_pairs_of_features_and_names_are_told_what_to_do():
     [
         ({"block_size": 8}, "block_size goes with contexts kept in tiles"),
         ({"axis": "y"}, "axis goes with a mesh"),
-        ({"num_batches": 3}, "num_batches goes with inputs x="),
     ],
 )
 def test_arguments_that_play_no_part_are_refused(options, message):
