@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from contexture_jax._core.numerics import mm
+from contexture_jax._core.types import Array, Float, Size, Static
 from contexture_jax.kernels._exponents import (
     LARGEST,
     MASKED,
@@ -31,8 +33,6 @@ from contexture_jax.kernels._exponents import (
     shrunk,
     two_sum,
 )
-from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array, Float, Size, Static
 
 __all__ = ["exp_matmul", "logsumexp_rows", "normalise", "tile_size"]
 

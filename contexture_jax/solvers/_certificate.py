@@ -237,7 +237,11 @@ def certify(
         info, lost, missed = _probed(
             result._replace(fingerprint=None),
             dataclasses.replace(
-                info, code=jnp.zeros((), jnp.int32), method=None, reason=None, scale=None
+                info,
+                code=jnp.zeros((), jnp.int32),
+                method=None,
+                reason=None,
+                scale=None,
             ),
             _unmarked(op),
             key,

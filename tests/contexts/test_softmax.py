@@ -15,7 +15,6 @@ import pytest
 import contexture_jax as cx
 from contexture_jax.kernels._exponents import LARGEST, SAFE, Form, lay_out
 from contexture_jax.kernels._softmax import exp_matmul, logsumexp_rows, normalise
-from contexture_jax.solvers import Status
 from tests.conftest import X64
 from tests.tolerances import MONTE_CARLO_SIGMAS, promised, tol
 
@@ -250,7 +249,7 @@ def test_what_no_trace_can_refuse_gives_no_spectrum(gamma, mass, bad, key):
     p_x, x = np.ones(N, DTYPE), X.copy()
     p_x[3], x[2, 1] = mass, X[2, 1] + bad
     values, info = _traced_status(DTYPE(gamma), p_x, x, key)
-    assert list(Status)[int(info.status)] == "non-finite"
+    assert info.status == "non-finite"
     assert not np.isfinite(values).any()
 
 
