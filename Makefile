@@ -30,7 +30,7 @@ OTHER_VERSIONS ?= tests/test_package.py tests/operators tests/solvers/test_svd.p
 	tests/solvers/test_sharded.py tests/contexts/test_features.py \
 	tests/contexts/test_sampling.py tests/losses/test_contract.py \
 	tests/losses/test_parallel.py tests/models/test_functional.py tests/training \
-	tests/evaluation/test_encoders.py tests/plotting tests/cli/test_data.py \
+	tests/evaluation/test_encoders.py tests/plotting tests/data/test_features.py \
 	tests/cli/test_spectrum.py
 # The newest JAX needs Python 3.12. Looked for only where it is used.
 PYTHON_NEWEST ?= $(shell for p in python3.13 python3.12 $$(ls -d \

@@ -4,12 +4,10 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 
 from contexture_jax.cli import main
 from contexture_jax.cli._learn import PairBatches
-from contexture_jax.data._source import Source
 
 
 class Ran(NamedTuple):
@@ -27,12 +25,6 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Ran:
     return Ran(status, captured.out, captured.err)
 
 
-def write(folder: Path, text: str, name: str = "table.csv") -> Path:
-    path = folder / name
-    path.write_bytes(text.encode())
-    return path
-
-
 def told_at(step: int, monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
     """Signals to this process as the batch of a step is read."""
     at = PairBatches.at
@@ -44,9 +36,3 @@ def told_at(step: int, monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
         return at(self, which)
 
     monkeypatch.setattr(PairBatches, "at", telling)
-
-
-def matrix(source: Source) -> np.ndarray:
-    """The columns that are arrays, side by side."""
-    columns = [c for c in source.columns if isinstance(c, np.ndarray)]
-    return np.stack(columns, axis=1)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from contexture_jax.cli import main
-from tests.cli.helpers import run, write
+from tests.cli.helpers import run
+from tests.data.helpers import write
 
 GOOD = "a,b,y\n1,2,u\n3,1,v\n2,5,u\n4,4,v\n"
 

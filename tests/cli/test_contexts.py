@@ -5,7 +5,7 @@ import pytest
 
 from contexture_jax.cli._contexts import build_context, load, plan_context, plan_rank
 from contexture_jax.cli._options import Options
-from tests.cli.helpers import write
+from tests.data.helpers import write
 from tests.tolerances import tol
 
 F32 = np.float32

@@ -20,7 +20,8 @@ from contexture_jax.cli import _publish, main
 from contexture_jax.cli._publish import claimed, publishing, replacing
 from contexture_jax.cli._signals import Ending, Interrupted, ending_on_signals
 from contexture_jax.data._messages import InputError
-from tests.cli.helpers import run, told_at, write
+from tests.cli.helpers import run, told_at
+from tests.data.helpers import write
 
 TABLE = "a,b,y\n" + "".join(f"{i % 7},{i * i % 11},{'uv'[i % 2]}\n" for i in range(24))
 TRAIN = ["--context", "knn", "--num-neighbors", "5", "--rank", "2", "--target", "y"]

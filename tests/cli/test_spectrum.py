@@ -14,7 +14,8 @@ import contexture_jax as cx
 from contexture_jax.cli import _report, _solve, _spectrum, main
 from contexture_jax.cli._programs import kept_programs
 from contexture_jax.data._features import load_features
-from tests.cli.helpers import run, write
+from tests.cli.helpers import run
+from tests.data.helpers import write
 from tests.tolerances import promised, tol
 
 F32, F64 = np.float32, np.float64

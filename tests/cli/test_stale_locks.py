@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from contexture_jax._core.locks import locked, remove_stale
-from contexture_jax.cli._messages import InputError
 from contexture_jax.cli._publish import claimed
+from contexture_jax.data._messages import InputError
 
 KILLED = """
 import os, sys

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import contexture_jax as cx
-from contexture_jax.contexts import _layout, _search
+from contexture_jax.kernels.neighbors import _layout, _search
 from contexture_jax.kernels.neighbors._search import nearest_neighbors
 from tests.conftest import X64
 

@@ -10,7 +10,7 @@ from contexture_jax.data._csv import read_csv
 from contexture_jax.data._features import load_features
 from contexture_jax.data._messages import InputError, as_option
 from contexture_jax.data._source import Dialect
-from tests.cli.helpers import write
+from tests.data.helpers import write
 from tests.tolerances import tol
 
 CLOSE = tol(np.float64, factor=100)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contexture_jax.contexts import _pruning, _search
+from contexture_jax.kernels.neighbors import _pruning, _search
 from contexture_jax.kernels.neighbors._pruning import make_pruning, search_pruned
 from contexture_jax.kernels.neighbors._search import Problem, _Answer
 from tests.conftest import X64

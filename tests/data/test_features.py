@@ -8,7 +8,7 @@ import pytest
 from contexture_jax.data._counts import load_counts
 from contexture_jax.data._features import load_features
 from contexture_jax.data._messages import InputError
-from tests.cli.helpers import write
+from tests.data.helpers import write
 from tests.tolerances import tol
 
 F64 = np.float64

@@ -12,7 +12,7 @@ from contexture_jax.data._features import load_features
 from contexture_jax.data._messages import InputError
 from contexture_jax.data._read import read
 from contexture_jax.data._source import Dialect, is_repeated
-from tests.cli.helpers import write
+from tests.data.helpers import write
 
 NUM_CELLS = 4_000_000
 SMALL = np.array([[0, 3, 7, 5], [0, 3, 8, 0], [0, 3, 7, 2], [0, 3, 9, 1]])

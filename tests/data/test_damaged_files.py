@@ -18,7 +18,7 @@ from contexture_jax.data._features import load_features
 from contexture_jax.data._messages import InputError
 from contexture_jax.data._read import read
 from contexture_jax.data._source import Source
-from tests.cli.helpers import matrix
+from tests.data.helpers import matrix
 from tests.mutations import mutations
 
 X = np.arange(21.0).reshape(7, 3) ** 2

@@ -9,7 +9,7 @@ from contexture_jax.data._messages import InputError
 from contexture_jax.data._notation import read_numbers
 from contexture_jax.data._source import Dialect, Source
 from contexture_jax.data._texts import Texts
-from tests.cli.helpers import write
+from tests.data.helpers import write
 from tests.tolerances import tol
 
 CLOSE = tol(np.float64, factor=100)

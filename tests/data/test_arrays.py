@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contexture_jax.cli import _arrays, _memory
+from contexture_jax.data import _arrays, _memory
 from contexture_jax.data._features import load_features
 from contexture_jax.data._messages import InputError
 from contexture_jax.data._read import read
-from tests.cli.helpers import matrix
+from tests.data.helpers import matrix
 
 X = np.arange(12.0).reshape(4, 3) ** 2
 GOOD = "{'descr': '<f8', 'fortran_order': False, 'shape': (4, 3), }"

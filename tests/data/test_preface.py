@@ -9,7 +9,7 @@ from contexture_jax.data._csv import read_csv
 from contexture_jax.data._features import load_features
 from contexture_jax.data._messages import InputError
 from contexture_jax.data._source import Dialect
-from tests.cli.helpers import write
+from tests.data.helpers import write
 
 TABLE = "a,b\n1,2\n3,5\n4,4\n"
 EMPTY = "1 empty column without a name left out"
