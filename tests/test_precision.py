@@ -71,7 +71,7 @@ def test_builders_of_operators_state_theirs():
     check(lambda x: low_rank_operator(x, x, x[:, 0], x[:, 0]), x)
     noise = cx.contexts.gaussian_noise(0.5)
     options = {"num_samples": 20, "key": KEY}
-    check(lambda x: cx.association_operator(noise, x=x, **options), x)
+    check(lambda x: cx.operators.monte_carlo_operator(noise, x, **options), x)
 
 
 @pytest.mark.parametrize("method", ["exact", "randomized", "krylov", "nystrom"])

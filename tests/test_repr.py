@@ -25,12 +25,9 @@ def objects():
     block: Any = x @ x[:8].T
     result = cx.solvers.SVDResult(s, block, block)
     nothing: Any = None
+    v, one = jnp.asarray(s), jnp.asarray(s[0])
     info = cx.solvers.SolveInfo(
-        *[jnp.asarray(v) for v in (s, s, s, *[s[0]] * 4)],
-        jnp.asarray(1),
-        None,
-        "exact",
-        "so",
+        v, v, v, one, one, one, one, jnp.asarray(1), None, "exact", "so"
     )
     bounds = cx.solvers.Bounds(s, s[0], s, s)
     certificate = cx.solvers.Certificate(s, bounds, bounds, s, s[0], s[0], s[0])

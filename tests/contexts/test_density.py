@@ -94,7 +94,7 @@ def test_a_constant_density_is_told_on_one_column(drawn, n):
 
 def test_a_constant_density_of_one_column_builds_no_operator():
     with pytest.raises(ValueError, match="must be that of what `sample` draws"):
-        cx.association_operator(Noise("constant"), x=X[:, :1], num_samples=100, key=KEY)
+        cx.operators.monte_carlo_operator(Noise("constant"), X[:, :1], 100, key=KEY)
 
 
 @pytree_dataclass

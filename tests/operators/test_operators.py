@@ -226,7 +226,7 @@ def test_operators_multiply_blocks_and_vectors_and_have_an_adjoint(name):
     assert op.T.shape == op.shape[::-1]
     assert op.T.T is op
     with pytest.raises(ValueError, match=r"g must have shape"):
-        op @ g[1:, 0]
+        _ = op @ g[1:, 0]
 
 
 def test_bad_compositions_are_refused():
