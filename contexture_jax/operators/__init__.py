@@ -1,6 +1,5 @@
 """The expectation operator of a context, in storages to choose from."""
 
-from contexture_jax.kernels import Slots, make_slots, slots_matmat
 from contexture_jax.operators._base import AssociationOperator, Cost
 from contexture_jax.operators._build import association_operator
 from contexture_jax.operators._composed import (
@@ -58,7 +57,6 @@ __all__ = [
     "ShardedMonteCarloOperator",
     "ShardedOperator",
     "ShardedSparseOperator",
-    "Slots",
     "SparseOperator",
     "adjoint",
     "association_operator",
@@ -69,10 +67,8 @@ __all__ = [
     "fixed_degree_operator",
     "kernel_operator",
     "low_rank_operator",
-    "make_slots",
     "mesh_of",
     "mixture",
     "monte_carlo_operator",
-    "slots_matmat",
     "sparse_operator",
 ]
