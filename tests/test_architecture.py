@@ -41,7 +41,7 @@ LAYERS = {
     "contexts": _layer("_core kernels"),
     "zoo": _layer("_core contexts"),
     "operators": _layer("_core kernels contexts"),
-    "solvers": _layer("_core contexts operators"),
+    "solvers": _layer("_core kernels contexts operators"),
     "losses": _layer("_core contexts operators"),
     "models": _layer("_core", "flax"),
     "training": _layer(

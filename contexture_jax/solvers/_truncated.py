@@ -12,7 +12,7 @@ from contexture_jax._core.checks import check_key, is_concrete, on_cpu
 from contexture_jax._core.meshes import beside_context
 from contexture_jax._core.numerics import mm, transpose_rows
 from contexture_jax._core.types import Array, Float
-from contexture_jax.operators import slots_matmat
+from contexture_jax.kernels import slots_matmat
 from contexture_jax.solvers._implicit import Problem, implicit_svd
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._matrix import Layouts, take_apart
