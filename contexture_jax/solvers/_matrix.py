@@ -22,7 +22,8 @@ from contexture_jax._core.checks import (
 )
 from contexture_jax._core.meshes import on_auto_axes
 from contexture_jax._core.types import Array
-from contexture_jax.operators import AssociationOperator, Slots, make_slots
+from contexture_jax.kernels import Slots, make_slots
+from contexture_jax.operators import AssociationOperator
 
 __all__ = ["Layouts", "take_apart"]
 
