@@ -65,7 +65,7 @@ JIT_ALLOWED = {
     "kernels/neighbors/_scoring.py": "blocks of one shape, searched from eager code",
     "kernels/neighbors/_pruning.py": "lower bounds, whose outcome the host reads",
     "cli/_solve.py": "each judge of the command is one program",
-    "cli/_learn.py": "draws, embeddings and Ritz values, likewise",
+    "cli/_learn.py": "embeddings and Ritz values, likewise",
     "evaluation/_spectra.py": "`usefulness` likewise: some twenty small operations",
     "evaluation/_learned.py": "`alignment` measures many shuffles of one shape",
     "solvers/_implicit.py": "their backward pass, which eager `jax.grad` runs",
@@ -78,6 +78,7 @@ JIT_ALLOWED = {
     "solvers/_svd.py": "`cx.svd` compiles one program for a plan and a structure",
     "solvers/_truncated.py": "the same for plain matrices and linear maps",
     "training/_checkpoint.py": "whether a state is finite, and its sums, for the host",
+    "training/_pairs.py": "draws and kernels of a batch, made between steps",
     "training/_parallel.py": "`compile_step`",
 }
 

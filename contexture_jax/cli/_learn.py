@@ -6,11 +6,10 @@ found good.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ import contexture_jax as cx
 from contexture_jax.cli._options import TrainOptions
 from contexture_jax.data import Table
 
-__all__ = ["Learned", "PairBatches", "compare", "exact_spectrum", "learn", "tie_at"]
+__all__ = ["Learned", "compare", "exact_spectrum", "learn", "tie_at"]
 
 _TWO_VIEWS = ("kise", "spectral_contrastive", "vicreg")
 # Of the mean variance: in a batch, directions of less are noise that whitening would
@@ -57,80 +56,6 @@ class Learned(NamedTuple):
     num_parameters: int
     last_loss: float | None
     history: dict[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class PairBatches:
-    """Batches of pairs (x, a) ~ P⁺ of a finite context; that of a step is its own.
-
-    Attributes:
-        context: what is paired with what.
-        law: p_x, shape (n,).
-        batch_size: pairs of a batch.
-        seed: of all draws.
-        num_views: how many a are drawn for an x.
-        x_inputs: what the encoder of X sees of each row, shape (n, …).
-        a_inputs: what the encoder of A sees of each value, or None.
-        has_kernel: whether a batch holds the dual kernel of its rows.
-    """
-
-    context: cx.Context
-    law: np.ndarray
-    batch_size: int
-    seed: int
-    num_views: int
-    x_inputs: np.ndarray
-    a_inputs: np.ndarray | None
-    has_kernel: bool
-
-    @functools.cached_property
-    def _rows(self) -> Any:
-        present = np.flatnonzero(self.law)
-        share = self.law[present]
-        if np.ptp(share) <= 1e-5 * share.max():
-            # All alike: epochs vary less than draws.
-            return cx.training.batches(present, self.batch_size, seed=self.seed)
-        return np.cumsum(self.law, dtype=np.float64) / self.law.sum(dtype=np.float64)
-
-    def rows(self, step: int) -> np.ndarray:
-        """Which x the batch of a step holds, shape (batch_size,)."""
-        if isinstance(self._rows, cx.training.Batches):
-            return self._rows.at(step)
-        rng = np.random.default_rng((self.seed, step))
-        return np.searchsorted(self._rows, rng.random(self.batch_size), side="right")
-
-    def at(self, step: int) -> dict[str, Any]:
-        """The batch of a step."""
-        rows = self.rows(step)
-        batch: dict[str, Any] = {"x": self.x_inputs[rows]}
-        index = jnp.asarray(rows.astype(np.int32))
-        key = jax.random.fold_in(jax.random.key(self.seed), step)
-        if self.has_kernel:
-            batch["kernel"] = np.asarray(_kernel(self.context, index))
-        elif self.a_inputs is not None:
-            for view in range(self.num_views):
-                drawn = _draw(self.context, jax.random.fold_in(key, view), index)
-                batch[f"a{view}"] = self.a_inputs[np.asarray(drawn)]
-        return batch
-
-    def from_step(self, step: int) -> Iterator[dict[str, Any]]:
-        """The batches of the steps `step`, `step + 1`, … without end."""
-        while True:
-            yield self.at(step)
-            step += 1
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return self.from_step(0)
-
-
-@jax.jit
-def _draw(context: cx.Context, key: jax.Array, x: jax.Array) -> jax.Array:
-    return context.sample(key, x)
-
-
-@jax.jit
-def _kernel(context: cx.Context, x: jax.Array) -> jax.Array:
-    return context.kernel(x, x)
 
 
 def exact_spectrum(
@@ -191,15 +116,15 @@ def learn(
     has_kernel = context_name == "teacher"
     two_views = options.loss in _TWO_VIEWS and not has_kernel
     x_inputs, a_inputs = _inputs(context_name, table, op, base.dtype)
-    pairs = PairBatches(
+    pairs = cx.training.pair_batches(
         context,
-        np.asarray(op.p_x),
         options.batch_size,
-        base.seed,
-        2 if two_views else 1,
-        x_inputs,
-        None if has_kernel else a_inputs,
-        has_kernel,
+        seed=base.seed,
+        x=x_inputs,
+        a=None if has_kernel else a_inputs,
+        num_draws=2 if two_views else 1,
+        law=op.p_x,
+        kernel=has_kernel,
     )
     rngs = nnx.Rngs(base.seed)
     towers = {}
@@ -213,11 +138,11 @@ def learn(
     def encode(params: Any, batch: Any, key: Any) -> tuple[Any, ...]:
         del key
         if two_views:
-            return tuple(applies["psi"](params["psi"], batch[a]) for a in ("a0", "a1"))
-        phi = applies["phi"](params["phi"], batch["x"])
+            return tuple(applies["psi"](params["psi"], a) for a in batch.a)
+        phi = applies["phi"](params["phi"], batch.x)
         if has_kernel:
-            return phi, batch["kernel"]
-        return phi, applies["psi"](params["psi"], batch["a0"])
+            return phi, batch.kernel
+        return phi, applies["psi"](params["psi"], batch.a[0])
 
     schedule = cx.training.warmup_cosine(options.learning_rate, options.steps)
     optimizer = optax.adamw(schedule, weight_decay=options.weight_decay)

@@ -9,6 +9,7 @@ next.
 from contexture_jax.training._checkpoint import CheckpointError
 from contexture_jax.training._data import Batches, batches
 from contexture_jax.training._fit import FitResult, FitStatus, fit
+from contexture_jax.training._pairs import PairBatch, PairBatches, pair_batches
 from contexture_jax.training._parallel import (
     CompiledStep,
     compile_step,
@@ -26,6 +27,8 @@ __all__ = [
     "CompiledStep",
     "FitResult",
     "FitStatus",
+    "PairBatch",
+    "PairBatches",
     "TrainState",
     "batches",
     "compile_step",
@@ -35,6 +38,7 @@ __all__ = [
     "global_batch",
     "init_state",
     "make_step",
+    "pair_batches",
     "per_row",
     "prefetch",
     "warmup_cosine",

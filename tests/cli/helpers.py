@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from contexture_jax.cli import main
-from contexture_jax.cli._learn import PairBatches
+from contexture_jax.training import PairBatches
 
 
 class Ran(NamedTuple):

@@ -17,10 +17,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from contexture_jax.cli import _train, main
-from contexture_jax.cli._learn import PairBatches
 from contexture_jax.cli._options import Options
 from contexture_jax.cli._probe import _left_out, probed
 from contexture_jax.data._features import Table, Target
+from contexture_jax.training import PairBatches
 from tests.cli.helpers import told_at
 from tests.tolerances import tol
 

@@ -1,0 +1,298 @@
+"""Batches of pairs (x, a) ~ P⁺ of a context, each a function of the seed and the step.
+
+So a run can be resumed anywhere, and each process can read its own rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import as_array, check_integer
+from contexture_jax._core.types import Array, ArrayLike, short_repr, summary
+from contexture_jax.contexts import CapabilityError, Context
+from contexture_jax.operators import association_operator
+from contexture_jax.training._data import Batches, batches
+
+__all__ = ["PairBatch", "PairBatches", "pair_batches"]
+
+_EQUAL = 1e-5  # of the largest share: as much as a law in float32 is rounded
+_OF_X = 2**31 - 1  # folded into the key of a step for x; draws of a count from 0
+
+
+class PairBatch(NamedTuple):
+    """A batch of pairs; a pytree with rows in front.
+
+    Attributes:
+        x: what an encoder of X sees, shape (b, …).
+        a: what one of A sees, for each draw given x, each of shape (b, …).
+        kernel: the dual kernel k(x_i, x_j) of these rows with those of all processes,
+            shape (b, batch_size), in place of draws; or None.
+    """
+
+    x: Any
+    a: tuple[Any, ...]
+    kernel: Array | None = None
+
+
+@short_repr
+@dataclasses.dataclass(frozen=True, eq=False)
+class PairBatches:
+    """The batches of `pair_batches`, by step; iterate for the endless sequence of them.
+
+    Attributes:
+        context: what is paired with what; None for aligned arrays.
+        picks: which rows come when: in epochs; the cumulative sums of a law, shape
+            (n,); or None where x is drawn anew.
+        batch_size: pairs of the whole batch, over all processes.
+        seed: of all that is drawn.
+        num_draws: how many a are drawn for an x.
+        x: what the encoder of X sees of each row; None: its number; or a sampler.
+        a: likewise of each value of A; for aligned arrays one for each draw.
+        has_kernel: whether a batch holds the dual kernel of its rows.
+        shard: (i, k): this process holds the i-th of k equal parts of each batch.
+    """
+
+    context: Any
+    picks: Batches | np.ndarray | None
+    batch_size: int
+    seed: int
+    num_draws: int
+    x: Any
+    a: Any
+    has_kernel: bool
+    shard: tuple[int, int]
+
+    @property
+    def takes_numbers(self) -> bool:
+        """Whether the context draws for row numbers, rather than what rows hold."""
+        return self.context is not None and _takes_numbers(self.context)
+
+    def rows(self, step: int) -> np.ndarray:
+        """Which rows this process holds in the batch of a step, shape (b,)."""
+        return self._rows(step, self.shard)
+
+    def at(self, step: int) -> PairBatch:
+        """This process's part of the batch of a step."""
+        key = jax.random.fold_in(jax.random.key(self.seed), step)
+        if self.picks is None:
+            x = self.x(jax.random.fold_in(key, _OF_X), self.batch_size)
+            x = jax.tree.map(lambda leaf: leaf[self._own(self.shard)], x)
+            return PairBatch(x, self._draws(key, x))
+        rows = self.rows(step)
+        x = rows.astype(np.int32) if self.x is None else _take(self.x, rows)
+        if self.context is None:
+            return PairBatch(x, tuple(_take(a, rows) for a in self.a))
+        if self.has_kernel:
+            everyone = self._rows(step, (0, 1))
+            numbers = (jnp.asarray(r.astype(np.int32)) for r in (rows, everyone))
+            return PairBatch(x, (), np.asarray(_kernel(self.context, *numbers)))
+        given = rows.astype(np.int32) if self.takes_numbers else x
+        return PairBatch(x, self._draws(key, given))
+
+    def from_step(self, step: int) -> Iterator[PairBatch]:
+        """The batches of the steps `step`, `step + 1`, … without end."""
+        while True:
+            yield self.at(step)
+            step += 1
+
+    def __iter__(self) -> Iterator[PairBatch]:
+        return self.from_step(0)
+
+    def _own(self, shard: tuple[int, int]) -> slice:
+        share = self.batch_size // shard[1]
+        return slice(shard[0] * share, (shard[0] + 1) * share)
+
+    def _rows(self, step: int, shard: tuple[int, int]) -> np.ndarray:
+        if isinstance(self.picks, Batches):
+            return dataclasses.replace(self.picks, shard=shard).at(step)
+        rng = np.random.default_rng((self.seed, step))
+        uniform = rng.random(self.batch_size)[self._own(shard)]
+        return np.searchsorted(self.picks, uniform, side="right")  # pyright: ignore
+
+    def _draws(self, key: Array, x: Any) -> tuple[Any, ...]:
+        # Where one process holds all rows, contexts need not know of offsets.
+        offset = (
+            {"row_offset": self._own(self.shard).start} if self.shard[1] > 1 else {}
+        )
+        x = jax.tree.map(jnp.asarray, x)
+        keys = [jax.random.fold_in(key, draw) for draw in range(self.num_draws)]
+        drawn = tuple(_sample(self.context, k, x, **offset) for k in keys)
+        if self.a is None:
+            return drawn
+        return tuple(_take(self.a, np.asarray(a)) for a in drawn)
+
+
+def pair_batches(
+    context: Context | None,
+    batch_size: int,
+    *,
+    seed: int,
+    x: Any = None,
+    a: Any = None,
+    num_draws: int = 1,
+    law: ArrayLike | None = None,
+    kernel: bool = False,
+    shard: tuple[int, int] = (0, 1),
+) -> PairBatches:
+    """Batches of pairs (x, a) ~ P⁺, endless and random access, for `fit`.
+
+    What is paired depends on the context:
+
+    - X and A are numbers (`joint`, `pairs`, `labels`, `graph`, `knn`, `rbf`, …): rows
+      are drawn from P_X, and a given the row; `x` and `a` are tables of what encoders
+      see of each, None for the numbers themselves.
+    - A is drawn for any x (`gaussian_noise`, `crop`, `scarf`, the zoo, …): `x` holds
+      inputs, shape (n, …), or is a sampler `x(key, batch_size)` of new ones.
+    - None: row i of `x` goes with row i of `a`: two modalities, or the states
+      `s[:-1]` and `s[1:]` of a time series. A list of arrays is several draws of a.
+
+    Rows that are equally likely come in epochs, each in an order of its own. The batch
+    of a step depends on `seed` and the step alone, whatever came before; in several
+    processes, the parts together are the batch of one.
+
+    Args:
+        context: the law of the pairs, or None.
+        batch_size: pairs of a batch, over all processes.
+        seed: of all that is drawn.
+        x: see above.
+        a: see above.
+        num_draws: how many a are drawn for an x, independently given it.
+        law: probabilities of the rows, shape (n,); None: P_X of a context between
+            numbers, uniform for others.
+        kernel: give the dual kernel between the rows of a batch in place of draws.
+        shard: (i, k): hold the i-th of k equal parts of each batch only, for k
+            processes: (jax.process_index(), jax.process_count()).
+
+    Raises:
+        CapabilityError: if the context cannot sample, or has no kernel to give.
+        TypeError: if `x` holds no rows.
+        ValueError: if sizes do not fit, or an argument plays no part.
+
+    Example:
+        >>> import numpy as np
+        >>> import contexture_jax as cx
+        >>> context = cx.contexts.joint(np.eye(3))
+        >>> pairs = cx.training.pair_batches(context, 4, seed=0, num_draws=2)
+        >>> batch = pairs.at(7)
+        >>> bool((batch.x == batch.a[1]).all())
+        True
+    """
+    size = check_integer(batch_size, "batch_size", low=1)
+    seed = check_integer(seed, "seed", low=0)
+    draws = check_integer(num_draws, "num_draws", low=1)
+    parts = check_integer(shard[1], "shard[1]", low=1)
+    shard = (check_integer(shard[0], "shard[0]", low=0, high=parts - 1), parts)
+    if size % parts:
+        msg = f"batch_size must be a multiple of the {parts} shards; got {size}"
+        raise ValueError(msg)
+    if kernel and (a is not None or draws > 1 or context is None):
+        msg = (
+            "kernel=True takes a context, and neither a nor num_draws: nothing is drawn"
+        )
+        raise ValueError(msg)
+    if context is None:
+        x, a, draws = *_aligned(x, a), max(draws, _count(a))
+        if draws != len(a):
+            msg = f"num_draws must be that of a, {len(a)}; got {draws}"
+            raise ValueError(msg)
+    else:
+        _check_capable(context, "kernel" if kernel else "sample")
+    if callable(x):
+        if context is None or _takes_numbers(context) or kernel or law is not None:
+            msg = "a sampler x goes with a context that draws for any x, without a law"
+            raise ValueError(msg)
+        return PairBatches(context, None, size, seed, draws, x, a, False, shard)
+    x = None if x is None else jax.tree.map(np.asarray, x)
+    picks = _picks(context, x, law, size, seed)
+    return PairBatches(context, picks, size, seed, draws, x, a, bool(kernel), shard)
+
+
+def _takes_numbers(context: Any) -> bool:
+    capabilities = getattr(context, "capabilities", ())
+    return "table" in capabilities and "inputs" not in capabilities
+
+
+def _check_capable(context: Any, what: str) -> None:
+    capabilities = getattr(context, "capabilities", None)
+    if capabilities is not None and what not in capabilities:
+        msg = (
+            f"context must have `{what}` for batches of pairs; a"
+            f" {type(context).__name__} has {', '.join(capabilities) or 'none'}"
+        )
+        raise CapabilityError(msg)
+
+
+def _aligned(x: Any, a: Any) -> tuple[Any, list[Any]]:
+    if x is None or a is None or callable(x):
+        msg = "without a context x and a must be aligned arrays; got " + (
+            "no x" if x is None else "no a" if a is None else "a sampler"
+        )
+        raise ValueError(msg)
+    many = list(a) if isinstance(a, (list, tuple)) else [a]
+    many = [jax.tree.map(np.asarray, one) for one in many]
+    counts = {np.shape(leaf)[:1] for leaf in jax.tree.leaves((x, many))}
+    if len(counts) != 1:
+        msg = f"x and a must have the same number of rows; got {sorted(counts)}"
+        raise ValueError(msg)
+    return x, many
+
+
+def _count(a: Any) -> int:
+    return len(a) if isinstance(a, (list, tuple)) else 1
+
+
+def _picks(
+    context: Any, x: Any, law: ArrayLike | None, size: int, seed: int
+) -> Batches | np.ndarray:
+    """Which rows come when: in epochs, which vary less than draws, if all are alike."""
+    if context is not None and _takes_numbers(context) and law is None:
+        law = getattr(context, "p_x", None)
+        law = association_operator(context).p_x if law is None else law
+    counts = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
+    if law is None and (len(counts) != 1 or counts == {()}):
+        msg = (
+            f"x must hold inputs, one a row, or be a sampler of them; got {summary(x)}"
+        )
+        raise TypeError(msg)
+    if law is None:
+        return batches(np.arange(counts.pop()[0]), size, seed=seed)
+    law = as_array(law, "law")
+    if counts - {law.shape}:
+        msg = f"x must have one row for each entry of the law, {len(law)}; got {counts}"
+        raise ValueError(msg)
+    total = law.sum(dtype=np.float64)
+    if not (total > 0 and (law >= 0).all()):
+        msg = "law must hold probabilities, non-negative and not all 0"
+        raise ValueError(msg)
+    present = np.flatnonzero(law)
+    if np.ptp(law[present]) <= _EQUAL * law.max():
+        return batches(present, size, seed=seed)
+    return np.cumsum(law, dtype=np.float64) / total
+
+
+def _take(tree: Any, rows: np.ndarray) -> Any:
+    return jax.tree.map(lambda leaf: np.take(leaf, rows, axis=0), tree)
+
+
+def _sample(context: Any, key: Array, x: Any, **offset: int) -> Any:
+    # A class of the user's own may be no pytree, and is called as it is.
+    is_leaf = jax.tree_util.all_leaves([context])
+    return (_plain_sample if is_leaf else _compiled_sample)(context, key, x, **offset)
+
+
+def _plain_sample(context: Any, key: Array, x: Any, **offset: Any) -> Any:
+    return context.sample(key, x, **offset)
+
+
+def _plain_kernel(context: Any, x: Array, everyone: Array) -> Array:
+    return context.kernel(x, everyone)
+
+
+_compiled_sample: Callable[..., Any] = jax.jit(_plain_sample)
+_kernel: Callable[..., Any] = jax.jit(_plain_kernel)

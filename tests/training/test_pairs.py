@@ -1,0 +1,152 @@
+"""Batches of pairs: by step, by process, of any context and of aligned arrays."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import contexture_jax as cx
+
+pair_batches = cx.training.pair_batches
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(24, 2)).astype(np.float32)
+KNN = cx.contexts.knn(X, num_neighbors=3)
+COUNTS = np.array([[6.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 3.0]])
+
+
+def same(a: Any, b: Any) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def everything(batches: Any, steps: int = 40) -> Any:
+    found = [batches.at(step) for step in range(steps)]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain(cx.contexts.SamplingContext):
+    """A law of the user's own that is no pytree."""
+
+    def _draw(self, key: Any, x: Any) -> Any:
+        return x + jax.random.normal(key, x.shape, x.dtype)
+
+
+KINDS = {
+    "numbers": lambda **more: pair_batches(KNN, 8, seed=1, num_draws=2, **more),
+    "features": lambda **more: pair_batches(KNN, 8, seed=1, x=X, a=X, **more),
+    "law of A": lambda **more: pair_batches(
+        cx.contexts.gaussian_noise(0.5), 8, seed=1, x=X, num_draws=2, **more
+    ),
+    "sampler": lambda **more: pair_batches(
+        Plain(), 8, seed=1, x=lambda key, n: jax.random.normal(key, (n, 2)), **more
+    ),
+    "aligned": lambda **more: pair_batches(None, 8, seed=1, x=X[:-1], a=X[1:], **more),
+    "kernel": lambda **more: pair_batches(
+        cx.contexts.teacher(X), 8, seed=1, x=X, kernel=True, **more
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_is_a_function_of_its_step(kind: str) -> None:
+    batches = KINDS[kind]()
+    same(next(KINDS[kind]().from_step(5)), batches.at(5))
+    assert not np.array_equal(batches.at(5).x, batches.at(6).x)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_processes_are_the_batch_of_one(kind: str) -> None:
+    whole = KINDS[kind]().at(3)
+    parts = [KINDS[kind](shard=(i, 2)).at(3) for i in range(2)]
+    same(jax.tree.map(lambda *p: np.concatenate(p), *parts), whole)
+
+
+def test_pairs_follow_the_law_and_draws_are_independent_given_x() -> None:
+    joint = cx.contexts.joint(COUNTS)
+    batch = everything(pair_batches(joint, 512, seed=0, num_draws=2))
+    table = np.zeros((3, 3))
+    np.add.at(table, (batch.x, batch.a[0]), 1 / len(batch.x))
+    law = np.asarray(joint.table())
+    error = np.sqrt(law * (1 - law) / len(batch.x))
+    assert (np.abs(table - law) <= 5 * error).all()
+    agree = np.mean(batch.a[0] == batch.a[1])
+    by_row = law / np.maximum(law.sum(axis=1, keepdims=True), 1e-9)
+    expected = np.sum(law.sum(axis=1) * (by_row**2).sum(axis=1))
+    assert abs(agree - expected) < 5 * np.sqrt(expected / len(batch.x))
+
+
+def test_rows_that_are_alike_come_in_epochs() -> None:
+    rows = everything(pair_batches(KNN, 8, seed=0), 3).x
+    np.testing.assert_array_equal(np.sort(rows), np.arange(24))
+
+
+def test_features_are_those_of_the_numbers() -> None:
+    numbers, features = pair_batches(KNN, 8, seed=1), KINDS["features"]()
+    batch, seen = numbers.at(2), features.at(2)
+    same((X[batch.x], X[batch.a[0]]), (seen.x, seen.a[0]))
+
+
+def test_aligned_rows_stay_together() -> None:
+    both = {"image": X, "size": np.arange(24)}
+    batch = pair_batches(None, 8, seed=0, x=both, a=[2 * X, 3 * X]).at(1)
+    same((2 * batch.x["image"], 3 * batch.x["image"]), batch.a)
+
+
+def test_a_kernel_is_that_of_the_rows_of_the_batch() -> None:
+    context = cx.contexts.teacher(X)
+    batches = pair_batches(context, 8, seed=1, kernel=True)
+    batch = batches.at(0)
+    expected = context.kernel(jnp.asarray(batch.x), jnp.asarray(batch.x))
+    np.testing.assert_allclose(np.asarray(batch.kernel), expected, rtol=1e-5)
+    assert batch.a == ()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: pair_batches(None, 4, seed=0, x=X), "aligned arrays; got no a"),
+        (
+            lambda: pair_batches(None, 4, seed=0, x=X, a=X[1:]),
+            "the same number of rows; got",
+        ),
+        (
+            lambda: pair_batches(None, 4, seed=0, x=X, a=X, num_draws=2),
+            "num_draws must be that of a, 1; got 2",
+        ),
+        (
+            lambda: pair_batches(KNN, 4, seed=0, x=X[1:]),
+            "one row for each entry of the law, 24",
+        ),
+        (
+            lambda: pair_batches(KNN, 4, seed=0, law=-np.ones(24)),
+            "law must hold probabilities",
+        ),
+        (
+            lambda: pair_batches(KNN, 5, seed=0, shard=(0, 2)),
+            "multiple of the 2 shards",
+        ),
+        (
+            lambda: pair_batches(KNN, 4, seed=0, x=lambda *_: X),
+            "a sampler x goes with a context that draws for any x",
+        ),
+        (
+            lambda: pair_batches(KNN, 4, seed=0, kernel=True, num_draws=2),
+            "nothing is drawn",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_what_a_context_cannot_do_is_told() -> None:
+    with pytest.raises(cx.CapabilityError, match=r"must have `sample`.*Teacher has"):
+        pair_batches(cx.contexts.teacher(X), 4, seed=0, x=X)
+    with pytest.raises(TypeError, match="x must hold inputs, one a row"):
+        pair_batches(cx.contexts.gaussian_noise(1.0), 4, seed=0)
