@@ -178,7 +178,7 @@ def learn(
         ),
         num_steps=args.steps,
         key=jax.random.key(args.seed),
-        progress=False,
+        logging=cx.training.Logging(progress=False),
     )
     print(name, trained.status, trained.history["loss"][-1], file=sys.stderr)
     params = trained.state.params

@@ -102,7 +102,12 @@ def extract(state):
 stages = {"before training": np.asarray(extract(state).singular_values)}
 for stop in (20, 80, num_steps):
     result = cx.training.fit(
-        step, state, Pairs(), num_steps=stop, key=jax.random.key(1), progress=False
+        step,
+        state,
+        Pairs(),
+        num_steps=stop,
+        key=jax.random.key(1),
+        logging=cx.training.Logging(progress=False),
     )
     state = result.state
     found = extract(state)

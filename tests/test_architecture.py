@@ -77,7 +77,7 @@ JIT_ALLOWED = {
     "operators/sharded/_common.py": "a share's program: `shard_map` runs op by op",
     "solvers/_svd.py": "`cx.svd` compiles one program for a plan and a structure",
     "solvers/_truncated.py": "the same for plain matrices and linear maps",
-    "training/_checkpoint.py": "whether a state is finite, and its sums, for the host",
+    "training/_bits.py": "whether a state is finite, and its sums, for the host",
     "training/_pairs.py": "draws and kernels of a batch, made between steps",
     "training/_parallel.py": "`compile_step`",
 }

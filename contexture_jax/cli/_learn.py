@@ -168,12 +168,15 @@ def learn(
             pairs,
             num_steps=options.steps,
             key=jax.random.key(base.seed),
-            strategy=options.strategy,
-            mesh=mesh,
             directory=directory,
-            log_every=log_every,
-            save_every=log_every * max(1, -(-options.steps // (10 * log_every))),
-            progress=progress if progress is not None else sys.stderr.isatty(),
+            checkpoints=cx.training.Checkpoints(
+                save_every=log_every * max(1, -(-options.steps // (10 * log_every)))
+            ),
+            logging=cx.training.Logging(
+                log_every=log_every,
+                progress=progress if progress is not None else sys.stderr.isatty(),
+            ),
+            devices=cx.training.Devices(strategy=options.strategy, mesh=mesh),
         )
     trained = jax.device_get(result.state.params)
     found = extract(jax.tree.map(jnp.asarray, trained))

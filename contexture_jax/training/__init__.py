@@ -6,9 +6,10 @@ metrics, checkpoints and a resume that continues bit for bit. Each works without
 next.
 """
 
-from contexture_jax.training._checkpoint import CheckpointError
 from contexture_jax.training._data import Batches, batches
-from contexture_jax.training._fit import FitResult, FitStatus, fit
+from contexture_jax.training._errors import CheckpointError
+from contexture_jax.training._fit import fit
+from contexture_jax.training._options import Checkpoints, Devices, Logging, Monitor
 from contexture_jax.training._pairs import PairBatch, PairBatches, pair_batches
 from contexture_jax.training._parallel import (
     CompiledStep,
@@ -17,6 +18,7 @@ from contexture_jax.training._parallel import (
     global_batch,
 )
 from contexture_jax.training._prefetch import prefetch
+from contexture_jax.training._result import FitResult, FitStatus
 from contexture_jax.training._schedules import warmup_cosine
 from contexture_jax.training._state import TrainState, init_state
 from contexture_jax.training._step import from_loss, make_step, per_row
@@ -24,9 +26,13 @@ from contexture_jax.training._step import from_loss, make_step, per_row
 __all__ = [
     "Batches",
     "CheckpointError",
+    "Checkpoints",
     "CompiledStep",
+    "Devices",
     "FitResult",
     "FitStatus",
+    "Logging",
+    "Monitor",
     "PairBatch",
     "PairBatches",
     "TrainState",

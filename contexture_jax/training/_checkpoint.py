@@ -1,24 +1,22 @@
 """Checkpoints of a run, by Orbax: whole or absent, whenever the process dies.
 
 Orbax writes a checkpoint beside the others under a name that it does not read, in a
-thread, and renames it once it is whole. An old one is deleted only after a newer one is
-whole, so there is always one to go on from. Orbax does not tell a bit of an array that
-has flipped; sums over the bits of each do, and a digest of all else.
+thread, and renames it once it is whole. It deletes an old one only after a newer one is
+whole, so there is always one to go on from; `Retention` says which. Orbax does not tell
+a bit of an array that has flipped; sums over the bits of each do, and a digest of all
+else.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -26,26 +24,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from contexture_jax._core.types import Array
+from contexture_jax.training._bits import examined, named
+from contexture_jax.training._errors import CheckpointError, reason
+from contexture_jax.training._retention import Retention
 
-__all__ = [
-    "CheckpointError",
-    "Progress",
-    "Store",
-    "examined",
-    "key_words",
-    "reason",
-]
-
+__all__ = ["Progress", "Store", "key_words", "newest_in", "told_what_is_whole"]
 
 _TRIES = 3
 _SECONDS_BETWEEN_TRIES = 0.1
-
-
-class CheckpointError(ValueError):
-    """The directory of a run is damaged, another run's, in use, or cannot be written.
-
-    The message says which file, and what to do to go on.
-    """
 
 
 class Progress(NamedTuple):
@@ -101,19 +87,17 @@ class Store:
         self._directory = directory
         self._is_ours = is_ours or (lambda: True)
         self._is_broken = False
+        self._retention = Retention(keep_last, keep_best, mode)
         self._manager: Any = None
         with self._told(f"checkpoints cannot be kept in {directory}"):
             directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
                 directory.resolve(),
-                options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True),
+                options=ocp.CheckpointManagerOptions(
+                    cleanup_tmp_directories=True, preservation_policy=self._retention
+                ),
                 item_names=("state", "progress", "form"),
             )
-        self._keep_last = keep_last
-        self._keep_best = keep_best
-        self._sign = -1.0 if mode == "max" else 1.0
-        self._scores: dict[int, float] = {}
-        self._between: set[int] = set()
         self._sums: dict[int, dict[str, int] | None] = {}
         self._saving: int | None = None
 
@@ -135,13 +119,13 @@ class Store:
     @property
     def latest(self) -> int | None:
         """The step of the newest checkpoint that is whole; waits for one under way."""
-        self._wait()
+        self.wait()
         return self._manager.latest_step()
 
     @property
     def best(self) -> int | None:
         """The step of the checkpoint with the best score."""
-        ranked = self._ranked(self._manager.all_steps())
+        ranked = self._retention.ranked(self._manager.all_steps())
         return ranked[0] if ranked else None
 
     def check(self) -> None:
@@ -185,13 +169,10 @@ class Store:
                 the directory is gone.
         """
         self.check()
-        self.settle()
-        if score is not None and np.isfinite(score):
-            self._scores[step] = score
-        if progress.between:
-            self._between.add(step)
-        named = _named(state)
-        scores = {str(at): value for at, value in self._scores.items()}
+        self.wait()
+        self._retention.add(step, score, between=progress.between)
+        arrays = named(state)
+        scores = {str(at): value for at, value in self._retention.scores.items()}
         held = {
             **progress._replace(scores=scores)._asdict(),
             "step": step,
@@ -202,9 +183,9 @@ class Store:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(named),
+                    state=ocp.args.StandardSave(arrays),
                     progress=ocp.args.JsonSave({**held, "digest": _digest(held)}),
-                    form=ocp.args.JsonSave(_form(named)),
+                    form=ocp.args.JsonSave(_form(arrays)),
                 ),
             )
 
@@ -222,7 +203,7 @@ class Store:
         """
         with self._read(step):
             form, held = self._described(step)
-            self._check_form(step, form, _form(_named(like)))
+            self._check_form(step, form, _form(named(like)))
             progress = Progress(**held)
             progress = progress._replace(key=tuple(progress.key))
             scores = {int(at): s for at, s in (progress.scores or {}).items()}
@@ -232,9 +213,9 @@ class Store:
                 " with another key; expected the same key, or another directory"
             )
             raise CheckpointError(msg)
-        self._scores = scores
+        self._retention.scores = scores
         if progress.between:
-            self._between.add(step)
+            self._retention.between.add(step)
         return progress._replace(between=False)
 
     def load(self, step: int, like: Any, sharding: Any) -> Any:
@@ -248,7 +229,7 @@ class Store:
         Raises:
             CheckpointError: if it cannot be read, or is not what was saved.
         """
-        wanted = _named(like)
+        wanted = named(like)
         abstract = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
             for name, leaf in wanted.items()
@@ -264,31 +245,29 @@ class Store:
                 raise ValueError(msg)
         return state
 
-    def settle(self) -> None:
-        """Wait for the checkpoint under way, then delete those not to be kept.
+    def wait(self) -> None:
+        """Wait until the checkpoint under way is whole and old ones are deleted.
 
         Raises:
-            CheckpointError: if it could not be written, or old ones not be deleted.
+            CheckpointError: if it could not be written, or they not be deleted.
         """
-        self._wait()
-        steps = sorted(self._manager.all_steps())
-        regular = [step for step in steps if step not in self._between]
-        kept = {
-            *steps[-1:],
-            *regular[-self._keep_last :],
-            *self._ranked(steps)[: self._keep_best],
-        }
-        with self._told(f"old checkpoints in {self._directory} cannot be deleted"):
-            for step in steps:
-                if step not in kept:
-                    self._manager.delete(step)
-        self._scores = {at: s for at, s in self._scores.items() if at in kept}
+        here, step = self._directory, self._saving
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            is_whole = newest_in(here) == step
+            self._fail(
+                f"old checkpoints in {here} cannot be deleted"
+                if is_whole
+                else f"the checkpoint of step {step} cannot be written",
+                error,
+            )
 
     def close(self) -> None:
-        """Settle and end the threads; quietly if the store has failed before."""
+        """Wait and end the threads; quietly if the store has failed before."""
         try:
             if not self._is_broken:
-                self.settle()
+                self.wait()
         finally:
             with (
                 suppress(Exception)
@@ -308,15 +287,6 @@ class Store:
             for path in partial:
                 shutil.rmtree(path, ignore_errors=True)
             time.sleep(_SECONDS_BETWEEN_TRIES)
-
-    def _wait(self) -> None:
-        what = f"the checkpoint of step {self._saving} cannot be written"
-        with self._told(what):
-            self._manager.wait_until_finished()
-
-    def _ranked(self, steps: Any) -> list[int]:
-        scored = [step for step in steps if step in self._scores]
-        return sorted(scored, key=lambda step: (self._sign * self._scores[step], step))
 
     def _check_form(self, step: int, held: Any, wanted: Any) -> None:
         if held == wanted:
@@ -378,83 +348,27 @@ class Store:
         except CheckpointError:
             raise
         except Exception as error:
-            self._is_broken = True
-            self.check()
-            raise CheckpointError(f"{what} ({reason(error)}); {self.whole}") from error
+            self._fail(what, error)
+
+    def _fail(self, what: str, error: Exception) -> NoReturn:
+        self._is_broken = True
+        self.check()
+        raise CheckpointError(f"{what} ({reason(error)}); {self.whole}") from error
 
 
-@jax.jit
-def _examined(leaves: list[Array]) -> tuple[Array, list[Array]]:
-    """Whether all are finite, shape (); of each the sum over its bits, shape ()."""
-    finite = [
-        jnp.all(jnp.isfinite(leaf))
-        for leaf in leaves
-        if jnp.issubdtype(leaf.dtype, jnp.inexact)
-    ]
-    return jnp.all(jnp.stack([jnp.array(True), *finite])), [*map(_sum, leaves)]
-
-
-def examined(state: Any) -> tuple[bool, dict[str, int]]:
-    """Whether all of a state is finite, and a sum over the bits of each of its arrays.
-
-    The sums are Σ_i w_i b_i modulo 2³² over the 32-bit words b_i of an array, with odd
-    weights w_i that differ: any change of one word changes them, however the array is
-    shared among devices.
-
-    Args:
-        state: a pytree of arrays.
-
-    Returns:
-        (is_finite, sums): the sums by the name of the array.
-    """
-    named = _named(state)
-    is_finite, sums = jax.device_get(_examined(list(named.values())))
-    return bool(is_finite), dict(zip(named, map(int, sums), strict=True))
-
-
-def _sum(leaf: Array) -> Array:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-        leaf = jnp.stack([leaf.real, leaf.imag])
-    if leaf.dtype == jnp.bool_:
-        words = leaf.astype(jnp.uint32)
-    elif leaf.dtype.itemsize >= 4:
-        words = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
-    else:
-        size = jnp.uint16 if leaf.dtype.itemsize == 2 else jnp.uint8
-        words = jax.lax.bitcast_convert_type(leaf, size).astype(jnp.uint32)
-    weights = jnp.ones(words.shape, jnp.uint32)
-    for axis, stride in enumerate(_strides(words.shape)):
-        place = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-        weights += place * jnp.uint32(2 * stride * _SPREAD % 2**32)
-    return jnp.sum(words * weights, dtype=jnp.uint32)
-
-
-# Makes the weights differ in more than their low bits; odd.
-_SPREAD = 0x9E3779B1
-
-
-def _strides(shape: tuple[int, ...]) -> list[int]:
-    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+@contextmanager
+def told_what_is_whole(store: Store | None) -> Iterator[None]:
+    """Add to what goes wrong with the directory which checkpoint is whole."""
+    try:
+        yield
+    except CheckpointError as error:
+        msg = str(error) if store is None else f"{error}; {store.whole}"
+        raise CheckpointError(msg) from error
 
 
 def _digest(held: dict[str, Any]) -> str:
     text = json.dumps(held, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-_DISK = tuple(
-    os.strerror(number)
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
-)
-
-
-def reason(error: Exception) -> str:
-    """What an error says, on one line; of a file system that refuses, that alone."""
-    text = " ".join(str(error).split())
-    told = [words for words in _DISK if words in text]
-    return told[0] if told else text[:300] or type(error).__name__
 
 
 def key_words(key: Array) -> tuple[int, ...]:
@@ -464,15 +378,5 @@ def key_words(key: Array) -> tuple[int, ...]:
     return tuple(int(word) for word in np.asarray(data).ravel())
 
 
-def _named(tree: Any) -> dict[str, Any]:
-    """Leaves by path: Orbax then need not know of our classes or Optax's."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {_path(path): leaf for path, leaf in leaves}
-
-
-def _path(path: Any) -> str:
-    return jax.tree_util.keystr(path).replace("/", "|")
-
-
-def _form(named: dict[str, Any]) -> dict[str, str]:
-    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in named.items()}
+def _form(arrays: dict[str, Any]) -> dict[str, str]:
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in arrays.items()}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from contexture_jax.training._checkpoint import CheckpointError, reason
+from contexture_jax.training._errors import CheckpointError, reason
 
 __all__ = ["History", "progress_bar", "tensorboard_writer"]
 

@@ -110,10 +110,10 @@ def test_a_second_interrupt_ends_a_run_at_once(
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
         told_at(20, patched, signal.SIGINT, signal.SIGTERM)
-        from contexture_jax.training import _fit
+        from contexture_jax.training import _loop
 
         patched.setattr(
-            _fit._Loop, "_save", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)
+            _loop.Loop, "_save", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)
         )
         assert train(whole[0], tmp_path / "out") == 130
     assert "interrupted" in capsys.readouterr().err

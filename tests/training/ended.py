@@ -47,11 +47,11 @@ def main() -> None:
             batches,
             num_steps=NUM_STEPS,
             key=jax.random.key(9),
-            log_every=SAVE_EVERY // 2,
-            save_every=SAVE_EVERY,
             directory=where,
+            checkpoints=cx.training.Checkpoints(save_every=SAVE_EVERY),
+            logging=cx.training.Logging(log_every=SAVE_EVERY // 2),
             # The batch of a step is read when the last one is done.
-            prefetch_size=0,
+            devices=cx.training.Devices(prefetch_size=0),
         )
 
     ended = train(until(), directory / "run")

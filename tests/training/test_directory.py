@@ -21,13 +21,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from contexture_jax._core.locks import HeldError, is_held, left_by_death, locked
-from contexture_jax.training._checkpoint import (
-    CheckpointError,
-    Progress,
-    Store,
-    examined,
-    key_words,
-)
+from contexture_jax.training import CheckpointError
+from contexture_jax.training._bits import examined
+from contexture_jax.training._checkpoint import Progress, Store, key_words
 from contexture_jax.training._log import History
 from tests.mutations import mutated
 from tests.training.helpers import same_bits

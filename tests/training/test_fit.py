@@ -1,6 +1,7 @@
 """The loop: log, early stop, bad numbers, checkpoints, and going on after a kill."""
 
 import csv
+import dataclasses
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ import pytest
 
 import contexture_jax as cx
 from contexture_jax.training._checkpoint import Progress, Store
+from contexture_jax.training._options import group
 from tests.training.helpers import data, initial_state, make_step, same_bits
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +42,16 @@ def rows() -> Any:
     return cx.training.batches(data(), 64, seed=0)
 
 
+GROUPS: dict[str, Any] = {
+    "monitor": cx.training.Monitor,
+    "checkpoints": cx.training.Checkpoints,
+    "logging": cx.training.Logging,
+    "devices": cx.training.Devices,
+}
+
+
 def train(directory: Path | None, **options: Any) -> cx.training.FitResult:
+    """A run of `fit`, with the options of all groups by their own names."""
     settings: dict[str, Any] = {
         "num_steps": NUM_STEPS,
         "key": KEY,
@@ -52,6 +63,9 @@ def train(directory: Path | None, **options: Any) -> cx.training.FitResult:
     source = settings.pop("data", rows())
     step = settings.pop("step", compiled())
     state = settings.pop("state", initial_state())
+    for name, kind in GROUPS.items():
+        own = {field.name for field in dataclasses.fields(kind)} & settings.keys()
+        settings[name] = kind(**{field: settings.pop(field) for field in own})
     return cx.training.fit(step, state, source, **settings)
 
 
@@ -331,7 +345,7 @@ def test_a_damaged_checkpoint_is_named(
 
 def test_early_stop(tmp_path: Path) -> None:
     values = iter([3.0, 1.0, 2.0, 1.0, 0.5, 9.0])
-    options: dict[str, Any] = {"monitor": "held_out", "patience": 2, "save_every": 2}
+    options: dict[str, Any] = {"metric": "held_out", "patience": 2, "save_every": 2}
     result = train(tmp_path, evaluate=lambda _: {"held_out": next(values)}, **options)
     assert (result.status, int(result.state.step)) == ("early stop", 8)
     assert "not improved in 2 rows, up to step 8; the best was 1.0" in result.message
@@ -348,7 +362,7 @@ def test_larger_may_be_better() -> None:
         num_steps=8,
         save_every=2,
         evaluate=lambda state: {"score": -float(state.step)},
-        monitor="score",
+        metric="score",
         mode="max",
         patience=1,
     )
@@ -426,7 +440,7 @@ def test_the_best_and_the_newest_are_kept(tmp_path: Path) -> None:
     progress = Progress((0,))
     for step, score in enumerate([0.1, 0.9, 0.3, 0.2, None]):
         store.save(step, {"w": jnp.full((2,), step)}, progress, score)
-    store.settle()
+    store.wait()
     assert store.best == 1
     store.close()
     assert saved_steps_of(tmp_path) == [1, 3, 4]
@@ -461,10 +475,18 @@ def test_a_bar_is_drawn_on_demand(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"save_every": 3}, "save_every must be a multiple of log_every=2; got 3"),
-        ({"mode": "least"}, 'mode must be "min" or "max"'),
-        ({"tensorboard": True}, "needs a directory"),
-        ({"patience": 0}, "patience must be at least 1"),
+        (
+            {"save_every": 3},
+            r"Checkpoints.save_every must be a multiple of Logging.log_every=2; got 3",
+        ),
+        ({"save_every": 0}, r"Checkpoints\.save_every must be at least 1; got 0"),
+        ({"keep_last": 0}, r"Checkpoints\.keep_last must be at least 1; got 0"),
+        ({"keep_best": -1}, r"Checkpoints\.keep_best must be at least 0; got -1"),
+        ({"log_every": 0}, r"Logging\.log_every must be at least 1; got 0"),
+        ({"tensorboard": True}, r"Logging\.tensorboard=True needs a directory"),
+        ({"mode": "least"}, r'Monitor\.mode must be "min" or "max"; got \'least\''),
+        ({"patience": 0}, r"Monitor\.patience must be at least 1; got 0"),
+        ({"prefetch_size": -1}, r"Devices\.prefetch_size must be at least 0; got -1"),
     ],
 )
 def test_bad_arguments_say_what_is_wrong(options: dict[str, Any], message: str) -> None:
@@ -472,8 +494,17 @@ def test_bad_arguments_say_what_is_wrong(options: dict[str, Any], message: str) 
         train(None, **options)
 
 
+def test_a_group_is_of_its_kind() -> None:
+    for name, kind in GROUPS.items():
+        assert group(None, kind, name) == kind()
+        message = f"{name} must be None or cx.training.{kind.__name__}.*; got .'a'"
+        with pytest.raises(TypeError, match=message):
+            group({"a": 1}, kind, name)
+
+
 def test_an_unknown_metric_is_told() -> None:
-    with pytest.raises(ValueError, match=r"monitor must be one of .*'largest', 'loss'"):
-        train(None, monitor="accuracy", num_steps=2)
-    with pytest.raises(ValueError, match=r"monitor must be one of .*'held_out'"):
-        train(None, monitor="accuracy", evaluate=lambda _: {"held_out": 1.0})
+    told = r"Monitor\.metric must be one of "
+    with pytest.raises(ValueError, match=told + ".*'largest', 'loss'"):
+        train(None, metric="accuracy", num_steps=2)
+    with pytest.raises(ValueError, match=told + ".*'held_out'"):
+        train(None, metric="accuracy", evaluate=lambda _: {"held_out": 1.0})

@@ -124,10 +124,22 @@ def test_data_that_is_no_iterable_of_batches(given, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"strategy": "shard_map"}, 'strategy must be None or "jit", as the step was'),
-        ({"mesh": T.data_mesh(1)}, "mesh must be None or that of the compiled step"),
-        ({"keep_last": 3}, "keep_last=3 needs a directory"),
-        ({"keep_best": 0}, "keep_best=0 needs a directory"),
+        (
+            {"devices": T.Devices(strategy="shard_map")},
+            r'Devices\.strategy must be None or "jit", as the step was',
+        ),
+        (
+            {"devices": T.Devices(mesh=T.data_mesh(1))},
+            r"Devices\.mesh must be None or that of the compiled step",
+        ),
+        (
+            {"checkpoints": T.Checkpoints(keep_last=3)},
+            r"Checkpoints\.keep_last=3 needs a directory",
+        ),
+        (
+            {"checkpoints": T.Checkpoints(keep_best=0)},
+            r"Checkpoints\.keep_best=0 needs a directory",
+        ),
     ],
 )
 def test_arguments_of_fit_that_would_play_no_part(options, message):
@@ -136,7 +148,8 @@ def test_arguments_of_fit_that_would_play_no_part(options, message):
 
 
 def test_arguments_of_fit_that_agree_with_the_compiled_step_are_taken():
-    assert fit([X, X], strategy="jit", mesh=T.data_mesh(2)).status == "finished"
+    devices = T.Devices(strategy="jit", mesh=T.data_mesh(2))
+    assert fit([X, X], devices=devices).status == "finished"
     with pytest.raises(TypeError, match="got one that is compiled"):
         T.compile_step(STEP)
 

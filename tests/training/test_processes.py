@@ -30,8 +30,8 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         rows,
         num_steps=NUM_STEPS,
         key=jax.random.key(9),
-        log_every=1,
-        mesh=mesh,
+        logging=cx.training.Logging(log_every=1),
+        devices=cx.training.Devices(mesh=mesh),
     )
     compiled = cx.training.compile_step(make_step(), "shard_map", mesh)
     mapped, metrics = compiled(initial_state(), rows.at(0), jax.random.key(9))

@@ -28,8 +28,8 @@ def main() -> None:
             rows,
             num_steps=num_steps,
             key=jax.random.key(9),
-            log_every=1,
             directory=directory / "run",
+            logging=cx.training.Logging(log_every=1),
         )
     compiled = cx.training.compile_step(make_step(), "shard_map")
     mapped, metrics = compiled(
