@@ -104,7 +104,7 @@ OPERATORS: dict[str, Callable[[Any], cx.AssociationOperator]] = {
         for storage in ("dense", "sparse")
     },
     "rbf in tiles": lambda dtype: cx.association_operator(
-        CONTEXTS["rbf"](dtype), block_size=4
+        CONTEXTS["rbf"](dtype), tile_size=4
     ),
     "adjoint": lambda dtype: cx.operators.adjoint(operator("joint with zeros", dtype)),
     "product": lambda dtype: cx.operators.compose(

@@ -115,13 +115,13 @@ class SoftmaxContext(Context):
         return self.scores().form
 
     def factors(
-        self, *, form: Form | None = None, block_size: int = _BLOCK
+        self, *, form: Form | None = None, tile_size: int = _BLOCK
     ) -> SoftmaxFactors:
         """What log P⁺(a|x) is formed from: the scores less each row's log-sum-exp."""
-        return _normalised(self.scores(form), block_size)[0]
+        return _normalised(self.scores(form), tile_size)[0]
 
     def context_law(
-        self, factors: SoftmaxFactors, *, block_size: int = _BLOCK
+        self, factors: SoftmaxFactors, *, tile_size: int = _BLOCK
     ) -> Float[Array, " m"]:
         """P_A = Σ_x P_X(x) P⁺(·|x), never taken to be uniform."""
         return exp_matmul(
@@ -129,7 +129,7 @@ class SoftmaxContext(Context):
             factors.queries,
             self.p_x[:, None],
             form=factors.form,
-            block_size=block_size,
+            tile_size=tile_size,
         )[:, 0]
 
     def table(self) -> Float[Array, "n m"]:
@@ -369,10 +369,10 @@ class Attention(SoftmaxContext):
 
 
 def _normalised(
-    scores: SoftmaxFactors, block_size: int
+    scores: SoftmaxFactors, tile_size: int
 ) -> tuple[SoftmaxFactors, Array, Array]:
     """Factors of the law, and the two parts of log Z."""
-    lse = functools.partial(logsumexp_rows, form=scores.form, block_size=block_size)
+    lse = functools.partial(logsumexp_rows, form=scores.form, tile_size=tile_size)
     queries, high, low = normalise(scores.form, scores.queries, scores.keys, lse)
     return dataclasses.replace(scores, queries=queries), high, low
 

@@ -29,7 +29,7 @@ from contexture_jax.kernels._softmax import (
     exp_matmul,
     logsumexp_rows,
     normalise,
-    tile_size,
+    tile_shape,
 )
 from contexture_jax.kernels.neighbors import in_balls, nearest_neighbors
 
@@ -55,5 +55,5 @@ __all__ = [
     "slots_cost",
     "slots_matmat",
     "sum_slots",
-    "tile_size",
+    "tile_shape",
 ]

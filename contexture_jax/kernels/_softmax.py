@@ -34,17 +34,17 @@ from contexture_jax.kernels._exponents import (
     two_sum,
 )
 
-__all__ = ["exp_matmul", "logsumexp_rows", "normalise", "tile_size"]
+__all__ = ["exp_matmul", "logsumexp_rows", "normalise", "tile_shape"]
 
 
-def tile_size(n: Size, m: Size, block_size: int) -> tuple[Size, Size]:
-    """Rows and columns of a tile: `block_size`, cut evenly over n and over m.
+def tile_shape(n: Size, m: Size, tile_size: int) -> tuple[Size, Size]:
+    """Rows and columns of a tile: `tile_size`, cut evenly over n and over m.
 
     Numbers of rows that an export leaves open give expressions of them.
     """
 
     def even(size: Size) -> Size:
-        return _ceil_divide(size, _ceil_divide(size, block_size)) if size else 1
+        return _ceil_divide(size, _ceil_divide(size, tile_size)) if size else 1
 
     return even(n), even(m)
 
@@ -55,7 +55,7 @@ def exp_matmul(
     values: Float[Array, "m r"],
     *,
     form: Form,
-    block_size: int,
+    tile_size: int,
     power: float = 1.0,
 ) -> Float[Array, "n r"]:
     """exp(power · L) V by tiles; work space is some tiles and a block of the result.
@@ -65,7 +65,7 @@ def exp_matmul(
         keys: shape (m, e), the same dtype.
         values: V, shape (m, r), the same dtype.
         form: of the two.
-        block_size: the largest side of a tile.
+        tile_size: the largest side of a tile.
         power: of the weights.
 
     Returns:
@@ -74,7 +74,7 @@ def exp_matmul(
     Gradients, in reverse mode only: with S = exp(L) and a cotangent O of the result,
     V̄ = Sᵀ O, and S ∘ O Vᵀ is the cotangent of L, in one sweep over the tiles.
     """
-    return _exp_matmul((form, block_size, power), queries, keys, values)
+    return _exp_matmul((form, tile_size, power), queries, keys, values)
 
 
 def logsumexp_rows(
@@ -82,7 +82,7 @@ def logsumexp_rows(
     keys: Float[Array, "m e"],
     *,
     form: Form,
-    block_size: int,
+    tile_size: int,
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """Log Σ_a exp(L_xa) by tiles, in two parts whose sum it is.
 
@@ -94,7 +94,7 @@ def logsumexp_rows(
     Gradients, in reverse mode only: with the weights P = exp(L − result) and a
     cotangent o of the result, o ∘ P is the cotangent of L.
     """
-    return _logsumexp_rows((form, block_size), queries, keys)
+    return _logsumexp_rows((form, tile_size), queries, keys)
 
 
 def normalise(
@@ -167,10 +167,10 @@ def _pull_back_by_tiles(
     out_bar: Array,
     wants_values: bool,
 ) -> tuple[Array, Array, Array | None]:
-    form, block_size, power = how
+    form, tile_size, power = how
     queries, keys, values = arrays
     (n, e), (m, r) = queries.shape, values.shape
-    rows, columns = tile_size(n, m, block_size)
+    rows, columns = tile_shape(n, m, tile_size)
     key_blocks, value_blocks = _blocks(keys, columns, form), _blocks(values, columns)
 
     def one_block(carry: tuple[Array, Any], block: tuple[Array, Array]) -> tuple:
@@ -227,7 +227,7 @@ def _logsumexp_rows_saved(
 def _logsumexp_rows_backward(
     how: tuple[Form, int], saved: Any, out_bar: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    form, block_size = how
+    form, tile_size = how
     queries, keys, out = saved
     # Weights in [0, 1], however large the logits are.
     arrays = (
@@ -236,7 +236,7 @@ def _logsumexp_rows_backward(
         jnp.ones((keys.shape[0], 1), keys.dtype),
     )
     bars = _pull_back_by_tiles(
-        (form, block_size, 1.0), arrays, out_bar[1][:, None], False
+        (form, tile_size, 1.0), arrays, out_bar[1][:, None], False
     )
     return bars[:2]
 
@@ -247,9 +247,9 @@ _logsumexp_rows.defvjp(_logsumexp_rows_saved, _logsumexp_rows_backward)
 def _exp_matmul_forward(
     how: tuple[Form, int, float], queries: Array, keys: Array, values: Array
 ) -> Array:
-    form, block_size, power = how
+    form, tile_size, power = how
     n, m, r = queries.shape[0], keys.shape[0], values.shape[1]
-    rows, columns = tile_size(n, m, block_size)
+    rows, columns = tile_shape(n, m, tile_size)
     start = jnp.zeros((rows, r), values.dtype)
     number = jnp.arange(columns)[:, None]
     # The last block ends at the last row and does some rows a second time: padding
@@ -287,9 +287,9 @@ def _exp_matmul_forward(
 def _logsumexp_rows_forward(
     how: tuple[Form, int], queries: Array, keys: Array
 ) -> tuple[Array, Array]:
-    form, block_size = how
+    form, tile_size = how
     n, m = queries.shape[0], keys.shape[0]
-    rows, columns = tile_size(n, m, block_size)
+    rows, columns = tile_shape(n, m, tile_size)
     key_blocks = _blocks(keys, columns, form)
     counts = _blocks(jnp.ones((m, 1), keys.dtype), columns)
 

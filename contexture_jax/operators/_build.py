@@ -66,7 +66,7 @@ def association_operator(
     context: Context,
     *,
     storage: Storage | None = None,
-    block_size: int | None = None,
+    tile_size: int | None = None,
     mesh: Mesh | None = None,
     axis: str = "x",
 ) -> AssociationOperator:
@@ -100,7 +100,7 @@ def association_operator(
         storage: "dense" or "sparse" to store the whole table that way instead, which
             takes n · m numbers on the way unless the context is sparse; None: what fits
             the context.
-        block_size: largest side of a tile, for contexts kept in tiles only; None: 1024.
+        tile_size: largest side of a tile, for contexts kept in tiles only; None: 1024.
         mesh: devices to cut the rows over; axes of type Explicit, as of
             `jax.make_mesh`, are taken as Auto; None: one device.
         axis: the axis of the mesh that cuts the rows; others repeat the work.
@@ -112,7 +112,7 @@ def association_operator(
         CapabilityError: if the context has no table (an infinite family).
         TypeError: if `context` is not a context, or `mesh` no mesh.
         ValueError: if `storage` is unknown, `axis` no axis of the mesh, or an argument
-            is given that plays no part: `block_size` without tiles, `axis` without
+            is given that plays no part: `tile_size` without tiles, `axis` without
             `mesh`; if the table of a context of one's own is no table that sums to 1.
 
     Warns:
@@ -144,7 +144,7 @@ def association_operator(
         raise ValueError(msg)
     _warn_of_point_masses(context)
     mesh = None if mesh is None else check_mesh(mesh, axis)
-    place = _Place(mesh, axis, _side_of_tiles(context, storage, block_size))
+    place = _Place(mesh, axis, _side_of_tiles(context, storage, tile_size))
     build = {None: _build, "dense": _build_dense, "sparse": _build_sparse}[storage]
     return _marked(build(context, place), context.fingerprint)
 
@@ -155,12 +155,12 @@ class _Place(NamedTuple):
     Attributes:
         mesh: the devices that its rows are cut over; None: one device.
         axis: of the mesh.
-        block_size: of contexts kept in tiles.
+        tile_size: of contexts kept in tiles.
     """
 
     mesh: Mesh | None
     axis: str
-    block_size: int
+    tile_size: int
 
 
 def _marked(op: Any, mark: Any) -> AssociationOperator:
@@ -168,18 +168,18 @@ def _marked(op: Any, mark: Any) -> AssociationOperator:
 
 
 def _side_of_tiles(
-    context: Context, storage: Storage | None, block_size: int | None
+    context: Context, storage: Storage | None, tile_size: int | None
 ) -> int:
-    if block_size is None:
+    if tile_size is None:
         return BLOCK_SIZE
     if storage is not None or not isinstance(context, SoftmaxContext):
         how = f" with {storage=}" if storage else ""
         msg = (
-            "block_size goes with contexts kept in tiles, as rbf and attention; got a"
+            "tile_size goes with contexts kept in tiles, as rbf and attention; got a"
             f" {type(context).__name__}{how}"
         )
         raise ValueError(msg)
-    return check_integer(block_size, "block_size", low=1)
+    return check_integer(tile_size, "tile_size", low=1)
 
 
 def _build_dense(context: Context, place: _Place) -> AssociationOperator:
@@ -317,8 +317,8 @@ def _(context: ReversedNeighbors, place: _Place) -> AssociationOperator:
 @_build.register
 def _(context: SoftmaxContext, place: _Place) -> AssociationOperator:
     if place.mesh is None:
-        return kernel_operator(context, place.block_size)
-    return shard_softmax(context, place.mesh, place.axis, place.block_size)
+        return kernel_operator(context, place.tile_size)
+    return shard_softmax(context, place.mesh, place.axis, place.tile_size)
 
 
 @_build.register

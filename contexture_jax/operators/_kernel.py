@@ -13,7 +13,7 @@ from contexture_jax._core.checks import check_integer
 from contexture_jax._core.numerics import safe_reciprocal
 from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
 from contexture_jax.contexts import SoftmaxContext
-from contexture_jax.kernels import Form, exp_matmul, tile_size
+from contexture_jax.kernels import Form, exp_matmul, tile_shape
 from contexture_jax.operators._base import AssociationOperator, Cost
 
 __all__ = ["BLOCK_SIZE", "KernelOperator", "kernel_operator"]
@@ -25,7 +25,7 @@ BLOCK_SIZE = 1024  # of a tile, where no other is asked for
 class KernelOperator(AssociationOperator):
     """T of a softmax law: memory is linear in n, work is n · m · (e + r).
 
-    Both directions recompute tiles of at most `block_size`² numbers, and alike.
+    Both directions recompute tiles of at most `tile_size`² numbers, and alike.
 
     Attributes:
         queries: a row an x, with −log Z(x) folded in, shape (n, e).
@@ -33,7 +33,7 @@ class KernelOperator(AssociationOperator):
         p_x: shape (n,).
         p_a: Σ_x p_x P⁺(·|x), shape (m,).
         norm2: ‖T‖²_HS, shape ().
-        block_size: the largest side of a tile. Static.
+        tile_size: the largest side of a tile. Static.
         form: how log P⁺(a|x) comes from the two. Static.
     """
 
@@ -42,7 +42,7 @@ class KernelOperator(AssociationOperator):
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
     norm2: Float[Array, ""]
-    block_size: int = static_field()
+    tile_size: int = static_field()
     form: Form = static_field()
     fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
@@ -59,7 +59,7 @@ class KernelOperator(AssociationOperator):
 
     def _product(self, queries: Array, keys: Array, values: Array) -> Array:
         return exp_matmul(
-            queries, keys, values, form=self.form, block_size=self.block_size
+            queries, keys, values, form=self.form, tile_size=self.tile_size
         )
 
     def squared_norm(self) -> Float[Array, ""]:
@@ -72,7 +72,7 @@ class KernelOperator(AssociationOperator):
         n, m = self.shape
         size = self.dtype.itemsize
         e = self.queries.shape[1]
-        rows, columns = tile_size(n, m, self.block_size)
+        rows, columns = tile_shape(n, m, self.tile_size)
         padded_n, padded_m = -(-n // rows) * rows, -(-m // columns) * columns
         return Cost(
             flops=padded_n * padded_m * (self.form.flops() + 1 + 2 * r),
@@ -89,13 +89,13 @@ class KernelOperator(AssociationOperator):
 
 
 def kernel_operator(
-    context: SoftmaxContext, block_size: int, form: Form | None = None
+    context: SoftmaxContext, tile_size: int, form: Form | None = None
 ) -> KernelOperator:
     """T of a softmax context: three passes for Z, P_A and the norm, nothing stored.
 
     Args:
         context: the law.
-        block_size: the largest side of a tile.
+        tile_size: the largest side of a tile.
         form: of its factors, where the context is traced but was not when that was
             chosen; None: what the context says.
     """
@@ -105,22 +105,22 @@ def kernel_operator(
             f" {type(context).__name__}"
         )
         raise TypeError(msg)
-    block_size = check_integer(block_size, "block_size", low=1)
-    return _build(context, block_size, context.form() if form is None else form)
+    tile_size = check_integer(tile_size, "tile_size", low=1)
+    return _build(context, tile_size, context.form() if form is None else form)
 
 
-@functools.partial(jax.jit, static_argnames=("block_size", "form"))
-def _build(context: SoftmaxContext, block_size: int, form: Form) -> KernelOperator:
-    law = context.factors(form=form, block_size=block_size)
-    p_a = context.context_law(law, block_size=block_size)
+@functools.partial(jax.jit, static_argnames=("tile_size", "form"))
+def _build(context: SoftmaxContext, tile_size: int, form: Form) -> KernelOperator:
+    law = context.factors(form=form, tile_size=tile_size)
+    p_a = context.context_law(law, tile_size=tile_size)
     squares = exp_matmul(
         law.queries,
         law.keys,
         safe_reciprocal(p_a)[:, None],
         form=form,
-        block_size=block_size,
+        tile_size=tile_size,
         power=2.0,
     )[:, 0]
     p_x = context.p_x
     norm2 = jnp.sum(p_x * jnp.where(p_x > 0, squares, 0.0))
-    return KernelOperator(law.queries, law.keys, p_x, p_a, norm2, block_size, form)
+    return KernelOperator(law.queries, law.keys, p_x, p_a, norm2, tile_size, form)

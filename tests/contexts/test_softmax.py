@@ -346,10 +346,10 @@ def test_tiles_have_the_gradients_of_the_dense_formulas(name):
 
     def tiled(q, k, v, factor, bias):
         queries, keys = parts(q, k, factor, bias)
-        lse = functools.partial(logsumexp_rows, form=form, block_size=4)
+        lse = functools.partial(logsumexp_rows, form=form, tile_size=4)
         queries, _, low = normalise(form, queries, keys, lse)
-        product = exp_matmul(queries, keys, v, form=form, block_size=4)
-        square = exp_matmul(queries, keys, v, form=form, block_size=4, power=2.0)
+        product = exp_matmul(queries, keys, v, form=form, tile_size=4)
+        square = exp_matmul(queries, keys, v, form=form, tile_size=4, power=2.0)
         return (product * out).sum() + square.sum() + low.sum()
 
     def dense(q, k, v, factor, bias):
@@ -380,9 +380,9 @@ def _tiled_with_gradient(q, k, v):
 
     def total(q, k, v):
         queries, keys = rows(q, q), rows(k, k)
-        lse = functools.partial(logsumexp_rows, form=form, block_size=4)
+        lse = functools.partial(logsumexp_rows, form=form, tile_size=4)
         queries, _, _ = normalise(form, queries, keys, lse)
-        return (exp_matmul(queries, keys, v, form=form, block_size=4) ** 2).sum()
+        return (exp_matmul(queries, keys, v, form=form, tile_size=4) ** 2).sum()
 
     return jax.value_and_grad(total, range(3))(q, k, v)
 

@@ -107,7 +107,7 @@ def test_pairs_of_features_and_names_are_told_what_to_do():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"block_size": 8}, "block_size goes with contexts kept in tiles"),
+        ({"tile_size": 8}, "tile_size goes with contexts kept in tiles"),
         ({"axis": "y"}, "axis goes with a mesh"),
     ],
 )

@@ -158,7 +158,7 @@ def test_bytes_of_a_kernel_product_do_not_grow_with_n_squared():
     """Work space from the compiled program: at most linear in n (ratio 8 for 8 n)."""
 
     def build(x: jax.Array) -> cx.AssociationOperator:
-        return cx.association_operator(cx.contexts.rbf(x), block_size=512)
+        return cx.association_operator(cx.contexts.rbf(x), tile_size=512)
 
     def work_space(n: int) -> int:
         shape = functools.partial(jax.ShapeDtypeStruct, dtype=np.float32)
@@ -247,8 +247,8 @@ def test_bad_compositions_are_refused():
 
 def test_bad_requests_are_refused():
     context = CONTEXTS["joint"](np.float32)
-    with pytest.raises(ValueError, match="block_size must be at least 1"):
-        cx.association_operator(context, block_size=0)
+    with pytest.raises(ValueError, match="tile_size must be at least 1"):
+        cx.association_operator(context, tile_size=0)
 
 
 @pytest.mark.parametrize("name", NAMES)

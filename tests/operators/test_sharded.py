@@ -69,7 +69,7 @@ def build(name: str, mesh: Mesh | None = None) -> Any:
     made = context(name)
     if not isinstance(made, cx.contexts.SoftmaxContext):
         return cx.association_operator(made, mesh=mesh)
-    make = functools.partial(cx.association_operator, block_size=5, mesh=mesh)
+    make = functools.partial(cx.association_operator, tile_size=5, mesh=mesh)
     # Outside a trace far points have a form of their own.
     return make(made) if name == "far rbf" else jax.jit(make)(made)
 
@@ -163,7 +163,7 @@ def test_gradients_through_the_ring_are_those_of_one_device():
 
     def loss(x, gamma, f, g, mesh=None):
         made = cx.contexts.rbf(x, gamma)
-        op = cx.association_operator(made, block_size=5, mesh=mesh)
+        op = cx.association_operator(made, tile_size=5, mesh=mesh)
         norm2 = op.squared_norm()
         assert norm2 is not None
         products = (op.matmat(g) ** 2).sum() + (op.rmatmat(f) ** 2).sum()
@@ -218,7 +218,7 @@ def laid_out(kind: str) -> Any:
         "teacher": lambda: cx.contexts.teacher(x),
     }[kind]()
     tiles = 8 if kind == "rbf" else None
-    return cx.association_operator(made, mesh=make_mesh(8), block_size=tiles)
+    return cx.association_operator(made, mesh=make_mesh(8), tile_size=tiles)
 
 
 @functools.cache
@@ -291,7 +291,7 @@ def test_reverse_mode_through_the_ring_stores_no_tile():
     def work_space(n: int) -> int:
         def loss(x, gamma):
             made = cx.contexts.rbf(x, gamma)
-            op = cx.association_operator(made, mesh=make_mesh(8), block_size=64)
+            op = cx.association_operator(made, mesh=make_mesh(8), tile_size=64)
             return (op.matmat(jnp.ones((n, 4), x.dtype)) ** 2).sum()
 
         cut = NamedSharding(make_mesh(8), PartitionSpec("x"))

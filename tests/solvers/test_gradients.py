@@ -159,7 +159,7 @@ def test_kernel_parameters_and_features(name):
     @jax.jit
     @jax.grad
     def gradient(values):
-        op = cx.association_operator(make(*values), block_size=4)
+        op = cx.association_operator(make(*values), tile_size=4)
         result, info = cx.svd(op, 3, key=KEY)
         return (result.singular_values**2).sum() + 0.5 * info.total_energy
 
@@ -543,7 +543,7 @@ def test_gradients_through_a_kernel_take_the_memory_of_tiles():
     n = 4096
 
     def function(gamma, x):
-        op = cx.association_operator(cx.contexts.rbf(x, gamma), block_size=512)
+        op = cx.association_operator(cx.contexts.rbf(x, gamma), tile_size=512)
         result, info = cx.svd(op, 2, key=KEY, method="randomized", num_oversamples=2)
         return (result.singular_values**2).sum() + info.tail_energy
 

@@ -107,7 +107,7 @@ def test_gradients_of_the_spectrum_are_those_of_one_device(key):
 
     def energy(x, gamma, mesh=None):
         made = cx.contexts.rbf(x, gamma)
-        op = cx.association_operator(made, mesh=mesh, block_size=6)
+        op = cx.association_operator(made, mesh=mesh, tile_size=6)
         settings = {"method": "randomized", "num_oversamples": WIDTH - RANK}
         return (cx.svd(op, RANK, key=key, **settings)[0].singular_values ** 2).sum()
 

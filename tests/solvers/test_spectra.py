@@ -169,7 +169,7 @@ def test_blocked_kernel_storage_gives_the_closed_form(method, dtype):
     cube = np.array(np.meshgrid(*[[-1, 1]] * 5)).reshape(5, -1).T.astype(dtype)
     scale = np.asarray(0.5 * np.log((1 - flip) / flip), dtype)
     context = cx.contexts.attention(cube, cube, scale=scale)
-    check(cx.association_operator(context, block_size=10), name, method, dtype)
+    check(cx.association_operator(context, tile_size=10), name, method, dtype)
 
 
 @pytest.mark.slow

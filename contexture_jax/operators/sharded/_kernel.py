@@ -29,7 +29,7 @@ from contexture_jax.kernels import (
     normalise,
     padded,
     shifted,
-    tile_size,
+    tile_shape,
 )
 from contexture_jax.operators._base import Cost
 from contexture_jax.operators.sharded._common import (
@@ -51,7 +51,7 @@ class _Ring(NamedTuple):
 
     mesh: Mesh
     axis: str
-    block_size: int
+    tile_size: int
     form: Form
     power: float = 1.0
 
@@ -69,7 +69,7 @@ class _Ring(NamedTuple):
             keys,
             values,
             form=self.form,
-            block_size=self.block_size,
+            tile_size=self.tile_size,
             power=self.power,
         )
 
@@ -91,7 +91,7 @@ class ShardedKernelOperator(ShardedOperator):
         norm2: ‖T‖²_HS, shape ().
         mesh: the devices. Static.
         axis: the axis of the mesh that cuts the rows. Static.
-        block_size: the largest side of a tile. Static.
+        tile_size: the largest side of a tile. Static.
         form: how log P⁺(a|x) comes from the two. Static.
     """
 
@@ -102,13 +102,13 @@ class ShardedKernelOperator(ShardedOperator):
     norm2: Float[Array, ""]
     mesh: Mesh = static_field()
     axis: str = static_field()
-    block_size: int = static_field()
+    tile_size: int = static_field()
     form: Form = static_field()
     fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     @property
     def _ring(self) -> _Ring:
-        return _Ring(self.mesh, self.axis, self.block_size, self.form)
+        return _Ring(self.mesh, self.axis, self.tile_size, self.form)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
@@ -131,7 +131,7 @@ class ShardedKernelOperator(ShardedOperator):
         k, size = self.num_devices, self.dtype.itemsize
         n, m = (padded_size(s, k) // k for s in self.shape)
         e = self.queries.shape[1]
-        rows, columns = tile_size(n, m, self.block_size)
+        rows, columns = tile_shape(n, m, self.tile_size)
         padded_n, padded_m = -(-n // rows) * rows, -(-m // columns) * columns
         return Cost(
             flops=k * padded_n * padded_m * (self.form.flops() + 1 + 2 * r),
@@ -163,20 +163,20 @@ class ShardedKernelOperator(ShardedOperator):
 
 
 def shard_softmax(
-    context: SoftmaxContext, mesh: Mesh, axis: str, block_size: int
+    context: SoftmaxContext, mesh: Mesh, axis: str, tile_size: int
 ) -> ShardedKernelOperator:
     """T of a softmax context over a mesh: Z, P_A and the norm by rings as well."""
     form = context.form()
     if mesh.is_multi_process and not is_traced(context):
-        return _compiled(context, form, mesh, axis, block_size)
-    return _shard(context, form, mesh, axis, block_size)
+        return _compiled(context, form, mesh, axis, tile_size)
+    return _shard(context, form, mesh, axis, tile_size)
 
 
 def _shard(
-    context: SoftmaxContext, form: Form, mesh: Mesh, axis: str, block_size: int
+    context: SoftmaxContext, form: Form, mesh: Mesh, axis: str, tile_size: int
 ) -> ShardedKernelOperator:
     scores = context.scores(form)
-    ring = _Ring(mesh, axis, block_size, form)
+    ring = _Ring(mesh, axis, tile_size, form)
     k = ring.size
     m = len(scores.keys)
     # Padding must not count in Z, and has one of its own.
@@ -200,7 +200,7 @@ def _shard(
         place_whole(norm2, mesh),
         mesh,
         axis,
-        block_size,
+        tile_size,
         form,
     )
 
@@ -296,9 +296,7 @@ def _logsumexp_in_ring(ring: _Ring, queries: Array, keys: Array) -> tuple[Array,
     """The rows of one device."""
 
     def add(block: Array, total: tuple[Array, Array]) -> tuple[Array, Array]:
-        here = logsumexp_rows(
-            queries, block, form=ring.form, block_size=ring.block_size
-        )
+        here = logsumexp_rows(queries, block, form=ring.form, tile_size=ring.tile_size)
         high = jnp.maximum(total[0], here[0])
         parts = [jnp.exp(one - high + rest) for one, rest in (total, here)]
         return high, jnp.log(parts[0] + parts[1])
