@@ -133,7 +133,7 @@ aligned = cx.evaluation.alignment(found.left, exact, op, key=jax.random.key(2))
 for name in ("cca", "mutual_knn", "cka", "ratio_trace"):
     measured = getattr(aligned, name)
     print(
-        f"{name:12} {measured.value:.3f}  (chance: {measured.null_upper:.3f} at most)"
+        f"{name:12} {measured.value:.3f}  (chance: {measured.null.upper:.3f} at most)"
     )
 
 # %%

@@ -290,7 +290,7 @@ def compare(
     return {
         **{name: float(measured.value) for name, measured in measures.items()},
         "nulls": {
-            name: float(measured.null_upper) for name, measured in measures.items()
+            name: float(measured.null.upper) for name, measured in measures.items()
         },
         "clusters": [
             {"first": first + 1, "last": end, "squared_cosine": cosine}

@@ -82,7 +82,7 @@ def describe(
         best_dim = None
     bounds = judgement.bounds
     rank = len(spectrum.singular_values)
-    if bounds is not None and bounds.low == bounds.high and bounds.best_dim > rank:
+    if bounds is not None and bounds.lower == bounds.upper and bounds.best_dim > rank:
         notes.append(
             f"{bounds.best_dim} functions would be best of up to 512: --rank"
             f" {bounds.best_dim} computes them"
@@ -116,8 +116,8 @@ def describe(
         "tau": tau,
         "tau_reason": tau_reason,
         "best_dim": best_dim,
-        "tau_low": None if bounds is None else bounds.low,
-        "tau_high": None if bounds is None else bounds.high,
+        "tau_low": None if bounds is None else bounds.lower,
+        "tau_high": None if bounds is None else bounds.upper,
         "tau_high_dim": None if bounds is None else bounds.best_dim or None,
         "decay_rate": judgement.decay_rate,
         "verdict": judgement.association,
@@ -168,13 +168,13 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
         "num_pairs": sampling.num_pairs,
         "num_replicates": sampling.num_replicates,
         "level": sampling.level,
-        "corrected": found.singular_values.corrected,
+        "corrected": found.singular_values.estimate,
         "lower": found.singular_values.lower,
         "upper": found.singular_values.upper,
-        "band_lower": found.band_lower,
-        "band_upper": found.band_upper,
+        "band_lower": found.band.lower,
+        "band_upper": found.band.upper,
         "p_values": null.p_values,
-        "total_corrected": found.total.corrected.item(),
+        "total_corrected": found.total.estimate.item(),
         "total_lower": found.total.lower.item(),
         "total_upper": found.total.upper.item(),
         "total_p_value": null.total_p_value.item(),

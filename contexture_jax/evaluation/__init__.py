@@ -1,12 +1,17 @@
 """Judges of contexts, spectra, encoders and pairs of representations."""
 
 from contexture_jax.evaluation._alignment import (
-    cca,
-    mutual_knn,
-    principal_angles,
-    projector_distance,
+    Alignment,
+    Measured,
+    alignment,
+    cluster_cosines,
+    clusters,
 )
-from contexture_jax.evaluation._bounds import UsefulnessBounds, usefulness_bounds
+from contexture_jax.evaluation._bootstrap import (
+    SpectrumSampling,
+    bootstrap_interval,
+    bootstrap_spectrum,
+)
 from contexture_jax.evaluation._decay import decay_rate
 from contexture_jax.evaluation._encoders import (
     TargetEnergy,
@@ -19,21 +24,13 @@ from contexture_jax.evaluation._encoders import (
     trace_gap_bound,
 )
 from contexture_jax.evaluation._held_out import HeldOut, held_out_spectrum
+from contexture_jax.evaluation._interval import Interval
 from contexture_jax.evaluation._kernel import (
-    Estimate,
     estimate_kernel_deviation,
     expected_kernel_deviation,
     kappa_squared,
     kernel_diagonal,
     lipschitz,
-)
-from contexture_jax.evaluation._learned import (
-    Alignment,
-    Measured,
-    alignment,
-    cka,
-    cluster_cosines,
-    clusters,
 )
 from contexture_jax.evaluation._monte_carlo import (
     MonteCarloError,
@@ -43,15 +40,15 @@ from contexture_jax.evaluation._monte_carlo import (
 from contexture_jax.evaluation._pairs import PairSample, counted_sample, pair_sample
 from contexture_jax.evaluation._permutation import PermutationNull, permutation_null
 from contexture_jax.evaluation._rayleigh_ritz import (
-    HeldOutRitz,
     RayleighRitz,
     rayleigh_ritz,
 )
-from contexture_jax.evaluation._sampling import (
-    Interval,
-    SpectrumSampling,
-    bootstrap_interval,
-    bootstrap_spectrum,
+from contexture_jax.evaluation._similarity import (
+    cca,
+    cka,
+    mutual_knn,
+    principal_angles,
+    projector_distance,
 )
 from contexture_jax.evaluation._spectra import (
     Usefulness,
@@ -60,6 +57,10 @@ from contexture_jax.evaluation._spectra import (
     effective_rank,
     maximal_correlation,
     usefulness,
+)
+from contexture_jax.evaluation._usefulness_bounds import (
+    UsefulnessBounds,
+    usefulness_bounds,
 )
 from contexture_jax.evaluation._verdict import Verdict, verdict
 from contexture_jax.evaluation._worst_case import (
@@ -71,9 +72,7 @@ from contexture_jax.evaluation._worst_case import (
 
 __all__ = [
     "Alignment",
-    "Estimate",
     "HeldOut",
-    "HeldOutRitz",
     "Interval",
     "Measured",
     "MonteCarloError",

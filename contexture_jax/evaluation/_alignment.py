@@ -1,155 +1,180 @@
-"""Comparing two sets of functions on the same rows."""
+"""How close learned functions are to the exact ones, beside what chance would give."""
 
 from __future__ import annotations
 
-import jax.numpy as jnp
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from contexture_jax._core.checks import check_integer
-from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array, ArrayLike, Float, Int
-from contexture_jax.contexts import nearest_neighbors
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import (
+    check_finite,
+    check_integer,
+    check_key,
+)
+from contexture_jax._core.fingerprint import of_one_law
+from contexture_jax._core.numerics import (
+    safe_divide,
+)
+from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
+from contexture_jax._core.units import in_own_unit
 from contexture_jax.evaluation._common import (
     as_columns,
-    as_weights,
-    map_blocks,
-    weighted_basis,
+    as_number,
+    as_spectrum,
 )
+from contexture_jax.evaluation._encoders import ratio_trace
+from contexture_jax.evaluation._interval import Interval
+from contexture_jax.evaluation._similarity import (
+    cca,
+    cka,
+    mutual_knn,
+    principal_angles,
+)
+from contexture_jax.operators import AssociationOperator
 
-__all__ = ["cca", "mutual_knn", "principal_angles", "projector_distance"]
+__all__ = ["Alignment", "Measured", "alignment", "cluster_cosines", "clusters"]
 
 
-def principal_angles(
-    a: ArrayLike, b: ArrayLike, weights: ArrayLike | None = None
-) -> Float[Array, " k"]:
-    """The principal angles between span(a) and span(b), in radians, ascending.
+@short_repr
+class Measured(NamedTuple):
+    """A measure of alignment, beside what chance gives it.
 
-    Nothing is centred: centre first to compare spans up to constants. Each angle comes
-    from its cosine and its sine together (Björck & Golub 1973, doi
-    10.1090/S0025-5718-1973-0348991-3), so that small ones are as exact as large ones:
-    absolute error of order eps. Directions that a rank-deficient set lacks count as
-    angles of π/2.
+    Attributes:
+        value: of the embedding.
+        null: the same with the rows of one side shuffled: the mean over k shuffles
+            between the smallest and the largest. A further one is above the largest
+            with a probability of 1 / (k + 1), so that the level is (k − 1) / (k + 1).
+    """
+
+    value: Float[Array, ""]
+    null: Interval
+
+
+@short_repr
+class Alignment(NamedTuple):
+    """An embedding beside the exact singular functions of a context.
+
+    Attributes:
+        cca: mean squared canonical correlation.
+        mutual_knn: share of common nearest neighbours, of whitened features.
+        cka: centred kernel alignment of the features as given.
+        ratio_trace: Tr(C⁻¹ B) over its largest value Σ_{i≤d} s_i².
+        clusters: bounds (first, end) of clusters of near-equal singular values.
+        cluster_cosines: mean squared cosine of the principal angles of each cluster.
+    """
+
+    cca: Measured
+    mutual_knn: Measured
+    cka: Measured
+    ratio_trace: Measured
+    clusters: list[tuple[int, int]]
+    cluster_cosines: list[float]
+
+
+def clusters(singular_values: ArrayLike, *, gap: float = 0.01) -> list[tuple[int, int]]:
+    """Runs of singular values whose neighbours differ by at most `gap`, on the host.
+
+    Functions of a cluster are an arbitrary basis: compare its span, never its
+    functions.
 
     Args:
-        a: functions as columns, shape (n, d1), floating.
-        b: likewise, shape (n, d2).
-        weights: of the rows in the inner product Σ_x w_x f(x) g(x), shape (n,); uniform
-            by default. Their scale does not matter.
+        singular_values: shape (k,), in [0, 1].
+        gap: the largest difference between neighbours of one cluster.
 
     Returns:
-        min(d1, d2) angles between 0 and π/2.
+        (first, end) of each, in descending order of the values.
     """
-    a, b, w = _check_pair(a, b, weights)
-    if a.shape[1] < b.shape[1]:
-        a, b = b, a
-    d = b.shape[1]
-    large, _ = weighted_basis(a, w, centre=False)
-    small, rank = weighted_basis(b, w, centre=False)
-    cross = mm(large.T, small)
-    cosines = jnp.linalg.svd(cross, compute_uv=False)
-    outside = small - mm(large, cross)
-    sines = jnp.linalg.svd(outside, compute_uv=False)[::-1]
-    # The 0 columns of a rank-deficient basis put sines of 0 first: send them last.
-    sines = jnp.roll(jnp.pad(sines, (d - sines.shape[0], 0)), rank - d)
-    angles = jnp.where(jnp.isfinite(cross).all(), jnp.arctan2(sines, cosines), jnp.nan)
-    return jnp.where(jnp.arange(d) < rank, angles, jnp.asarray(jnp.pi / 2, a.dtype))
+    as_number(gap, "gap")
+    s = np.asarray(as_spectrum(singular_values))
+    cuts = np.flatnonzero(s[:-1] - s[1:] > gap) + 1
+    ends = [0, *cuts.tolist(), len(s)]
+    return list(itertools.pairwise(ends))
 
 
-def projector_distance(
-    a: ArrayLike, b: ArrayLike, weights: ArrayLike | None = None
-) -> Float[Array, ""]:
-    """‖P_a − P_b‖_F of the orthogonal projectors on span(a) and span(b).
-
-    √(2 Σ sin² θ_i + |r_a − r_b|) over the principal angles θ, r the ranks; accurate for
-    nearly equal spans. Nothing is centred.
+def cluster_cosines(
+    a: ArrayLike,
+    b: ArrayLike,
+    bounds: list[tuple[int, int]],
+    weights: ArrayLike | None = None,
+) -> list[float]:
+    """Mean squared cosine of the principal angles between spans of like columns.
 
     Args:
-        a: functions as columns, shape (n, d1), floating.
-        b: likewise, shape (n, d2).
-        weights: of the rows in the inner product, shape (n,); uniform by default.
-    """
-    a, b, w = _check_pair(a, b, weights)
-    basis_a, _ = weighted_basis(a, w, centre=False)
-    basis_b, _ = weighted_basis(b, w, centre=False)
-    # ‖(I − P_a) Q_b‖² = Σ sin² over the columns of b, and the mirror: no n × n.
-    off_a = basis_b - mm(basis_a, mm(basis_a.T, basis_b))
-    off_b = basis_a - mm(basis_b, mm(basis_b.T, basis_a))
-    return jnp.sqrt(jnp.sum(off_a**2) + jnp.sum(off_b**2))
-
-
-def cca(
-    a: ArrayLike, b: ArrayLike, weights: ArrayLike | None = None
-) -> Float[Array, ""]:
-    """The mean squared canonical correlation R²_CCA of two embeddings.
-
-    (1 / k) Σ_i ρ_i² over the k = min(d1, d2) canonical correlations, the cosines of the
-    principal angles between the centred spans: unchanged by every invertible affine map
-    of either. A direction that a rank-deficient embedding lacks counts as ρ = 0, so a
-    collapsed encoder scores low. For unrelated embeddings of full rank the expectation
-    is max(d1, d2) / (n − 1), not 0.
-
-    Args:
-        a: an embedding, shape (n, d1), floating.
-        b: another of the same rows, shape (n, d2).
+        a: ordered functions as columns, shape (n, d), as of `rayleigh_ritz`.
+        b: others, shape (n, d2), as of `svd`.
+        bounds: column ranges, as of `clusters`; those that end beyond d or d2 are left
+            out, as a part of a cluster has no span of its own.
         weights: probabilities of the rows, shape (n,); uniform by default.
     """
-    a, b, w = _check_pair(a, b, weights)
-    basis_a, _ = weighted_basis(a, w, centre=True)
-    basis_b, _ = weighted_basis(b, w, centre=True)
-    total = jnp.sum(mm(basis_a.T, basis_b) ** 2)
-    return jnp.minimum(total / min(a.shape[1], b.shape[1]), 1)
+    a, b = as_columns(a, "a"), as_columns(b, "b")
+    width = min(a.shape[1], b.shape[1])
+    return [
+        float(jnp.mean(jnp.cos(principal_angles(a[:, i:j], b[:, i:j], weights)) ** 2))
+        for i, j in bounds
+        if j <= width
+    ]
 
 
-def mutual_knn(
-    a: ArrayLike, b: ArrayLike, num_neighbors: int = 10, *, whiten: bool = False
-) -> Float[Array, ""]:
-    """The average share of nearest neighbours that two embeddings agree on.
-
-    (1 / n) Σ_i |N_a(i) ∩ N_b(i)| / k with the k = `num_neighbors` nearest other rows in
-    Euclidean distance. Among equal distances the lower row comes first. Distances are
-    those of the features as given, which depend on their scale; `whiten` makes the
-    covariance the identity first, after which only the span matters. For unrelated
-    embeddings the expectation is k / (n − 1). The search is that of the k-NN context:
-    exact, and inside a trace by differences, exact to rounding. Nothing of size n × n
-    is stored. Piecewise constant, so its gradient is 0.
+def alignment(
+    phi: ArrayLike,
+    exact: Any,
+    op: AssociationOperator,
+    *,
+    key: Array,
+    num_neighbors: int = 10,
+    num_shuffles: int = 19,
+    gap: float = 0.01,
+) -> Alignment:
+    """Compare an encoder with the exact singular functions of its context.
 
     Args:
-        a: an embedding, shape (n, d1), floating.
-        b: another of the same rows, shape (n, d2).
-        num_neighbors: k, at most n − 1.
-        whiten: compare centred, whitened features.
+        phi: ordered functions, as `rayleigh_ritz(...).left`, shape (n, d).
+        exact: the `SVDResult` of `op`, at least d triples.
+        op: the operator, shape (n, m).
+        key: random key of the shuffles.
+        num_neighbors: of the mutual k-NN.
+        num_shuffles: how often rows of `phi` are shuffled for the nulls.
+        gap: as for `clusters`.
+
+    Raises:
+        ValueError: if shapes do not fit, `phi` is not finite, or `exact` is the result
+            of another operator.
     """
-    a, b, w = _check_pair(a, b, None)
-    n = a.shape[0]
-    k = check_integer(num_neighbors, "num_neighbors", low=1, high=n - 1)
-    if whiten:
-        a = weighted_basis(a, w, centre=True)[0]
-        b = weighted_basis(b, w, centre=True)[0]
-    near_a, near_b = _others(a, k), _others(b, k)
+    check_key(key)
+    num_shuffles = check_integer(num_shuffles, "num_shuffles", low=1)
+    # No measure sees the scale.
+    phi = in_own_unit(as_columns(phi, "phi", op.shape[0]))[0].astype(op.dtype)
+    check_finite(exact.left, "exact.left")
+    of_one_law(exact.fingerprint, op.fingerprint, "op must be the operator of exact")
+    d = phi.shape[1]
+    s = as_spectrum(exact.singular_values)
+    if s.shape[0] < d:
+        msg = f"exact must hold at least {d} triples, one a column of phi"
+        raise ValueError(f"{msg}; got {s.shape[0]}")
+    mu = exact.left[:, :d]
+    orders = [
+        jax.random.permutation(k, phi.shape[0])
+        for k in jax.random.split(key, num_shuffles)
+    ]
 
-    def overlap(rows: Int[Array, " block"]) -> Float[Array, " block"]:
-        shared = near_a[rows][:, :, None] == near_b[rows][:, None, :]
-        return jnp.sum(shared, axis=(1, 2), dtype=a.dtype) / k
+    def measured(measure: Callable[[Array], Array]) -> Measured:
+        null = jnp.stack([measure(phi[order]) for order in orders])
+        chance = Interval(null.mean(), null.min(), null.max(), level)
+        return Measured(measure(phi), chance)
 
-    indices = jnp.arange(n, dtype=jnp.int32)
-    share = jnp.mean(map_blocks(overlap, indices, row_entries=k * k))
-    return jnp.where(jnp.isfinite(a).all() & jnp.isfinite(b).all(), share, jnp.nan)
-
-
-def _check_pair(
-    a: ArrayLike, b: ArrayLike, weights: ArrayLike | None
-) -> tuple[Float[Array, "n d1"], Float[Array, "n d2"], Float[Array, " n"]]:
-    a = as_columns(a, "a")
-    b = as_columns(b, "b", a.shape[0])
-    dtype = jnp.promote_types(a.dtype, b.dtype)
-    w = as_weights(weights, a.shape[0], dtype)
-    return a.astype(dtype), b.astype(dtype), w
-
-
-def _others(x: Float[Array, "n d"], k: int) -> Int[Array, "n k"]:
-    """The k nearest other rows of each."""
-    near = nearest_neighbors(x, x, k + 1)
-    own = near == jnp.arange(x.shape[0], dtype=near.dtype)[:, None]
-    # A row that so many equal ones precede is not in its own list: the last one goes.
-    place = jnp.where(own.any(axis=1), own.argmax(axis=1), k)
-    before = jnp.arange(k)[None, :] < place[:, None]
-    return jnp.where(before, near[:, :-1], near[:, 1:])
+    level = (num_shuffles - 1) / (num_shuffles + 1)
+    best = (s[:d] ** 2).sum()
+    bounds = clusters(s, gap=gap)
+    return Alignment(
+        measured(jax.jit(lambda z: cca(z, mu, op.p_x))),
+        # Not one program: outside a trace its neighbours are exact, and sooner found.
+        measured(lambda z: mutual_knn(z, mu, num_neighbors, whiten=True)),
+        measured(jax.jit(lambda z: cka(z, mu, op.p_x))),
+        measured(jax.jit(lambda z: safe_divide(ratio_trace(z, op), best))),
+        [pair for pair in bounds if pair[1] <= d],
+        cluster_cosines(phi, mu, bounds, op.p_x),
+    )

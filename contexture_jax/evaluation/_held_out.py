@@ -10,11 +10,14 @@ import jax.numpy as jnp
 from contexture_jax._core.checks import check_key
 from contexture_jax._core.numerics import mm, safe_reciprocal
 from contexture_jax._core.types import Array, Float, short_repr
+from contexture_jax.evaluation._interval import (
+    Interval,
+    check_level,
+    correlation_interval,
+)
 from contexture_jax.evaluation._pairs import (
     PairSample,
-    check_level,
     check_rank,
-    correlation_interval,
     count_cells,
     symmetrised,
 )
@@ -29,21 +32,17 @@ class HeldOut(NamedTuple):
     Attributes:
         optimistic: the values on the halves that the functions were fitted to, averaged
             over the two, shape (rank,).
-        held_out: correlation of f_i(X) and g_i(A) on the other halves, averaged, shape
-            (rank,).
+        held_out: correlation of f_i(X) and g_i(A) on the other halves, averaged, and an
+            interval for the correlations of these functions under the law of the
+            pairs, shape (rank,).
         standard_error: of `held_out`, given the functions, shape (rank,).
-        lower: lower end of the interval for the correlations of these functions under
-            the law of the pairs, shape (rank,).
-        upper: upper end, shape (rank,).
         left: f of each half, shape (2, n, rank).
         right: g of each half, shape (2, m, rank).
     """
 
     optimistic: Float[Array, " rank"]
-    held_out: Float[Array, " rank"]
+    held_out: Interval
     standard_error: Float[Array, " rank"]
-    lower: Float[Array, " rank"]
-    upper: Float[Array, " rank"]
     left: Float[Array, "2 n rank"]
     right: Float[Array, "2 m rank"]
 
@@ -76,7 +75,7 @@ def held_out_spectrum(
         level: the confidence.
     """
     rank = check_rank(sample, rank)
-    check_level(level)
+    level = check_level(level)
     check_key(key)
     half = sample.num_pairs // 2
     if half < 2:
@@ -90,15 +89,12 @@ def held_out_spectrum(
         _correlations(other, left, right)
         for other, (_, left, right) in zip(parts[::-1], fitted, strict=True)
     ]
-    held_out = 0.5 * (measured[0][0] + measured[1][0])
+    values = 0.5 * (measured[0][0] + measured[1][0])
     error = 0.5 * (jnp.sqrt(measured[0][1]) + jnp.sqrt(measured[1][1]))
-    lower, upper = correlation_interval(held_out, error, level)
     return HeldOut(
         0.5 * (fitted[0][0] + fitted[1][0]),
-        held_out,
+        correlation_interval(values, error, level),
         error,
-        lower,
-        upper,
         jnp.stack([fitted[0][1], fitted[1][1]]),
         jnp.stack([fitted[0][2], fitted[1][2]]),
     )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer, check_key
-from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr
+from contexture_jax._core.types import Array, ArrayLike, Float, Int
 from contexture_jax._core.units import in_own_unit, times_power_of_two
 from contexture_jax.evaluation._common import (
     as_columns,
@@ -16,29 +14,20 @@ from contexture_jax.evaluation._common import (
     map_blocks,
     singular_value_slack,
 )
+from contexture_jax.evaluation._interval import (
+    Interval,
+    check_level,
+    normal_interval,
+)
 from contexture_jax.operators import AssociationOperator
 
 __all__ = [
-    "Estimate",
     "estimate_kernel_deviation",
     "expected_kernel_deviation",
     "kappa_squared",
     "kernel_diagonal",
     "lipschitz",
 ]
-
-
-@short_repr
-class Estimate(NamedTuple):
-    """A Monte-Carlo mean.
-
-    Attributes:
-        value: the mean, shape ().
-        standard_error: its standard error, shape ().
-    """
-
-    value: Float[Array, ""]
-    standard_error: Float[Array, ""]
 
 
 def expected_kernel_deviation(op: AssociationOperator) -> Float[Array, ""]:
@@ -57,22 +46,26 @@ def expected_kernel_deviation(op: AssociationOperator) -> Float[Array, ""]:
 
 
 def estimate_kernel_deviation(
-    op: AssociationOperator, num_points: int, *, key: Array
-) -> Estimate:
+    op: AssociationOperator, num_points: int, *, key: Array, level: float = 0.9
+) -> Interval:
     """The same from a sample of X', for large n: unbiased.
 
-    Each draw X' ~ P_X, with replacement, gives the exact mean over X.
+    Each draw X' ~ P_X, with replacement, gives the exact mean over X. The interval is
+    that of the normal law, from the standard error of the mean over draws.
 
     Args:
         op: the expectation operator, shape (n, m).
         num_points: how many draws, at least 2.
         key: for the draws.
+        level: the confidence.
     """
     check_key(key)
+    level = check_level(level)
     num_points = check_integer(num_points, "num_points", low=2)
     draws = jax.random.choice(key, op.shape[0], (num_points,), p=op.p_x)
     values = _row_deviations(op, draws.astype(jnp.int32))
-    return Estimate(jnp.mean(values), jnp.std(values, ddof=1) / num_points**0.5)
+    error = jnp.std(values, ddof=1) / num_points**0.5
+    return normal_interval(jnp.mean(values), error, level)
 
 
 def kernel_diagonal(op: AssociationOperator) -> Float[Array, " n"]:

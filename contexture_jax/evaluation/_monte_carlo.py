@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from contexture_jax._core.checks import check_finite, check_integer, check_key
 from contexture_jax._core.numerics import mm, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, Float, short_repr
-from contexture_jax.evaluation._pairs import check_level
+from contexture_jax.evaluation._interval import Interval, check_level
 from contexture_jax.operators import (
     AssociationOperator,
     MonteCarloOperator,
@@ -25,21 +25,19 @@ class MonteCarloError(NamedTuple):
     """Error of singular values that comes from drawing m context values alone.
 
     Attributes:
-        singular_values: the values of the operator, shape (rank,).
-        corrected: the same less the jackknife's estimate of their bias, within [0, 1].
+        band: the values of the operator, shape (rank,), and an interval for all at
+            once.
+        corrected: the values less the jackknife's estimate of their bias, within
+            [0, 1], shape (rank,).
         standard_errors: of each value, shape (rank,).
-        band_lower: with `band_upper` an interval for all values at once, shape (rank,).
-        band_upper: shape (rank,).
         replicates: the values without each of the B batches, shape (B, rank): the
             `jackknife` of a symmetric function of tied values, such as their mean
             square, is regular where single values are not.
     """
 
-    singular_values: Float[Array, " rank"]
+    band: Interval
     corrected: Float[Array, " rank"]
     standard_errors: Float[Array, " rank"]
-    band_lower: Float[Array, " rank"]
-    band_upper: Float[Array, " rank"]
     replicates: Float[Array, "b rank"]
 
 
@@ -70,7 +68,7 @@ def monte_carlo_error(
     rank: int,
     *,
     key: Array,
-    level: float = 0.95,
+    level: float = 0.9,
     num_replicates: int = 40,
 ) -> MonteCarloError:
     """Standard errors, bias and a band for the singular values of `op`.
@@ -108,7 +106,7 @@ def monte_carlo_error(
         >>> key = jax.random.key(1)
         >>> op = cx.operators.monte_carlo_operator(noise, x, 1000, key=key)
         >>> error = cx.evaluation.monte_carlo_error(op, 2, key=jax.random.key(2))
-        >>> bool((error.band_lower <= error.singular_values).all())
+        >>> bool((error.band.lower <= error.band.estimate).all())
         True
     """
     if not isinstance(op, (MonteCarloOperator, ShardedMonteCarloOperator)):
@@ -118,7 +116,7 @@ def monte_carlo_error(
         )
         raise TypeError(msg)
     check_key(key)
-    check_level(level)
+    level = check_level(level)
     rank = check_integer(rank, "rank", low=1, high=min(op.shape) - 1)
     num_replicates = check_integer(num_replicates, "num_replicates", low=1)
     num = op.num_batches
@@ -160,12 +158,13 @@ def monte_carlo_error(
 
     deviations = jax.lax.map(deviation, _signs(key, num_replicates, num, values.dtype))
     radius = jnp.quantile(deviations, level)
+    lower, upper = (
+        safe_sqrt(jnp.clip(values**2 + reach, 0.0, 1.0)) for reach in (-radius, radius)
+    )
     return MonteCarloError(
-        values,
+        Interval(values, lower, upper, level),
         jnp.clip(values - bias, 0.0, 1.0),
         errors,
-        safe_sqrt(jnp.clip(values**2 - radius, 0.0, 1.0)),
-        safe_sqrt(jnp.clip(values**2 + radius, 0.0, 1.0)),
         replicates,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import NormalDist
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from contexture_jax._core.checks import (
     check_values,
     is_concrete,
 )
-from contexture_jax._core.numerics import safe_divide, safe_reciprocal
+from contexture_jax._core.numerics import safe_reciprocal
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -31,9 +30,7 @@ from contexture_jax.evaluation._spectra import usefulness
 
 __all__ = [
     "PairSample",
-    "check_level",
     "check_rank",
-    "correlation_interval",
     "count_cells",
     "counted_sample",
     "map_keys",
@@ -46,7 +43,6 @@ __all__ = [
 
 _MAX_PAIRS = 2**26
 _MAX_ENTRIES = 2**24
-_LARGEST = 1 - 1e-6  # the inverse hyperbolic tangent of 1 is infinite
 
 
 @pytree_dataclass
@@ -147,29 +143,6 @@ def check_rank(sample: PairSample, rank: int) -> int:
         msg = f"sample must have at least 2 rows and 2 columns; got {sample.shape}"
         raise ValueError(msg)
     return check_integer(rank, "rank", low=1, high=high)
-
-
-def check_level(level: float) -> None:
-    """Raise a `ValueError` unless a confidence is between 0 and 1."""
-    check_values(
-        np.asarray(level), "level", lambda v: (v > 0) & (v < 1), "between 0 and 1"
-    )
-
-
-def correlation_interval(
-    values: Float[Array, " k"], errors: Float[Array, " k"], level: float
-) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-    """Ends of intervals for correlations on Fisher's scale, which stay in (−1, 1).
-
-    Args:
-        values: correlations; their interval holds them.
-        errors: their standard errors.
-        level: the confidence.
-    """
-    centre = jnp.arctanh(jnp.clip(values, -_LARGEST, _LARGEST))
-    reach = NormalDist().inv_cdf(0.5 + level / 2) * safe_divide(errors, 1 - values**2)
-    lower, upper = jnp.tanh(centre - reach), jnp.tanh(centre + reach)
-    return jnp.minimum(lower, values), jnp.maximum(upper, values)
 
 
 def map_keys(one: Any, keys: Array, sample: PairSample) -> Array:

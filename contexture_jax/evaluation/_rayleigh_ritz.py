@@ -26,27 +26,14 @@ from contexture_jax.evaluation._common import (
     as_weights,
     weighted_whitening,
 )
-from contexture_jax.evaluation._pairs import check_level, correlation_interval
+from contexture_jax.evaluation._interval import (
+    Interval,
+    check_level,
+    correlation_interval,
+)
 from contexture_jax.operators import AssociationOperator
 
-__all__ = ["HeldOutRitz", "RayleighRitz", "rayleigh_ritz"]
-
-
-@short_repr
-class HeldOutRitz(NamedTuple):
-    """Singular values on pairs that the functions were not fitted to.
-
-    Attributes:
-        singular_values: correlations of the functions of one half of the pairs on the
-            other half, where they are made uncorrelated in their order, averaged over
-            both ways, shape (r,); for positive pairs their square roots.
-        lower: lower end of an interval for them, given the functions, shape (r,).
-        upper: upper end, shape (r,).
-    """
-
-    singular_values: Float[Array, " r"]
-    lower: Float[Array, " r"]
-    upper: Float[Array, " r"]
+__all__ = ["RayleighRitz", "rayleigh_ritz"]
 
 
 @short_repr
@@ -61,8 +48,11 @@ class RayleighRitz(NamedTuple):
             or of the second embedding), shape (m, r); 0 where s_i is.
         mean: mean of the embedding, shape (d,).
         rotation: `left` is (phi − mean) @ rotation; shape (d, r).
-        held_out: what half of the pairs says of the functions of the other half; None
-            with an operator, which is the law itself.
+        held_out: singular values on pairs that the functions were not fitted to, shape
+            (r,), and intervals for them, given the functions: correlations of the
+            functions of one half of the pairs on the other half, where they are made
+            uncorrelated in their order, averaged over both ways; for positive pairs
+            their square roots. None with an operator, which is the law itself.
     """
 
     singular_values: Float[Array, " r"]
@@ -70,7 +60,7 @@ class RayleighRitz(NamedTuple):
     right: Float[Array, "m r"]
     mean: Float[Array, " d"]
     rotation: Float[Array, "d r"]
-    held_out: HeldOutRitz | None
+    held_out: Interval | None
 
     def transform(self, phi: ArrayLike) -> Float[Array, "k r"]:
         """The functions at new points, from their embeddings, shape (k, d)."""
@@ -138,7 +128,7 @@ def rayleigh_ritz(
         >>> bool(jnp.allclose(found.singular_values, s, atol=1e-5))
         True
     """
-    check_level(level)
+    level = check_level(level)
     if isinstance(other, AssociationOperator):
         if positive or weights is not None or key is not None:
             raise ValueError(
@@ -270,7 +260,7 @@ def _held_out(
     positive: bool,
     key: Array,
     level: float,
-) -> HeldOutRitz:
+) -> Interval:
     """Functions of each half on the other; errors as in `held_out_spectrum`."""
     num_pairs = phi.shape[0]
     half = num_pairs // 2
@@ -294,10 +284,10 @@ def _held_out(
     measured = [measure(*halves) for halves in (parts, parts[::-1])]
     value = 0.5 * (measured[0][0] + measured[1][0])
     error = 0.5 * (measured[0][1] + measured[1][1])
-    ends = value, *correlation_interval(value, error, level)
-    if positive:
-        ends = tuple(jnp.sqrt(jnp.clip(end, 0.0, 1.0)) for end in ends)
-    return HeldOutRitz(*ends)
+    found = correlation_interval(value, error, level)
+    if not positive:
+        return found
+    return jax.tree.map(lambda x: jnp.sqrt(jnp.clip(x, 0.0, 1.0)), found)
 
 
 def _partner(

@@ -8,13 +8,13 @@ import numpy as np
 
 from contexture_jax._core.checks import check_integer, is_concrete
 from contexture_jax._core.types import ArrayLike, short_repr, summary
-from contexture_jax.evaluation._bounds import Truncated, as_truncated, bounds
 from contexture_jax.evaluation._common import (
     as_number,
     as_spectrum,
     singular_value_slack,
 )
 from contexture_jax.evaluation._spectra import usefulness
+from contexture_jax.evaluation._usefulness_bounds import Truncated, as_truncated, bounds
 
 __all__ = ["Verdict", "verdict"]
 

@@ -47,7 +47,7 @@ def judged(cells, keys, *, num_pairs, num_replicates):
         found = ev.bootstrap_spectrum(
             sample, RANK, key=keys[0], num_replicates=num_replicates, level=LEVEL
         )
-        squares = found.singular_values.estimate**2, found.replicates**2
+        squares = found.band.estimate**2, found.replicates**2
         return (
             found,
             ev.held_out_spectrum(sample, 2, key=keys[1], level=LEVEL),
@@ -105,7 +105,7 @@ sizes = pytest.mark.parametrize(
 def test_the_band_holds_all_values_whatever_their_multiplicities(name, size):
     case = simulated(name, size)
     slack = tol(DTYPE, factor=100)
-    low, high = case.found.band_lower - slack, case.found.band_upper + slack
+    low, high = case.found.band.lower - slack, case.found.band.upper + slack
     inside = ((low <= case.values) & (case.values <= high)).all(axis=1)
     assert inside.mean() >= least(len(inside))
 
@@ -144,14 +144,15 @@ def test_the_total_is_covered_once_its_bias_is_off(name, size):
     case = simulated(name, size)
     truth = (case.values**2).sum()
     assert covered(truth, case.found.total) >= least(size[0])
+    plug_in = (case.found.band.estimate**2).sum(axis=1)
     errors = [
         abs(estimates.mean() - truth)
-        for estimates in (case.found.total.corrected, case.found.total.estimate)
+        for estimates in (case.found.total.estimate, plug_in)
     ]
-    sem = case.found.total.estimate.std() / size[0] ** 0.5
+    sem = plug_in.std() / size[0] ** 0.5
     # Corrections are cut at 0, which leaves half a bias where the truth is 0.
     assert errors[0] <= MONTE_CARLO_SIGMAS * sem + 0.6 * errors[1]
-    assert case.found.total.estimate.mean() > truth - MONTE_CARLO_SIGMAS * sem
+    assert plug_in.mean() > truth - MONTE_CARLO_SIGMAS * sem
 
 
 @pytest.mark.slow
@@ -166,7 +167,7 @@ def test_percentiles_of_replicates_do_not_cover():
 @pytest.mark.slow
 def test_the_mean_under_independence_is_what_is_said():
     case = simulated("independent")
-    estimates = case.found.total.estimate
+    estimates = (case.found.band.estimate**2).sum(axis=1)
     # Of the 4 × 3 law; the bias of the padded table counts its empty rows.
     mean = 3 * 2 / (NUM_PAIRS - 1)
     sem = estimates.std() / len(estimates) ** 0.5
@@ -202,12 +203,12 @@ def test_held_out_intervals_hold_what_the_functions_reach(name, size):
             for left, right in zip(case.held.left, case.held.right, strict=True)
         ]
     )
-    assert (covered(reached.mean(axis=1), case.held) >= least(size[0])).all()
+    assert (covered(reached.mean(axis=1), case.held.held_out) >= least(size[0])).all()
     # No functions reach more than s_1; those of a sample claim more than they reach.
     assert reached.max() <= case.values[0] + tol(DTYPE, factor=100)
     assert case.held.optimistic.mean(axis=0)[0] > reached.mean(axis=(0, 1))[0]
-    gap = np.abs(case.held.held_out.mean(axis=0) - reached.mean(axis=(0, 1)))
-    sem = case.held.held_out.std(axis=0) / size[0] ** 0.5
+    gap = np.abs(case.held.held_out.estimate.mean(axis=0) - reached.mean(axis=(0, 1)))
+    sem = case.held.held_out.estimate.std(axis=0) / size[0] ** 0.5
     assert (gap <= MONTE_CARLO_SIGMAS * sem).all()
 
 
@@ -249,10 +250,11 @@ def test_estimates_are_the_spectrum_of_the_table():
     )
     _, s, _ = dense_triples(counts / counts.sum())
     atol = tol(DTYPE, factor=20)
-    np.testing.assert_allclose(found.singular_values.estimate, s, atol=atol)
-    np.testing.assert_allclose(found.total.estimate, (s**2).sum(), atol=atol)
+    np.testing.assert_allclose(found.band.estimate, s, atol=atol)
+    total = found.total.estimate + (found.replicates**2).sum(axis=1).mean()
+    np.testing.assert_allclose(total, 2 * (s**2).sum(), atol=atol)
     assert found.replicates.shape == (5, 3)
-    assert found.band_lower.dtype == DTYPE
+    assert found.band.lower.dtype == DTYPE
 
 
 @pytest.mark.parametrize("kind", ["normal", "basic", "percentile"])
@@ -271,7 +273,9 @@ def test_an_interval_is_its_formula(kind):
     atol = tol(DTYPE, factor=100)
     np.testing.assert_allclose(got.lower, ends[0], atol=atol)
     np.testing.assert_allclose(got.upper, ends[1], atol=atol)
-    np.testing.assert_allclose(got.corrected, corrected, atol=atol)
+    estimate = theta if kind == "percentile" else corrected
+    np.testing.assert_allclose(got.estimate, estimate, atol=atol)
+    assert got.level == 0.8
 
 
 def a_sample():

@@ -226,9 +226,9 @@ def test_tau_lies_between_bounds_that_close_as_more_is_known(name, max_dim):
         found = evaluation.usefulness_bounds(
             head, float((rest**2).sum()), len(s), max_dim=max_dim
         )
-        assert found.low <= tau + slack
-        assert tau <= found.high + slack
-        widths.append(0 if found.high == found.low else found.high - found.low)
+        assert found.lower <= tau + slack
+        assert tau <= found.upper + slack
+        widths.append(0 if found.upper == found.lower else found.upper - found.lower)
         if rank > min(max_dim, len(s) - 1):
             assert found.best_dim == int(whole.best_dim)
     assert widths[-1] <= slack
@@ -270,8 +270,8 @@ def test_a_statistical_tail_widens_the_bounds():
     s = gaussian(0.9, 30)
     exact = evaluation.usefulness_bounds(s, 0.4, 500)
     loose = evaluation.usefulness_bounds(s, 0.4, 500, tail_error=0.05)
-    assert loose.low <= exact.low
-    assert loose.high > exact.high
+    assert loose.lower <= exact.lower
+    assert loose.upper > exact.upper
 
 
 def test_bounds_need_numbers_that_fit():

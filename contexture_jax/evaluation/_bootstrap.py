@@ -8,7 +8,6 @@ be dense, n · m entries, and for pairs that are drawn independently.
 
 from __future__ import annotations
 
-from statistics import NormalDist
 from typing import Literal, NamedTuple
 
 import jax
@@ -18,9 +17,13 @@ import numpy as np
 from contexture_jax._core.checks import check_integer, check_key, check_values
 from contexture_jax._core.numerics import safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, short_repr, summary
+from contexture_jax.evaluation._interval import (
+    Interval,
+    check_level,
+    normal_interval,
+)
 from contexture_jax.evaluation._pairs import (
     PairSample,
-    check_level,
     check_rank,
     count_cells,
     map_keys,
@@ -30,24 +33,7 @@ from contexture_jax.evaluation._pairs import (
     symmetrised,
 )
 
-__all__ = ["Interval", "SpectrumSampling", "bootstrap_interval", "bootstrap_spectrum"]
-
-
-@short_repr
-class Interval(NamedTuple):
-    """What a sample says of a number: a confidence interval, of sampling error alone.
-
-    Attributes:
-        estimate: the plug-in value.
-        corrected: the same with its estimated bias taken off.
-        lower: lower end.
-        upper: upper end.
-    """
-
-    estimate: Float[Array, "*shape"]
-    corrected: Float[Array, "*shape"]
-    lower: Float[Array, "*shape"]
-    upper: Float[Array, "*shape"]
+__all__ = ["SpectrumSampling", "bootstrap_interval", "bootstrap_spectrum"]
 
 
 @short_repr
@@ -56,20 +42,18 @@ class SpectrumSampling(NamedTuple):
 
     Attributes:
         singular_values: an interval for each s_i alone, shape (rank,).
-        band_lower: with `band_upper` an interval for all s_i at once, at least the
+        band: the plug-in values, and an interval for all s_i at once, at least the
             level, also where values are repeated or 0, shape (rank,).
-        band_upper: shape (rank,).
         total: an interval for Σ s_i², shape ().
         independence_bias: the mean of the plug-in Σ s_i² if X and A were independent,
             (n − 1)(m − 1) / (N − 1), shape ().
-        tau: an interval for τ: the plug-in value (`corrected` is the same), between the
-            smallest and the largest τ of any spectrum in the band, shape ().
+        tau: an interval for τ: the plug-in value, between the smallest and the largest
+            τ of any spectrum in the band, shape ().
         replicates: the plug-in values of each replicate, shape (num_replicates, rank).
     """
 
     singular_values: Interval
-    band_lower: Float[Array, " rank"]
-    band_upper: Float[Array, " rank"]
+    band: Interval
     total: Interval
     independence_bias: Float[Array, ""]
     tau: Interval
@@ -139,7 +123,7 @@ def bootstrap_spectrum(
     """
     rank = check_rank(sample, rank)
     num_replicates = check_integer(num_replicates, "num_replicates", low=2)
-    check_level(level)
+    level = check_level(level)
     check_key(key)
     observed, values = observe(sample)
     keys = jax.random.split(key, num_replicates)
@@ -164,12 +148,11 @@ def bootstrap_spectrum(
     tau = plug_in_tau(values)
     tau_low, tau_high = _tau_range(low, high)
     return SpectrumSampling(
-        Interval(*(jnp.sqrt(jnp.clip(x, 0.0, 1.0))[:rank] for x in squares)),
-        low[:rank],
-        high[:rank],
-        Interval(*(jnp.maximum(x, 0.0) for x in total)),
+        jax.tree.map(lambda x: jnp.sqrt(jnp.clip(x, 0.0, 1.0))[:rank], squares),
+        Interval(values[:rank], low[:rank], high[:rank], level),
+        jax.tree.map(lambda x: jnp.maximum(x, 0.0), total),
         jnp.asarray((n - 1) * (m - 1) / (sample.num_pairs - 1), values.dtype),
-        Interval(tau, tau, tau_low, tau_high),
+        Interval(tau, tau_low, tau_high, level),
         replicates[:, :rank],
     )
 
@@ -190,6 +173,8 @@ def bootstrap_interval(
     * "basic": [2 θ̂ − q*_{1−α/2}, 2 θ̂ − q*_{α/2}], which does so too;
     * "percentile": [q*_{α/2}, q*_{1−α/2}], for estimates without bias only.
 
+    The estimate of the result is 2 θ̂ − m* for the first two and θ̂ for the last.
+
     Args:
         estimate: θ̂, any shape.
         replicates: shape (b, …), the same shape behind the first axis.
@@ -199,15 +184,13 @@ def bootstrap_interval(
     Raises:
         ValueError: if a number is NaN, or `kind` or `level` is none of those.
     """
-    check_level(level)
+    level = check_level(level)
     for numbers, name in ((estimate, "estimate"), (replicates, "replicates")):
         check_values(numbers, name, lambda v: ~np.isnan(v), "numbers")
     theta, drawn = jnp.asarray(estimate), jnp.asarray(replicates)
-    mean = drawn.mean(axis=0)
-    corrected = 2 * theta - mean
+    corrected = 2 * theta - drawn.mean(axis=0)
     if kind == "normal":
-        reach = NormalDist().inv_cdf(0.5 + level / 2) * drawn.std(axis=0, ddof=1)
-        return Interval(theta, corrected, corrected - reach, corrected + reach)
+        return normal_interval(corrected, drawn.std(axis=0, ddof=1), level)
     if kind not in ("basic", "percentile"):
         msg = f'kind must be "normal", "basic" or "percentile"; got {summary(kind)}'
         raise ValueError(msg)
@@ -215,8 +198,8 @@ def bootstrap_interval(
         jnp.quantile(drawn, 0.5 + sign * level / 2, axis=0) for sign in (-1, 1)
     )
     if kind == "basic":
-        return Interval(theta, corrected, 2 * theta - high, 2 * theta - low)
-    return Interval(theta, corrected, low, high)
+        return Interval(corrected, 2 * theta - high, 2 * theta - low, level)
+    return Interval(theta, low, high, level)
 
 
 def _tau_range(

@@ -22,13 +22,13 @@ class UsefulnessBounds(NamedTuple):
     """Between what the τ of a whole spectrum lies.
 
     Attributes:
-        low: τ is at least this; infinite if no number of dimensions is enough.
-        high: τ is at most this; infinite if it may be.
-        best_dim: the d at which `high` is: 0 if it is infinite.
+        lower: τ is at least this; infinite if no number of dimensions is enough.
+        upper: τ is at most this; infinite if it may be.
+        best_dim: the d at which `upper` is: 0 if it is infinite.
     """
 
-    low: float
-    high: float
+    lower: float
+    upper: float
     best_dim: int
 
 

@@ -1,0 +1,197 @@
+"""Comparing two sets of functions on the same rows."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from contexture_jax._core.checks import check_integer
+from contexture_jax._core.numerics import (
+    mm,
+    rank_cutoff,
+    safe_divide,
+    safe_reciprocal,
+)
+from contexture_jax._core.types import Array, ArrayLike, Float, Int
+from contexture_jax._core.units import in_own_unit
+from contexture_jax.contexts import nearest_neighbors
+from contexture_jax.evaluation._common import (
+    as_columns,
+    as_weights,
+    map_blocks,
+    weighted_basis,
+)
+
+__all__ = ["cca", "cka", "mutual_knn", "principal_angles", "projector_distance"]
+
+
+def principal_angles(
+    a: ArrayLike, b: ArrayLike, weights: ArrayLike | None = None
+) -> Float[Array, " k"]:
+    """The principal angles between span(a) and span(b), in radians, ascending.
+
+    Nothing is centred: centre first to compare spans up to constants. Each angle comes
+    from its cosine and its sine together (Björck & Golub 1973, doi
+    10.1090/S0025-5718-1973-0348991-3), so that small ones are as exact as large ones:
+    absolute error of order eps. Directions that a rank-deficient set lacks count as
+    angles of π/2.
+
+    Args:
+        a: functions as columns, shape (n, d1), floating.
+        b: likewise, shape (n, d2).
+        weights: of the rows in the inner product Σ_x w_x f(x) g(x), shape (n,); uniform
+            by default. Their scale does not matter.
+
+    Returns:
+        min(d1, d2) angles between 0 and π/2.
+    """
+    a, b, w = _check_pair(a, b, weights)
+    if a.shape[1] < b.shape[1]:
+        a, b = b, a
+    d = b.shape[1]
+    large, _ = weighted_basis(a, w, centre=False)
+    small, rank = weighted_basis(b, w, centre=False)
+    cross = mm(large.T, small)
+    cosines = jnp.linalg.svd(cross, compute_uv=False)
+    outside = small - mm(large, cross)
+    sines = jnp.linalg.svd(outside, compute_uv=False)[::-1]
+    # The 0 columns of a rank-deficient basis put sines of 0 first: send them last.
+    sines = jnp.roll(jnp.pad(sines, (d - sines.shape[0], 0)), rank - d)
+    angles = jnp.where(jnp.isfinite(cross).all(), jnp.arctan2(sines, cosines), jnp.nan)
+    return jnp.where(jnp.arange(d) < rank, angles, jnp.asarray(jnp.pi / 2, a.dtype))
+
+
+def projector_distance(
+    a: ArrayLike, b: ArrayLike, weights: ArrayLike | None = None
+) -> Float[Array, ""]:
+    """‖P_a − P_b‖_F of the orthogonal projectors on span(a) and span(b).
+
+    √(2 Σ sin² θ_i + |r_a − r_b|) over the principal angles θ, r the ranks; accurate for
+    nearly equal spans. Nothing is centred.
+
+    Args:
+        a: functions as columns, shape (n, d1), floating.
+        b: likewise, shape (n, d2).
+        weights: of the rows in the inner product, shape (n,); uniform by default.
+    """
+    a, b, w = _check_pair(a, b, weights)
+    basis_a, _ = weighted_basis(a, w, centre=False)
+    basis_b, _ = weighted_basis(b, w, centre=False)
+    # ‖(I − P_a) Q_b‖² = Σ sin² over the columns of b, and the mirror: no n × n.
+    off_a = basis_b - mm(basis_a, mm(basis_a.T, basis_b))
+    off_b = basis_a - mm(basis_b, mm(basis_b.T, basis_a))
+    return jnp.sqrt(jnp.sum(off_a**2) + jnp.sum(off_b**2))
+
+
+def cca(
+    a: ArrayLike, b: ArrayLike, weights: ArrayLike | None = None
+) -> Float[Array, ""]:
+    """The mean squared canonical correlation R²_CCA of two embeddings.
+
+    (1 / k) Σ_i ρ_i² over the k = min(d1, d2) canonical correlations, the cosines of the
+    principal angles between the centred spans: unchanged by every invertible affine map
+    of either. A direction that a rank-deficient embedding lacks counts as ρ = 0, so a
+    collapsed encoder scores low. For unrelated embeddings of full rank the expectation
+    is max(d1, d2) / (n − 1), not 0.
+
+    Args:
+        a: an embedding, shape (n, d1), floating.
+        b: another of the same rows, shape (n, d2).
+        weights: probabilities of the rows, shape (n,); uniform by default.
+    """
+    a, b, w = _check_pair(a, b, weights)
+    basis_a, _ = weighted_basis(a, w, centre=True)
+    basis_b, _ = weighted_basis(b, w, centre=True)
+    total = jnp.sum(mm(basis_a.T, basis_b) ** 2)
+    return jnp.minimum(total / min(a.shape[1], b.shape[1]), 1)
+
+
+def mutual_knn(
+    a: ArrayLike, b: ArrayLike, num_neighbors: int = 10, *, whiten: bool = False
+) -> Float[Array, ""]:
+    """The average share of nearest neighbours that two embeddings agree on.
+
+    (1 / n) Σ_i |N_a(i) ∩ N_b(i)| / k with the k = `num_neighbors` nearest other rows in
+    Euclidean distance. Among equal distances the lower row comes first. Distances are
+    those of the features as given, which depend on their scale; `whiten` makes the
+    covariance the identity first, after which only the span matters. For unrelated
+    embeddings the expectation is k / (n − 1). The search is that of the k-NN context:
+    exact, and inside a trace by differences, exact to rounding. Nothing of size n × n
+    is stored. Piecewise constant, so its gradient is 0.
+
+    Args:
+        a: an embedding, shape (n, d1), floating.
+        b: another of the same rows, shape (n, d2).
+        num_neighbors: k, at most n − 1.
+        whiten: compare centred, whitened features.
+    """
+    a, b, w = _check_pair(a, b, None)
+    n = a.shape[0]
+    k = check_integer(num_neighbors, "num_neighbors", low=1, high=n - 1)
+    if whiten:
+        a = weighted_basis(a, w, centre=True)[0]
+        b = weighted_basis(b, w, centre=True)[0]
+    near_a, near_b = _others(a, k), _others(b, k)
+
+    def overlap(rows: Int[Array, " block"]) -> Float[Array, " block"]:
+        shared = near_a[rows][:, :, None] == near_b[rows][:, None, :]
+        return jnp.sum(shared, axis=(1, 2), dtype=a.dtype) / k
+
+    indices = jnp.arange(n, dtype=jnp.int32)
+    share = jnp.mean(map_blocks(overlap, indices, row_entries=k * k))
+    return jnp.where(jnp.isfinite(a).all() & jnp.isfinite(b).all(), share, jnp.nan)
+
+
+def cka(
+    a: ArrayLike, b: ArrayLike, weights: ArrayLike | None = None
+) -> Float[Array, ""]:
+    """Linear centred kernel alignment ‖AᵀB‖_F² / (‖AᵀA‖_F ‖BᵀB‖_F) of two embeddings.
+
+    Kornblith et al. 2019 (*Similarity of neural network representations revisited*) for
+    features centred under the weights. Unchanged by orthogonal maps and scaling of
+    either, not by other linear maps: directions count by their variance. 0 if one of
+    them is constant.
+
+    Args:
+        a: an embedding, shape (n, d1), floating.
+        b: another of the same rows, shape (n, d2).
+        weights: probabilities of the rows, shape (n,); uniform by default.
+    """
+    a, b, w = _check_pair(a, b, weights)
+
+    def centred(x: Array) -> Array:
+        root = jnp.sqrt(w)[:, None]
+        # The measure does not see the scale; squares would leave the range.
+        x, _ = in_own_unit(jnp.where(root > 0, x, 0))
+        left = root * (x - mm(w[None, :], x))
+        length = jnp.linalg.norm(left)
+        # The rest of a constant is rounding, which scaling would make a feature of.
+        floor = rank_cutoff(
+            (x.shape[0], x.shape[1]), x.dtype, jnp.linalg.norm(root * x)
+        )
+        return left * safe_reciprocal(jnp.where(length <= floor, 0.0, length))
+
+    a, b = centred(a), centred(b)
+    cross, own_a, own_b = (
+        jnp.linalg.norm(mm(x.T, y)) for x, y in ((a, b), (a, a), (b, b))
+    )
+    return jnp.minimum(safe_divide(cross**2, own_a * own_b), 1.0)
+
+
+def _check_pair(
+    a: ArrayLike, b: ArrayLike, weights: ArrayLike | None
+) -> tuple[Float[Array, "n d1"], Float[Array, "n d2"], Float[Array, " n"]]:
+    a = as_columns(a, "a")
+    b = as_columns(b, "b", a.shape[0])
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    w = as_weights(weights, a.shape[0], dtype)
+    return a.astype(dtype), b.astype(dtype), w
+
+
+def _others(x: Float[Array, "n d"], k: int) -> Int[Array, "n k"]:
+    """The k nearest other rows of each."""
+    near = nearest_neighbors(x, x, k + 1)
+    own = near == jnp.arange(x.shape[0], dtype=near.dtype)[:, None]
+    # A row that so many equal ones precede is not in its own list: the last one goes.
+    place = jnp.where(own.any(axis=1), own.argmax(axis=1), k)
+    before = jnp.arange(k)[None, :] < place[:, None]
+    return jnp.where(before, near[:, :-1], near[:, 1:])
