@@ -24,7 +24,7 @@ def draw(
     values, target = spectrum.singular_values, table.target
     certificate, band = spectrum.certificate, None
     if sampling is not None:
-        band = (sampling.spectrum.band.lower, sampling.spectrum.band.upper)
+        band = sampling.spectrum.band
     axes = plotting.plot_spectrum(
         values,
         decay_rate=judgement.decay_rate,

@@ -12,6 +12,7 @@ from contexture_jax.plotting._style import (
     INK,
     MAIN,
     PALETTE,
+    Interval,
     count_axis,
     dressed,
     headline,
@@ -26,8 +27,7 @@ def plot_learned_spectrum(
     exact: ArrayLike | None = None,
     ax: Axes | None = None,
     *,
-    held_out: ArrayLike | None = None,
-    interval: tuple[ArrayLike, ArrayLike] | None = None,
+    held_out: Interval | None = None,
     stages: dict[str, ArrayLike] | None = None,
 ) -> Axes:
     """Draw learned singular values over i, beside the exact ones.
@@ -36,8 +36,8 @@ def plot_learned_spectrum(
         learned: Ritz values of the encoder, shape (k,), in [0, 1].
         exact: singular values, shape (k2,); None: not known.
         ax: where to draw; None: a new figure.
-        held_out: values on pairs that were not fitted to, shape (k3,).
-        interval: lower and upper ends for `held_out`, each of shape (k3,).
+        held_out: values on pairs that were not fitted to, shape (k3,), as from
+            `evaluation.rayleigh_ritz`: a line in a band.
         stages: learned values at earlier times of training, by what to call them.
 
     Returns:
@@ -84,11 +84,12 @@ def plot_learned_spectrum(
         zorder=4,
     )
     if held_out is not None:
-        kept = _vector(held_out, "held_out")
+        kept, low, high = (
+            _vector(part, "held_out")
+            for part in (held_out.estimate, held_out.lower, held_out.upper)
+        )
         index = np.arange(1, len(kept) + 1)
-        if interval is not None:
-            low, high = (_vector(end, "interval") for end in interval)
-            ax.fill_between(index, low, high, color=ACCENT, alpha=0.2, linewidth=0)
+        ax.fill_between(index, low, high, color=ACCENT, alpha=0.2, linewidth=0)
         ax.plot(
             index,
             kept,

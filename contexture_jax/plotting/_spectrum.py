@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +16,7 @@ from contexture_jax.plotting._style import (
     INK,
     MAIN,
     PALETTE,
+    Interval,
     count_axis,
     dressed,
     headline,
@@ -57,7 +58,7 @@ def plot_spectrum(
     *,
     decay_rate: float | None = None,
     numerical: tuple[ArrayLike, ArrayLike] | None = None,
-    sampling: tuple[ArrayLike, ArrayLike] | None = None,
+    sampling: Interval | None = None,
     cluster: ArrayLike | None = None,
 ) -> Axes:
     """Draw the singular values s_i over i, on a logarithmic axis.
@@ -74,9 +75,8 @@ def plot_spectrum(
         decay_rate: λ of a fit s_i² ≈ e^{−λi}, drawn as a line; None: no line.
         numerical: lower and upper bounds of what was computed, each of shape (k,), as
             from `solvers.certify`: bars, where they are wide enough to be seen.
-        sampling: lower and upper ends of confidence intervals for the law that a sample
-            came from, each of shape (k,), as from `evaluation.bootstrap_spectrum`: a
-            band.
+        sampling: confidence intervals for the law that a sample came from, shape (k,),
+            as the band of `evaluation.bootstrap_spectrum`: a band.
         cluster: the number of the cluster of each value, ascending, shape (k,): a line
             under the values of each cluster of two or more.
 
@@ -87,6 +87,32 @@ def plot_spectrum(
         ValueError: if `singular_values` is not a vector of finite numbers ≥ 0, or
             another array has not its shape.
     """
+    values, eps = _checked_values(singular_values)
+    ax = dressed(new_axes() if ax is None else ax, "index i", "singular value $s_i$")
+    index = np.arange(1, len(values) + 1)
+    visible = values > _CUTOFF * eps * max(1.0, values.max())
+    low = _log_axis(ax, values[visible], room=_WHOLE if visible.all() else 10.0)
+    if sampling is not None:
+        ends = (sampling.lower, sampling.upper)
+        _draw_band(ax, index, _bounds(ends, "sampling", values), low)
+    if numerical is not None:
+        _draw_bars(ax, index, values, _bounds(numerical, "numerical", values))
+    if cluster is not None:
+        _draw_clusters(
+            ax, index, values, visible, _same_shape(cluster, "cluster", values)
+        )
+    _draw_values(ax, index, values, visible, low)
+    if decay_rate is not None and np.isfinite(decay_rate):
+        _draw_decay(ax, index, decay_rate, low)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize=_LABEL_SIZE, labelcolor=INK)
+    count_axis(ax, len(values))
+    headline(ax, _spectrum_headline(values, visible))
+    return ax
+
+
+def _checked_values(singular_values: ArrayLike) -> tuple[np.ndarray, float]:
+    """The values in float64, and the eps of the dtype that they came in."""
     given = np.asarray(singular_values)
     eps = np.finfo(given.dtype if given.dtype.kind == "f" else np.float64).eps
     values = given.astype(np.float64)
@@ -96,61 +122,7 @@ def plot_spectrum(
     if not (np.isfinite(values) & (values >= 0)).all():
         msg = f"singular_values must be finite and non-negative; got {values.min()}"
         raise ValueError(msg)
-    ax = dressed(new_axes() if ax is None else ax, "index i", "singular value $s_i$")
-    index = np.arange(1, len(values) + 1)
-    visible = values > _CUTOFF * eps * max(1.0, values.max())
-    low = _log_axis(ax, values[visible], room=_WHOLE if visible.all() else 10.0)
-    size = _mark_size(len(values))
-    if sampling is not None:
-        _draw_band(ax, index, _bounds(sampling, "sampling", values), low)
-    if numerical is not None:
-        _draw_bars(ax, index, values, _bounds(numerical, "numerical", values))
-    if cluster is not None:
-        _draw_clusters(
-            ax, index, values, visible, _same_shape(cluster, "cluster", values)
-        )
-    # Marks may overlap the frame: values at either end are whole.
-    ax.plot(
-        index[visible],
-        values[visible],
-        linestyle="-" if len(values) > 1 else "",
-        linewidth=1.0,
-        marker="o",
-        markersize=size,
-        color=MAIN,
-        clip_on=False,
-        zorder=3,
-    )
-    if not visible.all():
-        ax.plot(
-            index[~visible],
-            np.full(int((~visible).sum()), low),
-            linestyle="",
-            marker="o",
-            markersize=size,
-            markerfacecolor="white",
-            color=MAIN,
-            clip_on=False,
-            zorder=3,
-            label="0 to rounding",
-        )
-    if decay_rate is not None and np.isfinite(decay_rate):
-        fit = np.exp(-0.5 * decay_rate * index)
-        shown = fit >= low
-        ax.plot(
-            index[shown],
-            fit[shown],
-            linestyle=(0, (4, 3)),
-            linewidth=1.5,
-            color=ACCENT,
-            zorder=2,
-            label=f"fit $s_i^2 = e^{{-{decay_rate:.3g}\\,i}}$",
-        )
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, fontsize=_LABEL_SIZE, labelcolor=INK)
-    count_axis(ax, len(values))
-    headline(ax, _spectrum_headline(values, visible))
-    return ax
+    return values, float(eps)
 
 
 def _same_shape(given: ArrayLike, name: str, values: np.ndarray) -> np.ndarray:
@@ -166,6 +138,49 @@ def _bounds(
 ) -> tuple[np.ndarray, np.ndarray]:
     low, high = (_same_shape(end, name, values).astype(np.float64) for end in given)
     return low, high
+
+
+def _draw_values(
+    ax: Axes,
+    index: np.ndarray,
+    values: np.ndarray,
+    visible: np.ndarray,
+    floor: float,
+) -> None:
+    """Marks; hollow ones on the edge for zeros, which a logarithm cannot show."""
+    # Marks may overlap the frame: values at either end are whole.
+    shared: dict[str, Any] = {
+        "marker": "o",
+        "markersize": _mark_size(len(values)),
+        "color": MAIN,
+        "clip_on": False,
+        "zorder": 3,
+    }
+    line = "-" if len(values) > 1 else ""
+    ax.plot(index[visible], values[visible], linestyle=line, linewidth=1.0, **shared)
+    if not visible.all():
+        ax.plot(
+            index[~visible],
+            np.full(int((~visible).sum()), floor),
+            linestyle="",
+            markerfacecolor="white",
+            label="0 to rounding",
+            **shared,
+        )
+
+
+def _draw_decay(ax: Axes, index: np.ndarray, rate: float, floor: float) -> None:
+    fit = np.exp(-0.5 * rate * index)
+    shown = fit >= floor
+    ax.plot(
+        index[shown],
+        fit[shown],
+        linestyle=(0, (4, 3)),
+        linewidth=1.5,
+        color=ACCENT,
+        zorder=2,
+        label=f"fit $s_i^2 = e^{{-{rate:.3g}\\,i}}$",
+    )
 
 
 def _draw_band(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 
 __all__ = [
     "ACCENT",
@@ -17,6 +19,7 @@ __all__ = [
     "MAIN",
     "NUM_SAFE_COLOURS",
     "PALETTE",
+    "Interval",
     "count_axis",
     "dressed",
     "headline",
@@ -50,6 +53,26 @@ _SIZE = (5.6, 4.0)
 _DPI = 200
 _TEXT = 12
 _HEADLINE = 13
+
+
+@runtime_checkable
+class Interval(Protocol):
+    """What pictures need of an `evaluation.Interval`."""
+
+    @property
+    def estimate(self) -> ArrayLike:
+        """The values, shape (k,)."""
+        ...
+
+    @property
+    def lower(self) -> ArrayLike:
+        """Lower ends, shape (k,)."""
+        ...
+
+    @property
+    def upper(self) -> ArrayLike:
+        """Upper ends, shape (k,)."""
+        ...
 
 
 def new_axes(size: tuple[float, float] = _SIZE) -> Axes:

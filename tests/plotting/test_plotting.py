@@ -14,6 +14,7 @@ from matplotlib.image import imread
 
 from contexture_jax.plotting import (
     plot_functions,
+    plot_learned_spectrum,
     plot_spectrum,
     plot_target_energy,
     plot_usefulness,
@@ -25,6 +26,12 @@ class Useful(NamedTuple):
     tau: float
     best_dim: int
     curve: np.ndarray
+
+
+class Interval(NamedTuple):
+    estimate: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
 
 
 def functions(num_rows=40, rank=3):
@@ -150,7 +157,7 @@ def test_a_sampling_band_is_drawn_within_the_axes(count):
     values = np.array([0.9, 0.5, 0.1])[:count]
     lower, upper = 0.5 * values, np.minimum(1.3 * values, 1.0)
     lower[-1] = 0.0
-    ax = plot_spectrum(values, sampling=(lower, upper))
+    ax = plot_spectrum(values, sampling=Interval(values, lower, upper))
     (band,) = ax.collections
     ends = band.get_paths()[0].get_extents()
     low, high = ax.get_ylim()
@@ -167,11 +174,22 @@ def test_clusters_of_several_values_are_underlined():
     assert "cluster" in legend_texts(ax)
 
 
+def test_held_out_values_are_a_line_in_their_band():
+    values = np.array([0.8, 0.4])
+    held_out = Interval(values, values - 0.1, values + 0.05)
+    ax = plot_learned_spectrum([0.9, 0.5], held_out=held_out)
+    (band,) = ax.collections
+    ends = band.get_paths()[0].get_extents()
+    np.testing.assert_allclose((ends.y0, ends.y1), (0.3, 0.85))
+    assert "on held-out pairs" in legend_texts(ax)
+    np.testing.assert_array_equal(curve_of(ax.lines[-1])[1], values)
+
+
 @pytest.mark.parametrize(
     "given",
     [
         {"numerical": ([0.1], [0.2])},
-        {"sampling": ([0.1, 0.1], [0.2])},
+        {"sampling": Interval(np.ones(2), np.zeros(2), np.ones(1))},
         {"cluster": [0, 1, 2]},
     ],
 )
