@@ -67,7 +67,7 @@ JIT_ALLOWED = {
     "cli/_solve.py": "each judge of the command is one program",
     "cli/_learn.py": "embeddings and Ritz values, likewise",
     "evaluation/_spectra.py": "`usefulness` likewise: some twenty small operations",
-    "evaluation/_learned.py": "`alignment` measures many shuffles of one shape",
+    "evaluation/_alignment.py": "`alignment` measures many shuffles of one shape",
     "solvers/_implicit.py": "their backward pass, which eager `jax.grad` runs",
     "solvers/_certificate.py": "`certify` likewise, for eager callers of `cx.svd`",
     "operators/_base.py": "`matmat` and `rmatmat`, for eager callers",
