@@ -31,6 +31,7 @@ Layers, in the order in which they import each other:
     cx.models        thin Flax encoders
     cx.training      a step, its compilation for devices, data, loop, checkpoints
     cx.evaluation    τ, decay, compatibility, ratio trace, alignment, sampling error
+    cx.prediction    a linear probe of functions (extra `cli`)
     cx.plotting      pictures (extra `plot`); the command is `contexture` (extra `cli`)
 
 `help(cx.svd)` and `help(cx.contexts.knn)` say more of each, with equations and sources.
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from contexture_jax import models as models
     from contexture_jax import operators as operators
     from contexture_jax import plotting as plotting
+    from contexture_jax import prediction as prediction
     from contexture_jax import solvers as solvers
     from contexture_jax import training as training
     from contexture_jax import zoo as zoo
@@ -91,6 +93,7 @@ __all__ = [
     "models",
     "operators",
     "plotting",
+    "prediction",
     "solvers",
     "training",
     "zoo",

@@ -49,10 +49,11 @@ LAYERS = {
         "flax optax orbax rich tensorboardX",
     ),
     "evaluation": _layer("_core kernels contexts operators solvers"),
+    "prediction": _layer("_core", "sklearn"),
     "plotting": _layer("_core contexts operators solvers evaluation", "matplotlib"),
     "cli": _layer(
         "_core data contexts operators solvers losses models training evaluation"
-        " plotting",
+        " prediction plotting",
         "flax matplotlib optax platformdirs pyarrow rich scipy sklearn threadpoolctl",
     ),
 }
@@ -64,8 +65,8 @@ JIT_ALLOWED = {
     "contexts/_softmax.py": "tables, draws and Bayes' rule over tiles, for eager code",
     "kernels/neighbors/_scoring.py": "blocks of one shape, searched from eager code",
     "kernels/neighbors/_pruning.py": "lower bounds, whose outcome the host reads",
-    "cli/_solve.py": "each judge of the command is one program",
     "cli/_learn.py": "embeddings and Ritz values, likewise",
+    "evaluation/_judgement.py": "each judge of a solved context is one program",
     "evaluation/_spectra.py": "`usefulness` likewise: some twenty small operations",
     "evaluation/_alignment.py": "`alignment` measures many shuffles of one shape",
     "solvers/_implicit.py": "their backward pass, which eager `jax.grad` runs",
@@ -162,6 +163,16 @@ def jit_uses(source: str) -> list[int]:
         if any(n.startswith("jax.") and n.endswith((".jit", ".pjit")) for n in names):
             lines.append(node.lineno)
     return lines
+
+
+def uses_of_jax_numpy(source: str) -> list[str]:
+    """Imports of `jax.numpy`: a module without it holds no mathematics on arrays."""
+    names = imported_modules(source, "")
+    return [n for n in names if n == "jax.numpy" or n.startswith("jax.numpy.")] + [
+        _name(node)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and _name(node) == "jax.numpy"
+    ]
 
 
 def undocumented(module_name: str) -> list[str]:
@@ -280,6 +291,28 @@ def test_only_front_doors_compile(path: Path) -> None:
         assert lines, "this file compiles nothing: take it off JIT_ALLOWED"
     else:
         assert lines == [], "leave compiling to the caller, or say why in JIT_ALLOWED"
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in LAYERED if layer_of(p) == "cli"], ids=relative
+)
+def test_the_command_holds_no_mathematics(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    if relative(path) != "cli/_learn.py":
+        assert uses_of_jax_numpy(source) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import jax.numpy as jnp",
+        "from jax import numpy as jnp",
+        "from jax.numpy import linalg",
+        "import jax\nx = jax.numpy.ones(3)",
+    ],
+)
+def test_mathematics_is_found(source: str) -> None:
+    assert len(uses_of_jax_numpy(source)) == 1
 
 
 def test_no_exception_outlives_its_file() -> None:

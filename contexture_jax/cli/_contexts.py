@@ -7,19 +7,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from contexture_jax.cli._options import Options
+from contexture_jax.cli._arguments import Options, as_option
 from contexture_jax.data import (
     Dialect,
     InputError,
     Table,
-    as_option,
     counted,
     load_counts,
     load_features,
     quoted,
 )
 
-__all__ = ["Recipe", "build_context", "load", "plan_context", "plan_rank"]
+__all__ = [
+    "Recipe",
+    "build_context",
+    "check_belongs",
+    "load",
+    "plan_context",
+    "plan_rank",
+]
 
 _DEFAULT_NEIGHBORS = 30
 _DEFAULT_RANK = 64
@@ -72,12 +78,8 @@ def plan_context(options: Options, table: Table) -> Recipe:
         ("--num-neighbors", options.num_neighbors, "knn"),
         ("--gamma", options.gamma, "rbf"),
         ("--lazy", options.lazy or None, "graph"),
-        ("--bootstrap", options.bootstrap or None, "joint"),
     ):
-        if value is not None and name != owner:
-            raise InputError(
-                f"{option} goes with --context {owner}; here it is --context {name}"
-            )
+        check_belongs(option, value, owner, name)
     num_rows = len(table.rows)
     plans = {
         "knn": _plan_knn,
@@ -95,6 +97,18 @@ def plan_context(options: Options, table: Table) -> Recipe:
             " values of the context"
         )
     return recipe
+
+
+def check_belongs(option: str, value: Any, owner: str, context: str) -> None:
+    """Refuse an option of another context that was given.
+
+    Raises:
+        InputError: if `value` is not None and `context` not the `owner` of the option.
+    """
+    if value is not None and context != owner:
+        raise InputError(
+            f"{option} goes with --context {owner}; here it is --context {context}"
+        )
 
 
 def plan_rank(rank: int | None, recipe: Recipe, num_triples: int) -> int:

@@ -1,23 +1,25 @@
-"""What the user asked for, with nothing resolved yet."""
+"""The options of `contexture train`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from contexture_jax.data import DEFAULT_MISSING
+from contexture_jax.cli._arguments import (
+    Options,
+    add_context_options,
+    add_data_options,
+    add_output_options,
+    add_rank_options,
+    batch,
+    count,
+    not_negative,
+    positive,
+    widths,
+)
 
-__all__ = [
-    "CONTEXTS",
-    "ENCODERS",
-    "LOSSES",
-    "METHODS",
-    "Options",
-    "TrainOptions",
-]
+__all__ = ["DESCRIPTION", "ENCODERS", "LOSSES", "TrainOptions", "add_options"]
 
-CONTEXTS = ("knn", "rbf", "labels", "joint", "graph", "teacher")
-METHODS = ("auto", "exact", "randomized", "krylov", "nystrom")
 ENCODERS = ("mlp", "transformer")
 LOSSES = (
     "kise",
@@ -27,58 +29,12 @@ LOSSES = (
     "spectral_contrastive",
     "vicreg",
 )
-
-
-class Options(NamedTuple):
-    """The arguments of `contexture spectrum`; None stands for a default to work out.
-
-    Attributes:
-        data: a path or the name of a built-in set.
-        target: the column to judge against.
-        drop: columns to leave out.
-        categorical: columns to take as categories.
-        separator: what is between the cells of a CSV; a space stands for any number.
-        decimal: what is before the decimals of a number, "." or ",".
-        missing: the marks of a missing value, beside an empty cell.
-        context: the kind of context.
-        num_neighbors: K of a k-NN context.
-        gamma: γ of a Gaussian-kernel context, or "auto".
-        lazy: whether a walk on a graph is lazy.
-        rank: the number of singular triples.
-        dtype: the precision of the work.
-        seed: the seed of everything random.
-        method: the solver.
-        tol: the relative residual to stop at.
-        max_passes: the bound on passes of the solver.
-        devices: how many local devices share the rows.
-        bootstrap: how often to draw a sample of pairs anew; 0: not.
-        out: the directory to write to.
-        plots: whether to draw.
-        quiet: whether to print nothing but errors and warnings.
-    """
-
-    data: str
-    target: str | None = None
-    drop: Sequence[str] = ()
-    categorical: Sequence[str] = ()
-    separator: str | None = None
-    decimal: str | None = None
-    missing: tuple[str, ...] = DEFAULT_MISSING
-    context: str = "knn"
-    num_neighbors: int | None = None
-    gamma: float | Literal["auto"] | None = None
-    lazy: bool = False
-    rank: int | None = None
-    dtype: str = "float32"
-    seed: int = 0
-    method: str = "auto"
-    tol: float | None = None
-    max_passes: int | None = None
-    devices: int = 1
-    bootstrap: int = 0
-    out: str = "contexture-out"
-    plots: bool = True
-    quiet: bool = False
+DESCRIPTION = """\
+Learn the singular functions of a context on DATA with an encoder, and compare them with
+the exact ones. Writes train.json, train.npz and pictures to a directory, and metrics
+and checkpoints to its subdirectory run; --resume goes on from the last checkpoint, bit
+for bit as if the run had never ended (on other --devices: to rounding).
+"""
 
 
 class TrainOptions(NamedTuple):
@@ -111,3 +67,62 @@ class TrainOptions(NamedTuple):
     weight_decay: float = 1e-5
     strategy: str = "jit"
     resume: bool = False
+
+
+def add_options(parser: Any) -> None:
+    """Add the options of the command to its parser."""
+    add_data_options(parser.add_argument_group("data"))
+    add_context_options(parser.add_argument_group("context"))
+    learning = parser.add_argument_group("learning")
+    add_rank_options(learning)
+    _add_learning_options(learning)
+    add_output_options(parser.add_argument_group("output"))
+
+
+def _add_learning_options(group: Any) -> None:
+    group.add_argument(
+        "--loss",
+        choices=LOSSES,
+        default="kise",
+        help="default: %(default)s, from two views of a row",
+    )
+    group.add_argument(
+        "--encoder",
+        choices=ENCODERS,
+        default="mlp",
+        help="of features: all together, with skip connections (mlp, the default), or"
+        " a token a column (transformer)",
+    )
+    group.add_argument(
+        "--hidden",
+        type=widths,
+        metavar="W,W,…",
+        help="widths of the hidden layers of an mlp, or none; default: 512,512",
+    )
+    group.add_argument("--activation", choices=("tanh", "gelu", "relu"), default="tanh")
+    group.add_argument(
+        "--output",
+        type=count,
+        metavar="D",
+        help="width of the embedding; default: four times the rank, at most 512 and a"
+        " quarter of a batch (joint_nesting: the rank)",
+    )
+    group.add_argument("--steps", type=count, default=1000, help="default: 1000")
+    group.add_argument(
+        "--batch-size", type=batch, default=1024, metavar="B", help="default: 1024"
+    )
+    group.add_argument(
+        "--learning-rate", type=positive, default=1e-3, help="default: 0.001"
+    )
+    group.add_argument(
+        "--weight-decay", type=not_negative, default=1e-5, help="default: 0.00001"
+    )
+    group.add_argument(
+        "--strategy",
+        choices=("jit", "shard_map", "pmap"),
+        default="jit",
+        help="how a step is compiled for several devices; default: %(default)s",
+    )
+    group.add_argument(
+        "--resume", action="store_true", help="go on with the run that --out holds"
+    )

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import contexture_jax as cx
 from contexture_jax._core.words import rounded
+from contexture_jax.cli._arguments import Options
 from contexture_jax.cli._contexts import Recipe
-from contexture_jax.cli._options import Options
-from contexture_jax.cli._solve import Judgement, Sampling, Spectrum
-from contexture_jax.data import Table, counted
+from contexture_jax.data import Table, Target, counted
+
+if TYPE_CHECKING:
+    from contexture_jax.cli._spectrum import Judged, Solved
 
 __all__ = [
     "FILES",
     "advice",
     "describe",
     "plain",
+    "print_table",
     "rows_of_table",
     "write_arrays",
     "write_json",
@@ -50,87 +54,132 @@ def describe(
     options: Options,
     table: Table,
     recipe: Recipe,
-    spectrum: Spectrum,
-    judgement: Judgement,
-    sampling: Sampling | None,
+    solved: Solved,
+    judged: Judged,
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     """Everything about a run that is not an array of functions, as plain Python.
 
     Numbers that JSON has no word for (infinite, undefined) are None, and `notes` says
     which and why.
+
+    Args:
+        options: what was asked for.
+        table: the data.
+        recipe: the context.
+        solved: the spectrum.
+        judged: what the judges say.
+        seconds: of each stage.
     """
-    useful, target = judgement.usefulness, judgement.target
-    notes = [*table.notes, *recipe.notes, *judgement.notes]
-    if spectrum.status != cx.Status.CONVERGED:
-        notes.append(f"{spectrum.status}: {advice(spectrum.status)}")
+    info, spectrum = solved.info, judged.spectrum
+    return plain(
+        {
+            "version": cx.__version__,
+            "data": table.title,
+            "num_rows": len(table.rows),
+            "num_columns": table.num_columns,
+            "num_constant_columns": table.num_constant,
+            "num_features": table.features.shape[1],
+            "context": recipe.name,
+            "params": recipe.params,
+            "rank": len(solved.result.singular_values),
+            "dtype": str(solved.result.singular_values.dtype),
+            "seed": options.seed,
+            "devices": options.devices,
+            "method": str(info.method),
+            "reason": str(info.reason),
+            "status": str(info.status),
+            "num_passes": float(info.num_passes),
+            "singular_values": solved.result.singular_values,
+            "residuals": np.asarray(info.residuals),
+            "total_energy": float(info.total_energy),
+            "tail_energy": float(info.tail_energy),
+            "tail_error": float(info.tail_error),
+            "certificate": _certificate(solved.certificate),
+            "sampling": None if judged.counts is None else _sampling(judged.counts),
+            **_usefulness(spectrum),
+            "decay_rate": spectrum.decay_rate,
+            "verdict": spectrum.verdict.association,
+            "verdict_reason": spectrum.verdict.reason.replace("a rank of", "--rank"),
+            **_target(table.target, judged.target),
+            "seconds": seconds,
+            "notes": [
+                *table.notes,
+                *recipe.notes,
+                *_notes(table, solved, judged),
+            ],
+        }
+    )
+
+
+def _usefulness(spectrum: cx.evaluation.SpectrumJudgement) -> dict[str, Any]:
+    useful, bounds = spectrum.usefulness, spectrum.bounds
     tau = None if useful is None else float(useful.tau)
     best_dim = None if useful is None else int(useful.best_dim)
-    tau_reason = None if useful is not None else "undefined: see the note"
+    reason = None if useful is not None else "undefined: see the note"
     if tau is not None and not math.isfinite(tau):
-        tau_reason = _INFINITE
+        best_dim, reason = None, _INFINITE
+    return {
+        "tau": tau,
+        "tau_reason": reason,
+        "best_dim": best_dim,
+        "tau_low": None if bounds is None else bounds.lower,
+        "tau_high": None if bounds is None else bounds.upper,
+        "tau_high_dim": None if bounds is None else bounds.best_dim or None,
+    }
+
+
+def _target(
+    target: Target | None, judged: cx.evaluation.TargetJudgement | None
+) -> dict[str, Any]:
+    classes = None
+    if target is not None and judged is not None:
+        named = judged.class_compatibility.items()
+        classes = {target.class_names[c]: rho for c, rho in named}
+    return {
+        "target": None if target is None else target.name,
+        "target_kind": None if target is None else target.kind,
+        "target_energy": None if judged is None else judged.energy,
+        "compatibility": None if judged is None else judged.compatibility,
+        "class_compatibility": classes,
+    }
+
+
+def _notes(table: Table, solved: Solved, judged: Judged) -> list[str]:
+    """What a reader should know of the figures."""
+    info, spectrum, notes = solved.info, judged.spectrum, []
+    useful, bounds = spectrum.usefulness, spectrum.bounds
+    rank = len(solved.result.singular_values)
+    if bounds is None:
+        notes.append("tau is undefined: all singular values are 0")
+    elif useful is None:
+        notes.append("tau needs two singular values: --rank 2 or more")
+    if table.target is not None and judged.target is None:
+        notes.append(
+            f'target "{table.target.name}" is constant on the rows that have weight:'
+            " not judged"
+        )
+    if info.status != cx.Status.CONVERGED:
+        notes.append(f"{info.status}: {advice(info.status)}")
+    if useful is not None and not math.isfinite(useful.tau):
         notes.append(
             "tau is infinite, written as null: s_{d+1} = 1 for every d, that is, each"
             " computed function is determined by the context"
             + (
-                f"; as are all {spectrum.num_values:,}: a projection, of which no"
+                f"; as are all {solved.num_values:,}: a projection, of which no"
                 " number of functions but all is special, and more rank tells no more"
-                if spectrum.total_energy > spectrum.num_values * (1 - 1e-4)
+                if float(info.total_energy) > solved.num_values * (1 - 1e-4)
                 else ""
             )
         )
-        best_dim = None
-    bounds = judgement.bounds
-    rank = len(spectrum.singular_values)
     if bounds is not None and bounds.lower == bounds.upper and bounds.best_dim > rank:
         notes.append(
             f"{bounds.best_dim} functions would be best of up to 512: --rank"
             f" {bounds.best_dim} computes them"
         )
-    if not math.isfinite(judgement.decay_rate):
+    if not math.isfinite(spectrum.decay_rate):
         notes.append("decay_rate is infinite, written as null: all values are 0")
-    description = {
-        "version": cx.__version__,
-        "data": table.title,
-        "num_rows": len(table.rows),
-        "num_columns": table.num_columns,
-        "num_constant_columns": table.num_constant,
-        "num_features": table.features.shape[1],
-        "context": recipe.name,
-        "params": recipe.params,
-        "rank": rank,
-        "dtype": str(spectrum.singular_values.dtype),
-        "seed": options.seed,
-        "devices": options.devices,
-        "method": spectrum.method,
-        "reason": spectrum.reason,
-        "status": str(spectrum.status),
-        "num_passes": spectrum.num_passes,
-        "singular_values": spectrum.singular_values,
-        "residuals": spectrum.residuals,
-        "total_energy": spectrum.total_energy,
-        "tail_energy": spectrum.tail_energy,
-        "tail_error": spectrum.tail_error,
-        "certificate": _certificate(spectrum.certificate),
-        "sampling": None if sampling is None else _sampling(sampling),
-        "tau": tau,
-        "tau_reason": tau_reason,
-        "best_dim": best_dim,
-        "tau_low": None if bounds is None else bounds.lower,
-        "tau_high": None if bounds is None else bounds.upper,
-        "tau_high_dim": None if bounds is None else bounds.best_dim or None,
-        "decay_rate": judgement.decay_rate,
-        "verdict": judgement.association,
-        "verdict_reason": judgement.reason,
-        "target": None if table.target is None else table.target.name,
-        "target_kind": None if table.target is None else table.target.kind,
-        "target_energy": None if target is None else target.energy,
-        "compatibility": None if target is None else target.compatibility,
-        "class_compatibility": None if target is None else target.class_compatibility,
-        "seconds": seconds,
-        "notes": notes,
-    }
-    return plain(description)
+    return notes
 
 
 def _certificate(certificate: cx.solvers.Certificate) -> dict[str, Any]:
@@ -161,7 +210,7 @@ def _certificate(certificate: cx.solvers.Certificate) -> dict[str, Any]:
     }
 
 
-def _sampling(sampling: Sampling) -> dict[str, Any]:
+def _sampling(sampling: cx.evaluation.CountsJudgement) -> dict[str, Any]:
     """Confidence intervals: for the law of the pairs, whatever the computation."""
     found, null = sampling.spectrum, sampling.null
     return {
@@ -210,17 +259,34 @@ def write_json(description: dict[str, Any], path: Path) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def write_arrays(table: Table, spectrum: Spectrum, path: Path) -> None:
+def write_arrays(table: Table, solved: Solved, path: Path) -> None:
     """Write the triples, the two laws, and which rows of DATA the rows are."""
     np.savez(
         path,
-        singular_values=spectrum.singular_values,
-        left=spectrum.left,
-        right=spectrum.right,
-        p_x=spectrum.p_x,
-        p_a=spectrum.p_a,
+        singular_values=solved.result.singular_values,
+        left=solved.result.left,
+        right=solved.result.right,
+        p_x=solved.p_x,
+        p_a=solved.p_a,
         rows=table.rows,
     )
+
+
+def print_table(rows: list[tuple[str, str]]) -> None:
+    """Print (label, text) pairs in two columns."""
+    from rich.console import Console
+    from rich.table import Table as Columns
+    from rich.text import Text
+
+    table = Columns(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for label, text in rows:
+        loud = label == "status" and not text.startswith("converged")
+        # As `Text`, which takes brackets in names as they are.
+        table.add_row(label, Text(text, style="bold red" if loud else ""))
+    # A pipe or a file has no width of its own.
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def rows_of_table(

@@ -2,33 +2,147 @@
 
 from __future__ import annotations
 
-import importlib.util
+import dataclasses
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from contexture_jax._core.threads import single_threaded_lapack
+import numpy as np
+
+from contexture_jax.cli._arguments import (
+    Options,
+    add_context_options,
+    add_data_options,
+    add_output_options,
+    add_rank_options,
+    count,
+    replicates,
+    tolerance,
+)
 from contexture_jax.cli._contexts import (
     Recipe,
     build_context,
+    check_belongs,
     load,
     plan_context,
     plan_rank,
 )
-from contexture_jax.cli._devices import make_mesh
-from contexture_jax.cli._options import Options
-from contexture_jax.cli._programs import kept_programs
-from contexture_jax.cli._progress import Stages
-from contexture_jax.cli._publish import check_out, claimed, publishing
-from contexture_jax.cli._signals import Ending
+from contexture_jax.cli.session import (
+    Ending,
+    Stages,
+    check_installed,
+    check_out,
+    claimed,
+    computing,
+    make_mesh,
+    publishing,
+)
 from contexture_jax.data import InputError, Table
 
-__all__ = ["precision", "print_table", "run"]
+if TYPE_CHECKING:
+    from contexture_jax import SolveInfo, SVDResult
+    from contexture_jax.evaluation import (
+        CountsJudgement,
+        SpectrumJudgement,
+        TargetJudgement,
+    )
+    from contexture_jax.solvers import Certificate
+
+__all__ = ["DESCRIPTION", "SpectrumOptions", "add_options", "run"]
+
+DESCRIPTION = """\
+The spectrum of a context: compute the leading singular functions of the expectation
+operator of a context on DATA, judge it, and write spectrum.json, spectrum.npz and
+pictures to a directory.
+"""
+METHODS = ("auto", "exact", "randomized", "krylov", "nystrom")
 
 
-def run(options: Options, ending: Ending) -> Path:
+@dataclasses.dataclass(frozen=True)
+class SpectrumOptions(Options):
+    """The arguments of `contexture spectrum`.
+
+    Attributes:
+        method: the solver.
+        tol: the relative residual to stop at.
+        max_passes: the bound on passes of the solver.
+        bootstrap: how often to draw a sample of pairs anew; 0: not.
+    """
+
+    method: str = "auto"
+    tol: float | None = None
+    max_passes: int | None = None
+    bootstrap: int = 0
+
+
+class Solved(NamedTuple):
+    """A solved context and what the judges say of it, on the host.
+
+    Attributes:
+        result: the triples.
+        info: how they were found.
+        certificate: numerical bounds on the values and spans.
+        p_x: shape (n,).
+        p_a: shape (m,).
+        num_values: how many values there are beside the trivial one.
+    """
+
+    result: SVDResult
+    info: SolveInfo
+    certificate: Certificate
+    p_x: np.ndarray
+    p_a: np.ndarray
+    num_values: int
+
+
+class Judged(NamedTuple):
+    """What the judges say.
+
+    Attributes:
+        spectrum: of the singular values.
+        target: of the target beside the functions, or None.
+        counts: of a table of counts as a sample, or None.
+    """
+
+    spectrum: SpectrumJudgement
+    target: TargetJudgement | None = None
+    counts: CountsJudgement | None = None
+
+
+def add_options(parser: Any) -> None:
+    """Add the options of the command to its parser."""
+    add_data_options(parser.add_argument_group("data"))
+    add_context_options(parser.add_argument_group("context"))
+    solver = parser.add_argument_group("solver")
+    add_rank_options(solver)
+    _add_solver_options(solver)
+    add_output_options(parser.add_argument_group("output"))
+
+
+def _add_solver_options(group: Any) -> None:
+    group.add_argument("--method", choices=METHODS, default="auto", help="the solver")
+    group.add_argument(
+        "--tol",
+        type=tolerance,
+        help="relative residual to stop at, between 0 and 1",
+    )
+    group.add_argument(
+        "--max-passes",
+        type=count,
+        metavar="N",
+        help="bound on passes of the solver over the operator",
+    )
+    group.add_argument(
+        "--bootstrap",
+        type=replicates,
+        default=0,
+        metavar="N",
+        help="of joint, where DATA counts independent pairs: intervals for the law"
+        " behind them from N resamples, and N random pairings; default: 0",
+    )
+
+
+def run(options: SpectrumOptions, ending: Ending) -> Path:
     """Compute, judge, draw and write.
 
     Args:
@@ -44,103 +158,79 @@ def run(options: Options, ending: Ending) -> Path:
     """
     stages = Stages(quiet=options.quiet)
     with stages.stage("read"):
-        _check_installed(plots=options.plots)
+        plots = ["matplotlib"] if options.plots else []
+        check_installed(["platformdirs", "pyarrow", "rich", *plots])
         out = check_out(options.out)
         table = load(options, sparse=not options.bootstrap)
+        wanted = options.bootstrap or None
+        check_belongs("--bootstrap", wanted, "joint", options.context)
         recipe = plan_context(options, table)
         plan_rank(options.rank, recipe, recipe.num_triples)
         mesh = make_mesh(options.devices)
     with claimed(out):
-        _compute(options, ending, stages, out, table, recipe, mesh)
+        with computing(options.dtype):
+            solved, judged = _computed(options, table, recipe, mesh, stages)
+        _publish(options, table, recipe, solved, judged, out, stages, ending)
     return out
 
 
-def _compute(
-    options: Options,
-    ending: Ending,
-    stages: Stages,
-    out: Path,
-    table: Table,
-    recipe: Recipe,
-    mesh: Any,
-) -> None:
-    with kept_programs(), precision(options.dtype), single_threaded_lapack():
-        with stages.stage("context") as advance:
-            from contexture_jax.cli import _report, _solve
-            from contexture_jax.operators import association_operator
+def _computed(
+    options: SpectrumOptions, table: Table, recipe: Recipe, mesh: Any, stages: Stages
+) -> tuple[Solved, Judged]:
+    with stages.stage("context") as advance:
+        import contexture_jax as cx
 
-            context = build_context(recipe, table, options.dtype, advance)
-            op = association_operator(context, mesh=mesh)
-            # Now exactly: points that are nobody's neighbours do not count.
-            limit = min(recipe.num_triples, _solve.num_triples(op))
-            rank = plan_rank(options.rank, recipe, limit)
-        with stages.stage("spectrum"):
-            spectrum = _solve.solve(
+        context = build_context(recipe, table, options.dtype, advance)
+        op = cx.association_operator(context, mesh=mesh)
+        # Now exactly: points that are nobody's neighbours do not count.
+        there = cx.evaluation.num_singular_values(op)
+        num_values = min(recipe.num_triples, there)
+        rank = plan_rank(options.rank, recipe, num_values)
+    with stages.stage("spectrum"):
+        solved = _solved(op, rank, num_values, options)
+        _check_finite(solved)
+    with stages.stage("judge"):
+        spectrum = cx.evaluation.judge_spectrum(
+            solved.result, solved.info, op, num_values=num_values
+        )
+        target = None
+        if table.target is not None:
+            target = cx.evaluation.judge_target(
+                table.target.values,
+                solved.result.left,
                 op,
-                rank,
-                limit=limit,
-                seed=options.seed,
-                method=options.method,
-                tol=options.tol,
-                max_passes=options.max_passes,
+                num_classes=len(table.target.class_names) or None,
             )
-            _check_finite(spectrum)
-        with stages.stage("judge"):
-            judgement = _solve.judge(spectrum, op, table.target)
-        sampling = None
-        if options.bootstrap:
-            with stages.stage("bootstrap"):
-                sampling = _solve.sampling(
-                    table.features,
-                    rank,
-                    num_replicates=options.bootstrap,
-                    seed=options.seed,
-                )
-    with publishing(out, _report.FILES, ending) as folder:
-        with stages.stage("pictures"):
-            if options.plots:
-                from contexture_jax.cli._pictures import draw
-
-                draw(table, spectrum, judgement, sampling, folder)
-        seconds = {**stages.seconds, "total": stages.total}
-        description = _report.describe(
-            options, table, recipe, spectrum, judgement, sampling, seconds
-        )
-        _report.write_arrays(table, spectrum, folder / "spectrum.npz")
-        _report.write_json(description, folder / "spectrum.json")
-        files = [name for name in _report.FILES if (folder / name).exists()]
-    if spectrum.status.name == "MAX_PASSES":
-        warning = f"not converged: {_report.advice(spectrum.status)}"
-        print(f"contexture: warning: {warning}", file=sys.stderr)
-    if not options.quiet:
-        paths = [str(Path(options.out) / name) for name in files]
-        print_table(_report.rows_of_table(description, paths))
+    counts = None
+    if options.bootstrap:
+        with stages.stage("bootstrap"):
+            counts = _resampled(options, table, rank)
+    return solved, Judged(spectrum, target, counts)
 
 
-def _check_installed(*, plots: bool) -> None:
-    needed = ["platformdirs", "pyarrow", "rich", *(["matplotlib"] if plots else [])]
-    absent = [name for name in needed if importlib.util.find_spec(name) is None]
-    if absent:
-        raise InputError(
-            f"the command needs {', '.join(absent)}: pip install 'contexture_jax[cli]'"
-        )
-
-
-@contextmanager
-def precision(dtype: str) -> Iterator[None]:
-    """Set JAX's x64 mode, and put it back for a caller in the same process."""
+def _solved(op: Any, rank: int, num_values: int, options: SpectrumOptions) -> Solved:
     import jax
 
-    before = jax.config.read("jax_enable_x64")
-    jax.config.update("jax_enable_x64", dtype == "float64")
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_x64", before)
+    import contexture_jax as cx
+
+    result, info = cx.svd(
+        op,
+        rank,
+        key=jax.random.key(options.seed),
+        method=options.method,  # pyright: ignore[reportArgumentType]
+        tol=options.tol,
+        max_passes=options.max_passes,
+    )
+    # With random probes of what was not found: where the tail is heavy, bounds from its
+    # energy alone say nothing.
+    key = jax.random.key(options.seed + 1)
+    certificate = cx.solvers.certify(result, info, op, key=key)
+    found = (result, info, certificate, op.p_x, op.p_a)
+    return Solved(*jax.device_get(found), num_values)
 
 
-def _check_finite(spectrum: Any) -> None:
-    if spectrum.status.name == "NON_FINITE":
+def _check_finite(solved: Solved) -> None:
+    if solved.info.status == "non-finite":
         raise InputError(
             "the spectrum is not finite, so nothing was written: values of the data or"
             " parameters of the context are too extreme; rescale them, or pass --dtype"
@@ -148,18 +238,86 @@ def _check_finite(spectrum: Any) -> None:
         )
 
 
-def print_table(rows: list[tuple[str, str]]) -> None:
-    """Print (label, text) pairs in two columns."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _resampled(options: SpectrumOptions, table: Table, rank: int) -> CountsJudgement:
+    import jax
 
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(overflow="fold")
-    for label, text in rows:
-        loud = label == "status" and not text.startswith("converged")
-        # As `Text`, which takes brackets in names as they are.
-        table.add_row(label, Text(text, style="bold red" if loud else ""))
-    # A pipe or a file has no width of its own.
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    import contexture_jax as cx
+
+    key = jax.random.key(options.seed + 2)
+    try:
+        return cx.evaluation.judge_counts(
+            table.features, rank, key=key, num_replicates=options.bootstrap
+        )
+    except ValueError as error:
+        raise InputError(
+            f"--bootstrap takes a table that counts pairs: {error}"
+        ) from None
+
+
+def _publish(
+    options: SpectrumOptions,
+    table: Table,
+    recipe: Recipe,
+    solved: Solved,
+    judged: Judged,
+    out: Path,
+    stages: Stages,
+    ending: Ending,
+) -> None:
+    """Draw, write and print."""
+    from contexture_jax.cli import _report
+
+    with publishing(out, _report.FILES, ending) as folder:
+        with stages.stage("pictures"):
+            if options.plots:
+                _draw(table, solved, judged, folder)
+        seconds = {**stages.seconds, "total": stages.total}
+        description = _report.describe(options, table, recipe, solved, judged, seconds)
+        _report.write_arrays(table, solved, folder / "spectrum.npz")
+        _report.write_json(description, folder / "spectrum.json")
+        files = [name for name in _report.FILES if (folder / name).exists()]
+    if solved.info.status == "max passes":
+        warning = f"not converged: {_report.advice(solved.info.status)}"
+        print(f"contexture: warning: {warning}", file=sys.stderr)
+    if not options.quiet:
+        paths = [str(Path(options.out) / name) for name in files]
+        _report.print_table(_report.rows_of_table(description, paths))
+
+
+def _draw(table: Table, solved: Solved, judged: Judged, folder: Path) -> None:
+    """Draw what there is to draw into `folder`."""
+    from contexture_jax import plotting
+
+    values, left = solved.result.singular_values, solved.result.left
+    target, useful = table.target, judged.spectrum.usefulness
+    certificate, band = solved.certificate, None
+    if judged.counts is not None:
+        band = judged.counts.spectrum.band
+    axes = plotting.plot_spectrum(
+        values,
+        decay_rate=judged.spectrum.decay_rate,
+        numerical=(certificate.lower, certificate.proved.upper),
+        sampling=band,
+        cluster=certificate.cluster,
+    )
+    plotting.save(axes, folder / "spectrum.png")
+    if useful is not None:
+        plotting.save(plotting.plot_usefulness(useful), folder / "tau.png")
+    if target is None:
+        axes = plotting.plot_functions(left, singular_values=values)
+    else:
+        # By code, so that classes keep their order.
+        axes = plotting.plot_functions(
+            left,
+            target.values,
+            singular_values=values,
+            kind=target.kind,
+            class_names=target.class_names or None,
+            target_name=target.name,
+        )
+    plotting.save(axes, folder / "functions.png")
+    if target is not None and judged.target is not None:
+        # Rounding may leave a share at -1e-17.
+        energy = np.maximum(judged.target.energy, 0.0)
+        axes = plotting.plot_target_energy(energy, target_name=target.name)
+        plotting.save(axes, folder / "energy.png")

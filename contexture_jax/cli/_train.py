@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from contexture_jax._core.threads import single_threaded_lapack
 from contexture_jax._core.words import rounded
 from contexture_jax.cli._contexts import (
     Recipe,
@@ -21,21 +20,23 @@ from contexture_jax.cli._contexts import (
     plan_context,
     plan_rank,
 )
-from contexture_jax.cli._devices import make_mesh
 from contexture_jax.cli._options import TrainOptions
 from contexture_jax.cli._probe import probed
-from contexture_jax.cli._programs import kept_programs
-from contexture_jax.cli._progress import Stages
-from contexture_jax.cli._publish import check_out, claimed, publishing, replacing
-from contexture_jax.cli._run import (
+from contexture_jax.cli.session import (
     RUN,
+    Ending,
+    Stages,
     check_claimed,
+    check_out,
     claim_run,
+    claimed,
+    computing,
     kept_of,
+    make_mesh,
+    publishing,
+    replacing,
     told_in_one_line,
 )
-from contexture_jax.cli._signals import Ending
-from contexture_jax.cli._spectrum import precision, print_table
 from contexture_jax.data import InputError, Table, counted, quoted_path
 
 __all__ = ["run"]
@@ -73,26 +74,22 @@ def run(options: TrainOptions, ending: Ending) -> Path:
         plan_rank(base.rank, recipe, recipe.num_triples)
         mesh = make_mesh(base.devices)
         _check_batch(options)
-    with (
-        kept_programs(),
-        precision(base.dtype),
-        single_threaded_lapack(),
-        ExitStack() as stack,
-    ):
+    with computing(base.dtype), ExitStack() as stack:
         with stages.stage("context") as advance:
-            from contexture_jax.cli import _learn, _report, _solve
+            from contexture_jax.cli import _learn, _report
+            from contexture_jax.evaluation import num_singular_values
             from contexture_jax.operators import association_operator
 
             context = build_context(recipe, table, base.dtype, advance)
             op = association_operator(context)
-            limit = min(recipe.num_triples, _solve.num_triples(op))
+            limit = min(recipe.num_triples, num_singular_values(op))
             rank = plan_rank(base.rank, recipe, limit)
         output = _output(options, rank)
         settings = _settings(options, recipe, rank, output, table, encoder)
         stack.enter_context(_run_of(out, settings, ending, resume=options.resume))
         with stages.stage("exact"):
             exact, exact_status = _learn.exact_spectrum(
-                op, rank, _solve.num_triples(op), seed=base.seed
+                op, rank, num_singular_values(op), seed=base.seed
             )
             tie = _learn.tie_at(exact.singular_values, rank)
         check_claimed(out / RUN)
@@ -163,7 +160,7 @@ def run(options: TrainOptions, ending: Ending) -> Path:
         print(f"contexture: warning: {learned.message}", file=sys.stderr)
     if not base.quiet:
         paths = [str(Path(base.out) / name) for name in files]
-        print_table(_rows(written, paths))
+        _report.print_table(_rows(written, paths))
     return out
 
 

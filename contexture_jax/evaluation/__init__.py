@@ -25,6 +25,15 @@ from contexture_jax.evaluation._encoders import (
 )
 from contexture_jax.evaluation._held_out import HeldOut, held_out_spectrum
 from contexture_jax.evaluation._interval import Interval
+from contexture_jax.evaluation._judgement import (
+    CountsJudgement,
+    SpectrumJudgement,
+    TargetJudgement,
+    judge_counts,
+    judge_spectrum,
+    judge_target,
+    num_singular_values,
+)
 from contexture_jax.evaluation._kernel import (
     estimate_kernel_deviation,
     expected_kernel_deviation,
@@ -72,6 +81,7 @@ from contexture_jax.evaluation._worst_case import (
 
 __all__ = [
     "Alignment",
+    "CountsJudgement",
     "HeldOut",
     "Interval",
     "Measured",
@@ -79,8 +89,10 @@ __all__ = [
     "PairSample",
     "PermutationNull",
     "RayleighRitz",
+    "SpectrumJudgement",
     "SpectrumSampling",
     "TargetEnergy",
+    "TargetJudgement",
     "Usefulness",
     "UsefulnessBounds",
     "Verdict",
@@ -103,12 +115,16 @@ __all__ = [
     "expected_kernel_deviation",
     "held_out_spectrum",
     "jackknife",
+    "judge_counts",
+    "judge_spectrum",
+    "judge_target",
     "kappa_squared",
     "kernel_diagonal",
     "lipschitz",
     "maximal_correlation",
     "monte_carlo_error",
     "mutual_knn",
+    "num_singular_values",
     "pair_sample",
     "permutation_null",
     "principal_angles",

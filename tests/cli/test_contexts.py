@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from contexture_jax.cli._arguments import Options
 from contexture_jax.cli._contexts import build_context, load, plan_context, plan_rank
-from contexture_jax.cli._options import Options
 from tests.data.helpers import write
 from tests.tolerances import tol
 

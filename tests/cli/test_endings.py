@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from contexture_jax._core.locks import locked
-from contexture_jax.cli import _publish, main
-from contexture_jax.cli._publish import claimed, publishing, replacing
-from contexture_jax.cli._signals import Ending, Interrupted, ending_on_signals
+from contexture_jax.cli import main
+from contexture_jax.cli.session import _publish
+from contexture_jax.cli.session._publish import claimed, publishing, replacing
+from contexture_jax.cli.session._signals import Ending, Interrupted, ending_on_signals
 from contexture_jax.data._messages import InputError
 from tests.cli.helpers import run, told_at
 from tests.data.helpers import write
@@ -419,7 +420,7 @@ def test_a_file_that_cannot_be_replaced_is_told(tmp_path: Path) -> None:
 
 WATCHED = """
 import hashlib
-from contexture_jax.cli import _signals
+from contexture_jax.cli.session import _signals
 _signals._GRACE = 0.2
 with _signals.ending_on_signals() as ending:
     ending.clean_up = lambda: print("cleaned", flush=True)
@@ -448,7 +449,7 @@ def test_a_watch_ends_what_cannot_be_told() -> None:
 
 LOST = """
 import time
-from contexture_jax.cli import _signals
+from contexture_jax.cli.session import _signals
 class Told:
     def __del__(self):
         print("here", flush=True)

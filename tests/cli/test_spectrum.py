@@ -1,5 +1,6 @@
 """The command from data to files: figures, contents, strictness, exit statuses."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 import contexture_jax as cx
-from contexture_jax.cli import _report, _solve, _spectrum, main
-from contexture_jax.cli._programs import kept_programs
+from contexture_jax.cli import _report, _spectrum, main
+from contexture_jax.cli.session import kept_programs, precision
 from contexture_jax.data._features import load_features
+from contexture_jax.evaluation import _judgement
 from tests.cli.helpers import run
 from tests.data.helpers import write
 from tests.tolerances import promised, tol
@@ -303,7 +305,7 @@ def test_a_second_run_replaces_the_first_and_keeps_other_files(
 def test_the_precision_of_the_process_is_put_back():
     before = jax.config.read("jax_enable_x64")
     for dtype in ("float32", "float64"):
-        with _spectrum.precision(dtype):
+        with precision(dtype):
             assert jax.numpy.asarray(np.zeros(1)).dtype == dtype
         assert jax.config.read("jax_enable_x64") == before
 
@@ -330,8 +332,8 @@ def test_labels_in_float64_have_singular_values_1(tmp_path, capsys):
 def test_a_bracket_of_tau_holds_what_all_values_say(tmp_path, capsys, monkeypatch):
     path, found = write(tmp_path, mixed_csv()), []
     options = ["--num-neighbors", "5", "--rank", "4", "--no-plots"]
-    for size in (_solve._SMALL_TABLE, 0):
-        monkeypatch.setattr(_solve, "_SMALL_TABLE", size)
+    for size in (_judgement._SMALL_TABLE, 0):
+        monkeypatch.setattr(_judgement, "_SMALL_TABLE", size)
         ran = run(capsys, path, *options, "--out", tmp_path / str(size))
         assert ran.status == 0, ran.err
         found.append(strict(tmp_path / str(size) / "spectrum.json"))
@@ -378,23 +380,21 @@ def test_an_independent_context_is_described_without_infinities(tmp_path, capsys
     assert "decay_rate is infinite" in notes
 
 
-def run_altered(monkeypatch, capsys, tmp_path, alter=lambda spectrum: spectrum):
+def run_altered(monkeypatch, capsys, tmp_path, alter=lambda solved: solved):
     """A run on a 3 × 3 table whose solver's result is altered."""
-    solve = _solve.solve
-    monkeypatch.setattr(_solve, "solve", lambda *a, **kw: alter(solve(*a, **kw)))
+    solve = _spectrum._solved
+    monkeypatch.setattr(_spectrum, "_solved", lambda *a: alter(solve(*a)))
     path = write(tmp_path, "a,b,c\n1,2,3\n2,4,5\n3,7,9\n")
     return run(capsys, path, "--context", "joint", "--out", tmp_path / "out")
 
 
 @pytest.mark.slow
 def test_rank_1_says_what_it_cannot_judge(tmp_path, capsys, monkeypatch):
-    def first(spectrum):
-        return spectrum._replace(
-            singular_values=spectrum.singular_values[:1],
-            left=spectrum.left[:, :1],
-            right=spectrum.right[:, :1],
-            complete=False,
-            certificate=first_of(spectrum.certificate),
+    def first(solved):
+        values, left, right = solved.result
+        return solved._replace(
+            result=cx.SVDResult(values[:1], left[:, :1], right[:, :1]),
+            certificate=first_of(solved.certificate),
         )
 
     ran = run_altered(monkeypatch, capsys, tmp_path, first)
@@ -415,7 +415,12 @@ def first_of(certificate):
 
 
 def with_status(status):
-    return lambda spectrum: spectrum._replace(status=status)
+    def altered(solved):
+        info = jax.tree.map(jax.numpy.asarray, solved.info)
+        code = jax.numpy.asarray(status.code)
+        return solved._replace(info=dataclasses.replace(info, code=code))
+
+    return altered
 
 
 def test_a_spectrum_that_is_not_finite_is_not_written(tmp_path, capsys, monkeypatch):
@@ -453,7 +458,7 @@ def test_an_output_that_is_full_is_told_with_where_the_results_are(
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(_spectrum, "print_table", full)
+    monkeypatch.setattr(_report, "print_table", full)
     ran = run_altered(monkeypatch, capsys, tmp_path)
     assert ran.status == 2
     line = ran.err.splitlines()[-1]

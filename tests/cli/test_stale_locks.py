@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from contexture_jax._core.locks import locked, remove_stale
-from contexture_jax.cli._publish import claimed
+from contexture_jax.cli.session._publish import claimed
 from contexture_jax.data._messages import InputError
 
 KILLED = """
 import os, sys
 from pathlib import Path
-from contexture_jax.cli._publish import claimed
+from contexture_jax.cli.session._publish import claimed
 with claimed(Path(sys.argv[1])):
     os.kill(os.getpid(), 9)
 """

@@ -9,8 +9,8 @@ import pytest
 from pyarrow import feather, parquet
 from scipy import sparse
 
+from contexture_jax.cli._arguments import Options
 from contexture_jax.cli._contexts import build_context, plan_context
-from contexture_jax.cli._options import Options
 from contexture_jax.data._counts import _symmetric, load_counts
 from contexture_jax.data._features import load_features
 from contexture_jax.data._messages import InputError

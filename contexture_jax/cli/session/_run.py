@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from contexture_jax.cli._publish import replacing
-from contexture_jax.cli._signals import Ending
+from contexture_jax.cli.session._publish import replacing
+from contexture_jax.cli.session._signals import Ending
 from contexture_jax.data import InputError, quoted_path
 
 __all__ = ["RUN", "check_claimed", "claim_run", "kept_of", "told_in_one_line"]

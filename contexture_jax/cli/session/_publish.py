@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from contexture_jax._core.locks import HeldError, is_held, locked, remove_stale
-from contexture_jax.cli._signals import Ending
+from contexture_jax.cli.session._signals import Ending
 from contexture_jax.data import InputError, quoted_path
 
 __all__ = ["check_out", "claimed", "publishing", "remove_temporaries", "replacing"]
