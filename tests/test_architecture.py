@@ -62,6 +62,7 @@ LAYERS = {
 JIT_ALLOWED = {
     "_core/fingerprint.py": "one pass over arrays too large for NumPy",
     "_core/numerics.py": "a transpose that is stored, not a view inside a program",
+    "contexts/_numbered.py": "binary searches among entries, for eager code",
     "contexts/_softmax.py": "tables, draws and Bayes' rule over tiles, for eager code",
     "kernels/neighbors/_scoring.py": "blocks of one shape, searched from eager code",
     "kernels/neighbors/_pruning.py": "lower bounds, whose outcome the host reads",

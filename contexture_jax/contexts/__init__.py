@@ -1,5 +1,6 @@
 """Contexts: joint laws P⁺(x, a) of an input and a context variable."""
 
+from contexture_jax.contexts._attention import Attention, attention
 from contexture_jax.contexts._augment import (
     BlockMask,
     Composed,
@@ -13,6 +14,8 @@ from contexture_jax.contexts._augment import (
     gaussian_noise,
 )
 from contexture_jax.contexts._base import CapabilityError, Context
+from contexture_jax.contexts._conditional import conditional
+from contexture_jax.contexts._dense_joint import DenseJoint
 from contexture_jax.contexts._density import (
     DensityCheck,
     all_log_densities,
@@ -29,27 +32,24 @@ from contexture_jax.contexts._images import (
     flip,
     shift,
 )
-from contexture_jax.contexts._joint import (
-    DenseJoint,
-    SparseJoint,
-    conditional,
-    joint,
-    markov,
-    pairs,
-)
+from contexture_jax.contexts._joint import joint
 from contexture_jax.contexts._labels import Labels, labels
+from contexture_jax.contexts._markov import markov
 from contexture_jax.contexts._neighbors import (
     Neighbors,
     ReversedNeighbors,
     knn,
     neighbors,
 )
+from contexture_jax.contexts._numbered import NumberedContext
 from contexture_jax.contexts._paired import (
     SameClass,
     TimeLag,
     same_class,
     time_lag,
 )
+from contexture_jax.contexts._pairs import pairs
+from contexture_jax.contexts._rbf import Rbf, rbf
 from contexture_jax.contexts._sampling import SamplingContext, row_keys
 from contexture_jax.contexts._sequences import (
     MaskedTokens,
@@ -57,13 +57,8 @@ from contexture_jax.contexts._sequences import (
     masked_tokens,
     next_token,
 )
-from contexture_jax.contexts._softmax import (
-    Attention,
-    Rbf,
-    SoftmaxContext,
-    attention,
-    rbf,
-)
+from contexture_jax.contexts._softmax import SoftmaxContext
+from contexture_jax.contexts._sparse_joint import SparseJoint
 from contexture_jax.contexts._tabular import (
     Corruption,
     Cutmix,
@@ -95,6 +90,7 @@ __all__ = [
     "MaskedTokens",
     "Neighbors",
     "NextToken",
+    "NumberedContext",
     "Rbf",
     "ReversedNeighbors",
     "SameClass",

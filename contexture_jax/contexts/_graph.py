@@ -9,7 +9,9 @@ import numpy as np
 
 from contexture_jax._core.checks import is_traced, spans_processes
 from contexture_jax._core.types import summary
-from contexture_jax.contexts._joint import DenseJoint, SparseJoint, coordinates, joint
+from contexture_jax.contexts._dense_joint import DenseJoint
+from contexture_jax.contexts._joint import joint
+from contexture_jax.contexts._sparse_joint import SparseJoint, coordinates
 
 __all__ = ["graph"]
 
@@ -68,14 +70,12 @@ def graph(adjacency: Any, *, lazy: bool = False) -> DenseJoint | SparseJoint:
         np.asarray, (context.rows, context.columns, context.weights)
     )
     degrees = np.bincount(rows, weights, n).astype(weights.dtype)
-    walk = coordinates(
+    return coordinates(
         np.concatenate([rows, np.arange(n)]),
         np.concatenate([columns, np.arange(n)]),
         0.5 * np.concatenate([weights, degrees]),
         context.shape,
-    )
-    return SparseJoint(
-        walk.weights, walk.rows, walk.columns, walk.shape, has_profiles=False
+        has_profiles=False,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,8 +19,8 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.contexts._base import Context, as_numbers
-from contexture_jax.contexts._joint import SparseJoint, coordinates
+from contexture_jax.contexts._numbered import NumberedContext
+from contexture_jax.contexts._sparse_joint import SparseJoint, coordinates
 
 __all__ = ["Labels", "labels"]
 
@@ -29,7 +28,7 @@ _MOST_CLASSES_NAMED = 8
 
 
 @pytree_dataclass
-class Labels(Context):
+class Labels(NumberedContext):
     """X is an example, A its class: P⁺(a|x) = 1[a = y(x)] (theory.md §4).
 
     The singular values are 1, with multiplicity (number of classes − 1), then 0.
@@ -60,31 +59,23 @@ class Labels(Context):
         low, high = words.astype(np.uint64).T
         return (low | high << np.uint64(32)).astype(self.kind)
 
-    def table(self) -> Float[Array, "n c"]:
-        """The joint law, shape (n, C)."""
-        hot = jax.nn.one_hot(self.codes, self.num_classes)
-        return hot / self.codes.shape[0]
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, C)."""
+        return self.codes.shape[0], self.num_classes
 
-    def sample(
-        self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0
-    ) -> Int[Array, "..."]:
-        """The class number of each example number in `x`: nothing is drawn."""
-        del key, row_offset
-        return self.codes[as_numbers(x, "x", len(self.codes))]
+    def _draw(self, key: Array, x: Array) -> Array:
+        del key  # nothing is left to chance
+        return self.codes[x]
 
-    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "..."]:
-        """0 where class number `a` is that of example number `x`, −∞ elsewhere."""
-        x = as_numbers(x, "x", len(self.codes))
-        a = as_numbers(a, "a", self.num_classes)
+    def _log_density(self, a: Array, x: Array) -> Array:
         return jnp.where(self.codes[x] == a, 0.0, -jnp.inf)
 
     def kernel(self, x: ArrayLike, x2: ArrayLike) -> Float[Array, "k l"]:
         """k_X⁺(x, x2) = 1[y(x) = y(x2)] / P(y(x)), between examples by number."""
-        x, x2 = (
-            as_numbers(i, name, len(self.codes)) for i, name in ((x, "x"), (x2, "x2"))
-        )
-        hot = jax.nn.one_hot(self.codes, self.num_classes)
-        share = hot.mean(axis=0)
+        x, x2 = self._pair(x, x2)
+        counts = jnp.zeros(self.num_classes, jnp.int32).at[self.codes].add(1)
+        share = counts / self.codes.shape[0]
         same = self.codes[x][:, None] == self.codes[x2][None, :]
         return same / share[self.codes[x]][:, None]
 

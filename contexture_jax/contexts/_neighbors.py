@@ -35,16 +35,16 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.contexts._base import Context, as_numbers
-from contexture_jax.contexts._joint import SparseJoint, coordinates
-from contexture_jax.contexts._sampling import row_keys
+from contexture_jax.contexts._base import Context
+from contexture_jax.contexts._numbered import NumberedContext
+from contexture_jax.contexts._sparse_joint import SparseJoint, coordinates
 from contexture_jax.kernels import in_balls, nearest_neighbors
 
 __all__ = ["Neighbors", "ReversedNeighbors", "knn", "neighbors"]
 
 
 @pytree_dataclass
-class Neighbors(Context):
+class Neighbors(NumberedContext):
     """Each X has the same number K of context values (theory.md §4).
 
     Attributes:
@@ -61,6 +61,11 @@ class Neighbors(Context):
     points: Float[Array, "m d"] | None
     p_x: Float[Array, " n"]
     num_points: int = static_field()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, m)."""
+        return self.indices.shape[0], self.num_points
 
     def slot_weights(self) -> Float[Array, "n k"]:
         """P⁺(a|x) of each slot, stored or not."""
@@ -80,33 +85,22 @@ class Neighbors(Context):
             .add(joint)
         )
 
-    def sample(
-        self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0
-    ) -> Int[Array, "..."]:
-        """Draw one column number a ~ P⁺(·|x) for each row number in `x`.
-
-        Each entry of `x`, counted from `row_offset`, has a key of its own.
-        """
-        x = as_numbers(x, "x", self.indices.shape[0])
-        rows = x.reshape(-1)
-        keys = row_keys(key, rows.shape[0], row_offset)
-        num_slots = self.indices.shape[1]
+    def _draw(self, key: Array, x: Array) -> Array:
         if self.weights is None:
-            slot = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_slots))(keys)
+            slot = jax.random.randint(key, (), 0, self.indices.shape[1])
         else:
-            slot = jax.vmap(jax.random.categorical)(keys, jnp.log(self.weights[rows]))
-        return self.indices[rows, slot].reshape(x.shape)
+            slot = jax.random.categorical(key, jnp.log(self.weights[x]))
+        return self.indices[x, slot]
 
-    def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "..."]:
-        """Log P⁺(a|x) for row numbers `x` and column numbers `a` of one shape."""
-        x = as_numbers(x, "x", self.indices.shape[0])
-        a = as_numbers(a, "a", self.num_points)
-        hits = self.indices[x] == a[..., None]
+    def _log_density(self, a: Array, x: Array) -> Array:
+        hits = self.indices[x] == a
         if self.weights is None:
-            share = hits.mean(axis=-1, dtype=self.p_x.dtype)
-        else:
-            share = jnp.where(hits, self.weights[x], 0.0).sum(axis=-1)
-        return jnp.log(share)
+            return jnp.log(hits.mean(dtype=self.p_x.dtype))
+        return jnp.log(jnp.where(hits, self.weights[x], 0.0).sum())
+
+    def _law_of_a(self) -> Float[Array, " m"]:
+        joint = self.p_x[:, None] * self.slot_weights()
+        return jnp.zeros(self.num_points, joint.dtype).at[self.indices].add(joint)
 
     def at(self, x_new: ArrayLike) -> Neighbors:
         """New inputs, shape (k, d); for a graph from outside new lists (k, K).

@@ -1,12 +1,7 @@
-"""Contexts between numbered rows: a row of the same class, a step later in time.
-
-X and A are row numbers of data that the caller has: `data[context.sample(key, rows)]`
-is a batch of context values for `data[rows]`. `knn` is of this kind as well.
-"""
+"""Contexts between rows of data: a row of the same class, a step later in time."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -21,7 +16,6 @@ from contexture_jax._core.checks import (
     check_ndim,
     check_nonnegative,
     gathered,
-    is_traced,
 )
 from contexture_jax._core.classes import class_codes
 from contexture_jax._core.types import (
@@ -33,50 +27,16 @@ from contexture_jax._core.types import (
     short_repr,
     static_field,
 )
-from contexture_jax.contexts._base import as_numbers
-from contexture_jax.contexts._sampling import SamplingContext, as_batch
+from contexture_jax.contexts._numbered import NumberedContext
 
 __all__ = [
     "Groups",
-    "NumberedContext",
     "SameClass",
     "TimeLag",
     "make_groups",
     "same_class",
     "time_lag",
 ]
-
-
-class NumberedContext(SamplingContext):
-    """P⁺(a|x) for numbers x < n and a < m; X uniform on the x that have a law."""
-
-    _needs: ClassVar[Mapping[str, tuple[str, ...] | None]] = {
-        "shape": None,
-        "table": ("shape", "_log_density"),
-    }
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(n, m)."""
-        raise self._lacks("table", "shape")
-
-    def _inputs(self, x: ArrayLike, name: str) -> Array:
-        numbers = as_batch(x, name)
-        check_ndim(numbers, 1, name)
-        numbers = as_numbers(numbers, name, self.shape[0])
-        self._check_rows(numbers, name)
-        return numbers
-
-    def _check_rows(self, x: Array, name: str) -> None:
-        """Raise at a concrete row number without a law."""
-
-    def table(self) -> Float[Array, "n m"]:
-        """The joint law as a dense table: for small cases."""
-        n, m = self.shape
-        by_a = jax.vmap(self._log_density, in_axes=(0, None))
-        of_rows = jax.vmap(by_a, in_axes=(None, 0))
-        shares = jnp.exp(of_rows(jnp.arange(m), jnp.arange(n)))
-        return shares / shares.sum()
 
 
 @short_repr
@@ -144,6 +104,10 @@ class SameClass(NumberedContext):
         share = -jnp.log(self._num_choices(x).astype(jnp.zeros(()).dtype))
         return jnp.where(possible, share, -jnp.inf)
 
+    def _law_of_a(self) -> Array:
+        n = self.shape[1]
+        return jnp.full(n, 1.0 / n)  # two rows of a class are as likely either way
+
 
 def same_class(y: ArrayLike, *, include_self: bool = False) -> SameClass:
     """X and A are two rows of the same class (supervised contrastive pairs).
@@ -197,6 +161,10 @@ class TimeLag(NumberedContext):
         end: one past its last, shape (n,), int32.
     """
 
+    _WITH_LAW: ClassVar[str] = (
+        "times from which a lag stays within the series, as in `inputs()`"
+    )
+
     lags: Int[Array, " k"]
     log_weights: Float[Array, " k"]
     begin: Int[Array, " n"]
@@ -231,20 +199,12 @@ class TimeLag(NumberedContext):
         shares = shares / np.bincount(rows, shares, len(begin))[rows]
         return rows, times[rows, which], shares
 
-    def _check_rows(self, x: Array, name: str) -> None:
-        if not is_traced(x, self):
-            rows = gathered(x)
-            lost = ~np.isin(rows, self.inputs())
-            if lost.any():
-                msg = (
-                    f"{name} must hold times from which a lag stays within the series,"
-                    f" as in `inputs()`; got {rows[lost][0]}"
-                )
-                raise ValueError(msg)
+    def _has_law(self, x: Int[Array, " k"]) -> np.ndarray:
+        return np.isin(gathered(x), self.inputs())
 
     def _draw(self, key: Array, x: Array) -> Array:
         times, logits = self._logits(x)
-        return times[jax.random.categorical(key, logits)].astype(x.dtype)
+        return times[jax.random.categorical(key, logits)]
 
     def _log_density(self, a: Array, x: Array) -> Array:
         times, logits = self._logits(x)

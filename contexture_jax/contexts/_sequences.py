@@ -19,14 +19,16 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.contexts._joint import SparseJoint, pairs
-from contexture_jax.contexts._paired import Groups, NumberedContext, make_groups
+from contexture_jax.contexts._numbered import NumberedContext, lower_bound
+from contexture_jax.contexts._paired import Groups, make_groups
+from contexture_jax.contexts._pairs import pairs
 from contexture_jax.contexts._sampling import (
     SamplingContext,
     as_batch,
     check_rate,
     rate_like,
 )
+from contexture_jax.contexts._sparse_joint import SparseJoint
 
 __all__ = ["MaskedTokens", "NextToken", "masked_tokens", "next_token"]
 
@@ -169,33 +171,20 @@ class NextToken(NumberedContext):
     def _log_density(self, a: Array, x: Array) -> Array:
         group = self.groups.group[x]
         start, count = self.groups.starts[group], self.groups.counts[group]
-        first = _lower_bound(self.followers, start, start + count, a)
-        last = _lower_bound(self.followers, start, start + count, a + 1)
+        first = lower_bound(self.followers, start, start + count, a)
+        last = lower_bound(self.followers, start, start + count, a + 1)
         dtype = jnp.zeros(()).dtype
         return jnp.log((last - first).astype(dtype) / count.astype(dtype))
+
+    def _law_of_a(self) -> Array:
+        counts = jnp.zeros(self.shape[1], jnp.int32).at[self.followers].add(1)
+        return counts / self.shape[0]
 
     def joint(self) -> SparseJoint:
         """The law of distinct windows, in the order of their tokens, and followers."""
         group = np.asarray(self.groups.group)[np.asarray(self.groups.order)]
         shape = (len(self.groups.counts), self.vocabulary_size)
         return pairs(group, np.asarray(self.followers), shape=shape)
-
-
-def _lower_bound(values: Array, low: Array, high: Array, target: Array) -> Array:
-    """The first place in low..high whose value is at least `target`; else high."""
-
-    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = (low + high) // 2
-        is_open = low < high
-        right = is_open & (values[middle] < target)
-        return (
-            jnp.where(right, middle + 1, low),
-            jnp.where(is_open & ~right, middle, high),
-        )
-
-    steps = max(1, values.shape[0].bit_length())
-    return jax.lax.fori_loop(0, steps, halve, (low, high))[0]
 
 
 def next_token(
