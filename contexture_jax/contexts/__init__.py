@@ -13,7 +13,7 @@ from contexture_jax.contexts._augment import (
     erasure,
     gaussian_noise,
 )
-from contexture_jax.contexts._base import CapabilityError, Context
+from contexture_jax.contexts._base import CapabilityError, Context, as_context
 from contexture_jax.contexts._conditional import conditional
 from contexture_jax.contexts._dense_joint import DenseJoint
 from contexture_jax.contexts._density import (
@@ -101,6 +101,7 @@ __all__ = [
     "Teacher",
     "TimeLag",
     "all_log_densities",
+    "as_context",
     "attention",
     "block_mask",
     "check_density",

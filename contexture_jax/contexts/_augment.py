@@ -21,7 +21,7 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.contexts._base import Context
+from contexture_jax.contexts._base import Context, as_context
 from contexture_jax.contexts._sampling import (
     SamplingContext,
     VariantContext,
@@ -248,10 +248,11 @@ class Composed(Context):
         return drawn
 
 
-def compose(*contexts: Context) -> Composed:
+def compose(*contexts: Context | Any) -> Composed:
     """The context that draws from each of `contexts` in turn, as crop then flip.
 
-    Its operator is the product of theirs (theory.md §4.6).
+    Its operator is the product of theirs (theory.md §4.6). What one draws is what the
+    next takes: features, or numbers where both are finite.
 
     Raises:
         TypeError: if one does not draw row by row, or there is none.
@@ -259,16 +260,16 @@ def compose(*contexts: Context) -> Composed:
     if not contexts:
         msg = "compose needs at least one context; got none"
         raise TypeError(msg)
-    for place, context in enumerate(contexts):
-        is_one = isinstance(context, (SamplingContext, Composed))
-        if not is_one or "sample" not in context.capabilities or not _by_row(context):
+    laws = tuple(map(as_context, contexts))
+    for place, law in enumerate(laws):
+        if "sample" not in law.capabilities or not _by_row(law):
             msg = (
                 "compose takes contexts that draw row by row, as crop or erasure, with"
                 " `sample(key, x, *, row_offset)`; got"
-                f" {type(context).__name__} at position {place}"
+                f" {law._kind} at position {place}"
             )
             raise TypeError(msg)
-    return Composed(contexts)
+    return Composed(laws)
 
 
 def _by_row(context: Context) -> bool:

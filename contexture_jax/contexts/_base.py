@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from contexture_jax._core.checks import as_device_array, check_values
 from contexture_jax._core.fingerprint import fingerprint
-from contexture_jax._core.types import Array, Int
+from contexture_jax._core.types import Array, ArrayLike, Int
 
-__all__ = ["CapabilityError", "Context", "as_numbers"]
+__all__ = ["CapabilityError", "Context", "as_context", "as_numbers"]
 
 _CAPABILITIES = (
     "sample",
@@ -59,7 +59,14 @@ class Context:
 
     Subclasses are frozen dataclass pytrees: arrays are leaves, the rest is static. Each
     overrides the capabilities that it has; the others raise a `CapabilityError` that
-    names those. X and A are numbered: row x of a finite context is the x-th input.
+    names those. What they mean is the same for every kind:
+
+    * X and A are arrays with one row each, or, in finite contexts, numbers: row x is
+      the x-th input that the constructor took, column a the a-th context value.
+    * `sample` gives row i of what comes in a key of its own, `key` with the number
+      `row_offset + i` folded in: a batch in parts draws what it draws in one.
+    * `log_density` is that of what `sample` draws: `check_density` tests it.
+    * `at` takes new inputs in the form that the constructor took, and keeps A.
 
     A class whose methods call others that its subclasses are to give says so in
     `_needs`: method -> what it calls, None for what is to be given.
@@ -84,6 +91,11 @@ class Context:
         """
         return fingerprint(self)
 
+    @property
+    def _kind(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
     def _gives(self, name: str) -> bool:
         """Whether the class of this context has a method, and all that it calls."""
         if name in getattr(self, "__dict__", {}):
@@ -98,11 +110,11 @@ class Context:
         has = ", ".join(self.capabilities) or "none"
         why = f", as its class gives no `{hook}`" if hook else ""
         return CapabilityError(
-            f"a {type(self).__name__} context has no `{name}`{why}; it has: {has}"
+            f"a {self._kind} context has no `{name}`{why}; it has: {has}"
         )
 
-    def sample(self, key: Array, x: Array) -> Array:
-        """Draw one a ~ P⁺(·|x) for each x."""
+    def sample(self, key: Array, x: Array, *, row_offset: ArrayLike = 0) -> Array:
+        """Draw one a ~ P⁺(·|x) for each x, row by row from number `row_offset` on."""
         raise self._lacks("sample")
 
     def log_density(self, a: Array, x: Array) -> Array:
@@ -131,3 +143,56 @@ class Context:
     def reverse(self) -> Context:
         """The same joint law with X and A in each other's place."""
         raise self._lacks("reverse")
+
+
+class _Adopted(Context):
+    """An object of another class, by the methods of a context that it has."""
+
+    def __init__(self, given: Any) -> None:
+        self.given = given
+        for name in _methods(given):
+            setattr(self, name, getattr(given, name))
+
+    @functools.cached_property
+    def fingerprint(self) -> Any:
+        return fingerprint(self.given)
+
+    @property
+    def _kind(self) -> str:
+        return type(self.given).__name__
+
+
+def _methods(given: Any) -> list[str]:
+    return [name for name in _CAPABILITIES if callable(getattr(given, name, None))]
+
+
+def as_context(context: Any, name: str = "context") -> Context:
+    """A `Context` as it is; any other object with methods of one as a `Context`.
+
+    Args:
+        context: an object with one or more of `sample`, `log_density`, `kernel` and
+            `table`, and any other of a context's, which mean what they mean there.
+        name: what the caller calls it, for the message.
+
+    Raises:
+        TypeError: if it has none of them, or is an array, a frame or a class.
+    """
+    if isinstance(context, Context):
+        return context
+    # Frames have a `sample` of their own.
+    is_data = isinstance(context, type) or hasattr(context, "__array__")
+    if is_data or not {"sample", "log_density", "kernel", "table"} & set(
+        _methods(context)
+    ):
+        msg = (
+            f"{name} must be a Context, as from cx.contexts.joint(table), or an object"
+            f" with methods of one, as `sample` or `table`; got {_what(context)}"
+        )
+        raise TypeError(msg)
+    return _Adopted(context)
+
+
+def _what(context: Any) -> str:
+    if isinstance(context, type):
+        return f"the class {context.__name__}"
+    return type(context).__name__

@@ -12,7 +12,7 @@ import numpy as np
 
 from contexture_jax._core.checks import as_device_array, check_integer, check_key
 from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
-from contexture_jax.contexts._base import Context
+from contexture_jax.contexts._base import Context, as_context
 from contexture_jax.contexts._sampling import SamplingContext, one_each
 
 __all__ = ["DensityCheck", "all_log_densities", "check_density", "judge_density"]
@@ -46,7 +46,7 @@ class DensityCheck(NamedTuple):
 
 
 def check_density(
-    context: Context, x: ArrayLike, *, key: Array, num_samples: int = 1024
+    context: Context | Any, x: ArrayLike, *, key: Array, num_samples: int = 1024
 ) -> DensityCheck:
     """Test whether `log_density` belongs to `sample`, on inputs x.
 
@@ -71,7 +71,7 @@ def check_density(
     sample size; three times the smallest is the p-value.
 
     Args:
-        context: one with `sample` and `log_density`.
+        context: one with `sample` and `log_density`, of whatever class.
         x: inputs, leading axis n.
         key: random key.
         num_samples: how many draws, at least 16.
@@ -94,6 +94,7 @@ def check_density(
         True
     """
     check_key(key)
+    context = as_context(context)
     num_samples = check_integer(num_samples, "num_samples", low=16)
     for name in ("sample", "log_density"):
         if name not in context.capabilities:

@@ -207,7 +207,8 @@ def _draws(
         return jax.vmap(jax.random.categorical)(pair[0], scores.logs(pair[1]))
 
     at_once = _CHUNK // scores.keys.shape[0]
-    return _in_chunks(draw, (keys, rows), at_once).reshape(x.shape)
+    drawn = _in_chunks(draw, (keys, rows), at_once)
+    return drawn.astype(jnp.int32).reshape(x.shape)
 
 
 @functools.partial(jax.jit, static_argnames="form")

@@ -13,7 +13,10 @@ from contexture_jax.operators._composed import (
     mixture,
 )
 from contexture_jax.operators._dense import DenseOperator, dense_operator
-from contexture_jax.operators._expectation import conditional_expectation
+from contexture_jax.operators._expectation import (
+    conditional_expectation,
+    monte_carlo_expectation,
+)
 from contexture_jax.operators._fixed_degree import (
     FixedDegreeOperator,
     fixed_degree_operator,
@@ -21,8 +24,10 @@ from contexture_jax.operators._fixed_degree import (
 from contexture_jax.operators._kernel import KernelOperator, kernel_operator
 from contexture_jax.operators._low_rank import LowRankOperator, low_rank_operator
 from contexture_jax.operators._monte_carlo import (
+    KernelEstimate,
     MonteCarloOperator,
     ShardedMonteCarloOperator,
+    monte_carlo_kernel,
     monte_carlo_operator,
 )
 from contexture_jax.operators._sparse import SparseOperator, sparse_operator
@@ -47,6 +52,7 @@ __all__ = [
     "Cost",
     "DenseOperator",
     "FixedDegreeOperator",
+    "KernelEstimate",
     "KernelOperator",
     "LowRankOperator",
     "MixtureOperator",
@@ -69,6 +75,8 @@ __all__ = [
     "low_rank_operator",
     "mesh_of",
     "mixture",
+    "monte_carlo_expectation",
+    "monte_carlo_kernel",
     "monte_carlo_operator",
     "sparse_operator",
 ]

@@ -34,6 +34,7 @@ from contexture_jax.contexts import (
     SparseJoint,
     Teacher,
     TimeLag,
+    as_context,
 )
 from contexture_jax.operators._base import AssociationOperator
 from contexture_jax.operators._composed import adjoint
@@ -63,7 +64,7 @@ _MASS_TOLERANCE = 1e-3
 
 @beside_context
 def association_operator(
-    context: Context,
+    context: Context | Any,
     *,
     storage: Storage | None = None,
     tile_size: int | None = None,
@@ -96,7 +97,8 @@ def association_operator(
     operator on a sample of inputs: `monte_carlo_operator`.
 
     Args:
-        context: any context with a finite number of inputs and context values.
+        context: any context with a finite number of inputs and context values, or
+            an object with its `table()`.
         storage: "dense" or "sparse" to store the whole table that way instead, which
             takes n · m numbers on the way unless the context is sparse; None: what fits
             the context.
@@ -128,14 +130,7 @@ def association_operator(
         >>> op.shape
         (8, 8)
     """
-    if not isinstance(context, Context):
-        msg = (
-            "context must be a Context, as from cx.contexts.joint(table), or of a"
-            " subclass of cx.contexts.Context; got"
-            f" {type(context).__name__}"
-        )
-        raise TypeError(msg)
-    context = tree_on_auto_axes(context)
+    context = tree_on_auto_axes(as_context(context))
     if storage not in (None, "dense", "sparse"):
         msg = f'storage must be None, "dense" or "sparse"; got {summary(storage)}'
         raise ValueError(msg)
@@ -208,8 +203,7 @@ def _table(context: Context) -> Array:
     check_finite(table, "table()")
     if is_concrete(table) and abs(float(table.sum()) - 1) > _MASS_TOLERANCE:
         msg = (
-            f"table() of a {type(context).__name__} must sum to 1; got"
-            f" {float(table.sum()):.6g}"
+            f"table() of a {context._kind} must sum to 1; got {float(table.sum()):.6g}"
         )
         raise ValueError(msg)
     return table

@@ -13,8 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import as_floating, check_ndim, is_concrete
-from contexture_jax._core.numerics import safe_divide
+from contexture_jax._core.checks import (
+    as_device_array,
+    as_floating,
+    check_ndim,
+    is_concrete,
+    is_traced,
+)
+from contexture_jax._core.fingerprint import of_one_law
+from contexture_jax._core.numerics import mm, safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, Int
 from contexture_jax.contexts import (
     Context,
@@ -22,17 +29,26 @@ from contexture_jax.contexts import (
     Neighbors,
     SoftmaxContext,
     SparseJoint,
+    all_log_densities,
+    as_context,
 )
 from contexture_jax.kernels import Bucket, Form, sum_slots
 from contexture_jax.operators._build import association_operator
 from contexture_jax.operators._kernel import BLOCK_SIZE, kernel_operator
+from contexture_jax.operators._monte_carlo import (
+    MonteCarloOperator,
+    ShardedMonteCarloOperator,
+    check_monte_carlo,
+)
 
-__all__ = ["conditional_expectation"]
+__all__ = ["conditional_expectation", "monte_carlo_expectation"]
 
 _CHUNK = 4096  # entries of a sparse law that are gathered at a time
 
 
-def conditional_expectation(context: Context, g: ArrayLike) -> Float[Array, "n r"]:
+def conditional_expectation(
+    context: Context | Any, g: ArrayLike
+) -> Float[Array, "n r"]:
     """E[g(A)|x] at each x of a context, shape (n, r), 0 at rows without mass.
 
     Outside a trace one program is compiled for each kind of context and shapes.
@@ -48,7 +64,69 @@ def conditional_expectation(context: Context, g: ArrayLike) -> Float[Array, "n r
     """
     block = as_floating(g, "g")
     check_ndim(block, 2, "g")
-    return _expectation(context, block)
+    return _expectation(as_context(context), block)
+
+
+def monte_carlo_expectation(
+    op: MonteCarloOperator | ShardedMonteCarloOperator,
+    context: Context | Any,
+    x: ArrayLike,
+    g: ArrayLike,
+) -> Float[Array, "k r"]:
+    """E[g(A)|x] at any inputs, from the draws of a Monte Carlo operator.
+
+    With w_j = P⁺(a_j|x) / P_A(a_j) that is Σ_j w_j g_j / Σ_j w_j. At the inputs of the
+    operator it is T g to rounding.
+
+    Args:
+        op: of `monte_carlo_operator`, on one device or over a mesh.
+        context: what it was built from; the density suffices.
+        x: inputs, leading axis k.
+        g: functions of A at the draws, shape (m, r).
+
+    Raises:
+        CapabilityError: if the context has no `log_density`.
+        TypeError: if `op` is another operator, or `g` does not hold real numbers.
+        ValueError: if the context is another one, `g` has another shape, or no draw is
+            possible at some x; NaN there inside a trace.
+    """
+    check_monte_carlo(op)
+    context = as_context(context)
+    if "log_density" not in context.capabilities:
+        raise context._lacks("log_density")
+    expected = "context must be the one of the operator"
+    same = of_one_law(op.source, context.fingerprint, expected)
+    block, x = as_floating(g, "g"), as_device_array(x, "x")
+    check_ndim(block, 2, "g")
+    _check_rows(block, op.shape[1])
+    if x.ndim == 0:
+        raise ValueError("x must have a leading axis, one entry an input; got a scalar")
+    arguments = context, op.samples, op.log_p_a, x, block
+    is_tree = all(
+        isinstance(leaf, (jax.Array, np.ndarray, float, int))
+        for leaf in jax.tree.leaves(context)
+    )
+    found = (_compiled_by_draws if is_tree else _by_draws)(*arguments)
+    if not is_traced(found):
+        lost = np.isnan(np.asarray(found)).any(axis=1)
+        if lost.any():
+            msg = (
+                "x must be where some draw of the operator is possible; the density at"
+                f" row {int(np.argmax(lost))} is 0 or no number at all of them"
+            )
+            raise ValueError(msg)
+    return jnp.where(same, found, jnp.nan)
+
+
+def _by_draws(
+    context: Context, samples: Array, log_p_a: Array, x: Array, g: Array
+) -> Float[Array, "k r"]:
+    logs = all_log_densities(context, samples, x, samples.shape[0])
+    weights = jax.nn.softmax(logs - log_p_a[:, None], axis=0)
+    return mm(weights.T.astype(g.dtype), g)
+
+
+_compiled_by_draws = jax.jit(_by_draws)
 
 
 @functools.singledispatch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +15,25 @@ from contexture_jax._core.checks import (
     check_finite,
     check_integer,
     check_key,
+    check_values,
     is_concrete,
 )
 from contexture_jax._core.fingerprint import fingerprint
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
+from contexture_jax._core.numerics import mm, safe_sqrt
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
+    Float,
     pytree_dataclass,
+    short_repr,
     static_field,
 )
 from contexture_jax.contexts import (
     Context,
     DensityCheck,
     all_log_densities,
+    as_context,
     check_density,
     judge_density,
 )
@@ -37,8 +42,10 @@ from contexture_jax.operators.sharded._common import check_mesh, place_whole
 from contexture_jax.operators.sharded._dense import ShardedDenseOperator, shard_dense
 
 __all__ = [
+    "KernelEstimate",
     "MonteCarloOperator",
     "ShardedMonteCarloOperator",
+    "monte_carlo_kernel",
     "monte_carlo_operator",
 ]
 
@@ -58,10 +65,14 @@ class MonteCarloOperator(DenseOperator):
         transposed: as in `DenseOperator`.
         samples: a_1..a_m, leading axis m, batch by batch.
         num_batches: how many independent and equally large batches they are. Static.
+        log_p_a: log P_A(a_j), the densities of which are mixed there, shape (m,).
+        source: the fingerprint of the context, shape (8,); None if it has none.
     """
 
     samples: Any = None
     num_batches: int = static_field(default=1)
+    log_p_a: Any = None
+    source: Any = None
 
 
 @pytree_dataclass
@@ -76,15 +87,19 @@ class ShardedMonteCarloOperator(ShardedDenseOperator):
         axis: the axis of the mesh that cuts the rows. Static.
         samples: a_1..a_m, on every device.
         num_batches: as in `MonteCarloOperator`. Static.
+        log_p_a: likewise, on every device.
+        source: likewise.
     """
 
     samples: Any = None
     num_batches: int = static_field(default=1)
+    log_p_a: Any = None
+    source: Any = None
 
 
 @beside_context
 def monte_carlo_operator(
-    context: Context,
+    context: Context | Any,
     x: ArrayLike,
     num_samples: int,
     *,
@@ -109,7 +124,7 @@ def monte_carlo_operator(
     as inputs at random and less variance.
 
     Args:
-        context: one with `sample` and `log_density`.
+        context: one with `sample` and `log_density`, of whatever class.
         x: inputs, leading axis n.
         num_samples: m, a multiple of `num_batches`.
         key: random key.
@@ -135,8 +150,7 @@ def monte_carlo_operator(
             f" {num_samples}"
         )
         raise ValueError(msg)
-    _check_capable(context)
-    context = tree_on_auto_axes(context)
+    context = tree_on_auto_axes(_capable(context, "sample", "log_density"))
     x = as_device_array(x, "x")
     if x.ndim == 0 or x.shape[0] == 0:
         msg = f"x must have at least one row; got shape {tuple(x.shape)}"
@@ -161,7 +175,9 @@ def monte_carlo_operator(
         None,
         samples,
         num_batches,
-        fingerprint=fingerprint((context, x, samples)),
+        log_mixture,
+        context.fingerprint,
+        fingerprint=fingerprint((context.fingerprint, x, samples)),
     )
     return op if mesh is None else _shard(op, check_mesh(mesh, axis), axis)
 
@@ -177,13 +193,12 @@ def _refuse_wrong(found: DensityCheck) -> None:
         raise ValueError(msg)
 
 
-def _check_capable(context: Context) -> None:
-    if not isinstance(context, Context):
-        msg = f"context must be a Context; got {type(context).__name__}"
-        raise TypeError(msg)
-    for name in ("sample", "log_density"):
+def _capable(context: Any, *names: str) -> Context:
+    context = as_context(context)
+    for name in names:
         if name not in context.capabilities:
             raise context._lacks(name)
+    return context
 
 
 def _systematic(key: Array, n: int, size: int, num_batches: int) -> Array:
@@ -201,7 +216,92 @@ def _shard(op: MonteCarloOperator, mesh: Mesh, axis: str) -> ShardedMonteCarloOp
         dense.p_a,
         mesh,
         axis,
-        jax.tree.map(lambda leaf: place_whole(leaf, mesh), op.samples),
+        place_whole(op.samples, mesh),
         op.num_batches,
+        place_whole(op.log_p_a, mesh),
+        op.source,
         fingerprint=op.fingerprint,
     )
+
+
+@short_repr
+class KernelEstimate(NamedTuple):
+    """A dual kernel by Monte Carlo.
+
+    Attributes:
+        values: an unbiased estimate of k_X⁺, shape (k, l).
+        standard_errors: of each value, from the scatter of the batches, shape (k, l).
+    """
+
+    values: Float[Array, "k l"]
+    standard_errors: Float[Array, "k l"]
+
+
+def monte_carlo_kernel(
+    op: MonteCarloOperator | ShardedMonteCarloOperator, x: ArrayLike, x2: ArrayLike
+) -> KernelEstimate:
+    """The dual kernel of a context that has a sampler and a density, with its error.
+
+    k_X⁺(x, x2) = E[r(A) r2(A)] over A ~ P_A, with r(a) = P⁺(a|x) / P_A(a): the mean
+    over the draws of the operator, for which P_A is the mixture over its inputs.
+    The error is that of drawing A alone, as in `evaluation.monte_carlo_error`.
+
+    Args:
+        op: of `monte_carlo_operator`, with two batches at least.
+        x: numbers of its inputs, shape (k,).
+        x2: the same, shape (l,).
+
+    Raises:
+        TypeError: if `op` is another operator, or the numbers are no integers.
+        ValueError: if a number is out of range, or all draws are one batch.
+
+    Example:
+        >>> import jax
+        >>> import contexture_jax as cx
+        >>> x = jax.random.normal(jax.random.key(0), (20, 2))
+        >>> noise = cx.contexts.gaussian_noise(1.0)
+        >>> op = cx.operators.monte_carlo_operator(noise, x, 500, key=jax.random.key(1))
+        >>> found = cx.operators.monte_carlo_kernel(op, [0, 1], [0, 1, 2])
+        >>> found.values.shape, bool((found.standard_errors > 0).all())
+        ((2, 3), True)
+    """
+    check_monte_carlo(op)
+    if op.num_batches < 2:
+        msg = f"op must have at least 2 batches; got num_batches = {op.num_batches}"
+        raise ValueError(msg)
+    n, m = op.shape
+
+    def ratios(numbers: ArrayLike, name: str) -> Array:
+        rows = n * m * op.joint[_numbers(numbers, name, n)]
+        return jnp.moveaxis(rows.reshape(len(rows), op.num_batches, -1), 1, 0)
+
+    one, two = ratios(x, "x"), ratios(x2, "x2")
+    means = jax.vmap(lambda r, r2: mm(r, r2.T) / r.shape[1])(one, two)
+    mean = means.mean(axis=0)
+    scatter = ((means - mean[None]) ** 2).sum(axis=0) / (op.num_batches - 1)
+    return KernelEstimate(mean, safe_sqrt(scatter / op.num_batches))
+
+
+def check_monte_carlo(op: Any) -> None:
+    """Raise a `TypeError` unless `op` is a Monte Carlo operator."""
+    if not isinstance(op, (MonteCarloOperator, ShardedMonteCarloOperator)):
+        msg = (
+            "op must be an operator as from cx.operators.monte_carlo_operator; got"
+            f" {type(op).__name__}"
+        )
+        raise TypeError(msg)
+
+
+def _numbers(numbers: ArrayLike, name: str, size: int) -> Array:
+    """Numbers of inputs, shape (k,), checked."""
+    index = as_device_array(numbers, name)
+    if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.integer):
+        msg = (
+            f"{name} must hold numbers of inputs, shape (k,); got dtype {index.dtype},"
+            f" shape {tuple(index.shape)}"
+        )
+        raise TypeError(msg)
+    check_values(
+        index, name, lambda v: (v >= 0) & (v < size), f"between 0 and {size - 1}"
+    )
+    return index

@@ -236,7 +236,7 @@ BAD = [
         "between 0 and 1; got 1 to 2",
     ),
     (lambda: C.compose(), TypeError, "at least one context"),
-    (lambda: C.compose(C.labels([0])), TypeError, "got Labels at position 0"),
+    (lambda: C.compose(C.teacher(VECTORS)), TypeError, "got Teacher at position 0"),
     (
         lambda: C.erasure(0.5).log_density(VECTORS, VECTORS[:2]),
         ValueError,
@@ -254,7 +254,8 @@ def test_bad_input_is_refused_with_what_was_expected_and_what_came(
 
 
 def test_a_context_on_numbers_has_a_table_and_the_others_name_what_they_have():
-    assert C.same_class([0, 0]).capabilities == ("sample", "log_density", "table")
+    names = ("sample", "log_density", "kernel", "table")
+    assert C.same_class([0, 0]).capabilities == names
     with pytest.raises(
         cx.CapabilityError,
         match=r"GaussianNoise context has no `table`; it has: sample, log_density",
