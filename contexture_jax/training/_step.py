@@ -1,106 +1,30 @@
-"""One training step as a pure function, with large batches in small pieces.
-
-A spectral loss is no mean over examples: it is a nonlinear function of moments of the
-batch, so gradients of pieces of a batch do not add up to the gradient of the batch.
-With K micro-batches the step therefore embeds all of them first, takes the loss of all
-embeddings and its gradient with respect to them, and then pulls that gradient back
-through the encoder piece by piece (Gao et al. 2021, "GradCache"): the gradient of the
-one large batch, for one more forward pass and the activations of one piece.
-"""
+"""One training step as a pure function."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from contexture_jax import losses
 from contexture_jax._core.checks import as_device_array, check_integer, check_number
 from contexture_jax._core.numerics import cast_floating
 from contexture_jax._core.types import Array, summary
+from contexture_jax.training._objective import (
+    Objective,
+    check_objective,
+    evaluated,
+    signed,
+    takes,
+)
+from contexture_jax.training._pieces import gradients, split
 from contexture_jax.training._state import TrainState
 
-__all__ = ["from_loss", "make_step", "per_row"]
+__all__ = ["make_step", "per_row"]
 
 Encode = Callable[..., Any]
-Objective = Callable[..., Any]
 Step = Callable[..., tuple[TrainState, dict[str, Any]]]
-
-
-def from_loss(loss: Callable[..., Array]) -> Objective:
-    """The objective of a loss without state: `loss(*embeddings, axis_name=...)`.
-
-    Args:
-        loss: a function of one array of embeddings or several, as in `cx.losses`.
-
-    Returns:
-        `objective(embeddings, loss_state, *, axis_name=None)`, which gives the loss and
-        (loss_state, {}); `embeddings` is one array or a tuple of them.
-
-    Raises:
-        TypeError: if `loss` is no function, or takes no `axis_name`.
-    """
-    if not callable(loss):
-        msg = f"loss must be a function, as cx.losses.svme; got {summary(loss)}"
-        raise TypeError(msg)
-    if not _takes(loss, axis_name=None):
-        msg = (
-            "loss must take axis_name, over which it reduces its moments, as in"
-            f" `def loss(phi, *, axis_name=None)`; got {_named(loss)}"
-        )
-        raise TypeError(msg)
-
-    return _OfLoss(loss)
-
-
-@dataclasses.dataclass(frozen=True)
-class _OfLoss:
-    """The objective of a loss without state."""
-
-    loss: Callable[..., Array]
-
-    def __call__(
-        self, embeddings: Any, loss_state: Any, *, axis_name: str | None = None
-    ) -> tuple[Array, tuple[Any, dict[str, Any]]]:
-        parts = embeddings if isinstance(embeddings, (tuple, list)) else (embeddings,)
-        return self.loss(*parts, axis_name=axis_name), (loss_state, {})
-
-
-def _takes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
-    """Whether a function takes such arguments, beside others, as far as one can see."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # not every callable says
-        return True
-    try:
-        signature.bind_partial(*args, **kwargs)
-    except TypeError:
-        return False
-    return True
-
-
-def _named(function: Any) -> str:
-    """The name of a function with those of its parameters."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    name = getattr(function, "__name__", type(function).__name__)
-    try:
-        return f"{name}({', '.join(inspect.signature(function).parameters)})"
-    except (TypeError, ValueError):
-        return name
-
-
-def _is_own_loss(function: Any) -> bool:
-    """Whether it is one of `cx.losses`, with some of its options given or not."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    name = getattr(function, "__name__", "")
-    return name in losses.__all__ and getattr(losses, name) is function
 
 
 def per_row(sample: Callable[[Array, Any], Any]) -> Callable[[Array, Any], Any]:
@@ -186,29 +110,11 @@ def make_step(
             objective gives something else.
         ValueError: if a number is out of its range.
     """
-    if not callable(encode) or not _takes(encode, None, None, None):
-        msg = f"encode must take (params, batch, key); got {_named(encode)}"
-        raise TypeError(msg)
-    if _is_own_loss(objective) or not callable(objective):
-        msg = (
-            "objective must be objective(embeddings, loss_state, *, axis_name); got"
-            f" {_named(objective)}: wrap a loss of embeddings, from_loss(loss)"
-        )
-        raise TypeError(msg)
-    if not _takes(objective, None, None, axis_name=None):
-        msg = (
-            "objective must take (embeddings, loss_state, *, axis_name); got"
-            f" {_named(objective)}: wrap a loss of embeddings, from_loss(loss)"
-        )
-        raise TypeError(msg)
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        msg = f"optimizer must be an Optax transformation; got {summary(optimizer)}"
-        raise TypeError(msg)
+    _check_parts(encode, objective, optimizer)
     pieces = check_integer(num_micro_batches, "num_micro_batches", low=1)
     if ema_decay is not None and not 0 <= check_number(ema_decay, "ema_decay") < 1:
         msg = f"ema_decay must be in [0, 1); got {ema_decay}"
         raise ValueError(msg)
-
     if compute_dtype is not None and not jnp.issubdtype(compute_dtype, jnp.floating):
         msg = f"compute_dtype must be a floating dtype; got {summary(compute_dtype)}"
         raise TypeError(msg)
@@ -238,109 +144,48 @@ def make_step(
             vary = _varying_over(axis_name)
 
         def loss_of(embeddings: Any) -> tuple[Array, tuple[Any, dict[str, Any]]]:
-            return _evaluate(objective, embeddings, state.loss_state, axis_name)
+            return evaluated(objective, embeddings, state.loss_state, axis_name)
 
-        params = vary(state.params)
-        if pieces == 1:
-            (loss, (loss_state, extra)), grads = jax.value_and_grad(
-                lambda p: loss_of(embed(p, batch, keys)), has_aux=True
-            )(params)
-        else:
-            loss, (loss_state, extra), grads = _by_pieces(
-                embed, loss_of, params, _split(batch, pieces), keys, pieces, vary
-            )
+        loss, (loss_state, extra), grads = gradients(
+            embed, loss_of, vary(state.params), batch, keys, pieces, vary
+        )
         if axis_name is not None:
             reduce = jax.lax.psum if check_vma else jax.lax.pmean
             grads = jax.tree.map(lambda g: reduce(g, axis_name), grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        new_params = jax.tree.map(_add, state.params, updates)
-        ema = state.ema_params
-        if ema_decay is not None:
-            rate = 1 - ema_decay
-            ema = jax.tree.map(
-                lambda old, new: old + rate * (new - old), ema, new_params
-            )
-        after = TrainState(
-            step=state.step + 1,
-            params=new_params,
-            opt_state=opt_state,
-            loss_state=_unchanged(state.loss_state, loss_state),
-            ema_params=ema,
-        )
+        after = _after(state, grads, loss_state, optimizer, ema_decay)
         return after, _metrics(loss, grads, extra)
 
     return step
 
 
-def _evaluate(
-    objective: Objective, embeddings: Any, loss_state: Any, axis_name: str | None
-) -> Any:
-    """What an objective gives, once it is known to be (loss, (loss_state, metrics))."""
-    hint = "wrap a loss of embeddings, from_loss(loss)"
-    try:
-        given = objective(embeddings, loss_state, axis_name=axis_name)
-    except (TypeError, AttributeError) as error:
-        if isinstance(objective, _OfLoss) or jax.tree.leaves(loss_state):
-            raise
-        msg = (
-            "objective is called as objective(embeddings, loss_state, *, axis_name);"
-            f" {_named(objective)} raised: {error}. If it is one, {hint}"
-        )
-        raise TypeError(msg) from error
-    is_pair = isinstance(given, tuple) and len(given) == 2
-    if is_pair and isinstance(given[1], tuple) and len(given[1]) == 2:
-        return given
-    shape = getattr(given, "shape", None)
-    what = given if shape is None else f"an array of shape {shape}"
-    msg = (
-        f"objective must give (loss, (loss_state, metrics)); {_named(objective)} gave"
-        f" {what}: {hint}"
+def _check_parts(encode: Any, objective: Any, optimizer: Any) -> None:
+    """Raise a `TypeError` unless each part of a step can be called as it will be."""
+    if not callable(encode) or not takes(encode, None, None, None):
+        msg = f"encode must take (params, batch, key); got {signed(encode)}"
+        raise TypeError(msg)
+    check_objective(objective)
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        msg = f"optimizer must be an Optax transformation; got {summary(optimizer)}"
+        raise TypeError(msg)
+
+
+def _after(
+    state: TrainState, grads: Any, loss_state: Any, optimizer: Any, decay: float | None
+) -> TrainState:
+    """The state after a step with these gradients."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = jax.tree.map(_add, state.params, updates)
+    ema = state.ema_params
+    if decay is not None:
+        rate = 1 - decay
+        ema = jax.tree.map(lambda old, new: old + rate * (new - old), ema, params)
+    return TrainState(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        loss_state=_unchanged(state.loss_state, loss_state),
+        ema_params=ema,
     )
-    raise TypeError(msg)
-
-
-def _by_pieces(
-    embed: Encode,
-    loss_of: Callable[[Any], tuple[Array, Any]],
-    params: Any,
-    batch: Any,
-    keys: Array,
-    pieces: int,
-    vary: Callable[[Any], Any],
-) -> tuple[Array, Any, Any]:
-    """Loss, its extras and its gradient, with the activations of one piece at a time.
-
-    Args:
-        embed: the encoder.
-        loss_of: the loss of all embeddings, and its extras.
-        params: parameters.
-        batch: with leading axes (K, b / K).
-        keys: one or b / K of them for each piece, leading axis K.
-        pieces: K.
-        vary: marks an array as varying over devices, where that is tracked.
-    """
-
-    def forward(carry: None, piece: Any) -> tuple[None, Any]:
-        return carry, embed(params, *piece)
-
-    _, stacked = jax.lax.scan(forward, None, (batch, keys))
-    embeddings = jax.tree.map(_join, stacked)
-    floats, rebuild = _floating(embeddings)
-    (loss, extra), cotangents = jax.value_and_grad(
-        lambda leaves: loss_of(rebuild(leaves)), has_aux=True
-    )(floats)
-
-    def backward(total: Any, piece: Any) -> tuple[Any, None]:
-        inputs, cotangent = piece
-        _, pull = jax.vjp(lambda p: _floating(embed(p, *inputs))[0], params)
-        (grads,) = pull(cotangent)
-        return jax.tree.map(_add, total, grads), None
-
-    zeros = vary(jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), params))
-    total, _ = jax.lax.scan(
-        backward, zeros, ((batch, keys), _split(cotangents, pieces))
-    )
-    return loss, extra, total
 
 
 def _keys(
@@ -354,7 +199,7 @@ def _keys(
         if device is not None:
             places = places + device.astype(jnp.int32) * rows
         if pieces > 1:
-            places = _split(places, pieces)
+            places = split(places, pieces)
             return jax.vmap(fold, (None, 0))(key, places)
         return fold(key, places)
     if device is not None:
@@ -362,36 +207,6 @@ def _keys(
     if pieces > 1:
         return fold(key, jnp.arange(pieces, dtype=jnp.int32))
     return key
-
-
-def _split(tree: Any, pieces: int) -> Any:
-    """Rows (b, …) to (K, b / K, …): the rows k, k + K, … are piece k."""
-
-    def split(leaf: Array) -> Array:
-        shape = (leaf.shape[0] // pieces, pieces, *leaf.shape[1:])
-        return jnp.swapaxes(jnp.reshape(leaf, shape), 0, 1)
-
-    return jax.tree.map(split, tree)
-
-
-def _join(leaf: Array) -> Array:
-    """The inverse of `_split` for one array."""
-    swapped = jnp.swapaxes(leaf, 0, 1)
-    return jnp.reshape(swapped, (-1, *leaf.shape[2:]))
-
-
-def _floating(tree: Any) -> tuple[list[Array], Callable[[list[Array]], Any]]:
-    """The leaves that have derivatives, and how to put them back among the others."""
-    leaves, structure = jax.tree.flatten(tree)
-    where = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
-
-    def rebuild(floats: list[Array]) -> Any:
-        filled = list(leaves)
-        for i, leaf in zip(where, floats, strict=True):
-            filled[i] = leaf
-        return jax.tree.unflatten(structure, filled)
-
-    return [leaves[i] for i in where], rebuild
 
 
 def _metrics(loss: Array, grads: Any, extra: dict[str, Any]) -> dict[str, Any]:
