@@ -133,28 +133,3 @@ OPERATORS: dict[str, Callable[[Any], cx.AssociationOperator]] = {
 def operator(name: str, dtype: Any) -> cx.AssociationOperator:
     """An operator of `OPERATORS`, built once."""
     return OPERATORS[name](dtype)
-
-
-def dense_triples(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Non-trivial singular triples of a joint table by NumPy in float64.
-
-    Returns:
-        left (n, k), values (k,), right (m, k); only rows and columns with mass count,
-        the others are 0.
-    """
-    table = np.asarray(table, np.float64)
-    p_x, p_a = table.sum(axis=1), table.sum(axis=0)
-    rows, columns = p_x > 0, p_a > 0
-    root_x, root_a = np.sqrt(p_x[rows]), np.sqrt(p_a[columns])
-    matrix = table[rows][:, columns] / root_x[:, None] / root_a[None, :]
-    u, s, vh = np.linalg.svd(matrix - np.outer(root_x, root_a), full_matrices=False)
-    k = min(matrix.shape) - 1
-    left, right = np.zeros((len(p_x), k)), np.zeros((len(p_a), k))
-    left[rows], right[columns] = u[:, :k] / root_x[:, None], vh[:k].T / root_a[:, None]
-    return left, s[:k], right
-
-
-def projector(functions: Any, law: Any) -> np.ndarray:
-    """The orthogonal projector, in L²(law), onto a span of orthonormal functions."""
-    weighted = np.sqrt(np.asarray(law))[:, None] * np.asarray(functions)
-    return weighted @ weighted.T

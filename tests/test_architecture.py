@@ -77,6 +77,7 @@ JIT_ALLOWED = {
     "operators/_kernel.py": "three passes over tiles, likewise",
     "operators/sharded/_kernel.py": "Z and P_A by processes that wait for each other",
     "operators/sharded/_common.py": "a share's program: `shard_map` runs op by op",
+    "solvers/_exact.py": "`all_singular_values`: a matrix that the host decomposes",
     "solvers/_svd.py": "`cx.svd` compiles one program for a plan and a structure",
     "solvers/_truncated.py": "the same for plain matrices and linear maps",
     "training/_bits.py": "whether a state is finite, and its sums, for the host",
@@ -364,3 +365,64 @@ def test_folder_only_exports(path: Path) -> None:
 )
 def test_file_is_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+# The file that writes the symmetrised matrix, and who else may and why.
+SYMMETRISED = {
+    "operators/_symmetrised.py": "its home",
+    "zoo/_tables.py": "below operators, and in float64 on the host",
+}
+
+
+def symmetrises(source: str) -> list[str]:
+    """Functions that take the square roots of both marginals of one law."""
+    found = []
+    if "p_a" not in source and "columns" not in source:
+        return found
+    for function in ast.walk(ast.parse(source)):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        # √p for p in (p_x, p_a) is of both.
+        loops = {
+            node.target.id: node.iter
+            for node in ast.walk(function)
+            if isinstance(node, (ast.comprehension, ast.For))
+            and isinstance(node.target, ast.Name)
+        }
+        names = set()
+        for node in ast.walk(function):
+            for part in ast.walk(_under_root(node) or ast.Pass()):
+                of = loops.get(part.id, part) if isinstance(part, ast.Name) else part
+                names |= {_name(n).rpartition(".")[2] for n in ast.walk(of)}
+        if names >= {"p_x", "p_a"} or names >= {"rows", "columns"}:
+            found.append(function.name)
+    return found
+
+
+def _under_root(node: ast.AST) -> ast.expr | None:
+    """What a square root is taken of."""
+    if isinstance(node, ast.Call) and _name(node.func).endswith("sqrt") and node.args:
+        return node.args[0]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+        power = ast.unparse(node.right).strip("()")
+        return node.left if power in ("0.5", "-0.5", "1 / 2") else None
+    return None
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_the_symmetrised_matrix_has_one_home(path: Path) -> None:
+    found = symmetrises(path.read_text(encoding="utf-8"))
+    assert bool(found) == (relative(path) in SYMMETRISED), found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "jnp.sqrt(op.p_x)[:, None] * T / jnp.sqrt(op.p_a)",
+        "p_x[:, None] ** 0.5 * T * p_a ** -0.5",
+        "P / np.sqrt(np.outer(rows, columns))",
+        "[safe_sqrt(p) for p in (op.p_x, op.p_a)]",
+    ],
+)
+def test_another_home_is_found(line: str) -> None:
+    assert symmetrises(f"def f(op):\n    return {line}") == ["f"]

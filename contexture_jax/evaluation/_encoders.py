@@ -30,7 +30,7 @@ from contexture_jax.evaluation._common import (
     singular_value_slack,
     weighted_basis,
 )
-from contexture_jax.operators import AssociationOperator
+from contexture_jax.operators import AssociationOperator, symmetrised_products
 
 __all__ = [
     "TargetEnergy",
@@ -262,8 +262,9 @@ def _dual_gram(phi: ArrayLike, op: AssociationOperator) -> Float[Array, "d d"]:
     """B in an orthonormal basis of the centred span of Φ, where C = I."""
     phi = as_functions(phi, "phi", op)
     basis, _ = weighted_basis(phi, op.p_x, centre=True)
-    image = op.rmatmat(basis * safe_reciprocal(safe_sqrt(op.p_x))[:, None])
-    image = safe_sqrt(op.p_a)[:, None] * (image - mm(op.p_a[None, :], image))
+    image = symmetrised_products(op)[1](basis)
+    root = safe_sqrt(op.p_a)[:, None]
+    image = image - mm(root, mm(root.T, image))
     return mm(image.T, image)
 
 

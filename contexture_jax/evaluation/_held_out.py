@@ -19,7 +19,11 @@ from contexture_jax.evaluation._pairs import (
     PairSample,
     check_rank,
     count_cells,
-    symmetrised,
+)
+from contexture_jax.operators import (
+    dense_operator,
+    symmetrised_matrix,
+    to_functions,
 )
 
 __all__ = ["HeldOut", "held_out_spectrum"]
@@ -102,10 +106,10 @@ def held_out_spectrum(
 
 def _functions(counts: Float[Array, "n m"], rank: int) -> tuple[Array, Array, Array]:
     """s, μ and ν of a table, shapes (rank,), (n, rank), (m, rank)."""
-    joint = counts / counts.sum()
-    u, s, vh = jnp.linalg.svd(symmetrised(counts), full_matrices=False)
-    left = safe_reciprocal(jnp.sqrt(joint.sum(axis=1)))[:, None] * u[:, :rank]
-    right = safe_reciprocal(jnp.sqrt(joint.sum(axis=0)))[:, None] * vh[:rank].T
+    op = dense_operator(counts / counts.sum())
+    matrix = symmetrised_matrix(op, deflated=True)
+    u, s, vh = jnp.linalg.svd(matrix, full_matrices=False)
+    left, right = to_functions(op, u[:, :rank], vh[:rank].T)
     return jnp.clip(s[:rank], 0.0, 1.0), left, right
 
 

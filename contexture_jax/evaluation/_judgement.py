@@ -30,7 +30,7 @@ from contexture_jax.evaluation._usefulness_bounds import (
 )
 from contexture_jax.evaluation._verdict import Verdict, verdict
 from contexture_jax.operators import AssociationOperator
-from contexture_jax.solvers import SolveInfo, Status, SVDResult
+from contexture_jax.solvers import SolveInfo, Status, SVDResult, all_singular_values
 
 __all__ = [
     "CountsJudgement",
@@ -143,7 +143,7 @@ def judge_spectrum(
     complete = len(values) >= count or info.status == Status.RANK_DEFICIENT
     known, tail = values, {"tail_energy": 0.0, "num_values": len(values)}
     if not complete and op.shape[0] * op.shape[1] <= _SMALL_TABLE:
-        known = _above_rounding(_all_values(op)[:count])
+        known = _above_rounding(np.asarray(all_singular_values(op))[:count])
         tail = {"tail_energy": 0.0, "num_values": len(known)}
     elif not complete:
         tail = {"tail_energy": float(info.tail_energy), "num_values": count}
@@ -258,23 +258,7 @@ def _above_rounding(values: np.ndarray) -> np.ndarray:
     return np.where(values > rounding, values, np.zeros_like(values))
 
 
-def _all_values(op: AssociationOperator) -> np.ndarray:
-    """Every non-trivial singular value of a small operator, in its dtype.
-
-    From the eigenvalues of the smaller Gram matrix, in float64: τ looks at energies.
-    """
-    joint = np.asarray(op.p_x, np.float64)[:, None] * np.asarray(_as_matrix(op))
-    p_x, p_a = joint.sum(axis=1), joint.sum(axis=0)
-    scale = np.sqrt(np.outer(p_x, p_a))
-    centred = (joint - np.outer(p_x, p_a)) / np.where(scale > 0, scale, 1.0)
-    if centred.shape[0] < centred.shape[1]:
-        centred = centred.T
-    energy = np.linalg.eigvalsh(centred.T @ centred)[::-1]
-    return np.sqrt(np.clip(energy, 0.0, 1.0)).astype(op.dtype)
-
-
 _decay_rate = jax.jit(decay_rate)
-_as_matrix = jax.jit(lambda op: op.as_matrix())
 
 
 @jax.jit

@@ -13,8 +13,10 @@ from contexture_jax._core.types import Array, Float, short_repr
 from contexture_jax.evaluation._interval import Interval, check_level
 from contexture_jax.operators import (
     AssociationOperator,
+    DenseOperator,
     MonteCarloOperator,
     ShardedMonteCarloOperator,
+    symmetrised_matrix,
 )
 
 __all__ = ["MonteCarloError", "jackknife", "monte_carlo_error"]
@@ -173,10 +175,7 @@ def _values(
     gram: Float[Array, "n n"], p_x: Float[Array, " n"], rank: int
 ) -> Float[Array, " rank"]:
     """The leading non-trivial singular values, from P D_A⁻¹ Pᵀ and p_x."""
-    root = jnp.sqrt(p_x)
-    inverse = safe_reciprocal(root)
-    matrix = gram * inverse[:, None] * inverse[None, :]
-    matrix = matrix - root[:, None] * root[None, :]
+    matrix = symmetrised_matrix(DenseOperator(gram, p_x, p_x), deflated=True)
     return safe_sqrt(jnp.clip(jnp.linalg.eigvalsh(matrix)[::-1][:rank], 0.0, 1.0))
 
 

@@ -16,7 +16,6 @@ from contexture_jax._core.checks import (
     check_values,
     is_concrete,
 )
-from contexture_jax._core.numerics import safe_reciprocal
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -27,6 +26,7 @@ from contexture_jax._core.types import (
 )
 from contexture_jax.evaluation._common import map_blocks
 from contexture_jax.evaluation._spectra import usefulness
+from contexture_jax.operators import dense_operator, symmetrised_matrix
 
 __all__ = [
     "PairSample",
@@ -162,10 +162,7 @@ def count_cells(
 
 def symmetrised(counts: Float[Array, "n m"]) -> Float[Array, "n m"]:
     """D_X^{-1/2} P D_A^{-1/2} − √p_x √p_aᵀ; 0 in empty rows and columns."""
-    joint = counts / counts.sum()
-    root_x, root_a = jnp.sqrt(joint.sum(axis=1)), jnp.sqrt(joint.sum(axis=0))
-    scaled = safe_reciprocal(root_x)[:, None] * joint * safe_reciprocal(root_a)[None, :]
-    return scaled - root_x[:, None] * root_a[None, :]
+    return symmetrised_matrix(dense_operator(counts / counts.sum()), deflated=True)
 
 
 def spectrum_of(matrix: Float[Array, "n m"]) -> Float[Array, " k"]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_integer
-from contexture_jax._core.numerics import mm, safe_reciprocal
+from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, ArrayLike, Bool, Float, short_repr
 from contexture_jax._core.units import in_own_unit
 from contexture_jax.evaluation._common import (
@@ -22,7 +22,7 @@ from contexture_jax.evaluation._common import (
     singular_value_slack,
     weighted_basis,
 )
-from contexture_jax.operators import AssociationOperator
+from contexture_jax.operators import AssociationOperator, symmetrised_matrix
 
 __all__ = [
     "WorstCaseError",
@@ -116,8 +116,7 @@ def worst_case_error_of(
     """
     phi = as_functions(phi, "phi", op)
     root = jnp.sqrt(op.p_x)
-    matrix = root[:, None] * op.as_matrix() * safe_reciprocal(jnp.sqrt(op.p_a))[None, :]
-    matrix = matrix - root[:, None] * jnp.sqrt(op.p_a)[None, :]
+    matrix = symmetrised_matrix(op, deflated=True)
     # Constants and rows of zero mass get Q = 0 and T T* = 0: their eigenvalue
     # −t (1 − ε)² is never the largest, as λ_max ≥ 0 on the centred functions.
     basis, _ = weighted_basis(phi, op.p_x, centre=True)

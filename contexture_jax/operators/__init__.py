@@ -31,6 +31,12 @@ from contexture_jax.operators._monte_carlo import (
     monte_carlo_operator,
 )
 from contexture_jax.operators._sparse import SparseOperator, sparse_operator
+from contexture_jax.operators._symmetrised import (
+    symmetrised_matrix,
+    symmetrised_products,
+    to_functions,
+    to_vectors,
+)
 from contexture_jax.operators.sharded._common import (
     Collective,
     ShardedOperator,
@@ -79,4 +85,8 @@ __all__ = [
     "monte_carlo_kernel",
     "monte_carlo_operator",
     "sparse_operator",
+    "symmetrised_matrix",
+    "symmetrised_products",
+    "to_functions",
+    "to_vectors",
 ]

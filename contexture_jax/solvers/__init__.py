@@ -1,6 +1,7 @@
 """The spectrum of an operator: exact, or by randomized linear algebra."""
 
 from contexture_jax.solvers._certificate import Bounds, Certificate, Cluster, certify
+from contexture_jax.solvers._exact import all_singular_values
 from contexture_jax.solvers._extend import extend
 from contexture_jax.solvers._plan import Method
 from contexture_jax.solvers._results import SolveInfo, Status, SVDResult
@@ -15,6 +16,7 @@ __all__ = [
     "SVDResult",
     "SolveInfo",
     "Status",
+    "all_singular_values",
     "certify",
     "extend",
     "svd",

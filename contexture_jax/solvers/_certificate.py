@@ -28,7 +28,7 @@ from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.processes import gathered, placed
 from contexture_jax._core.types import Array, Bool, Float, Int, short_repr, summary
-from contexture_jax.operators import AssociationOperator
+from contexture_jax.operators import AssociationOperator, to_vectors
 from contexture_jax.solvers._bounds import Bounds, Found, Known, bounds_from
 from contexture_jax.solvers._linear_map import LinearMap, symmetrised_map
 from contexture_jax.solvers._missed import missed_norm
@@ -398,9 +398,7 @@ def _euclidean(
     result: SVDResult, op: AssociationOperator
 ) -> tuple[LinearMap, Float[Array, "n rank"], Float[Array, "m rank"]]:
     """The deflated matrix of an operator, and the functions as its vectors."""
-    u = jnp.sqrt(op.p_x)[:, None] * result.left
-    v = jnp.sqrt(op.p_a)[:, None] * result.right
-    return symmetrised_map(op), u, v
+    return symmetrised_map(op), *to_vectors(op, result.left, result.right)
 
 
 def _lost(u: Float[Array, "n rank"], v: Float[Array, "m rank"]) -> Float[Array, ""]:

@@ -2,15 +2,63 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
+from contexture_jax._core.checks import gathered, is_traced
+from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import mm
-from contexture_jax.solvers._linear_map import LinearMap
+from contexture_jax._core.types import Array, Float
+from contexture_jax.operators import AssociationOperator, symmetrised_matrix
+from contexture_jax.solvers._linear_map import LinearMap, check_operator
 from contexture_jax.solvers._orthonormal import complete
 from contexture_jax.solvers._random import Seed
 from contexture_jax.solvers._triples import Triples
 
-__all__ = ["exact"]
+__all__ = ["all_singular_values", "exact"]
+
+
+@beside_context
+def all_singular_values(op: AssociationOperator) -> Float[Array, " k"]:
+    """Every singular value of a small operator but the trivial one, s_1 ≥ s_2 ≥ ….
+
+    Those of the symmetrised matrix, deflated: n × m numbers are stored, O(n m min(n,
+    m)) operations follow. Outside a trace NumPy does them in float64, whatever the
+    dtype, since sums of many squares of them are looked at.
+
+    Args:
+        op: T, as from `association_operator`, shape (n, m).
+
+    Returns:
+        Shape (min(n, m) − 1,), the dtype of `op`, between 0 and 1; NaN where an entry
+        is.
+
+    Raises:
+        TypeError: if `op` is not an operator.
+
+    Example:
+        >>> import contexture_jax as cx
+        >>> op = cx.association_operator(cx.contexts.joint([[0.4, 0.1], [0.1, 0.4]]))
+        >>> bool(abs(cx.solvers.all_singular_values(op)[0] - 0.6) < 1e-6)
+        True
+    """
+    check_operator(op)
+    op = tree_on_auto_axes(op)
+    if is_traced(op):
+        matrix = symmetrised_matrix(op, deflated=True)
+        values = jnp.linalg.svd(matrix, compute_uv=False)
+    else:
+        matrix = np.asarray(gathered(_deflated(op)), np.float64)
+        # NumPy raises at what is not finite.
+        finite = np.isfinite(matrix).all()
+        values = np.full(min(matrix.shape), np.nan)
+        values = np.linalg.svd(matrix, compute_uv=False) if finite else values
+    # The trivial value, 0 here, comes last.
+    return jnp.clip(jnp.asarray(values[:-1], op.dtype), 0.0, 1.0)
+
+
+_deflated = jax.jit(lambda op: symmetrised_matrix(op, deflated=True))
 
 
 def exact(a: LinearMap, rank: int, seed: Seed) -> Triples:

@@ -9,9 +9,19 @@ import jax.numpy as jnp
 
 from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, Float
-from contexture_jax.operators import AssociationOperator
+from contexture_jax.operators import AssociationOperator, symmetrised_products
 
-__all__ = ["LinearMap", "coarse_map", "identity", "symmetrised_map"]
+__all__ = ["LinearMap", "check_operator", "coarse_map", "identity", "symmetrised_map"]
+
+
+def check_operator(op: Any) -> None:
+    """Raise a `TypeError` unless `op` is an operator."""
+    if not isinstance(op, AssociationOperator):
+        msg = (
+            "op must be an operator, as from cx.association_operator(context); got"
+            f" {type(op).__name__}"
+        )
+        raise TypeError(msg)
 
 
 def identity(block: Array) -> Array:
@@ -67,25 +77,15 @@ def symmetrised_map(operator: AssociationOperator) -> LinearMap:
     triple (1, √p_x, √p_a) is known exactly and projected out of every product and every
     random block, so rounding cannot bring it back.
     """
-    root_x, root_a = safe_sqrt(operator.p_x), safe_sqrt(operator.p_a)
-    inverse_x, inverse_a = safe_reciprocal(root_x), safe_reciprocal(root_a)
-
-    def matmat(g: Array) -> Array:
-        return _deflate(
-            root_x[:, None] * operator.matmat(inverse_a[:, None] * g), root_x
-        )
-
-    def rmatmat(f: Array) -> Array:
-        image = operator.rmatmat(inverse_x[:, None] * f)
-        return _deflate(root_a[:, None] * image, root_a)
-
+    matmat, rmatmat = symmetrised_products(operator)
+    p_x, p_a = operator.p_x, operator.p_a
     return LinearMap(
-        matmat,
-        rmatmat,
+        lambda g: _deflate(matmat(g), p_x),
+        lambda f: _deflate(rmatmat(f), p_a),
         operator.shape,
         operator.dtype,
-        lambda f: _deflate(_mask(f, root_x), root_x),
-        lambda g: _deflate(_mask(g, root_a), root_a),
+        lambda f: _deflate(_mask(f, p_x), p_x),
+        lambda g: _deflate(_mask(g, p_a), p_a),
         scale=1.0,
     )
 
@@ -105,12 +105,13 @@ def coarse_map(a: LinearMap, low: LinearMap) -> LinearMap:
     return a._replace(matmat=matmat, rmatmat=rmatmat)
 
 
-def _mask(block: Array, root: Float[Array, " n"]) -> Array:
+def _mask(block: Array, p: Float[Array, " n"]) -> Array:
     """0 at points of no mass."""
-    return jnp.where(root[:, None] > 0, block, 0.0)
+    return jnp.where(p[:, None] > 0, block, 0.0)
 
 
-def _deflate(block: Array, root: Float[Array, " n"]) -> Array:
+def _deflate(block: Array, p: Float[Array, " n"]) -> Array:
     """Off the unit vector √p."""
+    root = safe_sqrt(p)
     unit = (root * safe_reciprocal(jnp.sqrt((root * root).sum())))[:, None]
     return block - mm(unit, mm(unit.T, block))

@@ -12,11 +12,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from contexture_jax._core.checks import check_key, gathered, is_traced
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
-from contexture_jax._core.numerics import cast_floating, mm, safe_reciprocal
+from contexture_jax._core.numerics import cast_floating, mm
 from contexture_jax._core.types import Array, Float
-from contexture_jax.operators import AssociationOperator, mesh_of
+from contexture_jax.operators import AssociationOperator, mesh_of, to_functions
 from contexture_jax.solvers._implicit import Problem, implicit_svd
-from contexture_jax.solvers._linear_map import coarse_map, symmetrised_map
+from contexture_jax.solvers._linear_map import (
+    check_operator,
+    coarse_map,
+    symmetrised_map,
+)
 from contexture_jax.solvers._plan import Method, Plan, make_plan
 from contexture_jax.solvers._results import SolveInfo, SVDResult
 from contexture_jax.solvers._run import finish, solve
@@ -129,12 +133,7 @@ def svd(
         >>> bool(abs(op.p_x @ result.left[:, 0] ** 2 - 1) < 1e-5)
         True
     """
-    if not isinstance(op, AssociationOperator):
-        msg = (
-            "op must be an operator, as from cx.association_operator(context); got"
-            f" {type(op).__name__}"
-        )
-        raise TypeError(msg)
+    check_operator(op)
     check_key(key)
     op = tree_on_auto_axes(op)
     plan = make_plan(
@@ -168,10 +167,8 @@ def _compiled(
         low = _pose(cast_floating(op, plan.range_dtype)).map
         coarse = coarse_map(problem.map, low)
     result, info = solve(problem.map, plan, key, problem.squared_norm, coarse)
-    back_x, back_a = (safe_reciprocal(p**0.5) for p in (op.p_x, op.p_a))
-    weighted = result._replace(
-        left=back_x[:, None] * result.left, right=back_a[:, None] * result.right
-    )
+    left, right = to_functions(op, result.left, result.right)
+    weighted = result._replace(left=left, right=right)
     mesh = mesh_of(op)
     if mesh is not None and mesh.is_multi_process:
         # For every process to read.

@@ -16,6 +16,7 @@ from contexture_jax.cli import _report, _spectrum, main
 from contexture_jax.cli.session import kept_programs, precision
 from contexture_jax.data._features import load_features
 from contexture_jax.evaluation import _judgement
+from tests import oracle
 from tests.cli.helpers import run
 from tests.data.helpers import write
 from tests.tolerances import promised, tol
@@ -42,13 +43,6 @@ def strict(path):
         raise AssertionError(f"{word} is no JSON")
 
     return json.loads(path.read_text(), parse_constant=refuse)
-
-
-def reference_values(table):
-    """The singular values of a joint table, by NumPy, without the trivial one."""
-    p = table / table.sum()
-    scaled = p / np.sqrt(np.outer(p.sum(axis=1), p.sum(axis=0)))
-    return np.linalg.svd(scaled, compute_uv=False)[1:]
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +130,7 @@ def test_wine_has_the_spectrum_of_its_neighbour_graph(wine):
     np.put_along_axis(table, nearest, 1.0, axis=1)
     values = strict(wine[0] / "spectrum.json")["singular_values"]
     np.testing.assert_allclose(
-        values, reference_values(table)[:8], atol=promised(F32), rtol=0
+        values, oracle.singular_values(table)[:8], atol=promised(F32), rtol=0
     )
 
 

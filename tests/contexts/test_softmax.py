@@ -15,6 +15,7 @@ import pytest
 import contexture_jax as cx
 from contexture_jax.kernels._exponents import LARGEST, SAFE, Form, lay_out
 from contexture_jax.kernels._softmax import exp_matmul, logsumexp_rows, normalise
+from tests import oracle
 from tests.conftest import X64
 from tests.tolerances import MONTE_CARLO_SIGMAS, promised, tol
 
@@ -93,7 +94,7 @@ def check(context, law, accuracy):
     np.testing.assert_allclose(
         p_a[:, None] * back, (p_x[:, None] * matrix).T, atol=accuracy / op.shape[0]
     )
-    scaled = np.sqrt(p_x)[:, None] * law / np.sqrt(np.where(p_a > 0, p_a, 1))
+    scaled = oracle.symmetrised(p_x[:, None] * law)
     norm = op.squared_norm()
     assert norm is not None
     np.testing.assert_allclose(norm, (scaled**2).sum(), rtol=N * accuracy)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 import contexture_jax as cx
+from tests import oracle
 
 # Exact worst-case errors of many encoders, spectra and ε at once: compiled once.
 error_of_many = jax.jit(jax.vmap(cx.evaluation.worst_case_error_of_coefficients))
@@ -25,10 +26,9 @@ class Finite(NamedTuple):
 def finite(table: np.ndarray) -> Finite:
     table = np.asarray(table, dtype=float)
     table = table / table.sum()
-    p_x, p_a = table.sum(1), table.sum(0)
-    root_x, root_a = np.sqrt(p_x), np.sqrt(p_a)
-    matrix = table / np.outer(root_x, root_a) - np.outer(root_x, root_a)
-    u, s, _ = np.linalg.svd(matrix)
+    p_x, p_a = oracle.marginals(table)
+    root_x = np.sqrt(p_x)
+    u, s, _ = np.linalg.svd(oracle.symmetrised(table, deflated=True))
     # The constant direction, with value 0, lies among the last ones: sort it out.
     u = u[:, : (s > 1e-12).sum()]
     rest = np.linalg.svd(np.column_stack([root_x, u]))[0][:, u.shape[1] + 1 :]

@@ -14,8 +14,8 @@ import pytest
 
 import contexture_jax as cx
 from contexture_jax import zoo
+from tests import oracle
 from tests.conftest import X64
-from tests.problems import dense_triples
 from tests.tolerances import MONTE_CARLO_SIGMAS, tol
 
 DTYPE = np.float64 if X64 else np.float32
@@ -76,7 +76,7 @@ def simulated(name: str, size: tuple[int, int] = SMALL) -> Simulated:
         num_pairs=NUM_PAIRS,
         num_replicates=num_replicates,
     )
-    _, s, _ = dense_triples(table)
+    s = oracle.singular_values(table)
     # Values at rounding are zeros, exactly.
     values = np.pad(np.where(s > 1e-9, s, 0.0), (0, RANK - len(s)))
     return Simulated(table, values, *jax.tree.map(np.asarray, out))
@@ -248,7 +248,7 @@ def test_estimates_are_the_spectrum_of_the_table():
     found = cx.evaluation.bootstrap_spectrum(
         sample, 3, key=jax.random.key(0), num_replicates=5
     )
-    _, s, _ = dense_triples(counts / counts.sum())
+    s = oracle.singular_values(counts / counts.sum())
     atol = tol(DTYPE, factor=20)
     np.testing.assert_allclose(found.band.estimate, s, atol=atol)
     total = found.total.estimate + (found.replicates**2).sum(axis=1).mean()

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
+from tests import oracle
+
 WIDTH = 2
 
 
@@ -46,18 +48,12 @@ def enumerated(joint: np.ndarray) -> Weighted:
 
 def law_of(table: np.ndarray) -> Law:
     table = table / table.sum()
-    p_x, p_a = table.sum(1), table.sum(0)
-    root_x, root_a = np.sqrt(p_x), np.sqrt(p_a)
-    matrix = table / np.outer(root_x, root_a) - np.outer(root_x, root_a)
-    u, s, vt = np.linalg.svd(matrix)
-    rank = min(table.shape) - 1
+    p_x, p_a = oracle.marginals(table)
     return Law(
         table,
         p_x,
         p_a,
-        s[:rank],
-        u[:, :rank] / root_x[:, None],
-        vt[:rank].T / root_a[:, None],
+        *oracle.triples(table),
         enumerated(table),
         enumerated(table.T @ (table / p_x[:, None])),
         enumerated(table @ (table / p_a[None, :]).T),

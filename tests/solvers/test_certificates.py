@@ -12,8 +12,9 @@ import pytest
 import contexture_jax as cx
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._missed import missed_norm
+from tests import oracle
 from tests.conftest import SOME_DTYPES, X64
-from tests.problems import dense_triples, random_table
+from tests.problems import random_table
 from tests.solvers.test_spectra import padded, table_of, truth
 from tests.tolerances import MONTE_CARLO_SIGMAS, promised, tol
 
@@ -68,9 +69,7 @@ class Dense(NamedTuple):
 def dense(name: str) -> Dense:
     """The deflated matrix of a padded table and its decomposition, in float64."""
     table = padded(table_of(name), np.float64)
-    root_x, root_a = np.sqrt(table.sum(axis=1)), np.sqrt(table.sum(axis=0))
-    scale = np.outer(root_x, root_a)
-    matrix = np.divide(table, scale, out=np.zeros_like(table), where=scale > 0) - scale
+    matrix = oracle.symmetrised(table, deflated=True)
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
     return Dense(matrix, left, values, right.T)
 
@@ -312,7 +311,7 @@ def twice():
     table = random_table(DTYPES[-1])
     one = cx.operators.dense_operator(jnp.asarray(table))
     both = cx.operators.convex_combination([one, one])
-    return both, dense_triples(table)[1] ** 2
+    return both, oracle.singular_values(table) ** 2
 
 
 @pytest.mark.slow

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import contexture_jax as cx
-from tests import processes
-from tests.problems import dense_triples, projector
+from tests import oracle, processes
 from tests.solvers.worker import GAMMA, NUM_NEIGHBORS, NUM_PAIRED, RANK, inputs
 from tests.tolerances import promised, tol
 
@@ -71,7 +70,7 @@ def test_both_processes_have_the_same(names: tuple[str, ...]) -> None:
 def test_spectrum_and_its_bounds_are_right(name: str) -> None:
     one = found(FEW if name in FEW else OTHERS)[0]
     table = tables()[name]
-    left, values, right = dense_triples(table)
+    values, left, right = oracle.triples(table)
     got = {key: one[f"{name} {key}"] for key in ("values", "left", "right")}
     np.testing.assert_allclose(got["values"], values[:RANK], atol=EXACT)
     if f"{name} lower" in one:
@@ -83,8 +82,8 @@ def test_spectrum_and_its_bounds_are_right(name: str) -> None:
             (got["right"], right, table.sum(axis=0)),
         ):
             np.testing.assert_allclose(
-                projector(functions, law),
-                projector(truth[:, :RANK], law),
+                oracle.projector(functions, law),
+                oracle.projector(truth[:, :RANK], law),
                 atol=EXACT / (values[RANK - 1] - values[RANK]),
             )
     np.testing.assert_allclose(

@@ -12,9 +12,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import contexture_jax as cx
 from contexture_jax.solvers import _svd
 from contexture_jax.solvers._plan import make_plan
-from tests import hlo
+from tests import hlo, oracle
 from tests.conftest import X64
-from tests.problems import dense_triples, projector
 from tests.tolerances import promised
 
 DTYPE = np.float64 if X64 else np.float32
@@ -69,7 +68,7 @@ def test_the_spectrum_is_that_of_the_table(kind, num_rows, num_devices, key):
         op, RANK, key=key, method="randomized", num_oversamples=WIDTH - RANK
     )
     table = np.asarray(context(kind, num_rows).table())
-    left, values, right = dense_triples(table)
+    values, left, right = oracle.triples(table)
     assert info.status == "converged"
     np.testing.assert_allclose(
         result.singular_values, values[:RANK], atol=promised(DTYPE)
@@ -83,7 +82,9 @@ def test_the_spectrum_is_that_of_the_table(kind, num_rows, num_devices, key):
         (result.right, right, op.p_a),
     ):
         np.testing.assert_allclose(
-            projector(functions, law), projector(truth[:, :RANK], law), atol=atol
+            oracle.projector(functions, law),
+            oracle.projector(truth[:, :RANK], law),
+            atol=atol,
         )
     if num_rows % num_devices == 0 and num_devices > 1:
         cut = NamedSharding(make_mesh(num_devices), PartitionSpec("x"))

@@ -13,8 +13,8 @@ import pytest
 
 import contexture_jax as cx
 from contexture_jax import zoo
+from tests import oracle
 from tests.conftest import SOME_DTYPES, X64
-from tests.problems import dense_triples, projector
 from tests.tolerances import promised
 
 DTYPES = [np.float32, np.float64] if X64 else [np.float32]
@@ -236,17 +236,17 @@ def test_composed_operators_give_the_closed_form(method, dtype):
 def test_functions_span_what_a_dense_factorisation_spans(method):
     dtype = DTYPES[-1]
     table = table_of("staff_smoking")
-    left, s, right = dense_triples(table)
+    s, left, right = oracle.triples(table)
     op = cx.association_operator(cx.contexts.joint(table.astype(dtype)))
     result, _ = cx.svd(op, 2, key=KEY, method=method)
     np.testing.assert_allclose(
-        projector(result.left, op.p_x),
-        projector(left[:, :2], table.sum(axis=1)),
+        oracle.projector(result.left, op.p_x),
+        oracle.projector(left[:, :2], table.sum(axis=1)),
         atol=10 * promised(dtype),
     )
     np.testing.assert_allclose(
-        projector(result.right, op.p_a),
-        projector(right[:, :2], table.sum(axis=0)),
+        oracle.projector(result.right, op.p_a),
+        oracle.projector(right[:, :2], table.sum(axis=0)),
         atol=10 * promised(dtype),
     )
     np.testing.assert_allclose(result.singular_values, s[:2], atol=promised(dtype))

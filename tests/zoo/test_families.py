@@ -11,6 +11,7 @@ import scipy.special
 
 from contexture_jax import zoo
 from contexture_jax.contexts import CapabilityError
+from tests import oracle
 from tests.conftest import X64
 from tests.tolerances import promised, tol
 
@@ -42,15 +43,6 @@ WITH_FUNCTIONS = [
 KEY = jax.random.key(7)
 
 
-def normalised(joint):
-    rows, columns = joint.sum(axis=1), joint.sum(axis=0)
-    return joint / np.sqrt(np.outer(rows, columns))
-
-
-def svd_values(joint):
-    return np.linalg.svd(normalised(joint), compute_uv=False)[1:]
-
-
 def tolerance(name):
     return promised(np.float64) if name in RESOLVED else 1e-2 * promised(np.float64)
 
@@ -77,7 +69,7 @@ def test_table_is_a_joint_law_with_the_stated_spectrum(name):
     num = context.num_resolved()
     least = RESOLVED[name] if name in RESOLVED else min(joint.shape) - 1
     assert num >= least
-    found = svd_values(joint)[:num]
+    found = oracle.singular_values(joint)[:num]
     np.testing.assert_allclose(
         found, np.asarray(context.spectrum(num)), rtol=0, atol=tolerance(name)
     )
@@ -105,7 +97,7 @@ def test_functions_are_orthonormal_singular_functions_of_the_table(name):
     # T ν = s μ in L²(P_X), paired with all functions of the table that T can reach.
     images = joint @ right - rows[:, None] * left * values[:k]
     unit = images / np.sqrt(rows)[:, None]
-    reach = np.linalg.svd(normalised(joint))[0][:, : k + 1]
+    reach = np.linalg.svd(oracle.symmetrised(joint))[0][:, : k + 1]
     np.testing.assert_allclose(reach.T @ unit, np.zeros((k + 1, k)), atol=atol)
 
 
@@ -296,7 +288,9 @@ def test_beta_binomial_is_the_dirichlet_multinomial_of_two_cells(first):
     # first + second = 1 makes coefficients of the recurrences 0 / 0.
     pair = zoo.beta_binomial(6, first, 0.75)
     cells = zoo.dirichlet_multinomial(6, [first, 0.75])
-    np.testing.assert_allclose(svd_values(np.asarray(pair.table())), pair.spectrum(6))
+    np.testing.assert_allclose(
+        oracle.singular_values(np.asarray(pair.table())), pair.spectrum(6)
+    )
     np.testing.assert_allclose(pair.spectrum(9), cells.spectrum(9), atol=1e-14)
     order = np.argsort(np.asarray(cells.context_values())[:, 0])
     np.testing.assert_allclose(
@@ -310,7 +304,7 @@ def test_tuple_of_erasure_copies_is_erasure_at_a_power_of_the_rate():
     pair = (conditional[:, :, None] * conditional[:, None, :]).reshape(2, 9) / 2
     pair = pair[:, pair.sum(axis=0) > 0]
     np.testing.assert_allclose(
-        svd_values(pair)[:1], zoo.erasure(1, 0.6**2).spectrum(1), rtol=1e-12
+        oracle.singular_values(pair)[:1], zoo.erasure(1, 0.6**2).spectrum(1), rtol=1e-12
     )
 
 
@@ -323,7 +317,9 @@ def test_visible_mixture_adds_index_by_index_and_not_rank_by_rank():
     mixed = zoo.convex_combination(walks, [0.25, 0.75])
     joint = np.hstack([0.25 * walks[0].table(), 0.75 * walks[1].table()])
     np.testing.assert_allclose(mixed.table(), joint, atol=1e-15)
-    np.testing.assert_allclose(mixed.spectrum(11), svd_values(joint), atol=1e-12)
+    np.testing.assert_allclose(
+        mixed.spectrum(11), oracle.singular_values(joint), atol=1e-12
+    )
     by_rank = [w.spectrum(11) ** 2 for w in walks]
     assert (
         np.abs(0.25 * by_rank[0] + 0.75 * by_rank[1] - mixed.spectrum(11) ** 2).max()
@@ -354,7 +350,9 @@ def test_visible_mixture_of_families_of_unequal_length_has_their_functions(conte
     np.testing.assert_allclose(
         left.T @ joint @ right, np.diag(mixed.spectrum(k)), atol=atol
     )
-    np.testing.assert_allclose(svd_values(joint)[:k], mixed.spectrum(k), atol=atol)
+    np.testing.assert_allclose(
+        oracle.singular_values(joint)[:k], mixed.spectrum(k), atol=atol
+    )
 
 
 @needs_x64
@@ -413,7 +411,7 @@ def test_kernel_is_the_dual_kernel_of_the_table(context, some):
 def test_num_resolved_is_right_away_from_the_defaults(context, at_least):
     num = context.num_resolved()
     assert num >= at_least
-    found = svd_values(np.asarray(context.table()))[:num]
+    found = oracle.singular_values(np.asarray(context.table()))[:num]
     np.testing.assert_allclose(found, context.spectrum(num), atol=promised(np.float64))
 
 
@@ -427,7 +425,9 @@ def test_logistic_map_has_its_published_spectrum_and_rank():
     np.testing.assert_allclose(context.spectrum(4), published, rtol=0, atol=1e-9)
     # The published rank 11 = 2M + 1 counts the trivial value.
     assert len(context.clusters(100).values) == 10
-    full = np.linalg.svd(normalised(np.asarray(context.table())), compute_uv=False)
+    full = np.linalg.svd(
+        oracle.symmetrised(np.asarray(context.table())), compute_uv=False
+    )
     assert (full > 1e-6).sum() == 11
     finer = zoo.logistic_map(5, num_points=300)
     np.testing.assert_allclose(finer.spectrum(10), context.spectrum(10), atol=1e-13)
