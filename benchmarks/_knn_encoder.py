@@ -149,7 +149,7 @@ def make_loss(setting: Setting) -> Callable[..., Any]:
     return {
         "kise": functools.partial(losses.kise_pairs, constraint=whiten),
         "kise-squared": functools.partial(losses.kise_pairs, constraint="squared"),
-        "kise-none": functools.partial(losses.kise_pairs, constraint="none"),
+        "kise-none": losses.lora_evd,
         "vicreg": losses.vicreg,
         "svme": functools.partial(losses.svme, constraint=whiten),
         "vamp": functools.partial(losses.vamp, ridge=setting.ridge),

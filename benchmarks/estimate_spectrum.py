@@ -115,7 +115,7 @@ def estimate(psi: Any, neighbors: np.ndarray, rank: int) -> np.ndarray:
     operator = cx.association_operator(lists)
     # Ψ has the covariance of the contexts, T Ψ that of the rows: the adjoint's roles.
     found = cx.evaluation.rayleigh_ritz(
-        jnp.asarray(psi)[seen], cx.operators.adjoint(operator)
+        jnp.asarray(psi)[seen], cx.operators.reverse(operator)
     )
     values = np.asarray(found.singular_values)[:rank] ** 2
     return np.pad(values, (0, rank - len(values)))

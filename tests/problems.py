@@ -106,7 +106,7 @@ OPERATORS: dict[str, Callable[[Any], cx.AssociationOperator]] = {
     "rbf in tiles": lambda dtype: cx.association_operator(
         CONTEXTS["rbf"](dtype), tile_size=4
     ),
-    "adjoint": lambda dtype: cx.operators.adjoint(operator("joint with zeros", dtype)),
+    "adjoint": lambda dtype: cx.operators.reverse(operator("joint with zeros", dtype)),
     "product": lambda dtype: cx.operators.compose(
         operator("adjoint", dtype), operator("joint with zeros", dtype)
     ),

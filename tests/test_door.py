@@ -137,7 +137,8 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "model": MLP,
 }
 PAIRS = (
-    *(L.svme, L.spectral_contrastive, L.haochen, L.non_contrastive, L.lora_svd),
+    *(L.svme, L.spectral_contrastive, L.spectral_contrastive_published),
+    *(L.non_contrastive, L.lora_svd),
     *(L.joint_nesting, L.sequential_nesting, L.neural_ef, L.neural_eigenmaps),
     *(L.vicreg, L.barlow_twins, L.vamp, L.orbital_minimisation, L.info_nce, L.clip),
     *(L.simclr, L.graph, L.kise_pairs, L.lora_evd),
@@ -145,6 +146,7 @@ PAIRS = (
 LOSSES: dict[str, Callable[[Any], Any]] = {
     **{loss.__name__: lambda x, loss=loss: loss(x, x) for loss in PAIRS},
     "kise": lambda x: L.kise(x, np.eye(6)),
+    "lora_kernel": lambda x: L.lora_kernel(x, np.eye(6)),
     "vamp_e": lambda x: L.vamp_e(x, X, np.ones((3, 3))),
     "ncp": lambda x: L.ncp(x, X, np.ones(3)),
     "squared_error": lambda x: L.squared_error(X, x),

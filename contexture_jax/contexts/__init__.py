@@ -35,6 +35,7 @@ from contexture_jax.contexts._images import (
 from contexture_jax.contexts._joint import joint
 from contexture_jax.contexts._labels import Labels, labels
 from contexture_jax.contexts._markov import markov
+from contexture_jax.contexts._mixing import reverse
 from contexture_jax.contexts._neighbors import (
     Neighbors,
     ReversedNeighbors,
@@ -127,6 +128,7 @@ __all__ = [
     "next_token",
     "pairs",
     "rbf",
+    "reverse",
     "row_keys",
     "same_class",
     "scarf",

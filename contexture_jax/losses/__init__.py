@@ -1,13 +1,14 @@
 """Objectives that learn the contexture from batches of embeddings.
 
 Each is a pure function `loss(embeddings..., *, weights=None, axis_name=None)` to be
-minimised. theory.md §7 has the table: minimum, what is recovered, and the source.
+minimised: of `(phi, psi)`, an input and what is paired with it, by an encoder each, or
+of `(z, z_plus)`, two views by one encoder. theory.md §7 has the table: minimum, what is
+recovered, and the source.
 """
 
 from contexture_jax.losses._constraint import (
     Constraint,
     HingePenalty,
-    LowRank,
     SquaredPenalty,
     Whiten,
 )
@@ -16,6 +17,7 @@ from contexture_jax.losses._graph import graph
 from contexture_jax.losses._low_rank import (
     joint_nesting,
     lora_evd,
+    lora_kernel,
     lora_svd,
     sequential_nesting,
 )
@@ -32,9 +34,9 @@ from contexture_jax.losses._running import (
     with_running_moments,
 )
 from contexture_jax.losses._spectral import (
-    haochen,
     non_contrastive,
     spectral_contrastive,
+    spectral_contrastive_published,
 )
 from contexture_jax.losses._supervised import (
     class_balanced,
@@ -48,7 +50,6 @@ from contexture_jax.losses._vicreg import barlow_twins, vicreg
 __all__ = [
     "Constraint",
     "HingePenalty",
-    "LowRank",
     "RunningMoments",
     "SquaredPenalty",
     "Whiten",
@@ -57,13 +58,13 @@ __all__ = [
     "clip",
     "cross_entropy",
     "graph",
-    "haochen",
     "info_nce",
     "init_moments",
     "joint_nesting",
     "kise",
     "kise_pairs",
     "lora_evd",
+    "lora_kernel",
     "lora_svd",
     "masked_reconstruction",
     "ncp",
@@ -77,6 +78,7 @@ __all__ = [
     "sequential_nesting",
     "simclr",
     "spectral_contrastive",
+    "spectral_contrastive_published",
     "squared_error",
     "svme",
     "update_moments",

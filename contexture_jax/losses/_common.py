@@ -13,17 +13,20 @@ from contexture_jax._core.checks import (
     check_nonnegative,
     check_values,
 )
-from contexture_jax._core.moments import Batch
-from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
+from contexture_jax._core.moments import Batch, batch_of
+from contexture_jax._core.numerics import mm, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr
 from contexture_jax._core.units import common_exponent, times_power_of_two
 
 __all__ = [
     "ViewMoments",
     "as_embedding",
+    "as_kernel_batch",
     "as_pair",
+    "as_views",
     "frobenius",
-    "in_common_unit",
+    "in_common_scale",
+    "kernel_moment",
     "tail_weights",
     "unit_rows",
     "unit_variance",
@@ -39,6 +42,13 @@ def as_embedding(x: ArrayLike, name: str) -> Float[Array, "b d"]:
         msg = f"{name} must have at least 1 row and 1 column; got shape {z.shape}"
         raise ValueError(msg)
     return z
+
+
+def as_views(
+    z: ArrayLike, z_plus: ArrayLike
+) -> tuple[Float[Array, "b d"], Float[Array, "b d"]]:
+    """Check embeddings of two views of the same rows by one encoder."""
+    return as_pair(z, z_plus, ("z", "z_plus"))
 
 
 def as_pair(
@@ -58,20 +68,20 @@ def as_pair(
     return a.astype(dtype), b.astype(dtype)
 
 
-def in_common_unit(
-    law: Batch, *embeddings: Float[Array, "b d"]
+def in_common_scale(
+    batch: Batch, *embeddings: Float[Array, "b d"]
 ) -> tuple[list[Float[Array, "b d"]], Int[Array, ""]]:
     """The embeddings times 2^(−e), of entries below 4 in modulus, and e.
 
     The largest is that of all devices, and no gradient passes through e. Rows without
-    probability become 0 and have no part in it: in the unit of the others they may
+    probability become 0 and have no part in it: at the scale of the others they may
     leave the range.
     """
     some = list(embeddings)
-    if law.probabilities is not None:
-        present = law.probabilities[:, None] > 0
+    if batch.probabilities is not None:
+        present = batch.probabilities[:, None] > 0
         some = [jnp.where(present, z, 0) for z in some]
-    exponent = common_exponent(*some, axis_name=law.axis_name)
+    exponent = common_exponent(*some, axis_name=batch.axis_name)
     # Its inverse has to be a normal number too.
     dtype = some[0].dtype
     most = jnp.finfo(dtype).maxexp - 2
@@ -91,10 +101,10 @@ def unit_rows(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
 
 
 def unit_variance(
-    z: Float[Array, "b d"], z_plus: Float[Array, "b d"], law: Batch
+    z: Float[Array, "b d"], z_plus: Float[Array, "b d"], batch: Batch
 ) -> tuple[Float[Array, "b d"], Float[Array, "b d"]]:
     """Columns over their root mean square in both views; a column of zeros stays."""
-    square = (law.mean(z**2) + law.mean(z_plus**2)) / 2
+    square = (batch.mean(z**2) + batch.mean(z_plus**2)) / 2
     scale = safe_reciprocal(safe_sqrt(square))[None, :]
     return z * scale, z_plus * scale
 
@@ -115,7 +125,7 @@ class ViewMoments(NamedTuple):
 def view_moments(
     z: Float[Array, "b d"],
     z_plus: Float[Array, "b d"],
-    law: Batch,
+    batch: Batch,
     *,
     centre: bool = True,
     unbiased: bool = False,
@@ -130,15 +140,49 @@ def view_moments(
     """
     total, difference = z + z_plus, z - z_plus
     if centre:
-        total = law.centre(total)
+        total = batch.centre(total)
     rows = (total, difference)
     if hold_rows:
         rows = jax.lax.stop_gradient(rows)
-    S: Any = law.moment(rows[0], total)
-    M = law.moment(rows[1], difference)
+    S: Any = batch.moment(rows[0], total)
+    M = batch.moment(rows[1], difference)
     if centre and unbiased:
-        S = S * law.bessel()
+        S = S * batch.bessel()
     return ViewMoments((S + M) / 4, (S - M) / 4)
+
+
+def as_kernel_batch(
+    phi: ArrayLike, kernel_matrix: ArrayLike, weights: Any, axis_name: Any
+) -> tuple[Float[Array, "b d"], Float[Array, "b n"], Batch]:
+    """Check embeddings and the kernel from their rows to those of all devices."""
+    f = as_embedding(phi, "phi")
+    batch = batch_of(f, weights=weights, axis_name=axis_name)
+    k = as_floating(kernel_matrix, "kernel_matrix").astype(f.dtype)
+    if k.shape != (f.shape[0], batch.global_size):
+        msg = (
+            "kernel_matrix must have one row for each local row and one column for each"
+            " row of all devices, shape"
+            f" {(f.shape[0], batch.global_size)}; got {k.shape}"
+        )
+        raise ValueError(msg)
+    return f, k, batch
+
+
+def kernel_moment(
+    f: Float[Array, "b d"], k: Float[Array, "b n"], batch: Batch, unbiased: bool
+) -> Float[Array, "d d"]:
+    """E f(X) k(X, X') f(X')ᵀ, symmetrised; f centred."""
+    everyone = batch.gather(f)
+    if batch.probabilities is not None:
+        everyone = batch.gather(batch.probabilities)[:, None] * everyone
+    else:
+        everyone = everyone / batch.global_size
+    if unbiased:
+        factor = batch.bessel()
+        own = batch.row_numbers()[:, None]
+        k = jnp.where(own == jnp.arange(k.shape[1])[None, :], 0, k) * factor
+    K = batch.moment(f, mm(k, everyone))
+    return (K + K.T) / 2
 
 
 def tail_weights(mode_weights: Any, d: int, dtype: Any) -> Float[Array, " d"]:

@@ -13,21 +13,20 @@ from contexture_jax._core.moments import Batch
 from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, Float, Int, summary
 from contexture_jax._core.units import times_power_of_two
-from contexture_jax.losses._common import in_common_unit
+from contexture_jax.losses._common import in_common_scale
 from contexture_jax.losses._running import RunningMoments, running_covariance
 from contexture_jax.losses._whiten import regularised, trace_ratio
 
 __all__ = [
     "Constraint",
     "HingePenalty",
-    "LowRank",
     "SquaredPenalty",
     "Whiten",
     "as_constraint",
     "constrained",
     "covariance_penalty",
     "hinge_penalty",
-    "in_unit_of",
+    "scaled_for",
 ]
 
 
@@ -79,30 +78,19 @@ class HingePenalty:
     covariance: float = 1.0
 
 
-@dataclasses.dataclass(frozen=True)
-class LowRank:
-    """No constraint: the low-rank form of the objective: `constraint="none"`.
-
-    Dropping the constraint alone would leave 0, at Φ = 0, as the minimum. The low-rank
-    approximation of the same operator needs none; it fixes the span, and Rayleigh–Ritz
-    afterwards gives orthonormal ordered functions.
-    """
-
-
-Constraint: TypeAlias = Whiten | SquaredPenalty | HingePenalty | LowRank | str
+Constraint: TypeAlias = Whiten | SquaredPenalty | HingePenalty | str
 """A constraint, or the name of one with its default coefficients."""
 
 _BY_NAME = {
     "whiten": Whiten(),
     "squared": SquaredPenalty(),
     "hinge": HingePenalty(),
-    "none": LowRank(),
 }
 
 
 def as_constraint(
     constraint: object,
-) -> Whiten | SquaredPenalty | HingePenalty | LowRank:
+) -> Whiten | SquaredPenalty | HingePenalty:
     """The constraint that a name stands for, with checked coefficients.
 
     Raises:
@@ -115,10 +103,10 @@ def as_constraint(
             msg = f"constraint must be one of {names}; got {summary(constraint)}"
             raise ValueError(msg)
         return _BY_NAME[constraint]
-    if not isinstance(constraint, (Whiten, SquaredPenalty, HingePenalty, LowRank)):
+    if not isinstance(constraint, (Whiten, SquaredPenalty, HingePenalty)):
         msg = (
-            "constraint must be a name, Whiten, SquaredPenalty, HingePenalty or"
-            f" LowRank; got {summary(constraint)}"
+            "constraint must be a name, Whiten, SquaredPenalty or HingePenalty; got"
+            f" {summary(constraint)}"
         )
         raise TypeError(msg)
     for field in dataclasses.fields(constraint):
@@ -126,12 +114,12 @@ def as_constraint(
     return constraint
 
 
-def in_unit_of(
-    constraint: object, law: Batch, *embeddings: Float[Array, "b d"]
+def scaled_for(
+    constraint: object, batch: Batch, *embeddings: Float[Array, "b d"]
 ) -> tuple[list[Float[Array, "b d"]], Int[Array, ""] | None]:
-    """Under `Whiten`, whose value no unit enters, `in_common_unit`; else as given."""
+    """Under `Whiten`, which depends on no scale, `in_common_scale`; else as given."""
     if isinstance(as_constraint(constraint), Whiten):
-        return in_common_unit(law, *embeddings)
+        return in_common_scale(batch, *embeddings)
     return list(embeddings), None
 
 
@@ -156,11 +144,10 @@ def constrained(
     constraint: object,
     C: Float[Array, "d d"],
     B: Float[Array, "d d"],
-    low_rank: Float[Array, ""],
     *,
     factor: int,
     moments: RunningMoments | None,
-    unit: Int[Array, ""] | None = None,
+    exponent: Int[Array, ""] | None,
 ) -> Float[Array, ""]:
     """The minimand factor · (Tr C − Tr B) under C = I, in the chosen form.
 
@@ -168,21 +155,18 @@ def constrained(
         constraint: a form or its name.
         C: the covariance, shape (d, d).
         B: the part of the objective that the constraint leaves, shape (d, d).
-        low_rank: the value of the form without constraint.
         factor: 1 for SVME and KISE, 2 for two views.
         moments: running moments that stand for C in `Whiten`.
-        unit: the e of `in_unit_of`, where C and B are in units of 4^e; None: 0.
+        exponent: the e of `scaled_for`, where C and B are over 4^e; None: 0.
     """
     form = as_constraint(constraint)
     if moments is not None and not isinstance(form, Whiten):
         msg = f"running moments serve constraint='whiten' only; got {form}"
         raise ValueError(msg)
     d = C.shape[0]
-    if isinstance(form, LowRank):
-        return low_rank
     if isinstance(form, Whiten):
         if moments is not None:
-            C = _running_value(C, B, moments, form.ridge, unit)
+            C = _running_value(C, B, moments, form.ridge, exponent)
         return factor * (d - trace_ratio(regularised(C, form.ridge), B))
     plain = factor * (jnp.trace(C) - jnp.trace(B))
     if isinstance(form, SquaredPenalty):
@@ -198,7 +182,7 @@ def _running_value(
     B: Float[Array, "d d"],
     moments: RunningMoments,
     ridge: float,
-    unit: Int[Array, ""] | None,
+    exponent: Int[Array, ""] | None,
 ) -> Float[Array, "d d"]:
     """The running covariance, with the derivative of the batch's, scaled.
 
@@ -218,8 +202,8 @@ def _running_value(
     held = jax.lax.stop_gradient
     begun = moments.weight > 0
     covariance = running_covariance(moments)
-    if unit is not None:
-        covariance = times_power_of_two(covariance, -2 * unit)
+    if exponent is not None:
+        covariance = times_power_of_two(covariance, -2 * exponent)
     running = jnp.where(begun, covariance.astype(C.dtype), C)
     running = held(running)
     level, slope = jax.value_and_grad(trace_ratio)(regularised(running, ridge), held(B))

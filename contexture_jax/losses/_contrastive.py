@@ -48,9 +48,9 @@ def info_nce(
         van den Oord, Li, Vinyals 2018, arXiv 1807.03748, eq. 4; Johnson, El Hanchi,
         Maddison 2023, arXiv 2210.01883.
     """
-    f, g, law = _prepared(phi, psi, ("phi", "psi"), temperature, normalise, weights,
+    f, g, batch = _prepared(phi, psi, ("phi", "psi"), temperature, normalise, weights,
                           axis_name)  # fmt: skip
-    return _one_side(f, g, law)
+    return _one_side(f, g, batch)
 
 
 def clip(
@@ -77,9 +77,9 @@ def clip(
     References:
         Radford et al. 2021, arXiv 2103.00020, fig. 3.
     """
-    f, g, law = _prepared(phi, psi, ("phi", "psi"), temperature, normalise, weights,
+    f, g, batch = _prepared(phi, psi, ("phi", "psi"), temperature, normalise, weights,
                           axis_name)  # fmt: skip
-    return (_one_side(f, g, law) + _one_side(g, f, law)) / 2
+    return (_one_side(f, g, batch) + _one_side(g, f, batch)) / 2
 
 
 def simclr(
@@ -99,8 +99,8 @@ def simclr(
     regular simplex: −1/t + log(e^{1/t} + 2 (N − 1) e^{−1/((N − 1) t)}).
 
     Args:
-        z: embeddings of a, shape (b, d).
-        z_plus: embeddings of a⁺ by the same encoder, shape (b, d).
+        z: embeddings Ψ(a), shape (b, d).
+        z_plus: embeddings Ψ(a⁺) by the same encoder, shape (b, d).
         temperature: t, positive; may be a traced scalar.
         normalise: scale rows to length 1 first.
         weights: of the pairs, shape (b,).
@@ -109,18 +109,18 @@ def simclr(
     References:
         Chen, Kornblith, Norouzi, Hinton 2020, arXiv 2002.05709, eq. 1.
     """
-    x, y, law = _prepared(z, z_plus, ("z", "z_plus"), temperature, normalise, weights,
+    x, y, batch = _prepared(z, z_plus, ("z", "z_plus"), temperature, normalise, weights,
                           axis_name)  # fmt: skip
     positive = jnp.sum(x * y, axis=1)
-    everyone = (law.gather(x), law.gather(y))
-    log_weights = _log_weights(law)
-    own = law.row_numbers()[:, None] == jnp.arange(law.global_size)[None, :]
+    everyone = (batch.gather(x), batch.gather(y))
+    log_weights = _log_weights(batch)
+    own = batch.row_numbers()[:, None] == jnp.arange(batch.global_size)[None, :]
     losses = []
     for number, view in enumerate((x, y)):
         logits = [mm(view, others.T) + log_weights for others in everyone]
         logits[number] = jnp.where(own, -jnp.inf, logits[number])
         total = jax.nn.logsumexp(jnp.concatenate(logits, axis=1), axis=1)
-        losses.append(law.mean(total - positive))
+        losses.append(batch.mean(total - positive))
     return (losses[0] + losses[1]) / 2
 
 
@@ -143,21 +143,23 @@ def _prepared(
     if normalise:
         f, g = unit_rows(f), unit_rows(g)
     root = jnp.sqrt(1 / t)
-    law = batch_of(f, weights=weights, axis_name=axis_name)
-    return f * root, g * root, law
+    batch = batch_of(f, weights=weights, axis_name=axis_name)
+    return f * root, g * root, batch
 
 
 def _one_side(
-    f: Float[Array, "b d"], g: Float[Array, "b d"], law: Batch
+    f: Float[Array, "b d"], g: Float[Array, "b d"], batch: Batch
 ) -> Float[Array, ""]:
-    logits = mm(f, law.gather(g).T) + _log_weights(law)
+    logits = mm(f, batch.gather(g).T) + _log_weights(batch)
     total = jax.nn.logsumexp(logits, axis=1)
-    return law.mean(total - jnp.sum(f * g, axis=1))
+    return batch.mean(total - jnp.sum(f * g, axis=1))
 
 
-def _log_weights(law: Batch) -> Any:
+def _log_weights(batch: Batch) -> Any:
     """The logarithm of N p_j for all devices' rows, −∞ where p_j = 0; shape (1, N)."""
-    if law.probabilities is None:
+    if batch.probabilities is None:
         return 0.0
-    relative = law.gather(jax.lax.stop_gradient(law.probabilities)) * law.global_size
+    relative = (
+        batch.gather(jax.lax.stop_gradient(batch.probabilities)) * batch.global_size
+    )
     return jnp.log(relative)[None, :]

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
-
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.types import Array, ArrayLike, Float
-from contexture_jax.losses._common import as_pair, view_moments
-from contexture_jax.losses._constraint import Constraint, constrained, in_unit_of
+from contexture_jax.losses._common import as_views, view_moments
+from contexture_jax.losses._constraint import Constraint, constrained, scaled_for
 from contexture_jax.losses._running import RunningMoments
 
 __all__ = ["graph"]
 
 
 def graph(
-    phi: ArrayLike,
-    phi_neighbor: ArrayLike,
+    z: ArrayLike,
+    z_plus: ArrayLike,
     *,
     lazy: bool = False,
     constraint: Constraint = "whiten",
@@ -41,11 +39,12 @@ def graph(
       the span that of the contexture of T, ranked by |λ|.
 
     Args:
-        phi: embeddings of u, shape (b, d), edges drawn in proportion to their weight.
-        phi_neighbor: embeddings of v, shape (b, d). Both directions of an edge count
-            alike: the estimate is symmetrised.
+        z: embeddings Φ(u), shape (b, d), edges drawn in proportion to their weight.
+        z_plus: embeddings Φ(v) of its neighbours, shape (b, d). Both directions of an
+            edge count alike: the estimate is symmetrised.
         lazy: as above.
-        constraint: as `svme`, with the scale of `non_contrastive`.
+        constraint: as `svme`, with the scale of `non_contrastive`. `lora_evd` of both
+            ends needs none.
         moments: running moments of both ends; for "whiten" only.
         weights: of the edges, shape (b,).
         axis_name: the mapped axis over which the batch is cut.
@@ -53,11 +52,10 @@ def graph(
     References:
         Zhai et al. 2025 (CTX), Thm 12; theory.md §7.5.
     """
-    f, f_neighbor = as_pair(phi, phi_neighbor, ("phi", "phi_neighbor"))
-    law = batch_of(f, weights=weights, axis_name=axis_name)
-    (f, f_neighbor), unit = in_unit_of(constraint, law, f, f_neighbor)
-    C, R = view_moments(f, f_neighbor, law)
+    z, z_plus = as_views(z, z_plus)
+    batch = batch_of(z, weights=weights, axis_name=axis_name)
+    (z, z_plus), exponent = scaled_for(constraint, batch, z, z_plus)
+    C, R = view_moments(z, z_plus, batch)
     if lazy:
         R = (C + R) / 2
-    low_rank = -2 * jnp.trace(R) + jnp.sum(C**2)
-    return constrained(constraint, C, R, low_rank, factor=2, moments=moments, unit=unit)
+    return constrained(constraint, C, R, factor=2, moments=moments, exponent=exponent)

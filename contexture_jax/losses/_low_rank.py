@@ -11,8 +11,11 @@ import numpy as np
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.losses._common import (
+    as_kernel_batch,
     as_pair,
+    as_views,
     frobenius,
+    kernel_moment,
     tail_weights,
     view_moments,
 )
@@ -20,6 +23,7 @@ from contexture_jax.losses._common import (
 __all__ = [
     "joint_nesting",
     "lora_evd",
+    "lora_kernel",
     "lora_svd",
     "negative_energy",
     "sequential_nesting",
@@ -53,19 +57,19 @@ def lora_svd(
         §7.4.
     """
     f, g = as_pair(phi, psi)
-    law = batch_of(f, weights=weights, axis_name=axis_name)
-    cross = jnp.sum(law.mean(law.centre(f) * law.centre(g)))
+    batch = batch_of(f, weights=weights, axis_name=axis_name)
+    cross = jnp.sum(batch.mean(batch.centre(f) * batch.centre(g)))
     if not unbiased:
-        f, g = law.centre(f), law.centre(g)
-        return -2 * cross + frobenius(law.moment(f, f), law.moment(g, g))
-    C, D = _half_covariances(f, law), _half_covariances(g, law)
+        f, g = batch.centre(f), batch.centre(g)
+        return -2 * cross + frobenius(batch.moment(f, f), batch.moment(g, g))
+    C, D = _half_covariances(f, batch), _half_covariances(g, batch)
     product = frobenius(C[0], D[1]) + frobenius(C[1], D[0])
-    return -2 * cross * law.bessel() + product / 2
+    return -2 * cross * batch.bessel() + product / 2
 
 
 def lora_evd(
-    psi: ArrayLike,
-    psi_plus: ArrayLike,
+    z: ArrayLike,
+    z_plus: ArrayLike,
     *,
     unbiased: bool = False,
     weights: ArrayLike | None = None,
@@ -77,8 +81,8 @@ def lora_evd(
     Ψ̃ = (s_1 ν_1, …, s_d ν_d) up to a rotation; PCA of Ψ gives the order.
 
     Args:
-        psi: embeddings of a, shape (b, d).
-        psi_plus: embeddings of a⁺ by the same encoder, shape (b, d).
+        z: embeddings Ψ(a), shape (b, d).
+        z_plus: embeddings Ψ(a⁺) by the same encoder, shape (b, d).
         unbiased: as `lora_svd`.
         weights: of the pairs, shape (b,).
         axis_name: the mapped axis over which the batch is cut.
@@ -86,11 +90,41 @@ def lora_evd(
     References:
         Ryu et al. 2024 (NeuralSVD), arXiv 2402.03655; theory.md §7.4.
     """
-    z, z_plus = as_pair(psi, psi_plus, ("psi", "psi_plus"))
-    law = batch_of(z, weights=weights, axis_name=axis_name)
-    C, R = view_moments(z, z_plus, law, unbiased=unbiased)
-    square = negative_energy(z, z_plus, law) if unbiased else jnp.sum(C**2)
+    z, z_plus = as_views(z, z_plus)
+    batch = batch_of(z, weights=weights, axis_name=axis_name)
+    C, R = view_moments(z, z_plus, batch, unbiased=unbiased)
+    square = negative_energy(z, z_plus, batch) if unbiased else jnp.sum(C**2)
     return -2 * jnp.trace(R) + square
+
+
+def lora_kernel(
+    phi: ArrayLike,
+    kernel_matrix: ArrayLike,
+    *,
+    unbiased: bool = False,
+    weights: ArrayLike | None = None,
+    axis_name: Any = None,
+) -> Float[Array, ""]:
+    """−2 Tr K + ‖C‖²_F with K = E Φ̃(X) k(X, X') Φ̃(X')ᵀ: `kise` without a constraint.
+
+    The squared Hilbert–Schmidt distance of the kernel operator from Σ_l φ̃_l φ̃_l*, but
+    for a constant. Minimum −Σ_{i≤d} λ_i², at φ̃_i = √λ_i μ_i up to a rotation, λ_i as in
+    `kise`: s_i² for the dual kernel.
+
+    Args:
+        phi: embeddings of x, shape (b, d).
+        kernel_matrix: k(x_i, x_j), shape (b, N), as `kise`.
+        unbiased: of K, as `kise`.
+        weights: of the rows, shape (b,).
+        axis_name: the mapped axis over which the batch is cut.
+
+    References:
+        Ryu et al. 2024 (NeuralSVD), arXiv 2402.03655; theory.md §7.4.
+    """
+    f, k, batch = as_kernel_batch(phi, kernel_matrix, weights, axis_name)
+    f = batch.centre(f)
+    C, K = batch.moment(f, f), kernel_moment(f, k, batch, unbiased)
+    return -2 * jnp.trace(K) + jnp.sum(C**2)
 
 
 def joint_nesting(
@@ -122,12 +156,12 @@ def joint_nesting(
     """
     f, g = as_pair(phi, psi)
     d = f.shape[1]
-    law = batch_of(f, weights=weights, axis_name=axis_name)
-    f, g = law.centre(f), law.centre(g)
+    batch = batch_of(f, weights=weights, axis_name=axis_name)
+    f, g = batch.centre(f), batch.centre(g)
     m = tail_weights(mode_weights, d, f.dtype)
     later = np.maximum(*np.indices((d, d)))
-    cross = law.mean(f * g)
-    products = law.moment(f, f) * law.moment(g, g)
+    cross = batch.mean(f * g)
+    products = batch.moment(f, f) * batch.moment(g, g)
     return -2 * jnp.sum(m * cross) + jnp.sum(m[later] * products)
 
 
@@ -160,31 +194,31 @@ def sequential_nesting(
         §7.4.
     """
     f, g = as_pair(phi, psi)
-    law = batch_of(f, weights=weights, axis_name=axis_name)
-    f, g = law.centre(f), law.centre(g)
-    H = law.moment(jax.lax.stop_gradient(f), f)
-    G = law.moment(jax.lax.stop_gradient(g), g)
+    batch = batch_of(f, weights=weights, axis_name=axis_name)
+    f, g = batch.centre(f), batch.centre(g)
+    H = batch.moment(jax.lax.stop_gradient(f), f)
+    G = batch.moment(jax.lax.stop_gradient(g), g)
     before = jnp.sum(jnp.triu(H * G, 1))
-    own = jnp.sum(law.mean(f**2) * law.mean(g**2))
-    return -2 * jnp.sum(law.mean(f * g)) + 2 * before + own
+    own = jnp.sum(batch.mean(f**2) * batch.mean(g**2))
+    return -2 * jnp.sum(batch.mean(f * g)) + 2 * before + own
 
 
 def negative_energy(
-    z: Float[Array, "b d"], z_plus: Float[Array, "b d"], law: Batch
+    z: Float[Array, "b d"], z_plus: Float[Array, "b d"], batch: Batch
 ) -> Float[Array, ""]:
     """An unbiased estimate of ‖C‖²_F: ⟨C, C'⟩ of the two halves of the batch."""
-    even, odd = law.halves()
+    even, odd = batch.halves()
     C = view_moments(z[0::2], z_plus[0::2], even, unbiased=True).covariance
     D = view_moments(z[1::2], z_plus[1::2], odd, unbiased=True).covariance
     return frobenius(C, D)
 
 
 def _half_covariances(
-    x: Float[Array, "b d"], law: Batch
+    x: Float[Array, "b d"], batch: Batch
 ) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
     def covariance(part: Array, half: Batch) -> Array:
         part = half.centre(part)
         return half.moment(part, part) * half.bessel()
 
-    even, odd = law.halves()
+    even, odd = batch.halves()
     return covariance(x[0::2], even), covariance(x[1::2], odd)

@@ -11,14 +11,14 @@ import numpy as np
 from contexture_jax._core.checks import check_coefficient
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.types import Array, ArrayLike, Float
-from contexture_jax.losses._common import as_pair, unit_variance
+from contexture_jax.losses._common import as_views, unit_variance
 
 __all__ = ["neural_ef", "neural_eigenmaps"]
 
 
 def neural_ef(
-    psi: ArrayLike,
-    psi_plus: ArrayLike,
+    z: ArrayLike,
+    z_plus: ArrayLike,
     *,
     weights: ArrayLike | None = None,
     axis_name: Any = None,
@@ -35,23 +35,23 @@ def neural_ef(
     gradient 0: it stays where it is.
 
     Args:
-        psi: embeddings of a, shape (b, d).
-        psi_plus: embeddings of a⁺ by the same encoder, shape (b, d).
+        z: embeddings Ψ(a), shape (b, d).
+        z_plus: embeddings Ψ(a⁺) by the same encoder, shape (b, d).
         weights: of the pairs, shape (b,).
         axis_name: the mapped axis over which the batch is cut.
 
     References:
         Deng, Shi, Zhu 2022, arXiv 2205.00165; theory.md §7.4.
     """
-    R, fixed = _positive_moments(psi, psi_plus, weights, axis_name)
+    R, fixed = _positive_moments(z, z_plus, weights, axis_name)
     floor = float(np.finfo(R.dtype).eps) ** 0.5
     heights = jax.lax.stop_gradient(jnp.maximum(R, floor))
     return -jnp.sum(R) + jnp.sum(jnp.triu(fixed**2 / heights[:, None], 1))
 
 
 def neural_eigenmaps(
-    psi: ArrayLike,
-    psi_plus: ArrayLike,
+    z: ArrayLike,
+    z_plus: ArrayLike,
     *,
     alpha: float = 10.0,
     weights: ArrayLike | None = None,
@@ -65,8 +65,8 @@ def neural_eigenmaps(
     belongs to columns of mean square t and is t times smaller: multiply by t.
 
     Args:
-        psi: embeddings of a, shape (b, d).
-        psi_plus: embeddings of a⁺ by the same encoder, shape (b, d).
+        z: embeddings Ψ(a), shape (b, d).
+        z_plus: embeddings Ψ(a⁺) by the same encoder, shape (b, d).
         alpha: α ≥ 0.
         weights: of the pairs, shape (b,).
         axis_name: the mapped axis over which the batch is cut.
@@ -75,18 +75,18 @@ def neural_eigenmaps(
         Deng, Shi, Zhang, Cui, Lu, Zhu 2022, arXiv 2210.12637; theory.md §7.4.
     """
     strength = check_coefficient(alpha, "alpha")
-    R, fixed = _positive_moments(psi, psi_plus, weights, axis_name)
+    R, fixed = _positive_moments(z, z_plus, weights, axis_name)
     return -jnp.sum(R) + strength * jnp.sum(jnp.triu(fixed**2, 1))
 
 
 def _positive_moments(
-    psi: ArrayLike, psi_plus: ArrayLike, weights: Any, axis_name: Any
+    z: ArrayLike, z_plus: ArrayLike, weights: Any, axis_name: Any
 ) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
     """R_ii, and R_ji with no gradient to function j, the row."""
-    z, z_plus = as_pair(psi, psi_plus, ("psi", "psi_plus"))
-    law = batch_of(z, weights=weights, axis_name=axis_name)
-    mean = ((law.mean(z) + law.mean(z_plus)) / 2)[None, :]
-    z, z_plus = unit_variance(z - mean, z_plus - mean, law)
-    fixed = law.moment(jax.lax.stop_gradient(z), z_plus)
-    mirror = law.moment(jax.lax.stop_gradient(z_plus), z)
-    return law.mean(z * z_plus), (fixed + mirror) / 2
+    z, z_plus = as_views(z, z_plus)
+    batch = batch_of(z, weights=weights, axis_name=axis_name)
+    mean = ((batch.mean(z) + batch.mean(z_plus)) / 2)[None, :]
+    z, z_plus = unit_variance(z - mean, z_plus - mean, batch)
+    fixed = batch.moment(jax.lax.stop_gradient(z), z_plus)
+    mirror = batch.moment(jax.lax.stop_gradient(z_plus), z)
+    return batch.mean(z * z_plus), (fixed + mirror) / 2

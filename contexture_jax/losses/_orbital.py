@@ -12,7 +12,7 @@ from contexture_jax._core.checks import check_coefficient, check_integer
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, ArrayLike, Float, summary
-from contexture_jax.losses._common import as_pair, tail_weights, view_moments
+from contexture_jax.losses._common import as_views, tail_weights, view_moments
 
 __all__ = ["orbital_minimisation"]
 
@@ -21,8 +21,8 @@ _HIGHEST_ORDER = 20
 
 
 def orbital_minimisation(
-    phi: ArrayLike,
-    phi_plus: ArrayLike,
+    z: ArrayLike,
+    z_plus: ArrayLike,
     *,
     order: int = 1,
     shift: float = 0.0,
@@ -52,8 +52,8 @@ def orbital_minimisation(
     point is the same, and its gradient that of no function: use first-order methods.
 
     Args:
-        phi: embeddings of x, shape (b, d).
-        phi_plus: embeddings of x⁺ by the same encoder, shape (b, d).
+        z: embeddings Φ(x), shape (b, d).
+        z_plus: embeddings Φ(x⁺) by the same encoder, shape (b, d).
         order: p, 1 or 2 in the paper; 1 to 20.
         shift: κ ≥ 0.
         nesting: None, "joint" or "sequential".
@@ -71,17 +71,17 @@ def orbital_minimisation(
     """
     p = check_integer(order, "order", low=1, high=_HIGHEST_ORDER)
     kappa = check_coefficient(shift, "shift")
-    z, z_plus = as_pair(phi, phi_plus, ("phi", "phi_plus"))
+    z, z_plus = as_views(z, z_plus)
     _check_nesting(nesting, p, mode_weights)
-    law = batch_of(z, weights=weights, axis_name=axis_name)
-    C, R = view_moments(z, z_plus, law)
+    batch = batch_of(z, weights=weights, axis_name=axis_name)
+    C, R = view_moments(z, z_plus, batch)
     R = R + kappa * C
     if nesting == "joint":
         m = tail_weights(mode_weights, C.shape[0], C.dtype)
         later = np.maximum(*np.indices(C.shape))
         return jnp.sum(m[later] * C * R) - 2 * jnp.sum(m * jnp.diagonal(R))
     if nesting == "sequential":
-        H, G = view_moments(z, z_plus, law, hold_rows=True)
+        H, G = view_moments(z, z_plus, batch, hold_rows=True)
         before = jnp.sum(jnp.triu(H * (G + kappa * H), 1))
         return 2 * before + jnp.sum(jnp.diagonal(C * R)) - 2 * jnp.trace(R)
     product, value = R, jnp.zeros((), dtype=C.dtype)

@@ -92,7 +92,7 @@ def masked_reconstruction(
             f" dimensions; got {guess.shape}, {truth.shape} and {hidden.shape}"
         )
         raise ValueError(msg)
-    law = batch_of(guess, weights=weights, axis_name=axis_name)
+    batch = batch_of(guess, weights=weights, axis_name=axis_name)
     axes = tuple(range(1, guess.ndim))
-    error = law.mean(jnp.sum(hidden * (guess - truth) ** 2, axis=axes))
-    return safe_divide(error, law.mean(jnp.sum(hidden, axis=axes)))
+    error = batch.mean(jnp.sum(hidden * (guess - truth) ** 2, axis=axes))
+    return safe_divide(error, batch.mean(jnp.sum(hidden, axis=axes)))

@@ -103,11 +103,11 @@ def update_moments(
                 f" moments; got shape {z.shape}"
             )
             raise ValueError(msg)
-        law = batch_of(z, weights=weights, axis_name=axis_name)
-        mean = law.mean(z)
+        batch = batch_of(z, weights=weights, axis_name=axis_name)
+        mean = batch.mean(z)
         centred = z - mean[None, :]
         means.append(mean)
-        covariances.append(law.moment(centred, centred) * law.bessel())
+        covariances.append(batch.moment(centred, centred) * batch.bessel())
     keep = as_floating(decay, "decay").astype(dtype)
     fresh = (1 - keep) / len(embeddings)
     return RunningMoments(

@@ -10,19 +10,21 @@ from contexture_jax._core.checks import check_coefficient
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, ArrayLike, Float
-from contexture_jax.losses._common import as_pair, frobenius, view_moments
-from contexture_jax.losses._constraint import Constraint, constrained, in_unit_of
+from contexture_jax.losses._common import as_views, frobenius, view_moments
+from contexture_jax.losses._constraint import Constraint, constrained, scaled_for
 from contexture_jax.losses._low_rank import negative_energy
 from contexture_jax.losses._running import RunningMoments
 
-__all__ = ["haochen", "non_contrastive", "spectral_contrastive"]
-
-_VIEWS = ("psi", "psi_plus")
+__all__ = [
+    "non_contrastive",
+    "spectral_contrastive",
+    "spectral_contrastive_published",
+]
 
 
 def spectral_contrastive(
-    psi: ArrayLike,
-    psi_plus: ArrayLike,
+    z: ArrayLike,
+    z_plus: ArrayLike,
     *,
     unbiased: bool = False,
     weights: ArrayLike | None = None,
@@ -38,8 +40,8 @@ def spectral_contrastive(
     ½ ‖B − D‖² − ½ ‖D‖². Negatives are products of moments: no (b, b) array.
 
     Args:
-        psi: embeddings of a, shape (b, d).
-        psi_plus: embeddings of a⁺ by the same encoder, shape (b, d).
+        z: embeddings Ψ(a), shape (b, d).
+        z_plus: embeddings Ψ(a⁺) by the same encoder, shape (b, d).
         unbiased: take ‖C‖² as the product of the covariances of two halves of the
             batch, with Bessel's factor, so that the expected loss is the population's.
         weights: of the pairs, shape (b,).
@@ -48,14 +50,14 @@ def spectral_contrastive(
     References:
         Zhai et al. 2025 (CTX), §3; HaoChen et al. 2021, arXiv 2106.04156.
     """
-    z, z_plus = as_pair(psi, psi_plus, _VIEWS)
-    law = batch_of(z, weights=weights, axis_name=axis_name)
-    C, R = view_moments(z, z_plus, law, unbiased=unbiased)
-    square = negative_energy(z, z_plus, law) if unbiased else jnp.sum(C**2)
+    z, z_plus = as_views(z, z_plus)
+    batch = batch_of(z, weights=weights, axis_name=axis_name)
+    C, R = view_moments(z, z_plus, batch, unbiased=unbiased)
+    square = negative_energy(z, z_plus, batch) if unbiased else jnp.sum(C**2)
     return -jnp.trace(R) + square / 2
 
 
-def haochen(
+def spectral_contrastive_published(
     z: ArrayLike,
     z_plus: ArrayLike,
     *,
@@ -72,8 +74,8 @@ def haochen(
     `centre=True`, or one more column, nothing is lost: −Σ_{i≤d} s_i⁴.
 
     Args:
-        z: embeddings of a, shape (b, d).
-        z_plus: embeddings of a⁺, shape (b, d).
+        z: embeddings Ψ(a), shape (b, d).
+        z_plus: embeddings Ψ(a⁺) by the same encoder, shape (b, d).
         mu: if given, rows longer than √μ are scaled to that length and the loss is
             divided by μ, as in the released code.
         unbiased: average (zᵀ z⁻)² over different rows i ≠ j of the first and the second
@@ -85,23 +87,22 @@ def haochen(
     References:
         HaoChen, Wei, Gaidon, Ma 2021, arXiv 2106.04156, and its released code.
     """
-    x, y = as_pair(z, z_plus, ("z", "z_plus"))
-    law = batch_of(x, weights=weights, axis_name=axis_name)
+    x, y = as_views(z, z_plus)
+    batch = batch_of(x, weights=weights, axis_name=axis_name)
     scale = 1.0
     if mu is not None:
         scale = check_coefficient(mu, "mu", positive=True)
         x, y = _clipped(x, scale), _clipped(y, scale)
     if centre:
-        mean = ((law.mean(x) + law.mean(y)) / 2)[None, :]
+        mean = ((batch.mean(x) + batch.mean(y)) / 2)[None, :]
         x, y = x - mean, y - mean
-    return (-2 * law.mean(jnp.sum(x * y, axis=1)) + _energy(x, y, law, unbiased)) / (
-        scale
-    )
+    similarity = batch.mean(jnp.sum(x * y, axis=1))
+    return (-2 * similarity + _energy(x, y, batch, unbiased)) / scale
 
 
 def non_contrastive(
-    psi: ArrayLike,
-    psi_plus: ArrayLike,
+    z: ArrayLike,
+    z_plus: ArrayLike,
     *,
     constraint: Constraint = "whiten",
     moments: RunningMoments | None = None,
@@ -115,9 +116,9 @@ def non_contrastive(
     variance s_i²; with γ < 1 modes with 1 − s_i² ≥ γ collapse (theory.md §7.3).
 
     Args:
-        psi: embeddings of a, shape (b, d).
-        psi_plus: embeddings of a⁺ by the same encoder, shape (b, d).
-        constraint: as `svme`; "none" is 2 L_C, the low-rank form.
+        z: embeddings Ψ(a), shape (b, d).
+        z_plus: embeddings Ψ(a⁺) by the same encoder, shape (b, d).
+        constraint: as `svme`; `lora_evd`, which is 2 L_C, needs none.
         moments: running moments of both views; for "whiten" only.
         weights: of the pairs, shape (b,).
         axis_name: the mapped axis over which the batch is cut.
@@ -125,12 +126,11 @@ def non_contrastive(
     References:
         Zhai et al. 2025 (CTX), §3.
     """
-    z, z_plus = as_pair(psi, psi_plus, _VIEWS)
-    law = batch_of(z, weights=weights, axis_name=axis_name)
-    (z, z_plus), unit = in_unit_of(constraint, law, z, z_plus)
-    C, R = view_moments(z, z_plus, law)
-    low_rank = -2 * jnp.trace(R) + jnp.sum(C**2)
-    return constrained(constraint, C, R, low_rank, factor=2, moments=moments, unit=unit)
+    z, z_plus = as_views(z, z_plus)
+    batch = batch_of(z, weights=weights, axis_name=axis_name)
+    (z, z_plus), exponent = scaled_for(constraint, batch, z, z_plus)
+    C, R = view_moments(z, z_plus, batch)
+    return constrained(constraint, C, R, factor=2, moments=moments, exponent=exponent)
 
 
 def _clipped(z: Float[Array, "b d"], mu: float) -> Float[Array, "b d"]:
@@ -140,15 +140,15 @@ def _clipped(z: Float[Array, "b d"], mu: float) -> Float[Array, "b d"]:
 
 
 def _energy(
-    x: Float[Array, "b d"], y: Float[Array, "b d"], law: Batch, unbiased: bool
+    x: Float[Array, "b d"], y: Float[Array, "b d"], batch: Batch, unbiased: bool
 ) -> Float[Array, ""]:
     """E (xᵀ y')², over i ≠ j if unbiased: moments less the pairs (i, i)."""
-    energy = frobenius(law.moment(x, x), law.moment(y, y))
+    energy = frobenius(batch.moment(x, x), batch.moment(y, y))
     if not unbiased:
         return energy
     squares = jnp.sum(x * y, axis=1) ** 2
-    if law.probabilities is None:
-        own = law.mean(squares) / law.global_size
+    if batch.probabilities is None:
+        own = batch.mean(squares) / batch.global_size
     else:
-        own = law.mean(law.probabilities * squares)
-    return (energy - own) * law.bessel()
+        own = batch.mean(batch.probabilities * squares)
+    return (energy - own) * batch.bessel()

@@ -19,7 +19,7 @@ from contexture_jax._core.classes import text_codes
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import mm, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, ArrayLike, Float, Int, summary
-from contexture_jax.losses._common import as_embedding, in_common_unit
+from contexture_jax.losses._common import as_embedding, in_common_scale
 from contexture_jax.losses._whiten import regularised, trace_ratio
 
 __all__ = ["class_balanced", "cross_entropy", "squared_error"]
@@ -65,10 +65,10 @@ def squared_error(
     """
     f = as_embedding(phi, "phi")
     y = _as_target(target, f)
-    law = batch_of(f, weights=weights, axis_name=axis_name)
+    batch = batch_of(f, weights=weights, axis_name=axis_name)
     if head is not None:
-        return law.mean(jnp.sum((_apply(f, head, y.shape[1]) - y) ** 2, axis=1))
-    return _best_head(f, y, law, bias, ridge)
+        return batch.mean(jnp.sum((_apply(f, head, y.shape[1]) - y) ** 2, axis=1))
+    return _best_head(f, y, batch, bias, ridge)
 
 
 def class_balanced(
@@ -112,10 +112,10 @@ def class_balanced(
     if scaling not in ("target", "loss"):
         msg = f"scaling must be 'target' or 'loss'; got {summary(scaling)}"
         raise ValueError(msg)
-    law = batch_of(f, weights=weights, axis_name=axis_name)
+    batch = batch_of(f, weights=weights, axis_name=axis_name)
     one_hot = jax.nn.one_hot(codes, count, dtype=f.dtype)
     if class_probabilities is None:
-        p = law.mean(one_hot)
+        p = batch.mean(one_hot)
     else:
         p = as_floating(class_probabilities, "class_probabilities").astype(f.dtype)
         if p.shape != (count,):
@@ -128,13 +128,13 @@ def class_balanced(
     else:
         y = one_hot
         row = heights[codes]
-        total = law.mean(row)
-        base = row if law.probabilities is None else row * law.probabilities
-        law = batch_of(f, weights=base, axis_name=axis_name)
+        total = batch.mean(row)
+        base = row if batch.probabilities is None else row * batch.probabilities
+        batch = batch_of(f, weights=base, axis_name=axis_name)
     if head is not None:
-        error = law.mean(jnp.sum((_apply(f, head, count) - y) ** 2, axis=1))
+        error = batch.mean(jnp.sum((_apply(f, head, count) - y) ** 2, axis=1))
     else:
-        error = _best_head(f, y, law, True, ridge)
+        error = _best_head(f, y, batch, True, ridge)
     return error if total is None else total * error
 
 
@@ -161,7 +161,7 @@ def cross_entropy(
         axis_name: the mapped axis over which the batch is cut.
     """
     f = as_embedding(phi, "phi")
-    law = batch_of(f, weights=weights, axis_name=axis_name)
+    batch = batch_of(f, weights=weights, axis_name=axis_name)
     logits = f if head is None else _apply(f, head, None)
     k = logits.shape[1]
     log_probabilities = jax.nn.log_softmax(logits, axis=1)
@@ -169,7 +169,7 @@ def cross_entropy(
     if _is_integer(given):
         codes = _as_labels(given, f.shape[0], k)
         picked = jnp.take_along_axis(log_probabilities, codes[:, None], axis=1)[:, 0]
-        return -law.mean(picked)
+        return -batch.mean(picked)
     target = as_floating(given, "labels").astype(f.dtype)
     if target.shape != logits.shape:
         msg = (
@@ -178,17 +178,21 @@ def cross_entropy(
         )
         raise ValueError(msg)
     check_nonnegative(target, "labels")
-    return -law.mean(jnp.sum(target * log_probabilities, axis=1))
+    return -batch.mean(jnp.sum(target * log_probabilities, axis=1))
 
 
 def _best_head(
-    f: Float[Array, "b d"], y: Float[Array, "b k"], law: Batch, bias: bool, ridge: float
+    f: Float[Array, "b d"],
+    y: Float[Array, "b k"],
+    batch: Batch,
+    bias: bool,
+    ridge: float,
 ) -> Float[Array, ""]:
-    (f,), _ = in_common_unit(law, f)
+    (f,), _ = in_common_scale(batch, f)
     if bias:
-        f, y = law.centre(f), law.centre(y)
-    C, cross = law.moment(f, f), law.moment(f, y)
-    energy = law.mean(jnp.sum(y**2, axis=1))
+        f, y = batch.centre(f), batch.centre(y)
+    C, cross = batch.moment(f, f), batch.moment(f, y)
+    energy = batch.mean(jnp.sum(y**2, axis=1))
     return energy - trace_ratio(regularised(C, ridge), mm(cross, cross.T))
 
 

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
-
-from contexture_jax._core.checks import as_floating
-from contexture_jax._core.moments import Batch, batch_of
-from contexture_jax._core.numerics import mm
+from contexture_jax._core.moments import batch_of
 from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.losses._common import (
-    as_embedding,
+    as_kernel_batch,
     as_pair,
-    frobenius,
+    as_views,
+    kernel_moment,
     view_moments,
 )
 from contexture_jax.losses._constraint import (
     Constraint,
-    LowRank,
-    as_constraint,
     constrained,
-    in_unit_of,
+    scaled_for,
 )
 from contexture_jax.losses._running import RunningMoments
 
@@ -56,8 +51,8 @@ def svme(
     Args:
         phi: embeddings of x, shape (b, d), floating; half precision becomes float32.
         psi: embeddings of the a paired with them, shape (b, d).
-        constraint: "whiten", "squared", "hinge", "none", or one of the classes with
-            coefficients of your own. "none" is `lora_svd`.
+        constraint: "whiten", "squared", "hinge", or one of the classes with
+            coefficients of your own. `lora_svd` needs none.
         moments: running moments of Φ, this batch included; for "whiten" only.
         weights: of the pairs, shape (b,); None: uniform.
         axis_name: the mapped axis over which the batch is cut.
@@ -66,21 +61,13 @@ def svme(
         Zhai 2025 (dissertation, arXiv 2504.19792), ch. 2; theory.md §7.2.
     """
     f, g = as_pair(phi, psi)
-    law = batch_of(f, weights=weights, axis_name=axis_name)
-    (f, g), unit = in_unit_of(constraint, law, f, g)
-    f, g = law.centre(f), law.centre(g)
-    if isinstance(as_constraint(constraint), LowRank):
-        C, C_psi, cross = law.moment(f, f), law.moment(g, g), law.mean(f * g)
-        low_rank = -2 * jnp.sum(cross) + frobenius(C, C_psi)
-        return constrained(
-            constraint, C, C, low_rank, factor=1, moments=moments, unit=unit
-        )
+    batch = batch_of(f, weights=weights, axis_name=axis_name)
+    (f, g), exponent = scaled_for(constraint, batch, f, g)
+    f, g = batch.centre(f), batch.centre(g)
     residual = f - g
-    C = law.moment(f, f)
-    B = C - law.moment(residual, residual)
-    return constrained(
-        constraint, C, B, jnp.zeros(()), factor=1, moments=moments, unit=unit
-    )
+    C = batch.moment(f, f)
+    B = C - batch.moment(residual, residual)
+    return constrained(constraint, C, B, factor=1, moments=moments, exponent=exponent)
 
 
 def kise(
@@ -104,8 +91,7 @@ def kise(
         phi: embeddings of x, shape (b, d).
         kernel_matrix: k(x_i, x_j), shape (b, N): rows for the local batch, columns for
             the rows of all devices in their order, N = b on one device.
-        constraint: as `svme`; "none" is −2 Tr K + ‖C‖²_F with K = E Φ̃ k Φ̃'ᵀ, of
-            minimum −Σ λ_i².
+        constraint: as `svme`; `lora_kernel` needs none.
         moments: running moments of Φ; for "whiten" only.
         unbiased: leave out the pairs (i, i), which are not independent and hold the
             large diagonal of k, and divide by 1 − Σ p_i² = 1 − 1 / N. The estimate of
@@ -117,25 +103,16 @@ def kise(
     References:
         Zhai 2025 (dissertation, arXiv 2504.19792), ch. 2; theory.md §7.2.
     """
-    f = as_embedding(phi, "phi")
-    law = batch_of(f, weights=weights, axis_name=axis_name)
-    k = as_floating(kernel_matrix, "kernel_matrix").astype(f.dtype)
-    if k.shape != (f.shape[0], law.global_size):
-        msg = (
-            "kernel_matrix must have one row for each local row and one column for each"
-            f" row of all devices, shape {(f.shape[0], law.global_size)}; got {k.shape}"
-        )
-        raise ValueError(msg)
-    (f,), unit = in_unit_of(constraint, law, f)
-    f = law.centre(f)
-    C, K = law.moment(f, f), _kernel_moment(f, k, law, unbiased)
-    low_rank = -2 * jnp.trace(K) + jnp.sum(C**2)
-    return constrained(constraint, C, K, low_rank, factor=1, moments=moments, unit=unit)
+    f, k, batch = as_kernel_batch(phi, kernel_matrix, weights, axis_name)
+    (f,), exponent = scaled_for(constraint, batch, f)
+    f = batch.centre(f)
+    C, K = batch.moment(f, f), kernel_moment(f, k, batch, unbiased)
+    return constrained(constraint, C, K, factor=1, moments=moments, exponent=exponent)
 
 
 def kise_pairs(
-    phi: ArrayLike,
-    phi_plus: ArrayLike,
+    z: ArrayLike,
+    z_plus: ArrayLike,
     *,
     constraint: Constraint = "whiten",
     moments: RunningMoments | None = None,
@@ -149,33 +126,15 @@ def kise_pairs(
     to be known. Same minimum and minimisers as `kise`.
 
     Args:
-        phi: embeddings of x, shape (b, d).
-        phi_plus: embeddings of x⁺ by the same encoder, shape (b, d).
-        constraint: as `kise`.
+        z: embeddings Φ(x), shape (b, d).
+        z_plus: embeddings Φ(x⁺) by the same encoder, shape (b, d).
+        constraint: as `svme`; `lora_evd` needs none.
         moments: running moments of both views; for "whiten" only.
         weights: of the pairs, shape (b,).
         axis_name: the mapped axis over which the batch is cut.
     """
-    f, f_plus = as_pair(phi, phi_plus, ("phi", "phi_plus"))
-    law = batch_of(f, weights=weights, axis_name=axis_name)
-    (f, f_plus), unit = in_unit_of(constraint, law, f, f_plus)
-    C, R = view_moments(f, f_plus, law)
-    low_rank = -2 * jnp.trace(R) + jnp.sum(C**2)
-    return constrained(constraint, C, R, low_rank, factor=1, moments=moments, unit=unit)
-
-
-def _kernel_moment(
-    f: Float[Array, "b d"], k: Float[Array, "b n"], law: Batch, unbiased: bool
-) -> Float[Array, "d d"]:
-    """E f(X) k(X, X') f(X')ᵀ, symmetrised; f centred."""
-    everyone = law.gather(f)
-    if law.probabilities is not None:
-        everyone = law.gather(law.probabilities)[:, None] * everyone
-    else:
-        everyone = everyone / law.global_size
-    if unbiased:
-        factor = law.bessel()
-        own = law.row_numbers()[:, None]
-        k = jnp.where(own == jnp.arange(k.shape[1])[None, :], 0, k) * factor
-    K = law.moment(f, mm(k, everyone))
-    return (K + K.T) / 2
+    z, z_plus = as_views(z, z_plus)
+    batch = batch_of(z, weights=weights, axis_name=axis_name)
+    (z, z_plus), exponent = scaled_for(constraint, batch, z, z_plus)
+    C, R = view_moments(z, z_plus, batch)
+    return constrained(constraint, C, R, factor=1, moments=moments, exponent=exponent)

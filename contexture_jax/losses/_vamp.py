@@ -13,7 +13,7 @@ from contexture_jax._core.checks import as_floating, check_coefficient
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, ArrayLike, Float, summary
-from contexture_jax.losses._common import as_pair, frobenius, in_common_unit
+from contexture_jax.losses._common import as_pair, frobenius, in_common_scale
 from contexture_jax.losses._constraint import covariance_penalty
 from contexture_jax.losses._whiten import regularised, whitened_cross
 
@@ -55,11 +55,11 @@ def vamp(
         msg = f"r must be 1 or 2; got {summary(r)}"
         raise ValueError(msg)
     f, g = as_pair(phi, psi, same_width=False)
-    law = batch_of(f, weights=weights, axis_name=axis_name)
+    batch = batch_of(f, weights=weights, axis_name=axis_name)
     # Each in a unit of its own: the score depends on neither.
-    ((f,), _), ((g,), _) = (in_common_unit(law, z) for z in (f, g))
+    ((f,), _), ((g,), _) = (in_common_scale(batch, z) for z in (f, g))
     # What rounding leaves of a constant has a mean too, and would score alone.
-    C, cross, D = _centred_moments(law.centre(f), law.centre(g), law)
+    C, cross, D = _centred_moments(batch.centre(f), batch.centre(g), batch)
     K = whitened_cross(regularised(C, ridge), cross, regularised(D, ridge))
     if r == 2:
         return -jnp.sum(K**2)
@@ -135,7 +135,7 @@ def ncp(
     """
     gamma = check_coefficient(regularisation, "regularisation")
     f, g = as_pair(phi, psi)
-    C, cross, D, law = _moments(f, g, weights, axis_name)
+    C, cross, D, batch = _moments(f, g, weights, axis_name)
     sigma = as_floating(singular_values, "singular_values").astype(C.dtype)
     if sigma.shape != (C.shape[0],):
         msg = f"singular_values must have shape ({C.shape[0]},); got {sigma.shape}"
@@ -143,9 +143,9 @@ def ncp(
     both = sigma[:, None] * sigma[None, :]
     linear, square = jnp.sum(sigma * jnp.diagonal(cross)), jnp.sum(both * C * D)
     if unbiased:
-        linear = linear * law.bessel()
-        square = _split_energy(f, g, both, law)
-    penalty = sum(_not_orthonormal(z, law) for z in (f, g))
+        linear = linear * batch.bessel()
+        square = _split_energy(f, g, both, batch)
+    penalty = sum(_not_orthonormal(z, batch) for z in (f, g))
     return -2 * linear + square + gamma * penalty
 
 
@@ -154,26 +154,26 @@ def _moments(
 ) -> tuple[Array, Array, Array, Batch]:
     """C_φ, C_φψ, C_ψ, and the law of the batch."""
     f, g = as_pair(phi, psi, same_width=same_width)
-    law = batch_of(f, weights=weights, axis_name=axis_name)
-    return *_centred_moments(f, g, law), law
+    batch = batch_of(f, weights=weights, axis_name=axis_name)
+    return *_centred_moments(f, g, batch), batch
 
 
 def _centred_moments(
-    f: Float[Array, "b d"], g: Float[Array, "b k"], law: Batch
+    f: Float[Array, "b d"], g: Float[Array, "b k"], batch: Batch
 ) -> tuple[Array, Array, Array]:
-    f, g = law.centre(f), law.centre(g)
-    return law.moment(f, f), law.moment(f, g), law.moment(g, g)
+    f, g = batch.centre(f), batch.centre(g)
+    return batch.moment(f, f), batch.moment(f, g), batch.moment(g, g)
 
 
-def _not_orthonormal(z: Float[Array, "b d"], law: Batch) -> Float[Array, ""]:
-    return covariance_penalty(law.moment(z, z)) + 2 * jnp.sum(law.mean(z) ** 2)
+def _not_orthonormal(z: Float[Array, "b d"], batch: Batch) -> Float[Array, ""]:
+    return covariance_penalty(batch.moment(z, z)) + 2 * jnp.sum(batch.mean(z) ** 2)
 
 
 def _split_energy(
-    f: Float[Array, "b d"], g: Float[Array, "b d"], both: Array, law: Batch
+    f: Float[Array, "b d"], g: Float[Array, "b d"], both: Array, batch: Batch
 ) -> Float[Array, ""]:
     C, D = [], []
-    for start, half in enumerate(law.halves()):
+    for start, half in enumerate(batch.halves()):
         x, y = half.centre(f[start::2]), half.centre(g[start::2])
         C.append(half.moment(x, x) * half.bessel())
         D.append(half.moment(y, y) * half.bessel())

@@ -10,7 +10,7 @@ from contexture_jax._core.checks import check_coefficient
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, ArrayLike, Float, summary
-from contexture_jax.losses._common import as_pair
+from contexture_jax.losses._common import as_views
 from contexture_jax.losses._constraint import hinge_penalty
 
 __all__ = ["barlow_twins", "vicreg"]
@@ -43,8 +43,8 @@ def vicreg(
     is below √ε: full variance if and only if μ ≥ 4 λ (1 − s²).
 
     Args:
-        z: embeddings of a, shape (b, d).
-        z_plus: embeddings of a⁺, shape (b, d).
+        z: embeddings Ψ(a), shape (b, d).
+        z_plus: embeddings Ψ(a⁺) by the same encoder, shape (b, d).
         invariance: λ ≥ 0.
         variance: μ ≥ 0.
         covariance: ν ≥ 0.
@@ -58,7 +58,7 @@ def vicreg(
         Bardes, Ponce, LeCun 2022, arXiv 2105.04906; the factor ½ of the hinge
         is that of its released code.
     """
-    x, y = as_pair(z, z_plus, ("z", "z_plus"))
+    x, y = as_views(z, z_plus)
     if average not in ("width", "pairs"):
         msg = f"average must be 'width' or 'pairs'; got {summary(average)}"
         raise ValueError(msg)
@@ -67,12 +67,12 @@ def vicreg(
     covariance = check_coefficient(covariance, "covariance")
     epsilon = check_coefficient(epsilon, "epsilon", positive=True)
     d = x.shape[1]
-    law = batch_of(x, weights=weights, axis_name=axis_name)
-    distance = law.mean(jnp.sum((x - y) ** 2, axis=1)) / d
-    factor = law.bessel() if unbiased else 1.0
+    batch = batch_of(x, weights=weights, axis_name=axis_name)
+    distance = batch.mean(jnp.sum((x - y) ** 2, axis=1)) / d
+    factor = batch.bessel() if unbiased else 1.0
     hinges, squares = [], []
-    for view in (law.centre(x), law.centre(y)):
-        hinge, square = hinge_penalty(law.moment(view, view) * factor, epsilon)
+    for view in (batch.centre(x), batch.centre(y)):
+        hinge, square = hinge_penalty(batch.moment(view, view) * factor, epsilon)
         hinges.append(hinge)
         squares.append(square)
     count = d if average == "width" else max(d * (d - 1), 1)
@@ -104,8 +104,8 @@ def barlow_twins(
     A constant column has correlations 0 and gradient 0.
 
     Args:
-        z: embeddings of a, shape (b, d).
-        z_plus: embeddings of a⁺, shape (b, d).
+        z: embeddings Ψ(a), shape (b, d).
+        z_plus: embeddings Ψ(a⁺) by the same encoder, shape (b, d).
         off_diagonal: λ ≥ 0.
         weights: of the pairs, shape (b,).
         axis_name: the mapped axis over which the batch is cut.
@@ -113,12 +113,12 @@ def barlow_twins(
     References:
         Zbontar, Jing, Misra, LeCun, Deny 2021, arXiv 2103.03230, eq. 1–2.
     """
-    x, y = as_pair(z, z_plus, ("z", "z_plus"))
+    x, y = as_views(z, z_plus)
     strength = check_coefficient(off_diagonal, "off_diagonal")
-    law = batch_of(x, weights=weights, axis_name=axis_name)
-    x, y = law.centre(x), law.centre(y)
-    x, y = (v * safe_reciprocal(safe_sqrt(law.mean(v**2)))[None, :] for v in (x, y))
-    C = law.moment(x, y)
+    batch = batch_of(x, weights=weights, axis_name=axis_name)
+    x, y = batch.centre(x), batch.centre(y)
+    x, y = (v * safe_reciprocal(safe_sqrt(batch.mean(v**2)))[None, :] for v in (x, y))
+    C = batch.moment(x, y)
     own = jnp.diagonal(C)
     others = jnp.sum((C - jnp.diag(own)) ** 2)
     return jnp.sum((1 - own) ** 2) + strength * others

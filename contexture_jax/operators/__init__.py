@@ -7,10 +7,11 @@ from contexture_jax.operators._composed import (
     ComposedOperator,
     ConvexCombinationOperator,
     MixtureOperator,
-    adjoint,
     compose,
     convex_combination,
+    convolve,
     mixture,
+    reverse,
 )
 from contexture_jax.operators._dense import DenseOperator, dense_operator
 from contexture_jax.operators._expectation import (
@@ -70,11 +71,11 @@ __all__ = [
     "ShardedOperator",
     "ShardedSparseOperator",
     "SparseOperator",
-    "adjoint",
     "association_operator",
     "compose",
     "conditional_expectation",
     "convex_combination",
+    "convolve",
     "dense_operator",
     "fixed_degree_operator",
     "kernel_operator",
@@ -84,6 +85,7 @@ __all__ = [
     "monte_carlo_expectation",
     "monte_carlo_kernel",
     "monte_carlo_operator",
+    "reverse",
     "sparse_operator",
     "symmetrised_matrix",
     "symmetrised_products",

@@ -92,9 +92,9 @@ class AssociationOperator:
     @property
     def T(self) -> AssociationOperator:
         """T* as an operator, from L²(P_X) to L²(P_A); no transposed matrix."""
-        from contexture_jax.operators._composed import adjoint
+        from contexture_jax.operators._composed import reverse
 
-        return adjoint(self)
+        return reverse(self)
 
     def __matmul__(self, g: ArrayLike) -> Float[Array, "n r"] | Float[Array, " n"]:
         """T g of a block, shape (m, r), or of one function, shape (m,), as `matmat`."""

@@ -37,7 +37,7 @@ from contexture_jax.contexts import (
     as_context,
 )
 from contexture_jax.operators._base import AssociationOperator
-from contexture_jax.operators._composed import adjoint
+from contexture_jax.operators._composed import reverse
 from contexture_jax.operators._dense import table_operator
 from contexture_jax.operators._fixed_degree import fixed_degree_operator
 from contexture_jax.operators._kernel import BLOCK_SIZE, kernel_operator
@@ -305,7 +305,7 @@ def _(context: Neighbors, place: _Place) -> AssociationOperator:
 
 @_build.register
 def _(context: ReversedNeighbors, place: _Place) -> AssociationOperator:
-    return adjoint(_build(context.forward, place))
+    return reverse(_build(context.forward, place))
 
 
 @_build.register

@@ -21,10 +21,11 @@ __all__ = [
     "ComposedOperator",
     "ConvexCombinationOperator",
     "MixtureOperator",
-    "adjoint",
     "compose",
     "convex_combination",
+    "convolve",
     "mixture",
+    "reverse",
 ]
 
 
@@ -180,8 +181,8 @@ class ConvexCombinationOperator(AssociationOperator):
         return _sum_costs(self, self.operators, r)
 
 
-def adjoint(operator: AssociationOperator) -> AssociationOperator:
-    """T* as an operator, by exchanging the two maps; the adjoint of that is T again."""
+def reverse(operator: AssociationOperator) -> AssociationOperator:
+    """X and A in each other's place: T*, as `op.T`; the reverse of that is T again."""
     check_operator(operator, "operator")
     if isinstance(operator, AdjointOperator):
         return operator.operator
@@ -214,6 +215,17 @@ def compose(*operators: AssociationOperator) -> ComposedOperator:
     return ComposedOperator(
         chain, chain[0].p_x, chain[-1].p_a, fingerprint=_mark("compose", chain)
     )
+
+
+def convolve(
+    first: AssociationOperator, second: AssociationOperator
+) -> ComposedOperator:
+    """T₁ T₁* T₂: a step of the first's dual kernel, X → X′, then the second.
+
+    Raises:
+        ValueError: if the two have not one law of X.
+    """
+    return compose(first, reverse(first), second)
 
 
 def mixture(

@@ -13,7 +13,7 @@ from contexture_jax._core.checks import check_integer
 from contexture_jax._core.types import Array, Float, pytree_dataclass
 from contexture_jax.contexts import NextToken, SameClass, SparseJoint, TimeLag
 from contexture_jax.operators._base import AssociationOperator, Cost
-from contexture_jax.operators._composed import adjoint
+from contexture_jax.operators._composed import reverse
 from contexture_jax.operators._fixed_degree import fixed_degree_operator
 from contexture_jax.operators._sparse import entry_operator
 from contexture_jax.operators.sharded._slots import shard_entries
@@ -159,7 +159,7 @@ def same_class_operator(
     """T of a same-class context: O(n) numbers, on one device or over a mesh."""
     group, counts = map(np.asarray, (context.groups.group, context.groups.counts))
     classes = group_operator(group, len(counts), mesh, axis)
-    means = GroupedOperator(classes, adjoint(classes), classes.p_x, classes.p_x)
+    means = GroupedOperator(classes, reverse(classes), classes.p_x, classes.p_x)
     if context.include_self:
         return means
     dtype = classes.dtype

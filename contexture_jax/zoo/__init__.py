@@ -9,12 +9,11 @@ what a context has. `FAMILIES` holds a small instance of each.
 """
 
 from contexture_jax.zoo._base import AnalyticContext, Clusters
+from contexture_jax.zoo._chains import compose, convolve, reverse
 from contexture_jax.zoo._circle import circle, circle_heat, circle_shift
 from contexture_jax.zoo._combinations import (
     convex_combination,
-    self_convolution,
     tensor_product,
-    walk_power,
 )
 from contexture_jax.zoo._dirichlet import (
     beta_binomial,
@@ -66,7 +65,9 @@ __all__ = [
     "circle_shift",
     "complete_bipartite",
     "complete_graph",
+    "compose",
     "convex_combination",
+    "convolve",
     "cyclic",
     "deterministic_labels",
     "dirichlet_multinomial",
@@ -86,8 +87,8 @@ __all__ = [
     "nested",
     "poisson_thinning",
     "product_erasure",
+    "reverse",
     "scarf",
-    "self_convolution",
     "sphere_heat",
     "staff_smoking",
     "tensor_product",
@@ -95,6 +96,5 @@ __all__ = [
     "torus_walk",
     "tree",
     "von_mises_fisher",
-    "walk_power",
     "zonal",
 ]

@@ -7,6 +7,7 @@ precision of JAX, and cast once at the end. They need concrete parameters; `samp
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ __all__ = [
     "Clusters",
     "Functions",
     "IndexedContext",
+    "check_contexts",
     "check_table_size",
     "collect",
     "density_of_rows",
@@ -399,3 +401,19 @@ class IndexedContext(AnalyticContext):
         order = np.argsort(-values[index], kind="stable")
         order = order[values[index][order] > self._rounding][:k]
         return Functions(values[index][order], left[:, order], right[:, order])
+
+
+def check_contexts(contexts: Iterable, kind: type) -> tuple:
+    """At least one context of a kind, `AnalyticContext` or `IndexedContext`."""
+    contexts = tuple(contexts)
+    if not contexts:
+        msg = "contexts must hold at least one context; got none"
+        raise ValueError(msg)
+    for i, context in enumerate(contexts):
+        if not isinstance(context, kind):
+            what = "a context of the zoo"
+            if kind is IndexedContext:
+                what += " with indexed functions"
+            msg = f"contexts[{i}] must be {what}; got {type(context).__name__}"
+            raise TypeError(msg)
+    return contexts

@@ -1,4 +1,4 @@
-"""Contexts of known spectrum made of others (theory.md §5, combinations)."""
+"""Contexts of known spectrum side by side, or one of several (theory.md §5.4)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_integer, check_key
+from contexture_jax._core.checks import check_key
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
     PRNGKeyArray,
     pytree_dataclass,
-    static_field,
 )
 from contexture_jax.zoo._base import (
     TIE,
@@ -23,6 +22,7 @@ from contexture_jax.zoo._base import (
     Clusters,
     Functions,
     IndexedContext,
+    check_contexts,
     check_table_size,
     collect,
     exp_minus_one,
@@ -30,7 +30,7 @@ from contexture_jax.zoo._base import (
 )
 from contexture_jax.zoo._checks import check_law
 
-__all__ = ["convex_combination", "self_convolution", "tensor_product", "walk_power"]
+__all__ = ["convex_combination", "tensor_product"]
 
 
 def _multiply(first: Clusters, second: Clusters, k: int) -> Clusters:
@@ -255,64 +255,6 @@ class _Mixture(IndexedContext):
         return left, np.vstack(blocks), index
 
 
-@pytree_dataclass
-class _Walk(AnalyticContext):
-    """`num_steps` alternating steps x → a → x → …: T T* T …, values s^num_steps."""
-
-    base: AnalyticContext
-    num_steps: int = static_field()
-
-    def _has(self, hook: str) -> bool:
-        return hook in ("_joint", "_functions", "_points") and self.base._has(hook)
-
-    def _leading(self, k: int) -> Clusters:
-        found = self.base.clusters(k)
-        return collect(found.values**self.num_steps, found.multiplicities)
-
-    def total_energy(self) -> float:
-        """Σ s_i^(2 num_steps), summed until what is left cannot change it.
-
-        Past the last summed s, the rest is at most s^(2 num_steps - 2) times what the
-        sum of squares lacks.
-        """
-        all_squares, k = self.base.total_energy(), 64
-        while True:
-            values, multiplicities = self.base.clusters(k)
-            counts = np.array([float(m) for m in multiplicities])
-            total = float(counts @ values ** (2 * self.num_steps))
-            lacking = max(all_squares - float(counts @ values**2), 0.0)
-            last = float(values[-1]) if values.size else 0.0
-            rest = lacking * last ** (2 * self.num_steps - 2)
-            if counts.sum() < k or rest <= np.finfo(np.float64).eps * total:
-                return total
-            k *= 2
-
-    def num_resolved(self) -> int:
-        return min(self.base.num_resolved(), min(self._joint().shape) - 1)
-
-    def _joint(self) -> np.ndarray:
-        joint = self.base._joint()
-        rows, columns = joint.sum(axis=1), joint.sum(axis=0)
-        walk = joint
-        for step in range(1, self.num_steps):
-            walk = (walk / columns) @ joint.T if step % 2 else (walk / rows) @ joint
-        return walk
-
-    @property
-    def _has_vectors(self) -> bool:
-        return self.base._has_vectors
-
-    def _points(self) -> tuple[np.ndarray, np.ndarray]:
-        x, a = self.base._points()
-        return x, (a if self.num_steps % 2 else x)
-
-    def _functions(self, k: int) -> Functions:
-        values, left, right = self.base._functions(k)
-        return Functions(
-            values**self.num_steps, left, right if self.num_steps % 2 else left
-        )
-
-
 def tensor_product(contexts: Sequence[AnalyticContext]) -> AnalyticContext:
     """Independent contexts side by side: X = (X_1, …, X_r), A = (A_1, …, A_r).
 
@@ -328,7 +270,7 @@ def tensor_product(contexts: Sequence[AnalyticContext]) -> AnalyticContext:
         TypeError: if one is no context of the zoo.
         ValueError: if there is none.
     """
-    return _Product(_check_contexts(contexts, AnalyticContext))
+    return _Product(check_contexts(contexts, AnalyticContext))
 
 
 def convex_combination(
@@ -350,7 +292,7 @@ def convex_combination(
         TypeError: if one is no such context.
         ValueError: if they do not share their functions, or weights are wrong.
     """
-    components = _check_contexts(contexts, IndexedContext)
+    components = check_contexts(contexts, IndexedContext)
     law = check_law(weights, "weights", positive=True)
     if law.size != len(components):
         msg = f"weights must have length {len(components)}; got {law.size}"
@@ -363,43 +305,3 @@ def convex_combination(
             )
             raise ValueError(msg)
     return _Mixture(components, law)
-
-
-def walk_power(context: AnalyticContext, power: int) -> AnalyticContext:
-    """The X-to-X walk of `power` steps x → a → x': (T T*)^power, values s^(2 power).
-
-    Its singular values are the λ_i^power of the dual kernel's walk (theory.md §5).
-
-    Args:
-        context: a context of the zoo.
-        power: at least 1.
-    """
-    (base,) = _check_contexts([context], AnalyticContext)
-    return _Walk(base, 2 * check_integer(power, "power", low=1))
-
-
-def self_convolution(context: AnalyticContext) -> AnalyticContext:
-    """A step of the dual kernel's walk, then the context: T T* T, values s³.
-
-    The convolution of a context with itself (theory.md §4 and §5).
-
-    Args:
-        context: a context of the zoo.
-    """
-    (base,) = _check_contexts([context], AnalyticContext)
-    return _Walk(base, 3)
-
-
-def _check_contexts(contexts: Sequence, kind: type) -> tuple:
-    contexts = tuple(contexts)
-    if not contexts:
-        msg = "contexts must hold at least one context; got none"
-        raise ValueError(msg)
-    for i, context in enumerate(contexts):
-        if not isinstance(context, kind):
-            what = "a context of the zoo"
-            if kind is IndexedContext:
-                what += " with indexed functions"
-            msg = f"contexts[{i}] must be {what}; got {type(context).__name__}"
-            raise TypeError(msg)
-    return contexts

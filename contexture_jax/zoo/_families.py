@@ -7,12 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 from contexture_jax.zoo._base import AnalyticContext
+from contexture_jax.zoo._chains import compose, convolve, reverse
 from contexture_jax.zoo._circle import circle, circle_heat, circle_shift
 from contexture_jax.zoo._combinations import (
     convex_combination,
-    self_convolution,
     tensor_product,
-    walk_power,
 )
 from contexture_jax.zoo._dirichlet import (
     beta_binomial,
@@ -102,20 +101,23 @@ FAMILIES: dict[str, Callable[[], AnalyticContext]] = {
         [cyclic(_STEPS), krawtchouk(4, 0.2), identity((0.4, 0.6))]
     ),
     "product_erasure": lambda: product_erasure(_LAWS, (0.2, 0.4, 0.7)),
+    "reverse": lambda: reverse(gamma_poisson(2.5, 1.0)),
     "scarf": lambda: scarf(_LAWS, 0.3),
-    "self_convolution": lambda: self_convolution(poisson_thinning(3.0, 0.4)),
     "sphere_heat": lambda: sphere_heat(3, 0.2),
     "sphere_heat_in_five_dimensions": lambda: sphere_heat(5, 0.2),
     "staff_smoking": staff_smoking,
     "three_state_chain": three_state_chain,
     "torus_walk": lambda: torus_walk(5, 2),
     "tree": lambda: tree(2, (0.1, 0.2, 0.3, 0.15, 0.25)),
+    "compose": lambda: compose(*[erasure(3, 0.3), reverse(erasure(3, 0.3))] * 2),
+    "convolve": lambda: convolve(
+        poisson_thinning(3.0, 0.7), poisson_thinning(3.0, 0.4)
+    ),
     "convex_combination": lambda: convex_combination(
         [gaussian(0.5), gaussian(-0.8)], (0.3, 0.7)
     ),
     "von_mises_fisher": lambda: von_mises_fisher(3, 2.0),
     "von_mises_fisher_on_the_circle": lambda: von_mises_fisher(2, 3.0),
-    "walk_power": lambda: walk_power(erasure(3, 0.3), 2),
     "zonal": lambda: zonal(3, _bump),
 }
 """Name → factory of a small context of that family.

@@ -7,12 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import binom, norm, poisson
 
-from contexture_jax._core.checks import (
-    as_floating,
-    as_real,
-    check_integer,
-    check_key,
-)
+from contexture_jax._core.checks import as_floating, as_real, check_integer, check_key
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -20,12 +15,7 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.zoo._base import (
-    AnalyticContext,
-    Clusters,
-    IndexedContext,
-    host,
-)
+from contexture_jax.zoo._base import AnalyticContext, Clusters, IndexedContext, host
 from contexture_jax.zoo._checks import (
     as_integers,
     check_fraction,

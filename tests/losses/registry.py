@@ -105,7 +105,6 @@ OBJECTIVES: dict[str, Callable[[Embeddings, Any], Any]] = {
     "svme weighted": _pair(losses.svme, weighted=True),
     "svme squared": _pair(losses.svme, constraint="squared"),
     "svme hinge": _pair(losses.svme, constraint=HINGE),
-    "svme none": _pair(losses.svme, constraint="none"),
     "svme running": _running,
     "kise": _kise,
     "kise unbiased": partial(_kise, unbiased=True),
@@ -113,12 +112,17 @@ OBJECTIVES: dict[str, Callable[[Embeddings, Any], Any]] = {
     "kise_pairs": _pair(losses.kise_pairs),
     "spectral_contrastive": _pair(losses.spectral_contrastive),
     "spectral_contrastive unbiased": _pair(losses.spectral_contrastive, unbiased=True),
-    "haochen": _pair(losses.haochen, mu=1.0),
-    "haochen weighted": _pair(losses.haochen, weighted=True, centre=True),
+    "published": _pair(losses.spectral_contrastive_published, mu=1.0),
+    "published weighted": _pair(
+        losses.spectral_contrastive_published, weighted=True, centre=True
+    ),
     "non_contrastive": _pair(losses.non_contrastive),
     "lora_svd": _pair(losses.lora_svd),
     "lora_svd unbiased": _pair(losses.lora_svd, unbiased=True, weighted=True),
     "lora_evd": _pair(losses.lora_evd),
+    "lora_kernel": lambda e, axis: losses.lora_kernel(
+        e.phi, e.data.kernel, unbiased=True, weights=e.data.weights, axis_name=axis
+    ),
     "joint_nesting": _pair(losses.joint_nesting),
     "sequential_nesting": _pair(losses.sequential_nesting),
     "neural_ef": _pair(losses.neural_ef),

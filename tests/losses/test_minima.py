@@ -56,8 +56,8 @@ def on_views(loss: Callable[..., Any], at: Weighted = LAW.views, **options: Any)
     )
 
 
-def on_kernel(kernel: np.ndarray, **options: Any) -> Any:
-    return lambda phi: losses.kise(phi, kernel, weights=LAW.p_x, **options)
+def on_kernel(kernel: np.ndarray, loss: Any = losses.kise, **options: Any) -> Any:
+    return lambda phi: loss(phi, kernel, weights=LAW.p_x, **options)
 
 
 class Case(NamedTuple):
@@ -78,14 +78,14 @@ CASES = {
         WIDTH - TOP.sum(),
         "x",
     ),
-    "kise, low rank": Case(
-        on_kernel(LAW.kernel, constraint="none"), INPUTS, -(TOP**2).sum(), "x"
+    "lora_kernel": Case(
+        on_kernel(LAW.kernel, losses.lora_kernel), INPUTS, -(TOP**2).sum(), "x"
     ),
     "spectral_contrastive": Case(
         on_views(losses.spectral_contrastive), VIEWS, -(TOP**2).sum() / 2, "a"
     ),
-    "haochen, centred": Case(
-        on_views(losses.haochen, unbiased=False, centre=True),
+    "spectral_contrastive_published, centred": Case(
+        on_views(losses.spectral_contrastive_published, unbiased=False, centre=True),
         VIEWS,
         -(TOP**2).sum(),
         "a",
@@ -183,8 +183,10 @@ def test_spectral_contrastive_learns_variances_that_are_the_spectrum() -> None:
     assert np.abs(variances - TOP).max() < ANGLE
 
 
-def test_haochen_spends_a_slot_on_the_constant() -> None:
-    value, (psi,) = minimise(on_views(losses.haochen, unbiased=False), VIEWS)
+def test_the_published_contrastive_loss_spends_a_slot_on_the_constant() -> None:
+    value, (psi,) = minimise(
+        on_views(losses.spectral_contrastive_published, unbiased=False), VIEWS
+    )
     assert abs(value + 1 + S2[0] ** 2) < VALUE
     expected = np.column_stack([np.ones(NUM_A), LAW.right[:, 0]])
     assert largest_sine(psi, expected, LAW.p_a, centre=False) < ANGLE

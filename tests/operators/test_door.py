@@ -125,9 +125,9 @@ def test_an_operator_of_the_user_with_maps_of_its_own_is_called_as_it_is():
     matrix = np.full((4, 4), 0.25, DTYPE)
     op = Squares(matrix)
     g = np.arange(8.0).reshape(4, 2)
-    for whole in (op, cx.operators.adjoint(op), cx.operators.compose(op, op)):
+    for whole in (op, cx.operators.reverse(op), cx.operators.compose(op, op)):
         np.testing.assert_allclose(whole.matmat(g), matrix @ g, rtol=tol(DTYPE))
-    both = cx.operators.mixture([op, cx.operators.adjoint(op)], [1, 1])
+    both = cx.operators.mixture([op, cx.operators.reverse(op)], [1, 1])
     np.testing.assert_allclose(both.rmatmat(g), matrix @ g, rtol=tol(DTYPE))
 
 
@@ -281,7 +281,7 @@ def test_what_a_public_function_cannot_take_is_named(ask, error, message):
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
-        (cx.operators.adjoint, (None,), "operator must be an operator.*got NoneType"),
+        (cx.operators.reverse, (None,), "operator must be an operator.*got NoneType"),
         (cx.operators.compose, (3,), r"operators\[0\] must be an operator.*got int"),
         (
             cx.operators.convex_combination,

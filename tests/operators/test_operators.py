@@ -229,6 +229,20 @@ def test_operators_multiply_blocks_and_vectors_and_have_an_adjoint(name):
         _ = op @ g[1:, 0]
 
 
+def test_a_convolution_is_a_step_of_the_first_and_then_the_second():
+    rng = np.random.default_rng(5)
+    p_x = rng.dirichlet(np.ones(6))
+    one, two = (p_x[:, None] * rng.dirichlet(np.ones(m), 6) for m in (4, 5))
+    found = cx.operators.convolve(
+        *(cx.association_operator(cx.contexts.joint(table)) for table in (one, two))
+    )
+    walk = (one / one.sum(axis=0)) @ one.T / p_x[:, None]
+    expected = walk @ (two / p_x[:, None])
+    atol = tol(found.dtype, factor=10)
+    np.testing.assert_allclose(found.as_matrix(), expected, atol=atol)
+    np.testing.assert_allclose(found.p_a, two.sum(axis=0), atol=atol)
+
+
 def test_bad_compositions_are_refused():
     get = functools.partial(operator, dtype=DTYPES[-1])
     with pytest.raises(ValueError, match=r"must be the X of operator 1.*got 9 and 14"):

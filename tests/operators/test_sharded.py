@@ -145,7 +145,7 @@ def test_any_table_can_be_stored_over_devices(storage):
 
 def test_compositions_take_sharded_parts():
     def both(op):
-        return cx.operators.compose(cx.operators.adjoint(op), op)
+        return cx.operators.compose(cx.operators.reverse(op), op)
 
     one, many = both(single("reversed knn")), both(sharded("reversed knn", 8))
     f, g = blocks(one)

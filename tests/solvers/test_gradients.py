@@ -120,7 +120,7 @@ def test_energies_have_the_gradient_of_the_whole_spectrum():
 def test_estimated_energies_have_the_gradient_of_an_estimate_from_plain_probes():
     def solve(table):
         op = build(table)
-        both = cx.operators.compose(op, cx.operators.adjoint(op))
+        both = cx.operators.compose(op, cx.operators.reverse(op))
         return both, *cx.svd(both, 3, key=KEY)
 
     @jax.jit
@@ -222,7 +222,7 @@ def sparse_operator(weights):
 
 def two_steps(weights):
     op = sparse_operator(weights)
-    return cx.operators.compose(op, cx.operators.adjoint(op))
+    return cx.operators.compose(op, cx.operators.reverse(op))
 
 
 def two_step_table(weights):

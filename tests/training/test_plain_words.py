@@ -54,7 +54,7 @@ def take_step(objective: Any, encode: Any = encode, batch: Any = X, **options: A
     "loss",
     [
         L.svme,
-        functools.partial(L.svme, constraint="none"),
+        functools.partial(L.svme, constraint="squared"),
         of_one,
         of_pair,
         constant,

@@ -28,9 +28,10 @@ RESOLVED = {
     "logistic_map": 10,
     "multivariate_gaussian": 10,
     "poisson_thinning": 10,
-    "self_convolution": 10,
     "sphere_heat": 150,
     "convex_combination": 15,
+    "convolve": 10,
+    "reverse": 9,
     "von_mises_fisher": 80,
     "von_mises_fisher_on_the_circle": 12,
     "zonal": 15,
@@ -357,11 +358,72 @@ def test_visible_mixture_of_families_of_unequal_length_has_their_functions(conte
 
 @needs_x64
 @pytest.mark.parametrize(
-    ("walk", "exponent"),
-    [(lambda c: zoo.walk_power(c, 3), 6), (zoo.self_convolution, 3)],
+    ("first", "second"),
+    [
+        (zoo.cyclic([0.5, 0.5, 0, 0, 0, 0, 0, 0]), zoo.lazy_ring(8, 0.2)),
+        (zoo.cyclic([0.3, 0, 0, 0, 0.7, 0, 0, 0]), zoo.cyclic([0.5, 0.5] + [0] * 6)),
+        (zoo.circle(lambda u: 2 + np.cos(u) + np.sin(3 * u)), zoo.circle_heat(0.05)),
+        (zoo.circle_heat(0.05), zoo.circle(lambda u: 2 + np.cos(u) + np.sin(3 * u))),
+    ],
+    ids=["ring", "by index, not rank", "ends before", "ends after"],
 )
-def test_walks_raise_singular_values_to_a_power(walk, exponent):
-    base = zoo.tree(3, [0.2, 0.3, 0.5])
+def test_a_convolution_is_the_walk_of_the_first_and_then_the_second(first, second):
+    found = zoo.convolve(first, second)
+    one, two = np.asarray(first.table()), np.asarray(second.table())
+    walk = (one / one.sum(axis=0)) @ one.T / one.sum(axis=1)
+    np.testing.assert_allclose(found.table(), walk @ two, atol=1e-15)
+    k = min(found.num_resolved(), 30)
+    expected = svd_values(walk @ two)[:k]
+    np.testing.assert_allclose(found.spectrum(k), expected, atol=1e-10)
+    assert k == 30 or found.num_resolved() == min(one.shape) - 1
+
+
+@needs_x64
+def test_reverse_exchanges_inputs_and_context_values():
+    context = zoo.staff_smoking()
+    back = zoo.reverse(context)
+    np.testing.assert_array_equal(back.table(), np.asarray(context.table()).T)
+    np.testing.assert_array_equal(back.spectrum(3), context.spectrum(3))
+    assert zoo.reverse(back) is context
+    walk = zoo.compose(back, context)
+    np.testing.assert_allclose(walk.spectrum(3), context.spectrum(3) ** 2, rtol=1e-12)
+    assert walk.table().shape == (4, 4)
+    counted = zoo.gamma_poisson(2.5, 1.0)
+    turned = zoo.reverse(counted)
+    np.testing.assert_array_equal(turned.inputs(), counted.context_values())
+    np.testing.assert_array_equal(turned.left_functions(3), counted.right_functions(3))
+
+
+def test_chains_of_other_functions_are_refused():
+    one, other = zoo.staff_smoking(), zoo.three_state_chain()
+    with pytest.raises(ValueError, match="one context and its reverse in turn"):
+        zoo.compose(one, one)
+    with pytest.raises(ValueError, match="got another at position 1"):
+        zoo.compose(one, zoo.reverse(other))
+    with pytest.raises(ValueError, match="must share their left singular functions"):
+        zoo.convolve(one, other)
+    with pytest.raises(ValueError, match="must share their left singular functions"):
+        zoo.convolve(zoo.gaussian(0.5), zoo.poisson_thinning(3.0, 0.4))
+
+
+@needs_x64
+@pytest.mark.parametrize(
+    "base",
+    [
+        zoo.tree(3, [0.2, 0.3, 0.5]),
+        zoo.tensor_product([zoo.erasure(2, 0.4), zoo.staff_smoking()]),
+    ],
+    ids=["indexed", "not"],
+)
+@pytest.mark.parametrize(
+    ("walk", "exponent"),
+    [
+        (lambda c: zoo.compose(*[c, zoo.reverse(c)] * 3), 6),
+        (lambda c: zoo.compose(zoo.compose(c, zoo.reverse(c)), c), 3),
+        (lambda c: zoo.convolve(c, c), 3),
+    ],
+)
+def test_walks_raise_singular_values_to_a_power(walk, exponent, base):
     joint = np.asarray(base.table())
     kernel = joint / joint.sum(axis=1, keepdims=True)
     back = joint.T / joint.sum(axis=0)[:, None]

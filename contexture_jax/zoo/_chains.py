@@ -1,0 +1,245 @@
+"""Contexts of known spectrum one after the other, and turned round (theory.md §5.4)."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from contexture_jax._core.types import pytree_dataclass, static_field, summary
+from contexture_jax.zoo._base import (
+    TIE,
+    AnalyticContext,
+    Clusters,
+    Functions,
+    IndexedContext,
+    check_contexts,
+    collect,
+)
+
+__all__ = ["compose", "convolve", "reverse"]
+
+
+@pytree_dataclass
+class _Chain(AnalyticContext):
+    """`num_steps` alternating steps x → a → x → …, or a → x → …: values s^num_steps."""
+
+    base: AnalyticContext
+    num_steps: int = static_field()
+    from_a: bool = static_field()
+
+    @property
+    def _to_a(self) -> bool:
+        """Whether the last step ends on a value of A."""
+        return (self.num_steps + self.from_a) % 2 == 1
+
+    def _has(self, hook: str) -> bool:
+        return hook in ("_joint", "_functions", "_points") and self.base._has(hook)
+
+    def _leading(self, k: int) -> Clusters:
+        found = self.base.clusters(k)
+        return collect(found.values**self.num_steps, found.multiplicities)
+
+    def total_energy(self) -> float:
+        """Σ s_i^(2 num_steps), summed until what is left cannot change it.
+
+        Past the last summed s, the rest is at most s^(2 num_steps - 2) times what the
+        sum of squares lacks.
+        """
+        all_squares, k = self.base.total_energy(), 64
+        if self.num_steps == 1:
+            return all_squares
+        while True:
+            values, multiplicities = self.base.clusters(k)
+            counts = np.array([float(m) for m in multiplicities])
+            total = float(counts @ values ** (2 * self.num_steps))
+            lacking = max(all_squares - float(counts @ values**2), 0.0)
+            last = float(values[-1]) if values.size else 0.0
+            rest = lacking * last ** (2 * self.num_steps - 2)
+            if counts.sum() < k or rest <= np.finfo(np.float64).eps * total:
+                return total
+            k *= 2
+
+    def num_resolved(self) -> int:
+        return min(self.base.num_resolved(), min(self._joint().shape) - 1)
+
+    def _joint(self) -> np.ndarray:
+        joint = self.base._joint()
+        if self.from_a:
+            joint = joint.T
+        rows, columns = joint.sum(axis=1), joint.sum(axis=0)
+        walk = joint
+        for step in range(1, self.num_steps):
+            walk = (walk / columns) @ joint.T if step % 2 else (walk / rows) @ joint
+        return walk
+
+    @property
+    def _has_vectors(self) -> bool:
+        if not self.from_a:
+            return self.base._has_vectors
+        return not self.base._has("_points") or self.base._points()[1].ndim > 1
+
+    def _points(self) -> tuple[np.ndarray, np.ndarray]:
+        sides = self.base._points()
+        return sides[self.from_a], sides[self._to_a]
+
+    def _functions(self, k: int) -> Functions:
+        values, *sides = self.base._functions(k)
+        return Functions(values**self.num_steps, sides[self.from_a], sides[self._to_a])
+
+
+@pytree_dataclass
+class _Convolution(IndexedContext):
+    """T₁ T₁* T₂ of contexts with common left functions: λ_i s_i, index by index."""
+
+    first: IndexedContext
+    second: IndexedContext
+
+    @property
+    def basis(self) -> tuple:
+        return self.second.basis
+
+    def _has(self, hook: str) -> bool:
+        return self.first._has(hook) and self.second._has(hook)
+
+    @property
+    def _has_vectors(self) -> bool:
+        return self.second._has_vectors
+
+    @property
+    def _rounding(self) -> float:
+        return 2 * self.first._rounding + self.second._rounding
+
+    def modes(self, num: int) -> Clusters:
+        parts = [context.modes(num) for context in (self.first, self.second)]
+        size = min(part.values.size for part in parts)
+        one, two = (part.values[:size] for part in parts)
+        return Clusters(one**2 * two, parts[1].multiplicities[:size])
+
+    def _tail(self, num: int) -> float:
+        return self.first._tail(num) ** 2 * self.second._tail(num)
+
+    def total_energy(self) -> float:
+        """Σ λ_i² s_i², summed until what is left cannot change it."""
+        squares, num = self.second.total_energy(), 64
+        while True:
+            values, multiplicities = self.modes(num)
+            counts = np.array([float(m) for m in multiplicities])
+            total = float(counts @ values**2)
+            own = self.second.modes(num).values[: values.size]
+            lacking = max(squares - float(counts @ own**2), 0.0)
+            rest = lacking * self.first._tail(num) ** 4
+            if values.size < num or rest <= np.finfo(np.float64).eps * total:
+                return total
+            num *= 2
+
+    def num_resolved(self) -> int:
+        """As many as lie above the first value that the table of either lacks."""
+        parts = (self.first, self.second)
+        lacking = [float(p._spectrum(p.num_resolved() + 1)[-1]) for p in parts]
+        num = max(p._num_modes(p.num_resolved() + 1) for p in parts)
+        values, multiplicities = self.modes(num)
+        seen = np.ones(values.size, dtype=bool)
+        for part, least in zip(parts, lacking, strict=True):
+            seen &= part.modes(num).values[: values.size] > least * (1 + TIE)
+        lost = max(float(values[~seen].max(initial=0.0)), self._tail(num))
+        if lost <= self._rounding:
+            return min(self._joint().shape) - 1
+        counts = np.array(multiplicities, dtype=object)
+        return int(counts[values > lost * (1 + TIE)].sum())
+
+    def _joint(self) -> np.ndarray:
+        one, two = self.first._joint(), self.second._joint()
+        walk = (one / one.sum(axis=0)) @ one.T
+        return (walk / walk.sum(axis=0)) @ two
+
+    def _points(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.first._points()[0], self.second._points()[1]
+
+    def _indexed_functions(self, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        left, right, index = self.second._indexed_functions(num)
+        there = index < self.modes(num).values.size
+        return left[:, there], right[:, there], index[there]
+
+
+def compose(*contexts: AnalyticContext) -> AnalyticContext:
+    """The chain T₁ T₂ …: X → A₁ → A₂ → …, of one context and its reverse in turn.
+
+    `compose(c, reverse(c))` is the X-to-X walk of the dual kernel, T T*, with the
+    values s_i²; p times over it is (T T*)^p, with s_i^(2p) (theory.md §4.6). Chains
+    whose factors have other functions have no closed form here.
+
+    Args:
+        *contexts: of the zoo, at least one; the A of each is the X of the next.
+
+    Raises:
+        TypeError: if one is no context of the zoo.
+        ValueError: if there is none, or they are not one context and its reverse.
+    """
+    chain, *others = map(_as_chain, check_contexts(contexts, AnalyticContext))
+    for place, other in enumerate(others, 1):
+        if not _is_same(chain.base, other.base) or chain._to_a != other.from_a:
+            msg = (
+                "contexts must be one context and its reverse in turn, as compose(c,"
+                f" reverse(c), c); got another at position {place}"
+            )
+            raise ValueError(msg)
+        chain = _Chain(chain.base, chain.num_steps + other.num_steps, chain.from_a)
+    return _simplest(chain)
+
+
+def convolve(first: AnalyticContext, second: AnalyticContext) -> AnalyticContext:
+    """T₁ T₁* T₂: a step of the first's dual kernel, X → X′, then the second.
+
+    Its singular values are (s_i^(1))² s_i^(2), index by index (degree, frequency, set,
+    level), not rank by rank; s_i³ for a context with itself (theory.md §4.6).
+
+    Args:
+        first: a context of the zoo.
+        second: another with the same law of X and the same functions, as for
+            `convex_combination`; or `first` again, whatever it is.
+
+    Raises:
+        TypeError: if one is no context of the zoo.
+        ValueError: if they do not share their functions.
+    """
+    first, second = check_contexts((first, second), AnalyticContext)
+    if isinstance(first, IndexedContext) and isinstance(second, IndexedContext):
+        if first.basis == second.basis:
+            return _Convolution(first, second)
+    elif _is_same(_as_chain(first).base, _as_chain(second).base):
+        return compose(first, reverse(first), second)
+    msg = (
+        "contexts must share their left singular functions; got"
+        f" {summary(first)} and {summary(second)}"
+    )
+    raise ValueError(msg)
+
+
+def reverse(context: AnalyticContext) -> AnalyticContext:
+    """X and A in each other's place: T* for T, with the same singular values.
+
+    What `reverse` gives it takes back. No `sample` or `log_density`.
+
+    Args:
+        context: of the zoo.
+
+    Raises:
+        TypeError: if it is no context of the zoo.
+    """
+    (context,) = check_contexts((context,), AnalyticContext)
+    chain = _as_chain(context)
+    return _simplest(_Chain(chain.base, chain.num_steps, chain._to_a))
+
+
+def _as_chain(context: AnalyticContext) -> _Chain:
+    return context if isinstance(context, _Chain) else _Chain(context, 1, False)
+
+
+def _simplest(chain: _Chain) -> AnalyticContext:
+    return chain if chain.from_a or chain.num_steps > 1 else chain.base
+
+
+def _is_same(one: AnalyticContext, two: AnalyticContext) -> bool:
+    """Whether two contexts are one family with the same parameters."""
+    (leaves, structure), (others, other) = map(jax.tree.flatten, (one, two))
+    return structure == other and all(map(np.array_equal, leaves, others))
