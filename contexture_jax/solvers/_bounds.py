@@ -59,7 +59,7 @@ class Known(NamedTuple):
         same: whether all of it is of one law, shape ().
         lost: how far the computed bases are from orthonormal ones, shape (); None: not
             measured.
-        missed: what the probes say that was missed at most, shape (), with `lost`.
+        remainder: what the probes say that ‖M₂₂‖ is at most, shape (), with `lost`.
     """
 
     values: Float[Either, " rank"]
@@ -72,7 +72,7 @@ class Known(NamedTuple):
     cluster_tol: Float[Either, ""]
     same: Bool[Either, ""]
     lost: Float[Either, ""] | None = None
-    missed: Float[Either, ""] | None = None
+    remainder: Float[Either, ""] | None = None
 
 
 class Found(NamedTuple):
@@ -143,16 +143,16 @@ def bounds_from(
     tail = xp.maximum(tail, 0) + hidden + slack * (scale**2 + total)
     exact = (known.tail_error == 0) & (in_range | (s[0] == 0))
     tail = xp.where(exact, tail, xp.inf)
-    largest_missed = xp.sqrt(tail)
-    if known.lost is not None and known.missed is not None:
+    remainder = xp.sqrt(tail)
+    if known.lost is not None and known.remainder is not None:
         rounding = rounding + 2 * xp.maximum(scale, s[0]) * known.lost
-        missed = _times(known.missed, -unit)
-        largest_missed = xp.minimum(largest_missed, missed + rounding)
+        probed = _times(known.remainder, -unit)
+        remainder = xp.minimum(remainder, probed + rounding)
     residuals = Residuals(left_residuals, right_residuals, rounding)
     lower = _lower(s, residuals)
     cluster = _clusters(s, residuals, cluster_tol)
     make = functools.partial(_bounds, s, residuals, lower, cluster, tail, ceiling)
-    both = _each(make, xp.stack([largest_missed, xp.minimum(largest_missed, s[-1])]))
+    both = _each(make, xp.stack([remainder, xp.minimum(remainder, s[-1])]))
     cut = both.next_upper[0] >= lower[-1]
     coherent = coherent & ~(lower[None, :] > both.upper).any()
 
@@ -231,10 +231,10 @@ def _bounds(
     cluster: Int[Either, " r"],
     tail: Float[Either, ""],
     ceiling: Any,
-    largest_missed: Float[Either, ""],
+    remainder: Float[Either, ""],
 ) -> Bounds:
     xp = _namespace(s)
-    upper, next_upper = _upper(s, residuals, tail, largest_missed)
+    upper, next_upper = _upper(s, residuals, tail, remainder)
     upper = xp.minimum(_running_min(upper), ceiling)
     next_upper = xp.minimum(next_upper, upper[-1])
     return Bounds(
@@ -249,7 +249,7 @@ def _upper(
     s: Float[Either, " r"],
     residuals: Residuals,
     tail: Float[Either, ""],
-    largest_missed: Float[Either, ""],
+    remainder: Float[Either, ""],
 ) -> tuple[Float[Either, " r"], Float[Either, ""]]:
     """The bounds of `certify` on s_1, …, s_r and on s_{r+1}, before they are sorted."""
     xp = _namespace(s)
@@ -261,10 +261,10 @@ def _upper(
     # norms[k, j] = ‖f_{k..j}‖; the last column is ‖f_{k..r}‖.
     norms = _norms_from(residuals.right) + rounding
     # What is left beside the first j triples: the others and what was missed.
-    others = _two_by_two(s, norms[:, -1], largest_missed) + left[-1]
+    others = _two_by_two(s, norms[:, -1], remainder) + left[-1]
     energy = tail + xp.cumsum((s**2)[::-1])[::-1]
     others = xp.minimum(others, xp.sqrt(energy))
-    beside = xp.concatenate([others[1:], largest_missed[None]])
+    beside = xp.concatenate([others[1:], remainder[None]])
     upper = _two_by_two(s[:, None], norms, beside[None, :]) + left[None, :]
     upper = xp.where(above, upper, xp.inf).min(axis=1)
     # Energy alone: levels[a, k] has the squares of the last k − a + 1 values up to k.
@@ -272,7 +272,7 @@ def _upper(
     count = xp.where(above, rows[None, :] - rows[:, None] + 1, 1)
     levels = xp.sqrt((tail + squares) / count) + rounding
     by_energy = xp.where(above, levels, xp.inf).min(axis=0)
-    return xp.minimum(upper, by_energy), largest_missed + left[-1]
+    return xp.minimum(upper, by_energy), remainder + left[-1]
 
 
 def _two_by_two(a: Either, f: Either, t: Either) -> Either:

@@ -31,8 +31,8 @@ from contexture_jax._core.types import Array, Bool, Float, Int, short_repr, summ
 from contexture_jax.operators import AssociationOperator, to_vectors
 from contexture_jax.solvers._bounds import Bounds, Found, Known, bounds_from
 from contexture_jax.solvers._linear_map import LinearMap, symmetrised_map
-from contexture_jax.solvers._missed import missed_norm
 from contexture_jax.solvers._random import make_seed
+from contexture_jax.solvers._remainder import remainder_norm
 from contexture_jax.solvers._results import SolveInfo, SVDResult
 
 __all__ = ["Bounds", "Certificate", "Cluster", "certify"]
@@ -199,42 +199,19 @@ def certify(
         >>> bool((certificate.lower <= s).all() & (s <= certificate.upper).all())
         True
     """
-    if not isinstance(result, SVDResult) or not isinstance(info, SolveInfo):
-        given = f"{type(result).__name__} and {type(info).__name__}"
-        raise TypeError(f"result and info must be what svd returns; got {given}")
-    if op is not None and not isinstance(op, AssociationOperator):
-        raise TypeError(f"op must be the operator of svd; got {type(op).__name__}")
     num_passes = check_integer(num_passes, "num_passes", low=1)
     num_probes = check_integer(num_probes, "num_probes", low=1)
-    for value, name, low, high in (
-        (1.0 if scale is None else scale, "scale", 0.0, np.inf),
-        (cluster_tol, "cluster_tol", 0.0, np.inf),
-        (failure_probability, "failure_probability", 1e-100, 0.5),
-    ):
-        check_values(
-            np.asarray(value),
-            name,
-            lambda v, low=low, high=high: (v >= low) & (v <= high),
-            f"between {low:g} and {high:g}",
-        )
-    if op is not None:
-        if key is None:
-            raise TypeError("key must be given with op: what was missed is probed")
-        check_key(key)
+    _check_kinds(result, info, op, key)
+    _check_ranges(scale, cluster_tol, failure_probability)
     result, info, op = tree_on_auto_axes((result, info, op))
     _check_shapes(result, info, op)
-    same, measures = True, False
-    if op is not None:
-        same = of_one_law(
-            result.fingerprint, op.fingerprint, "op must be the operator of the result"
-        )
-        marks = (result.fingerprint, op.fingerprint)
-        # A trace cannot tell whether one was forgotten.
-        measures = is_traced(marks) or not all(map(is_known, marks))
     bound: Any = info.scale if scale is None else scale
-    lost = missed = None
+    same, measures, failure = True, False, 0.0
+    lost = remainder = None
     if op is not None:
-        info, lost, missed = _probed(
+        same, measures = _whose(result, op)
+        failure = float(failure_probability)
+        info, lost, remainder = _probed(
             result._replace(fingerprint=None),
             dataclasses.replace(
                 info,
@@ -248,7 +225,7 @@ def certify(
             measures=measures,
             num_passes=num_passes,
             num_probes=num_probes,
-            failure_probability=float(failure_probability),
+            failure_probability=failure,
         )
     known = Known(
         result.singular_values,
@@ -261,14 +238,11 @@ def certify(
         cluster_tol,
         same,
         lost,
-        missed,
+        remainder,
     )
     shape = (result.left.shape[0], result.right.shape[0])
     certificate, coherent = _certificate(
-        known,
-        shape,
-        0.0 if op is None else float(failure_probability),
-        orthonormal=not measures,
+        known, shape, failure, orthonormal=not measures
     )
     if is_concrete(coherent) and not coherent:
         msg = (
@@ -280,6 +254,41 @@ def certify(
         )
         raise ValueError(msg)
     return certificate
+
+
+def _check_kinds(result: Any, info: Any, op: Any, key: Any) -> None:
+    if not isinstance(result, SVDResult) or not isinstance(info, SolveInfo):
+        given = f"{type(result).__name__} and {type(info).__name__}"
+        raise TypeError(f"result and info must be what svd returns; got {given}")
+    if op is None:
+        return
+    if not isinstance(op, AssociationOperator):
+        raise TypeError(f"op must be the operator of svd; got {type(op).__name__}")
+    if key is None:
+        raise TypeError("key must be given with op: what was missed is probed")
+    check_key(key)
+
+
+def _check_ranges(scale: Any, cluster_tol: Any, failure_probability: Any) -> None:
+    for value, name, low, high in (
+        (1.0 if scale is None else scale, "scale", 0.0, np.inf),
+        (cluster_tol, "cluster_tol", 0.0, np.inf),
+        (failure_probability, "failure_probability", 1e-100, 0.5),
+    ):
+        check_values(
+            np.asarray(value),
+            name,
+            lambda v, low=low, high=high: (v >= low) & (v <= high),
+            f"between {low:g} and {high:g}",
+        )
+
+
+def _whose(result: SVDResult, op: AssociationOperator) -> tuple[Any, bool]:
+    """Whether both are of one law, and whether residuals must be measured anew."""
+    marks = (result.fingerprint, op.fingerprint)
+    same = of_one_law(*marks, "op must be the operator of the result")
+    # A trace cannot tell whether one was forgotten.
+    return same, is_traced(marks) or not all(map(is_known, marks))
 
 
 def _unmarked(op: AssociationOperator | None) -> AssociationOperator | None:
@@ -322,7 +331,7 @@ def _probed(
     if measures:
         info = _measured(result, info, op)
     a, u, v = _euclidean(result, op)
-    missed = missed_norm(
+    remainder = remainder_norm(
         a,
         u,
         v,
@@ -331,7 +340,7 @@ def _probed(
         num_probes=num_probes,
         failure_probability=failure_probability,
     )
-    return info, _lost(u, v), missed
+    return info, _lost(u, v), remainder
 
 
 def _certificate(

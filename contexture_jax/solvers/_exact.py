@@ -76,7 +76,7 @@ def exact(a: LinearMap, rank: int, seed: Seed) -> Triples:
     left, values, right_h = jnp.linalg.svd(matrix, full_matrices=False)
     left, values = left[:, :rank], values[:rank]
     right = right_h[:rank].conj().T
-    left, right = complete(a, left, values, right, seed)
+    left, right = complete(a, values, left, right, seed)
     # The matrix came from one of the two maps: the other one is asked itself, so that
     # two that are not adjoint show.
     n, m = a.shape
@@ -90,8 +90,8 @@ def exact(a: LinearMap, rank: int, seed: Seed) -> Triples:
         for image, vectors in zip(images, (left, right), strict=True)
     )
     return Triples(
-        left,
         values,
+        left,
         right,
         jnp.linalg.norm(left_gap, axis=0),
         jnp.linalg.norm(right_gap, axis=0),

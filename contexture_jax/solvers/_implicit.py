@@ -46,11 +46,11 @@ class Problem(NamedTuple):
 
 
 Run = Callable[[Any, Array], tuple[SVDResult, SolveInfo]]
-Pose = Callable[[Any], Problem]
+MakeProblem = Callable[[Any], Problem]
 
 
 def implicit_svd(
-    run: Run, pose: Pose, operands: Any, key: Array
+    run: Run, make_problem: MakeProblem, operands: Any, key: Array
 ) -> tuple[SVDResult, SolveInfo]:
     """`run(operands, key)`, with the gradient of what has one.
 
@@ -63,29 +63,31 @@ def implicit_svd(
 
     Args:
         run: the compiled solver.
-        pose: gives the matrix that `run` decomposes; hashable.
+        make_problem: gives the matrix that `run` decomposes; hashable.
         operands: any pytree.
         key: random key.
     """
-    return _implicit_svd(run, pose, operands, key)
+    return _implicit_svd(run, make_problem, operands, key)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _implicit_svd(
-    run: Run, pose: Pose, operands: Any, key: Array
+    run: Run, make_problem: MakeProblem, operands: Any, key: Array
 ) -> tuple[SVDResult, SolveInfo]:
-    del pose
+    del make_problem
     return run(operands, key)
 
 
-def _forward(run: Any, pose: Any, operands: Any, key: Any) -> tuple[Any, Any]:
-    del pose
+def _forward(run: Any, make_problem: Any, operands: Any, key: Any) -> tuple[Any, Any]:
+    del make_problem
     operands, key = jax.tree.map(lambda primal: primal.value, (operands, key))
     result, info = run(operands, key)
     return (result, info), (operands, key, result)
 
 
-def _backward(run: Any, pose: Any, saved: Any, cotangents: Any) -> tuple[Any, None]:
+def _backward(
+    run: Any, make_problem: Any, saved: Any, cotangents: Any
+) -> tuple[Any, None]:
     del run
     operands, key, result = _differentiated_once(saved)
     result_bar, info_bar = cotangents
@@ -96,7 +98,9 @@ def _backward(run: Any, pose: Any, saved: Any, cotangents: Any) -> tuple[Any, No
     )
     if all(bar is None for bar in bars):
         return None, None
-    gradient, vanishing, tied = _pull_back(operands, key, result, bars, pose=pose)
+    gradient, vanishing, tied = _pull_back(
+        operands, key, result, bars, make_problem=make_problem
+    )
     if not is_traced(vanishing, tied):
         found = (result.singular_values, vanishing, tied)
         _raise_where_undefined(*map(gathered, found))
@@ -125,14 +129,14 @@ def _(primals: Any, tangents: Any) -> Any:
 _implicit_svd.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-@functools.partial(jax.jit, static_argnames="pose")
+@functools.partial(jax.jit, static_argnames="make_problem")
 def _pull_back(
     operands: Any,
     key: Array,
     result: SVDResult,
     bars: tuple[Array | None, Array | None, Array | None],
     *,
-    pose: Pose,
+    make_problem: MakeProblem,
 ) -> tuple[list[Array], Bool[Array, " rank"], Bool[Array, " rank"]]:
     """Cotangents of the floating leaves, and which values have no gradient."""
     s = result.singular_values
@@ -142,13 +146,13 @@ def _pull_back(
         # The tail is the whole less Σ s_i².
         c = c - 2.0 * s * tail_bar
         total_bar = tail_bar if total_bar is None else total_bar + tail_bar
-    c, vanishing, tied = _settle(s, c, pose(operands).map)
+    c, vanishing, tied = _average_over_clusters(s, c, make_problem(operands).map)
     leaves, structure = jax.tree.flatten(operands)
 
     def functional(inexact: list[Array]) -> Float[Array, ""]:
         fill = iter(inexact)
         full = [next(fill) if _is_inexact(leaf) else leaf for leaf in leaves]
-        problem = pose(jax.tree.unflatten(structure, full))
+        problem = make_problem(jax.tree.unflatten(structure, full))
         value = jnp.zeros((), s.dtype)
         if s_bar is not None or tail_bar is not None:
             value = value + problem.pairing(result, c)
@@ -162,10 +166,10 @@ def _pull_back(
     return gradient, vanishing, tied
 
 
-def _settle(
+def _average_over_clusters(
     s: Float[Array, " rank"], c: Float[Array, " rank"], a: LinearMap
 ) -> tuple[Float[Array, " rank"], Bool[Array, " rank"], Bool[Array, " rank"]]:
-    """Cotangents to go on with, and where they ask for what does not exist.
+    """Cotangents that are equal in clusters, and where others were asked for.
 
     Values closer than `a.cutoff` are one cluster, values not above it are 0. Cotangents
     that differ inside a cluster become their mean; a cotangent of a 0 that is not

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -58,103 +59,41 @@ def krylov(
     Returns:
         Triples. `right_residuals` are those of the recurrence, with what rounding adds.
     """
-    n, m = a.shape
-    size, kept = block_size * depth, block_size * num_kept
-    real = jnp.zeros((), a.dtype).real.dtype
-    zero = jnp.zeros((), jnp.int32)
-
-    def extend(number: Array, state: _State) -> _State:
-        """Add the next block to each basis and find the one after it.
-
-        Before the first pass there is a half one, which adds nothing.
-        """
-        is_half = number < 0
-        at = jnp.maximum(number, 0).astype(jnp.int32) * block_size
-        image = jax.lax.cond(
-            is_half,
-            lambda: a.project_left(random_block(seed, n, block_size, a.dtype)),
-            lambda: a.matmat(state.block),
-        )
-        u = jax.lax.cond(
-            is_half,
-            lambda: image,
-            lambda: orthonormalize(
-                image,
-                fold(seed, 2 * state.passes + 2),
-                project=a.project_left,
-                basis=state.left,
-            ),
-        )
-        new = jnp.where(is_half, 0.0, u).astype(a.dtype)
-        left = jax.lax.dynamic_update_slice(state.left, new, (zero, at))
-        right = jax.lax.dynamic_update_slice(state.right, state.block, (zero, at))
-        own = mm(u.conj().T, image)
-        column = jax.lax.dynamic_update_slice(state.coupling, own, (at, zero))
-        back = a.rmatmat(u)
-        block = orthonormalize(
-            back, fold(seed, 2 * state.passes + 3), project=a.project_right, basis=right
-        )
-        # What the half pass writes, the next one writes over.
-        link = jnp.where(is_half, 0.0, mm(block.conj().T, back)).astype(a.dtype)
-        nothing = jnp.zeros_like(state.coupling)
-        return state._replace(
-            passes=state.passes + 1,
-            left=left,
-            right=right,
-            small=jax.lax.dynamic_update_slice(state.small, column, (zero, at)),
-            block=block,
-            link=link,
-            coupling=jax.lax.dynamic_update_slice(nothing, link.conj().T, (at, zero)),
-        )
-
-    def is_open(state: _State) -> Array:
-        return state.residuals[:rank].max() > a.goal(state.s, tol)
+    run = _Iteration(a, seed, block_size, depth, num_kept)
 
     def not_done(state: _State) -> Array:
-        return (state.passes < max_passes) & ((state.passes < 0) | is_open(state))
+        is_open = state.residuals[:rank].max() > a.goal(state.s, tol)
+        return (state.passes < max_passes) & ((state.passes < 0) | is_open)
 
     def cycle(state: _State) -> _State:
         begin = jnp.where(state.passes < 0, -1, num_kept)
+        step = functools.partial(_golub_kahan_step, run)
         # Full bases need random directions at most once the operator's rank is
         # exhausted; they cost passes, not correctness.
-        state = jax.lax.fori_loop(begin, depth, extend, state)
-        w, s, xh = jnp.linalg.svd(state.small, full_matrices=False)
-        # Mᴴ U = V Rᴴ + V_next [0, …, 0, link].
-        out = mm(state.link, w[size - block_size :, :kept])
-        return state._replace(
-            left=_rotate(state.left, w[:, :kept]),
-            right=_rotate(state.right, xh[:kept].conj().T),
-            small=jnp.zeros_like(state.small)
-            .at[:kept, :kept]
-            .set(jnp.diag(s[:kept]).astype(a.dtype)),
-            coupling=jnp.zeros_like(state.coupling).at[:kept].set(out.conj().T),
-            s=s[:kept],
-            residuals=jnp.linalg.norm(out, axis=0),
-        )
+        return _thick_restart(run, jax.lax.fori_loop(begin, depth, step, state))
 
-    start = _State(
-        passes=zero - 1,
-        left=jnp.zeros((n, size), a.dtype),
-        right=jnp.zeros((m, size), a.dtype),
-        small=jnp.zeros((size, size), a.dtype),
-        block=jnp.zeros((m, block_size), a.dtype),
-        link=jnp.zeros((block_size, block_size), a.dtype),
-        coupling=jnp.zeros((size, block_size), a.dtype),
-        s=jnp.zeros((kept,), real),
-        residuals=jnp.zeros((kept,), real),
-    )
-    end = jax.lax.while_loop(not_done, cycle, start)
+    end = jax.lax.while_loop(not_done, cycle, _start(run))
     u, s, v = end.left[:, :rank], end.s[:rank], end.right[:, :rank]
     # What rounding adds to the recurrence.
     rounding = 10.0 * float(jnp.finfo(a.dtype).eps) * jnp.maximum(s[0], a.scale)
     return Triples(
-        u,
         s,
+        u,
         v,
-        jnp.zeros((rank,), real),
+        jnp.zeros_like(s),
         jnp.hypot(end.residuals[:rank], rounding),
-        end.passes.astype(real) + 0.5,
+        end.passes.astype(s.dtype) + 0.5,
     )
+
+
+class _Iteration(NamedTuple):
+    """What stays the same: the arguments of `krylov`."""
+
+    a: LinearMap
+    seed: Seed
+    block_size: int
+    depth: int
+    num_kept: int
 
 
 class _State(NamedTuple):
@@ -182,6 +121,86 @@ class _State(NamedTuple):
     coupling: Inexact[Array, "k b"]
     s: Float[Array, " c"]
     residuals: Float[Array, " c"]
+
+
+def _start(run: _Iteration) -> _State:
+    """Empty bases, before the half pass that begins."""
+    (n, m), dtype, width = run.a.shape, run.a.dtype, run.block_size
+    size = width * run.depth
+    ritz = jnp.zeros((width * run.num_kept,), jnp.zeros((), dtype).real.dtype)
+    return _State(
+        passes=jnp.full((), -1, jnp.int32),
+        left=jnp.zeros((n, size), dtype),
+        right=jnp.zeros((m, size), dtype),
+        small=jnp.zeros((size, size), dtype),
+        block=jnp.zeros((m, width), dtype),
+        link=jnp.zeros((width, width), dtype),
+        coupling=jnp.zeros((size, width), dtype),
+        s=ritz,
+        residuals=ritz,
+    )
+
+
+def _golub_kahan_step(run: _Iteration, number: Array, state: _State) -> _State:
+    """Add the next block to each basis and find the one after it.
+
+    Before the first pass there is a half one, which adds nothing.
+    """
+    a, width, zero = run.a, run.block_size, jnp.zeros((), jnp.int32)
+    is_half = number < 0
+    at = jnp.maximum(number, 0).astype(jnp.int32) * width
+    image = jax.lax.cond(
+        is_half,
+        lambda: a.project_left(random_block(run.seed, a.shape[0], width, a.dtype)),
+        lambda: a.matmat(state.block),
+    )
+    u = jax.lax.cond(
+        is_half,
+        lambda: image,
+        lambda: orthonormalize(
+            image,
+            fold(run.seed, 2 * state.passes + 2),
+            project=a.project_left,
+            basis=state.left,
+        ),
+    )
+    new = jnp.where(is_half, 0.0, u).astype(a.dtype)
+    left = jax.lax.dynamic_update_slice(state.left, new, (zero, at))
+    right = jax.lax.dynamic_update_slice(state.right, state.block, (zero, at))
+    own = mm(u.conj().T, image)
+    column = jax.lax.dynamic_update_slice(state.coupling, own, (at, zero))
+    back = a.rmatmat(u)
+    seed = fold(run.seed, 2 * state.passes + 3)
+    block = orthonormalize(back, seed, project=a.project_right, basis=right)
+    # What the half pass writes, the next one writes over.
+    link = jnp.where(is_half, 0.0, mm(block.conj().T, back)).astype(a.dtype)
+    nothing = jnp.zeros_like(state.coupling)
+    return state._replace(
+        passes=state.passes + 1,
+        left=left,
+        right=right,
+        small=jax.lax.dynamic_update_slice(state.small, column, (zero, at)),
+        block=block,
+        link=link,
+        coupling=jax.lax.dynamic_update_slice(nothing, link.conj().T, (at, zero)),
+    )
+
+
+def _thick_restart(run: _Iteration, state: _State) -> _State:
+    """Ritz triples of full bases, whose leading vectors become the first blocks."""
+    kept = run.block_size * run.num_kept
+    w, s, xh = jnp.linalg.svd(state.small, full_matrices=False)
+    # Mᴴ U = V Rᴴ + V_next [0, …, 0, link].
+    out = mm(state.link, w[-run.block_size :, :kept])
+    ritz = jnp.diag(s[:kept]).astype(run.a.dtype)
+    return state._replace(
+        left=_rotate(state.left, w[:, :kept]),
+        right=_rotate(state.right, xh[:kept].conj().T),
+        small=jnp.zeros_like(state.small).at[:kept, :kept].set(ritz),
+        coupling=jnp.zeros_like(state.coupling).at[:kept].set(out.conj().T),
+        s=s[:kept],
+        residuals=jnp.linalg.norm(out, axis=0),
+    )
 
 
 def _rotate(

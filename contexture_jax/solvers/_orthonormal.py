@@ -178,7 +178,7 @@ def ritz_svd(
     *,
     num: int,
     project: Any = identity,
-) -> tuple[Inexact[Array, "n num"], Float[Array, " num"], Inexact[Array, "m num"]]:
+) -> tuple[Float[Array, " num"], Inexact[Array, "n num"], Inexact[Array, "m num"]]:
     """Leading singular triples of M on a subspace: M V = U S to rounding.
 
     Args:
@@ -189,18 +189,18 @@ def ritz_svd(
         project: projection that the left vectors must lie in the range of.
 
     Returns:
-        U (n, num), s (num,) descending, V (m, num) with V = Q X and Y X = U diag(s).
+        s (num,) descending, U (n, num), V (m, num) with V = Q X and Y X = U diag(s).
     """
     q = orthonormalize(image, seed, project=project)
     # svd(R), not eigh(YᴴY): the latter squares the condition number.
     w, s, xh = jnp.linalg.svd(mm(q.conj().T, image), full_matrices=False)
-    return mm(q, w[:, :num]), s[:num], mm(basis, xh[:num].conj().T)
+    return s[:num], mm(q, w[:, :num]), mm(basis, xh[:num].conj().T)
 
 
 def complete(
     a: LinearMap,
-    left: Inexact[Array, "n b"],
     singular_values: Float[Array, " b"],
+    left: Inexact[Array, "n b"],
     right: Inexact[Array, "m b"],
     seed: Seed,
 ) -> tuple[Inexact[Array, "n b"], Inexact[Array, "m b"]]:

@@ -100,33 +100,12 @@ def make_plan(
         TypeError: if a count is not an integer, or a tolerance not a number.
         ValueError: if a value is out of range; says what the range is.
     """
-    rank = check_integer(rank, "rank", low=1)
-    if limit < 1:
-        msg = (
-            "the only singular value here is the trivial 1, of constant functions,"
-            " since only one input or one context value has mass"
-            f" (shape {shape[0]} × {shape[1]}); got rank {rank}"
-        )
-        raise ValueError(msg)
-    if rank > limit:
-        msg = (
-            f"rank must be at most {limit}, the number of singular values that exist"
-            f" here (shape {shape[0]} × {shape[1]}); got {rank}"
-        )
-        raise ValueError(msg)
+    rank = _check_rank(rank, limit, shape)
     if method not in get_args(Method):
         known = ", ".join(get_args(Method))
         msg = f"method must be one of {known}; got {summary(method)}"
         raise ValueError(msg)
-    eps = float(np.finfo(dtype).eps)
-    if tol is None:
-        # Residuals bound singular values to first order and, squared, to second.
-        tolerance = max(1e-10, 100 * eps)
-    else:
-        tolerance = check_number(tol, "tol")
-        if not 0 < tolerance < 1:
-            msg = f"tol must be above 0 and below 1; got {summary(tol)}"
-            raise ValueError(msg)
+    tolerance = _tolerance(tol, dtype)
     passes = _MAX_PASSES
     if max_passes is not None:
         passes = check_integer(max_passes, "max_passes", low=1)
@@ -139,16 +118,8 @@ def make_plan(
             )
         method, passes = "randomized", iterations + 1
         tolerance = 0.0 if tol is None else tolerance
-    if num_oversamples is None:
-        width = rank + max(10, rank // 4)
-        rounded = -(-width // _MULTIPLE) * _MULTIPLE
-        width = rounded if _MIN_BLOCKS * rounded <= limit else width
-    else:
-        width = rank + check_integer(num_oversamples, "num_oversamples", low=0)
-    width = min(width, limit)
-
-    chosen: str = method
-    reason = "asked for"
+    width = _width(rank, num_oversamples, limit)
+    chosen, reason = method, "asked for"
     if method == "auto":
         chosen, reason = _choose(shape, rank, width, limit, sharded=sharded)
     block, depth = width, 0
@@ -170,6 +141,47 @@ def make_plan(
         coarse = _check_range_dtype(range_dtype, dtype, method, tolerance)
         chosen, reason = "randomized", f"a range finder in {coarse} was asked for"
     return Plan(chosen, rank, width, block, depth, passes, tolerance, reason, coarse)
+
+
+def _check_rank(rank: Any, limit: int, shape: tuple[int, int]) -> int:
+    """A number of triples that exist."""
+    rank, size = check_integer(rank, "rank", low=1), f"(shape {shape[0]} × {shape[1]})"
+    if limit < 1:
+        msg = (
+            "the only singular value here is the trivial 1, of constant functions,"
+            f" since only one input or one context value has mass {size}; got rank"
+            f" {rank}"
+        )
+        raise ValueError(msg)
+    if rank > limit:
+        msg = (
+            f"rank must be at most {limit}, the number of singular values that exist"
+            f" here {size}; got {rank}"
+        )
+        raise ValueError(msg)
+    return rank
+
+
+def _tolerance(tol: Any, dtype: Any) -> float:
+    """The relative residual to stop at."""
+    if tol is None:
+        # Residuals bound singular values to first order and, squared, to second.
+        return max(1e-10, 100 * float(np.finfo(dtype).eps))
+    tolerance = check_number(tol, "tol")
+    if not 0 < tolerance < 1:
+        msg = f"tol must be above 0 and below 1; got {summary(tol)}"
+        raise ValueError(msg)
+    return tolerance
+
+
+def _width(rank: int, num_oversamples: Any, limit: int) -> int:
+    """Columns of an iterated block."""
+    if num_oversamples is not None:
+        extra = check_integer(num_oversamples, "num_oversamples", low=0)
+        return min(rank + extra, limit)
+    width = rank + max(10, rank // 4)
+    rounded = -(-width // _MULTIPLE) * _MULTIPLE
+    return min(rounded if _MIN_BLOCKS * rounded <= limit else width, limit)
 
 
 def _choose(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -62,9 +64,7 @@ def randomized(
     Returns:
         Triples; `left_residuals` are rounding, by construction, and are returned as 0.
     """
-    n, m = a.shape
-    dtype = a.dtype
-    real = jnp.zeros((), dtype).real.dtype
+    run = _Iteration(a, rank, seed, width, max_passes, tol, accelerated, start is None)
 
     def not_done(state: _State) -> Array:
         # Residuals change in Ritz steps alone; NaN compares false and ends it too.
@@ -72,91 +72,35 @@ def randomized(
         is_open = (state.passes <= 0) | (gap > a.goal(state.s, tol))
         return (state.passes < max_passes) & is_open
 
-    def last_or_loose(state: _State, whole: Any, loose: Any) -> Any:
-        """Of a fixed number of passes, the last alone needs triples."""
-        if accelerated:
-            return whole()
-        return jax.lax.cond(state.passes == max_passes - 1, whole, loose)
-
-    def one_pass(state: _State) -> _State:
-        first, is_ritz = state.passes < 0, state.left == 0
-        if start is not None:
-            first = jnp.zeros((), bool)
-        fresh = fold(seed, state.passes + 2)
-        q = jax.lax.cond(
-            is_ritz & ~first,
-            lambda: last_or_loose(
-                state,
-                lambda: orthonormalize(state.block, fresh, project=a.project_right),
-                lambda: orthonormalize(state.block, fresh, loose=True),
-            ),
-            lambda: state.block,
-        )
-        y = jax.lax.cond(
-            first,
-            lambda: a.project_left(random_block(seed, n, width, dtype)),
-            lambda: a.matmat(q),
-        )
-        u, s, v = jax.lax.cond(
-            is_ritz & ~first,
-            lambda: last_or_loose(
-                state,
-                lambda: ritz_svd(y, q, fresh, num=width, project=a.project_left),
-                lambda: (orthonormalize(y, fresh, loose=True), state.s, state.v),
-            ),
-            lambda: (y, state.s, state.v),
-        )
-        z = a.rmatmat(u)
-        new = state._replace(passes=state.passes + 1, u=u, s=s, v=v)
-        return jax.lax.cond(
-            first,
-            lambda: new._replace(block=z),
-            lambda: (
-                jax.lax.cond(
-                    is_ritz,
-                    lambda: after_ritz(new, z),
-                    lambda: _next_degree(new, q, z, rank),
-                )
-                if accelerated
-                else after_ritz(new, z)
-            ),
-        )
-
-    def after_ritz(state: _State, z: Array) -> _State:
-        s, v = state.s, state.v
-        residuals = jnp.linalg.norm(z - v * s[None, :], axis=0)
-        state = state._replace(residuals=residuals, block=z)
-        if not accelerated:
-            return state
-        degree = _degree(s, residuals[:rank].max() / a.goal(s, tol), rank)
-        # Little is known of the spectrum at first; the last pass is a Ritz step.
-        passes = state.passes
-        limit = jnp.minimum(2 ** jnp.minimum(passes - 1, 5), max_passes - passes)
-        degree = jnp.clip(degree, 1, jnp.maximum(limit, 1))
-        return _start_filter(state, z, degree, rank)
-
-    zero = jnp.zeros((), real)
-    begin = _State(
-        passes=jnp.full((), -1 if start is None else 0, jnp.int32),
-        left=jnp.zeros((), jnp.int32),
-        before=jnp.zeros((m if accelerated else 0, width), dtype),
-        block=jnp.zeros((m, width), dtype) if start is None else start,
-        sigma=zero,
-        u=jnp.zeros((n, width), dtype),
-        s=jnp.zeros((width,), real),
-        v=jnp.zeros((m, width), dtype),
-        residuals=jnp.zeros((width,), real),
-    )
-    end = jax.lax.while_loop(not_done, one_pass, begin)
+    one_pass = functools.partial(_one_pass, run)
+    end = jax.lax.while_loop(not_done, one_pass, _begin(run, start))
     kept = rank if num_kept is None else num_kept
+    s = end.s[:kept]
     return Triples(
+        s,
         end.u[:, :kept],
-        end.s[:kept],
         end.v[:, :kept],
-        jnp.zeros((kept,), real),
+        jnp.zeros_like(s),
         end.residuals[:kept],
-        end.passes.astype(real) + (0.5 if start is None else 0.0),
+        end.passes.astype(s.dtype) + (0.5 if start is None else 0.0),
     )
+
+
+class _Iteration(NamedTuple):
+    """What stays the same: arguments of `randomized`, and how it begins.
+
+    Attributes:
+        is_random: whether it begins with a half pass that makes Mᴴ Ω.
+    """
+
+    a: LinearMap
+    rank: int
+    seed: Seed
+    width: int
+    max_passes: int
+    tol: Float[Array, ""]
+    accelerated: bool
+    is_random: bool
 
 
 class _State(NamedTuple):
@@ -183,6 +127,104 @@ class _State(NamedTuple):
     s: Float[Array, " b"]
     v: Inexact[Array, "m b"]
     residuals: Float[Array, " b"]
+
+
+def _begin(run: _Iteration, start: Inexact[Array, "m b"] | None) -> _State:
+    (n, m), width, dtype = run.a.shape, run.width, run.a.dtype
+    ritz = jnp.zeros((width,), jnp.zeros((), dtype).real.dtype)
+    return _State(
+        passes=jnp.full((), -1 if run.is_random else 0, jnp.int32),
+        left=jnp.zeros((), jnp.int32),
+        before=jnp.zeros((m if run.accelerated else 0, width), dtype),
+        block=jnp.zeros((m, width), dtype) if start is None else start,
+        sigma=jnp.zeros((), ritz.dtype),
+        u=jnp.zeros((n, width), dtype),
+        s=ritz,
+        v=jnp.zeros((m, width), dtype),
+        residuals=ritz,
+    )
+
+
+def _one_pass(run: _Iteration, state: _State) -> _State:
+    """A product with M and one with Mᴴ: a Ritz step, or one degree of the filter."""
+    a = run.a
+    first = (state.passes < 0) if run.is_random else jnp.zeros((), bool)
+    is_ritz = state.left == 0
+    q = jax.lax.cond(is_ritz & ~first, lambda: _basis(run, state), lambda: state.block)
+    y = jax.lax.cond(
+        first,
+        lambda: a.project_left(random_block(run.seed, a.shape[0], run.width, a.dtype)),
+        lambda: a.matmat(q),
+    )
+    s, u, v = jax.lax.cond(
+        is_ritz & ~first,
+        lambda: _rayleigh_ritz(run, state, y, q),
+        lambda: (state.s, y, state.v),
+    )
+    z = a.rmatmat(u)
+    new = state._replace(passes=state.passes + 1, u=u, s=s, v=v)
+
+    def follow() -> _State:
+        if not run.accelerated:
+            return _after_ritz(run, new, z)
+        return jax.lax.cond(
+            is_ritz,
+            lambda: _after_ritz(run, new, z),
+            lambda: _next_degree(new, q, z, run.rank),
+        )
+
+    return jax.lax.cond(first, lambda: new._replace(block=z), follow)
+
+
+def _basis(run: _Iteration, state: _State) -> Inexact[Array, "m b"]:
+    """Q = orth(block)."""
+    fresh = fold(run.seed, state.passes + 2)
+    return _last_or_loose(
+        run,
+        state,
+        lambda: orthonormalize(state.block, fresh, project=run.a.project_right),
+        lambda: orthonormalize(state.block, fresh, loose=True),
+    )
+
+
+def _rayleigh_ritz(
+    run: _Iteration, state: _State, y: Array, q: Array
+) -> tuple[Array, Array, Array]:
+    """The triples of M on the span of Q, from Y = M Q."""
+    fresh = fold(run.seed, state.passes + 2)
+    return _last_or_loose(
+        run,
+        state,
+        lambda: ritz_svd(y, q, fresh, num=run.width, project=run.a.project_left),
+        lambda: (state.s, orthonormalize(y, fresh, loose=True), state.v),
+    )
+
+
+def _last_or_loose(
+    run: _Iteration,
+    state: _State,
+    whole: Callable[[], Any],
+    loose: Callable[[], Any],
+) -> Any:
+    """Of a fixed number of passes, the last alone needs triples."""
+    if run.accelerated:
+        return whole()
+    return jax.lax.cond(state.passes == run.max_passes - 1, whole, loose)
+
+
+def _after_ritz(run: _Iteration, state: _State, z: Array) -> _State:
+    """Residuals of new triples, and the degree of the filter that follows."""
+    s, v, passes = state.s, state.v, state.passes
+    residuals = jnp.linalg.norm(z - v * s[None, :], axis=0)
+    state = state._replace(residuals=residuals, block=z)
+    if not run.accelerated:
+        return state
+    ratio = residuals[: run.rank].max() / run.a.goal(s, run.tol)
+    degree = _degree(s, ratio, run.rank)
+    # Little is known of the spectrum at first; the last pass is a Ritz step.
+    limit = jnp.minimum(2 ** jnp.minimum(passes - 1, 5), run.max_passes - passes)
+    degree = jnp.clip(degree, 1, jnp.maximum(limit, 1))
+    return _start_filter(state, z, degree, run.rank)
 
 
 def _degree(

@@ -45,44 +45,9 @@ def solve(
     tol = jnp.asarray(plan.tol, jnp.zeros((), a.dtype).real.dtype)
     start, coarse_passes = None, 0.0
     if coarse is not None:
-        reachable = 50.0 * float(jnp.finfo(plan.range_dtype).eps)
-        rough = randomized(
-            coarse,
-            plan.rank,
-            seed,
-            width=plan.width,
-            max_passes=plan.max_passes,
-            tol=jnp.maximum(tol, min(reachable, 0.5)),
-            accelerated=True,
-            num_kept=plan.width,
-        )
+        rough = _coarse_triples(coarse, plan, seed, tol)
         start, coarse_passes = rough.right, rough.num_passes
-    if plan.method == "exact":
-        triples = exact(a, plan.rank, seed)
-    elif plan.method == "nystrom":
-        triples = nystrom(a, plan.rank, seed, width=plan.width)
-    elif plan.method == "randomized":
-        triples = randomized(
-            a,
-            plan.rank,
-            seed,
-            width=plan.width,
-            max_passes=plan.max_passes,
-            tol=tol,
-            accelerated=plan.tol > 0,
-            start=start,
-        )
-    else:
-        triples = krylov(
-            a,
-            plan.rank,
-            seed,
-            block_size=plan.block_size,
-            depth=plan.depth,
-            num_kept=min(plan.depth, -(-plan.width // plan.block_size)),
-            max_passes=plan.max_passes,
-            tol=tol,
-        )
+    triples = _triples(a, plan, seed, tol, start)
     left, right = fix_signs(triples.left, triples.right)
     triples = _within_norm(a, triples)
     s = triples.singular_values
@@ -107,6 +72,55 @@ def solve(
         scale=jnp.full((), a.scale, s.dtype),
     )
     return SVDResult(s, left, right), info
+
+
+def _coarse_triples(
+    coarse: LinearMap, plan: Plan, seed: Seed, tol: Float[Array, ""]
+) -> Triples:
+    """A whole block of triples, as exact as the coarse dtype makes them."""
+    reachable = 50.0 * float(jnp.finfo(plan.range_dtype).eps)
+    return randomized(
+        coarse,
+        plan.rank,
+        seed,
+        width=plan.width,
+        max_passes=plan.max_passes,
+        tol=jnp.maximum(tol, min(reachable, 0.5)),
+        accelerated=True,
+        num_kept=plan.width,
+    )
+
+
+def _triples(
+    a: LinearMap, plan: Plan, seed: Seed, tol: Float[Array, ""], start: Array | None
+) -> Triples:
+    """By the method of the plan."""
+    rank, width = plan.rank, plan.width
+    if plan.method == "exact":
+        return exact(a, rank, seed)
+    if plan.method == "nystrom":
+        return nystrom(a, rank, seed, width=width)
+    if plan.method == "randomized":
+        return randomized(
+            a,
+            rank,
+            seed,
+            width=width,
+            max_passes=plan.max_passes,
+            tol=tol,
+            accelerated=plan.tol > 0,
+            start=start,
+        )
+    return krylov(
+        a,
+        rank,
+        seed,
+        block_size=plan.block_size,
+        depth=plan.depth,
+        num_kept=min(plan.depth, -(-width // plan.block_size)),
+        max_passes=plan.max_passes,
+        tol=tol,
+    )
 
 
 def finish(plan: Plan, info: SolveInfo) -> SolveInfo:

@@ -153,7 +153,7 @@ def svd(
     if plan.stores_transpose:
         op = op.for_passes()
     run = functools.partial(_compiled, plan=plan.program)
-    result, info = implicit_svd(run, _pose, op, key)
+    result, info = implicit_svd(run, euclidean_problem, op, key)
     return result._replace(fingerprint=op.fingerprint), finish(plan, info)
 
 
@@ -161,10 +161,10 @@ def svd(
 def _compiled(
     op: AssociationOperator, key: Array, *, plan: Plan
 ) -> tuple[SVDResult, SolveInfo]:
-    problem = _pose(op)
+    problem = euclidean_problem(op)
     coarse = None
     if plan.range_dtype:
-        low = _pose(cast_floating(op, plan.range_dtype)).map
+        low = euclidean_problem(cast_floating(op, plan.range_dtype)).map
         coarse = coarse_map(problem.map, low)
     result, info = solve(problem.map, plan, key, problem.squared_norm, coarse)
     left, right = to_functions(op, result.left, result.right)
@@ -179,7 +179,7 @@ def _compiled(
     return weighted, info
 
 
-def _pose(op: AssociationOperator) -> Problem:
+def euclidean_problem(op: AssociationOperator) -> Problem:
     """The symmetrised, deflated matrix of an operator."""
     squared_norm = op.squared_norm()
     deflated = None if squared_norm is None else squared_norm - 1.0

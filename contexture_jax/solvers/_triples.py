@@ -13,16 +13,16 @@ class Triples(NamedTuple):
     """Leading singular triples of a matrix and how well they fit.
 
     Attributes:
-        left: u_i as columns, orthonormal, shape (n, rank).
         singular_values: s_i ≥ 0, descending, shape (rank,).
+        left: u_i as columns, orthonormal, shape (n, rank).
         right: v_i as columns, orthonormal, shape (m, rank).
         left_residuals: ‖M v_i − s_i u_i‖, shape (rank,).
         right_residuals: ‖Mᴴ u_i − s_i v_i‖, shape (rank,).
         num_passes: half the number of products with M or Mᴴ, shape ().
     """
 
-    left: Inexact[Array, "n rank"]
     singular_values: Float[Array, " rank"]
+    left: Inexact[Array, "n rank"]
     right: Inexact[Array, "m rank"]
     left_residuals: Float[Array, " rank"]
     right_residuals: Float[Array, " rank"]

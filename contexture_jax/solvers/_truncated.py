@@ -20,7 +20,7 @@ from contexture_jax.solvers._plan import Method, Plan, make_plan
 from contexture_jax.solvers._random import make_seed, random_block
 from contexture_jax.solvers._results import SolveInfo, SVDResult
 from contexture_jax.solvers._run import finish, solve
-from contexture_jax.solvers._units import choose_unit, in_units, rescale
+from contexture_jax.solvers._scaling import choose_scale, scaled_map, unscaled
 
 __all__ = ["truncated_svd"]
 
@@ -33,16 +33,16 @@ def truncated_svd(
     key: Array,
     method: Method = "auto",
     tol: float | None = None,
+    max_passes: int | None = None,
     num_oversamples: int | None = None,
     num_power_iterations: int | None = None,
-    max_passes: int | None = None,
     block_size: int | None = None,
 ) -> tuple[SVDResult, SolveInfo]:
     """Leading singular triples of a matrix: A ≈ U diag(s) Vᴴ.
 
     The layer below `svd`: nothing is weighted, nothing is deflated. Real and complex
     matrices; integers and half precision are converted to a floating dtype first.
-    Matrices whose squares would leave the range of the dtype are solved in units of
+    Matrices whose squares would leave the range of the dtype are scaled by
     their largest entry. On CPU a run of more than a few passes stores the transpose
     of an array beside it.
 
@@ -60,9 +60,9 @@ def truncated_svd(
         key: random key.
         method: as in `svd`.
         tol: as in `svd`, for ‖Aᴴ u_i − s_i v_i‖ ≤ tol · s_1.
+        max_passes: as in `svd`.
         num_oversamples: as in `svd`.
         num_power_iterations: as in `svd`.
-        max_passes: as in `svd`.
         block_size: as in `svd`.
 
     Returns:
@@ -105,13 +105,13 @@ def truncated_svd(
     )
     if _wants_transpose(arrays, plan):
         arrays = (arrays, transpose_rows(arrays))
-    pose = _Pose(functions, shape, dtype)
-    run = functools.partial(_compiled, plan=plan.program, pose=pose)
-    result, info = implicit_svd(run, pose, arrays, key)
+    make_problem = _MatrixProblem(functions, shape, dtype)
+    run = functools.partial(_compiled, plan=plan.program, make_problem=make_problem)
+    result, info = implicit_svd(run, make_problem, arrays, key)
     return result, finish(plan, info)
 
 
-class _Pose(NamedTuple):
+class _MatrixProblem(NamedTuple):
     """From the traced arrays to the matrix; what is static about it."""
 
     functions: Any
@@ -161,21 +161,23 @@ class _Pose(NamedTuple):
         return Problem(linear_map, squared_norm, pairing)
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "pose"))
+@functools.partial(jax.jit, static_argnames=("plan", "make_problem"))
 def _compiled(
-    arrays: Any, key: Array, *, plan: Plan, pose: _Pose
+    arrays: Any, key: Array, *, plan: Plan, make_problem: _MatrixProblem
 ) -> tuple[SVDResult, SolveInfo]:
-    problem = pose(arrays)
-    if pose.functions is not None:
-        probe = random_block(make_seed(key), pose.shape[1], 1, pose.dtype)
+    problem = make_problem(arrays)
+    if make_problem.functions is not None:
+        probe = random_block(
+            make_seed(key), make_problem.shape[1], 1, make_problem.dtype
+        )
         entries = [problem.map.matmat(probe)]
     elif isinstance(arrays, Layouts):
-        entries = _entries(arrays, pose.dtype)
+        entries = _entries(arrays, make_problem.dtype)
     else:
         entries = [arrays[0] if isinstance(arrays, tuple) else arrays]
-    unit, squared_norm = choose_unit(entries, problem.squared_norm)
-    result, info = solve(in_units(problem.map, unit), plan, key, squared_norm)
-    return rescale(result, info, unit)
+    scale, squared_norm = choose_scale(entries, problem.squared_norm)
+    result, info = solve(scaled_map(problem.map, scale), plan, key, squared_norm)
+    return unscaled(result, info, scale)
 
 
 def _entries(layouts: Layouts, dtype: Any) -> list[Array]:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from contexture_jax.kernels.neighbors import _pruning, _search
-from contexture_jax.kernels.neighbors._pruning import make_pruning, search_pruned
+from contexture_jax.kernels.neighbors._pruned import search_pruned
+from contexture_jax.kernels.neighbors._pruning import make_pruning
 from contexture_jax.kernels.neighbors._search import Problem, _Answer
 from tests.conftest import X64
 from tests.tolerances import tol

@@ -11,7 +11,7 @@ import pytest
 
 import contexture_jax as cx
 from contexture_jax.solvers._linear_map import LinearMap
-from contexture_jax.solvers._missed import missed_norm
+from contexture_jax.solvers._remainder import remainder_norm
 from tests import oracle
 from tests.conftest import SOME_DTYPES, X64
 from tests.problems import random_table
@@ -267,7 +267,7 @@ def probing():
     @functools.partial(jax.jit, static_argnums=(1, 2, 3))
     def bounds(seeds, num_passes, num_probes, probability):
         return jax.vmap(
-            lambda seed: missed_norm(
+            lambda seed: remainder_norm(
                 a,
                 *known,
                 seed,

@@ -12,7 +12,7 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import contexture_jax as cx
 from contexture_jax.solvers._matrix import take_apart
-from contexture_jax.solvers._truncated import _Pose
+from contexture_jax.solvers._truncated import _MatrixProblem
 from tests.conftest import X64
 from tests.tolerances import tol
 
@@ -101,7 +101,7 @@ def test_a_sparse_matrix_of_any_format_is_laid_out_alike(kind):
 
 def check_products(a: np.ndarray, given: Any) -> None:
     arrays, functions, shape, dtype = take_apart(given)
-    product = _Pose(functions, shape, dtype)(arrays).map
+    product = _MatrixProblem(functions, shape, dtype)(arrays).map
     assert shape == a.shape
     assert dtype == jax.dtypes.canonicalize_dtype(a.dtype)
     atol = tol(DTYPE, factor=100)

@@ -1,7 +1,7 @@
 """Exact nearest neighbours of float32 and float64 points, whatever their scale.
 
-`_layout` looks at the points, `_scoring` and `_pruning` find candidates by tiles, each
-with a bound on what its rounding may hide, and `_ranking` settles what is in doubt.
+`_layout` looks at the points, `_scoring` and `_pruned` find candidates by tiles, each
+with a bound on what its rounding may hide, and `_ranking` decides what is in doubt.
 `_search` leads through these stages; inside a trace `_differences` does it alone.
 """
 

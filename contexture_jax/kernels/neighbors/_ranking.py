@@ -21,7 +21,7 @@ from contexture_jax.kernels.neighbors._distances import (
     unit_exponent,
 )
 
-__all__ = ["Found", "in_balls", "rank_pairs", "settle"]
+__all__ = ["Found", "in_balls", "rank_candidates", "rank_pairs"]
 
 _PAIRS = 2**22  # that are held at a time
 
@@ -43,7 +43,7 @@ class Found(NamedTuple):
     doubt: Float[Array, " n"]
 
 
-def settle(
+def rank_candidates(
     x: np.ndarray,
     a: np.ndarray,
     indices: np.ndarray,

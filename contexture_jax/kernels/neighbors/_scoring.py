@@ -132,48 +132,13 @@ def search_tiles(
     of these. Where scores are exact, groups of one minimum are kept in the order of
     their numbers, as points are in their groups: ties go to the first ones.
     """
-    m, size = points.shape[0], tiles.shape[2]
-    block, d = queries.shape[1:]
+    m, d = points.shape
     dtype = queries.dtype
-    per_tile = size // GROUP
-    all_groups = tiles.shape[0] * per_tile <= num_candidates
-    row = jnp.arange(block)[:, None, None]
-
-    def in_order(numbers: Array) -> Array:
-        return jnp.sort(numbers, axis=1) if exact else numbers
-
-    def candidates(scores: _Scores) -> tuple[Int[Array, "b c"], Array]:
-        def one_tile(tile: Array) -> tuple[Array, Array]:
-            # A group is strided: the minimum runs along contiguous memory.
-            small = scores.of_tile(tile).reshape(block, _SMALL, -1).min(axis=1)
-            return small, small.reshape(block, _LARGE, -1).min(axis=1)
-
-        if all_groups:
-            everything = jnp.arange(m, dtype=jnp.int32)
-            return (
-                jnp.broadcast_to(everything, (block, m)),
-                jnp.full((block, 1), jnp.inf, dtype),
-            )
-        small, large = jax.lax.map(one_tile, tiles)
-        flat = large.swapaxes(0, 1).reshape(block, -1)
-        best = in_order(jax.lax.top_k(-flat, num_candidates)[1])
-        tile, number = best // per_tile, best % per_tile
-        members = number[:, :, None] + per_tile * jnp.arange(_LARGE)[None, None, :]
-        minima = small[tile[:, :, None], row, members].reshape(block, -1)
-        place = jax.lax.top_k(-minima, num_candidates)[1]
-        # Not the values of `top_k`: with them XLA would sort all of the minima.
-        last = jnp.take_along_axis(minima, place, axis=1).max(axis=1, keepdims=True)
-        place = in_order(place)
-        group = jnp.take_along_axis(best, place // _LARGE, axis=1)
-        first = group * GROUP + place % _LARGE * _SMALL
-        index = first[:, :, None] + jnp.arange(_SMALL)[None, None, :]
-        return index.reshape(block, -1), last
 
     def one_block(inputs: tuple[Array, Array]) -> Found:
         query, center = inputs
         scores = _scores(query, center, method, unit)
-        index, last = candidates(scores)
-        index = index.astype(jnp.int32)
+        index, last = _best(scores, tiles, m, num_candidates, exact=exact)
         distance = squared_distances(query, points, jnp.minimum(index, m - 1))
         distance = jnp.where(index < m, distance, jnp.inf)
         position = jax.lax.top_k(-distance, num_candidates)[1]
@@ -192,6 +157,52 @@ def search_tiles(
 
     found = jax.lax.map(one_block, (queries, centers))
     return Found(*(f.reshape(-1, *f.shape[2:]) for f in found))
+
+
+def _best(
+    scores: _Scores,
+    tiles: Float[Array, "t d1 c"],
+    num_points: int,
+    num_candidates: int,
+    *,
+    exact: bool,
+) -> tuple[Int[Array, "b c"], Float[Array, "b 1"]]:
+    """Numbers of points in the best groups of 4, and the last score among those.
+
+    If there are no more groups of 64 than candidates: all points, and infinity.
+    """
+    block, dtype = scores.base.shape[0], scores.base.dtype
+    per_tile = tiles.shape[2] // GROUP
+    if tiles.shape[0] * per_tile <= num_candidates:
+        everything = jnp.arange(num_points, dtype=jnp.int32)
+        return (
+            jnp.broadcast_to(everything, (block, num_points)),
+            jnp.full((block, 1), jnp.inf, dtype),
+        )
+
+    def in_order(numbers: Array) -> Array:
+        return jnp.sort(numbers, axis=1) if exact else numbers
+
+    def one_tile(tile: Array) -> tuple[Array, Array]:
+        # A group is strided: the minimum runs along contiguous memory.
+        small = scores.of_tile(tile).reshape(block, _SMALL, -1).min(axis=1)
+        return small, small.reshape(block, _LARGE, -1).min(axis=1)
+
+    small, large = jax.lax.map(one_tile, tiles)
+    flat = large.swapaxes(0, 1).reshape(block, -1)
+    best = in_order(jax.lax.top_k(-flat, num_candidates)[1])
+    tile, number = best // per_tile, best % per_tile
+    members = number[:, :, None] + per_tile * jnp.arange(_LARGE)[None, None, :]
+    row = jnp.arange(block)[:, None, None]
+    minima = small[tile[:, :, None], row, members].reshape(block, -1)
+    place = jax.lax.top_k(-minima, num_candidates)[1]
+    # Not the values of `top_k`: with them XLA would sort all of the minima.
+    last = jnp.take_along_axis(minima, place, axis=1).max(axis=1, keepdims=True)
+    place = in_order(place)
+    group = jnp.take_along_axis(best, place // _LARGE, axis=1)
+    first = group * GROUP + place % _LARGE * _SMALL
+    index = first[:, :, None] + jnp.arange(_SMALL)[None, None, :]
+    return index.reshape(block, -1).astype(jnp.int32), last
 
 
 @functools.partial(jax.jit, static_argnames=("num_neighbors", "method", "unit"))

@@ -26,14 +26,14 @@ from contexture_jax.kernels.neighbors._distances import (
     unit_roundoff,
 )
 from contexture_jax.kernels.neighbors._layout import blocks, copies, middle, on_a_grid
+from contexture_jax.kernels.neighbors._pruned import search_pruned
 from contexture_jax.kernels.neighbors._pruning import (
     CAPACITY,
     Pruning,
     choose_directions,
     make_pruning,
-    search_pruned,
 )
-from contexture_jax.kernels.neighbors._ranking import Found, rank_pairs, settle
+from contexture_jax.kernels.neighbors._ranking import Found, rank_candidates, rank_pairs
 from contexture_jax.kernels.neighbors._scoring import (
     Method,
     lay_product_tiles,
@@ -187,7 +187,7 @@ class _Answer:
         """Keep candidates, of more queries than rows if some are padding."""
         indices, distances, limit, doubt = (np.asarray(f)[: len(rows)] for f in found)
         num_neighbors = self.problem.num_neighbors
-        near, certain = settle(
+        near, certain = rank_candidates(
             self.problem.x[rows],
             self.problem.a,
             indices,

@@ -10,13 +10,13 @@ from contexture_jax._core.types import Array, Float
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._random import Seed, random_block
 
-__all__ = ["missed_norm"]
+__all__ = ["remainder_norm"]
 
 _BISECTIONS = 60
 _LARGE = 1e12
 
 
-def missed_norm(
+def remainder_norm(
     a: LinearMap,
     left: Float[Array, "n r"],
     right: Float[Array, "m r"],

@@ -1,4 +1,4 @@
-"""Matrices of any size of entries: solved in a unit in which squares are in range."""
+"""Matrices of any size of entries: scaled so that squares are in range."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from contexture_jax._core.types import Array, Float
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._results import SolveInfo, SVDResult
 
-__all__ = ["choose_unit", "in_units", "rescale"]
+__all__ = ["choose_scale", "scaled_map", "unscaled"]
 
 
-def choose_unit(
+def choose_scale(
     entries: list[Array], squared_norm: Float[Array, ""] | None
 ) -> tuple[Float[Array, ""], Float[Array, ""] | None]:
     """A power of 4 near the largest entry, or 1 where that is not needed.
@@ -26,7 +26,7 @@ def choose_unit(
             None if unknown.
 
     Returns:
-        The unit, shape (), and the sum of squares in that unit.
+        The scale, shape (), and the sum of squares of the entries over it.
     """
     real = jnp.zeros((), entries[0].dtype).real.dtype
     # Room for a fourth power: the image of an image is squared.
@@ -42,19 +42,19 @@ def choose_unit(
     if squared_norm is None:
         return largest(), None
     in_range = (squared_norm > margin**2) & (squared_norm < margin**-2)
-    unit = jax.lax.cond(in_range, lambda: jnp.ones((), real), largest)
+    scale = jax.lax.cond(in_range, lambda: jnp.ones((), real), largest)
 
-    def in_that_unit() -> Float[Array, ""]:
-        squares = [(jnp.abs(x / unit.astype(x.dtype)) ** 2).sum() for x in entries]
+    def over_scale() -> Float[Array, ""]:
+        squares = [(jnp.abs(x / scale.astype(x.dtype)) ** 2).sum() for x in entries]
         return jnp.stack(squares).sum()
 
     norm = squared_norm.astype(real)
-    return unit, jax.lax.cond(in_range, lambda: norm, in_that_unit)
+    return scale, jax.lax.cond(in_range, lambda: norm, over_scale)
 
 
-def in_units(a: LinearMap, unit: Float[Array, ""]) -> LinearMap:
-    """M / unit, half of the factor before a product and half after it."""
-    half = jax.lax.rsqrt(unit).astype(a.dtype)
+def scaled_map(a: LinearMap, scale: Float[Array, ""]) -> LinearMap:
+    """M / scale, half of the factor before a product and half after it."""
+    half = jax.lax.rsqrt(scale).astype(a.dtype)
 
     return a._replace(
         matmat=lambda g: half * a.matmat(half * g),
@@ -62,20 +62,20 @@ def in_units(a: LinearMap, unit: Float[Array, ""]) -> LinearMap:
     )
 
 
-def rescale(
-    result: SVDResult, info: SolveInfo, unit: Float[Array, ""]
+def unscaled(
+    result: SVDResult, info: SolveInfo, scale: Float[Array, ""]
 ) -> tuple[SVDResult, SolveInfo]:
-    """Singular values, residuals and energies of M from those of M / unit."""
-    square = unit * unit
+    """Singular values, residuals and energies of M from those of M / scale."""
+    square = scale * scale
     return result._replace(
-        singular_values=unit * result.singular_values
+        singular_values=scale * result.singular_values
     ), dataclasses.replace(
         info,
-        residuals=unit * info.residuals,
-        left_residuals=unit * info.left_residuals,
-        right_residuals=unit * info.right_residuals,
+        residuals=scale * info.residuals,
+        left_residuals=scale * info.left_residuals,
+        right_residuals=scale * info.right_residuals,
         total_energy=square * info.total_energy,
         tail_energy=square * info.tail_energy,
         tail_error=square * info.tail_error,
-        scale=None if info.scale is None else unit * info.scale,
+        scale=None if info.scale is None else scale * info.scale,
     )
