@@ -180,3 +180,26 @@ def test_an_error_needs_batches_of_a_monte_carlo_operator(key):
     )
     with pytest.raises(ValueError, match="at least 2 batches; got num_batches = 1"):
         cx.evaluation.monte_carlo_error(op, 2, key=key)
+
+
+def test_the_dual_kernel_comes_with_its_error(key):
+    op = monte_carlo_operator(ERASURE, CUBE, 2000, key=key, num_batches=50)
+    rows = jnp.arange(4)
+    found = cx.operators.monte_carlo_kernel(op, rows, rows)
+    same = np.asarray(CUBE)[:4, None, :] == np.asarray(CUBE)[None, :4, :]
+    exact = (1 + 0.7 * np.where(same, 1.0, -1.0)).prod(axis=2)
+    gaps = np.abs(found.values - exact)
+    assert (gaps <= MONTE_CARLO_SIGMAS * found.standard_errors).all()
+    assert (found.standard_errors < 0.1 * exact.max()).all()
+
+
+@pytest.mark.slow
+def test_a_kernel_needs_batches_and_numbers_of_inputs(key):
+    op = monte_carlo_operator(ERASURE, CUBE, 20, key=key, num_batches=1)
+    with pytest.raises(ValueError, match="at least 2 batches; got num_batches = 1"):
+        cx.operators.monte_carlo_kernel(op, [0], [0])
+    op = monte_carlo_operator(ERASURE, CUBE, 20, key=key)
+    with pytest.raises(ValueError, match="x2 must be between 0 and 15; got 16"):
+        cx.operators.monte_carlo_kernel(op, [0], [16])
+    with pytest.raises(TypeError, match="x must hold numbers of inputs"):
+        cx.operators.monte_carlo_kernel(op, CUBE / 2, [0])

@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 import contexture_jax as cx
 from tests.conftest import X64
 from tests.problems import features, random_table, symmetric_weights
-from tests.tolerances import tol
+from tests.tolerances import monte_carlo, tol
 
 DTYPE = np.float64 if X64 else np.float32
 KEY = jax.random.key(5)
@@ -233,3 +233,55 @@ def test_what_does_not_fit_is_refused():
         CASES["labels"][0].at(np.array([3, 4]))
     with pytest.raises(cx.CapabilityError, match=r"has no `at`; it has: .*spectrum"):
         cx.extend(result, cx.zoo.gaussian(0.5), POINTS)
+
+
+NUM_DRAWS = 2000
+ANGLES = (2 * np.pi * np.arange(24) / 24).astype(DTYPE)
+HEAT = cx.zoo.circle_heat(0.4)
+
+
+def waves(angles):
+    return np.sqrt(2) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def drawn(**options):
+    op = cx.operators.monte_carlo_operator(HEAT, ANGLES, NUM_DRAWS, key=KEY, **options)
+    return op, cx.svd(op, 2, key=KEY)[0]
+
+
+def test_draws_of_an_operator_extend_its_functions_to_any_input():
+    op, result = drawn()
+    back = cx.extend(result, HEAT, ANGLES, operator=op)
+    atol = tol(DTYPE, factor=300) / float(result.singular_values[-1])
+    np.testing.assert_allclose(back, result.left, atol=atol)
+    new = (ANGLES + np.pi / 24).astype(DTYPE)
+    # The pair has one value, e^{-t}: its functions are known up to a rotation.
+    turn = waves(ANGLES).T @ np.asarray(result.left) / len(ANGLES)
+    found = cx.extend(result, HEAT, new, operator=op)
+    error = monte_carlo(np.exp(0.4) / np.sqrt(NUM_DRAWS))
+    np.testing.assert_allclose(found, waves(new) @ turn, atol=error)
+
+
+@pytest.mark.slow
+def test_draws_over_a_mesh_extend_as_well_and_others_are_refused():
+    op, result = drawn()
+    mesh = jax.make_mesh((2,), ("x",), devices=jax.devices()[:2])
+    shared, over = drawn(mesh=mesh)
+    one, two = (
+        cx.extend(r, HEAT, ANGLES[:3] + DTYPE(0.1), operator=o)
+        for r, o in ((result, op), (over, shared))
+    )
+    np.testing.assert_allclose(np.abs(two), np.abs(one), atol=tol(DTYPE, factor=1e4))
+    other = cx.operators.monte_carlo_operator(HEAT, ANGLES[:9], 20, key=KEY)
+    with pytest.raises(ValueError, match="operator must be the one of the result"):
+        cx.extend(result, HEAT, ANGLES, operator=other)
+    with pytest.raises(ValueError, match="context must be the one of the operator"):
+        cx.extend(result, cx.zoo.circle_heat(0.3), ANGLES, operator=op)
+    with pytest.raises(ValueError, match='side must be "left" with a Monte Carlo'):
+        cx.extend(result, HEAT, ANGLES, side="right", operator=op)
+    shift = cx.zoo.circle_shift(0.5)
+    near = cx.operators.monte_carlo_operator(shift, ANGLES[:3], 20, key=KEY)
+    with pytest.raises(ValueError, match="the density at row 1 is 0 or no number"):
+        cx.operators.monte_carlo_expectation(
+            near, shift, ANGLES[[0, 12]], near.p_a[:, None]
+        )
