@@ -65,8 +65,9 @@ test: doctest $(VENV)/.installed-dev ## everything but the slow tests
 test-slow: $(VENV)/.installed-dev ## the slow tests
 	$(PYTEST) -m slow --durations=10 tests
 
-doctest: $(VENV)/.installed-dev ## examples in the README and in docstrings
-	$(PYTEST) --doctest-modules --doctest-glob=README.md README.md contexture_jax
+doctest: $(VENV)/.installed-dev ## examples in the README, the guide and in docstrings
+	$(PYTEST) --doctest-modules --doctest-glob=README.md \
+		--doctest-glob=own_context.md README.md notebooks/own_context.md contexture_jax
 
 test-x64-off: $(VENV)/.installed-dev ## a part of the suite in JAX's default precision
 	CONTEXTURE_TEST_X64=0 $(PYTEST) -m "not slow" $(X64_OFF_TESTS)

@@ -254,16 +254,6 @@ def monte_carlo_kernel(
     Raises:
         TypeError: if `op` is another operator, or the numbers are no integers.
         ValueError: if a number is out of range, or all draws are one batch.
-
-    Example:
-        >>> import jax
-        >>> import contexture_jax as cx
-        >>> x = jax.random.normal(jax.random.key(0), (20, 2))
-        >>> noise = cx.contexts.gaussian_noise(1.0)
-        >>> op = cx.operators.monte_carlo_operator(noise, x, 500, key=jax.random.key(1))
-        >>> found = cx.operators.monte_carlo_kernel(op, [0, 1], [0, 1, 2])
-        >>> found.values.shape, bool((found.standard_errors > 0).all())
-        ((2, 3), True)
     """
     check_monte_carlo(op)
     if op.num_batches < 2:
