@@ -14,12 +14,8 @@ from contexture_jax.evaluation._bootstrap import (
 )
 from contexture_jax.evaluation._decay import decay_rate
 from contexture_jax.evaluation._encoders import (
-    TargetEnergy,
-    class_energy,
-    compatibility,
     ratio_trace,
     ritz_values,
-    target_energy,
     trace_gap,
     trace_gap_bound,
 )
@@ -66,6 +62,12 @@ from contexture_jax.evaluation._spectra import (
     effective_rank,
     maximal_correlation,
     usefulness,
+)
+from contexture_jax.evaluation._targets import (
+    TargetEnergy,
+    class_energy,
+    compatibility,
+    target_energy,
 )
 from contexture_jax.evaluation._usefulness_bounds import (
     UsefulnessBounds,

@@ -1,26 +1,17 @@
-"""Judging an encoder or a target against the operator of a context."""
+"""Judging an encoder against the operator of a context."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import (
     as_floating,
-    check_integer,
     check_ndim,
-    check_probabilities,
     check_values,
-    gathered,
-    is_traced,
 )
-from contexture_jax._core.classes import as_classes
-from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal, safe_sqrt
-from contexture_jax._core.types import Array, ArrayLike, Bool, Float, short_repr
-from contexture_jax._core.units import in_own_unit
+from contexture_jax._core.numerics import mm, safe_sqrt
+from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.evaluation._common import (
     as_columns,
     as_epsilon,
@@ -33,12 +24,8 @@ from contexture_jax.evaluation._common import (
 from contexture_jax.operators import AssociationOperator, symmetrised_products
 
 __all__ = [
-    "TargetEnergy",
-    "class_energy",
-    "compatibility",
     "ratio_trace",
     "ritz_values",
-    "target_energy",
     "trace_gap",
     "trace_gap_bound",
 ]
@@ -147,117 +134,6 @@ def trace_gap_bound(
     return jnp.where(room <= 0, 1, jnp.minimum(bound, 1))
 
 
-def compatibility(f: ArrayLike, op: AssociationOperator) -> Float[Array, "..."]:
-    """ρ(f) = ‖T* f̃‖_{P_A} / ‖f̃‖_{P_X}, f̃ = f − E f: how well A predicts f.
-
-    Between 0 and s_1 (Zhai et al. 2025 (CTX), Def. 13; theory.md §2). A function is
-    constant when ‖f̃‖ ≤ 10 √n · eps · ‖f‖: its compatibility is undefined.
-    Differentiable in `f` and in the arrays of `op`; where ρ = 0, a minimum with a kink,
-    the gradient is taken as 0.
-
-    Args:
-        f: values on the rows of `op`, shape (n,), or functions as columns, shape
-            (n, k); cast to the dtype of `op`.
-        op: the expectation operator, shape (n, m).
-
-    Returns:
-        ρ, shape () or (k,); NaN for a constant column inside a trace.
-
-    Raises:
-        ValueError: if a concrete column is constant, or not finite.
-    """
-    f = as_floating(f, "f")
-    if f.ndim == 1:
-        return compatibility(f[:, None], op)[0]
-    f = as_functions(f, "f", op)
-    p_x, p_a = op.p_x[:, None], op.p_a[:, None]
-    centred = f - jnp.sum(p_x * f, axis=0, keepdims=True)
-    variance = jnp.sum(p_x * centred**2, axis=0)
-    varies = _varies(variance, jnp.sum(p_x * f**2, axis=0), f.shape[0])
-    _require_varying(varies, "f")
-    image = op.rmatmat(centred)
-    image = image - jnp.sum(p_a * image, axis=0, keepdims=True)
-    energy = jnp.sum(p_a * image**2, axis=0)
-    return jnp.where(varies, safe_sqrt(energy / variance), jnp.nan)
-
-
-@short_repr
-class TargetEnergy(NamedTuple):
-    """Where the variance of a target lies.
-
-    Attributes:
-        fractions: the share u_i² / ‖f̃‖² of each singular function, shape (rank,).
-        remainder: the share outside all of them, 1 − Σ fractions, shape (). The
-            shares of the first d functions sum to the best R² that any linear probe
-            of them reaches.
-    """
-
-    fractions: Float[Array, " rank"]
-    remainder: Float[Array, ""]
-
-
-def target_energy(target: ArrayLike, left: ArrayLike, p_x: ArrayLike) -> TargetEnergy:
-    """The energy of a numeric target over the singular functions (theory.md §2).
-
-    u_i = ⟨f̃, μ_i⟩_{P_X} with f̃ = f − E f. Several columns are pooled by their
-    variances: standardise them first to count each alike.
-
-    Args:
-        target: shape (n,) or (n, k), real.
-        left: the functions μ_i as columns, orthonormal in L²(P_X), shape (n, rank).
-        p_x: probabilities of the rows, shape (n,).
-
-    Raises:
-        ValueError: if the concrete target is constant or not finite (a trace gives
-            NaN).
-    """
-    mu, p = _check_left(left, p_x)
-    f = as_floating(target, "target")
-    f = as_columns(f[:, None] if f.ndim == 1 else f, "target", mu.shape[0])
-    f = in_own_unit(jnp.where(p[:, None] > 0, f, 0))[0].astype(mu.dtype)
-    centred = f - mm(p[None, :], f)
-    total = jnp.sum(p[:, None] * centred**2)
-    varies = _varies(total, jnp.sum(p[:, None] * f**2), f.shape[0])
-    _require_varying(varies[None], "target")
-    energy = jnp.sum(mm(mu.T, p[:, None] * centred) ** 2, axis=1)
-    return _shares(energy, jnp.where(varies, total, jnp.nan))
-
-
-def class_energy(
-    labels: ArrayLike, left: ArrayLike, p_x: ArrayLike, num_classes: int | None = None
-) -> TargetEnergy:
-    """The energy of class labels over the singular functions, each class counted alike.
-
-    The target is the centred one-hot code with column c divided by √p_c, p_c the mass
-    of class c, so that rare classes weigh as much as frequent ones (theory.md §0 E1).
-    Then u_i² = Var(E[μ_i | class]), the share of μ_i's variance between classes, and
-    the total over all functions is C − 1.
-
-    Args:
-        labels: classes of the rows, shape (n,), integers.
-        left: the functions μ_i as columns, orthonormal in L²(P_X), shape (n, rank).
-        p_x: probabilities of the rows, shape (n,).
-        num_classes: C, for labels 0, …, C − 1; needed inside a trace. Without it any
-            integers may be labels. Classes without mass play no part.
-
-    Raises:
-        TypeError: if the labels are not integers, or traced without `num_classes`.
-        ValueError: if fewer than two classes have mass (a trace gives NaN), or a label
-            is not below `num_classes`.
-    """
-    mu, p = _check_left(left, p_x)
-    codes, num_classes = _class_codes(labels, mu.shape[0], num_classes)
-    mass = jax.ops.segment_sum(p, codes, num_segments=num_classes)
-    present = jnp.sum(mass > 0)
-    if not is_traced(present) and int(present) < 2:
-        msg = f"labels must have at least 2 classes with mass; got {int(present)}"
-        raise ValueError(msg)
-    sums = jax.ops.segment_sum(p[:, None] * mu, codes, num_segments=num_classes)
-    energy = jnp.sum(safe_reciprocal(mass)[:, None] * sums**2, axis=0)
-    total = (present - 1).astype(mu.dtype)
-    return _shares(energy, jnp.where(total > 0, total, jnp.nan))
-
-
 def _dual_gram(phi: ArrayLike, op: AssociationOperator) -> Float[Array, "d d"]:
     """B in an orthonormal basis of the centred span of Φ, where C = I."""
     phi = as_functions(phi, "phi", op)
@@ -266,59 +142,3 @@ def _dual_gram(phi: ArrayLike, op: AssociationOperator) -> Float[Array, "d d"]:
     root = safe_sqrt(op.p_a)[:, None]
     image = image - mm(root, mm(root.T, image))
     return mm(image.T, image)
-
-
-def _varies(variance: Array, square: Array, num_rows: int) -> Array:
-    """Whether ‖f̃‖ is above the rounding of ‖f‖, by `rank_cutoff`."""
-    cutoff = rank_cutoff((num_rows, 1), square.dtype, jnp.ones((), square.dtype))
-    return jnp.sqrt(variance) > cutoff * jnp.sqrt(square)
-
-
-def _require_varying(varies: Bool[Array, " k"], name: str) -> None:
-    if not is_traced(varies) and not bool(jnp.all(varies)):
-        where = np.flatnonzero(~gathered(varies)).tolist()
-        msg = f"{name} must vary over the rows; got constant column(s) {where}"
-        raise ValueError(msg)
-
-
-def _shares(energy: Float[Array, " r"], total: Float[Array, ""]) -> TargetEnergy:
-    fractions = energy / total
-    return TargetEnergy(fractions, jnp.maximum(1 - jnp.sum(fractions), 0))
-
-
-def _check_left(
-    left: ArrayLike, p_x: ArrayLike
-) -> tuple[Float[Array, "n r"], Float[Array, " n"]]:
-    mu = as_columns(left, "left")
-    p = as_floating(p_x, "p_x").astype(mu.dtype)
-    check_probabilities(p, "p_x", mu.shape[0])
-    return jnp.where(jnp.isfinite(mu).all(), mu, jnp.nan), p
-
-
-def _class_codes(
-    labels: ArrayLike, num_rows: int, num_classes: int | None
-) -> tuple[Array, int]:
-    if not is_traced(labels):
-        # Those of 64 bits may be more than JAX holds.
-        array = as_classes(labels, "labels", discrete=True)
-        if array.dtype.kind == "U" and num_classes is not None:
-            array = np.unique(array, return_inverse=True)[1]
-    else:
-        array = jnp.asarray(labels)
-        if not jnp.issubdtype(array.dtype, jnp.integer):
-            msg = f"labels must be integers; got dtype {array.dtype}"
-            raise TypeError(msg)
-    if array.shape != (num_rows,):
-        msg = f"labels must have shape ({num_rows},); got {array.shape}"
-        raise ValueError(msg)
-    if num_classes is not None:
-        count = check_integer(num_classes, "num_classes", low=1)
-        check_values(
-            array, "labels", lambda v: (v >= 0) & (v < count), f"in 0..{count - 1}"
-        )
-        return jnp.asarray(array, jnp.int32), count
-    if is_traced(array):
-        msg = "labels must be concrete, or num_classes given; got a tracer"
-        raise TypeError(msg)
-    values, codes = np.unique(np.asarray(array), return_inverse=True)
-    return jnp.asarray(codes.astype(np.int32)), len(values)

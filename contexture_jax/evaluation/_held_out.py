@@ -134,6 +134,6 @@ def _correlations(
     return values, jax.vmap(variance, in_axes=(1, 1, 0))(f, g, values)
 
 
-def _standardised(x: Float[Array, "n r"], law: Float[Array, " n"]) -> Array:
-    centred = x - mm(law[None, :], x)
-    return centred * safe_reciprocal(jnp.sqrt(mm(law[None, :], centred**2)))
+def _standardised(x: Float[Array, "n r"], weights: Float[Array, " n"]) -> Array:
+    centred = x - mm(weights[None, :], x)
+    return centred * safe_reciprocal(jnp.sqrt(mm(weights[None, :], centred**2)))

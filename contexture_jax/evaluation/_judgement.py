@@ -16,14 +16,14 @@ from contexture_jax._core.checks import as_array, check_ndim, check_values, gath
 from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
 from contexture_jax.evaluation._bootstrap import SpectrumSampling, bootstrap_spectrum
 from contexture_jax.evaluation._decay import decay_rate
-from contexture_jax.evaluation._encoders import (
+from contexture_jax.evaluation._pairs import PairSample, counted_sample
+from contexture_jax.evaluation._permutation import PermutationNull, permutation_null
+from contexture_jax.evaluation._spectra import Usefulness, usefulness
+from contexture_jax.evaluation._targets import (
     class_energy,
     compatibility,
     target_energy,
 )
-from contexture_jax.evaluation._pairs import PairSample, counted_sample
-from contexture_jax.evaluation._permutation import PermutationNull, permutation_null
-from contexture_jax.evaluation._spectra import Usefulness, usefulness
 from contexture_jax.evaluation._usefulness_bounds import (
     UsefulnessBounds,
     usefulness_bounds,

@@ -33,7 +33,7 @@ from contexture_jax.losses._running import (
     whiten,
     with_running_moments,
 )
-from contexture_jax.losses._spectral import (
+from contexture_jax.losses._spectral_contrastive import (
     non_contrastive,
     spectral_contrastive,
     spectral_contrastive_published,
