@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -201,53 +200,3 @@ def test_bad_arguments_are_refused(other, options, message):
     other = problem()[0] if isinstance(other, str) else other
     with pytest.raises(ValueError, match=message):
         cx.evaluation.rayleigh_ritz(np.ones((9, 2)), other, **options)
-
-
-@pytest.mark.slow
-def test_alignment_of_the_truth_with_itself_is_perfect_and_chance_is_not():
-    rng = np.random.default_rng(7)
-    op = cx.association_operator(
-        cx.contexts.rbf(rng.normal(size=(60, 2)).astype(DTYPE), gamma=0.5)
-    )
-    exact, _ = cx.svd(op, 5, key=KEY)
-    found = cx.evaluation.alignment(
-        exact.left[:, :4], exact, op, key=KEY, num_neighbors=5, num_shuffles=9
-    )
-    for name in ("cca", "mutual_knn", "cka", "ratio_trace"):
-        measured = getattr(found, name)
-        assert measured.value == pytest.approx(1, abs=1e-4), name
-        assert measured.null.estimate <= measured.null.upper < 0.6, name
-    assert found.clusters[0][0] == 0
-    np.testing.assert_allclose(found.cluster_cosines, 1, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_clusters_are_compared_as_spans():
-    assert cx.evaluation.clusters([0.9, 0.5, 0.495, 0.2], gap=0.01) == [
-        (0, 1),
-        (1, 3),
-        (3, 4),
-    ]
-    rng = np.random.default_rng(8)
-    functions = np.linalg.qr(rng.normal(size=(30, 4)))[0].astype(DTYPE)
-    turned = functions.copy()
-    turn = np.array([[np.cos(1.0), -np.sin(1.0)], [np.sin(1.0), np.cos(1.0)]])
-    turned[:, 1:3] = functions[:, 1:3] @ turn
-    found = cx.evaluation.cluster_cosines(turned, functions, [(0, 1), (1, 3), (3, 5)])
-    np.testing.assert_allclose(found, [1, 1], atol=tol(DTYPE, factor=20))
-    apart = cx.evaluation.cluster_cosines(turned, functions, [(1, 2), (2, 3)])
-    np.testing.assert_allclose(apart, np.cos(1.0) ** 2, atol=tol(DTYPE, factor=20))
-
-
-def test_cka_sees_rotations_as_equal_and_scales_as_different():
-    rng = np.random.default_rng(9)
-    a = rng.normal(size=(40, 3)).astype(DTYPE)
-    q = np.linalg.qr(rng.normal(size=(3, 3)))[0].astype(DTYPE)
-    cka = jax.jit(cx.evaluation.cka)
-    assert cka(a, 5 * a @ q + 1) == pytest.approx(1, abs=1e-5)
-    stretched = a * np.array([1, 10, 100], DTYPE)
-    centred = [z - z.mean(axis=0) for z in (a, stretched)]
-    grams = [z @ z.T for z in centred]
-    expected = (grams[0] * grams[1]).sum() / np.prod([np.linalg.norm(g) for g in grams])
-    assert cka(a, stretched) == pytest.approx(expected, abs=1e-5)
-    assert cka(a, jnp.ones_like(a)) == 0
