@@ -169,11 +169,11 @@ def batch_of(
     if x.shape[0] == 0:
         msg = f"a batch must have at least 1 row; got shape {x.shape}"
         raise ValueError(msg)
-    law = Batch(None, x.shape[0], axis_name)
+    batch = Batch(None, x.shape[0], axis_name)
     if weights is None:
-        return law
+        return batch
     w = as_floating(weights, "weights").astype(x.dtype)
     check_probabilities(w, "weights", x.shape[0])
     if axis_name is None and is_concrete(w):
         return Batch(normalised(w), x.shape[0], axis_name)
-    return Batch(law._normalised(w), x.shape[0], axis_name)
+    return Batch(batch._normalised(w), x.shape[0], axis_name)
