@@ -20,6 +20,7 @@ __all__ = [
     "add_output_options",
     "add_rank_options",
     "as_option",
+    "as_words",
     "batch",
     "count",
     "not_negative",
@@ -30,6 +31,12 @@ __all__ = [
 ]
 
 CONTEXTS = ("knn", "rbf", "labels", "joint", "graph", "teacher")
+_WORDS = {
+    ("path", None): "DATA",
+    ("graph", True): "--context graph",
+    ("graph", False): "--context joint",
+    ("sparse", True): "contexture spectrum --context joint or graph",
+}
 DATA = """\
 DATA:
   a .csv (or .tsv, .txt; UTF-8) with a line of names; a .parquet or .feather file, as
@@ -130,6 +137,14 @@ def as_option(name: str, value: str) -> str:
             word = word.replace(c, f"\\u{ord(c):04x}")
         word = f"$'{word}'"
     return f"{name}{'=' if value.startswith('-') else ' '}{word}"
+
+
+def as_words(name: str, value: Any) -> str:
+    """What the command calls a parameter of `cx.data`, for `Message.worded`."""
+    if value is None or isinstance(value, bool):
+        return _WORDS.get((name, value), f"--{name}")
+    values = [value] if isinstance(value, str) else value or [""]
+    return " ".join(as_option(f"--{name}", one) for one in values)
 
 
 def add_data_options(group: Any) -> None:

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from contexture_jax.cli._arguments import Options, as_option
+from contexture_jax.cli._arguments import Options, as_option, as_words
 from contexture_jax.data import (
-    Dialect,
     InputError,
+    Message,
     Table,
+    auto_gamma,
     counted,
     load_counts,
     load_features,
@@ -58,12 +59,18 @@ def load(options: Options, *, sparse: bool = False) -> Table:
         "target": options.target,
         "drop": options.drop,
         "categorical": options.categorical,
-        "dialect": Dialect(options.separator, options.decimal, options.missing),
+        "separator": options.separator,
+        "decimal": options.decimal,
+        "missing": options.missing,
     }
     if options.context in ("joint", "graph"):
         is_graph = options.context == "graph"
-        return load_counts(options.data, graph=is_graph, sparse=sparse, **shared)
-    return load_features(options.data, **shared)
+        table = load_counts(options.data, graph=is_graph, sparse=sparse, **shared)
+    else:
+        table = load_features(options.data, **shared)
+    return table._replace(
+        notes=[Message(note.worded(as_words)) for note in table.notes]
+    )
 
 
 def plan_context(options: Options, table: Table) -> Recipe:
@@ -189,8 +196,7 @@ def _plan_knn(options: Options, table: Table) -> Recipe:
 def _plan_rbf(options: Options, table: Table) -> Recipe:
     gamma = 1.0 if options.gamma is None else options.gamma
     if gamma == "auto":
-        # Each column has variance 1: points are 2 · num_columns apart on average.
-        gamma = 1.0 / table.num_columns
+        gamma = auto_gamma(table)
     if gamma < float(np.finfo(options.dtype).tiny):
         raise InputError(
             f"--gamma {gamma:g} is 0 in {options.dtype}: every row would be as near"

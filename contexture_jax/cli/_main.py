@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from contexture_jax import __version__
 from contexture_jax.cli import _options, _spectrum
-from contexture_jax.cli._arguments import DATA, Options
+from contexture_jax.cli._arguments import DATA, Options, as_words
 from contexture_jax.cli.session import (
     Ending,
     Interrupted,
@@ -68,7 +68,7 @@ def _run(argv: Sequence[str] | None, ending: Ending) -> int:
         ending.command = shlex.join(["contexture", *given])
         _COMMANDS[arguments.pop("command")](arguments, ending)
     except InputError as error:
-        message = str(error)
+        message = error.message.worded(as_words)
     except OSError as error:
         message = f"{error.strerror or error}: {error.filename or 'the output'}"
         message += "" if error.filename else f"; {ending.kept()}"

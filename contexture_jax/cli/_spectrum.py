@@ -225,8 +225,9 @@ def _solved(op: Any, rank: int, num_values: int, options: SpectrumOptions) -> So
     # energy alone say nothing.
     key = jax.random.key(options.seed + 1)
     certificate = cx.solvers.certify(result, info, op, key=key)
-    found = (result, info, certificate, op.p_x, op.p_a)
-    return Solved(*jax.device_get(found), num_values)
+    result, info, certificate = jax.device_get((result, info, certificate))
+    laws = np.asarray(op.p_x), np.asarray(op.p_a)
+    return Solved(result, info, certificate, *laws, num_values)
 
 
 def _check_finite(solved: Solved) -> None:
@@ -276,7 +277,7 @@ def _publish(
         _report.write_arrays(table, solved, folder / "spectrum.npz")
         _report.write_json(description, folder / "spectrum.json")
         files = [name for name in _report.FILES if (folder / name).exists()]
-    if solved.info.status == "max passes":
+    if solved.info.status.name == "MAX_PASSES":
         warning = f"not converged: {_report.advice(solved.info.status)}"
         print(f"contexture: warning: {warning}", file=sys.stderr)
     if not options.quiet:

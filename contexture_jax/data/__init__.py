@@ -6,24 +6,24 @@ table that is itself a law. Needs the extra `cli` for text, Parquet and Feather 
 """
 
 from contexture_jax.data._counts import load_counts
-from contexture_jax.data._features import Table, Target, load_features
+from contexture_jax.data._features import load_features
 from contexture_jax.data._messages import (
     InputError,
-    as_option,
+    Message,
     counted,
     quoted,
     quoted_path,
 )
-from contexture_jax.data._source import DEFAULT_DIALECT, DEFAULT_MISSING, Dialect
+from contexture_jax.data._source import DEFAULT_MISSING
+from contexture_jax.data._table import Table, Target, auto_gamma
 
 __all__ = [
-    "DEFAULT_DIALECT",
     "DEFAULT_MISSING",
-    "Dialect",
     "InputError",
+    "Message",
     "Table",
     "Target",
-    "as_option",
+    "auto_gamma",
     "counted",
     "load_counts",
     "load_features",

@@ -7,20 +7,22 @@ an `InputError`, and an array is the one that was saved or none.
 
 from __future__ import annotations
 
-import ast
-import errno
 import io
-import math
-import re
-import warnings
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
+from contexture_jax.data._headers import (
+    EXPECTED,
+    MAGIC,
+    Header,
+    damaged,
+    read_header,
+    sized,
+    told,
+)
 from contexture_jax.data._memory import available, in_words
 from contexture_jax.data._messages import InputError, counted, enumerated, quoted
 from contexture_jax.data._source import Source, repeated
@@ -28,50 +30,17 @@ from contexture_jax.data._sparse import from_archive, is_sparse_archive
 
 __all__ = ["read_npy", "read_npz"]
 
-_MAGIC = b"\x93NUMPY"
-_VERSIONS = {(1, 0): (2, "latin1"), (2, 0): (4, "latin1"), (3, 0): (4, "utf-8")}
-_LONGEST_HEADER = 10_000  # NumPy's own limit
-_SIMPLE_DTYPE = re.compile(r"[<>|=]?[biufcSUVOMm]\d*(\[\w+\])?")
-_LONG = re.compile(r"(?<=\d)L(?=[,)])")
-_MOST_DIMENSIONS = 64
 _MOST_COLUMNS = 1_000_000
 _BLOCK = 1 << 20
 # What deflate shrinks at most: 258 bytes to a quarter of one.
 _LARGEST_RATIO = 1032
-_EXPECTED = "expected what numpy.save or numpy.savez writes from arrays of numbers"
-
-
-class _Header(NamedTuple):
-    """What comes before the numbers of an array.
-
-    Attributes:
-        dtype: of the numbers, or None if they have fields or parts.
-        shape: of the array.
-        columns_first: whether they are stored in Fortran order.
-        kind: how a message calls the dtype.
-    """
-
-    dtype: np.dtype | None
-    shape: tuple[int, ...]
-    columns_first: bool
-    kind: str
-
-    @property
-    def size(self) -> int:
-        """How many numbers there are."""
-        return math.prod(self.shape)
-
-    @property
-    def num_bytes(self) -> int:
-        """How many bytes they take; of dtypes that are not read, 0."""
-        return 0 if self.dtype is None else self.size * self.dtype.itemsize
 
 
 class _Member(NamedTuple):
     """An array in an archive, whose header has been read."""
 
     info: zipfile.ZipInfo
-    header: _Header
+    header: Header
 
 
 def read_npy(path: Path) -> Source:
@@ -81,12 +50,12 @@ def read_npy(path: Path) -> Source:
         InputError: if it is damaged, too large, or no such array.
     """
     _check_file(path)
-    with path.open("rb") as file, _told(path.name):
-        start = file.read(len(_MAGIC))
+    with path.open("rb") as file, told(path.name):
+        start = file.read(len(MAGIC))
         if start.startswith(b"PK"):
             raise InputError(f"{path.name} is an archive of arrays: call it .npz")
         file.seek(0)
-        header = _read_header(file, path.stat().st_size, path.name)
+        header = read_header(file, path.stat().st_size, path.name)
         _check_matrix(header, path.name)
         _check_memory(header, path.name, beside=0)
         x = _ordered(np.fromfile(file, header.dtype, header.size), header)
@@ -102,12 +71,12 @@ def read_npz(path: Path) -> Source:
         InputError: if it is damaged, too large, or holds no such array.
     """
     _check_file(path)
-    with path.open("rb") as file, _told(path.name):
-        if file.read(len(_MAGIC)) == _MAGIC:
+    with path.open("rb") as file, told(path.name):
+        if file.read(len(MAGIC)) == MAGIC:
             file.seek(0)
-            _read_header(file, path.stat().st_size, path.name)
+            read_header(file, path.stat().st_size, path.name)
             raise InputError(f"{path.name} is one array: call it .npy")
-    with _told(path.name), zipfile.ZipFile(path) as archive:
+    with told(path.name), zipfile.ZipFile(path) as archive:
         members, others = _members(archive, path.name)
         if is_sparse_archive(members):
             return from_archive(_read_all(archive, members, path.name), path.name)
@@ -136,110 +105,6 @@ def _check_file(path: Path) -> None:
         raise InputError(f"{path.name} is a pipe or a device; expected a file")
 
 
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Tell any damage in one line: the errors of zipfile and NumPy are of many kinds.
-
-    A file system that fails is none: `read` tells that.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except MemoryError as error:
-        raise InputError(f"{what} does not fit in memory") from error
-    except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # a place before the file begins
-            raise
-        raise _damaged(what, str(error)) from error
-    except Exception as error:
-        raise _damaged(what, str(error) or type(error).__name__) from error
-
-
-def _damaged(what: str, reason: str) -> InputError:
-    reason = reason.splitlines()[0].rstrip(".") if reason else "no more is known"
-    return InputError(
-        f"cannot read {what}: it is damaged, pickled or of another format ({reason});"
-        f" {_EXPECTED}"
-    )
-
-
-def _read_header(stream: io.BufferedIOBase, size: int, what: str) -> _Header:
-    """Read the header of an array that takes all of `size` bytes.
-
-    Raises:
-        InputError: if it is none, or claims another size.
-    """
-    start = stream.read(len(_MAGIC) + 2)
-    if start[: len(_MAGIC)] != _MAGIC or len(start) < len(_MAGIC) + 2:
-        raise _damaged(what, "it does not begin as an array does")
-    version = (start[-2], start[-1])
-    if version not in _VERSIONS:
-        raise _damaged(what, f"format version {version[0]}.{version[1]}")
-    width, encoding = _VERSIONS[version]
-    length = int.from_bytes(stream.read(width), "little")
-    if length > _LONGEST_HEADER:
-        raise _damaged(what, f"a header of {length:,} bytes")
-    text = stream.read(length)
-    if len(text) < length:
-        raise _damaged(what, "it ends within its header")
-    header = _parsed(text.decode(encoding), what)
-    left = size - len(start) - width - length
-    if header.dtype is not None and header.num_bytes != left:
-        raise InputError(
-            f"cannot read {what}: its header says {_sized(header)},"
-            f" {header.num_bytes} bytes, but {left} bytes are there: it is cut off or"
-            f" damaged; {_EXPECTED}"
-        )
-    return header
-
-
-def _parsed(text: str, what: str) -> _Header:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes that Python does not know
-            # Python 2 wrote long integers with an L.
-            found = ast.literal_eval(_LONG.sub("", text.strip(" \n")))
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-        raise _damaged(what, "its header is no Python literal") from error
-    if not isinstance(found, dict) or found.keys() != {
-        "descr",
-        "fortran_order",
-        "shape",
-    }:
-        raise _damaged(what, "its header is none of descr, fortran_order and shape")
-    shape, columns_first = found["shape"], found["fortran_order"]
-    if (
-        not isinstance(shape, tuple)
-        or not all(type(length) is int and length >= 0 for length in shape)
-        or len(shape) > _MOST_DIMENSIONS
-    ):
-        raise _damaged(what, f"a shape of {quoted(str(shape))}")
-    if not isinstance(columns_first, bool):
-        raise _damaged(what, f"fortran_order {quoted(str(columns_first))}")
-    dtype, kind = _dtype(found["descr"], what)
-    return _Header(dtype, shape, columns_first, kind)
-
-
-def _dtype(descr: Any, what: str) -> tuple[np.dtype | None, str]:
-    if isinstance(descr, list | tuple):
-        return None, "a dtype with fields"
-    if not isinstance(descr, str) or not _SIMPLE_DTYPE.fullmatch(descr):
-        raise _damaged(what, f"a dtype of {quoted(str(descr))}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names that NumPy is to drop
-            dtype = np.dtype(descr)
-    except (TypeError, ValueError) as error:
-        raise _damaged(what, f"a dtype of {quoted(descr)}") from error
-    # An array of objects is a pickle, of whatever size.
-    return (None, "dtype object") if dtype.hasobject else (dtype, f"dtype {dtype}")
-
-
-def _sized(header: _Header) -> str:
-    return f"{quoted(str(header.shape))} of {header.kind}".replace('"', "")
-
-
 def _members(
     archive: zipfile.ZipFile, title: str
 ) -> tuple[dict[str, _Member], list[str]]:
@@ -256,10 +121,10 @@ def _members(
             others.append(name)
             continue
         if key in members:
-            raise _damaged(title, f"two members are called {quoted(name)}")
+            raise damaged(title, f"two members are called {quoted(name)}")
         _check_member(info, what)
-        with _told(what), _opened(archive, info) as stream:
-            header = _read_header(stream, info.file_size, what)
+        with told(what), _opened(archive, info) as stream:
+            header = read_header(stream, info.file_size, what)
         members[key] = _Member(info, header)
     return members, others
 
@@ -271,7 +136,7 @@ def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> io.BufferedIOBas
 def _begins_as_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
     try:
         with archive.open(info) as stream:
-            return stream.read(len(_MAGIC)) == _MAGIC
+            return stream.read(len(MAGIC)) == MAGIC
     except Exception:  # whatever it is, it is left out
         return False
 
@@ -285,7 +150,7 @@ def _check_member(info: zipfile.ZipInfo, what: str) -> None:
     if (is_stored and info.file_size != info.compress_size) or (
         is_deflated and info.file_size > most
     ):
-        raise _damaged(
+        raise damaged(
             what,
             f"{info.compress_size:,} bytes cannot hold the {info.file_size:,} that it"
             " says",
@@ -335,11 +200,11 @@ def _vectors(members: dict[str, _Member], features: str, title: str) -> list[str
     return names
 
 
-def _check_matrix(header: _Header, what: str) -> None:
+def _check_matrix(header: Header, what: str) -> None:
     if header.dtype is None or header.dtype.kind not in "biuf":
         kind = header.kind
         raise InputError(
-            f"cannot read {what}: it holds Python objects; {_EXPECTED}"
+            f"cannot read {what}: it holds Python objects; {EXPECTED}"
             if kind == "dtype object"
             else f"{what} has {kind}; expected real numbers"
         )
@@ -355,13 +220,13 @@ def _check_matrix(header: _Header, what: str) -> None:
         )
 
 
-def _check_memory(header: _Header, what: str, *, beside: int) -> None:
+def _check_memory(header: Header, what: str, *, beside: int) -> None:
     """Refuse what does not fit: the numbers, and twice as many in float64."""
     needed = header.num_bytes + 16 * header.size + beside
     room = available()
     if room is not None and needed > room:
         raise InputError(
-            f"{what} is {_sized(header)}, which takes {in_words(needed)} of memory, and"
+            f"{what} is {sized(header)}, which takes {in_words(needed)} of memory, and"
             f" {in_words(room)} are free; take fewer rows or columns"
         )
 
@@ -369,8 +234,8 @@ def _check_memory(header: _Header, what: str, *, beside: int) -> None:
 def _read_member(archive: zipfile.ZipFile, member: _Member, what: str) -> np.ndarray:
     info, header = member
     flat = np.empty(header.size, header.dtype)
-    with _told(what), _opened(archive, info) as stream:
-        _read_header(stream, info.file_size, what)
+    with told(what), _opened(archive, info) as stream:
+        read_header(stream, info.file_size, what)
         if header.num_bytes:
             _fill(stream, flat.view(np.uint8).data)
         stream.read(1)  # the end, where the checksum is compared
@@ -411,7 +276,7 @@ def _fill(stream: io.BufferedIOBase, room: memoryview) -> None:
         done += len(block)
 
 
-def _ordered(flat: np.ndarray, header: _Header) -> np.ndarray:
+def _ordered(flat: np.ndarray, header: Header) -> np.ndarray:
     """Numbers in this machine's byte order and the array's own shape."""
     if flat.size != header.size:
         raise EOFError(f"it ends after {flat.size:,} of {header.size:,} numbers")
@@ -435,7 +300,7 @@ def _as_text(cells: np.ndarray, what: str) -> np.ndarray:
     if cells.dtype.kind == "U" and cells.size and cells.dtype.itemsize:
         codes = np.ascontiguousarray(cells).view(np.uint32)
         if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
-            raise _damaged(what, "its texts hold no characters")
+            raise damaged(what, "its texts hold no characters")
     return cells
 
 

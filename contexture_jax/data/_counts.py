@@ -1,29 +1,38 @@
-"""From DATA to a table of counts or the weights of a graph, and a target."""
+"""From data to a table of counts or the weights of a graph, and a target."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 import numpy as np
 
 from contexture_jax.data._columns import interpret
-from contexture_jax.data._features import (
-    Room,
-    Table,
-    check_names,
-    decimals,
-    dropped,
-    notes_of,
-    split,
-    without,
-    without_values,
+from contexture_jax.data._decimals import decimals
+from contexture_jax.data._encoding import Column
+from contexture_jax.data._messages import (
+    InputError,
+    Message,
+    counted,
+    parameter,
+    quoted,
 )
-from contexture_jax.data._messages import InputError, as_option, counted, quoted
 from contexture_jax.data._read import read
-from contexture_jax.data._source import DEFAULT_DIALECT, Cells, Dialect, Source
+from contexture_jax.data._remarks import notes_of, without_values
+from contexture_jax.data._selection import check_names, dropped, without
+from contexture_jax.data._source import (
+    DEFAULT_MISSING,
+    Cells,
+    Dialect,
+    Source,
+    as_dialect,
+    as_names,
+)
 from contexture_jax.data._sparse import as_columns, is_large
+from contexture_jax.data._table import Room, Table
+from contexture_jax.data._target import split
 from contexture_jax.data._texts import Texts
 
 __all__ = ["load_counts"]
@@ -38,51 +47,57 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 def load_counts(
-    data: str,
+    path: str | os.PathLike[str],
     *,
     target: str | None = None,
-    drop: Sequence[str] = (),
-    categorical: Sequence[str] = (),
-    dialect: Dialect = DEFAULT_DIALECT,
+    drop: Iterable[str] = (),
+    categorical: Iterable[str] = (),
+    separator: str | None = None,
+    decimal: str | None = None,
+    missing: Iterable[str] = DEFAULT_MISSING,
     graph: bool = False,
     sparse: bool = False,
 ) -> Table:
-    """Read DATA as a table of non-negative weights, which are left as they are.
+    """Read a table of non-negative weights, which are left as they are.
 
-    A first column of texts, without a name, named in `categorical`, or beside a square
-    table of a graph, is taken to label the rows.
+    For `contexts.joint` and `contexts.graph`. A first column of texts, without a name,
+    named in `categorical`, or beside a square table of a graph, is taken to label the
+    rows.
 
     Args:
-        data: a path or the name of a built-in set.
+        path: as for `load_features`, and an .npz of `scipy.sparse.save_npz`.
         target: the column to leave out of the table and to judge against.
         drop: columns to leave out.
         categorical: the first column, to take it as labels, or the target.
-        dialect: how DATA is written, as far as the user says.
-        graph: whether the table must be a symmetric matrix.
-        sparse: whether a large sparse matrix may stay one.
+        separator: as for `load_features`, and so are the next two.
+        decimal: the sign before decimals.
+        missing: the marks of a missing value.
+        graph: whether the table must be a symmetric matrix, which is made exactly so.
+        sparse: whether a sparse matrix of more than 2²² entries may stay one.
+
+    Returns:
+        A `Table` whose `features` are the weights, shape (n, m), float64, or a sparse
+        array of SciPy's.
 
     Raises:
-        InputError: if a cell is missing, negative, infinite or no number, or a row or
-            the target is unusable.
+        TypeError: as for `load_features`.
+        ValueError: as `InputError`, if a cell is missing, negative, infinite or no
+            number, a graph not square or symmetric, or a name or the target unusable;
+            if `separator` or `decimal` is no such sign.
     """
-    source = read(data, dialect)
+    drop, categorical = as_names(drop, "drop"), as_names(categorical, "categorical")
+    dialect = as_dialect(separator, decimal, missing)
+    source = read(os.fspath(path), dialect)
     if source.weights is not None and sparse and is_large(source):
         return _sparse_counts(source, target, (*drop, *categorical), graph=graph)
     source = as_columns(source)
-    check_names(source, categorical, "--categorical", beside=target)
+    check_names(source, categorical, "categorical", beside=target)
     first = source.names[0]
     source = dropped(source, drop, target)
     dialect, notes = decimals(source, dialect, categorical)
     notes = [*source.notes, *notes]
     beside = {target, *(("target", "y") if target in ("target", "y") else ())}
-    for name in categorical:
-        if name not in beside and name != first:
-            raise InputError(
-                f"--categorical {name}: the columns of a"
-                f" {'graph' if graph else 'table of counts'} hold numbers; only its"
-                f" first column, here {quoted(first)}, if that labels the rows, or the"
-                " target can be categories"
-            )
+    _check_categorical(categorical, first, beside, graph=graph)
     if first in source.names and first not in beside:
         source, more = _without_row_labels(
             source, dialect, asked=first in categorical, graph=graph, beside=beside
@@ -97,30 +112,8 @@ def load_counts(
             f" {counted(num_rows - len(rows), 'row')}; a graph keeps all its vertices,"
             " so each needs a value"
         )
-    if not source.names:
-        raise InputError(
-            f"no columns of {'weights' if graph else 'counts'} are left of"
-            f" {source.title}"
-        )
-    columns, room = [], Room(len(rows), len(source.columns))
-    for name, cells in zip(source.names, source.columns, strict=True):
-        column = interpret(source, cells, name, dialect=dialect)
-        if column.categories:
-            raise InputError(
-                f"column {quoted(name)} of {source.title} holds texts, such as"
-                f" {quoted(column.categories[0])}; a"
-                f" {'graph' if graph else 'table of counts'} holds numbers: leave it"
-                f" out with {as_option('--drop', name)}"
-            )
-        what = "weights of a graph" if graph else "counts"
-        _check_weights(source, name, column.values, what, labels=name == first)
-        columns.append(without_values(column))
-        room.add(column.values[:, None])
+    counts, columns = _weights(source, len(rows), first, dialect, graph=graph)
     notes += notes_of(columns, dialect)
-    counts = room.columns
-    if not counts.any():
-        what = "weights" if graph else "counts"
-        raise InputError(f"all {what} of {source.title} are 0; expected some weight")
     if graph:
         counts = _symmetric(source.title, counts)
     elif source.names[0] == first and not source.is_array:
@@ -132,8 +125,48 @@ def load_counts(
         judged,
         len(source.names),
         rows,
-        notes,
+        [Message(note) for note in notes],
     )
+
+
+def _check_categorical(
+    categorical: Sequence[str], first: str, beside: Set[str | None], *, graph: bool
+) -> None:
+    """Refuse categories among the weights."""
+    for name in categorical:
+        if name not in beside and name != first:
+            raise InputError(
+                f"{parameter('categorical')} {name}: the columns of a"
+                f" {'graph' if graph else 'table of counts'} hold numbers; only its"
+                f" first column, here {quoted(first)}, if that labels the rows, or the"
+                " target can be categories"
+            )
+
+
+def _weights(
+    source: Source, num_rows: int, first: str, dialect: Dialect, *, graph: bool
+) -> tuple[np.ndarray, list[Column]]:
+    """All columns side by side, shape (n, m), and what each is but for its values."""
+    what = "weights" if graph else "counts"
+    if not source.names:
+        raise InputError(f"no columns of {what} are left of {source.title}")
+    columns, room = [], Room(num_rows, len(source.columns))
+    for name, cells in zip(source.names, source.columns, strict=True):
+        column = interpret(source, cells, name, dialect=dialect)
+        if column.categories:
+            raise InputError(
+                f"column {quoted(name)} of {source.title} holds texts, such as"
+                f" {quoted(column.categories[0])}; a"
+                f" {'graph' if graph else 'table of counts'} holds numbers: leave it"
+                f" out with {parameter('drop', [name])}"
+            )
+        of = "weights of a graph" if graph else "counts"
+        _check_weights(source, name, column.values, of, labels=name == first)
+        columns.append(without_values(column))
+        room.add(column.values[:, None])
+    if not room.columns.any():
+        raise InputError(f"all {what} of {source.title} are 0; expected some weight")
+    return room.columns, columns
 
 
 def _sparse_counts(
@@ -144,7 +177,8 @@ def _sparse_counts(
     if target is not None or named:
         raise InputError(
             f"{title} is a sparse matrix, whose columns have no names; it takes no"
-            " --target, --drop or --categorical"
+            f" {parameter('target')}, {parameter('drop')} or"
+            f" {parameter('categorical')}"
         )
     if (weights.data < 0).any():
         raise InputError(
@@ -157,7 +191,9 @@ def _sparse_counts(
         weights = _symmetric(title, weights).tocsr()
     n, m = weights.shape
     names = [f"x{i}" for i in range(m)]
-    return Table(title, weights, names, None, m, np.arange(n), list(source.notes))
+    return Table(
+        title, weights, names, None, m, np.arange(n), list(map(Message, source.notes))
+    )
 
 
 def _symmetric(title: str, weights: Any) -> Any:
@@ -169,7 +205,7 @@ def _symmetric(title: str, weights: Any) -> Any:
     n, m = weights.shape
     if n != m:
         raise InputError(
-            f"--context graph needs a square matrix of weights; {title} has"
+            f"{parameter('graph', True)} needs a square matrix of weights; {title} has"
             f" {counted(n, 'row')} and {counted(m, 'column')}"
         )
     # Of each pair alone: beside a large weight a small edge is still one way.
@@ -180,10 +216,10 @@ def _symmetric(title: str, weights: Any) -> Any:
     row, column = (int(i) for i in np.unravel_index(int(excess.argmax()), (n, n)))
     if excess[row, column] > 0:
         raise InputError(
-            "--context graph needs a symmetric matrix of weights;"
+            f"{parameter('graph', True)} needs a symmetric matrix of weights;"
             f" {title} has {weights[row, column]:g} at [{row}, {column}] and"
-            f" {weights[column, row]:g} at [{column}, {row}] (--context joint takes a"
-            " directed graph)"
+            f" {weights[column, row]:g} at [{column}, {row}]"
+            f" ({parameter('graph', False)} takes a directed graph)"
         )
     # Halves first: the sum of two large weights may overflow.
     return weights * 0.5 + weights.T * 0.5
@@ -247,8 +283,8 @@ def _perhaps_labels(name: str, counts: np.ndarray) -> list[str]:
     if not (ordered or larger or _LABELS.search(_CAMEL.sub("_", name))):
         return []
     return [
-        f"{quoted(name)} is taken as counts; {as_option('--categorical', name)} takes"
-        f" it as labels, {as_option('--drop', name)} leaves it out"
+        f"{quoted(name)} is taken as counts; {parameter('categorical', [name])} takes"
+        f" it as labels, {parameter('drop', [name])} leaves it out"
     ]
 
 
@@ -259,9 +295,9 @@ def _check_weights(
     for bad, what in ((np.isnan(values), "a missing cell"), (values < 0, "{:g}")):
         if bad.any():
             row = int(np.argmax(bad))
-            out = f"leave the column out with {as_option('--drop', name)}"
+            out = f"leave the column out with {parameter('drop', [name])}"
             if labels:
-                out += f", or take it as labels with {as_option('--categorical', name)}"
+                out += f", or take it as labels with {parameter('categorical', [name])}"
             raise InputError(
                 f"column {quoted(name)} of {source.title} has"
                 f" {what.format(values[row])} on {source.place(row)}; {weights} must"

@@ -28,7 +28,7 @@ from contexture_jax.data._dialect import (
     said_first,
     worded,
 )
-from contexture_jax.data._messages import InputError, counted, quoted
+from contexture_jax.data._messages import InputError, counted, parameter, quoted
 from contexture_jax.data._notation import number
 from contexture_jax.data._preface import decoded, without_comments
 from contexture_jax.data._source import DEFAULT_DIALECT, Cells, Dialect, Lines, Source
@@ -173,7 +173,7 @@ class _Table:
         return (
             f"{what} has {counted(len(cells), 'cell')}; the header names"
             f" {counted(width, 'column')} (a {separator} inside a cell needs quotes"
-            " around it; --separator names another)"
+            f" around it; {parameter('separator')} names another)"
         )
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:

@@ -37,6 +37,8 @@ def _read(path: Path, kind: str, read: Any) -> Source:
     try:
         table = read()
         return _from_table(table, path.name)
+    except InputError:
+        raise
     except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(

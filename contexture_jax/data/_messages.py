@@ -1,31 +1,81 @@
-"""The error that stands for bad input, and how messages quote what they complain of."""
+"""The error that stands for bad input, and how messages name what they complain of.
+
+A message names parameters of `load_features` and `load_counts`: `drop=['id']` to who
+calls these, `--drop id` to who types the command. So it is written as a template, in
+which `parameter("drop", ["id"])` stands for both.
+"""
 
 from __future__ import annotations
 
+import ast
 import difflib
-import shlex
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import PurePath
+from typing import Any
 
 __all__ = [
     "InputError",
-    "as_option",
+    "Message",
     "closest",
     "counted",
     "enumerated",
+    "parameter",
     "quoted",
     "quoted_path",
 ]
 
 _LONGEST_QUOTE = 40
 _MOST_NAMES = 8
+# Characters that no text holds: Unicode keeps them for marks inside a program.
+_PARAMETER = re.compile("\ufdd0(\\w+)(?:=(.*?))?\ufdd1")
 
 
-class InputError(Exception):
+class Message(str):
+    """Text that calls parameters as Python does, and can be worded otherwise."""
+
+    __slots__ = ("_template",)
+
+    def __new__(cls, template: str) -> Message:
+        """Word a text in which `parameter` stands for parameters."""
+        message = super().__new__(cls, _PARAMETER.sub(_in_python, template))
+        message._template = template
+        return message
+
+    def worded(self, word: Callable[[str, Any], str]) -> str:
+        """The text with other words for parameters.
+
+        Args:
+            word: from the name of a parameter and its value, or None, to words.
+        """
+
+        def told(match: re.Match[str]) -> str:
+            return word(match[1], ast.literal_eval(match[2] or "None"))
+
+        return _PARAMETER.sub(told, self._template)
+
+
+class InputError(ValueError):
     """What the user gave is wrong; the message says what, where and what would do.
 
     The command prints it as its one line on stderr and exits with status 2.
+
+    Attributes:
+        message: the text, which can be worded otherwise.
     """
+
+    def __init__(self, message: str) -> None:
+        self.message = message if isinstance(message, Message) else Message(message)
+        super().__init__(str(self.message))
+
+
+def parameter(name: str, value: Any = None) -> str:
+    """What stands in a template for a parameter, with a value or without."""
+    return f"\ufdd0{name}{'' if value is None else f'={value!r}'}\ufdd1"
+
+
+def _in_python(match: re.Match[str]) -> str:
+    return match[1] if match[2] is None else f"{match[1]}={match[2]}"
 
 
 def quoted(text: str, *, longest: int = _LONGEST_QUOTE) -> str:
@@ -39,18 +89,6 @@ def quoted(text: str, *, longest: int = _LONGEST_QUOTE) -> str:
 def quoted_path(path: str | PurePath) -> str:
     """A path in double quotes, whole: its end tells more than its beginning."""
     return quoted(str(path), longest=1000)
-
-
-def as_option(name: str, value: str) -> str:
-    """An option and its value as a shell takes them, on one line."""
-    breaks = [c for c in value if ord(c) < 32 or len(f"a{c}a".splitlines()) > 1]
-    word = shlex.quote(value)
-    if breaks:
-        word = value.replace("\\", "\\\\").replace("'", "\\'")
-        for c in breaks:
-            word = word.replace(c, f"\\u{ord(c):04x}")
-        word = f"$'{word}'"
-    return f"{name}{'=' if value.startswith('-') else ' '}{word}"
 
 
 def enumerated(names: Iterable[str]) -> str:

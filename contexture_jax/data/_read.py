@@ -1,6 +1,6 @@
-"""Reading DATA: a file of one of several kinds, or a built-in set, as named columns.
+"""Reading data: a file of one of several kinds, or a built-in set, as named columns.
 
-Nothing is interpreted here beyond what the format says; `_data` makes features of it.
+Nothing is interpreted here beyond what the format says; `_features` does that.
 Arrays are never unpickled.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from contexture_jax.data._arrays import read_npy, read_npz
 from contexture_jax.data._csv import read_csv
 from contexture_jax.data._frames import read_feather, read_parquet
-from contexture_jax.data._messages import InputError, quoted_path
+from contexture_jax.data._messages import InputError, parameter, quoted_path
 from contexture_jax.data._source import DEFAULT_DIALECT, Dialect, Source
 
 __all__ = ["BUILT_INS", "read"]
@@ -27,7 +27,7 @@ _ACCEPTED = (
 
 
 def read(data: str, dialect: Dialect = DEFAULT_DIALECT) -> Source:
-    """Read DATA, whose kind its name tells.
+    """Read data, whose kind their name tells.
 
     Args:
         data: a path or the name of a built-in set.
@@ -52,13 +52,22 @@ def read(data: str, dialect: Dialect = DEFAULT_DIALECT) -> Source:
     name = quoted_path(data)
     try:
         if not data or not path.exists():
-            raise InputError(f"no such file: {name}; DATA is {_ACCEPTED}")
+            raise InputError(
+                f"no such file: {name}; {parameter('path')} is {_ACCEPTED}"
+            )
         if path.is_dir():
-            raise InputError(f"{name} is a directory; DATA is {_ACCEPTED}")
+            raise InputError(
+                f"{name} is a directory; {parameter('path')} is {_ACCEPTED}"
+            )
         if reader is None:
-            raise InputError(f"cannot tell what {name} is; DATA is {_ACCEPTED}")
+            raise InputError(
+                f"cannot tell what {name} is; {parameter('path')} is {_ACCEPTED}"
+            )
         if dialect.separator is not None and suffix not in (".csv", ".tsv", ".txt"):
-            raise InputError(f"--separator goes with a .csv; DATA is {name}")
+            raise InputError(
+                f"{parameter('separator')} goes with a .csv; {parameter('path')} is"
+                f" {name}"
+            )
         return reader(path)
     except OSError as error:
         reason = error.strerror or str(error)

@@ -1,8 +1,8 @@
-"""What DATA holds, as named columns that nothing has interpreted yet."""
+"""What data hold, as named columns that nothing has interpreted yet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,8 @@ __all__ = [
     "Dialect",
     "Lines",
     "Source",
+    "as_dialect",
+    "as_names",
     "is_repeated",
     "repeated",
 ]
@@ -27,7 +29,7 @@ DEFAULT_MISSING = (
 
 
 class Dialect(NamedTuple):
-    """How the user says that DATA is written; None where that is to be found out.
+    """How the user says that data are written; None where that is to be found out.
 
     Attributes:
         separator: what is between the cells of a CSV; a space stands for any number.
@@ -47,6 +49,32 @@ class Dialect(NamedTuple):
 
 
 DEFAULT_DIALECT = Dialect()
+
+
+def as_dialect(
+    separator: str | None, decimal: str | None, missing: Iterable[str]
+) -> Dialect:
+    """A dialect, of what a user says.
+
+    Raises:
+        TypeError: if `missing` is one text.
+        ValueError: if a sign is none.
+    """
+    if separator is not None and len(separator) != 1:
+        msg = f"separator must be one character; got {separator!r}"
+        raise ValueError(msg)
+    if decimal not in (None, ".", ","):
+        msg = f"decimal must be '.' or ','; got {decimal!r}"
+        raise ValueError(msg)
+    return Dialect(separator, decimal, as_names(missing, "missing"))
+
+
+def as_names(names: Iterable[str], name: str) -> tuple[str, ...]:
+    """Texts as a tuple; a `TypeError` if they are one text, whose letters are many."""
+    if isinstance(names, str):
+        msg = f"{name} must hold texts, as [{names!r}]; got one text"
+        raise TypeError(msg)
+    return tuple(names)
 
 
 class Lines(NamedTuple):
@@ -71,7 +99,7 @@ class Lines(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What DATA holds.
+    """What data hold.
 
     Attributes:
         title: what to call it.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 
 from contexture_jax.data._memory import available, in_words
-from contexture_jax.data._messages import InputError, enumerated
+from contexture_jax.data._messages import InputError, enumerated, parameter
 from contexture_jax.data._source import Source, repeated
 
 __all__ = ["as_columns", "from_archive", "is_large", "is_sparse_archive"]
@@ -35,16 +36,31 @@ def from_archive(arrays: Mapping[str, np.ndarray], title: str) -> Source:
     Raises:
         InputError: if the arrays make no matrix, or it is no table of finite numbers.
     """
-    from scipy import sparse
+    kind, size = _checked_form(arrays, title)
+    parts = _checked_parts(arrays, kind, title)
+    try:
+        weights = _as_rows(kind, parts, size)
+    except (ValueError, TypeError, IndexError, OverflowError, MemoryError) as error:
+        raise InputError(f"the sparse matrix of {title} is damaged: {error}") from error
+    bad = ~np.isfinite(weights.data)
+    if bad.any():
+        raise InputError(
+            f"the sparse matrix of {title} holds {weights.data[bad][0]} ({bad.sum()}"
+            " such values); expected finite numbers"
+        )
+    return Source(title, [], [], {}, None, weights=weights)
 
+
+def _checked_form(
+    arrays: Mapping[str, np.ndarray], title: str
+) -> tuple[str, tuple[int, ...]]:
+    """The format of a matrix whose arrays are all there, and its shape."""
     lost = {"format", "shape", "data"} - arrays.keys()  # those of Python objects
     if lost:
         raise InputError(f"{title} holds Python objects in {enumerated(sorted(lost))}")
-    form = arrays["format"]
+    form, shape = arrays["format"], arrays["shape"]
     kind = form.item() if form.ndim == 0 and form.dtype.kind in "SU" else ""
-    kind = kind.decode("latin-1") if isinstance(kind, bytes) else kind
-    shape = arrays["shape"]
-    kind = str(kind)
+    kind = kind.decode("latin-1") if isinstance(kind, bytes) else str(kind)
     absent = [name for name in _PARTS.get(kind, ()) if name not in arrays]
     if kind not in _PARTS or absent or shape.dtype.kind not in "iu":
         raise InputError(
@@ -63,6 +79,13 @@ def from_archive(arrays: Mapping[str, np.ndarray], title: str) -> Source:
             f"the sparse matrix of {title} has {size[0]:,} × {size[1]:,} entries, which"
             f" take {in_words(needed)} of memory, and {in_words(room)} are free"
         )
+    return kind, size
+
+
+def _checked_parts(
+    arrays: Mapping[str, np.ndarray], kind: str, title: str
+) -> list[np.ndarray]:
+    """The numbers, as float64, and what says where they are."""
     parts = [arrays[name] for name in _PARTS[kind]]
     if any(part.dtype.kind not in "iu" for part in parts[1:]):
         raise InputError(
@@ -74,27 +97,24 @@ def from_archive(arrays: Mapping[str, np.ndarray], title: str) -> Source:
             " numbers"
         )
     # Before entries are added up, which in their own dtype may overflow.
-    parts[0] = parts[0].astype(np.float64)
-    try:
-        maker = getattr(sparse, f"{kind}_array")
-        if kind == "coo":
-            matrix = maker((parts[0], tuple(parts[1:])), shape=size)
-        else:
-            matrix = maker(tuple(parts), shape=size)
-        if kind in ("csr", "csc"):
-            matrix.check_format(full_check=True)
-        weights = matrix.tocsr()
-        weights.sum_duplicates()
-        weights.check_format(full_check=True)
-    except (ValueError, TypeError, IndexError, OverflowError, MemoryError) as error:
-        raise InputError(f"the sparse matrix of {title} is damaged: {error}") from error
-    bad = ~np.isfinite(weights.data)
-    if bad.any():
-        raise InputError(
-            f"the sparse matrix of {title} holds {weights.data[bad][0]} ({bad.sum()}"
-            " such values); expected finite numbers"
-        )
-    return Source(title, [], [], {}, None, weights=weights)
+    return [parts[0].astype(np.float64), *parts[1:]]
+
+
+def _as_rows(kind: str, parts: list[np.ndarray], size: tuple[int, ...]) -> Any:
+    """The matrix in the format of rows; SciPy raises if its parts do not fit."""
+    from scipy import sparse
+
+    maker = getattr(sparse, f"{kind}_array")
+    if kind == "coo":
+        matrix = maker((parts[0], tuple(parts[1:])), shape=size)
+    else:
+        matrix = maker(tuple(parts), shape=size)
+    if kind in ("csr", "csc"):
+        matrix.check_format(full_check=True)
+    weights = matrix.tocsr()
+    weights.sum_duplicates()
+    weights.check_format(full_check=True)
+    return weights
 
 
 def is_large(source: Source) -> bool:
@@ -115,8 +135,8 @@ def as_columns(source: Source) -> Source:
     if n * m > _LARGEST_DENSE:
         raise InputError(
             f"the sparse matrix of {source.title} has {n:,} × {m:,} entries, more than"
-            f" the {_LARGEST_DENSE:,} that are made dense here; contexture spectrum"
-            " --context joint or graph takes it sparse"
+            f" the {_LARGEST_DENSE:,} that are made dense here;"
+            f" {parameter('sparse', True)} takes it sparse"
         )
     weights = source.weights.tocsc()
     columns = []

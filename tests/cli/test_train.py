@@ -19,7 +19,7 @@ import pytest
 from contexture_jax.cli import _train, main
 from contexture_jax.cli._arguments import Options
 from contexture_jax.cli._probe import probed
-from contexture_jax.data._features import Table, Target
+from contexture_jax.data._table import Table, Target
 from contexture_jax.training import PairBatches
 from tests.cli.helpers import told_at
 from tests.tolerances import tol

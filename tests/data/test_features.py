@@ -8,6 +8,7 @@ import pytest
 from contexture_jax.data._counts import load_counts
 from contexture_jax.data._features import load_features
 from contexture_jax.data._messages import InputError
+from contexture_jax.data._table import auto_gamma
 from tests.data.helpers import write
 from tests.tolerances import tol
 
@@ -202,3 +203,27 @@ def test_counts_without_labels_keep_all_columns(tmp_path):
 def test_magnitudes_near_the_largest_float_are_standardised(tmp_path):
     biggest = Path(write(tmp_path, "a\n1.7e308\n-1.7e308\n1e308\n"))
     assert np.isfinite(load_features(str(biggest)).features).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"drop": "a"}, TypeError, r"drop must hold texts, as \['a'\]; got one text"),
+        ({"missing": "NA"}, TypeError, "missing must hold texts"),
+        ({"decimal": "x"}, ValueError, "decimal must be '.' or ','; got 'x'"),
+        ({"separator": ", "}, ValueError, "separator must be one character; got ', '"),
+    ],
+)
+@pytest.mark.parametrize("load", [load_features, load_counts])
+def test_keywords_are_checked(tmp_path, load, given, error, message):
+    with pytest.raises(error, match=message):
+        load(write(tmp_path, "a,b\n1,2\n3,5\n"), **given)
+
+
+def test_gamma_is_one_over_the_columns_however_they_are_coded(tmp_path):
+    path = write(tmp_path, "a,b,c\n1,x,7\n2,y,7\n4,z,7\n9,x,7\n")
+    table = load_features(path)
+    assert table.features.shape == (4, 4)
+    assert auto_gamma(table) == 1 / 2
+    mean = squared_distances(table.features).mean()
+    np.testing.assert_allclose(auto_gamma(table) * mean, 2, atol=CLOSE)

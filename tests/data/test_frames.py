@@ -14,7 +14,6 @@ from contexture_jax.cli._contexts import build_context, plan_context
 from contexture_jax.data._counts import _symmetric, load_counts
 from contexture_jax.data._features import load_features
 from contexture_jax.data._messages import InputError
-from contexture_jax.data._source import Dialect
 from tests.tolerances import tol
 
 WEIGHTS = np.array([[0, 2, 1], [2, 0, 0], [1, 0, 3.0]])
@@ -47,7 +46,7 @@ def test_a_large_sparse_matrix_stays_sparse(tmp_path):
     context = build_context(recipe, table, "float32")
     assert context.shape == (n, n)
     np.testing.assert_allclose(context.weights, 1 / (2 * n - 2), rtol=tol(np.float32))
-    with pytest.raises(InputError, match="no --target"):
+    with pytest.raises(InputError, match="no target, drop or categorical"):
         load_counts(options.data, target="y", sparse=True)
 
 
@@ -167,8 +166,8 @@ def test_the_unit_of_counts_does_not_matter(tmp_path, unit, context):
 
 def test_separators_are_of_text_files(tmp_path):
     np.save(tmp_path / "x.npy", np.eye(3))
-    with pytest.raises(InputError, match="--separator goes with"):
-        load_features(str(tmp_path / "x.npy"), dialect=Dialect(separator=";"))
+    with pytest.raises(InputError, match=r"separator goes with a \.csv; path is"):
+        load_features(str(tmp_path / "x.npy"), separator=";")
 
 
 @pytest.mark.parametrize(("dtype", "sums"), [("u1", 300), ("?", 2), ("i1", 200)])
@@ -210,5 +209,5 @@ def test_text_of_a_typed_file_is_no_mark_of_a_missing_value(tmp_path):
     assert target is not None
     assert target.class_names == ("NA", "None")
     np.testing.assert_array_equal(load_features(path, target="y").rows, [0, 1, 3])
-    asked = load_features(path, dialect=Dialect(missing=("NA",)))
+    asked = load_features(path, missing=("NA",))
     assert "y=missing" in asked.feature_names

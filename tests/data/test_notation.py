@@ -5,7 +5,7 @@ import pytest
 
 from contexture_jax.data._columns import interpret
 from contexture_jax.data._features import load_features
-from contexture_jax.data._messages import InputError
+from contexture_jax.data._messages import InputError, Message
 from contexture_jax.data._notation import read_numbers
 from contexture_jax.data._source import Dialect, Source
 from contexture_jax.data._texts import Texts
@@ -127,8 +127,8 @@ def test_what_is_like_numbers_but_none_is_refused_with_ways_out(cells, look):
     match = rf'"a" of t (looks like {look}: "|holds numbers but for )' if look else "a"
     with pytest.raises(InputError, match=match) as error:
         understood(cells)
-    assert "--categorical a" in str(error.value)
-    assert "--drop a" in str(error.value)
+    assert "categorical=['a']" in str(error.value)
+    assert "drop=['a']" in str(error.value)
     assert len(understood(cells, categorical=True).categories) == len(cells)
 
 
@@ -185,13 +185,13 @@ def test_names_and_codes_are_categories_however_many(cells):
     ],
 )
 def test_numbers_that_may_be_dates_or_codes_are_noted_with_a_way_out(cells, what):
-    notes = understood(cells).notes
+    notes = tuple(map(Message, understood(cells).notes))
     assert notes == (
         ()
         if what is None
         else (
-            f'"a" looks like {what}, read as numbers: --categorical a takes each text'
-            " as a category",
+            f"\"a\" looks like {what}, read as numbers: categorical=['a'] takes"
+            " each text as a category",
         )
     )
     assert set(understood(cells, categorical=True).categories) == set(cells) - {
@@ -204,7 +204,7 @@ def test_dates_in_an_array_are_noted_too():
     for cells in (np.array([2024.01, 2024.1, 2024.11]), np.array([20240105, 20231231])):
         source = Source("t", ["a"], [cells], {})
         (note,) = interpret(source, cells, "a", feature=True).notes
-        assert "--categorical a" in note
+        assert "categorical=['a']" in note
     cells = np.array([2024.01, 1.5])
     assert (
         interpret(Source("t", ["a"], [cells], {}), cells, "a", feature=True).notes == ()
@@ -231,7 +231,7 @@ def test_texts_nearly_as_many_as_rows_are_noted():
 )
 def test_a_comma_that_may_be_either_is_asked_about(decimal, expected):
     cells = ["1,234", "56,789"]
-    with pytest.raises(InputError, match=r"--decimal , or --decimal \. tells"):
+    with pytest.raises(InputError, match=r"decimal=',' or decimal='\.' tells"):
         understood(cells)
     column = understood(cells, dialect=Dialect(decimal=decimal))
     np.testing.assert_array_equal(column.values, expected)
@@ -253,10 +253,10 @@ def test_points_that_may_be_between_thousands_are_noted(tmp_path):
     path = str(write(tmp_path, "a;b\n1.000;1\n2.500;2\n500;9\n"))
     assert load_features(path).notes == [
         "separator ;",
-        "points taken as before decimals (--decimal , if they are between thousands),"
+        "points taken as before decimals (decimal=',' if they are between thousands),"
         " in: a",
     ]
-    thousands = load_features(path, dialect=Dialect(decimal=",")).features[:, 0]
+    thousands = load_features(path, decimal=",").features[:, 0]
     assert thousands[2] < thousands[0] < thousands[1]
 
 
@@ -307,7 +307,7 @@ def test_integers_of_64_bits_stay_apart_as_classes(tmp_path, base):
 
 def test_integers_of_64_bits_as_numbers_are_noted():
     column = understood([str(2**53 + 1), str(2**54), "7"])
-    assert "--categorical" in column.notes[0]
+    assert "categorical" in column.notes[0]
 
 
 def test_marks_of_missing_values_are_counted_and_chosen(tmp_path):
@@ -316,9 +316,9 @@ def test_marks_of_missing_values_are_counted_and_chosen(tmp_path):
     table = load_features(path, target="y")
     assert table.notes == [
         '3 rows without a value of "y" left out ("None": 2, "NA": 1);'
-        " --missing says what counts as one"
+        " missing says what counts as one"
     ]
-    kept = load_features(path, target="y", dialect=Dialect(missing=("x",)))
+    kept = load_features(path, target="y", missing=("x",))
     assert kept.target is not None
     assert kept.target.class_names == ("NA", "None", "z")
     np.testing.assert_array_equal(kept.rows, [0, 1, 4, 5])
@@ -340,7 +340,7 @@ def test_nan_is_a_class_if_no_mark_and_no_number_in_any_case():
 @pytest.mark.parametrize("mark", ["-999", "-999.0"])
 def test_a_number_may_mark_a_missing_value(tmp_path, mark):
     np.save(tmp_path / "x.npy", np.array([[1.0], [-999.0], [4.0], [2.0]]))
-    array = load_features(str(tmp_path / "x.npy"), dialect=Dialect(missing=(mark,)))
+    array = load_features(str(tmp_path / "x.npy"), missing=(mark,))
     text = load_features(str(write(tmp_path, "a\n1\n\n4\n2\n")))
     np.testing.assert_array_equal(array.features, text.features)
 
@@ -394,7 +394,7 @@ def test_classes_that_differ_by_leading_zeros_are_noted(tmp_path):
     table = load_features(str(write(tmp_path, "a,y\n" + rows)), target="y")
     assert table.notes == [
         '"y" has texts that are one number, so one class: "01" and "1" and "001"'
-        " (--categorical y keeps them apart)"
+        " (categorical=['y'] keeps them apart)"
     ]
     padded = "".join(f"{i},{y}\n" for i, y in enumerate(["01", "02", "01", "02"]))
     path = str(write(tmp_path, "a,y\n" + padded))
@@ -419,9 +419,9 @@ def test_a_column_of_decimal_commas_leaves_points_before_decimals(tmp_path, unit
 
 def test_a_column_of_marks_names_the_way_out(tmp_path):
     path = str(write(tmp_path, "a,b\n1,NA\n2,NA\n3,None\n"))
-    with pytest.raises(InputError, match='"NA", "None"; --missing \'\' keeps such'):
+    with pytest.raises(InputError, match='"NA", "None"; missing=\\(\\) keeps such'):
         load_features(path)
-    assert len(load_features(path, dialect=Dialect(missing=())).feature_names) == 3
+    assert len(load_features(path, missing=()).feature_names) == 3
 
 
 def test_classes_merged_by_rounding_are_refused_with_the_reason(tmp_path):

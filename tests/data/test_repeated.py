@@ -11,7 +11,7 @@ from contexture_jax.data._counts import load_counts
 from contexture_jax.data._features import load_features
 from contexture_jax.data._messages import InputError
 from contexture_jax.data._read import read
-from contexture_jax.data._source import Dialect, is_repeated
+from contexture_jax.data._source import is_repeated
 from tests.data.helpers import write
 
 NUM_CELLS = 4_000_000
@@ -74,7 +74,7 @@ def test_columns_of_one_value_are_as_they_were(tmp_path, kind):
     assert found.notes == expected.notes == ["2 constant columns left out: x0, x1"]
     np.testing.assert_array_equal(load_counts(str(path)).features, SMALL)
     with pytest.raises(InputError, match=r'"x1" of x.npz has no values'):
-        load_features(str(path), dialect=Dialect(missing=("3",)))
+        load_features(str(path), missing=("3",))
 
 
 def test_rows_without_a_target_leave_one_value_one(tmp_path):
