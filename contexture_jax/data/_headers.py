@@ -126,6 +126,7 @@ def _dtype(descr: Any, what: str) -> tuple[np.dtype | None, str]:
 
 
 def sized(header: Header) -> str:
+    """A shape and a dtype, in words."""
     return f"{quoted(str(header.shape))} of {header.kind}".replace('"', "")
 
 
@@ -150,6 +151,7 @@ def told(what: str) -> Iterator[None]:
 
 
 def damaged(what: str, reason: str) -> InputError:
+    """The error for a file that is not what it should be."""
     reason = reason.splitlines()[0].rstrip(".") if reason else "no more is known"
     return InputError(
         f"cannot read {what}: it is damaged, pickled or of another format ({reason});"
