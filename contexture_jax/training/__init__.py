@@ -9,6 +9,7 @@ next.
 from contexture_jax.training._data import Batches, batches
 from contexture_jax.training._errors import CheckpointError
 from contexture_jax.training._fit import fit
+from contexture_jax.training._loop import FitResult, FitStatus
 from contexture_jax.training._objective import from_loss
 from contexture_jax.training._options import Checkpoints, Devices, Logging, Monitor
 from contexture_jax.training._pairs import PairBatch, PairBatches, pair_batches
@@ -19,7 +20,6 @@ from contexture_jax.training._parallel import (
     global_batch,
 )
 from contexture_jax.training._prefetch import prefetch
-from contexture_jax.training._result import FitResult, FitStatus
 from contexture_jax.training._schedules import warmup_cosine
 from contexture_jax.training._state import TrainState, init_state
 from contexture_jax.training._step import make_step, per_row

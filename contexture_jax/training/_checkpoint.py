@@ -69,32 +69,27 @@ class Store:
 
     Args:
         directory: made if it is missing.
-        keep_last: how many of the newest to keep, at least 1.
-        keep_best: how many to keep of those with the best scores.
-        mode: "min" or "max", which scores are good.
+        retention: which of them are kept.
         is_ours: whether the directory is still that of this run; None: not known.
     """
 
     def __init__(
         self,
         directory: Path,
-        *,
-        keep_last: int,
-        keep_best: int,
-        mode: str,
+        retention: Retention,
         is_ours: Callable[[], bool] | None = None,
     ) -> None:
         self._directory = directory
         self._is_ours = is_ours or (lambda: True)
         self._is_broken = False
-        self._retention = Retention(keep_last, keep_best, mode)
+        self._retention = retention
         self._manager: Any = None
         with self._told(f"checkpoints cannot be kept in {directory}"):
             directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
                 directory.resolve(),
                 options=ocp.CheckpointManagerOptions(
-                    cleanup_tmp_directories=True, preservation_policy=self._retention
+                    cleanup_tmp_directories=True, preservation_policy=retention
                 ),
                 item_names=("state", "progress", "form"),
             )

@@ -22,7 +22,7 @@ from contexture_jax.training._data import check_feed, feed
 from contexture_jax.training._errors import CheckpointError, reason
 from contexture_jax.training._interrupt import interruptible
 from contexture_jax.training._log import History, progress_bar, tensorboard_writer
-from contexture_jax.training._loop import Loop, Plan
+from contexture_jax.training._loop import FitResult, FitStatus, Loop, Plan
 from contexture_jax.training._options import (
     Checkpoints,
     Devices,
@@ -33,7 +33,7 @@ from contexture_jax.training._options import (
 from contexture_jax.training._parallel import CompiledStep, compile_step
 from contexture_jax.training._prefetch import prefetch
 from contexture_jax.training._processes import agreement, watched
-from contexture_jax.training._result import FitResult, FitStatus
+from contexture_jax.training._retention import Retention
 from contexture_jax.training._state import TrainState
 
 __all__ = ["fit"]
@@ -228,13 +228,8 @@ def _store(root: Path, options: Checkpoints, mode: str) -> Iterator[Store]:
         is_ours = None
         if jax.process_index() == 0:
             is_ours = stack.enter_context(_alone(root))
-        store = Store(
-            directory,
-            keep_last=options.keep_last,
-            keep_best=options.keep_best,
-            mode=mode,
-            is_ours=is_ours,
-        )
+        kept = Retention(options.keep_last, options.keep_best, mode)
+        store = Store(directory, kept, is_ours)
         stack.callback(store.close)
         yield store
 

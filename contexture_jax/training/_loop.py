@@ -1,4 +1,4 @@
-"""The steps of a run between its start and its end: logged, judged and saved."""
+"""The steps of a run, logged, judged and saved, and what it ends with."""
 
 from __future__ import annotations
 
@@ -6,24 +6,56 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from contexture_jax._core.types import Array
+from contexture_jax._core.types import Array, short_repr
 from contexture_jax.training._bits import examined
 from contexture_jax.training._checkpoint import Progress, Store, told_what_is_whole
 from contexture_jax.training._interrupt import Interruption
 from contexture_jax.training._log import History
 from contexture_jax.training._options import Monitor
 from contexture_jax.training._parallel import CompiledStep
-from contexture_jax.training._result import FitResult, FitStatus
 from contexture_jax.training._state import TrainState
 
-__all__ = ["Loop", "Plan"]
+__all__ = ["FitResult", "FitStatus", "Loop", "Plan"]
 
 MAX_IN_FLIGHT = 4
+
+
+class FitStatus(StrEnum):
+    """How a run ended. Compares equal to its text, as in `status == "finished"`."""
+
+    FINISHED = "finished"
+    EARLY_STOP = "early stop"
+    DATA_EXHAUSTED = "data exhausted"
+    NON_FINITE = "non-finite"
+    INTERRUPTED = "interrupted"
+
+
+@short_repr
+class FitResult(NamedTuple):
+    """What a run ends with.
+
+    Attributes:
+        state: the last state; after "non-finite" that of the last checkpoint, if there
+            is one.
+        history: the rows of the log as columns, "step" among them, float64 (steps:
+            int64), NaN where a row lacks a metric.
+        status: how the run ended.
+        message: more words on that; empty for a run that finished.
+        best_step: the step of the checkpoint with the best value of the metric that is
+            watched, or None.
+    """
+
+    state: TrainState
+    history: dict[str, np.ndarray]
+    status: FitStatus
+    message: str = ""
+    best_step: int | None = None
 
 
 class _NonFiniteError(Exception):

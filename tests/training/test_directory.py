@@ -25,6 +25,7 @@ from contexture_jax.training import CheckpointError
 from contexture_jax.training._bits import examined
 from contexture_jax.training._checkpoint import Progress, Store, key_words
 from contexture_jax.training._log import History
+from contexture_jax.training._retention import Retention
 from tests.mutations import mutated
 from tests.training.helpers import same_bits
 from tests.training.test_fit import rows, saved_steps, train
@@ -203,6 +204,33 @@ def test_a_checkpoint_that_failed_leaves_nothing_begun(
     assert [*(tmp_path / "checkpoints").iterdir()] == []
 
 
+def test_old_checkpoints_that_cannot_be_deleted_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    store = Store(tmp_path, Retention(1, 0, "min"))
+    store.save(6, {"w": jnp.ones(2)}, Progress((0,)), None)
+    store.wait()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rmdir", refuse)
+        store.save(12, {"w": jnp.ones(2)}, Progress((0,)), None)
+        with pytest.raises(CheckpointError) as told:
+            store.wait()
+    text = str(told.value)
+    assert text.startswith(f"old checkpoints in {tmp_path} cannot be deleted (Permissi")
+    assert "that of step 12" in text
+    assert "\n" not in text
+    store.close()
+    # The next run finds both, and deletes the old one with its first.
+    store = Store(tmp_path, Retention(1, 0, "min"))
+    assert store.latest == 12
+    store.save(18, {"w": jnp.ones(2)}, Progress((0,)), None)
+    store.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["18"]
+
+
 def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file", encoding="utf-8")
     with pytest.raises(CheckpointError, match="run cannot be written"):
@@ -245,7 +273,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
         "half": jnp.ones((3, 3), jnp.bfloat16),
         "mask": jnp.asarray([True, False]),
     }
-    store = Store(directory, keep_last=2, keep_best=0, mode="min")
+    store = Store(directory, Retention(2, 0, "min"))
     store.save(6, state, Progress(key_words(KEY), best=0.5, stale=1), 0.5)
     newer = jax.tree.map(lambda leaf: leaf + leaf, state)
     store.save(12, newer, Progress(key_words(KEY), best=0.5, stale=1), 0.5)
@@ -254,7 +282,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 
 def restored(directory: Path, like: Any) -> tuple[int, Progress, Any]:
-    store = Store(directory, keep_last=2, keep_best=0, mode="min")
+    store = Store(directory, Retention(2, 0, "min"))
     try:
         latest = store.latest
         assert latest is not None

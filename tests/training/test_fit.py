@@ -22,6 +22,7 @@ import pytest
 import contexture_jax as cx
 from contexture_jax.training._checkpoint import Progress, Store
 from contexture_jax.training._options import group
+from contexture_jax.training._retention import Retention
 from tests.training.helpers import data, initial_state, make_step, same_bits
 
 ROOT = Path(__file__).parents[2]
@@ -436,7 +437,7 @@ def test_the_state_that_was_given_is_left_alone() -> None:
 
 
 def test_the_best_and_the_newest_are_kept(tmp_path: Path) -> None:
-    store = Store(tmp_path, keep_last=2, keep_best=1, mode="max")
+    store = Store(tmp_path, Retention(2, 1, "max"))
     progress = Progress((0,))
     for step, score in enumerate([0.1, 0.9, 0.3, 0.2, None]):
         store.save(step, {"w": jnp.full((2,), step)}, progress, score)
