@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding
 
 from contexture_jax._core.types import Array, Bool
 
-__all__ = ["gathered", "held_here", "judged", "placed", "settled", "spans_processes"]
+__all__ = ["gathered", "held_here", "judged", "placed", "ready", "spans_processes"]
 
 
 def spans_processes(x: Any) -> bool:
@@ -74,7 +74,7 @@ def placed(x: Any, sharding: NamedSharding) -> Array:
     )
 
 
-def settled(arrays: Any) -> Any:
+def ready(arrays: Any) -> Any:
     """The same arrays; those of several processes are waited for.
 
     A process runs up to 32 programs ahead of itself on a CPU device and then blocks a

@@ -19,8 +19,8 @@ from contexture_jax._core.fingerprint import of_one_law
 from contexture_jax._core.numerics import (
     safe_divide,
 )
+from contexture_jax._core.scaling import rescaled
 from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
-from contexture_jax._core.units import in_own_unit
 from contexture_jax.evaluation._common import (
     as_columns,
     as_number,
@@ -147,7 +147,7 @@ def alignment(
     check_key(key)
     num_shuffles = check_integer(num_shuffles, "num_shuffles", low=1)
     # No measure sees the scale.
-    phi = in_own_unit(as_columns(phi, "phi", op.shape[0]))[0].astype(op.dtype)
+    phi = rescaled(as_columns(phi, "phi", op.shape[0]))[0].astype(op.dtype)
     check_finite(exact.left, "exact.left")
     of_one_law(exact.fingerprint, op.fingerprint, "op must be the operator of exact")
     d = phi.shape[1]

@@ -24,9 +24,9 @@ from contexture_jax._core.numerics import (
     safe_reciprocal,
     safe_sqrt,
 )
-from contexture_jax._core.processes import settled
+from contexture_jax._core.processes import ready
+from contexture_jax._core.scaling import rescaled
 from contexture_jax._core.types import Array, ArrayLike, Float, Int
-from contexture_jax._core.units import in_own_unit
 from contexture_jax.contexts import Context
 from contexture_jax.operators import AssociationOperator
 
@@ -139,12 +139,12 @@ def as_columns(x: Any, name: str, num_rows: int | None = None) -> Float[Array, "
 
 
 def as_functions(x: Any, name: str, op: AssociationOperator) -> Float[Array, "n d"]:
-    """Functions on the rows of an operator as columns, each in a unit of its own.
+    """Functions on the rows of an operator as columns, each at a scale of its own.
 
     In the dtype of `op`, and 0 on rows without mass.
     """
     x = as_columns(x, name, op.shape[0])
-    return in_own_unit(jnp.where(op.p_x[:, None] > 0, x, 0), axis=0)[0].astype(op.dtype)
+    return rescaled(jnp.where(op.p_x[:, None] > 0, x, 0), axis=0)[0].astype(op.dtype)
 
 
 def as_number(value: Any, name: str) -> float:
@@ -167,10 +167,10 @@ def weighted_basis(
     """An orthonormal basis of √weights · span(x), and its rank.
 
     Columns are brought to one scale before the SVD, so that its cutoff judges
-    directions and not units: singular values not above `rank_cutoff`, 10 √max(n, d) ·
+    directions and not scales: singular values not above `rank_cutoff`, 10 √max(n, d) ·
     eps · s_max, are 0. So is a column whose norm after centring is at most
     10 √max(n, d) · eps times the norm before: the rest of a constant is rounding. Each
-    column may have a unit of its own, as large or small as the dtype has.
+    column may have a scale of its own, as large or small as the dtype has.
 
     The derivative (both modes) is that of the span: with the basis Q of Y = Q R, Q̇ = (I
     − Q Qᵀ) Ẏ R⁺. It is right for whatever does not depend on the choice of the basis,
@@ -187,7 +187,7 @@ def weighted_basis(
     """
     n, d = x.shape
     # Rows without mass may hold anything; 0 times it need not be 0.
-    x, _ = in_own_unit(jnp.where(weights[:, None] > 0, x, 0), axis=0)
+    x, _ = rescaled(jnp.where(weights[:, None] > 0, x, 0), axis=0)
     _, scaled, _ = _at_one_scale(x, weights, centre=centre)
     basis, rank = _span(scaled)
     return jnp.pad(basis, ((0, 0), (0, d - min(n, d)))), rank
@@ -199,7 +199,7 @@ def weighted_whitening(
     """The mean, and W with (x − mean) W orthonormal in L²(weights); 0 beyond its rank.
 
     √weights · (x − mean) W is the basis of `weighted_basis`, with its cutoffs. W is in
-    the units of x, which must allow for it: bring x to its own by `in_own_unit`.
+    the scale of x, which must allow for it: bring x to its own by `rescaled`.
     """
     d = x.shape[1]
     mean, scaled, scale = _at_one_scale(x, weights, centre=True)
@@ -225,7 +225,7 @@ def _at_one_scale(
         * raw_norm
     )
     scale = safe_reciprocal(jnp.where(norm > floor, norm, 0))
-    return settled((mean, y * scale[None, :], scale))
+    return ready((mean, y * scale[None, :], scale))
 
 
 @jax.custom_jvp
@@ -256,7 +256,7 @@ def _span_and_inverse(
         jnp.where(finite, z, jnp.nan)
         for z in (jnp.where(keep[None, :], basis, 0), inverse)
     )
-    return settled((basis, jnp.where(finite, jnp.sum(keep), d), inverse))
+    return ready((basis, jnp.where(finite, jnp.sum(keep), d), inverse))
 
 
 def map_blocks(

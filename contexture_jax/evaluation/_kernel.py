@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer, check_key
+from contexture_jax._core.scaling import rescaled, times_power_of_two
 from contexture_jax._core.types import Array, ArrayLike, Float, Int
-from contexture_jax._core.units import in_own_unit, times_power_of_two
 from contexture_jax.evaluation._common import (
     as_columns,
     kernel_deltas,
@@ -128,7 +128,7 @@ def lipschitz(
 
     kernel = map_blocks(columns, rows, row_entries=n + m)
     alive = op.p_x[rows] > 0
-    places, unit = in_own_unit(jnp.where(alive[:, None], x[rows], 0))
+    places, exponent = rescaled(jnp.where(alive[:, None], x[rows], 0))
     places = places.astype(op.dtype)
     noise = singular_value_slack(op.dtype) * jnp.max(kernel)
 
@@ -142,7 +142,7 @@ def lipschitz(
 
     indices = jnp.arange(num_points, dtype=jnp.int32)
     slope = jnp.max(jax.lax.map(steepest, indices))
-    slope = times_power_of_two(slope, -unit[0, 0])
+    slope = times_power_of_two(slope, -exponent[0, 0])
     return jnp.where(jnp.isfinite(places).all(), slope, jnp.nan)
 
 

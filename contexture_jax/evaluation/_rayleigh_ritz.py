@@ -19,8 +19,8 @@ from contexture_jax._core.numerics import (
     safe_reciprocal,
     safe_sqrt,
 )
+from contexture_jax._core.scaling import rescaled, times_power_of_two
 from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr
-from contexture_jax._core.units import in_own_unit, times_power_of_two
 from contexture_jax.evaluation._common import (
     as_columns,
     as_weights,
@@ -135,9 +135,9 @@ def rayleigh_ritz(
                 "positive, weights and key go with embeddings of pairs; an operator is"
                 " the law itself"
             )
-        phi, unit = in_own_unit(as_columns(phi, "phi", other.shape[0]), axis=0)
+        phi, exponent = rescaled(as_columns(phi, "phi", other.shape[0]), axis=0)
         found = _by_operator(phi.astype(other.dtype), other, rank)
-        return _in_units_given(found, unit)
+        return _at_scale_given(found, exponent)
     phi = as_columns(phi, "phi")
     psi = as_columns(other, "other", phi.shape[0])
     if positive and psi.shape != phi.shape:
@@ -148,11 +148,11 @@ def rayleigh_ritz(
     rank = _check_rank(rank, min(phi.shape[1], psi.shape[1]))
     w = as_weights(weights, phi.shape[0], dtype)
     if positive:
-        both, unit = in_own_unit(jnp.concatenate([phi, psi]), axis=0)
+        both, exponent = rescaled(jnp.concatenate([phi, psi]), axis=0)
         phi, psi = jnp.split(both, 2)
     else:
-        (phi, unit), (psi, _) = (in_own_unit(z, axis=0) for z in (phi, psi))
-    found = _in_units_given(_by_pairs(phi, psi, w, rank, positive), unit)
+        (phi, exponent), (psi, _) = (rescaled(z, axis=0) for z in (phi, psi))
+    found = _at_scale_given(_by_pairs(phi, psi, w, rank, positive), exponent)
     if key is None:
         return found
     check_key(key)
@@ -161,20 +161,20 @@ def rayleigh_ritz(
     return found._replace(held_out=_held_out(phi, psi, rank, positive, key, level))
 
 
-def _in_units_given(found: RayleighRitz, unit: Int[Array, "1 d"]) -> RayleighRitz:
+def _at_scale_given(found: RayleighRitz, exponent: Int[Array, "1 d"]) -> RayleighRitz:
     """The map to the functions, from embeddings as they came."""
-    rotation = times_power_of_two(found.rotation, -unit.T)
-    if is_concrete(unit):
+    rotation = times_power_of_two(found.rotation, -exponent.T)
+    if is_concrete(exponent):
         lowest = jnp.finfo(rotation.dtype).minexp
         check_values(
-            unit[0],
+            exponent[0],
             "the exponents of the columns of phi",
             lambda e: e >= lowest,
             f"at least {lowest}, or the map from phi to its functions leaves the range"
             " of the dtype: multiply phi",
         )
     return found._replace(
-        mean=times_power_of_two(found.mean, unit[0]), rotation=rotation
+        mean=times_power_of_two(found.mean, exponent[0]), rotation=rotation
     )
 
 

@@ -11,8 +11,8 @@ from contexture_jax._core.numerics import (
     safe_divide,
     safe_reciprocal,
 )
+from contexture_jax._core.scaling import rescaled
 from contexture_jax._core.types import Array, ArrayLike, Float, Int
-from contexture_jax._core.units import in_own_unit
 from contexture_jax.contexts import nearest_neighbors
 from contexture_jax.evaluation._common import (
     as_columns,
@@ -161,7 +161,7 @@ def cka(
     def centred(x: Array) -> Array:
         root = jnp.sqrt(w)[:, None]
         # The measure does not see the scale; squares would leave the range.
-        x, _ = in_own_unit(jnp.where(root > 0, x, 0))
+        x, _ = rescaled(jnp.where(root > 0, x, 0))
         left = root * (x - mm(w[None, :], x))
         length = jnp.linalg.norm(left)
         # The rest of a constant is rounding, which scaling would make a feature of.

@@ -18,8 +18,8 @@ from contexture_jax._core.checks import (
 )
 from contexture_jax._core.classes import as_classes
 from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal, safe_sqrt
+from contexture_jax._core.scaling import rescaled
 from contexture_jax._core.types import Array, ArrayLike, Bool, Float, short_repr
-from contexture_jax._core.units import in_own_unit
 from contexture_jax.evaluation._common import (
     as_columns,
     as_functions,
@@ -96,7 +96,7 @@ def target_energy(target: ArrayLike, left: ArrayLike, p_x: ArrayLike) -> TargetE
     mu, p = _check_left(left, p_x)
     f = as_floating(target, "target")
     f = as_columns(f[:, None] if f.ndim == 1 else f, "target", mu.shape[0])
-    f = in_own_unit(jnp.where(p[:, None] > 0, f, 0))[0].astype(mu.dtype)
+    f = rescaled(jnp.where(p[:, None] > 0, f, 0))[0].astype(mu.dtype)
     centred = f - mm(p[None, :], f)
     total = jnp.sum(p[:, None] * centred**2)
     varies = _varies(total, jnp.sum(p[:, None] * f**2), f.shape[0])

@@ -10,8 +10,8 @@ import numpy as np
 
 from contexture_jax._core.checks import check_integer
 from contexture_jax._core.numerics import mm
+from contexture_jax._core.scaling import rescaled
 from contexture_jax._core.types import Array, ArrayLike, Bool, Float, short_repr
-from contexture_jax._core.units import in_own_unit
 from contexture_jax.evaluation._common import (
     as_columns,
     as_epsilon,
@@ -146,7 +146,7 @@ def worst_case_error_of_coefficients(
     s = as_singular_values(singular_values)
     eps = as_epsilon(epsilon, jnp.max(s))
     phi = as_columns(coefficients, "coefficients", s.shape[0])
-    phi = in_own_unit(phi, axis=0)[0].astype(s.dtype)
+    phi = rescaled(phi, axis=0)[0].astype(s.dtype)
     basis, _ = weighted_basis(phi, jnp.ones_like(s), centre=False)
     off = jnp.eye(s.shape[0], dtype=s.dtype) - mm(basis, basis.T)
     return _dual_value(off, jnp.diag(s**2), jnp.max(s), eps)

@@ -15,8 +15,8 @@ from contexture_jax._core.checks import (
 )
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import mm, safe_reciprocal, safe_sqrt
+from contexture_jax._core.scaling import common_exponent, times_power_of_two
 from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr
-from contexture_jax._core.units import common_exponent, times_power_of_two
 
 __all__ = [
     "ViewMoments",
@@ -25,8 +25,8 @@ __all__ = [
     "as_pair",
     "as_views",
     "frobenius",
-    "in_common_scale",
     "kernel_moment",
+    "rescaled_together",
     "tail_weights",
     "unit_rows",
     "unit_variance",
@@ -68,7 +68,7 @@ def as_pair(
     return a.astype(dtype), b.astype(dtype)
 
 
-def in_common_scale(
+def rescaled_together(
     batch: Batch, *embeddings: Float[Array, "b d"]
 ) -> tuple[list[Float[Array, "b d"]], Int[Array, ""]]:
     """The embeddings times 2^(−e), of entries below 4 in modulus, and e.

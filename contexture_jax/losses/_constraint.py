@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from contexture_jax._core.checks import check_coefficient
 from contexture_jax._core.moments import Batch
 from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
+from contexture_jax._core.scaling import times_power_of_two
 from contexture_jax._core.types import Array, Float, Int, summary
-from contexture_jax._core.units import times_power_of_two
-from contexture_jax.losses._common import in_common_scale
+from contexture_jax.losses._common import rescaled_together
 from contexture_jax.losses._running import RunningMoments, running_covariance
 from contexture_jax.losses._whiten import regularised, trace_ratio
 
@@ -26,7 +26,7 @@ __all__ = [
     "constrained",
     "covariance_penalty",
     "hinge_penalty",
-    "scaled_for",
+    "rescaled_for",
 ]
 
 
@@ -114,12 +114,12 @@ def as_constraint(
     return constraint
 
 
-def scaled_for(
+def rescaled_for(
     constraint: object, batch: Batch, *embeddings: Float[Array, "b d"]
 ) -> tuple[list[Float[Array, "b d"]], Int[Array, ""] | None]:
-    """Under `Whiten`, which depends on no scale, `in_common_scale`; else as given."""
+    """Under `Whiten`, which depends on no scale, `rescaled_together`; else as given."""
     if isinstance(as_constraint(constraint), Whiten):
-        return in_common_scale(batch, *embeddings)
+        return rescaled_together(batch, *embeddings)
     return list(embeddings), None
 
 
@@ -157,7 +157,7 @@ def constrained(
         B: the part of the objective that the constraint leaves, shape (d, d).
         factor: 1 for SVME and KISE, 2 for two views.
         moments: running moments that stand for C in `Whiten`.
-        exponent: the e of `scaled_for`, where C and B are over 4^e; None: 0.
+        exponent: the e of `rescaled_for`, where C and B are over 4^e; None: 0.
     """
     form = as_constraint(constraint)
     if moments is not None and not isinstance(form, Whiten):

@@ -7,7 +7,7 @@ from typing import Any
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.losses._common import as_views, view_moments
-from contexture_jax.losses._constraint import Constraint, constrained, scaled_for
+from contexture_jax.losses._constraint import Constraint, constrained, rescaled_for
 from contexture_jax.losses._running import RunningMoments
 
 __all__ = ["graph"]
@@ -54,7 +54,7 @@ def graph(
     """
     z, z_plus = as_views(z, z_plus)
     batch = batch_of(z, weights=weights, axis_name=axis_name)
-    (z, z_plus), exponent = scaled_for(constraint, batch, z, z_plus)
+    (z, z_plus), exponent = rescaled_for(constraint, batch, z, z_plus)
     C, R = view_moments(z, z_plus, batch)
     if lazy:
         R = (C + R) / 2

@@ -17,8 +17,8 @@ from contexture_jax._core.checks import (
 )
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.numerics import mm, safe_divide
+from contexture_jax._core.scaling import common_exponent, times_power_of_two
 from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
-from contexture_jax._core.units import common_exponent, times_power_of_two
 from contexture_jax.losses._common import as_embedding
 from contexture_jax.losses._whiten import cholesky, regularised
 

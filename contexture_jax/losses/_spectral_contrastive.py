@@ -11,7 +11,7 @@ from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.losses._common import as_views, frobenius, view_moments
-from contexture_jax.losses._constraint import Constraint, constrained, scaled_for
+from contexture_jax.losses._constraint import Constraint, constrained, rescaled_for
 from contexture_jax.losses._low_rank import negative_energy
 from contexture_jax.losses._running import RunningMoments
 
@@ -128,7 +128,7 @@ def non_contrastive(
     """
     z, z_plus = as_views(z, z_plus)
     batch = batch_of(z, weights=weights, axis_name=axis_name)
-    (z, z_plus), exponent = scaled_for(constraint, batch, z, z_plus)
+    (z, z_plus), exponent = rescaled_for(constraint, batch, z, z_plus)
     C, R = view_moments(z, z_plus, batch)
     return constrained(constraint, C, R, factor=2, moments=moments, exponent=exponent)
 

@@ -19,7 +19,7 @@ from contexture_jax._core.classes import text_codes
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import mm, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, ArrayLike, Float, Int, summary
-from contexture_jax.losses._common import as_embedding, in_common_scale
+from contexture_jax.losses._common import as_embedding, rescaled_together
 from contexture_jax.losses._whiten import regularised, trace_ratio
 
 __all__ = ["class_balanced", "cross_entropy", "squared_error"]
@@ -188,7 +188,7 @@ def _best_head(
     bias: bool,
     ridge: float,
 ) -> Float[Array, ""]:
-    (f,), _ = in_common_scale(batch, f)
+    (f,), _ = rescaled_together(batch, f)
     if bias:
         f, y = batch.centre(f), batch.centre(y)
     C, cross = batch.moment(f, f), batch.moment(f, y)

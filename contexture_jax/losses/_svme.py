@@ -16,7 +16,7 @@ from contexture_jax.losses._common import (
 from contexture_jax.losses._constraint import (
     Constraint,
     constrained,
-    scaled_for,
+    rescaled_for,
 )
 from contexture_jax.losses._running import RunningMoments
 
@@ -62,7 +62,7 @@ def svme(
     """
     f, g = as_pair(phi, psi)
     batch = batch_of(f, weights=weights, axis_name=axis_name)
-    (f, g), exponent = scaled_for(constraint, batch, f, g)
+    (f, g), exponent = rescaled_for(constraint, batch, f, g)
     f, g = batch.centre(f), batch.centre(g)
     residual = f - g
     C = batch.moment(f, f)
@@ -104,7 +104,7 @@ def kise(
         Zhai 2025 (dissertation, arXiv 2504.19792), ch. 2; theory.md §7.2.
     """
     f, k, batch = as_kernel_batch(phi, kernel_matrix, weights, axis_name)
-    (f,), exponent = scaled_for(constraint, batch, f)
+    (f,), exponent = rescaled_for(constraint, batch, f)
     f = batch.centre(f)
     C, K = batch.moment(f, f), kernel_moment(f, k, batch, unbiased)
     return constrained(constraint, C, K, factor=1, moments=moments, exponent=exponent)
@@ -135,6 +135,6 @@ def kise_pairs(
     """
     z, z_plus = as_views(z, z_plus)
     batch = batch_of(z, weights=weights, axis_name=axis_name)
-    (z, z_plus), exponent = scaled_for(constraint, batch, z, z_plus)
+    (z, z_plus), exponent = rescaled_for(constraint, batch, z, z_plus)
     C, R = view_moments(z, z_plus, batch)
     return constrained(constraint, C, R, factor=1, moments=moments, exponent=exponent)

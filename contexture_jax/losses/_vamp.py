@@ -13,7 +13,7 @@ from contexture_jax._core.checks import as_floating, check_coefficient
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, ArrayLike, Float, summary
-from contexture_jax.losses._common import as_pair, frobenius, in_common_scale
+from contexture_jax.losses._common import as_pair, frobenius, rescaled_together
 from contexture_jax.losses._constraint import covariance_penalty
 from contexture_jax.losses._whiten import regularised, whitened_cross
 
@@ -57,7 +57,7 @@ def vamp(
     f, g = as_pair(phi, psi, same_width=False)
     batch = batch_of(f, weights=weights, axis_name=axis_name)
     # Each in a unit of its own: the score depends on neither.
-    ((f,), _), ((g,), _) = (in_common_scale(batch, z) for z in (f, g))
+    ((f,), _), ((g,), _) = (rescaled_together(batch, z) for z in (f, g))
     # What rounding leaves of a constant has a mean too, and would score alone.
     C, cross, D = _centred_moments(batch.centre(f), batch.centre(g), batch)
     K = whitened_cross(regularised(C, ridge), cross, regularised(D, ridge))

@@ -40,7 +40,7 @@ def regularised(C: Float[Array, "d d"], ridge: float) -> Regularised:
     The shift is relative to the mean variance, so that no objective depends on the
     scale of its embeddings, and never below what rounding can take from the smallest
     eigenvalue. The floor, tiny^0.45 of the dtype (8e-18 in float32), keeps the inverse
-    and its square finite. It is for embeddings of entries near 1, `in_common_scale`.
+    and its square finite. It is for embeddings of entries near 1, `rescaled_together`.
     """
     d = C.shape[0]
     info = np.finfo(C.dtype)

@@ -18,7 +18,7 @@ from contexture_jax._core.checks import (
 )
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import weights_or_nan
-from contexture_jax._core.processes import settled
+from contexture_jax._core.processes import ready
 from contexture_jax._core.types import Array, ArrayLike, Float, Size, describe
 
 __all__ = ["AssociationOperator", "Cost", "as_law_of", "check_operator", "check_total"]
@@ -168,7 +168,7 @@ def _product(op: AssociationOperator, name: _Map, block: Any, what: str) -> Arra
     block = _as_block(block, num_rows, what).astype(op.dtype)
     op = tree_on_auto_axes(op)
     if _can_compile(op, block):
-        return settled(_compiled(op, block, name=name))
+        return ready(_compiled(op, block, name=name))
     return getattr(op, name)(block).astype(op.dtype)
 
 

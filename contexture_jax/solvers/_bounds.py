@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.scaling import rescaled, times_power_of_two
 from contexture_jax._core.types import Array, Bool, Float, Int, short_repr
-from contexture_jax._core.units import in_own_unit, times_power_of_two
 from contexture_jax.solvers._run import rounding_of
 
 __all__ = ["Bounds", "Found", "Known", "bounds_from"]
@@ -109,11 +109,11 @@ def bounds_from(
         orthonormal: whether the bases are known to be so, up to rounding.
     """
     xp = _namespace(known.values)
-    # In a unit of their own squares of values stay in range.
-    s, unit = _in_own_unit(known.values)
+    # At a scale of their own squares of values stay in range.
+    s, exponent = _rescaled(known.values)
     one, ceiling = xp.ones_like(s[0]), xp.inf
     left_residuals, right_residuals, scale, cluster_tol = (
-        _times(x, -unit)
+        _times(x, -exponent)
         for x in (
             known.left_residuals,
             known.right_residuals,
@@ -124,7 +124,7 @@ def bounds_from(
     if known.scale is not None:
         ceiling = xp.where(known.scale > 0, scale, xp.inf)
     total, tail = (
-        _times(x, -2 * unit) for x in (known.total_energy, known.tail_energy)
+        _times(x, -2 * exponent) for x in (known.total_energy, known.tail_energy)
     )
     head = xp.sum(s**2)
     slack = rounding_of(shape, dtype)
@@ -146,7 +146,7 @@ def bounds_from(
     remainder = xp.sqrt(tail)
     if known.lost is not None and known.remainder is not None:
         rounding = rounding + 2 * xp.maximum(scale, s[0]) * known.lost
-        probed = _times(known.remainder, -unit)
+        probed = _times(known.remainder, -exponent)
         remainder = xp.minimum(remainder, probed + rounding)
     residuals = Residuals(left_residuals, right_residuals, rounding)
     lower = _lower(s, residuals)
@@ -157,7 +157,7 @@ def bounds_from(
     coherent = coherent & ~(lower[None, :] > both.upper).any()
 
     def given(x: Either) -> Either:
-        return xp.where(coherent & (known.same != 0), _times(x, unit), xp.nan)
+        return xp.where(coherent & (known.same != 0), _times(x, exponent), xp.nan)
 
     both = both._replace(upper=given(both.upper), next_upper=given(both.next_upper))
     proved, if_found = (Bounds(*(x[i] for x in both)) for i in (0, 1))
@@ -177,9 +177,9 @@ def _each(make: Callable[[Any], Bounds], ends: Float[Either, " two"]) -> Bounds:
     return Bounds(*fields)
 
 
-def _in_own_unit(s: Float[Either, " r"]) -> tuple[Float[Either, " r"], Int[Either, ""]]:
+def _rescaled(s: Float[Either, " r"]) -> tuple[Float[Either, " r"], Int[Either, ""]]:
     if _namespace(s) is jnp:
-        s, exponent = in_own_unit(s)
+        s, exponent = rescaled(s)
         return s, exponent[0]
     top = np.abs(s).max()
     exponent = np.frexp(top)[1] - 1 if top > 0 and np.isfinite(top) else np.intc(0)

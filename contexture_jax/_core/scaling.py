@@ -1,4 +1,4 @@
-"""Arrays in a unit of their own: exact powers of two, for entries of any size.
+"""Arrays at a scale of their own: exact powers of two, for entries of any size.
 
 Squares of entries above 2⁶⁴ or below 2⁻⁶³ leave the range of float32. Devices flush
 subnormal numbers to 0, in comparisons too, so that exponents are read off the bits.
@@ -13,20 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.processes import settled
+from contexture_jax._core.processes import ready
 from contexture_jax._core.types import Array, Float, Int
 
-__all__ = ["common_exponent", "in_own_unit", "times_power_of_two"]
+__all__ = ["common_exponent", "rescaled", "times_power_of_two"]
 
 
-def in_own_unit(
+def rescaled(
     x: Float[Array, "*s"], *, axis: int | None = None
 ) -> tuple[Float[Array, "*s"], Int[Array, "..."]]:
     """The entries over the power of two below the largest, and that exponent.
 
     Args:
         x: floating, any shape.
-        axis: what shares a unit: 0 for each column of a matrix; None: all of it.
+        axis: what shares a scale: 0 for each column of a matrix; None: all of it.
 
     Returns:
         x · 2^(−e), of entries below 2 in modulus, with the gradient of a constant e;
@@ -34,14 +34,14 @@ def in_own_unit(
         finite.
     """
     top = jnp.max(_magnitude(x), axis=axis, keepdims=True, initial=0)
-    exponent = _exponent(settled(top), x.dtype)
+    exponent = _exponent(ready(top), x.dtype)
     return times_power_of_two(x, -exponent), exponent
 
 
 def common_exponent(
     *arrays: Float[Array, ...], axis_name: Any = None
 ) -> Int[Array, ""]:
-    """The e of `in_own_unit` of all entries of arrays of one dtype together.
+    """The e of `rescaled` of all entries of arrays of one dtype together.
 
     Args:
         *arrays: floating.
@@ -55,7 +55,7 @@ def common_exponent(
     top = functools.reduce(jnp.maximum, [jnp.max(x, initial=0) for x in tops])
     if axis_name is not None:
         top = jax.lax.pmax(top, axis_name)
-    return _exponent(settled(top), arrays[0].dtype)
+    return _exponent(ready(top), arrays[0].dtype)
 
 
 def _exponent(top: Array, dtype: Any) -> Int[Array, ...]:
