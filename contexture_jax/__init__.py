@@ -10,7 +10,7 @@ Front doors:
     cx.extend(result, context, x_new)       the functions at new points
     cx.solvers.certify(result, info, op, key=k)         bounds on values and spans
     cx.evaluation.usefulness(result.singular_values)    τ: is the context any good
-    cx.training.fit(step, state, data, ...)             an encoder by gradients
+    cx.learning.learn(context, x, rank=r, ...)          an encoder from pairs, in order
 
 Contexts, in `cx.contexts`:
     tables        joint, conditional, markov, pairs, labels, graph
@@ -32,6 +32,7 @@ Layers, in the order in which they import each other:
     cx.training      a step, its compilation for devices, data, loop, checkpoints
     cx.evaluation    τ, decay, compatibility, ratio trace, alignment, sampling error
     cx.prediction    a linear probe of functions (extra `cli`)
+    cx.learning      a context learned, saved and used on new rows
     cx.plotting      pictures (extra `plot`); the command is `contexture` (extra `cli`)
 
 `help(cx.svd)` and `help(cx.contexts.knn)` say more of each, with equations and sources.
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from contexture_jax import data as data
     from contexture_jax import evaluation as evaluation
     from contexture_jax import kernels as kernels
+    from contexture_jax import learning as learning
     from contexture_jax import losses as losses
     from contexture_jax import models as models
     from contexture_jax import operators as operators
@@ -89,6 +91,7 @@ __all__ = [
     "data",
     "evaluation",
     "kernels",
+    "learning",
     "losses",
     "models",
     "operators",

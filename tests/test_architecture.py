@@ -50,10 +50,13 @@ LAYERS = {
     ),
     "evaluation": _layer("_core kernels contexts operators solvers"),
     "prediction": _layer("_core", "sklearn"),
+    "learning": _layer(
+        "_core contexts operators losses models training evaluation", "flax optax"
+    ),
     "plotting": _layer("_core contexts operators solvers evaluation", "matplotlib"),
     "cli": _layer(
         "_core data contexts operators solvers losses models training evaluation"
-        " prediction plotting",
+        " prediction learning plotting",
         "flax matplotlib optax platformdirs pyarrow rich scipy sklearn threadpoolctl",
     ),
 }
@@ -67,7 +70,8 @@ JIT_ALLOWED = {
     "kernels/neighbors/_scoring.py": "blocks of one shape, searched from eager code",
     "kernels/neighbors/_pruned.py": "lower bounds, whose outcome the host reads",
     "kernels/neighbors/_pruning.py": "directions and images, likewise",
-    "cli/_learn.py": "embeddings and Ritz values, likewise",
+    "learning/_learn.py": "embeddings of all rows, their averages and Ritz values",
+    "learning/_learned.py": "functions at new inputs, for eager callers",
     "evaluation/_judgement.py": "each judge of a solved context is one program",
     "evaluation/_spectra.py": "`usefulness` likewise: some twenty small operations",
     "evaluation/_alignment.py": "`alignment` measures many shuffles of one shape",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,10 +43,18 @@ from contexture_jax.data import InputError, Table, counted, quoted_path
 __all__ = ["run"]
 
 # In the order of publishing: whoever sees the JSON sees the rest.
-_FILES = ("train.npz", "learned.png", "loss.png", "train.json")
+_FILES = ("model.npz", "train.npz", "learned.png", "loss.png", "train.json")
 _NEEDED = ("orbax.checkpoint", "platformdirs", "pyarrow", "rich", "sklearn")
 _LARGEST_OUTPUT = 512
 _HIDDEN = (512, 512)
+_NUMBERED = ("joint", "graph")  # contexts whose rows have no features
+_LOG_EVERY = 50
+_MEASURES = (
+    ("ratio_trace", "ratio trace"),
+    ("cca", "CCA"),
+    ("mutual_knn", "mutual k-NN"),
+    ("cka", "CKA"),
+)
 
 
 def run(options: TrainOptions, ending: Ending) -> Path:
@@ -76,36 +85,25 @@ def run(options: TrainOptions, ending: Ending) -> Path:
         _check_batch(options)
     with computing(base.dtype), ExitStack() as stack:
         with stages.stage("context") as advance:
-            from contexture_jax.cli import _learn, _report
+            from contexture_jax.cli import _compare, _report
             from contexture_jax.evaluation import num_singular_values
             from contexture_jax.operators import association_operator
 
             context = build_context(recipe, table, base.dtype, advance)
             op = association_operator(context)
-            limit = min(recipe.num_triples, num_singular_values(op))
-            rank = plan_rank(base.rank, recipe, limit)
+            most = num_singular_values(op)
+            rank = plan_rank(base.rank, recipe, min(recipe.num_triples, most))
         output = _output(options, rank)
         settings = _settings(options, recipe, rank, output, table, encoder)
         stack.enter_context(_run_of(out, settings, ending, resume=options.resume))
         with stages.stage("exact"):
-            exact, exact_status = _learn.exact_spectrum(
-                op, rank, num_singular_values(op), seed=base.seed
+            exact, exact_status = _compare.exact_spectrum(
+                op, rank, most, seed=base.seed
             )
-            tie = _learn.tie_at(exact.singular_values, rank)
         check_claimed(out / RUN)
         with stages.stage("train"), told_in_one_line(ending):
-            learned = _learn.learn(
-                options,
-                encoder,
-                recipe.name,
-                table,
-                context,
-                op,
-                rank=rank,
-                output=output,
-                mesh=mesh,
-                directory=out / RUN,
-                progress=None if not base.quiet else False,
+            learned = _learned(
+                options, recipe, table, context, op, rank, output, mesh, out / RUN
             )
         if not np.isfinite(learned.singular_values).all():
             raise InputError(
@@ -113,55 +111,149 @@ def run(options: TrainOptions, ending: Ending) -> Path:
                 f" --learning-rate than {options.learning_rate:g}, and another --out"
             )
         with stages.stage("compare"):
-            comparison = _learn.compare(learned, exact, op, seed=base.seed)
-            exact_values = exact.singular_values[:rank]
-            exact_left = np.asarray(exact.left[:, :rank])
+            comparison = _compare.compare(learned.left, exact, op, seed=base.seed)
         description = {
             **settings,
             "num_rows": len(table.rows),
-            "status": learned.status,
-            "message": learned.message,
-            "steps_done": learned.num_steps,
-            "parameters": learned.num_parameters,
-            "loss_last": learned.last_loss,
-            "learned_singular_values": learned.singular_values,
-            "exact_singular_values": exact_values,
+            **_described(learned),
+            "exact_singular_values": exact.singular_values[:rank],
             "exact_status": exact_status,
             **comparison,
             "probe": None,
-            "notes": [*table.notes, *recipe.notes, *tie],
+            "notes": [
+                *table.notes,
+                *recipe.notes,
+                *_compare.tie_at(exact.singular_values, rank),
+            ],
         }
-        with publishing(out, _FILES, ending) as folder:
-            with stages.stage("pictures"):
-                if base.plots:
-                    _draw(learned, exact_values, folder)
-            np.savez(
-                folder / "train.npz",
-                learned_singular_values=learned.singular_values,
-                learned_left=learned.left,
-                exact_singular_values=exact_values,
-                exact_left=exact_left,
-                p_x=np.asarray(op.p_x),
-                rows=table.rows,
-            )
-            written = _timed(description, stages)
-            _report.write_json(written, folder / "train.json")
-            files = [name for name in _FILES if (folder / name).exists()]
-        if table.target is not None and len(table.target.values) == op.shape[0]:
-            # What is written by now does not hang on it.
-            with stages.stage("probe"):
-                probe, notes = probed(learned.left, exact_left, table, base)
-            description["probe"] = probe
-            description["notes"] += notes
-            written = _timed(description, stages)
-            with replacing(out / "train.json") as path:
-                _report.write_json(written, path)
+        found = _Found(learned, exact, np.asarray(op.p_x), table)
+        written, files = _publish(found, description, out, stages, options, ending)
     if learned.status == "non-finite":
         print(f"contexture: warning: {learned.message}", file=sys.stderr)
     if not base.quiet:
         paths = [str(Path(base.out) / name) for name in files]
         _report.print_table(_rows(written, paths))
     return out
+
+
+class _Found(NamedTuple):
+    """What is learned, what is exact, and of what."""
+
+    learned: Any
+    exact: Any
+    p_x: np.ndarray
+    table: Table
+
+
+def _learned(
+    options: TrainOptions,
+    recipe: Recipe,
+    table: Table,
+    context: Any,
+    op: Any,
+    rank: int,
+    output: int,
+    mesh: Any,
+    directory: Path,
+) -> Any:
+    """Train an encoder on pairs of the context; a `cx.learning.Learned`."""
+    import optax
+
+    import contexture_jax as cx
+
+    base, steps = options.base, options.steps
+    # A label or a column is a number, a neighbour a row.
+    x = table.features.astype(base.dtype) if recipe.name not in _NUMBERED else None
+    a = x if recipe.name in ("knn", "rbf") else None
+    schedule = cx.training.warmup_cosine(options.learning_rate, steps)
+    every = min(_LOG_EVERY, steps)
+    is_shown = not base.quiet and sys.stderr.isatty()
+    with warnings.catch_warnings():
+        # The command says in its own words how a run ended.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return cx.learning.learn(
+            context,
+            x,
+            a,
+            rank=rank,
+            num_steps=steps,
+            batch_size=options.batch_size,
+            seed=base.seed,
+            loss=options.loss,
+            encoder=cx.learning.Encoder(
+                kind=options.encoder,
+                hidden=tuple(_HIDDEN if options.hidden is None else options.hidden),
+                activation=options.activation,
+                output=output,
+            ),
+            optimizer=optax.adamw(schedule, weight_decay=options.weight_decay),
+            op=op,
+            directory=directory,
+            checkpoints=cx.training.Checkpoints(
+                save_every=every * max(1, -(-steps // (10 * every)))
+            ),
+            logging=cx.training.Logging(log_every=every, progress=is_shown),
+            devices=cx.training.Devices(strategy=options.strategy, mesh=mesh),
+        )
+
+
+def _described(learned: Any) -> dict[str, Any]:
+    import jax
+
+    losses = learned.history.get("loss", np.zeros(0))
+    leaves = jax.tree.leaves([tower.params for tower in learned.towers.values()])
+    return {
+        "status": learned.status,
+        "message": learned.message,
+        "steps_done": learned.num_steps,
+        "parameters": sum(leaf.size for leaf in leaves),
+        "loss_last": float(losses[-1]) if len(losses) else None,
+        "learned_singular_values": learned.singular_values,
+    }
+
+
+def _publish(
+    found: _Found,
+    description: dict[str, Any],
+    out: Path,
+    stages: Stages,
+    options: TrainOptions,
+    ending: Ending,
+) -> tuple[dict[str, Any], list[str]]:
+    """Write all files, and then the probe; what the JSON holds, and their names."""
+    from contexture_jax.cli import _report
+
+    learned, table = found.learned, found.table
+    rank = len(learned.singular_values)
+    exact_values = found.exact.singular_values[:rank]
+    exact_left = np.asarray(found.exact.left[:, :rank])
+    with publishing(out, _FILES, ending) as folder:
+        with stages.stage("pictures"):
+            if options.base.plots:
+                _draw(learned, exact_values, folder)
+        learned.save(folder / "model.npz")
+        np.savez(
+            folder / "train.npz",
+            learned_singular_values=learned.singular_values,
+            learned_left=learned.left,
+            exact_singular_values=exact_values,
+            exact_left=exact_left,
+            p_x=found.p_x,
+            rows=table.rows,
+        )
+        written = _timed(description, stages)
+        _report.write_json(written, folder / "train.json")
+        files = [name for name in _FILES if (folder / name).exists()]
+    if table.target is not None and len(table.target.values) == len(learned.left):
+        # What is written by now does not hang on it.
+        with stages.stage("probe"):
+            probe, notes = probed(learned.left, exact_left, table, options.base)
+        description["probe"] = probe
+        description["notes"] += notes
+        written = _timed(description, stages)
+        with replacing(out / "train.json") as path:
+            _report.write_json(written, path)
+    return written, files
 
 
 def _timed(description: dict[str, Any], stages: Stages) -> dict[str, Any]:
@@ -243,7 +335,7 @@ def _encoder(options: TrainOptions, recipe: Recipe) -> dict[str, Any]:
     Raises:
         InputError: if the rows are not what the encoder embeds.
     """
-    if recipe.name in ("joint", "graph"):
+    if recipe.name in _NUMBERED:
         if options.encoder != "mlp" or options.hidden is not None:
             raise InputError(
                 f"--context {recipe.name} has numbered rows, without features to embed:"
@@ -326,12 +418,7 @@ def _rows(d: dict[str, Any], files: list[str]) -> list[tuple[str, str]]:
         ("learned", _values(d["learned_singular_values"])),
         ("exact", _values(d["exact_singular_values"])),
     ]
-    for name, label in (
-        ("ratio_trace", "ratio trace"),
-        ("cca", "CCA"),
-        ("mutual_knn", "mutual k-NN"),
-        ("cka", "CKA"),
-    ):
+    for name, label in _MEASURES:
         null = d["nulls"][name]
         rows.append((label, f"{d[name]:.3f}  (of shuffled rows: {null:.3f} at most)"))
     if d["probe"] is not None:

@@ -26,7 +26,7 @@ from tests.tolerances import tol
 
 COMMON = ["wine", "--num-neighbors", "20", "--rank", "4", "--target", "target"]
 SMALL = ["--hidden", "32", "--batch-size", "64", "--output", "16", "--quiet"]
-FILES = {"train.npz", "train.json", "learned.png", "loss.png", "run"}
+FILES = {"model.npz", "train.npz", "train.json", "learned.png", "loss.png", "run"}
 
 
 def arguments(out, *more):

@@ -166,7 +166,7 @@ def _best(
     num_candidates: int,
     *,
     exact: bool,
-) -> tuple[Int[Array, "b c"], Float[Array, "b 1"]]:
+) -> tuple[Int[Array, "b k"], Float[Array, "b 1"]]:
     """Numbers of points in the best groups of 4, and the last score among those.
 
     If there are no more groups of 64 than candidates: all points, and infinity.

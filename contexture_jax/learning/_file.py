@@ -1,0 +1,177 @@
+"""One file for what was learned: arrays of an .npz, and a header of JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from contexture_jax import contexts
+from contexture_jax.learning._towers import Tower, rebuild
+
+__all__ = ["read", "write"]
+
+_FORMAT, _VERSION = "contexture_jax.learning", 1
+_NEEDED = ("singular_values", "left", "mean", "rotation")
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def write(
+    path: str | Path,
+    header: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    tower: Tower | None,
+    context: Any,
+) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: the file.
+        header: what JSON can hold.
+        arrays: by name.
+        tower: whose parameters to hold, or None.
+        context: to hold beside them, or None.
+    """
+    held = dict(arrays)
+    if tower is not None:
+        if tower.made_of is None:
+            msg = (
+                "the encoder is a function of the caller's own, of which no file can"
+                " tell; expected a cx.learning.Encoder, or jax.export of transform"
+            )
+            raise TypeError(msg)
+        held |= {f"tower/{name}": leaf for name, leaf in _named(tower.params)}
+    laid = None if context is None else _context_fields(context, "context", held)
+    header = {**header, "format": _FORMAT, "version": _VERSION, "context": laid}
+    text = json.dumps(header, allow_nan=False).encode()
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(
+                file,
+                header=np.frombuffer(text, np.uint8),
+                **{name: np.asarray(leaf) for name, leaf in held.items()},
+            )
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Tower, Any]:
+    """Header, arrays, tower and context of a file that `write` wrote."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        header = json.loads(arrays.pop("header").tobytes())
+        is_ours = header["format"] == _FORMAT
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        zipfile.BadZipFile,
+    ):
+        is_ours, header = False, {}
+    if not is_ours:
+        msg = f"{path} is no file that Learned.save wrote, or it is damaged"
+        raise ValueError(msg)
+    if header["version"] > _VERSION:
+        msg = (
+            f"{path} is of version {header['version']} of this kind of file; this"
+            f" contexture_jax reads {_VERSION}: take a newer one"
+        )
+        raise ValueError(msg)
+    try:
+        for name in _NEEDED:
+            arrays[name]
+        tower = _tower(header, arrays)
+        context = _context(header["context"], arrays)
+    except (KeyError, AttributeError, TypeError) as error:
+        msg = f"{path} is damaged: {error} is missing or not as it was written"
+        raise ValueError(msg) from error
+    return header, arrays, tower, context
+
+
+def _named(params: Any) -> list[tuple[str, Any]]:
+    flat = jax.tree_util.tree_flatten_with_path(params)[0]
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+        for path, leaf in flat
+    ]
+
+
+def _tower(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Tower:
+    made_of = header["tower"]
+    if "values" in arrays:  # which stand for it
+        return Tower(None, _no_tower, made_of)
+    params, apply = rebuild(made_of, nnx.Rngs(0))
+    leaves = []
+    for name, leaf in _named(params):
+        held = arrays[f"tower/{name}"]
+        if held.shape != leaf.shape:
+            raise KeyError(f"tower/{name} of shape {leaf.shape}")
+        leaves.append(jax.numpy.asarray(held))
+    return Tower(jax.tree.unflatten(jax.tree.structure(params), leaves), apply, made_of)
+
+
+def _no_tower(params: Any, x: Any) -> Any:
+    raise NotImplementedError("a file of an average encoder holds values, no encoder")
+
+
+def _context_fields(
+    value: Any, name: str, held: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """A class by name with its fields, whose arrays go to `held`."""
+    kind = type(value).__name__
+    if getattr(contexts, kind, None) is not type(value):
+        msg = (
+            f"a {kind} context is of the caller's own making, of which no file can"
+            " tell; expected one of cx.contexts, or jax.export of transform"
+        )
+        raise TypeError(msg)
+    fields = {
+        field.name: _laid(getattr(value, field.name), f"{name}/{field.name}", held)
+        for field in dataclasses.fields(value)
+    }
+    return {"class": kind, "fields": fields}
+
+
+def _laid(value: Any, name: str, held: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, _PLAIN):
+        return {"is": value}
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        held[name] = np.asarray(value)
+        return {"array": name}
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return {"tuple": [_laid(v, f"{name}/{i}", held) for i, v in enumerate(value)]}
+    if isinstance(value, contexts.Context):
+        return _context_fields(value, name, held)
+    msg = (
+        f"the field {name} of the context holds a {type(value).__name__}, of which no"
+        " file can tell; expected numbers, text, arrays or contexts"
+    )
+    raise TypeError(msg)
+
+
+def _context(laid: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if laid is None:
+        return None
+    if "is" in laid:
+        return laid["is"]
+    if "array" in laid:
+        return jax.numpy.asarray(arrays[laid["array"]])
+    if "tuple" in laid:
+        return tuple(_context(one, arrays) for one in laid["tuple"])
+    kind = getattr(contexts, laid["class"])
+    if not (isinstance(kind, type) and issubclass(kind, contexts.Context)):
+        raise KeyError(laid["class"])
+    return kind(**{n: _context(v, arrays) for n, v in laid["fields"].items()})

@@ -1,0 +1,165 @@
+"""The losses of `cx.losses` by name, and what each is shown of a pair (x, a)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from contexture_jax import losses
+from contexture_jax._core.types import Array, summary
+
+__all__ = ["OBJECTIVES", "Objective", "embeddings_of", "objective_of"]
+
+# Of the mean variance: in a batch, directions of less are noise that whitening would
+# blow up (theory.md §7.3).
+_RIDGE = 0.1
+
+
+class Objective(NamedTuple):
+    """A loss, and what it is shown.
+
+    Attributes:
+        loss: `loss(*embeddings, axis_name=...)`, as in `cx.losses`.
+        sees: what the embeddings of a batch are:
+            "views": Ψ(a), Ψ(a⁺) of two draws given one x, by one encoder;
+            "towers": Φ(x), Ψ(a) by two;
+            "walk": Φ(x), Φ(a) by one, where A is a row as X is;
+            "kernel": Φ(x) and the dual kernel of the batch;
+            "values": Φ(x) and a, "classes": the same, a being a number;
+            "inputs": Ψ(a) and x.
+        ordered: whether columns come out in order, so that no more are learned than
+            are asked for.
+    """
+
+    loss: Callable[..., Array]
+    sees: str
+    ordered: bool = False
+
+    @property
+    def num_draws(self) -> int:
+        """How many draws of a it takes."""
+        return {"views": 2, "kernel": 0}.get(self.sees, 1)
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """The encoders that it trains: "phi" of X, "psi" of A."""
+        names = {"views": ("psi",), "inputs": ("psi",), "towers": ("phi", "psi")}
+        return names.get(self.sees, ("phi",))
+
+
+def _whitened(loss: Callable[..., Array]) -> Callable[..., Array]:
+    return functools.partial(loss, constraint=losses.Whiten(_RIDGE))
+
+
+OBJECTIVES = {
+    "kise": Objective(_whitened(losses.kise_pairs), "views"),
+    "spectral_contrastive": Objective(losses.spectral_contrastive, "views"),
+    "non_contrastive": Objective(_whitened(losses.non_contrastive), "views"),
+    "spectral_contrastive_published": Objective(
+        losses.spectral_contrastive_published, "views"
+    ),
+    "vicreg": Objective(losses.vicreg, "views"),
+    "barlow_twins": Objective(losses.barlow_twins, "views"),
+    "simclr": Objective(losses.simclr, "views"),
+    "lora_evd": Objective(losses.lora_evd, "views"),
+    "neural_ef": Objective(losses.neural_ef, "views", ordered=True),
+    "neural_eigenmaps": Objective(losses.neural_eigenmaps, "views", ordered=True),
+    "orbital_minimisation": Objective(losses.orbital_minimisation, "views"),
+    "svme": Objective(_whitened(losses.svme), "towers"),
+    "lora_svd": Objective(losses.lora_svd, "towers"),
+    "vamp": Objective(functools.partial(losses.vamp, ridge=_RIDGE), "towers"),
+    "joint_nesting": Objective(losses.joint_nesting, "towers", ordered=True),
+    "sequential_nesting": Objective(losses.sequential_nesting, "towers", ordered=True),
+    "info_nce": Objective(losses.info_nce, "towers"),
+    "clip": Objective(losses.clip, "towers"),
+    "lora_kernel": Objective(losses.lora_kernel, "kernel"),
+    "graph": Objective(_whitened(losses.graph), "walk"),
+    "squared_error": Objective(losses.squared_error, "values"),
+    "class_balanced": Objective(losses.class_balanced, "classes"),
+    "reconstruction": Objective(losses.reconstruction, "inputs"),
+}
+_OF_KERNEL = Objective(_whitened(losses.kise), "kernel")
+_OTHERS = {
+    "cross_entropy": "has a head of its own",
+    "masked_reconstruction": "has a decoder of its own",
+    "ncp": "has singular values of its own to learn",
+    "vamp_e": "has a coupling of its own to learn",
+}
+
+
+def objective_of(loss: Any, *, can_sample: bool) -> Objective:
+    """The objective of a name; KISE is from the kernel of a context without samples.
+
+    Raises:
+        TypeError: if `loss` is no name and no `Objective`.
+        ValueError: if it is no loss that can be trained from pairs alone, or takes
+            samples where there are none.
+    """
+    if isinstance(loss, Objective):
+        found = loss
+    elif not isinstance(loss, str):
+        msg = f"loss must be a name or a cx.learning.Objective; got {summary(loss)}"
+        raise TypeError(msg)
+    elif loss in OBJECTIVES:
+        found = OBJECTIVES[loss]
+    elif loss in _OTHERS:
+        msg = f"loss {loss} {_OTHERS[loss]}: write the step with cx.training.make_step"
+        raise ValueError(msg)
+    else:
+        msg = f"loss must be one of {', '.join(OBJECTIVES)}; got {summary(loss)}"
+        raise ValueError(msg)
+    if can_sample or found.sees == "kernel":
+        return found
+    if loss != "kise":
+        msg = (
+            'loss must be "kise" or "lora_kernel" for a context without `sample`; got'
+            f" {loss!r}"
+        )
+        raise ValueError(msg)
+    return _OF_KERNEL
+
+
+def embeddings_of(
+    sees: str, applies: dict[str, Callable[..., Any]]
+) -> Callable[[Any, Any, Any], tuple[Any, ...]]:
+    """The function `encode(params, batch, key)` of an objective, for `make_step`.
+
+    Several draws of a for one x are several pairs: rows of x are repeated, so that a
+    row's pairs stay together however the batch is cut.
+    """
+
+    def embed(name: str, params: Any, inputs: Any) -> Array:
+        return applies[name](params[name], inputs)
+
+    def encode(params: Any, batch: Any, key: Any) -> tuple[Any, ...]:
+        del key
+        if sees == "kernel":
+            return embed("phi", params, batch.x), batch.kernel
+        if sees in ("views", "inputs", "towers"):
+            drawn = [embed("psi", params, a) for a in batch.a]
+        else:
+            drawn = list(batch.a)
+            if sees == "walk":
+                drawn = [embed("phi", params, a) for a in drawn]
+        if sees == "views":
+            pairs = [(i, j) for j in range(len(drawn)) for i in range(j)]
+            return _rows([drawn[i] for i, _ in pairs]), _rows(
+                [drawn[j] for _, j in pairs]
+            )
+        if sees == "inputs":
+            return _rows(drawn), _rows([batch.x] * len(drawn))
+        phi = embed("phi", params, batch.x)
+        return _rows([phi] * len(drawn)), _rows(drawn)
+
+    return encode
+
+
+def _rows(blocks: list[Array]) -> Array:
+    """Blocks of shape (b, …) as one of (b k, …), those of a row together."""
+    if len(blocks) == 1:
+        return blocks[0]
+    stacked = jnp.stack(blocks, axis=1)
+    return stacked.reshape(-1, *stacked.shape[2:])

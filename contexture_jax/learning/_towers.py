@@ -1,0 +1,139 @@
+"""Encoders for the kinds of input: features, and numbers of rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from contexture_jax import models
+from contexture_jax._core.types import Array, summary
+
+__all__ = ["Encoder", "Tower", "describe", "make_tower", "rebuild"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """What embeds features; numbers of rows have a table of embeddings.
+
+    Attributes:
+        kind: "mlp": all columns together; "transformer": a token a column.
+        hidden: widths of the hidden layers of an MLP.
+        activation: of the hidden layers: "tanh", "gelu" or "relu".
+        output: width of the embedding; None: four times the rank, at most 512 and a
+            quarter of a batch, and the rank for losses that learn functions in order.
+    """
+
+    kind: str = "mlp"
+    hidden: tuple[int, ...] = (512, 512)
+    activation: str = "tanh"
+    output: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("mlp", "transformer"):
+            msg = f'kind must be "mlp" or "transformer"; got {summary(self.kind)}'
+            raise ValueError(msg)
+
+
+class Tower(NamedTuple):
+    """An encoder as `(params, apply)`, and how to make it again.
+
+    Attributes:
+        params: its parameters.
+        apply: `apply(params, inputs)`, shape (b, output).
+        made_of: the arguments of `rebuild`, as JSON has them; None: of the caller's.
+    """
+
+    params: Any
+    apply: Callable[[Any, Any], Array]
+    made_of: dict[str, Any] | None
+
+
+def describe(inputs: Any, encoder: Encoder, output: int, dtype: Any) -> dict[str, Any]:
+    """What a tower for such inputs is made of.
+
+    Args:
+        inputs: features, shape (n, d) or (n,), floating, or numbers 0, …, n − 1.
+        encoder: what embeds features.
+        output: width of the embedding.
+        dtype: of parameters and embeddings.
+
+    Raises:
+        ValueError: if they are neither.
+    """
+    shape = np.shape(inputs)
+    shared = {"output": output, "dtype": jnp.dtype(dtype).name}
+    if np.issubdtype(inputs.dtype, np.integer) and len(shape) == 1:
+        return {"kind": "table", "size": shape[0], **shared}
+    if len(shape) not in (1, 2):
+        msg = (
+            "inputs of rows of shape (columns,) have an encoder here; got rows of shape"
+            f" {tuple(shape[1:])}: give encoder=function, of (inputs, output, rngs),"
+            " which returns (params, apply), as cx.models.functional does"
+        )
+        raise ValueError(msg)
+    given = dataclasses.asdict(encoder) | {"hidden": list(encoder.hidden)}
+    return {**given, "columns": shape[1] if len(shape) == 2 else 1, **shared}
+
+
+def make_tower(
+    inputs: Any, encoder: Any, output: int, dtype: Any, rngs: nnx.Rngs
+) -> Tower:
+    """An encoder for inputs such as these, see `describe`, with new parameters.
+
+    Args:
+        inputs: what it will see.
+        encoder: an `Encoder`, or a function of (inputs, output, rngs) that returns
+            (params, apply).
+        output: width of the embedding.
+        dtype: of an `Encoder`.
+        rngs: random numbers.
+    """
+    if not isinstance(encoder, Encoder):
+        if not callable(encoder):
+            msg = (
+                "encoder must be a cx.learning.Encoder or a function; got"
+                f" {summary(encoder)}"
+            )
+            raise TypeError(msg)
+        return Tower(*encoder(inputs, output, rngs), None)
+    made_of = describe(inputs, encoder, output, dtype)
+    return Tower(*rebuild(made_of, rngs), made_of)
+
+
+def rebuild(made_of: dict[str, Any], rngs: nnx.Rngs) -> tuple[Any, Callable[..., Any]]:
+    """`(params, apply)` of what `describe` says."""
+    dtype, output = jnp.dtype(made_of["dtype"]), made_of["output"]
+    if made_of["kind"] == "table":
+        shape = (made_of["size"], output)
+        table = jax.random.normal(rngs.params(), shape, dtype)
+        return {"table": table}, lambda params, index: params["table"][index]
+    columns = made_of["columns"]
+    shared = {
+        "out_features": output,
+        "activation": made_of["activation"],
+        "dtype": dtype,
+        "param_dtype": dtype,
+    }
+    if made_of["kind"] == "mlp":
+        hidden = tuple(made_of["hidden"])
+        config = models.MLPConfig(in_features=columns, hidden=hidden, **shared)
+        module: nnx.Module = models.MLP(config, rngs=rngs)
+    else:
+        module = models.TabularEncoder(
+            models.TabularEncoderConfig(
+                num_numeric=columns, trunk="transformer", width=64, **shared
+            ),
+            rngs=rngs,
+        )
+    params, apply = models.functional(module)
+    return params, lambda params, x: apply(params, _as_columns(x))
+
+
+def _as_columns(x: Any) -> Any:
+    return x[:, None] if jnp.ndim(x) == 1 else x
