@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -49,11 +50,12 @@ def test_three_devices_give_the_figures_of_one(tmp_path, capsys):
     [
         ("0", ("--devices", "at least 1", "got 0")),
         ("two", ("--devices", "integer", "'two'")),
-        # JAX has started in this process, with eight devices.
+        # JAX starts in this process, with eight devices.
         ("9", ("--devices 9", "8 CPU devices", "--devices 8 or less")),
     ],
 )
 def test_devices_that_are_not_there_are_refused(tmp_path, capsys, count, words):
+    jax.devices()
     out = tmp_path / "out"
     ran = run(capsys, "wine", "--devices", count, "--out", out)
     lines = ran.err.splitlines()
