@@ -50,6 +50,8 @@ def test_a_small_table_is_judged_by_all_its_values(solved, monkeypatch):
     every = all_values()
     judged = E.judge_spectrum(result, info, op)
     tau = E.usefulness(every, complete=True).tau
+    assert judged.bounds is not None
+    assert judged.usefulness is not None
     assert judged.bounds.lower == judged.bounds.upper
     slack = tol(np.float32, factor=100)
     np.testing.assert_allclose(judged.bounds.lower, tau, atol=slack)
@@ -58,6 +60,7 @@ def test_a_small_table_is_judged_by_all_its_values(solved, monkeypatch):
     assert judged.verdict.association == E.verdict(every, complete=True).association
     monkeypatch.setattr(_judgement, "_SMALL_TABLE", 0)
     bracket = E.judge_spectrum(result, info, op).bounds
+    assert bracket is not None
     assert bracket.lower - slack <= tau <= bracket.upper + slack
     assert bracket.lower < bracket.upper
 
@@ -81,6 +84,7 @@ def test_a_target_is_judged_on_the_rows_that_have_weight(solved):
     y = RNG.normal(size=12) * 1e30
     y[4] = 1e32
     judged = E.judge_target(y, result.left, op)
+    assert judged is not None
     small = np.where(np.arange(12) == 4, 0, y / 1e30)
     p_x = TABLE.sum(axis=1) / TABLE.sum()
     centred = small - p_x @ small
@@ -100,6 +104,7 @@ def test_classes_are_pooled_by_their_variance(solved):
     y = np.arange(12) % 3
     y[4] = 3
     judged = E.judge_target(y, result.left, op, num_classes=5)
+    assert judged is not None
     assert sorted(judged.class_compatibility) == [0, 1, 2]
     each = [judged.class_compatibility[c] for c in range(3)]
     weights = 1 - np.bincount(y, np.asarray(op.p_x))[:3]
