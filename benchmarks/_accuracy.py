@@ -9,10 +9,10 @@ __all__ = ["Triples", "make_entry_judge", "make_judge", "sine_of_largest_angle"]
 
 
 class Triples(NamedTuple):
-    """Singular triples: left (n, k), values (k,) descending, right (m, k)."""
+    """Singular triples: values (k,) descending, left (n, k), right (m, k)."""
 
-    left: Any
     values: Any
+    left: Any
     right: Any
 
 

@@ -75,7 +75,7 @@ def sklearn_randomized_svd(
             power_iteration_normalizer="LU",
             random_state=number,
         )
-        return Triples(u, s, vt.T)
+        return Triples(s, u, vt.T)
 
     settings = f"LU, n_iter={n_iter}, n_oversamples=10"
     return [Contestant(name, run, settings=settings, answer=answer)]
@@ -86,4 +86,4 @@ def scipy_svds(matrix: Any, rank: int, seed: int, **options: Any) -> Triples:
     rng = np.random.default_rng(seed)
     found: Any = scipy.sparse.linalg.svds(matrix, rank, rng=rng, **options)
     u, s, vt = found
-    return Triples(u[:, ::-1], s[::-1], vt[::-1].T)
+    return Triples(s[::-1], u[:, ::-1], vt[::-1].T)

@@ -92,7 +92,7 @@ def make_problem(args: Any, law: Any) -> tuple[np.ndarray, Triples]:
     a = rotate(a.T, right).T
     units = (np.eye(k, args.rank) for k in (n, m))
     u, v = (rotate(e, s) for e, s in zip(units, (left, right), strict=True))
-    return a.astype(np.float32, order="C"), Triples(u, values[: args.rank], v)
+    return a.astype(np.float32, order="C"), Triples(values[: args.rank], u, v)
 
 
 def rotate(block: np.ndarray, signs: np.ndarray) -> np.ndarray:
@@ -134,7 +134,7 @@ def ours(
             run,
             "ours",
             answer=lambda found: Triples(
-                found.left, found.singular_values, found.right
+                found.singular_values, found.left, found.right
             ),
         )
 
@@ -191,7 +191,7 @@ def torch_svd(a: np.ndarray, rank: int) -> list[Contestant]:
             run,
             "peer",
             f"q={rank + 10}, niter=4",
-            answer=lambda t: Triples(t[0][:, :rank], t[1][:rank], t[2][:, :rank]),
+            answer=lambda t: Triples(t[1][:rank], t[0][:, :rank], t[2][:, :rank]),
         )
     ]
 

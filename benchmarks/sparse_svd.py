@@ -190,7 +190,7 @@ def exact_triples(matrix: Any, rank: int) -> Triples:
 
 def drop_first(found: Triples) -> Triples:
     """Without the trivial triple."""
-    return Triples(found.left[:, 1:], found.values[1:], found.right[:, 1:])
+    return Triples(found.values[1:], found.left[:, 1:], found.right[:, 1:])
 
 
 def ours(
@@ -200,7 +200,7 @@ def ours(
         result, _ = found
         left = root_x[:, None] * np.asarray(result.left, np.float64)
         right = root_a[:, None] * np.asarray(result.right, np.float64)
-        return Triples(left, result.singular_values, right)
+        return Triples(result.singular_values, left, right)
 
     def contestant(text: str) -> Contestant:
         setting = read_setting(text)
@@ -286,7 +286,7 @@ def run_small(report: Report, args: argparse.Namespace) -> None:
                 PRINCE,
                 run,
                 settings="dense, float64, n_iter=4",
-                answer=lambda t: Triples(t[0], t[1], t[2].T),
+                answer=lambda t: Triples(t[1], t[0], t[2].T),
             )
         )
     rows = measure(contestants, rounds=args.rounds, judge=make_judge(truth))

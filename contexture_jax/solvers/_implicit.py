@@ -50,7 +50,7 @@ MakeProblem = Callable[[Any], Problem]
 
 
 def implicit_svd(
-    run: Run, make_problem: MakeProblem, operands: Any, key: Array
+    run: Run, make_problem: MakeProblem, operands: Any, key: Array, *, kept: bool = True
 ) -> tuple[SVDResult, SolveInfo]:
     """`run(operands, key)`, with the gradient of what has one.
 
@@ -66,27 +66,31 @@ def implicit_svd(
         make_problem: gives the matrix that `run` decomposes; hashable.
         operands: any pytree.
         key: random key.
+        kept: whether the program of the backward pass is kept, and `make_problem` with
+            it.
     """
-    return _implicit_svd(run, make_problem, operands, key)
+    return _implicit_svd(run, make_problem, kept, operands, key)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _implicit_svd(
-    run: Run, make_problem: MakeProblem, operands: Any, key: Array
+    run: Run, make_problem: MakeProblem, kept: bool, operands: Any, key: Array
 ) -> tuple[SVDResult, SolveInfo]:
-    del make_problem
+    del make_problem, kept
     return run(operands, key)
 
 
-def _forward(run: Any, make_problem: Any, operands: Any, key: Any) -> tuple[Any, Any]:
-    del make_problem
+def _forward(
+    run: Any, make_problem: Any, kept: bool, operands: Any, key: Any
+) -> tuple[Any, Any]:
+    del make_problem, kept
     operands, key = jax.tree.map(lambda primal: primal.value, (operands, key))
     result, info = run(operands, key)
     return (result, info), (operands, key, result)
 
 
 def _backward(
-    run: Any, make_problem: Any, saved: Any, cotangents: Any
+    run: Any, make_problem: Any, kept: bool, saved: Any, cotangents: Any
 ) -> tuple[Any, None]:
     del run
     operands, key, result = _differentiated_once(saved)
@@ -98,9 +102,11 @@ def _backward(
     )
     if all(bar is None for bar in bars):
         return None, None
-    gradient, vanishing, tied = _pull_back(
-        operands, key, result, bars, make_problem=make_problem
-    )
+    if kept:
+        pull_back = functools.partial(_compiled, make_problem=make_problem)
+    else:
+        pull_back = jax.jit(functools.partial(_pull_back, make_problem=make_problem))
+    gradient, vanishing, tied = pull_back(operands, key, result, bars)
     if not is_traced(vanishing, tied):
         found = (result.singular_values, vanishing, tied)
         _raise_where_undefined(*map(gathered, found))
@@ -129,7 +135,6 @@ def _(primals: Any, tangents: Any) -> Any:
 _implicit_svd.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-@functools.partial(jax.jit, static_argnames="make_problem")
 def _pull_back(
     operands: Any,
     key: Array,
@@ -164,6 +169,9 @@ def _pull_back(
     value, transpose = jax.vjp(functional, [x for x in leaves if _is_inexact(x)])
     (gradient,) = transpose(jnp.ones_like(value))
     return gradient, vanishing, tied
+
+
+_compiled = jax.jit(_pull_back, static_argnames="make_problem")
 
 
 def _average_over_clusters(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import check_key, is_concrete, on_cpu
+from contexture_jax._core.checks import check_key, is_concrete, is_traced, on_cpu
 from contexture_jax._core.meshes import beside_context
 from contexture_jax._core.numerics import mm, transpose_rows
 from contexture_jax._core.types import Array, Float
 from contexture_jax.kernels import slots_matmat
 from contexture_jax.solvers._implicit import Problem, implicit_svd
 from contexture_jax.solvers._linear_map import LinearMap
+from contexture_jax.solvers._maps import Products
 from contexture_jax.solvers._matrix import Layouts, take_apart
 from contexture_jax.solvers._plan import Method, Plan, make_plan
 from contexture_jax.solvers._random import make_seed, random_block
@@ -55,7 +57,7 @@ def truncated_svd(
             `@` and an adjoint (`H`, `adjoint` or `T`), such as SciPy's
             `LinearOperator`. Maps that JAX cannot trace (NumPy code) are called back on
             the host. A map compiles once for each pair of function objects or each
-            object, which are taken to stay as they are.
+            object, which are taken to stay as they are; its programs go when they do.
         rank: number of triples, 1 ≤ rank ≤ min(n, m).
         key: random key.
         method: as in `svd`.
@@ -90,7 +92,7 @@ def truncated_svd(
         True
     """
     check_key(key)
-    arrays, functions, shape, dtype = take_apart(a)
+    arrays, products, shape, dtype = take_apart(a, kept=not is_traced(key))
     plan = make_plan(
         shape,
         dtype,
@@ -105,9 +107,13 @@ def truncated_svd(
     )
     if _wants_transpose(arrays, plan):
         arrays = (arrays, transpose_rows(arrays))
+    functions = None if products is None else products.functions
     make_problem = _MatrixProblem(functions, shape, dtype)
-    run = functools.partial(_compiled, plan=plan.program, make_problem=make_problem)
-    result, info = implicit_svd(run, make_problem, arrays, key)
+    run = _program(products, plan.program, make_problem)
+    result, info = implicit_svd(run, make_problem, arrays, key, kept=products is None)
+    if products is not None and products.on_host and is_concrete(result):
+        # The host is called while the map is sure to live.
+        jax.block_until_ready(result)
     return result, finish(plan, info)
 
 
@@ -161,8 +167,7 @@ class _MatrixProblem(NamedTuple):
         return Problem(linear_map, squared_norm, pairing)
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "make_problem"))
-def _compiled(
+def _solve(
     arrays: Any, key: Array, *, plan: Plan, make_problem: _MatrixProblem
 ) -> tuple[SVDResult, SolveInfo]:
     problem = make_problem(arrays)
@@ -178,6 +183,24 @@ def _compiled(
     scale, squared_norm = choose_scale(entries, problem.squared_norm)
     result, info = solve(scaled_map(problem.map, scale), plan, key, squared_norm)
     return unscaled(result, info, scale)
+
+
+_compiled = jax.jit(_solve, static_argnames=("plan", "make_problem"))
+
+
+def _program(
+    products: Products | None, plan: Plan, make_problem: _MatrixProblem
+) -> Callable[[Any, Array], tuple[SVDResult, SolveInfo]]:
+    """The compiled solve: one for all arrays of a shape, or one of its own for a map.
+
+    What a program was compiled of lives as long as it does.
+    """
+    if products is None:
+        return functools.partial(_compiled, plan=plan, make_problem=make_problem)
+    program = jax.jit(functools.partial(_solve, plan=plan, make_problem=make_problem))
+    if products.programs is None:
+        return program
+    return products.programs.setdefault(plan, program)
 
 
 def _entries(layouts: Layouts, dtype: Any) -> list[Array]:

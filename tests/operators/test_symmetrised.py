@@ -1,5 +1,7 @@
 """The symmetrised matrix, its products, and every singular value by it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +68,7 @@ def test_all_singular_values_are_those_of_the_law(name):
 
 
 def test_all_singular_values_inside_a_trace_and_of_nan():
-    op = operator(NAMES[0], DTYPE)
+    op: Any = operator(NAMES[0], DTYPE)
     np.testing.assert_allclose(
         jax.jit(cx.solvers.all_singular_values)(op),
         cx.solvers.all_singular_values(op),
@@ -76,4 +78,4 @@ def test_all_singular_values_inside_a_trace_and_of_nan():
     bad = cx.operators.DenseOperator(table, op.p_x, op.p_a)
     assert np.isnan(cx.solvers.all_singular_values(bad)).all()
     with pytest.raises(TypeError, match="op"):
-        cx.solvers.all_singular_values(np.eye(3))
+        cx.solvers.all_singular_values(op.joint)

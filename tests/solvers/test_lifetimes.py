@@ -1,0 +1,127 @@
+"""What a caller hands in is not kept alive by what was compiled for it."""
+
+import gc
+import weakref
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.sparse.linalg import aslinearoperator
+
+import contexture_jax as cx
+from tests import oracle
+from tests.problems import random_table
+
+KEY = jax.random.key(5)
+DTYPE = jnp.zeros(()).dtype
+A = np.linspace(-1, 1, 12).reshape(4, 3).astype(DTYPE) ** 3
+
+
+class OfVectors:
+    """A map that JAX can trace, by an array of its own."""
+
+    def __init__(self, a: jax.Array) -> None:
+        self.a, self.shape, self.dtype, self.traces = a, a.shape, a.dtype, 0
+
+    def matvec(self, x: jax.Array) -> jax.Array:
+        self.traces += 1
+        return self.a @ x
+
+    def rmatvec(self, x: jax.Array) -> jax.Array:
+        return self.a.T @ x
+
+
+def host(a: np.ndarray) -> tuple[Any, list[Any]]:
+    operator = aslinearoperator(a)
+    return operator, [operator, a]
+
+
+def traceable(a: np.ndarray) -> tuple[Any, list[Any]]:
+    operator = OfVectors(jnp.asarray(a))
+    return operator, [operator, operator.a]
+
+
+def functions(a: np.ndarray) -> tuple[Any, list[Any]]:
+    array = jnp.asarray(a)
+    pair = (lambda g: array @ g, lambda f: array.T @ f)
+    return (*pair, a.shape, a.dtype), [array, *pair]
+
+
+def methods(a: np.ndarray) -> tuple[Any, list[Any]]:
+    operator = OfVectors(jnp.asarray(a))
+    pair = (operator.matvec, operator.rmatvec)
+    return (*pair, a.shape, a.dtype), [operator, operator.a]
+
+
+def whole(a: np.ndarray) -> tuple[Any, list[Any]]:
+    array = jnp.asarray(a)
+    return array, [array]
+
+
+@pytest.mark.slow_cases("methods", "functions", "whole")
+@pytest.mark.parametrize("make", [host, traceable, functions, methods, whole])
+def test_a_matrix_is_free_after_truncated_svd(make):
+    matrix, parts = make(A.copy())
+    result, info = cx.solvers.truncated_svd(matrix, 2, key=KEY)
+    expected = np.linalg.svd(A, compute_uv=False)[:2]
+    np.testing.assert_allclose(result.singular_values, expected, rtol=1e-5)
+    left = [weakref.ref(part) for part in parts]
+    del matrix, parts
+    gc.collect()
+    assert [ref() for ref in left] == [None] * len(left)
+    assert info.status == "converged"
+
+
+def test_an_operator_is_free_after_svd_and_certify():
+    op: Any = cx.association_operator(cx.contexts.joint(random_table(DTYPE)))
+    result, info = cx.svd(op, 2, key=KEY)
+    cx.solvers.certify(result, info)
+    expected = oracle.singular_values(random_table())[:2]
+    np.testing.assert_allclose(result.singular_values, expected, rtol=1e-5)
+    left = [weakref.ref(part) for part in (op, op.joint, op.p_x)]
+    del op
+    gc.collect()
+    assert [ref() for ref in left] == [None] * 3
+
+
+@pytest.mark.slow
+def test_a_map_that_lives_compiles_once():
+    operator, _ = traceable(A)
+    first, _ = cx.solvers.truncated_svd(operator, 2, key=KEY)
+    traces = operator.traces
+    again, _ = cx.solvers.truncated_svd(operator, 2, key=KEY)
+    assert operator.traces == traces
+    np.testing.assert_array_equal(first.left, again.left)
+
+
+@pytest.mark.slow
+def test_what_a_gradient_went_through_is_free():
+    def total(a):
+        found, _ = cx.solvers.truncated_svd(
+            (lambda g: a @ g, lambda f: a.T @ f, a.shape, a.dtype), 2, key=KEY
+        )
+        return found.singular_values.sum()
+
+    array = jnp.asarray(A)
+    gradient = jax.grad(total)(array)
+    u, _, vh = np.linalg.svd(A)
+    np.testing.assert_allclose(gradient, u[:, :2] @ vh[:2], atol=1e-4)
+    left = [weakref.ref(part) for part in (array, total)]
+    del array, total
+    gc.collect()
+    assert [ref() for ref in left] == [None, None]
+
+
+@pytest.mark.slow
+def test_a_map_made_on_the_spot_serves_a_program_that_outlives_it():
+    @jax.jit
+    def values(key):
+        operator, _ = host(A)
+        return cx.solvers.truncated_svd(operator, 2, key=key)[0].singular_values
+
+    expected = np.linalg.svd(A, compute_uv=False)[:2]
+    for _ in range(2):
+        gc.collect()
+        np.testing.assert_allclose(values(KEY), expected, rtol=1e-5)
