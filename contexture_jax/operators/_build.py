@@ -167,6 +167,7 @@ def _side_of_tiles(
 ) -> int:
     if tile_size is None:
         return BLOCK_SIZE
+    tile_size = check_integer(tile_size, "tile_size", low=1)
     if storage is not None or not isinstance(context, SoftmaxContext):
         how = f" with {storage=}" if storage else ""
         msg = (
@@ -174,7 +175,7 @@ def _side_of_tiles(
             f" {type(context).__name__}{how}"
         )
         raise ValueError(msg)
-    return check_integer(tile_size, "tile_size", low=1)
+    return tile_size
 
 
 def _build_dense(context: Context, place: _Place) -> AssociationOperator:

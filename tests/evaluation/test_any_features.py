@@ -102,9 +102,13 @@ NO_FEATURES = {
     "estimate_kernel_deviation",
     "expected_kernel_deviation",
     "held_out_spectrum",
+    "judge_counts",
+    "judge_spectrum",
+    "judge_target",  # refuses a target that is not finite itself
     "kappa_squared",
     "kernel_diagonal",
     "monte_carlo_error",
+    "num_singular_values",
     "pair_sample",
     "permutation_null",
 }
