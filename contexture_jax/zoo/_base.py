@@ -7,16 +7,17 @@ precision of JAX, and cast once at the end. They need concrete parameters; `samp
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import math
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_integer, check_key
+from contexture_jax._core.checks import as_device_array, check_integer
 from contexture_jax._core.types import Array, ArrayLike, PRNGKeyArray, short_repr
-from contexture_jax.contexts import Context
+from contexture_jax.contexts import Context, row_keys
 
 __all__ = [
     "MAX_TABLE_ENTRIES",
@@ -147,7 +148,6 @@ def mean_zero_basis(marginal: np.ndarray) -> np.ndarray:
 
 def sample_rows(key: PRNGKeyArray, joint: ArrayLike, x: Array) -> Array:
     """Draw a column number from row x of a joint table, for each x."""
-    check_key(key)
     logits = jnp.log(jnp.asarray(joint))
     return jax.random.categorical(key, logits[x], axis=-1).astype(x.dtype)
 
@@ -163,8 +163,9 @@ class AnalyticContext(Context):
 
     Subclasses give `_leading` (the spectrum) and `total_energy`, and where they can
     `_joint` (the table), `_points` (what its rows and columns stand for) and
-    `_functions`. `sample` and `log_density` take inputs in the form that `inputs()`
-    gives them, one context value for each input or pair.
+    `_functions`; `_draw` for one input and `log_density` for any number. `sample` and
+    `log_density` take inputs in the form that `inputs()` gives them, one context value
+    for each input or pair.
     """
 
     @property
@@ -182,6 +183,34 @@ class AnalyticContext(Context):
     def _has_vectors(self) -> bool:
         """Whether one input is a vector, rather than a number."""
         return False
+
+    _needs: ClassVar[Mapping[str, tuple[str, ...] | None]] = {
+        "_draw": None,
+        "sample": ("_draw",),
+    }
+
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:  # noqa: ARG002 - to give
+        """One a ~ P(·|x) for one x."""
+        raise self._lacks("sample", "_draw")
+
+    def sample(
+        self, key: PRNGKeyArray, x: ArrayLike, *, row_offset: ArrayLike = 0
+    ) -> Array:
+        """Draw one a ~ P(·|x) for each input, each with a key of its own.
+
+        Args:
+            key: random key.
+            x: inputs in the form that `inputs()` gives them, in an array of any shape.
+            row_offset: the number of the first, as in every context.
+        """
+        if "sample" not in self.capabilities:
+            raise self._lacks("sample")
+        x = as_device_array(x, "x")
+        shape = x.shape[: x.ndim - self._has_vectors] if x.ndim else ()
+        rows = x.reshape(math.prod(shape), *x.shape[len(shape) :])
+        keys = row_keys(key, rows.shape[0], row_offset)
+        drawn = jax.vmap(self._draw)(keys, rows)
+        return drawn.reshape(*shape, *drawn.shape[1:])
 
     def _leading(self, k: int) -> Clusters:
         """Whole clusters that hold the k largest values, or all if they are fewer."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import as_floating, check_integer, check_key
+from contexture_jax._core.checks import as_floating, check_integer
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -138,9 +138,8 @@ class _Shift(_Noise):
         np.add.at(law, (first + np.arange(num)) % law.size, masses)
         return offset * step, law / law.sum()
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Shift each angle of `x`, any shape, floating; in [0, 2π)."""
-        check_key(key)
         x = as_floating(x, "x")
         width = jnp.asarray(self.width, dtype=x.dtype)
         moved = x + width * (jax.random.uniform(key, x.shape, x.dtype) - 0.5)
@@ -186,9 +185,8 @@ class _Heat(_Noise):
             law = np.exp(-((moved[:, None] + turns) ** 2) / (4 * time)).sum(axis=1)
         return 0.0, law / law.sum()
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Add N(0, 2t) noise to each angle of `x`, any shape, floating; in [0, 2π)."""
-        check_key(key)
         x = as_floating(x, "x")
         scale = jnp.sqrt(2.0 * jnp.asarray(self.time, dtype=x.dtype))
         return (x + scale * jax.random.normal(key, x.shape, x.dtype)) % (2 * np.pi)
@@ -233,12 +231,11 @@ class _Waves(_Noise):
         law = np.maximum(_waves(angles, host(self.cosines), host(self.sines)), 0.0)
         return 0.0, law / law.sum()
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Add noise to each angle of `x`, any shape, floating; in [0, 2π).
 
         By bisection of the distribution function, to the rounding of the dtype.
         """
-        check_key(key)
         x = as_floating(x, "x")
         level = jax.random.uniform(key, x.shape, x.dtype)
         cosines, sines = (_along_last(part, x) for part in (self.cosines, self.sines))

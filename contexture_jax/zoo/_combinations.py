@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_key
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -156,14 +155,12 @@ class _Product(AnalyticContext):
             values = products[order]
         return Functions(values[1:], left[:, 1:], right[:, 1:])
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Draw a string for each of `x`, shape (..., number of factors)."""
-        self._check_has("sample")
-        check_key(key)
         keys = jax.random.split(key, len(self.factors))
         columns = self._columns(x, "x")
         drawn = [
-            factor.sample(k, column)
+            factor._draw(k, column)
             for factor, k, column in zip(self.factors, keys, columns, strict=True)
         ]
         return jnp.stack(drawn, axis=-1)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.scipy.special import gammaln, xlogy
 from jax.scipy.stats import binom
 
-from contexture_jax._core.checks import as_floating, as_real, check_integer, check_key
+from contexture_jax._core.checks import as_floating, as_real, check_integer
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -91,9 +91,8 @@ class _BetaBinomial(PolynomialPair):
             np.full(x.size, n), np.arange(n + 1), x
         )
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Draw Binomial(n, x) for each of `x` in [0, 1], floating; integers."""
-        check_key(key)
         x = as_floating(x, "x")[..., None]
         shape = (*x.shape[:-1], self.num_trials)
         return (jax.random.uniform(key, shape, x.dtype) < x).sum(axis=-1)
@@ -167,9 +166,8 @@ class _DirichletMultinomial(IndexedContext):
         coefficients = logs[-1] - logs[counts].sum(axis=1)
         return weights[:, None] * np.exp(np.log(x) @ counts.T + coefficients)
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Draw counts for each of `x`, probabilities of shape (..., m); integers."""
-        check_key(key)
         x = as_inputs(x, "x", np.shape(self.concentration)[0])
         cells = jax.random.categorical(
             key, jnp.log(x), axis=-1, shape=(self.num_trials, *x.shape[:-1])

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import as_real, check_integer, check_key
+from contexture_jax._core.checks import as_real, check_integer
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -86,9 +86,8 @@ class _Letter(IndexedContext):
         """(q - 1) s²."""
         return (np.shape(self.marginal)[0] - 1) * self._value() ** 2
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Draw a letter for each of `x`, integers of any shape; dtype of `x`."""
-        check_key(key)
         x = as_integers(x, "x")
         shape = (*x.shape, self._num_symbols())
         letters = jax.lax.broadcasted_iota(x.dtype, shape, x.ndim)
@@ -161,9 +160,8 @@ class _Erased(_Letter):
     def _probability(self, a: Any, x: Any, marginal: Any, rate: Any) -> Any:
         return (1.0 - rate) * (a == x) + rate * (a == marginal.shape[0])
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Keep or erase each letter of `x`, integers of any shape; dtype of `x`."""
-        check_key(key)
         x = as_integers(x, "x")
         is_erased = jax.random.bernoulli(key, jnp.asarray(self.rate), x.shape)
         return jnp.where(is_erased, jnp.full_like(x, self._num_symbols() - 1), x)
@@ -200,9 +198,9 @@ class _Strings(IndexedContext):
         """(1 + s²)^d - 1."""
         return exp_minus_one(self.dimension * np.log1p(self.letter.total_energy()))
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Draw a string for each of `x`, integers of shape (..., dimension)."""
-        return self.letter.sample(key, self._strings(x, "x"))
+        return self.letter._draw(key, self._strings(x, "x"))
 
     def log_density(self, a: ArrayLike, x: ArrayLike) -> Array:
         """Log P(a|x); `a` and `x` of one shape (..., dimension), result (...)."""

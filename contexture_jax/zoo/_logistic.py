@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import as_floating, check_integer, check_key
+from contexture_jax._core.checks import as_floating, check_integer
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -100,13 +100,12 @@ class _LogisticMap(AnalyticContext):
         joint = (weights * law)[:, None] * noise
         return joint / joint.sum()
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Draw the next state, in [0, 1), of each of `x`, any shape, floating.
 
         sin(πξ) of the noise ξ is a coordinate of a uniform point on the sphere of
         dimension 2M + 1; the sum wraps round.
         """
-        check_key(key)
         x = as_floating(x, "x")
         normal = jax.random.normal(key, (*x.shape, 2 * self.order + 2), x.dtype)
         sine = normal[..., 0] / jnp.sqrt((normal**2).sum(axis=-1))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import as_array, check_key, check_ndim
+from contexture_jax._core.checks import as_array, check_ndim
 from contexture_jax._core.types import Array, ArrayLike, PRNGKeyArray, pytree_dataclass
 from contexture_jax.zoo._base import (
     TIE,
@@ -86,9 +86,8 @@ class _Masked(AnalyticContext):
         energies = [exp_minus_one(num * np.log1p(kept)) for num in num_seen]
         return float(host(self.probabilities) @ np.array(energies))
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Draw a masked string for each of `x`, bits of shape (..., d); masked is 2."""
-        check_key(key)
         x = self._strings(x, "x")
         key_mask, key_flip = jax.random.split(key)
         which = jax.random.categorical(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_integer, check_key, check_ndim
+from contexture_jax._core.checks import check_integer, check_ndim
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -85,9 +85,8 @@ class _Resolutions(IndexedContext):
         starts = (ends - sizes[some]).astype(np.int64)
         return jnp.asarray(some, dtype=x.dtype), jnp.asarray(starts, dtype=x.dtype)
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Draw a column number of the table for each row number of `x`."""
-        check_key(key)
         x = as_integers(x, "x")
         levels, starts = self._starts(x)
         law = jnp.asarray(self.level_probabilities)[levels]

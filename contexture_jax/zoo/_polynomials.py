@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import binom, norm, poisson
 
-from contexture_jax._core.checks import as_floating, as_real, check_integer, check_key
+from contexture_jax._core.checks import as_floating, as_real, check_integer
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -127,9 +127,8 @@ class _Gaussian(PolynomialPair):
         joint = np.exp(logs[:, None] + logs[None, :] - 0.5 * exponent)
         return joint / joint.sum()
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Draw N(ρ x, 1 - ρ²) for each of `x`, any shape, floating."""
-        check_key(key)
         x = as_floating(x, "x")
         rho = jnp.asarray(self.correlation, dtype=x.dtype)
         noise = jax.random.normal(key, x.shape, x.dtype)
@@ -194,9 +193,8 @@ class _Thinning(PolynomialPair):
         joint = np.exp(log_law)[:, None] * binomial_masses(x, a, np.full(x.size, keep))
         return joint / joint.sum()
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Keep each of `x` points with probability p; integers of any shape."""
-        check_key(key)
         x = as_integers(x, "x")
         keep = jnp.asarray(self.keep, dtype=jnp.zeros(()).dtype)
         return jax.random.binomial(key, x.astype(keep.dtype), keep).astype(x.dtype)
@@ -265,9 +263,8 @@ class _GammaPoisson(PolynomialPair):
         joint = weights[:, None] * np.exp(logs)
         return joint / joint.sum()
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Draw Poisson(x) for each of `x`, any shape, floating; integers."""
-        check_key(key)
         return jax.random.poisson(key, as_floating(x, "x"))
 
     def log_density(self, a: ArrayLike, x: ArrayLike) -> Array:
@@ -312,9 +309,8 @@ class _Krawtchouk(PolynomialPair):
         rows = [np.convolve(u, v)[: n + 1] for u, v in zip(ones, zeros, strict=True)]
         return law[:, None] * np.stack(rows)
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Flip the bits of strings with `x` ones, and count; integers of any shape."""
-        check_key(key)
         x = as_integers(x, "x")[..., None]
         shape = (*x.shape[:-1], self.num_bits)
         number = jax.lax.broadcasted_iota(x.dtype, shape, x.ndim - 1)

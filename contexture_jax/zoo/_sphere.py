@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_integer, check_key
+from contexture_jax._core.checks import check_integer
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -184,12 +184,11 @@ class _VonMisesFisher(_Zonal):
         exponents = host(self.concentration) * cosines
         return np.exp(exponents - host(self.log_normaliser))
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Draw from vMF(x, κ) for each of `x`, unit vectors of shape (..., m).
 
         By rejection of the height ⟨x, a⟩ (Wood 1994), all together until none is left.
         """
-        check_key(key)
         x = as_inputs(x, "x", self.dimension)
         key_height, key_direction = jax.random.split(key)
         height = self._sample_height(key_height, x)[..., None]

@@ -58,7 +58,7 @@ class _Tabled(AnalyticContext):
         num_rows, num_columns = np.shape(self.joint)
         return np.arange(num_rows), np.arange(num_columns)
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Draw a column number of the table for each row number of `x`."""
         return sample_rows(key, self.joint, as_integers(x, "x"))
 

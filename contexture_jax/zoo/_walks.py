@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_integer, check_key
+from contexture_jax._core.checks import check_integer
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -125,9 +125,8 @@ class _GroupWalk(IndexedContext):
         right = scale * np.cos(angles + shift - phase)
         return left[:, :num], right[:, :num], np.arange(len(number[:num]))
 
-    def sample(self, key: PRNGKeyArray, x: ArrayLike) -> Array:
+    def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Take one step from each of `x`: integers, (...,) on a ring, else (..., d)."""
-        check_key(key)
         x = self._as_vectors(x, "x")
         which = jax.random.categorical(
             key, jnp.log(jnp.asarray(self.probabilities)), shape=x.shape[:-1]

@@ -164,6 +164,21 @@ def test_rows_keep_their_draws_in_any_block_and_densities_are_of_the_sampler(nam
     assert found.p_value > 1e-4
 
 
+@pytest.mark.fast("binary_symmetric", "gaussian")
+@pytest.mark.parametrize("name", cx.zoo.FAMILIES)
+def test_families_of_the_zoo_keep_the_draws_of_a_row(name):
+    context = cx.zoo.FAMILIES[name]()
+    if not {"sample", "inputs"} <= set(context.capabilities):
+        pytest.skip("no inputs to draw at")
+    x = np.asarray(context.inputs())
+    x = jnp.asarray(x[np.arange(40) % len(x)])
+    whole = context.sample(KEY, x)
+    part = context.sample(KEY, x[20:], row_offset=20)
+    np.testing.assert_array_equal(part, whole[20:])
+    folded = context.sample(KEY, x.reshape(5, 8, *x.shape[1:]))
+    np.testing.assert_array_equal(folded.reshape(whole.shape), whole)
+
+
 def test_shares_of_a_long_row_are_drawn_to_a_part_in_two_to_the_32():
     size = 2**17
     context = C.pairs(np.zeros(size, int), np.arange(size))
