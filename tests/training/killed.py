@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import conftest  # noqa: F401 - the settings of the suite
-from tests.training.test_fit import rows, train
+from tests.training.runs import rows, train
 
 EVENTS = {"begin": "os.mkdir", "save": "os.rename"}
 

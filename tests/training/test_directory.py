@@ -28,7 +28,7 @@ from contexture_jax.training._log import History
 from contexture_jax.training._retention import Retention
 from tests.mutations import mutated
 from tests.training.helpers import same_bits
-from tests.training.test_fit import rows, saved_steps, train
+from tests.training.runs import rows, saved_steps, train
 
 # Orbax leaves coroutines behind where it fails; they complain as they are collected.
 pytestmark = pytest.mark.filterwarnings(

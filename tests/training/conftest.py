@@ -1,0 +1,15 @@
+"""What the tests of one file share."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.runs import train
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A run that nothing interrupts, and its directory."""
+    directory = tmp_path_factory.mktemp("whole")
+    return train(directory), directory
