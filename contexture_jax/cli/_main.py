@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from contexture_jax import __version__
-from contexture_jax.cli import _options, _spectrum
+from contexture_jax.cli import _spectrum, _train_options
 from contexture_jax.cli._arguments import DATA, Options, as_words
 from contexture_jax.cli.session import (
     Ending,
@@ -96,7 +96,7 @@ def _train(arguments: dict[str, Any], ending: Ending) -> None:
 
     names = {field.name for field in dataclasses.fields(Options)}
     shared = {name: arguments.pop(name) for name in names & arguments.keys()}
-    run(_options.TrainOptions(base=Options(**shared), **arguments), ending)
+    run(_train_options.TrainOptions(base=Options(**shared), **arguments), ending)
 
 
 _COMMANDS = {
@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, short, module in (
         ("spectrum", "the spectrum of a context on a table", _spectrum),
-        ("train", "learn the spectrum of a context with an encoder", _options),
+        ("train", "learn the spectrum of a context with an encoder", _train_options),
     ):
         command = commands.add_parser(
             name,

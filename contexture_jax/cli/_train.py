@@ -21,8 +21,8 @@ from contexture_jax.cli._contexts import (
     plan_context,
     plan_rank,
 )
-from contexture_jax.cli._options import TrainOptions
 from contexture_jax.cli._probe import probed
+from contexture_jax.cli._train_options import TrainOptions
 from contexture_jax.cli.session import (
     RUN,
     Ending,
