@@ -16,7 +16,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "contexture_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MAX_LINES = 600
+MAX_LINES = 450  # of a file of the package
+MAX_TEST_LINES = 600  # of a test or a benchmark
+MAX_FUNCTION_LINES = 70  # without its docstring
 
 CORE = frozenset({"jax", "jaxtyping", "numpy"})
 
@@ -369,7 +371,36 @@ def test_folder_only_exports(path: Path) -> None:
     ids=lambda path: path.relative_to(ROOT).as_posix(),
 )
 def test_file_is_short(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+    limit = MAX_LINES if path.is_relative_to(PACKAGE) else MAX_TEST_LINES
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
+
+
+def long_functions(source: str) -> list[str]:
+    """Functions of more lines than `MAX_FUNCTION_LINES`, their docstrings left out."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        first = node.body[0] if ast.get_docstring(node, clean=False) else None
+        lines = _num_lines(node) - (_num_lines(first) if first else 0)
+        if lines > MAX_FUNCTION_LINES:
+            found.append(node.name)
+    return found
+
+
+def _num_lines(node: ast.stmt) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_functions_are_short(path: Path) -> None:
+    assert long_functions(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_long_function_is_found_and_its_docstring_not_counted() -> None:
+    text, body = '    """A.\n' + "\n" * 70 + '    """\n', "    x = 1\n"
+    assert long_functions("def f():\n" + text + 69 * body) == []
+    assert long_functions("def f():\n" + text + 70 * body) == ["f"]
 
 
 # The file that writes the symmetrised matrix, and who else may and why.
