@@ -271,7 +271,7 @@ def tensor_product(contexts: Sequence[AnalyticContext]) -> AnalyticContext:
 
 
 def convex_combination(
-    contexts: Sequence[AnalyticContext], weights: ArrayLike
+    contexts: Sequence[AnalyticContext], weights: ArrayLike | None = None
 ) -> AnalyticContext:
     """A = (J, A_J): one of several contexts of the same X, and which one is seen.
 
@@ -283,13 +283,15 @@ def convex_combination(
         contexts: at least one context of the zoo, all with the same law of X and the
             same functions: walks on one group, noises on one circle or sphere, pairs
             of polynomials in the same X, letters or strings of one law, one nesting.
-        weights: law of J, one positive weight each.
+        weights: law of J, one positive weight each; None: equal.
 
     Raises:
         TypeError: if one is no such context.
         ValueError: if they do not share their functions, or weights are wrong.
     """
     components = check_contexts(contexts, IndexedContext)
+    if weights is None:
+        weights = np.full(len(components), 1 / len(components))
     law = check_law(weights, "weights", positive=True)
     if law.size != len(components):
         msg = f"weights must have length {len(components)}; got {law.size}"

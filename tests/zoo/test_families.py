@@ -379,6 +379,15 @@ def test_a_convolution_is_the_walk_of_the_first_and_then_the_second(first, secon
 
 
 @needs_x64
+def test_weights_of_a_combination_are_equal_by_default():
+    contexts = [zoo.gaussian(0.5), zoo.gaussian(-0.8)]
+    np.testing.assert_array_equal(
+        zoo.convex_combination(contexts).spectrum(9),
+        zoo.convex_combination(contexts, [0.5, 0.5]).spectrum(9),
+    )
+
+
+@needs_x64
 def test_reverse_exchanges_inputs_and_context_values():
     context = zoo.staff_smoking()
     back = zoo.reverse(context)
