@@ -17,6 +17,7 @@ __all__ = [
     "Options",
     "add_context_options",
     "add_data_options",
+    "add_notation_options",
     "add_output_options",
     "add_rank_options",
     "as_option",
@@ -165,7 +166,11 @@ def add_data_options(group: Any) -> None:
             metavar="COLUMN",
             help=f"{what}; once for each column",
         )
+    add_notation_options(group)
 
+
+def add_notation_options(group: Any) -> None:
+    """Add what says how the cells of DATA are written."""
     group.add_argument(
         "--separator",
         type=_separator,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from contexture_jax import __version__
-from contexture_jax.cli import _spectrum, _train_options
+from contexture_jax.cli import _embed, _spectrum, _train_options
 from contexture_jax.cli._arguments import DATA, Options, as_words
 from contexture_jax.cli.session import (
     Ending,
@@ -104,6 +104,7 @@ _COMMANDS = {
         _spectrum.SpectrumOptions(**given), ending
     ),
     "train": _train,
+    "embed": lambda given, ending: _embed.run(_embed.EmbedOptions(**given), ending),
 }
 
 
@@ -120,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, short, module in (
         ("spectrum", "the spectrum of a context on a table", _spectrum),
         ("train", "learn the spectrum of a context with an encoder", _train_options),
+        ("embed", "what was learned, at rows of new data", _embed),
     ):
         command = commands.add_parser(
             name,
@@ -129,6 +131,9 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        if module is _embed:
+            what = "model.npz of contexture train"
+            command.add_argument("model", metavar="MODEL", help=what)
         command.add_argument("data", metavar="DATA", help="a file or a built-in set")
         module.add_options(command)
     return parser

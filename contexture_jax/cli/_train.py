@@ -231,7 +231,8 @@ def _publish(
         with stages.stage("pictures"):
             if options.base.plots:
                 _draw(learned, exact_values, folder)
-        learned.save(folder / "model.npz")
+        held = _preprocessing(learned, table)
+        learned.save(folder / "model.npz", preprocessing=held)
         np.savez(
             folder / "train.npz",
             learned_singular_values=learned.singular_values,
@@ -254,6 +255,15 @@ def _publish(
         with replacing(out / "train.json") as path:
             _report.write_json(written, path)
     return written, files
+
+
+def _preprocessing(learned: Any, table: Table) -> dict[str, Any]:
+    """What `contexture embed` needs to know of the data."""
+    takes = "features" if table.encodings else "numbered rows"
+    if type(learned.functions.context).__name__ == "Labels":
+        takes = "classes"
+    columns = [encoding._asdict() for encoding in table.encodings]
+    return {"takes": takes, "columns": columns}
 
 
 def _timed(description: dict[str, Any], stages: Stages) -> dict[str, Any]:

@@ -6,7 +6,9 @@ table that is itself a law. Needs the extra `cli` for text, Parquet and Feather 
 """
 
 from contexture_jax.data._counts import load_counts
+from contexture_jax.data._encoding import Encoding
 from contexture_jax.data._features import load_features
+from contexture_jax.data._like import load_like
 from contexture_jax.data._messages import (
     InputError,
     Message,
@@ -19,6 +21,7 @@ from contexture_jax.data._table import Table, Target, auto_gamma
 
 __all__ = [
     "DEFAULT_MISSING",
+    "Encoding",
     "InputError",
     "Message",
     "Table",
@@ -27,6 +30,7 @@ __all__ = [
     "counted",
     "load_counts",
     "load_features",
+    "load_like",
     "quoted",
     "quoted_path",
 ]

@@ -16,7 +16,7 @@ import numpy as np
 from contexture_jax.data._messages import InputError, quoted
 from contexture_jax.data._source import is_repeated
 
-__all__ = ["Column", "encode"]
+__all__ = ["Column", "Encoding", "encode", "one_hot", "standardised"]
 
 
 class Column(NamedTuple):
@@ -48,52 +48,103 @@ class Column(NamedTuple):
         return self.values < 0 if self.categories else np.isnan(self.values)
 
 
-def encode(column: Column) -> tuple[np.ndarray, list[str]]:
+class Encoding(NamedTuple):
+    """How a column becomes features, as the table said that it was found in.
+
+    All of it can be written as JSON.
+
+    Attributes:
+        name: of the column.
+        categories: in the order of the features; empty for numbers.
+        has_missing: whether the last of these stands for missing cells.
+        shares: of each category.
+        unit: what numbers are divided by first.
+        median: of what is there then, for missing numbers.
+        mean: of all.
+        deviation: their standard deviation.
+    """
+
+    name: str
+    categories: tuple[str, ...] = ()
+    has_missing: bool = False
+    shares: tuple[float, ...] = ()
+    unit: float = 1.0
+    median: float = 0.0
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    @property
+    def feature_names(self) -> list[str]:
+        """The names of the features."""
+        if not self.categories:
+            return [self.name]
+        return [f"{self.name}={category}" for category in self.categories]
+
+
+def encode(column: Column) -> tuple[np.ndarray, Encoding | None]:
     """Encode a column as features of mean 0 and total variance 1.
 
     A missing number becomes the median of the present ones, before anything else; a
     missing category is a category of its own.
 
     Returns:
-        (features, names): shape (n, k), float64, with k = 1 for numbers, the number of
-        categories otherwise, and 0 if the column is constant.
+        (features, encoding): shape (n, k), float64, with k = 1 for numbers, the number
+        of categories otherwise; k = 0 and None if the column is constant.
 
     Raises:
         InputError: if the numbers are too large to standardise.
     """
-    if not column.categories:
-        return _standardised(column)
-    categories = list(column.categories)
-    codes = column.values
-    if column.missing.any():
-        codes = np.where(codes < 0, len(categories), codes)
-        categories.append("missing")
-    share = np.bincount(codes, minlength=len(categories)) / len(codes)
-    if len(categories) == 1:
-        return np.empty((len(codes), 0)), []
-    one_hot = np.eye(len(categories))[codes]
-    features = (one_hot - share) / np.sqrt(1.0 - np.sum(share**2))
-    return features, [f"{column.name}={category}" for category in categories]
-
-
-def _standardised(column: Column) -> tuple[np.ndarray, list[str]]:
+    nothing = np.empty((len(column.values), 0)), None
+    if column.categories:
+        has_missing = bool(column.missing.any())
+        categories = (*column.categories, *(("missing",) if has_missing else ()))
+        codes = np.where(column.missing, len(categories) - 1, column.values)
+        share = np.bincount(codes, minlength=len(categories)) / len(codes)
+        if len(categories) == 1:
+            return nothing
+        shares = tuple(share.tolist())
+        encoding = Encoding(column.name, categories, has_missing, shares)
+        return one_hot(codes, encoding), encoding
     if is_repeated(column.values):
-        return np.empty((len(column.values), 0)), []
+        return nothing
     largest = float(np.nanmax(np.abs(column.values)))
     # Neither squares nor the sum of two middle values overflow or underflow then.
     scaled = column.values / (largest or 1.0)
-    values = scaled
-    if column.missing.any():
-        values = np.where(column.missing, np.nanmedian(scaled), scaled)
+    median = float(np.nanmedian(scaled)) if column.missing.any() else 0.0
+    values = np.where(column.missing, median, scaled)
     # By comparison, not by sd = 0: the mean of equal numbers may round off them.
     if values.max() == values.min():
-        return np.empty((len(values), 0)), []
-    centred = values - values.mean()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        features = centred / np.sqrt(np.mean(centred**2))
+        return nothing
+    mean = float(values.mean())
+    deviation = float(np.sqrt(np.mean((values - mean) ** 2)))
+    if not column.missing.any():
+        median = float(np.median(scaled))
+    encoding = Encoding(
+        column.name,
+        unit=largest or 1.0,
+        median=median,
+        mean=mean,
+        deviation=deviation,
+    )
+    features = standardised(column.values, encoding)
     if not np.isfinite(features).all():
         raise InputError(
             f"column {quoted(column.name)} cannot be standardised: its values differ"
             f" too little beside their size, {largest:g}; subtract a constant from them"
         )
-    return features[:, None], [column.name]
+    return features, encoding
+
+
+def one_hot(codes: np.ndarray, encoding: Encoding) -> np.ndarray:
+    """Features of categories by number, shape (n, k)."""
+    share = np.asarray(encoding.shares)
+    hot = np.eye(len(share))[codes]
+    return (hot - share) / np.sqrt(1.0 - np.sum(share**2))
+
+
+def standardised(values: np.ndarray, encoding: Encoding) -> np.ndarray:
+    """The feature of numbers, NaN where missing, shape (n, 1)."""
+    scaled = values / encoding.unit
+    scaled = np.where(np.isnan(values), encoding.median, scaled)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return ((scaled - encoding.mean) / encoding.deviation)[:, None]

@@ -9,7 +9,7 @@ import numpy as np
 
 from contexture_jax.data._columns import interpret
 from contexture_jax.data._decimals import decimals
-from contexture_jax.data._encoding import Column, encode
+from contexture_jax.data._encoding import Column, Encoding, encode
 from contexture_jax.data._messages import InputError, Message, counted, enumerated
 from contexture_jax.data._read import read
 from contexture_jax.data._remarks import notes_of, without_values
@@ -96,34 +96,34 @@ def load_features(
             f"{source.title} has {counted(len(rows), 'row')} to compare; a context"
             " takes at least 2"
         )
-    features, names, columns, more = _encoded(source, len(rows), categorical, dialect)
+    features, found, columns, more = _encoded(source, len(rows), categorical, dialect)
     notes += more + notes_of(columns, dialect)
-    num_constant = sum(column.name not in names for column in columns)
     return Table(
         source.title,
         features,
-        [block for of_column in names.values() for block in of_column],
+        [name for encoding in found.values() for name in encoding.feature_names],
         judged,
-        len(names),
+        len(found),
         rows,
         [Message(note) for note in notes],
-        num_constant,
+        len(columns) - len(found),
+        tuple(found.values()),
     )
 
 
 def _encoded(
     source: Source, num_rows: int, categorical: Sequence[str], dialect: Dialect
-) -> tuple[np.ndarray, dict[str, list[str]], list[Column], list[str]]:
+) -> tuple[np.ndarray, dict[str, Encoding], list[Column], list[str]]:
     """All columns as features.
 
     Returns:
-        (features, names, columns, notes): shape (n, d); the names of the features of
-        each column that is not constant; what each column is, but for its values.
+        (features, encodings, columns, notes): shape (n, d); how each column that is not
+        constant was encoded; what each column is, but for its values.
 
     Raises:
         InputError: if no features are left.
     """
-    names: dict[str, list[str]] = {}
+    encodings: dict[str, Encoding] = {}
     columns, filled, unknown = [], {}, {}
     room = Room(num_rows, sum(not is_repeated(cells) for cells in source.columns))
     for name, cells in zip(source.names, source.columns, strict=True):
@@ -135,16 +135,16 @@ def _encoded(
             dialect=dialect,
             feature=True,
         )
-        block, block_names = encode(column)
+        block, encoding = encode(column)
         num_missing = int(column.missing.sum())
-        if block_names:
-            names[name] = block_names
+        if encoding is not None:
+            encodings[name] = encoding
             if num_missing:
                 (unknown if column.categories else filled)[name] = num_missing
         columns.append(without_values(column))
         room.add(block)
-    constant = [name for name in source.names if name not in names]
-    if not names:
+    constant = [name for name in source.names if name not in encodings]
+    if not encodings:
         left = f"constant columns: {enumerated(constant)}" if constant else "no columns"
         raise InputError(f"no features are left of {source.title}: {left}")
     notes = []
@@ -158,4 +158,4 @@ def _encoded(
         if found:
             number = counted(sum(found.values()), what)
             notes.append(f"{number} {became}, in: {enumerated(found)}")
-    return room.columns, names, columns, notes
+    return room.columns, encodings, columns, notes

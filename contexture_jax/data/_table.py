@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from contexture_jax.data._encoding import Encoding
 from contexture_jax.data._messages import Message
 from contexture_jax.data._source import is_repeated
 
@@ -43,6 +44,7 @@ class Table(NamedTuple):
         notes: what was done to the data that a reader should know; each can be worded
             otherwise.
         num_constant: how many further columns were left out as constant.
+        encodings: how each column became features, for `load_like`; none of counts.
     """
 
     title: str
@@ -53,6 +55,7 @@ class Table(NamedTuple):
     rows: np.ndarray
     notes: list[Message]
     num_constant: int = 0
+    encodings: tuple[Encoding, ...] = ()
 
 
 def auto_gamma(table: Table) -> float:
