@@ -18,7 +18,7 @@ Contexts, in `cx.contexts`:
     laws of A     gaussian_noise, erasure, coordinate_mask, block_mask, compose,
                   crop, shift, flip, cutout, scarf, corruption, cutmix, masked_tokens,
                   same_class, time_lag, next_token
-    of one's own  subclasses of Context or SamplingContext; check_density tries them
+    of one's own  any object with such methods (as_context); check_density tries it
 
 Layers, in the order in which they import each other:
     cx.kernels       products and searches in tiles, below all probability

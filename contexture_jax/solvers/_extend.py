@@ -86,17 +86,19 @@ def extend(
     s = as_floating(result.singular_values, "result.singular_values")
     if operator is None:
         there = (context if side == "left" else context.reverse()).at(x_new)
-        law, whose = context.fingerprint, "context"
-    else:
-        law, whose = operator.fingerprint, "operator"
-    expected = f"{whose} must be the one of the result"
-    same = of_one_law(result.fingerprint, law, expected)
-    if operator is None:
+        same = _is_of(result, context, "context")
         image = conditional_expectation(there, values)
     else:
+        same = _is_of(result, operator, "operator")
         image = monte_carlo_expectation(operator, context, x_new, values)
     shape = (result.left.shape[0], result.right.shape[0])
     # The trivial value 1 is the scale of rounding, as in the solvers.
     determined = s > rank_cutoff(shape, s.dtype, jnp.ones((), s.dtype))
     inverse = safe_reciprocal(jnp.where(determined, s, 0.0))
     return image * jnp.where(same, inverse, jnp.nan)[None, :]
+
+
+def _is_of(result: SVDResult, law: Any, name: str) -> Any:
+    """Whether a result is that of a context or operator; raises where it can tell."""
+    expected = f"{name} must be the one of the result"
+    return of_one_law(result.fingerprint, law.fingerprint, expected)
