@@ -19,7 +19,7 @@ from jax.core import Tracer
 from contexture_jax._core.checks import is_traced
 from contexture_jax._core.types import Array, Bool
 
-__all__ = ["fingerprint", "forgotten", "is_known", "of_one_law"]
+__all__ = ["fingerprint", "forgotten", "is_known", "of_one_law", "words"]
 
 _WORD = 2**32
 _STEP, _FIRST, _SECOND, _THIRD = 0x9E3779B9, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F
@@ -127,9 +127,9 @@ def _sums(leaves: list[Any]) -> Any:
     xp: Any = np if all(isinstance(leaf, np.ndarray) for leaf in leaves) else jnp
     total = xp.zeros((2,), np.uint32)
     for number, leaf in enumerate(leaves):
-        words = _words(leaf, xp)
+        bits = words(leaf, xp)
         start = np.uint32((number + 1) * _THIRD % _WORD)
-        h = words ^ (xp.arange(words.shape[0], dtype=np.uint32) * np.uint32(_STEP))
+        h = bits ^ (xp.arange(bits.shape[0], dtype=np.uint32) * np.uint32(_STEP))
         h = (h + start) * np.uint32(_FIRST)
         h = (h ^ (h >> np.uint32(15))) * np.uint32(_SECOND)
         h = h ^ (h >> np.uint32(13))
@@ -155,8 +155,13 @@ def _both_sums(x: Any, y: Any) -> Any:
 _compiled_sums = jax.jit(_sums)
 
 
-def _words(leaf: Any, xp: Any) -> Any:
-    """The bits of an array as a vector of uint32, low words first."""
+def words(leaf: Any, xp: Any) -> Any:
+    """The bits of an array as a vector of uint32, low words first.
+
+    Args:
+        leaf: of any shape; numbers of fewer than 32 bits take a word each.
+        xp: NumPy for an array of it, else jax.numpy.
+    """
     if leaf.dtype == bool:
         return leaf.reshape(-1).astype(np.uint32)
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):

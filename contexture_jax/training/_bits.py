@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from contexture_jax._core.fingerprint import words
 from contexture_jax._core.types import Array
 
 __all__ = ["examined", "named"]
@@ -55,25 +55,11 @@ def examined(state: Any) -> tuple[bool, dict[str, int]]:
 def _sum(leaf: Array) -> Array:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
-    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-        leaf = jnp.stack([leaf.real, leaf.imag])
-    if leaf.dtype == jnp.bool_:
-        words = leaf.astype(jnp.uint32)
-    elif leaf.dtype.itemsize >= 4:
-        words = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
-    else:
-        size = jnp.uint16 if leaf.dtype.itemsize == 2 else jnp.uint8
-        words = jax.lax.bitcast_convert_type(leaf, size).astype(jnp.uint32)
-    weights = jnp.ones(words.shape, jnp.uint32)
-    for axis, stride in enumerate(_strides(words.shape)):
-        place = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-        weights += place * jnp.uint32(2 * stride * _SPREAD % 2**32)
-    return jnp.sum(words * weights, dtype=jnp.uint32)
+    bits = words(leaf, jnp)
+    places = jnp.arange(bits.shape[0], dtype=jnp.uint32)
+    weights = jnp.uint32(1) + places * jnp.uint32(2 * _SPREAD % 2**32)
+    return jnp.sum(bits * weights, dtype=jnp.uint32)
 
 
 # Makes the weights differ in more than their low bits; odd.
 _SPREAD = 0x9E3779B1
-
-
-def _strides(shape: tuple[int, ...]) -> list[int]:
-    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
