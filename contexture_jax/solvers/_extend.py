@@ -84,6 +84,7 @@ def extend(
     name = "right" if side == "left" else "left"
     values = as_floating(getattr(result, name), f"result.{name}")
     s = as_floating(result.singular_values, "result.singular_values")
+    there: Any = None
     if operator is None:
         there = (context if side == "left" else context.reverse()).at(x_new)
         same = _is_of(result, context, "context")

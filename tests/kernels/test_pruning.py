@@ -104,7 +104,7 @@ def test_lower_bounds_are_below_the_distances_up_to_the_stated_error(dtype):
     rng = np.random.default_rng(5)
     flat = rng.normal(size=(POINTS, TRUE)) @ rng.normal(size=(TRUE, COLUMNS))
     case = make_case(flat, dtype)
-    z = np.asarray(_pruning._images(case.queries, *case.pruning[:2]))
+    z = np.asarray(_pruning.images(case.queries, *case.pruning[:2]))
     x, z = np.asarray(case.queries, np.float64), z.astype(np.float64)
     norms = np.linalg.norm(x, axis=1)
     exact = np.linalg.norm(x[:, None] - x, axis=2)
