@@ -18,6 +18,7 @@ Contexts, in `cx.contexts`:
     laws of A     gaussian_noise, erasure, coordinate_mask, block_mask, compose,
                   crop, shift, flip, cutout, scarf, corruption, cutmix, masked_tokens,
                   same_class, time_lag, next_token
+    of others     reverse
     of one's own  any object with such methods (as_context); check_density tries it
 
 Layers, in the order in which they import each other:
