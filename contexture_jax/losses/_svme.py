@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
+
 from contexture_jax._core.moments import batch_of
-from contexture_jax._core.types import Array, ArrayLike, Float
+from contexture_jax._core.types import Array, ArrayLike, Float, summary
 from contexture_jax.losses._common import (
     as_kernel_batch,
     as_pair,
@@ -15,10 +17,13 @@ from contexture_jax.losses._common import (
 )
 from contexture_jax.losses._constraint import (
     Constraint,
+    Whiten,
+    as_constraint,
     constrained,
     rescaled_for,
 )
 from contexture_jax.losses._running import RunningMoments
+from contexture_jax.losses._vamp import vamp
 
 __all__ = ["kise", "kise_pairs", "svme"]
 
@@ -29,6 +34,7 @@ def svme(
     *,
     constraint: Constraint = "whiten",
     moments: RunningMoments | None = None,
+    solved: bool = False,
     weights: ArrayLike | None = None,
     axis_name: Any = None,
 ) -> Float[Array, ""]:
@@ -48,18 +54,37 @@ def svme(
     dtype, both in the unit of the larger, with gradient 0 in Φ: a constant encoder
     learns nothing from it.
 
+    Descending in both, Ψ lags behind T* Φ: a direction that Ψ does not have yet gives Φ
+    no gradient. With `solved`, Ψ̃ = W g̃ with g the columns of `psi` and W the best map,
+    C_φg C_g⁻¹. The minimum over W is
+
+        d − Tr C⁻¹ C_φg C_g⁻¹ C_gφ = d − E φ̃(X)ᵀ C⁻¹ φ̃(X') g̃(A)ᵀ C_g⁻¹ g̃(A')
+
+    over independent pairs (X, A) and (X', A'): KISE with the part of the dual kernel
+    that g spans, or d plus `vamp`. Of a batch only different pairs are taken: a W
+    judged on the rows that it was fitted to gains d k / b from noise alone. Minimum and
+    minimisers in Φ are the same for k ≥ d, and no basis of g enters.
+
     Args:
         phi: embeddings of x, shape (b, d), floating; half precision becomes float32.
-        psi: embeddings of the a paired with them, shape (b, d).
+        psi: embeddings of the a paired with them, shape (b, d); (b, k) if `solved`.
         constraint: "whiten", "squared", "hinge", or one of the classes with
             coefficients of your own. `lora_svd` needs none.
         moments: running moments of Φ, this batch included; for "whiten" only.
+        solved: whether the last linear map of Ψ is solved in the batch; for "whiten"
+            without running moments. The ridge is that of Φ and of g. The batch may be
+            smaller than d: then take a ridge of 0.1.
         weights: of the pairs, shape (b,); None: uniform.
         axis_name: the mapped axis over which the batch is cut.
+
+    Raises:
+        ValueError: if `solved` is asked for with another constraint or with moments.
 
     References:
         Zhai 2025 (dissertation, arXiv 2504.19792), ch. 2; theory.md §7.2.
     """
+    if solved:
+        return _solved(phi, psi, constraint, moments, weights, axis_name)
     f, g = as_pair(phi, psi)
     batch = batch_of(f, weights=weights, axis_name=axis_name)
     (f, g), exponent = rescaled_for(constraint, batch, f, g)
@@ -138,3 +163,29 @@ def kise_pairs(
     (z, z_plus), exponent = rescaled_for(constraint, batch, z, z_plus)
     C, R = view_moments(z, z_plus, batch)
     return constrained(constraint, C, R, factor=1, moments=moments, exponent=exponent)
+
+
+def _solved(
+    phi: ArrayLike,
+    psi: ArrayLike,
+    constraint: Constraint,
+    moments: RunningMoments | None,
+    weights: ArrayLike | None,
+    axis_name: Any,
+) -> Float[Array, ""]:
+    form = as_constraint(constraint)
+    if moments is not None or not isinstance(form, Whiten):
+        msg = (
+            "solved needs constraint='whiten' without running moments;"
+            f" got {summary(form if moments is None else moments)}"
+        )
+        raise ValueError(msg)
+    score = vamp(
+        phi,
+        psi,
+        ridge=form.ridge,
+        unbiased=True,
+        weights=weights,
+        axis_name=axis_name,
+    )
+    return jnp.shape(phi)[1] + score

@@ -15,7 +15,12 @@ from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, ArrayLike, Float, summary
 from contexture_jax.losses._common import as_pair, frobenius, rescaled_together
 from contexture_jax.losses._constraint import covariance_penalty
-from contexture_jax.losses._whiten import regularised, whitened_cross
+from contexture_jax.losses._whiten import (
+    Regularised,
+    regularised,
+    whitened_cross,
+    whitened_rows,
+)
 
 __all__ = ["ncp", "vamp", "vamp_e"]
 
@@ -26,6 +31,7 @@ def vamp(
     *,
     r: int = 2,
     ridge: float = 1e-6,
+    unbiased: bool = False,
     weights: ArrayLike | None = None,
     axis_name: Any = None,
 ) -> Float[Array, ""]:
@@ -45,8 +51,16 @@ def vamp(
         psi: embeddings of the a paired with them, shape (b, k).
         r: 1 or 2.
         ridge: as `Whiten`, for both covariances.
+        unbiased: for r = 2, leave out each pair's product with itself: the square of
+            C_φψ is a mean over two independent pairs. With f̃, g̃ the whitened rows the
+            score is (‖E f̃ g̃ᵀ‖² − Σ p_i² ‖f̃_i‖² ‖g̃_i‖²) / (1 − Σ p_i²). What is left
+            out comes to d k / b where Φ and Ψ are independent, and hides the score
+            unless b is far above d and k. The covariances stay those of the batch.
         weights: of the pairs, shape (b,).
         axis_name: the mapped axis over which the batch is cut.
+
+    Raises:
+        ValueError: if r is not 1 or 2, or `unbiased` with r = 1 or a batch of 1 row.
 
     References:
         Wu, Noé 2020, arXiv 1707.04659; theory.md §7.4.
@@ -54,12 +68,18 @@ def vamp(
     if r not in (1, 2):
         msg = f"r must be 1 or 2; got {summary(r)}"
         raise ValueError(msg)
+    if unbiased and r != 2:
+        msg = f"unbiased needs r = 2; got r = {r}"
+        raise ValueError(msg)
     f, g = as_pair(phi, psi, same_width=False)
     batch = batch_of(f, weights=weights, axis_name=axis_name)
     # Each in a unit of its own: the score depends on neither.
     ((f,), _), ((g,), _) = (rescaled_together(batch, z) for z in (f, g))
     # What rounding leaves of a constant has a mean too, and would score alone.
-    C, cross, D = _centred_moments(batch.centre(f), batch.centre(g), batch)
+    f, g = batch.centre(f), batch.centre(g)
+    C, cross, D = _centred_moments(f, g, batch)
+    if unbiased:
+        return -_split_score(regularised(C, ridge), f, regularised(D, ridge), g, batch)
     K = whitened_cross(regularised(C, ridge), cross, regularised(D, ridge))
     if r == 2:
         return -jnp.sum(K**2)
@@ -156,6 +176,21 @@ def _moments(
     f, g = as_pair(phi, psi, same_width=same_width)
     batch = batch_of(f, weights=weights, axis_name=axis_name)
     return *_centred_moments(f, g, batch), batch
+
+
+def _split_score(
+    C: Regularised,
+    f: Float[Array, "b d"],
+    D: Regularised,
+    g: Float[Array, "b k"],
+    batch: Batch,
+) -> Float[Array, ""]:
+    """VAMP-2 over two different pairs: E f̃ᵀ f̃' g̃ᵀ g̃'."""
+    f, g = whitened_rows(C, f), whitened_rows(D, g)
+    own = jnp.sum(f**2, axis=1) * jnp.sum(g**2, axis=1)
+    p = batch.probabilities
+    share = 1 / batch.global_size if p is None else p
+    return batch.bessel() * (jnp.sum(batch.moment(f, g) ** 2) - batch.mean(share * own))
 
 
 def _centred_moments(

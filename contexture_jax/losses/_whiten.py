@@ -19,6 +19,7 @@ __all__ = [
     "regularised",
     "trace_ratio",
     "whitened_cross",
+    "whitened_rows",
 ]
 
 
@@ -115,6 +116,21 @@ def whitened_cross(
 
     full = _is_full(C, factors[0]) & _is_full(D, factors[1])
     return jax.lax.cond(full, plain, on_resolved)
+
+
+def whitened_rows(C: Regularised, z: Float[Array, "b d"]) -> Float[Array, "b d"]:
+    """Rows Wᵀ z with Wᵀ C W = I, on what is resolved alone as `whitened_cross`."""
+    factor = cholesky(C.matrix)
+
+    def plain() -> Array:
+        return solve_triangular(factor, z.T, lower=True).T
+
+    def on_resolved() -> Array:
+        U, lost = _resolved(C)
+        inner = cholesky(mm(U.T, mm(C.matrix, U)) + jnp.diag(lost))
+        return solve_triangular(inner, mm(z, U).T, lower=True).T
+
+    return jax.lax.cond(_is_full(C, factor), plain, on_resolved)
 
 
 def _by_factors(one: Array, C_cross: Array, two: Array) -> Array:

@@ -105,6 +105,8 @@ OBJECTIVES: dict[str, Callable[[Embeddings, Any], Any]] = {
     "svme weighted": _pair(losses.svme, weighted=True),
     "svme squared": _pair(losses.svme, constraint="squared"),
     "svme hinge": _pair(losses.svme, constraint=HINGE),
+    "svme solved": _pair(losses.svme, solved=True),
+    "svme solved weighted": _pair(losses.svme, weighted=True, solved=True),
     "svme running": _running,
     "kise": _kise,
     "kise unbiased": partial(_kise, unbiased=True),
@@ -170,6 +172,7 @@ OBJECTIVES: dict[str, Callable[[Embeddings, Any], Any]] = {
 SELECTED = (
     "svme weighted",
     "svme running",
+    "svme solved weighted",
     "kise unbiased",
     "lora_svd unbiased",
     "sequential_nesting",

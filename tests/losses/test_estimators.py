@@ -113,9 +113,12 @@ def identities() -> dict[str, tuple[float, float]]:
     """Pairs of numbers that are equal, from one program.
 
     KISE without bias ignores the diagonal of the kernel. VICReg averaged over pairs is
-    weaker by d − 1 (E15). SVME at Ψ = T* Φ is d minus the ratio trace.
+    weaker by d − 1 (E15). SVME at Ψ = T* Φ is d minus the ratio trace, and with Ψ
+    solved KISE with the kernel that g spans.
     """
     f, g = RNG.normal(size=(2, 9, 3))
+    centred = g - g.mean(0)
+    projected = centred @ np.linalg.solve(centred.T @ centred / 9, centred.T)
     kernel, M = RNG.normal(size=(9, 9)), 1e3 * RNG.normal(size=(3, 3))
     phi = RNG.normal(size=(NUM_X, 3))
     psi = LAW.table.T @ phi / LAW.p_a[:, None]
@@ -144,6 +147,10 @@ def identities() -> dict[str, tuple[float, float]]:
                 losses.kise(f, kernel, unbiased=True),
                 losses.kise(f, kernel + 3 * np.eye(9), unbiased=True),
             ),
+            "solved": (
+                losses.svme(f, g, constraint=EXACT, solved=True),
+                losses.kise(f, projected, constraint=EXACT, unbiased=True),
+            ),
             "VICReg": (average("width"), 2 * average("pairs")),
             "ratio trace": (
                 on_pairs(losses.svme, constraint=EXACT)(phi, psi),
@@ -170,6 +177,7 @@ def identities() -> dict[str, tuple[float, float]]:
         "VAMP-E",
         "OMM",
         "KISE",
+        "solved",
         "VICReg",
         "ratio trace",
         "span, svme",
@@ -322,6 +330,45 @@ def test_trace_ratio_has_the_derivative_of_finite_differences() -> None:
         bump = np.zeros_like(f)
         bump[row, column] = step
         slope = (float(loss(f + bump, g)) - float(loss(f - bump, g))) / (2 * step)
+        assert abs(slope - gradient[row, column]) < 1e-8
+
+
+def test_solved_svme_is_least_at_the_exact_functions() -> None:
+    """Of many copies of the law's outcomes few pairs are left out."""
+    copies, at = 400, LAW.pairs
+    first, second = np.tile(at.first, copies), np.tile(at.second, copies)
+    weights = np.tile(at.weights / copies, copies)
+
+    def loss(phi: Any, psi: Any) -> Any:
+        return losses.svme(
+            phi[first], psi[second], constraint=EXACT, solved=True, weights=weights
+        )
+
+    run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    rng = np.random.default_rng(0)
+    phi = LAW.left[:, :WIDTH] @ rng.normal(size=(WIDTH, WIDTH))
+    psi = LAW.right[:, : WIDTH + 1] @ rng.normal(size=(WIDTH + 1, WIDTH + 1))
+    value, slopes = run(phi, psi)
+    assert abs(value - (WIDTH - TOP.sum())) < 1 / copies
+    assert max(float(jnp.abs(slope).max()) for slope in slopes) < 1 / copies
+    for size in (0.03, 1.0):
+        elsewhere = [z + size * rng.normal(size=z.shape) for z in (phi, psi)]
+        assert run(*elsewhere)[0] > value
+
+
+@pytest.mark.parametrize("given", [0, 1], ids=["phi", "psi"])
+def test_solved_svme_has_the_derivative_of_finite_differences(given: int) -> None:
+    pair = [RNG.normal(size=(9, 2)), RNG.normal(size=(9, 3))]
+    loss = jax.jit(partial(losses.svme, solved=True, weights=RNG.uniform(1, 2, 9)))
+    gradient = np.asarray(jax.jit(jax.grad(loss, argnums=given))(*pair))
+    step = 1e-6
+    for row, column in ((0, 0), (5, 1)):
+        ends = []
+        for sign in (1, -1):
+            moved = [z.copy() for z in pair]
+            moved[given][row, column] += sign * step
+            ends.append(float(loss(*moved)))
+        slope = (ends[0] - ends[1]) / (2 * step)
         assert abs(slope - gradient[row, column]) < 1e-8
 
 
