@@ -67,8 +67,9 @@ class Setting(NamedTuple):
 
     Attributes:
         loss: "kise", "kise-squared" (penalty), "kise-none" (low rank) or "vicreg",
-            which embed two neighbours of a row by one encoder; or "svme", "vamp" or
-            "lora", which embed a row and a neighbour by two.
+            which embed two neighbours of a row by one encoder Ψ; "svme", "svme-plain"
+            (Ψ by descent alone), "vamp" or "lora", which embed a row and a neighbour by
+            Φ and Ψ; or "svme-views", a row and two neighbours.
         ridge: of the whitening, relative to the mean variance.
         batch: rows of a step.
         width: of each hidden layer.
@@ -93,8 +94,8 @@ class Setting(NamedTuple):
 
     @property
     def two_views(self) -> bool:
-        """Whether one encoder sees two neighbours."""
-        return self.loss not in ("svme", "vamp", "lora")
+        """Whether there is one encoder, of two neighbours."""
+        return self.loss in ("kise", "kise-squared", "kise-none", "vicreg")
 
 
 def parse_setting(text: str, base: Setting) -> Setting:
@@ -107,7 +108,7 @@ def parse_setting(text: str, base: Setting) -> Setting:
 def train_encoder(
     setting: Setting, seed: int, x: np.ndarray, neighbors: np.ndarray
 ) -> tuple[Any, Callable[[Any, Any], Any]]:
-    """Parameters and function of the encoder: Ψ for two views of a row, else Φ."""
+    """Parameters of Ψ for two views of a row, else of Φ and Ψ; the function of both."""
     config = cx.models.MLPConfig(
         in_features=x.shape[1],
         hidden=(setting.width,) * setting.depth,
@@ -124,8 +125,8 @@ def train_encoder(
 
     def encode(params: Any, batch: Any, key: Any) -> Any:
         del key
-        first, second = batch
-        return apply(params[0], first), apply(params[-1], second)
+        first, *others = batch
+        return apply(params[0], first), *(apply(params[-1], a) for a in others)
 
     optimizer = make_optimizer(setting)
     objective = cx.training.from_loss(make_loss(setting))
@@ -139,9 +140,12 @@ def train_encoder(
         rows = batches.at(number)
         slots = rng.integers(neighbors.shape[1], size=(2, len(rows)))
         views = [x[neighbors[rows, slot]] for slot in slots]
-        pair = tuple(views) if setting.two_views else (x[rows], views[0])
-        state, _ = step(state, step.place_batch(pair), key)
-    return state.params[0], jax.jit(apply)
+        if setting.loss == "svme-views":
+            views = [x[rows], *views]
+        elif not setting.two_views:
+            views = [x[rows], views[0]]
+        state, _ = step(state, step.place_batch(tuple(views)), key)
+    return state.params, jax.jit(apply)
 
 
 def make_loss(setting: Setting) -> Callable[..., Any]:
@@ -151,7 +155,9 @@ def make_loss(setting: Setting) -> Callable[..., Any]:
         "kise-squared": functools.partial(losses.kise_pairs, constraint="squared"),
         "kise-none": losses.lora_evd,
         "vicreg": losses.vicreg,
-        "svme": functools.partial(losses.svme, constraint=whiten),
+        "svme": functools.partial(losses.svme, constraint=whiten, solved=True),
+        "svme-plain": functools.partial(losses.svme, constraint=whiten),
+        "svme-views": functools.partial(losses.svme_views, ridge=setting.ridge),
         "vamp": functools.partial(losses.vamp, ridge=setting.ridge),
         "lora": losses.lora_svd,
     }[setting.loss]

@@ -94,7 +94,7 @@ def measure(
     seconds: dict[int, list[float]] = {size: [] for size in args.sizes}
     for seed in range(args.seeds):
         params, apply = train_encoder(setting, seed, x, neighbors)
-        psi = apply(params, x)
+        psi = apply(params[-1], x)
         for size in args.sizes:
             start = time.perf_counter()
             rng = np.random.default_rng((seed, size))

@@ -43,7 +43,7 @@ from contexture_jax.losses._supervised import (
     cross_entropy,
     squared_error,
 )
-from contexture_jax.losses._svme import kise, kise_pairs, svme
+from contexture_jax.losses._svme import kise, kise_pairs, svme, svme_views
 from contexture_jax.losses._vamp import ncp, vamp, vamp_e
 from contexture_jax.losses._vicreg import barlow_twins, vicreg
 
@@ -81,6 +81,7 @@ __all__ = [
     "spectral_contrastive_published",
     "squared_error",
     "svme",
+    "svme_views",
     "update_moments",
     "vamp",
     "vamp_e",

@@ -12,6 +12,7 @@ from contexture_jax.losses._common import (
     as_kernel_batch,
     as_pair,
     as_views,
+    in_common_scale,
     kernel_moment,
     view_moments,
 )
@@ -23,9 +24,10 @@ from contexture_jax.losses._constraint import (
     rescaled_for,
 )
 from contexture_jax.losses._running import RunningMoments
-from contexture_jax.losses._vamp import vamp
+from contexture_jax.losses._vamp import split_score, vamp
+from contexture_jax.losses._whiten import regularised, trace_ratio
 
-__all__ = ["kise", "kise_pairs", "svme"]
+__all__ = ["kise", "kise_pairs", "svme", "svme_views"]
 
 
 def svme(
@@ -93,6 +95,52 @@ def svme(
     C = batch.moment(f, f)
     B = C - batch.moment(residual, residual)
     return constrained(constraint, C, B, factor=1, moments=moments, exponent=exponent)
+
+
+def svme_views(
+    phi: ArrayLike,
+    psi: ArrayLike,
+    psi_plus: ArrayLike,
+    *,
+    ridge: float = 0.1,
+    weights: ArrayLike | None = None,
+    axis_name: Any = None,
+) -> Float[Array, ""]:
+    """SVME with Ψ solved, from two draws of A for each x: Φ and Ψ help each other.
+
+    The sum of `svme(solved=True)`, with the mean of the draws for g in the products,
+    and of `kise_pairs` of Ψ on the two draws, which finds the functions of A without Φ:
+
+        d − E φ̃(X)ᵀ C⁻¹ φ̃(X') ḡ(X)ᵀ C_g⁻¹ ḡ(X') + k − E g̃(A)ᵀ C_g⁻¹ g̃(A⁺)
+
+    over independent X and X', with ḡ the mean of g̃ over the draws of an x. Minimum
+    d − Σ_{i≤min(d,k)} s_i² + k − Σ_{i≤k} s_i². Recovers the spans of μ by Φ and of ν by
+    Ψ. The mean has less variance than one draw, and Φ never waits for Ψ: it learns as
+    KISE does on pairs of inputs, which a sampler of A alone cannot draw.
+
+    Args:
+        phi: embeddings of x, shape (b, d).
+        psi: embeddings of a first a for each x, shape (b, k).
+        psi_plus: of a second, independent given x, shape (b, k).
+        ridge: as `Whiten`, for both covariances.
+        weights: of the rows, shape (b,).
+        axis_name: the mapped axis over which the batch is cut.
+
+    References:
+        theory.md §7.2.
+    """
+    views = as_pair(psi, psi_plus, ("psi", "psi_plus"))
+    f, g = as_pair(phi, views[0], same_width=False)
+    g_plus = views[1].astype(g.dtype)
+    batch = batch_of(f, weights=weights, axis_name=axis_name)
+    (f,), _ = in_common_scale(batch, f)
+    (g, g_plus), _ = in_common_scale(batch, g, g_plus)
+    f, mean = batch.centre(f), batch.centre((g + g_plus) / 2)
+    C = regularised(batch.moment(f, f), ridge)
+    D, R = view_moments(g, g_plus, batch)
+    D = regularised(D, ridge)
+    score = split_score(C, f, D, mean, batch) + trace_ratio(D, R)
+    return f.shape[1] + g.shape[1] - score
 
 
 def kise(

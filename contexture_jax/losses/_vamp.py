@@ -22,7 +22,7 @@ from contexture_jax.losses._whiten import (
     whitened_rows,
 )
 
-__all__ = ["ncp", "vamp", "vamp_e"]
+__all__ = ["ncp", "split_score", "vamp", "vamp_e"]
 
 
 def vamp(
@@ -79,7 +79,7 @@ def vamp(
     f, g = batch.centre(f), batch.centre(g)
     C, cross, D = _centred_moments(f, g, batch)
     if unbiased:
-        return -_split_score(regularised(C, ridge), f, regularised(D, ridge), g, batch)
+        return -split_score(regularised(C, ridge), f, regularised(D, ridge), g, batch)
     K = whitened_cross(regularised(C, ridge), cross, regularised(D, ridge))
     if r == 2:
         return -jnp.sum(K**2)
@@ -178,7 +178,7 @@ def _moments(
     return *_centred_moments(f, g, batch), batch
 
 
-def _split_score(
+def split_score(
     C: Regularised,
     f: Float[Array, "b d"],
     D: Regularised,

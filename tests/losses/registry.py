@@ -107,6 +107,9 @@ OBJECTIVES: dict[str, Callable[[Embeddings, Any], Any]] = {
     "svme hinge": _pair(losses.svme, constraint=HINGE),
     "svme solved": _pair(losses.svme, solved=True),
     "svme solved weighted": _pair(losses.svme, weighted=True, solved=True),
+    "svme_views": lambda e, axis: losses.svme_views(
+        e.phi, e.psi, e.psi[:, ::-1] + e.phi, weights=e.data.weights, axis_name=axis
+    ),
     "svme running": _running,
     "kise": _kise,
     "kise unbiased": partial(_kise, unbiased=True),
@@ -172,7 +175,7 @@ OBJECTIVES: dict[str, Callable[[Embeddings, Any], Any]] = {
 SELECTED = (
     "svme weighted",
     "svme running",
-    "svme solved weighted",
+    "svme_views",
     "kise unbiased",
     "lora_svd unbiased",
     "sequential_nesting",

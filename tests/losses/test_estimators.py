@@ -114,11 +114,15 @@ def identities() -> dict[str, tuple[float, float]]:
 
     KISE without bias ignores the diagonal of the kernel. VICReg averaged over pairs is
     weaker by d − 1 (E15). SVME at Ψ = T* Φ is d minus the ratio trace, and with Ψ
-    solved KISE with the kernel that g spans.
+    solved KISE with the kernel that g spans; with two draws that of their mean, and
+    KISE of Ψ.
     """
     f, g = RNG.normal(size=(2, 9, 3))
     centred = g - g.mean(0)
     projected = centred @ np.linalg.solve(centred.T @ centred / 9, centred.T)
+    both = np.vstack([g, f + g])
+    mean = g + f / 2 - both.mean(0)
+    by_mean = mean @ np.linalg.solve(np.cov(both.T, bias=True), mean.T)
     kernel, M = RNG.normal(size=(9, 9)), 1e3 * RNG.normal(size=(3, 3))
     phi = RNG.normal(size=(NUM_X, 3))
     psi = LAW.table.T @ phi / LAW.p_a[:, None]
@@ -151,6 +155,11 @@ def identities() -> dict[str, tuple[float, float]]:
                 losses.svme(f, g, constraint=EXACT, solved=True),
                 losses.kise(f, projected, constraint=EXACT, unbiased=True),
             ),
+            "views": (
+                losses.svme_views(f, g, f + g, ridge=0.0),
+                losses.kise_pairs(g, f + g, constraint=EXACT)
+                + losses.kise(f, by_mean, constraint=EXACT, unbiased=True),
+            ),
             "VICReg": (average("width"), 2 * average("pairs")),
             "ratio trace": (
                 on_pairs(losses.svme, constraint=EXACT)(phi, psi),
@@ -178,6 +187,7 @@ def identities() -> dict[str, tuple[float, float]]:
         "OMM",
         "KISE",
         "solved",
+        "views",
         "VICReg",
         "ratio trace",
         "span, svme",
