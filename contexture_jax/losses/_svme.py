@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
-
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.types import Array, ArrayLike, Float, summary
 from contexture_jax.losses._common import (
+    as_embedding,
     as_kernel_batch,
     as_pair,
     as_views,
@@ -236,4 +235,4 @@ def _solved(
         weights=weights,
         axis_name=axis_name,
     )
-    return jnp.shape(phi)[1] + score
+    return as_embedding(phi, "phi").shape[1] + score
