@@ -11,8 +11,8 @@ from contexture_jax.losses._common import (
     as_kernel_batch,
     as_pair,
     as_views,
-    in_common_scale,
     kernel_moment,
+    rescaled_together,
     view_moments,
 )
 from contexture_jax.losses._constraint import (
@@ -132,8 +132,8 @@ def svme_views(
     f, g = as_pair(phi, views[0], same_width=False)
     g_plus = views[1].astype(g.dtype)
     batch = batch_of(f, weights=weights, axis_name=axis_name)
-    (f,), _ = in_common_scale(batch, f)
-    (g, g_plus), _ = in_common_scale(batch, g, g_plus)
+    (f,), _ = rescaled_together(batch, f)
+    (g, g_plus), _ = rescaled_together(batch, g, g_plus)
     f, mean = batch.centre(f), batch.centre((g + g_plus) / 2)
     C = regularised(batch.moment(f, f), ridge)
     D, R = view_moments(g, g_plus, batch)
