@@ -141,9 +141,12 @@ def _encodings(preprocessing: Any, model: str) -> list[Encoding]:
             + ": it has no functions at new rows; expected one of contexture train"
             " --context knn, rbf or teacher, or --context labels --loss svme"
         )
-    return [
-        Encoding(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in column.items()}
-        )
-        for column in held["columns"]
-    ]
+
+    def encoding(column: dict[str, Any]) -> Encoding:
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in column.items()
+        }
+        return Encoding(**fields)
+
+    return [encoding(column) for column in held["columns"]]

@@ -53,13 +53,10 @@ def write(
     text = json.dumps(header, allow_nan=False).encode()
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    leaves: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in held.items()}
     try:
         with temporary.open("wb") as file:
-            np.savez(
-                file,
-                header=np.frombuffer(text, np.uint8),
-                **{name: np.asarray(leaf) for name, leaf in held.items()},
-            )
+            np.savez(file, header=np.frombuffer(text, np.uint8), **leaves)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -67,6 +64,7 @@ def write(
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Tower, Any]:
     """Header, arrays, tower and context of a file that `write` wrote."""
+    arrays: dict[str, np.ndarray] = {}
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

@@ -101,7 +101,9 @@ def make_tower(
                 f" {summary(encoder)}"
             )
             raise TypeError(msg)
-        return Tower(*encoder(inputs, output, rngs), None)
+        make: Any = encoder
+        params, apply = make(inputs, output, rngs)
+        return Tower(params, apply, None)
     made_of = describe(inputs, encoder, output, dtype)
     return Tower(*rebuild(made_of, rngs), made_of)
 

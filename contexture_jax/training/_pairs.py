@@ -91,7 +91,8 @@ class PairBatches:
         if self.has_kernel:
             everyone = self._rows(step, (0, 1))
             numbers = (jnp.asarray(r.astype(np.int32)) for r in (rows, everyone))
-            return PairBatch(x, (), np.asarray(_kernel(self.context, *numbers)))
+            kernel: Any = np.asarray(_kernel(self.context, *numbers))
+            return PairBatch(x, (), kernel)
         given = rows.astype(np.int32) if self.takes_numbers else x
         return PairBatch(x, self._draws(key, given))
 

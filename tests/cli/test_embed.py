@@ -1,6 +1,7 @@
 """What was learned, at rows of new data: by the encoding of the old ones."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,9 +45,10 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "out").mkdir()
     table = cx.data.load_features(write(folder / "old.csv", rows(40)))
     x = table.features.astype(np.float32)
+    no_function: Any = None
     nothing = cx.learning.Functions(
         "psi",
-        cx.learning.Tower(None, lambda *_: None, None),
+        cx.learning.Tower(None, no_function, None),
         np.zeros(2, np.float32),
         np.eye(2, dtype=np.float32),
         cx.contexts.knn(x, 3),
