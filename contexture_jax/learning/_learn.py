@@ -134,7 +134,11 @@ def learn(
     encoder = Encoder() if encoder is None else encoder
     rank = check_integer(rank, "rank", low=1)
     capabilities = getattr(context, "capabilities", ("sample",))
-    objective = objective_of(loss, can_sample="sample" in capabilities)
+    objective = objective_of(
+        loss,
+        can_sample="sample" in capabilities,
+        num_draws=1 if context is None else num_draws,
+    )
     draws = objective.num_draws if num_draws is None else num_draws
     source = _source(objective, source, context)
     law = _law(context, x, a, op, objective, batch_size, seed, draws, held_out)

@@ -26,6 +26,7 @@ class Objective(NamedTuple):
         sees: what the embeddings of a batch are:
             "views": Ψ(a), Ψ(a⁺) of two draws given one x, by one encoder;
             "towers": Φ(x), Ψ(a) by two;
+            "towers and views": Φ(x), Ψ(a), Ψ(a⁺) by two;
             "walk": Φ(x), Φ(a) by one, where A is a row as X is;
             "kernel": Φ(x) and the dual kernel of the batch;
             "values": Φ(x) and a, "classes": the same, a being a number;
@@ -41,19 +42,28 @@ class Objective(NamedTuple):
     @property
     def num_draws(self) -> int:
         """How many draws of a it takes."""
-        return {"views": 2, "kernel": 0}.get(self.sees, 1)
+        return {"views": 2, "towers and views": 2, "kernel": 0}.get(self.sees, 1)
 
     @property
     def towers(self) -> tuple[str, ...]:
         """The encoders that it trains: "phi" of X, "psi" of A."""
-        names = {"views": ("psi",), "inputs": ("psi",), "towers": ("phi", "psi")}
-        return names.get(self.sees, ("phi",))
+        names = {"views": ("psi",), "inputs": ("psi",)}
+        return (
+            ("phi", "psi") if "towers" in self.sees else names.get(self.sees, ("phi",))
+        )
 
 
 def _whitened(loss: Callable[..., Array]) -> Callable[..., Array]:
     return functools.partial(loss, constraint=losses.Whiten(_RIDGE))
 
 
+# From two draws of A; of pairs that hold one a for an x, from that.
+_SVME = Objective(
+    functools.partial(losses.svme_views, ridge=_RIDGE), "towers and views"
+)
+_SVME_OF_PAIRS = Objective(
+    functools.partial(_whitened(losses.svme), solved=True), "towers"
+)
 OBJECTIVES = {
     "kise": Objective(_whitened(losses.kise_pairs), "views"),
     "spectral_contrastive": Objective(losses.spectral_contrastive, "views"),
@@ -68,7 +78,8 @@ OBJECTIVES = {
     "neural_ef": Objective(losses.neural_ef, "views", ordered=True),
     "neural_eigenmaps": Objective(losses.neural_eigenmaps, "views", ordered=True),
     "orbital_minimisation": Objective(losses.orbital_minimisation, "views"),
-    "svme": Objective(_whitened(losses.svme), "towers"),
+    "svme": _SVME,
+    "svme_views": _SVME,
     "lora_svd": Objective(losses.lora_svd, "towers"),
     "vamp": Objective(functools.partial(losses.vamp, ridge=_RIDGE), "towers"),
     "joint_nesting": Objective(losses.joint_nesting, "towers", ordered=True),
@@ -90,8 +101,13 @@ _OTHERS = {
 }
 
 
-def objective_of(loss: Any, *, can_sample: bool) -> Objective:
-    """The objective of a name; KISE is from the kernel of a context without samples.
+def objective_of(
+    loss: Any, *, can_sample: bool, num_draws: int | None = None
+) -> Objective:
+    """The objective of a name, for what can be drawn.
+
+    KISE is from the kernel of a context without samples, SVME from single pairs where
+    `num_draws` is 1.
 
     Raises:
         TypeError: if `loss` is no name and no `Objective`.
@@ -104,7 +120,8 @@ def objective_of(loss: Any, *, can_sample: bool) -> Objective:
         msg = f"loss must be a name or a cx.learning.Objective; got {summary(loss)}"
         raise TypeError(msg)
     elif loss in OBJECTIVES:
-        found = OBJECTIVES[loss]
+        is_of_pairs = loss == "svme" and num_draws == 1
+        found = _SVME_OF_PAIRS if is_of_pairs else OBJECTIVES[loss]
     elif loss in _OTHERS:
         msg = f"loss {loss} {_OTHERS[loss]}: write the step with cx.training.make_step"
         raise ValueError(msg)
@@ -138,7 +155,7 @@ def embeddings_of(
         del key
         if sees == "kernel":
             return embed("phi", params, batch.x), batch.kernel
-        if sees in ("views", "inputs", "towers"):
+        if sees in ("views", "inputs") or "towers" in sees:
             drawn = [embed("psi", params, a) for a in batch.a]
         else:
             drawn = list(batch.a)
@@ -152,6 +169,8 @@ def embeddings_of(
         if sees == "inputs":
             return _rows(drawn), _rows([batch.x] * len(drawn))
         phi = embed("phi", params, batch.x)
+        if sees == "towers and views":
+            return phi, *drawn[:2]
         return _rows([phi] * len(drawn)), _rows(drawn)
 
     return encode

@@ -121,6 +121,8 @@ def test_rows_of_several_draws_stay_together() -> None:
     assert psi[:, 0].tolist() == [10, 20, 40, 50]
     first, second = embeddings_of("views", applies)(params, batch, None)
     assert (first[:, 0].tolist(), second[:, 0].tolist()) == ([10, 40], [20, 50])
+    three = embeddings_of("towers and views", applies)(params, batch, None)
+    assert [e[:, 0].tolist() for e in three] == [[5, 6], [10, 40], [20, 50]]
 
 
 def test_every_loss_is_trained_by_name_or_says_why_not() -> None:
