@@ -336,7 +336,7 @@ def _by_operator(
     if source == "psi":
         context = law.pairs.context
         if law.pairs.takes_numbers:
-            values = np.asarray(found.transform(embeddings["psi"]))
+            values = np.asarray(_transform(found, embeddings["psi"]))
     mean, rotation = (np.asarray(v) for v in (found.mean, found.rotation))
     functions = Functions(source, towers[source], mean, rotation, context, values)
     return functions, found.left, ritz
@@ -390,4 +390,6 @@ def _embed(tower: Tower, inputs: Any, batch_size: int) -> Array:
 
 
 _average = jax.jit(lambda op, psi: op.matmat(psi))
+# Compiled also for runs that diverged: NaN is told by the status, not refused.
 _ritz = jax.jit(rayleigh_ritz, static_argnames=("rank", "positive"))
+_transform = jax.jit(RayleighRitz.transform)
