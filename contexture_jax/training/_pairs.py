@@ -176,9 +176,8 @@ def pair_batches(
         ValueError: if sizes do not fit, or an argument plays no part.
 
     Example:
-        >>> import numpy as np
         >>> import contexture_jax as cx
-        >>> context = cx.contexts.joint(np.eye(3))
+        >>> context = cx.contexts.labels([0, 1, 2])
         >>> pairs = cx.training.pair_batches(context, 4, seed=0, num_draws=2)
         >>> batch = pairs.at(7)
         >>> bool((batch.x == batch.a[1]).all())
