@@ -125,7 +125,7 @@ def check_reading(
         raise InputError(
             f"{where} holds numbers but for {quoted(texts[row])} on"
             f" {source.place(row)}{_more(is_bad)}; correct the cell, empty it if the"
-            " value is missing ({parameter('missing')} names marks of such), or pass"
+            f" value is missing ({parameter('missing')} names marks of such), or pass"
             f" {parameter('categorical', [name])} if these are no numbers, or"
             f" {parameter('drop', [name])}"
         )

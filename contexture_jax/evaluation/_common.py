@@ -213,9 +213,15 @@ def _at_one_scale(
 ) -> tuple[Float[Array, " d"], Float[Array, "n d"], Float[Array, " d"]]:
     """The mean (or 0), √weights · (x − mean) with columns of length 1, their scale."""
     root = safe_sqrt(weights)[:, None]
-    mean = mm(weights[None, :], x)[0] if centre else jnp.zeros_like(x[0])
-    raw = root * x
-    y = root * (x - mean[None, :]) if centre else raw
+    mean, raw = jnp.zeros_like(x[0]), root * x
+    y = raw
+    if centre:
+        # Far from 0 the mean is rounded by more than the columns vary: x − mean is
+        # exact there, and what is left of the mean is taken off.
+        first = mm(weights[None, :], x)[0]
+        rest = x - first[None, :]
+        second = mm(weights[None, :], rest)[0]
+        mean, y = first + second, root * (rest - second[None, :])
     # Scales do not change the span: they are constants.
     norm, raw_norm = (
         jnp.linalg.norm(jax.lax.stop_gradient(z), axis=0) for z in (y, raw)
