@@ -38,6 +38,7 @@ __all__ = [
     "as_singular_values",
     "as_spectrum",
     "as_weights",
+    "centred_columns",
     "kernel_deltas",
     "map_blocks",
     "require_leading",
@@ -208,28 +209,42 @@ def weighted_whitening(
     return mean, jnp.pad(whitening, ((0, 0), (0, d - whitening.shape[1])))
 
 
+def centred_columns(
+    x: Float[Array, "n d"], weights: Float[Array, " n"]
+) -> tuple[Float[Array, " d"], Float[Array, "n d"], Float[Array, " d"]]:
+    """The mean, x − mean, and the length in L² below which that is rounding.
+
+    Far from 0 the mean is rounded by more than columns vary. There x − mean is exact,
+    and what is left of the mean is taken off in a second pass: of a constant column
+    no more than rounding of that rest remains, and of x its last digits.
+    """
+    root = safe_sqrt(weights)[:, None]
+    first = mm(weights[None, :], x)[0]
+    rest = x - first[None, :]
+    second = mm(weights[None, :], rest)[0]
+    of_rest, of_x = (jnp.linalg.norm(root * z, axis=0) for z in (rest, x))
+    digits = 4 * float(jnp.finfo(x.dtype).eps)
+    floor = jnp.maximum(_relative_floor(x) * of_rest, digits * of_x)
+    return first + second, rest - second[None, :], floor
+
+
+def _relative_floor(x: Float[Array, "n d"]) -> Float[Array, ""]:
+    return rank_cutoff((x.shape[0], x.shape[1]), x.dtype, jnp.ones((), dtype=x.dtype))
+
+
 def _at_one_scale(
     x: Float[Array, "n d"], weights: Float[Array, " n"], *, centre: bool
 ) -> tuple[Float[Array, " d"], Float[Array, "n d"], Float[Array, " d"]]:
     """The mean (or 0), √weights · (x − mean) with columns of length 1, their scale."""
     root = safe_sqrt(weights)[:, None]
-    mean, raw = jnp.zeros_like(x[0]), root * x
-    y = raw
     if centre:
-        # Far from 0 the mean is rounded by more than the columns vary: x − mean is
-        # exact there, and what is left of the mean is taken off.
-        first = mm(weights[None, :], x)[0]
-        rest = x - first[None, :]
-        second = mm(weights[None, :], rest)[0]
-        mean, y = first + second, root * (rest - second[None, :])
+        mean, rest, floor = centred_columns(x, weights)
+        y = root * rest
+    else:
+        mean, y = jnp.zeros_like(x[0]), root * x
+        floor = _relative_floor(y) * jnp.linalg.norm(y, axis=0)
     # Scales do not change the span: they are constants.
-    norm, raw_norm = (
-        jnp.linalg.norm(jax.lax.stop_gradient(z), axis=0) for z in (y, raw)
-    )
-    floor = (
-        rank_cutoff((x.shape[0], x.shape[1]), x.dtype, jnp.ones((), dtype=x.dtype))
-        * raw_norm
-    )
+    norm, floor = jax.lax.stop_gradient((jnp.linalg.norm(y, axis=0), floor))
     scale = safe_reciprocal(jnp.where(norm > floor, norm, 0))
     return ready((mean, y * scale[None, :], scale))
 

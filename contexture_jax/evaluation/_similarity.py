@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from contexture_jax._core.checks import check_integer
 from contexture_jax._core.numerics import (
     mm,
-    rank_cutoff,
     safe_divide,
     safe_reciprocal,
 )
@@ -17,6 +16,7 @@ from contexture_jax.contexts import nearest_neighbors
 from contexture_jax.evaluation._common import (
     as_columns,
     as_weights,
+    centred_columns,
     map_blocks,
     weighted_basis,
 )
@@ -162,13 +162,12 @@ def cka(
         root = jnp.sqrt(w)[:, None]
         # The measure does not see the scale; squares would leave the range.
         x, _ = rescaled(jnp.where(root > 0, x, 0))
-        left = root * (x - mm(w[None, :], x))
+        _, rest, floor = centred_columns(x, w)
+        left = root * rest
         length = jnp.linalg.norm(left)
         # The rest of a constant is rounding, which scaling would make a feature of.
-        floor = rank_cutoff(
-            (x.shape[0], x.shape[1]), x.dtype, jnp.linalg.norm(root * x)
-        )
-        return left * safe_reciprocal(jnp.where(length <= floor, 0.0, length))
+        is_rounding = length <= jnp.linalg.norm(floor)
+        return left * safe_reciprocal(jnp.where(is_rounding, 0.0, length))
 
     a, b = centred(a), centred(b)
     cross, own_a, own_b = (

@@ -17,12 +17,13 @@ from contexture_jax._core.checks import (
     is_traced,
 )
 from contexture_jax._core.classes import as_classes
-from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal, safe_sqrt
+from contexture_jax._core.numerics import mm, safe_reciprocal, safe_sqrt
 from contexture_jax._core.scaling import rescaled
 from contexture_jax._core.types import Array, ArrayLike, Bool, Float, short_repr
 from contexture_jax.evaluation._common import (
     as_columns,
     as_functions,
+    centred_columns,
 )
 from contexture_jax.operators import AssociationOperator
 
@@ -53,9 +54,9 @@ def compatibility(f: ArrayLike, op: AssociationOperator) -> Float[Array, "..."]:
         return compatibility(f[:, None], op)[0]
     f = as_functions(f, "f", op)
     p_x, p_a = op.p_x[:, None], op.p_a[:, None]
-    centred = f - jnp.sum(p_x * f, axis=0, keepdims=True)
+    _, centred, floor = centred_columns(f, op.p_x)
     variance = jnp.sum(p_x * centred**2, axis=0)
-    varies = _varies(variance, jnp.sum(p_x * f**2, axis=0), f.shape[0])
+    varies = jnp.sqrt(variance) > floor
     _require_varying(varies, "f")
     image = op.rmatmat(centred)
     image = image - jnp.sum(p_a * image, axis=0, keepdims=True)
@@ -97,9 +98,9 @@ def target_energy(target: ArrayLike, left: ArrayLike, p_x: ArrayLike) -> TargetE
     f = as_floating(target, "target")
     f = as_columns(f[:, None] if f.ndim == 1 else f, "target", mu.shape[0])
     f = rescaled(jnp.where(p[:, None] > 0, f, 0))[0].astype(mu.dtype)
-    centred = f - mm(p[None, :], f)
+    _, centred, floor = centred_columns(f, p)
     total = jnp.sum(p[:, None] * centred**2)
-    varies = _varies(total, jnp.sum(p[:, None] * f**2), f.shape[0])
+    varies = jnp.sqrt(total) > jnp.linalg.norm(floor)
     _require_varying(varies[None], "target")
     energy = jnp.sum(mm(mu.T, p[:, None] * centred) ** 2, axis=1)
     return _shares(energy, jnp.where(varies, total, jnp.nan))
@@ -138,12 +139,6 @@ def class_energy(
     energy = jnp.sum(safe_reciprocal(mass)[:, None] * sums**2, axis=0)
     total = (present - 1).astype(mu.dtype)
     return _shares(energy, jnp.where(total > 0, total, jnp.nan))
-
-
-def _varies(variance: Array, square: Array, num_rows: int) -> Array:
-    """Whether ‖f̃‖ is above the rounding of ‖f‖, by `rank_cutoff`."""
-    cutoff = rank_cutoff((num_rows, 1), square.dtype, jnp.ones((), square.dtype))
-    return jnp.sqrt(variance) > cutoff * jnp.sqrt(square)
 
 
 def _require_varying(varies: Bool[Array, " k"], name: str) -> None:

@@ -61,3 +61,25 @@ def test_cka_sees_rotations_as_equal_and_scales_as_different():
     expected = (grams[0] * grams[1]).sum() / np.prod([np.linalg.norm(g) for g in grams])
     assert cka(a, stretched) == pytest.approx(expected, abs=1e-5)
     assert cka(a, jnp.ones_like(a)) == 0
+
+
+@pytest.mark.parametrize("offset", [3e3, 1e5])
+def test_what_is_far_from_0_is_judged_by_how_it_varies(offset):
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 2, 2000)
+    slots = np.stack([group, group, group, group, 1 - group], 1)
+    op = cx.association_operator(cx.contexts.neighbors(slots, num_points=2))
+    # Whole numbers, which float32 holds at either place.
+    near = np.column_stack([group, rng.integers(0, 9, 2000)]).astype(np.float32)
+    far = near + np.float32(offset)
+    rtol = tol(np.float32, size=2000)
+    for judge in (
+        lambda x: cx.evaluation.rayleigh_ritz(x, op, rank=1).singular_values,
+        lambda x: cx.evaluation.ratio_trace(x, op),
+        lambda x: cx.evaluation.compatibility(x, op),
+        lambda x: cx.evaluation.cca(near, x),
+        lambda x: cx.evaluation.cka(near, x),
+    ):
+        np.testing.assert_allclose(judge(far), judge(near), rtol=rtol)
+    with pytest.raises(ValueError, match="constant column"):
+        cx.evaluation.compatibility(np.full(2000, offset + 0.1, np.float32), op)
