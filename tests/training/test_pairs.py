@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import contexture_jax as cx
+from tests.tolerances import tol
 
 pair_batches = cx.training.pair_batches
 RNG = np.random.default_rng(0)
@@ -17,10 +18,12 @@ KNN = cx.contexts.knn(X, num_neighbors=3)
 COUNTS = np.array([[6.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 3.0]])
 
 
-def same(a: Any, b: Any) -> None:
+def same(a: Any, b: Any, *, size: int = 0) -> None:
+    """To the bit, or to the rounding of products of a size."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(left, right)
+        atol = tol(np.float32, size=size) if size else 0
+        np.testing.assert_allclose(left, right, rtol=0, atol=atol)
 
 
 def everything(batches: Any, steps: int = 40) -> Any:
@@ -63,7 +66,9 @@ def test_a_batch_is_a_function_of_its_step(kind: str) -> None:
 def test_parts_of_processes_are_the_batch_of_one(kind: str) -> None:
     whole = KINDS[kind]().at(3)
     parts = [KINDS[kind](shard=(i, 2)).at(3) for i in range(2)]
-    same(jax.tree.map(lambda *p: np.concatenate(p), *parts), whole)
+    joined = jax.tree.map(lambda *p: np.concatenate(p), *parts)
+    # A kernel of half as many rows is another program.
+    same(joined, whole, size=8 if kind == "kernel" else 0)
 
 
 def test_pairs_follow_the_law_and_draws_are_independent_given_x() -> None:
