@@ -57,6 +57,7 @@ def test_a_rotated_contexture_gets_its_order_back():
     np.testing.assert_allclose(found.transform(phi), found.left, atol=atol)
 
 
+@pytest.mark.slow
 def test_any_encoder_errs_below_and_the_rank_cuts():
     op, exact = problem()
     rng = np.random.default_rng(2)

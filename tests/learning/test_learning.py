@@ -54,6 +54,7 @@ def test_functions_at_the_rows_are_those_that_were_found(
     )
 
 
+@pytest.mark.slow
 def test_values_are_at_most_the_exact_ones(average: Learned, direct: Learned) -> None:
     op = cx.association_operator(KNN)
     exact = cx.svd(op, RANK, key=jax.random.key(0))[0].singular_values
@@ -256,6 +257,7 @@ def test_files_that_are_none_are_refused(average: Learned, tmp_path: Path) -> No
         load(path)
 
 
+@pytest.mark.slow
 def test_an_encoder_of_ones_own_is_trained_and_not_saved(tmp_path: Path) -> None:
     def linear(inputs: Any, output: int, rngs: Any) -> Any:
         start = jax.random.normal(rngs.params(), (inputs.shape[1], output))

@@ -182,6 +182,7 @@ def test_an_error_needs_batches_of_a_monte_carlo_operator(key):
         cx.evaluation.monte_carlo_error(op, 2, key=key)
 
 
+@pytest.mark.slow
 def test_the_dual_kernel_comes_with_its_error(key):
     op = monte_carlo_operator(ERASURE, CUBE, 2000, key=key, num_batches=50)
     rows = jnp.arange(4)

@@ -249,6 +249,7 @@ def drawn(**options):
     return op, cx.svd(op, 2, key=KEY)[0]
 
 
+@pytest.mark.slow
 def test_draws_of_an_operator_extend_its_functions_to_any_input():
     op, result = drawn()
     back = cx.extend(result, HEAT, ANGLES, operator=op)
