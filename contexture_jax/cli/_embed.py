@@ -114,7 +114,7 @@ def _dtype(model: str) -> str:
         raise InputError(f"no such file: {quoted_path(model)}") from None
     except IsADirectoryError:
         raise InputError(f"{quoted_path(model)} is a directory") from None
-    except Exception:
+    except Exception:  # damaged bytes raise errors of any kind
         return "float32"  # loading it says what is wrong
 
 

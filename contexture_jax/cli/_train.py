@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import sys
 import warnings
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from contexture_jax.cli.session import (
     Ending,
     Stages,
     check_claimed,
+    check_installed,
     check_out,
     claim_run,
     claimed,
@@ -74,7 +74,7 @@ def run(options: TrainOptions, ending: Ending) -> Path:
     base = options.base
     stages = Stages(quiet=base.quiet)
     with stages.stage("read"):
-        _check_installed(plots=base.plots)
+        check_installed([*_NEEDED, *(["matplotlib"] if base.plots else [])])
         out = check_out(base.out)
         table = load(base)
         recipe = plan_context(base, table)
@@ -289,22 +289,6 @@ def _run_of(
         claim_run(out / RUN, settings, resume=resume)
         ending.kept = lambda: kept_of(out / RUN, settings["steps"], ending.command)
         yield
-
-
-def _check_installed(*, plots: bool) -> None:
-    needed = [*_NEEDED, *(["matplotlib"] if plots else [])]
-    absent = [name for name in needed if not _is_installed(name)]
-    if absent:
-        raise InputError(
-            f"the command needs {', '.join(absent)}: pip install 'contexture_jax[cli]'"
-        )
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # a parent of it
-        return False
 
 
 def _check_loss(options: TrainOptions, recipe: Recipe) -> None:

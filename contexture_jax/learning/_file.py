@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +69,9 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Tower
             arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays.pop("header").tobytes())
         is_ours = header["format"] == _FORMAT
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        zipfile.BadZipFile,
-    ):
+    except OSError:
+        raise
+    except Exception:  # damaged bytes raise errors of any kind
         is_ours, header = False, {}
     if not is_ours:
         msg = f"{path} is no file that Learned.save wrote, or it is damaged"

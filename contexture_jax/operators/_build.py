@@ -40,7 +40,7 @@ from contexture_jax.operators._base import AssociationOperator
 from contexture_jax.operators._composed import reverse
 from contexture_jax.operators._dense import table_operator
 from contexture_jax.operators._fixed_degree import fixed_degree_operator
-from contexture_jax.operators._kernel import BLOCK_SIZE, kernel_operator
+from contexture_jax.operators._kernel import TILE_SIZE, kernel_operator
 from contexture_jax.operators._low_rank import LowRankOperator
 from contexture_jax.operators._numbered import (
     entries_operator,
@@ -166,7 +166,7 @@ def _side_of_tiles(
     context: Context, storage: Storage | None, tile_size: int | None
 ) -> int:
     if tile_size is None:
-        return BLOCK_SIZE
+        return TILE_SIZE
     tile_size = check_integer(tile_size, "tile_size", low=1)
     if storage is not None or not isinstance(context, SoftmaxContext):
         how = f" with {storage=}" if storage else ""

@@ -34,7 +34,7 @@ from contexture_jax.contexts import (
 )
 from contexture_jax.kernels import Bucket, Form, sum_slots
 from contexture_jax.operators._build import association_operator
-from contexture_jax.operators._kernel import BLOCK_SIZE, kernel_operator
+from contexture_jax.operators._kernel import TILE_SIZE, kernel_operator
 from contexture_jax.operators._monte_carlo import (
     MonteCarloOperator,
     ShardedMonteCarloOperator,
@@ -178,7 +178,7 @@ def _by_tiles(
     context: SoftmaxContext, g: Float[Array, "m r"], *, form: Form
 ) -> Float[Array, "n r"]:
     # The compiler drops what only T* and the norm would need.
-    return kernel_operator(context, BLOCK_SIZE, form).matmat(g)
+    return kernel_operator(context, TILE_SIZE, form).matmat(g)
 
 
 @jax.jit

@@ -16,9 +16,9 @@ from contexture_jax.contexts import SoftmaxContext
 from contexture_jax.kernels import Form, exp_matmul, tile_shape
 from contexture_jax.operators._base import AssociationOperator, Cost
 
-__all__ = ["BLOCK_SIZE", "KernelOperator", "kernel_operator"]
+__all__ = ["TILE_SIZE", "KernelOperator", "kernel_operator"]
 
-BLOCK_SIZE = 1024  # of a tile, where no other is asked for
+TILE_SIZE = 1024  # of a tile, where no other is asked for
 
 
 @pytree_dataclass
