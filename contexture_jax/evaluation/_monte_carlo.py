@@ -44,7 +44,8 @@ class MonteCarloError(NamedTuple):
 
 
 def jackknife(
-    estimate: Float[Array, "*s"], replicates: Float[Array, "b *s"]
+    estimate: Float[Array, "*s"],
+    replicates: Float[Array, "b *s"],  # noqa: F821 - a shape, no product of names
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
     """Bias and standard error of a statistic from its values without each batch.
 
