@@ -220,7 +220,7 @@ def _law(
         x, a = _numbered_inputs(context, x, a, op)
         is_kernel = objective.sees == "kernel"
         shown = None if is_kernel or objective.sees == "classes" else a
-        pairs = make(x=x, a=shown, law=op.p_x, kernel=is_kernel)
+        pairs = make(x=x, a=shown, weights=op.p_x, kernel=is_kernel)
         return _Law(pairs, x, a, op, None)
     if "inputs" in capabilities and "table" in capabilities and a is None:
         a = np.asarray(context.context_values())
@@ -233,7 +233,7 @@ def _law(
         if callable(x) or a is None:
             msg = "an operator of drawn A takes x and a at its rows and columns"
             raise ValueError(msg)
-        return _Law(make(x=x, law=op.p_x), x, a, op, None)
+        return _Law(make(x=x, weights=op.p_x), x, a, op, None)
     if callable(x):
         key = jax.random.fold_in(jax.random.key(seed), 1)
         judged = x(key, 4 * batch_size)

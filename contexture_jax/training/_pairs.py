@@ -137,7 +137,7 @@ def pair_batches(
     x: Any = None,
     a: Any = None,
     num_draws: int = 1,
-    law: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     kernel: bool = False,
     shard: tuple[int, int] = (0, 1),
 ) -> PairBatches:
@@ -164,8 +164,8 @@ def pair_batches(
         x: see above.
         a: see above.
         num_draws: how many a are drawn for an x, independently given it.
-        law: probabilities of the rows, shape (n,); None: P_X of a context between
-            numbers, uniform for others.
+        weights: probabilities of the rows, shape (n,), up to a scale; None: P_X of a
+            context between numbers, uniform for others.
         kernel: give the dual kernel between the rows of a batch in place of draws.
         shard: (i, k): hold the i-th of k equal parts of each batch only, for k
             processes: (jax.process_index(), jax.process_count()).
@@ -204,12 +204,12 @@ def pair_batches(
     else:
         _check_capable(context, "kernel" if kernel else "sample")
     if callable(x):
-        if context is None or _takes_numbers(context) or kernel or law is not None:
-            msg = "a sampler x goes with a context that draws for any x, without a law"
+        if context is None or _takes_numbers(context) or kernel or weights is not None:
+            msg = "a sampler x goes with a context that draws for any x, no weights"
             raise ValueError(msg)
         return PairBatches(context, None, size, seed, draws, x, a, False, shard)
     x = None if x is None else jax.tree.map(np.asarray, x)
-    picks = _picks(context, x, law, size, seed)
+    picks = _picks(context, x, weights, size, seed)
     return PairBatches(context, picks, size, seed, draws, x, a, bool(kernel), shard)
 
 
@@ -248,32 +248,32 @@ def _count(a: Any) -> int:
 
 
 def _picks(
-    context: Any, x: Any, law: ArrayLike | None, size: int, seed: int
+    context: Any, x: Any, weights: ArrayLike | None, size: int, seed: int
 ) -> Batches | np.ndarray:
     """Which rows come when: in epochs, which vary less than draws, if all are alike."""
-    if context is not None and _takes_numbers(context) and law is None:
-        law = getattr(context, "p_x", None)
-        law = association_operator(context).p_x if law is None else law
+    if context is not None and _takes_numbers(context) and weights is None:
+        p_x = getattr(context, "p_x", None)
+        weights = association_operator(context).p_x if p_x is None else p_x
     counts = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
-    if law is None and (len(counts) != 1 or counts == {()}):
+    if weights is None and (len(counts) != 1 or counts == {()}):
         msg = (
             f"x must hold inputs, one a row, or be a sampler of them; got {summary(x)}"
         )
         raise TypeError(msg)
-    if law is None:
+    if weights is None:
         return batches(np.arange(counts.pop()[0]), size, seed=seed)
-    law = as_array(law, "law")
-    if counts - {law.shape}:
-        msg = f"x must have one row for each entry of the law, {len(law)}; got {counts}"
+    weights = as_array(weights, "weights")
+    if counts - {weights.shape}:
+        msg = f"x must have one row for each of weights, {len(weights)}; got {counts}"
         raise ValueError(msg)
-    total = law.sum(dtype=np.float64)
-    if not (total > 0 and (law >= 0).all()):
-        msg = "law must hold probabilities, non-negative and not all 0"
+    total = weights.sum(dtype=np.float64)
+    if not (total > 0 and (weights >= 0).all()):
+        msg = "weights must hold probabilities, non-negative and not all 0"
         raise ValueError(msg)
-    present = np.flatnonzero(law)
-    if np.ptp(law[present]) <= _EQUAL * law.max():
+    present = np.flatnonzero(weights)
+    if np.ptp(weights[present]) <= _EQUAL * weights.max():
         return batches(present, size, seed=seed)
-    return np.cumsum(law, dtype=np.float64) / total
+    return np.cumsum(weights, dtype=np.float64) / total
 
 
 def _take(tree: Any, rows: np.ndarray) -> Any:

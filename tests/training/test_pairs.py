@@ -125,11 +125,11 @@ def test_a_kernel_is_that_of_the_rows_of_the_batch() -> None:
         ),
         (
             lambda: pair_batches(KNN, 4, seed=0, x=X[1:]),
-            "one row for each entry of the law, 24",
+            "one row for each of weights, 24",
         ),
         (
-            lambda: pair_batches(KNN, 4, seed=0, law=-np.ones(24)),
-            "law must hold probabilities",
+            lambda: pair_batches(KNN, 4, seed=0, weights=-np.ones(24)),
+            "weights must hold probabilities",
         ),
         (
             lambda: pair_batches(KNN, 5, seed=0, shard=(0, 2)),
