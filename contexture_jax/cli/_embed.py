@@ -25,7 +25,9 @@ DESCRIPTION = """\
 The functions that contexture train learned, at the rows of DATA, as an .npy of one row
 a row and one column a function. MODEL is its model.npz. DATA has the columns that were
 learned from, in any order; other columns do not count. They are encoded as there, by
-the medians, means and categories of the data that were learned from.
+the medians, means and categories of the data that were learned from. MODEL holds an
+encoder; after --loss kise, spectral_contrastive or vicreg, whose functions are averages
+over neighbours, it holds the rows that were learned from as well.
 """
 _BLOCK = 8192  # rows at a time
 

@@ -154,7 +154,10 @@ class Learned:
         """Write what `transform` needs to one file, which `load` reads anywhere.
 
         An .npz of arrays with a header of JSON, whatever the suffix; nothing is
-        pickled. Towers and history are not in it.
+        pickled. Towers and history are not in it. Functions that are averages T Ψ
+        (`functions.source` is "psi") need the law of A at new inputs: their file holds
+        the context with its data, as the points of `knn` or `rbf`: whoever has the file
+        has the rows. That of Φ holds an encoder and no rows.
 
         Args:
             path: the file, replaced if it is there.

@@ -40,8 +40,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[s
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return a_model(tmp_path_factory.mktemp("untrained"), "features")
+
+
+def a_model(folder: Path, takes: str) -> Path:
     """A model of the same columns whose functions nobody looks at."""
-    folder = tmp_path_factory.mktemp("untrained")
     (folder / "out").mkdir()
     table = cx.data.load_features(write(folder / "old.csv", rows(40)))
     x = table.features.astype(np.float32)
@@ -57,7 +60,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     columns = [encoding._asdict() for encoding in table.encodings]
     cx.learning.Learned(np.ones(2), x[:, :2], nothing).save(
         folder / "out" / "model.npz",
-        preprocessing={"takes": "features", "columns": columns},
+        preprocessing={"takes": takes, "columns": columns},
     )
     return folder
 
@@ -119,6 +122,18 @@ def test_models_that_are_none_are_refused_in_one_line(
     assert embed(tmp_path, data) == 2
     err = capsys.readouterr().err
     assert "is no file that Learned.save wrote" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("takes", ["numbered rows", "classes"])
+def test_a_model_without_features_says_which_models_have_functions_at_new_rows(
+    takes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(tmp_path / "new.csv", rows(2))
+    assert embed(a_model(tmp_path, takes), data) == 2
+    err = capsys.readouterr().err
+    assert f"is not of features, but of {takes}" in err
+    assert "expected one of contexture train --context knn, rbf or teacher" in err
     assert err.count("\n") == 1
 
 
