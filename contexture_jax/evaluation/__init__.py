@@ -1,5 +1,6 @@
 """Judges of contexts, spectra, encoders and pairs of representations."""
 
+from contexture_jax._core.intervals import Interval
 from contexture_jax.evaluation._alignment import (
     Alignment,
     Measured,
@@ -20,7 +21,6 @@ from contexture_jax.evaluation._encoders import (
     trace_gap_bound,
 )
 from contexture_jax.evaluation._held_out import HeldOut, held_out_spectrum
-from contexture_jax.evaluation._interval import Interval
 from contexture_jax.evaluation._judgement import (
     CountsJudgement,
     SpectrumJudgement,

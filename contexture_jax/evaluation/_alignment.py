@@ -16,6 +16,7 @@ from contexture_jax._core.checks import (
     check_key,
 )
 from contexture_jax._core.fingerprint import of_one_law
+from contexture_jax._core.intervals import Interval
 from contexture_jax._core.numerics import (
     safe_divide,
 )
@@ -27,7 +28,6 @@ from contexture_jax.evaluation._common import (
     as_spectrum,
 )
 from contexture_jax.evaluation._encoders import ratio_trace
-from contexture_jax.evaluation._interval import Interval
 from contexture_jax.evaluation._similarity import (
     cca,
     cka,

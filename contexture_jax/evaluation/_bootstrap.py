@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_integer, check_key, check_values
-from contexture_jax._core.numerics import safe_divide
-from contexture_jax._core.types import Array, ArrayLike, Float, short_repr, summary
-from contexture_jax.evaluation._interval import (
+from contexture_jax._core.intervals import (
     Interval,
     check_level,
     normal_interval,
 )
+from contexture_jax._core.numerics import safe_divide
+from contexture_jax._core.types import Array, ArrayLike, Float, short_repr, summary
 from contexture_jax.evaluation._pairs import (
     PairSample,
     check_rank,

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_key
-from contexture_jax._core.numerics import mm, safe_reciprocal
-from contexture_jax._core.types import Array, Float, short_repr
-from contexture_jax.evaluation._interval import (
+from contexture_jax._core.intervals import (
     Interval,
     check_level,
     correlation_interval,
 )
+from contexture_jax._core.numerics import mm, safe_reciprocal
+from contexture_jax._core.types import Array, Float, short_repr
 from contexture_jax.evaluation._pairs import (
     PairSample,
     check_rank,

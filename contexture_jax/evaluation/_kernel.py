@@ -6,6 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer, check_key
+from contexture_jax._core.intervals import (
+    Interval,
+    check_level,
+    normal_interval,
+)
 from contexture_jax._core.scaling import rescaled, times_power_of_two
 from contexture_jax._core.types import Array, ArrayLike, Float, Int
 from contexture_jax.evaluation._common import (
@@ -13,11 +18,6 @@ from contexture_jax.evaluation._common import (
     kernel_deltas,
     map_blocks,
     singular_value_slack,
-)
-from contexture_jax.evaluation._interval import (
-    Interval,
-    check_level,
-    normal_interval,
 )
 from contexture_jax.operators import AssociationOperator
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_finite, check_integer, check_key
+from contexture_jax._core.intervals import Interval, check_level
 from contexture_jax._core.numerics import mm, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, Float, short_repr
-from contexture_jax.evaluation._interval import Interval, check_level
 from contexture_jax.operators import (
     AssociationOperator,
     DenseOperator,

@@ -13,6 +13,11 @@ from contexture_jax._core.checks import (
     check_values,
     is_concrete,
 )
+from contexture_jax._core.intervals import (
+    Interval,
+    check_level,
+    correlation_interval,
+)
 from contexture_jax._core.numerics import (
     mm,
     rank_cutoff,
@@ -25,11 +30,6 @@ from contexture_jax.evaluation._common import (
     as_columns,
     as_weights,
     weighted_whitening,
-)
-from contexture_jax.evaluation._interval import (
-    Interval,
-    check_level,
-    correlation_interval,
 )
 from contexture_jax.operators import AssociationOperator
 

@@ -25,7 +25,6 @@ from contexture_jax.operators._fixed_degree import (
 from contexture_jax.operators._kernel import KernelOperator, kernel_operator
 from contexture_jax.operators._low_rank import LowRankOperator, low_rank_operator
 from contexture_jax.operators._monte_carlo import (
-    KernelEstimate,
     MonteCarloOperator,
     ShardedMonteCarloOperator,
     monte_carlo_kernel,
@@ -59,7 +58,6 @@ __all__ = [
     "Cost",
     "DenseOperator",
     "FixedDegreeOperator",
-    "KernelEstimate",
     "KernelOperator",
     "LowRankOperator",
     "MixtureOperator",
