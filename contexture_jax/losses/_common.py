@@ -38,6 +38,7 @@ def as_embedding(x: ArrayLike, name: str) -> Float[Array, "b d"]:
     """Check an embedding of shape (b, d); f16 and bf16 become f32."""
     z = as_floating(x, name)
     check_ndim(z, 2, name)
+    # Moments of no rows are 0 / 0, and of no columns there is nothing to learn.
     if 0 in z.shape:
         msg = f"{name} must have at least 1 row and 1 column; got shape {z.shape}"
         raise ValueError(msg)
@@ -64,6 +65,7 @@ def as_pair(
         what = "the same shape (b, d)" if same_width else "the same number of rows"
         msg = f"{names[0]} and {names[1]} must have {what}; got {a.shape} and {b.shape}"
         raise ValueError(msg)
+    # The wider of the two; `as_embedding` has raised half precision already.
     dtype = jnp.promote_types(a.dtype, b.dtype)
     return a.astype(dtype), b.astype(dtype)
 
@@ -81,12 +83,15 @@ def rescaled_together(
     if batch.probabilities is not None:
         present = batch.probabilities[:, None] > 0
         some = [jnp.where(present, z, 0) for z in some]
+    # One exponent for all of them, and for all devices: products of two embeddings keep
+    # their ratio, and every device forms the same loss.
     exponent = common_exponent(*some, axis_name=batch.axis_name)
     # Its inverse has to be a normal number too.
     dtype = some[0].dtype
     most = jnp.finfo(dtype).maxexp - 2
     exponent = jnp.clip(exponent, -most, most)
     scale = times_power_of_two(jnp.ones((), dtype), -exponent)
+    # A power of two times a number in range rounds nothing.
     return [z * scale for z in some], exponent
 
 
@@ -97,6 +102,7 @@ def frobenius(a: Float[Array, "k l"], b: Float[Array, "k l"]) -> Float[Array, ""
 
 def unit_rows(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
     """Rows over their norms; a row of zeros stays, with the gradient 0."""
+    # A plain norm has no derivative at 0, and one such row makes every gradient NaN.
     return x * safe_reciprocal(safe_sqrt(jnp.sum(x**2, axis=1)))[:, None]
 
 
@@ -104,6 +110,8 @@ def unit_variance(
     z: Float[Array, "b d"], z_plus: Float[Array, "b d"], batch: Batch
 ) -> tuple[Float[Array, "b d"], Float[Array, "b d"]]:
     """Columns over their root mean square in both views; a column of zeros stays."""
+    # (d,). Both views have one law, so they share one scale: the moments of theory.md
+    # §7.4 are those of one set of functions.
     square = (batch.mean(z**2) + batch.mean(z_plus**2)) / 2
     scale = safe_reciprocal(safe_sqrt(square))[None, :]
     return z * scale, z_plus * scale
@@ -138,12 +146,15 @@ def view_moments(
     factor if the estimate is to be unbiased. With `hold_rows` no gradient passes
     through the functions of the rows of C and R, only through those of the columns.
     """
+    # (b, d) each; S and M of theory.md §7.7.
     total, difference = z + z_plus, z - z_plus
     if centre:
         total = batch.centre(total)
     rows = (total, difference)
     if hold_rows:
         rows = jax.lax.stop_gradient(rows)
+    # (d, d) each, as are C and R. By construction R is the symmetric part of E z z⁺ᵀ:
+    # that of the law is symmetric, the rest of a batch's is noise.
     S: Any = batch.moment(rows[0], total)
     M = batch.moment(rows[1], difference)
     if centre and unbiased:
@@ -172,16 +183,23 @@ def kernel_moment(
     f: Float[Array, "b d"], k: Float[Array, "b n"], batch: Batch, unbiased: bool
 ) -> Float[Array, "d d"]:
     """E f(X) k(X, X') f(X')ᵀ, symmetrised; f centred."""
+    # (N, d): a row meets the rows of all devices, and gradients go back to where each
+    # came from.
     everyone = batch.gather(f)
     if batch.probabilities is not None:
+        # The law of X' goes with the columns of k; that of X comes in `moment`.
         everyone = batch.gather(batch.probabilities)[:, None] * everyone
     else:
         everyone = everyone / batch.global_size
+    # (i, i) is no pair of independent rows (theory.md §7.7), and the diagonal of a dual
+    # kernel is its largest part, 1 + χ² (§1.3).
     if unbiased:
         factor = batch.bessel()
         own = batch.row_numbers()[:, None]
         k = jnp.where(own == jnp.arange(k.shape[1])[None, :], 0, k) * factor
+    # (b, N) × (N, d), then (d, b) × (b, d): no product is larger than the kernel.
     K = batch.moment(f, mm(k, everyone))
+    # A trace against a symmetric matrix sees no more than this part.
     return (K + K.T) / 2
 
 
@@ -199,4 +217,5 @@ def tail_weights(mode_weights: Any, d: int, dtype: Any) -> Float[Array, " d"]:
         check_values(
             alpha[-1:], "the last of mode_weights", lambda v: v > 0, "positive"
         )
+    # Every nested problem from l on has mode l in it.
     return jnp.cumsum(alpha[::-1])[::-1]

@@ -109,6 +109,8 @@ def as_constraint(
             f" {summary(constraint)}"
         )
         raise TypeError(msg)
+    # At use and not in `__post_init__`: a coefficient may be traced, as where it is
+    # tuned.
     for field in dataclasses.fields(constraint):
         check_coefficient(getattr(constraint, field.name), field.name)
     return constraint
@@ -118,6 +120,7 @@ def rescaled_for(
     constraint: object, batch: Batch, *embeddings: Float[Array, "b d"]
 ) -> tuple[list[Float[Array, "b d"]], Int[Array, ""] | None]:
     """Under `Whiten`, which depends on no scale, `rescaled_together`; else as given."""
+    # The penalties compare C with I, so the scale of the embedding is part of them.
     if isinstance(as_constraint(constraint), Whiten):
         return rescaled_together(batch, *embeddings)
     return list(embeddings), None
@@ -136,6 +139,7 @@ def hinge_penalty(
     # Rounding may leave a zero variance slightly negative.
     deviation = safe_sqrt(jnp.maximum(variance, 0) + epsilon)
     hinge = jnp.mean(jnp.maximum(1 - deviation, 0))
+    # Subtracted before squares are taken: ‖C‖² − Σ C_ii² would cancel near the minimum.
     off_diagonal = C - jnp.diag(variance)
     return hinge, jnp.sum(off_diagonal**2)
 
@@ -160,18 +164,27 @@ def constrained(
         exponent: the e of `rescaled_for`, where C and B are over 4^e; None: 0.
     """
     form = as_constraint(constraint)
+    # A penalty does not invert C, which is what a less noisy one would be for.
     if moments is not None and not isinstance(form, Whiten):
         msg = f"running moments serve constraint='whiten' only; got {form}"
         raise ValueError(msg)
     d = C.shape[0]
     if isinstance(form, Whiten):
+        # C is inverted, so its noise does not average out over steps; B enters
+        # linearly, and its noise does (theory.md §7.3, across batches).
         if moments is not None:
             C = _running_value(C, B, moments, form.ridge, exponent)
+        # The ridge belongs into this form. In the residual's, Tr (C + r I)⁻¹ M,
+        # directions of little variance cost nothing, and one of d functions is lost.
         return factor * (d - trace_ratio(regularised(C, form.ridge), B))
+    # Alone it is least at Φ = 0, whatever B is: s_i ≤ 1.
     plain = factor * (jnp.trace(C) - jnp.trace(B))
+    # Each mode is a problem of its own: θ_i = (1 − κ (1 − s_i²) / 2 γ)₊ (theory.md
+    # §7.3).
     if isinstance(form, SquaredPenalty):
         return plain + form.strength * covariance_penalty(C)
     hinge, square = hinge_penalty(C)
+    # A single function has no pairs: 0 / 1.
     off_diagonal = square / max(d * (d - 1), 1)
     terms = plain / d + form.variance * hinge + form.covariance * off_diagonal
     return terms / (1 + form.variance + form.covariance)
@@ -200,14 +213,19 @@ def _running_value(
         )
         raise ValueError(msg)
     held = jax.lax.stop_gradient
+    # Traced, so a `where` and no branch of Python's.
     begun = moments.weight > 0
     covariance = running_covariance(moments)
+    # Running moments keep the unit of the embeddings as given; C and B are over 4^e.
     if exponent is not None:
         covariance = times_power_of_two(covariance, -2 * exponent)
     running = jnp.where(begun, covariance.astype(C.dtype), C)
     running = held(running)
+    # level is Tr G B, and the slope in C is −G B G, shape (d, d).
     level, slope = jax.value_and_grad(trace_ratio)(regularised(running, ridge), held(B))
     along = -jnp.sum(slope.matrix * held(C))
+    # B of a small batch may be indefinite; a ratio of unlike signs says nothing on
+    # scale.
     scale = jnp.where(along * level > 0, level * safe_reciprocal(along), 1)
     scale = held(jnp.clip(scale, 0.5, 2))
     # Summed in this order the value is the running one to the last bit.

@@ -79,6 +79,8 @@ def clip(
     """
     f, g, batch = _prepared(phi, psi, ("phi", "psi"), temperature, normalise, weights,
                           axis_name)  # fmt: skip
+    # A term c(x) that the first direction does not see counts in the second: only a
+    # constant is left open.
     return (_one_side(f, g, batch) + _one_side(g, f, batch)) / 2
 
 
@@ -111,14 +113,21 @@ def simclr(
     """
     x, y, batch = _prepared(z, z_plus, ("z", "z_plus"), temperature, normalise, weights,
                           axis_name)  # fmt: skip
+    # (b,): h(z, z⁺), the same for both views.
     positive = jnp.sum(x * y, axis=1)
+    # (N, d) each.
     everyone = (batch.gather(x), batch.gather(y))
     log_weights = _log_weights(batch)
     own = batch.row_numbers()[:, None] == jnp.arange(batch.global_size)[None, :]
     losses = []
     for number, view in enumerate((x, y)):
+        # Two blocks of (b, N): against the first views and against the second.
         logits = [mm(view, others.T) + log_weights for others in everyone]
+        # A view does not compete with itself; its partner, the positive, stays in the
+        # sum.
         logits[number] = jnp.where(own, -jnp.inf, logits[number])
+        # Over 2 N − 1 logits. They reach 1 / t in modulus, 100 at t = 0.01, where exp
+        # overflows float32: hence logsumexp, here and below.
         total = jax.nn.logsumexp(jnp.concatenate(logits, axis=1), axis=1)
         losses.append(batch.mean(total - positive))
     return (losses[0] + losses[1]) / 2
@@ -140,8 +149,10 @@ def _prepared(
         msg = f"temperature must be one number; got shape {t.shape}"
         raise ValueError(msg)
     check_values(t, "temperature", lambda v: v > 0, "positive")
+    # Before the temperature, so that logits are cosines over t.
     if normalise:
         f, g = unit_rows(f), unit_rows(g)
+    # On each side the root, so that what is gathered needs no temperature any more.
     root = jnp.sqrt(1 / t)
     batch = batch_of(f, weights=weights, axis_name=axis_name)
     return f * root, g * root, batch
@@ -150,7 +161,10 @@ def _prepared(
 def _one_side(
     f: Float[Array, "b d"], g: Float[Array, "b d"], batch: Batch
 ) -> Float[Array, ""]:
+    # (b, N), its columns in the order of the devices' rows.
     logits = mm(f, batch.gather(g).T) + _log_weights(batch)
+    # The mean over rows is taken with p; the sum over alternatives has N p_j inside the
+    # exponent, so that weighted pairs stand for their law (theory.md §7.6).
     total = jax.nn.logsumexp(logits, axis=1)
     return batch.mean(total - jnp.sum(f * g, axis=1))
 
@@ -159,6 +173,7 @@ def _log_weights(batch: Batch) -> Any:
     """The logarithm of N p_j for all devices' rows, −∞ where p_j = 0; shape (1, N)."""
     if batch.probabilities is None:
         return 0.0
+    # Held: a weight is data, and the derivative of the logarithm at 0 is infinite.
     relative = (
         batch.gather(jax.lax.stop_gradient(batch.probabilities)) * batch.global_size
     )

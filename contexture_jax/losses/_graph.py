@@ -56,6 +56,8 @@ def graph(
     batch = batch_of(z, weights=weights, axis_name=axis_name)
     (z, z_plus), exponent = rescaled_for(constraint, batch, z, z_plus)
     C, R = view_moments(z, z_plus, batch)
+    # The moment of (I + T) / 2: a walk that stays where it is has C for R.
     if lazy:
         R = (C + R) / 2
+    # E ‖Φ(u) − Φ(v)‖² = 2 (Tr C − Tr R), hence the factor.
     return constrained(constraint, C, R, factor=2, moments=moments, exponent=exponent)

@@ -58,12 +58,16 @@ def lora_svd(
     """
     f, g = as_pair(phi, psi)
     batch = batch_of(f, weights=weights, axis_name=axis_name)
+    # Tr C_φψ needs the diagonal alone: b · d operations, not b · d².
     cross = jnp.sum(batch.mean(batch.centre(f) * batch.centre(g)))
     if not unbiased:
         f, g = batch.centre(f), batch.centre(g)
         return -2 * cross + frobenius(batch.moment(f, f), batch.moment(g, g))
+    # A product of two moments of one batch counts each row with itself, and is too
+    # large by O(1 / b) (theory.md §7.7); those of different rows are independent.
     C, D = _half_covariances(f, batch), _half_covariances(g, batch)
     product = frobenius(C[0], D[1]) + frobenius(C[1], D[0])
+    # Linear in a covariance, where Bessel's factor is all that is needed.
     return -2 * cross * batch.bessel() + product / 2
 
 
@@ -93,6 +97,7 @@ def lora_evd(
     z, z_plus = as_views(z, z_plus)
     batch = batch_of(z, weights=weights, axis_name=axis_name)
     C, R = view_moments(z, z_plus, batch, unbiased=unbiased)
+    # A square without bias takes the moments of two halves besides.
     square = negative_energy(z, z_plus, batch) if unbiased else jnp.sum(C**2)
     return -2 * jnp.trace(R) + square
 
@@ -122,6 +127,8 @@ def lora_kernel(
         Ryu et al. 2024 (NeuralSVD), arXiv 2402.03655; theory.md §7.4.
     """
     f, k, batch = as_kernel_batch(phi, kernel_matrix, weights, axis_name)
+    # Centred, so that k and k − 1 are the same here too; without, one of the d
+    # functions would be the constant (theory.md §0 E13).
     f = batch.centre(f)
     C, K = batch.moment(f, f), kernel_moment(f, k, batch, unbiased)
     return -2 * jnp.trace(K) + jnp.sum(C**2)
@@ -159,8 +166,11 @@ def joint_nesting(
     batch = batch_of(f, weights=weights, axis_name=axis_name)
     f, g = batch.centre(f), batch.centre(g)
     m = tail_weights(mode_weights, d, f.dtype)
+    # (d, d): of the nested problems, the first that holds both mode i and mode j.
     later = np.maximum(*np.indices((d, d)))
+    # (d,)
     cross = batch.mean(f * g)
+    # (d, d)
     products = batch.moment(f, f) * batch.moment(g, g)
     return -2 * jnp.sum(m * cross) + jnp.sum(m[later] * products)
 
@@ -196,9 +206,13 @@ def sequential_nesting(
     f, g = as_pair(phi, psi)
     batch = batch_of(f, weights=weights, axis_name=axis_name)
     f, g = batch.centre(f), batch.centre(g)
+    # (d, d) each. Rows are held: row i of column l, i < l, is what mode l sees as
+    # fixed.
     H = batch.moment(jax.lax.stop_gradient(f), f)
     G = batch.moment(jax.lax.stop_gradient(g), g)
     before = jnp.sum(jnp.triu(H * G, 1))
+    # Both factors move in i = l, or the gradient in φ_l would be half of what it is in
+    # the objective of mode l alone.
     own = jnp.sum(batch.mean(f**2) * batch.mean(g**2))
     return -2 * jnp.sum(batch.mean(f * g)) + 2 * before + own
 
@@ -207,6 +221,8 @@ def negative_energy(
     z: Float[Array, "b d"], z_plus: Float[Array, "b d"], batch: Batch
 ) -> Float[Array, ""]:
     """An unbiased estimate of ‖C‖²_F: ⟨C, C'⟩ of the two halves of the batch."""
+    # Each half is centred about its own mean: about the mean of both they would not be
+    # independent.
     even, odd = batch.halves()
     C = view_moments(z[0::2], z_plus[0::2], even, unbiased=True).covariance
     D = view_moments(z[1::2], z_plus[1::2], odd, unbiased=True).covariance

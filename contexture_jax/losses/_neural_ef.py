@@ -44,8 +44,12 @@ def neural_ef(
         Deng, Shi, Zhu 2022, arXiv 2205.00165; theory.md §7.4.
     """
     R, fixed = _positive_moments(z, z_plus, weights, axis_name)
+    # R_jj is a divisor. The floor leaves the penalty R_ij² / R_jj finite where a batch
+    # puts R_jj below 0, and plays no part for an s_j² above it.
     floor = float(np.finfo(R.dtype).eps) ** 0.5
     heights = jax.lax.stop_gradient(jnp.maximum(R, floor))
+    # Row j over R_jj, above the diagonal: function i > j pays for what ν_j explains
+    # already, λ_j c² for a component c (theory.md §7.4).
     return -jnp.sum(R) + jnp.sum(jnp.triu(fixed**2 / heights[:, None], 1))
 
 
@@ -85,8 +89,11 @@ def _positive_moments(
     """R_ii, and R_ji with no gradient to function j, the row."""
     z, z_plus = as_views(z, z_plus)
     batch = batch_of(z, weights=weights, axis_name=axis_name)
+    # (1, d), of both views: one law has one mean.
     mean = ((batch.mean(z) + batch.mean(z_plus)) / 2)[None, :]
     z, z_plus = unit_variance(z - mean, z_plus - mean, batch)
+    # (d, d). Either view may stand in the row, and only the row is held; the mean of
+    # both estimates has less variance, and the same gradient in expectation.
     fixed = batch.moment(jax.lax.stop_gradient(z), z_plus)
     mirror = batch.moment(jax.lax.stop_gradient(z_plus), z)
     return batch.mean(z * z_plus), (fixed + mirror) / 2

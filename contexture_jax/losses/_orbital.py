@@ -75,15 +75,24 @@ def orbital_minimisation(
     _check_nesting(nesting, p, mode_weights)
     batch = batch_of(z, weights=weights, axis_name=axis_name)
     C, R = view_moments(z, z_plus, batch)
+    # The moment of A + κ I, that of the identity being C. Everything below is the
+    # objective of a positive semi-definite operator then.
     R = R + kappa * C
     if nesting == "joint":
         m = tail_weights(mode_weights, C.shape[0], C.dtype)
+        # As in `joint_nesting`: max(i, j) is the first nested problem with both
+        # functions.
         later = np.maximum(*np.indices(C.shape))
         return jnp.sum(m[later] * C * R) - 2 * jnp.sum(m * jnp.diagonal(R))
     if nesting == "sequential":
+        # The values of C and R, with the functions of the rows held: i < l does not
+        # move for the sake of l.
         H, G = view_moments(z, z_plus, batch, hold_rows=True)
+        # H (G + κ H) is C (R + κ C) entry by entry; its gradient in f_l is half of 2
+        # Σ_{i<l} (f_i R_il + A f_i C_il), hence the 2 below (theory.md §7.4).
         before = jnp.sum(jnp.triu(H * (G + kappa * H), 1))
         return 2 * before + jnp.sum(jnp.diagonal(C * R)) - 2 * jnp.trace(R)
+    # Invariant: `product` is C^(k−1) R; each further power is one product of size d.
     product, value = R, jnp.zeros((), dtype=C.dtype)
     for k in range(1, 2 * p + 1):
         value = value + (-1) ** k * math.comb(2 * p, k) * jnp.trace(product)

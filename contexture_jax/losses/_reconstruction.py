@@ -45,11 +45,14 @@ def reconstruction(
         Zhai et al. 2025 (CTX), Thm 11.
     """
     target = as_floating(x, "x")
+    # Before the reshape below, which needs a number of rows.
     if target.ndim == 0:
         msg = "x must have a leading axis of rows; got shape ()"
         raise ValueError(msg)
     return squared_error(
         psi,
+        # Pixels and channels are so many coordinates of X̃: the squared error adds over
+        # them.
         target.reshape(target.shape[0], -1),
         head=head,
         ridge=ridge,
@@ -93,6 +96,9 @@ def masked_reconstruction(
         )
         raise ValueError(msg)
     batch = batch_of(guess, weights=weights, axis_name=axis_name)
+    # All but the rows.
     axes = tuple(range(1, guess.ndim))
     error = batch.mean(jnp.sum(hidden * (guess - truth) ** 2, axis=axes))
+    # A ratio of sums over the whole batch. A mean of the rows' own ratios would weigh
+    # an entry by how few are masked beside it.
     return safe_divide(error, batch.mean(jnp.sum(hidden, axis=axes)))

@@ -92,6 +92,7 @@ def update_moments(
         msg = "update_moments needs at least 1 embedding; got none"
         raise ValueError(msg)
     check_values(decay, "decay", lambda v: (v >= 0) & (v < 1), "in [0, 1)")
+    # That of the state: a step must return its state in the dtype it came in.
     dtype = moments.covariance.dtype
     means, covariances = [], []
     for number, given in enumerate(embeddings):
@@ -105,10 +106,14 @@ def update_moments(
             raise ValueError(msg)
         batch = batch_of(z, weights=weights, axis_name=axis_name)
         mean = batch.mean(z)
+        # About this batch's own mean, as the loss takes it. Raw second moments less the
+        # square of the running mean would count the drift of that mean as variance.
         centred = z - mean[None, :]
         means.append(mean)
         covariances.append(batch.moment(centred, centred) * batch.bessel())
     keep = as_floating(decay, "decay").astype(dtype)
+    # The same weights for all three sums: their quotients are averages from the first
+    # batch on, as Adam's bias correction has it.
     fresh = (1 - keep) / len(embeddings)
     return RunningMoments(
         keep * moments.mean + fresh * sum(means[1:], means[0]),
@@ -145,11 +150,15 @@ def whiten(
         msg = f"x must be of width {moments.mean.shape[0]}; got shape {z.shape}"
         raise ValueError(msg)
     covariance = running_covariance(moments)
+    # C is a square of embeddings: over 4^half its entries are near 1, as the floor in
+    # `regularised` takes for granted, and rows are over 2^half.
     half = common_exponent(covariance) // 2
     C = regularised(times_power_of_two(covariance, -2 * half), ridge)
     factor = cholesky(C.matrix).astype(z.dtype)
     centred = z - running_mean(moments).astype(z.dtype)[None, :]
     centred = times_power_of_two(centred, -half)
+    # L⁻ᵀ of size d once, and one product for all rows: a solve for each of b rows has d
+    # steps that wait for one another.
     identity = jnp.eye(z.shape[1], dtype=z.dtype)
     return mm(centred, solve_triangular(factor, identity, lower=True).T)
 
@@ -176,6 +185,8 @@ def with_running_moments(
         embeddings: Any, moments: RunningMoments, *, axis_name: Any = None
     ) -> tuple[Array, tuple[RunningMoments, dict[str, Array]]]:
         many = embeddings if isinstance(embeddings, (tuple, list)) else (embeddings,)
+        # With this batch before the loss reads them: the first step has moments as
+        # well.
         updated = update_moments(
             moments, *many[:count], decay=decay, axis_name=axis_name
         )

@@ -53,6 +53,8 @@ def spectral_contrastive(
     z, z_plus = as_views(z, z_plus)
     batch = batch_of(z, weights=weights, axis_name=axis_name)
     C, R = view_moments(z, z_plus, batch, unbiased=unbiased)
+    # ‖C‖² of one batch is too large by O(1 / b); Tr R is linear, and `view_moments`
+    # gives it without bias already (theory.md §7.7).
     square = negative_energy(z, z_plus, batch) if unbiased else jnp.sum(C**2)
     return -jnp.trace(R) + square / 2
 
@@ -92,11 +94,14 @@ def spectral_contrastive_published(
     scale = 1.0
     if mu is not None:
         scale = check_coefficient(mu, "mu", positive=True)
+        # Each view by itself, and before the mean is taken, as in the released code.
         x, y = _clipped(x, scale), _clipped(y, scale)
     if centre:
         mean = ((batch.mean(x) + batch.mean(y)) / 2)[None, :]
         x, y = x - mean, y - mean
     similarity = batch.mean(jnp.sum(x * y, axis=1))
+    # Negatives are a row of the first view and another of the second, as in the
+    # released code; C of `view_moments` would join the views in both factors.
     return (-2 * similarity + _energy(x, y, batch, unbiased)) / scale
 
 
@@ -143,12 +148,15 @@ def _energy(
     x: Float[Array, "b d"], y: Float[Array, "b d"], batch: Batch, unbiased: bool
 ) -> Float[Array, ""]:
     """E (xᵀ y')², over i ≠ j if unbiased: moments less the pairs (i, i)."""
+    # Σ_ij p_i p_j (x_iᵀ y_j)² = ⟨E x xᵀ, E y yᵀ⟩: two (d, d) moments, no (b, b) array.
     energy = frobenius(batch.moment(x, x), batch.moment(y, y))
     if not unbiased:
         return energy
+    # (b,): the pairs (i, i), which are positives and no negatives.
     squares = jnp.sum(x * y, axis=1) ** 2
     if batch.probabilities is None:
         own = batch.mean(squares) / batch.global_size
     else:
         own = batch.mean(batch.probabilities * squares)
+    # Over the mass that is left, 1 − Σ p_i².
     return (energy - own) * batch.bessel()

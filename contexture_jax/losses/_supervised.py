@@ -67,6 +67,8 @@ def squared_error(
     y = _as_target(target, f)
     batch = batch_of(f, weights=weights, axis_name=axis_name)
     if head is not None:
+        # A given head makes it a mean over rows, and the optimiser moves the head as
+        # well.
         return batch.mean(jnp.sum((_apply(f, head, y.shape[1]) - y) ** 2, axis=1))
     return _best_head(f, y, batch, bias, ridge)
 
@@ -113,6 +115,7 @@ def class_balanced(
         msg = f"scaling must be 'target' or 'loss'; got {summary(scaling)}"
         raise ValueError(msg)
     batch = batch_of(f, weights=weights, axis_name=axis_name)
+    # (b, C)
     one_hot = jax.nn.one_hot(codes, count, dtype=f.dtype)
     if class_probabilities is None:
         p = batch.mean(one_hot)
@@ -122,16 +125,23 @@ def class_balanced(
             msg = f"class_probabilities must have shape ({count},); got {p.shape}"
             raise ValueError(msg)
         check_nonnegative(p, "class_probabilities")
+    # (C,): p_a^(−1/2), and 0 for a class that never occurs.
     heights = safe_reciprocal(safe_sqrt(p))
+    # E1: Λ is then the identity on mean-zero functions, so that T Λ T* is T T* without
+    # its trivial part.
     if scaling == "target":
         y, total = one_hot * heights[None, :], None
     else:
         y = one_hot
+        # The printed risk, as a least squares problem under ω P_X (E1): the weights are
+        # p_i p_a^(−1/2), which `batch_of` makes a law, and its mass goes back in at the
+        # end.
         row = heights[codes]
         total = batch.mean(row)
         base = row if batch.probabilities is None else row * batch.probabilities
         batch = batch_of(f, weights=base, axis_name=axis_name)
     if head is not None:
+        # Under the law of this scaling, whichever it is.
         error = batch.mean(jnp.sum((_apply(f, head, count) - y) ** 2, axis=1))
     else:
         error = _best_head(f, y, batch, True, ridge)
@@ -164,7 +174,9 @@ def cross_entropy(
     batch = batch_of(f, weights=weights, axis_name=axis_name)
     logits = f if head is None else _apply(f, head, None)
     k = logits.shape[1]
+    # (b, k); the logarithm of a softmax that underflows would be −∞.
     log_probabilities = jax.nn.log_softmax(logits, axis=1)
+    # Text becomes numbers here, so that the test below tells labels from probabilities.
     given = as_real(text_codes(labels, "labels", k), "labels")
     if _is_integer(given):
         codes = _as_labels(given, f.shape[0], k)
@@ -188,11 +200,16 @@ def _best_head(
     bias: bool,
     ridge: float,
 ) -> Float[Array, ""]:
+    # The risk of the best head does not depend on the unit of Φ; that of Y is its own.
     (f,), _ = rescaled_together(batch, f)
     if bias:
         f, y = batch.centre(f), batch.centre(y)
+    # (d, d) and (d, k)
     C, cross = batch.moment(f, f), batch.moment(f, y)
+    # Tr C_y without the (k, k) product.
     energy = batch.mean(jnp.sum(y**2, axis=1))
+    # Only C is inverted, so that k classes cost products and no factorisation
+    # (theory.md §7.5). The ridge can only raise the risk.
     return energy - trace_ratio(regularised(C, ridge), mm(cross, cross.T))
 
 
@@ -200,6 +217,7 @@ def _apply(f: Float[Array, "b d"], head: Head, width: int | None) -> Array:
     if not isinstance(head, (tuple, list)) or len(head) != 2:
         msg = f"head must be a pair (W, b); got {type(head).__name__}"
         raise TypeError(msg)
+    # Parameters may be in another dtype than embeddings; the loss is in theirs.
     W = as_floating(head[0], "head[0]").astype(f.dtype)
     k = W.shape[1] if width is None and W.ndim == 2 else width
     if W.shape != (f.shape[1], k):
@@ -217,6 +235,7 @@ def _apply(f: Float[Array, "b d"], head: Head, width: int | None) -> Array:
 
 def _as_target(target: ArrayLike, f: Float[Array, "b d"]) -> Float[Array, "b k"]:
     y = as_floating(target, "target").astype(f.dtype)
+    # A vector is one target; broadcast against (b, k) it would be taken for a row.
     y = y[:, None] if y.ndim == 1 else y
     if y.ndim != 2 or y.shape[0] != f.shape[0]:
         msg = f"target must have shape ({f.shape[0]}, k); got {y.shape}"
@@ -237,6 +256,7 @@ def _as_labels(labels: ArrayLike, num_rows: int, num_classes: int) -> Int[Array,
     if codes.shape != (num_rows,):
         msg = f"labels must have shape ({num_rows},); got {codes.shape}"
         raise ValueError(msg)
+    # Out of range `one_hot` gives a row of zeros: no error later, but another loss.
     check_values(
         codes,
         "labels",

@@ -88,10 +88,13 @@ def svme(
         return _solved(phi, psi, constraint, moments, weights, axis_name)
     f, g = as_pair(phi, psi)
     batch = batch_of(f, weights=weights, axis_name=axis_name)
+    # Together: f − g is meaningless in two units.
     (f, g), exponent = rescaled_for(constraint, batch, f, g)
     f, g = batch.centre(f), batch.centre(g)
     residual = f - g
     C = batch.moment(f, f)
+    # C_φψ + C_ψφ − C_ψ by one product in place of three. The cross-covariance enters
+    # only so, which is why Ψ needs no constraint.
     B = C - batch.moment(residual, residual)
     return constrained(constraint, C, B, factor=1, moments=moments, exponent=exponent)
 
@@ -132,12 +135,18 @@ def svme_views(
     f, g = as_pair(phi, views[0], same_width=False)
     g_plus = views[1].astype(g.dtype)
     batch = batch_of(f, weights=weights, axis_name=axis_name)
+    # Φ and Ψ in units of their own: each is whitened by its own covariance, and the two
+    # never meet but in correlations.
     (f,), _ = rescaled_together(batch, f)
     (g, g_plus), _ = rescaled_together(batch, g, g_plus)
     f, mean = batch.centre(f), batch.centre((g + g_plus) / 2)
+    # (d, d); D and R below are (k, k).
     C = regularised(batch.moment(f, f), ridge)
+    # D is the law of one draw and not of the mean of two, which has less variance: the
+    # objective is in the metric of Ψ itself.
     D, R = view_moments(g, g_plus, batch)
     D = regularised(D, ridge)
+    # Φ against ḡ over different rows, and Ψ on its own two draws.
     score = split_score(C, f, D, mean, batch) + trace_ratio(D, R)
     return f.shape[1] + g.shape[1] - score
 
@@ -176,8 +185,10 @@ def kise(
         Zhai 2025 (dissertation, arXiv 2504.19792), ch. 2; theory.md §7.2.
     """
     f, k, batch = as_kernel_batch(phi, kernel_matrix, weights, axis_name)
+    # k has no unit of f's, so that C and K are both over 4^e.
     (f,), exponent = rescaled_for(constraint, batch, f)
     f = batch.centre(f)
+    # (d, d) each; K is E f k f'ᵀ, the B of theory.md §7.3.
     C, K = batch.moment(f, f), kernel_moment(f, k, batch, unbiased)
     return constrained(constraint, C, K, factor=1, moments=moments, exponent=exponent)
 
@@ -208,6 +219,8 @@ def kise_pairs(
     z, z_plus = as_views(z, z_plus)
     batch = batch_of(z, weights=weights, axis_name=axis_name)
     (z, z_plus), exponent = rescaled_for(constraint, batch, z, z_plus)
+    # R is that of T T* here, where `non_contrastive` has that of T* T; both are B of
+    # theory.md §7.3, with κ = 1 and 2.
     C, R = view_moments(z, z_plus, batch)
     return constrained(constraint, C, R, factor=1, moments=moments, exponent=exponent)
 
@@ -221,6 +234,8 @@ def _solved(
     axis_name: Any,
 ) -> Float[Array, ""]:
     form = as_constraint(constraint)
+    # The best W is put in for a Φ that is whitened, by C and C_g of the same rows:
+    # running moments are those of Φ alone.
     if moments is not None or not isinstance(form, Whiten):
         msg = (
             "solved needs constraint='whiten' without running moments;"
@@ -235,4 +250,5 @@ def _solved(
         weights=weights,
         axis_name=axis_name,
     )
+    # d − VAMP-2, as `score` is a loss (theory.md §7.2).
     return as_embedding(phi, "phi").shape[1] + score

@@ -77,10 +77,13 @@ def vamp(
     ((f,), _), ((g,), _) = (rescaled_together(batch, z) for z in (f, g))
     # What rounding leaves of a constant has a mean too, and would score alone.
     f, g = batch.centre(f), batch.centre(g)
+    # (d, d), (d, k), (k, k)
     C, cross, D = _centred_moments(f, g, batch)
     if unbiased:
         return -split_score(regularised(C, ridge), f, regularised(D, ridge), g, batch)
+    # (d, k): T compressed to the two spans, in orthonormal bases of them.
     K = whitened_cross(regularised(C, ridge), cross, regularised(D, ridge))
+    # The squared Frobenius norm: no singular value is computed or differentiated.
     if r == 2:
         return -jnp.sum(K**2)
     return -jnp.sum(jnp.linalg.svd(K, compute_uv=False))
@@ -111,11 +114,14 @@ def vamp_e(
     """
     C, cross, D, _ = _moments(phi, psi, weights, axis_name, same_width=False)
     S = as_floating(coupling, "coupling").astype(C.dtype)
+    # A vector is a diagonal coupling where both widths are its length; anything else is
+    # told below with the shape of a matrix.
     if S.ndim == 1 and C.shape == D.shape == (*S.shape, *S.shape):
         S = jnp.diag(S)
     if S.shape != cross.shape:
         msg = f"coupling must have shape {cross.shape}; got {S.shape}"
         raise ValueError(msg)
+    # Tr Sᵀ C S D = ⟨C S, S D⟩.
     return -2 * frobenius(S, cross) + frobenius(mm(C, S), mm(S, D))
 
 
@@ -160,11 +166,15 @@ def ncp(
     if sigma.shape != (C.shape[0],):
         msg = f"singular_values must have shape ({C.shape[0]},); got {sigma.shape}"
         raise ValueError(msg)
+    # (d, d): σ_i σ_j, so that Tr Σ C Σ D is a sum of products of entries.
     both = sigma[:, None] * sigma[None, :]
     linear, square = jnp.sum(sigma * jnp.diagonal(cross)), jnp.sum(both * C * D)
+    # As in `lora_svd`: the square from two halves, the linear term by Bessel's factor.
     if unbiased:
         linear = linear * batch.bessel()
         square = _split_energy(f, g, both, batch)
+    # Of the raw second moments, so that functions with a mean pay: −2 Tr Σ C_φψ alone
+    # does not see a mean.
     penalty = sum(_not_orthonormal(z, batch) for z in (f, g))
     return -2 * linear + square + gamma * penalty
 
@@ -186,9 +196,13 @@ def split_score(
     batch: Batch,
 ) -> Float[Array, ""]:
     """VAMP-2 over two different pairs: E f̃ᵀ f̃' g̃ᵀ g̃'."""
+    # (b, d), (b, k)
     f, g = whitened_rows(C, f), whitened_rows(D, g)
+    # (b,): what a pair gives the square by meeting itself. Its mean is d k / b of the
+    # score where Φ and Ψ are independent (theory.md §7.2).
     own = jnp.sum(f**2, axis=1) * jnp.sum(g**2, axis=1)
     p = batch.probabilities
+    # p_i once more: the squares carry p_i², and `mean` brings one of them.
     share = 1 / batch.global_size if p is None else p
     return batch.bessel() * (jnp.sum(batch.moment(f, g) ** 2) - batch.mean(share * own))
 
@@ -201,6 +215,7 @@ def _centred_moments(
 
 
 def _not_orthonormal(z: Float[Array, "b d"], batch: Batch) -> Float[Array, ""]:
+    # Ω is least, 0, exactly for mean-zero orthonormal functions.
     return covariance_penalty(batch.moment(z, z)) + 2 * jnp.sum(batch.mean(z) ** 2)
 
 
@@ -208,6 +223,7 @@ def _split_energy(
     f: Float[Array, "b d"], g: Float[Array, "b d"], both: Array, batch: Batch
 ) -> Float[Array, ""]:
     C, D = [], []
+    # Rows start, start + 2, …, as `Batch.halves` has them.
     for start, half in enumerate(batch.halves()):
         x, y = half.centre(f[start::2]), half.centre(g[start::2])
         C.append(half.moment(x, x) * half.bessel())

@@ -68,13 +68,17 @@ def vicreg(
     epsilon = check_coefficient(epsilon, "epsilon", positive=True)
     d = x.shape[1]
     batch = batch_of(x, weights=weights, axis_name=axis_name)
+    # Raw, not centred: the means of the views are to agree as well.
     distance = batch.mean(jnp.sum((x - y) ** 2, axis=1)) / d
     factor = batch.bessel() if unbiased else 1.0
     hinges, squares = [], []
+    # Each view about its own mean and by itself, as published; `view_moments` would
+    # join them.
     for view in (batch.centre(x), batch.centre(y)):
         hinge, square = hinge_penalty(batch.moment(view, view) * factor, epsilon)
         hinges.append(hinge)
         squares.append(square)
+    # E15: the dissertation's code averages over the pairs.
     count = d if average == "width" else max(d * (d - 1), 1)
     return (
         invariance * distance
@@ -117,7 +121,9 @@ def barlow_twins(
     strength = check_coefficient(off_diagonal, "off_diagonal")
     batch = batch_of(x, weights=weights, axis_name=axis_name)
     x, y = batch.centre(x), batch.centre(y)
+    # Each by its own deviation, so that C_ii is a correlation, at most 1 in modulus.
     x, y = (v * safe_reciprocal(safe_sqrt(batch.mean(v**2)))[None, :] for v in (x, y))
+    # (d, d), not symmetric in a batch: the sum below runs over both triangles.
     C = batch.moment(x, y)
     own = jnp.diagonal(C)
     others = jnp.sum((C - jnp.diag(own)) ** 2)

@@ -47,6 +47,7 @@ def regularised(C: Float[Array, "d d"], ridge: float) -> Regularised:
     info = np.finfo(C.dtype)
     check_coefficient(check_number(ridge, "ridge"), "ridge")
     share = max(ridge / d, 4 * float(info.eps))
+    # With a gradient, as part of C: held, the loss would not be invariant to scale.
     shift = share * jnp.trace(C) + float(info.tiny) ** 0.45
     return Regularised(C + shift * jnp.eye(d, dtype=C.dtype), shift)
 
@@ -59,6 +60,8 @@ def cholesky(C: Float[Array, "d d"]) -> Float[Array, "d d"]:
     lift = 1e3 * float(np.finfo(C.dtype).eps) * jnp.trace(C)
     factor = jnp.linalg.cholesky(C)
     lifted = C + lift * jnp.eye(C.shape[0], dtype=C.dtype)
+    # A branch, as the second factorisation is hardly ever needed; NaN and infinity fail
+    # both, and go on as NaN.
     return jax.lax.cond(
         jnp.all(jnp.isfinite(factor)),
         lambda: factor,
@@ -79,6 +82,7 @@ def trace_ratio(C: Regularised, B: Float[Array, "d d"]) -> Float[Array, ""]:
     out of C⁻¹: there B is rounding as well, and the quotient of the two may be
     anything. The gradient is that at constant rank.
     """
+    # Tr C⁻¹ B entry by entry: d² operations after the inverse, not d³.
     return jnp.sum(_inverse(C) * B.T)
 
 
@@ -87,7 +91,10 @@ def _(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
     C, B = primals
     dC, dB = tangents
     inverse = _inverse(C)
+    # (d, d)
     K = mm(mm(inverse, B), inverse)
+    # dC holds the change of the ridge, which is part of the matrix; the tangent of
+    # `shift` itself would count it twice.
     slope = jnp.sum(inverse * dB.T) - jnp.sum(K.T * dC.matrix)
     return jnp.sum(inverse * B.T), slope
 
@@ -107,6 +114,8 @@ def whitened_cross(
         return _by_factors(factors[0], C_cross, factors[1])
 
     def on_resolved() -> Array:
+        # Columns that are not resolved are 0: a 1 on their diagonal lets the
+        # factorisation through, and what they give is 0.
         (U, lost), (V, lacking) = _resolved(C), _resolved(D)
         return _by_factors(
             cholesky(mm(U.T, mm(C.matrix, U)) + jnp.diag(lost)),
@@ -114,6 +123,8 @@ def whitened_cross(
             cholesky(mm(V.T, mm(D.matrix, V)) + jnp.diag(lacking)),
         )
 
+    # Either may lack a direction; one branch serves both, and the cheap one is the
+    # rule.
     full = _is_full(C, factors[0]) & _is_full(D, factors[1])
     return jax.lax.cond(full, plain, on_resolved)
 
@@ -123,6 +134,7 @@ def whitened_rows(C: Regularised, z: Float[Array, "b d"]) -> Float[Array, "b d"]
     factor = cholesky(C.matrix)
 
     def plain() -> Array:
+        # L⁻¹ z for each row, (d, b) by one solve.
         return solve_triangular(factor, z.T, lower=True).T
 
     def on_resolved() -> Array:
@@ -134,6 +146,7 @@ def whitened_rows(C: Regularised, z: Float[Array, "b d"]) -> Float[Array, "b d"]
 
 
 def _by_factors(one: Array, C_cross: Array, two: Array) -> Array:
+    # L_C⁻¹ X, then from the right L_D⁻ᵀ: (d, k) throughout.
     left = solve_triangular(one, C_cross, lower=True)
     return solve_triangular(two, left.T, lower=True).T
 
@@ -143,6 +156,8 @@ def _inverse(C: Regularised) -> Float[Array, "d d"]:
 
     def on_resolved() -> Array:
         U, _ = _resolved(C)
+        # Uᵀ C U = I on the resolved directions: U Uᵀ inverts C there and is 0
+        # elsewhere.
         return mm(U, U.T)
 
     eye = jnp.eye(factor.shape[0], dtype=factor.dtype)
@@ -156,7 +171,11 @@ def _is_full(C: Regularised, factor: Float[Array, "d d"]) -> Bool[Array, ""]:
 
     What is not finite counts as full, and stays so.
     """
+    # The least squared diagonal entry is never below the least eigenvalue, but may be
+    # above it: hence four times the threshold of `_resolved`, to be sure of going
+    # there. The ridge is taken off first: it is no variance.
     smallest = jnp.min(jnp.diagonal(factor)) ** 2 - C.shift
+    # Negated, as every comparison with NaN is false.
     return ~(smallest <= 4 * _noise(C.matrix))
 
 
@@ -166,6 +185,8 @@ def _resolved(C: Regularised) -> tuple[Float[Array, "d d"], Float[Array, " d"]]:
     Resolved are the directions whose variance without the ridge is above 16 eps of the
     largest, some eight times what rounding in the moments makes of none.
     """
+    # Without a gradient: that of eigenvectors divides by gaps, and equal ones are
+    # common.
     values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(C.matrix))
     kept = values - C.shift > _noise(C.matrix)
     scale = jax.lax.rsqrt(jnp.where(kept, values, 1))
@@ -175,5 +196,6 @@ def _resolved(C: Regularised) -> tuple[Float[Array, "d d"], Float[Array, " d"]]:
 
 def _noise(C: Float[Array, "d d"]) -> Float[Array, ""]:
     """16 eps of the largest eigenvalue, taken as the Frobenius norm."""
+    # Between the largest eigenvalue and √d times it, for the price of a sum.
     scale = jax.lax.stop_gradient(jnp.sqrt(jnp.sum(C**2)))
     return 16 * float(np.finfo(C.dtype).eps) * scale
