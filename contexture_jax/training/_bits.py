@@ -20,17 +20,21 @@ def named(tree: Any) -> dict[str, Any]:
 
 
 def _path(path: Any) -> str:
+    # A name may become a path of Orbax's, where a slash would start a folder.
     return jax.tree_util.keystr(path).replace("/", "|")
 
 
 @jax.jit
 def _examined(leaves: list[Array]) -> tuple[Array, list[Array]]:
     """Whether all are finite, shape (); of each the sum over its bits, shape ()."""
+    # Counters and keys are whole numbers, which are always finite.
     finite = [
         jnp.all(jnp.isfinite(leaf))
         for leaf in leaves
         if jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
+    # One flag from the device, however many arrays; the first is for a state without
+    # floats.
     return jnp.all(jnp.stack([jnp.array(True), *finite])), [*map(_sum, leaves)]
 
 
@@ -48,15 +52,19 @@ def examined(state: Any) -> tuple[bool, dict[str, int]]:
         (is_finite, sums): the sums by the name of the array.
     """
     arrays = named(state)
+    # The only wait for the device, for all of it together.
     is_finite, sums = jax.device_get(_examined(list(arrays.values())))
     return bool(is_finite), dict(zip(arrays, map(int, sums), strict=True))
 
 
 def _sum(leaf: Array) -> Array:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        # Typed keys have no bits to add up; their words have.
         leaf = jax.random.key_data(leaf)
     bits = words(leaf, jnp)
     places = jnp.arange(bits.shape[0], dtype=jnp.uint32)
+    # Odd for every place, hence invertible modulo 2³²: no change of one word is
+    # multiplied by 0.
     weights = jnp.uint32(1) + places * jnp.uint32(2 * _SPREAD % 2**32)
     return jnp.sum(bits * weights, dtype=jnp.uint32)
 

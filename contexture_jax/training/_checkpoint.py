@@ -30,6 +30,7 @@ from contexture_jax.training._retention import Retention
 
 __all__ = ["Progress", "Store", "key_words", "newest_in", "told_what_is_whole"]
 
+# Threads of Orbax that have failed may write once more after they are asked to stop.
 _TRIES = 3
 _SECONDS_BETWEEN_TRIES = 0.1
 
@@ -58,6 +59,7 @@ class Progress(NamedTuple):
 def newest_in(directory: Path) -> int | None:
     """The step of the newest checkpoint that is whole, without waiting for another."""
     try:
+        # What Orbax has begun has a suffix, so that a name of digits alone is whole.
         names = [path.name for path in directory.iterdir()]
     except OSError:
         names = []
@@ -83,16 +85,24 @@ class Store:
         self._is_ours = is_ours or (lambda: True)
         self._is_broken = False
         self._retention = retention
+        # `_told` below asks for `whole`, which reads it even if the next lines fail.
         self._manager: Any = None
+        # A run that cannot keep what it learns is to end before its first step.
         with self._told(f"checkpoints cannot be kept in {directory}"):
             directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
                 directory.resolve(),
                 options=ocp.CheckpointManagerOptions(
-                    cleanup_tmp_directories=True, preservation_policy=retention
+                    # What a process that was killed had begun; nothing else would ever
+                    # remove it.
+                    cleanup_tmp_directories=True,
+                    preservation_policy=retention,
                 ),
+                # Three items: what the run is (form) and where it stands (progress) can
+                # be read, and refused, before gigabytes of state are.
                 item_names=("state", "progress", "form"),
             )
+        # From `_described` to `load`, of the same step.
         self._sums: dict[int, dict[str, int] | None] = {}
         self._saving: int | None = None
 
@@ -165,10 +175,13 @@ class Store:
         """
         self.check()
         self.wait()
+        # After `wait`, which leaves the one before whole; before `save`, in which Orbax
+        # asks what to delete.
         self._retention.add(step, score, between=progress.between)
         arrays = named(state)
         scores = {str(at): value for at, value in self._retention.scores.items()}
         held = {
+            # JSON has no numbers for keys.
             **progress._replace(scores=scores)._asdict(),
             "step": step,
             "sums": examined(state)[1] if sums is None else sums,
@@ -179,6 +192,7 @@ class Store:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(arrays),
+                    # The digest covers the sums, and those the arrays.
                     progress=ocp.args.JsonSave({**held, "digest": _digest(held)}),
                     form=ocp.args.JsonSave(_form(arrays)),
                 ),
@@ -198,19 +212,26 @@ class Store:
         """
         with self._read(step):
             form, held = self._described(step)
+            # First what it is, then whose: the message of another model's run says more
+            # than that of another key.
             self._check_form(step, form, _form(named(like)))
             progress = Progress(**held)
             progress = progress._replace(key=tuple(progress.key))
             scores = {int(at): s for at, s in (progress.scores or {}).items()}
+        # Another key would go on with other noise and other rows, in one history.
         if progress.key != key_words(key):
             msg = (
                 f"the checkpoint of step {step} in {self._directory} belongs to a run"
                 " with another key; expected the same key, or another directory"
             )
             raise CheckpointError(msg)
+        # As the run that wrote it knew them: a resume keeps and deletes what a whole
+        # run would.
         self._retention.scores = scores
         if progress.between:
             self._retention.between.add(step)
+        # That it was saved between is a fact of that checkpoint, not of the ones to
+        # come.
         return progress._replace(between=False)
 
     def load(self, step: int, like: Any, sharding: Any) -> Any:
@@ -225,16 +246,21 @@ class Store:
             CheckpointError: if it cannot be read, or is not what was saved.
         """
         wanted = named(like)
+        # Shapes and a sharding: Orbax reads each share onto its device, with no copy on
+        # the host of the whole.
         abstract = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
             for name, leaf in wanted.items()
         }
         with self._read(step):
+            # The sums may be those of another step, or not read yet.
             self._described(step)
             found = self._restored(step, state=ocp.args.StandardRestore(abstract))
+            # In the order of this tree; names of both have been compared by `progress`.
             leaves = [found["state"][name] for name in wanted]
             state = jax.tree.unflatten(jax.tree.structure(like), leaves)
             sums = self._sums.get(step)
+            # None: written by a version that kept none.
             if sums is not None and sums != examined(state)[1]:
                 msg = "its arrays are not those that were saved"
                 raise ValueError(msg)
@@ -250,6 +276,8 @@ class Store:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
+            # Errors of writing and of deleting both come out of this call; what lies
+            # there tells which it was.
             is_whole = newest_in(here) == step
             self._fail(
                 f"old checkpoints in {here} cannot be deleted"
@@ -264,6 +292,8 @@ class Store:
             if not self._is_broken:
                 self.wait()
         finally:
+            # Threads end whatever has happened; only what was not told yet is told
+            # here.
             with (
                 suppress(Exception)
                 if self._is_broken
@@ -272,6 +302,7 @@ class Store:
                 )
             ):
                 self._manager.close()
+            # One process alone, and never in a directory that is another run's now.
             if self._is_broken and self._is_ours() and jax.process_index() == 0:
                 self._remove_partial()
 
@@ -286,6 +317,7 @@ class Store:
     def _check_form(self, step: int, held: Any, wanted: Any) -> None:
         if held == wanted:
             return
+        # All that differ, for their number; the first in the alphabet is named.
         names = sorted(
             name
             for name in {*held, *wanted}
@@ -308,9 +340,12 @@ class Store:
         fields = dict(held["progress"])
         digest = fields.pop("digest", None)
         # Versions before the digest wrote neither that nor sums.
+        # A digest that has gone missing beside sums is damage too.
         if (digest is not None or "sums" in fields) and digest != _digest(fields):
             msg = "its description is not what was saved"
             raise ValueError(msg)
+        # A folder that was copied or renamed: the arrays are whole, but not those of
+        # this step.
         if fields.pop("step", step) != step:
             msg = "it is that of another step"
             raise ValueError(msg)
@@ -327,6 +362,7 @@ class Store:
             yield
         except CheckpointError:
             raise
+        # `CheckpointError`s from within say more already, and pass above.
         except Exception as error:  # Orbax's are of many kinds
             folder = self._directory / str(step)
             msg = (
@@ -347,6 +383,8 @@ class Store:
 
     def _fail(self, what: str, error: Exception) -> NoReturn:
         self._is_broken = True
+        # That the directory is gone explains whatever failed in it, and is told in its
+        # place.
         self.check()
         raise CheckpointError(f"{what} ({reason(error)}); {self.whole}") from error
 
@@ -362,6 +400,7 @@ def told_what_is_whole(store: Store | None) -> Iterator[None]:
 
 
 def _digest(held: dict[str, Any]) -> str:
+    # Sorted: what is read back need not come in the order of what was written.
     text = json.dumps(held, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

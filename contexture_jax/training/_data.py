@@ -22,6 +22,8 @@ from contexture_jax._core.types import short_repr
 
 __all__ = ["Batches", "batches", "feed"]
 
+# With ideal round functions four rounds are a pseudo-random permutation (Luby and
+# Rackoff 1988); ours are hashes of a few bits.
 NUM_ROUNDS = 8
 
 
@@ -53,7 +55,10 @@ class Batches:
         """Which rows this process reads for a step, int64, shape (batch_size / k,)."""
         part, parts = self.shard
         share = self.batch_size // parts
+        # The stream of all epochs end to end, int64: rows are its places, so that no
+        # step needs those before it.
         start = step * self.batch_size + part * share
+        # A batch may hold the end of one epoch and the start of the next, or several.
         epochs, places = np.divmod(
             np.arange(start, start + share, dtype=np.int64), self.num_rows
         )
@@ -69,6 +74,8 @@ class Batches:
         """This process's part of the batch of a step, as new NumPy arrays."""
         rows = self.rows(step)
         return jax.tree.map(
+            # Places are below the number of rows by construction, so that the check of
+            # each is spared.
             lambda leaf: as_array(np.take(leaf, rows, axis=0, mode="clip"), "arrays"),
             self.arrays,
         )
@@ -116,6 +123,8 @@ def batches(
     """
     arrays = jax.tree.map(_on_host, arrays)
     leaves = jax.tree.leaves(arrays)
+    # An array without axes gives (), one without rows (0,): both are refused with the
+    # rest.
     counts = {leaf.shape[:1] for leaf in leaves}
     if len(counts) != 1 or counts == {()} or counts == {(0,)}:
         msg = (
@@ -163,15 +172,22 @@ def shuffled(places: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray
         seed: with `epoch`, which permutation.
         epoch: likewise.
     """
+    # Half of the bits, rounded up: fewer than 4 · size values (16 at least), so that a
+    # walk takes less than four turns on average.
     half = max(((size - 1).bit_length() + 1) // 2, 2)
     low = np.uint64((1 << half) - 1)
     shift = np.uint64(half)
+    # NumPy keeps the streams of seeds across its versions, which it does not promise of
+    # generators.
     keys = np.random.SeedSequence([seed, epoch]).generate_state(NUM_ROUNDS, np.uint64)
     values = places.astype(np.uint64)
+    # Those that are still outside the set; at least a quarter leaves in each turn on
+    # average.
     walking = np.arange(len(values))
     while len(walking):
         left, right = values[walking] >> shift, values[walking] & low
         for round_key in keys:
+            # A round can be undone whatever the hash is: the network is a permutation.
             left, right = right, left ^ (_mixed(right ^ round_key) & low)
         values[walking] = (left << shift) | right
         walking = walking[values[walking] >= np.uint64(size)]
@@ -199,18 +215,23 @@ def feed(
         TypeError: if `data` is one array or no iterable.
         ValueError: if the data ends before `start`.
     """
+    # In the generator's first step, as nothing of a generator runs before.
     check_feed(data)
+    # Random access: no position need be kept, the step is enough.
     if hasattr(data, "from_step"):
         for batch in data.from_step(start):  # pyright: ignore
             yield batch, None
         return
     source = iter(data)
     if hasattr(source, "get_state") and hasattr(source, "set_state"):
+        # No position: a run that was begun with another kind of data, or before its
+        # first step.
         if position is not None:
             source.set_state(_decoded(position))  # pyright: ignore
         else:
             _skip(source, start)
         for batch in source:
+            # After the batch: the position from which the *next* one comes.
             yield batch, _encoded(source.get_state())  # pyright: ignore
         return
     _skip(source, start)
@@ -220,6 +241,8 @@ def feed(
 
 def check_feed(data: Any) -> None:
     """Raise a `TypeError` unless `data` is an iterable of batches, and no batch."""
+    # Arrays and dicts are iterable, by rows and by names: a loop over them would run
+    # without an error, over the wrong thing.
     is_one = isinstance(data, (dict, str, bytes)) or hasattr(data, "__array__")
     if is_one or not isinstance(data, Iterable):
         msg = (
@@ -231,6 +254,7 @@ def check_feed(data: Any) -> None:
 
 def _skip(source: Iterator[Any], count: int) -> None:
     for done in range(count):
+        # A sentinel of our own, as any value may be a batch.
         if next(source, _END) is _END:
             msg = (
                 f"data must hold the batches of the {counted(count, 'step')} that are"
@@ -244,6 +268,8 @@ _END = object()
 
 def _encoded(state: Any) -> str:
     if isinstance(state, bytes):
+        # JSON, as a position goes into a checkpoint: a pickle could run code when it is
+        # read.
         return json.dumps({"bytes": b64encode(state).decode()})
     return json.dumps({"json": state})
 

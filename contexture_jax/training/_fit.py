@@ -132,6 +132,7 @@ def fit(
         >>> bool(result.history["loss"][-1] < 0.5)
         True
     """
+    # All that can be checked is, before a directory is made or a step is compiled.
     check_key(key)
     check_feed(data)
     monitor = group(monitor, Monitor, "monitor")
@@ -145,29 +146,38 @@ def fit(
         evaluate,
         monitor,
     )
+    # No directory: options that need one are an error, rather than silence.
     root = None if directory is None else Path(directory)
     if root is None:
         _check_nothing_to_write(checkpoints, logging)
     compiled = _compiled(step, devices)
+    # One writer; Orbax writes in all processes, each its own share.
     writes = jax.process_index() == 0
     with ExitStack() as stack:
+        # The order of leaving is the reverse: threads that read ahead end first, then
+        # the store waits for its last checkpoint, and signals are handed back last.
         enter = stack.enter_context
         interruption = enter(interruptible(agreement(compiled.mesh)))
         store = None if root is None else enter(_store(root, checkpoints, monitor.mode))
         log = History(None if root is None else root / "metrics.csv", writes=writes)
+        # Before the log is cut: what cannot be resumed leaves its metrics as they are.
         state, done = _start(compiled, state, store, key, checkpoints.resume)
         start = int(state.step)
         with told_what_is_whole(store):
+            # Rows beyond the checkpoint belong to steps that are done again.
             log.restart(start)
         loop = Loop(compiled, store, log, plan, interruption, state, done)
+        # A run that had ended is not run further by the same call.
         if loop.is_stale:
             return loop.result(FitStatus.EARLY_STOP)
         if start >= plan.num_steps:
             return loop.result(FitStatus.FINISHED)
         events = root / "tensorboard" if root and logging.tensorboard else None
+        # `None` is "on a terminal", which only the first process has a say in.
         shows = logging.progress if writes else False
         batches = prefetch(
             feed(data, start, done.position),
+            # Placed in the thread: the copy to the device overlaps the step before.
             lambda item: (compiled.place_batch(item[0]), item[1]),
             size=devices.prefetch_size,
         )
@@ -195,6 +205,7 @@ def _check_nothing_to_write(checkpoints: Checkpoints, logging: Logging) -> None:
     needs = [(checkpoints, "keep_last"), (checkpoints, "keep_best")]
     for options, name in [*needs, (logging, "tensorboard")]:
         value, kind = getattr(options, name), type(options)
+        # An option at its default asks for nothing.
         if value != getattr(kind, name):  # the default
             msg = f"{kind.__name__}.{name}={value} needs a directory to write to"
             raise ValueError(f"{msg}; got None")
@@ -202,6 +213,8 @@ def _check_nothing_to_write(checkpoints: Checkpoints, logging: Logging) -> None:
 
 def _compiled(step: Callable[..., Any], devices: Devices) -> CompiledStep:
     strategy, mesh = devices.strategy, devices.mesh
+    # A compiled step keeps its program; another strategy would silently be another
+    # program.
     if not isinstance(step, CompiledStep):
         return compile_step(step, strategy or "jit", mesh)
     if strategy not in (None, step.strategy):
@@ -226,10 +239,13 @@ def _store(root: Path, options: Checkpoints, mode: str) -> Iterator[Store]:
     with ExitStack() as stack:
         stack.enter_context(watched(directory))
         is_ours = None
+        # The lock is for other runs; processes of this one share the directory.
         if jax.process_index() == 0:
             is_ours = stack.enter_context(_alone(root))
         kept = Retention(options.keep_last, options.keep_best, mode)
         store = Store(directory, kept, is_ours)
+        # Entered after the lock, so that it waits for its threads while the directory
+        # is still ours.
         stack.callback(store.close)
         yield store
 
@@ -245,6 +261,7 @@ def _alone(root: Path) -> Iterator[Callable[[], bool]]:
         try:
             root.mkdir(parents=True, exist_ok=True)
             is_ours = stack.enter_context(locked(root / "run.lock"))
+        # Two runs in one directory would delete each other's checkpoints.
         except HeldError as error:
             msg = (
                 f"{root} is that of a run that still trains ({error}): wait for it or"
@@ -268,14 +285,17 @@ def _start(
     latest = None if store is None else store.latest
     if store is None or latest is None:
         return compiled.place_state(state), Progress(key_words(key))
+    # An error, and no deletion: what is there may be the work of days.
     if not resume:
         msg = (
             "directory must hold no run with Checkpoints.resume=False; it holds one of"
             f" {latest} steps: choose another directory, or delete it"
         )
         raise ValueError(msg)
+    # Before `load`: whose checkpoint it is can be told without its arrays.
     progress = store.progress(latest, state, key)
     state = store.load(latest, state, compiled.everywhere)
+    # The arrays may be whole and of another step, as where folders were renamed.
     if int(state.step) != latest:
         msg = (
             f"the checkpoint in {store.directory / str(latest)} is that of step"

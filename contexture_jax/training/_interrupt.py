@@ -39,6 +39,8 @@ class Interruption:
 
     def is_asked(self) -> bool:
         """Whether to end now; to be called between steps."""
+        # Agreed once, the collective is not entered again: all processes have left the
+        # loop.
         if not self._agreed:
             received = self._received
             self._agreed = self._agree(received) if self._agree else received
@@ -73,9 +75,12 @@ def interruptible(agree: Agree | None = None) -> Iterator[Interruption]:
         agree: see `Interruption`.
     """
     global _current
+    # Python delivers signals to the main thread, and lets no other set handlers.
     if threading.current_thread() is not threading.main_thread():
         yield Interruption(agree)
         return
+    # The handlers of the outer block are ours already; to set them again would save
+    # ours as the program's.
     if _current is not None:
         yield _current
         return
@@ -88,21 +93,30 @@ def interruptible(agree: Agree | None = None) -> Iterator[Interruption]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
+        # Python runs handlers between two instructions of the main thread: plain
+        # assignments are safe here, locks and logging would not be.
         missed.append(number)
         interruption._receive(number)
 
     before: dict[int, Any] = {}
     try:
         for number in _SIGNALS:
+            # As a shell has it for SIGINT of jobs in the background: who ignores a
+            # signal has asked for the run to go on.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, handle)
         yield interruption
     finally:
         _current = None
         for number, handler in before.items():
+            # `None` is a handler that was not set from Python, which cannot be put
+            # back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    # Each once, in the order in which they came.
     for number in dict.fromkeys(missed):
         if before[number] not in _DEFAULTS:
             before[number](number, None)
+        # The block ended before it asked: to lose the signal would leave a process that
+        # cannot be told to end.
         elif not interruption.name:
             signal.raise_signal(number)

@@ -37,6 +37,7 @@ class History:
 
     def __init__(self, path: Path | None, *, writes: bool = True) -> None:
         self._path = path
+        # All processes hold the rows, as all decide on them; one writes.
         self._writes = writes and path is not None
         self._columns: list[str] = ["step"]
         self._rows: list[Row] = []
@@ -44,11 +45,13 @@ class History:
     def restart(self, step: int) -> None:
         """Take over the rows of the file up to a step, and drop what is after it."""
         self._rows = []
+        # A run from its start does not read what an earlier one may have left.
         if step and self._path is not None and self._path.exists():
             self._rows = [row for row in _read(self._path) if row["step"] <= step]
         self._columns = ["step"]
         for row in self._rows:
             self._columns += [name for name in row if name not in self._columns]
+        # Also where nothing is dropped: half a line at the end of the file goes.
         self._rewrite()
 
     def append(self, row: Row) -> None:
@@ -56,11 +59,14 @@ class History:
         new = [name for name in row if name not in self._columns]
         self._columns += new
         self._rows.append(row)
+        # A column more changes the head of the file, which lies before all rows.
         if new:
             self._rewrite()
         elif self._writes and self._path is not None:
             with (
                 _told(self._path, "written"),
+                # Opened and closed for each row: it is on disk for whoever reads along,
+                # or if we die.
                 self._path.open("a", encoding="utf-8", newline="") as file,
             ):
                 csv.writer(file).writerow(self._cells(row))
@@ -79,6 +85,8 @@ class History:
             return
         with _told(self._path, "written"):
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Written beside and renamed: a process that dies here leaves the old file
+            # or the new one, never a part.
             beside = self._path.with_suffix(".tmp")
             with beside.open("w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file)
@@ -97,6 +105,7 @@ def _ignore(*args: Any) -> None:
 
 
 def _exact(name: str, value: Any) -> Any:
+    # `repr` is the shortest text that is read back as the same float64.
     return int(value) if name == "step" else repr(float(value))
 
 
@@ -105,6 +114,7 @@ def _read(path: Path) -> list[Row]:
         # A process that died may have left half a line at the end.
         text = path.read_bytes().decode("utf-8")
         whole = text[: text.rfind("\n") + 1]
+        # Strict: a quote that was cut in two is an error, not a very long cell.
         columns, *lines = csv.reader(io.StringIO(whole, newline=""), strict=True)
         if "step" not in columns or any(len(line) != len(columns) for line in lines):
             msg = "it is no table of rows with a step each"
@@ -113,6 +123,8 @@ def _read(path: Path) -> list[Row]:
             {
                 name: int(cell) if name == "step" else float(cell)
                 for name, cell in zip(columns, line, strict=True)
+                # Absent, and not NaN: a row may lack a metric that is only evaluated
+                # now and then.
                 if cell != ""
             }
             for line in lines
@@ -123,6 +135,7 @@ def _read(path: Path) -> list[Row]:
 def _told(path: Path, what: str, otherwise: str = "") -> Iterator[None]:
     try:
         yield
+    # UnicodeDecodeError is a ValueError: bytes that are no text are told like the rest.
     except (OSError, ValueError, csv.Error) as error:
         msg = f"{path} cannot be {what} ({reason(error)}){otherwise}"
         raise CheckpointError(msg) from error
@@ -153,6 +166,8 @@ def tensorboard_writer(
             " pip install tensorboardX"
         )
         raise ModuleNotFoundError(msg, name=error.name) from error
+    # Points after the step that is gone back to would stay in the curves beside the new
+    # ones.
     writer = SummaryWriter(str(directory), purge_step=start + 1 if start else None)
 
     def write(row: Row) -> None:
@@ -183,6 +198,7 @@ def progress_bar(
         ModuleNotFoundError: without rich, if the bar was asked for.
     """
     if shown is None:
+        # In a file or a pipe a bar is a line for each move.
         shown = sys.stderr.isatty() and importlib.util.find_spec("rich") is not None
     if not shown:
         yield _ignore
@@ -205,6 +221,7 @@ def progress_bar(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
+    # On stderr: stdout is for what a program prints as its result.
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("train", total=total, completed=start)
 

@@ -23,6 +23,7 @@ from contexture_jax.training._state import TrainState
 
 __all__ = ["FitResult", "FitStatus", "Loop", "Plan"]
 
+# Steps that the device may be behind. Each keeps its batch there.
 MAX_IN_FLIGHT = 4
 
 
@@ -98,13 +99,18 @@ class Loop:
         self._store = store
         self._history = history
         self._plan = plan
+        # Shapes alone: `load` after a NaN needs the form of a state whose arrays have
+        # been donated by then.
         self._like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state
         )
         self._state = state
         self._start = self._at = int(state.step)
+        # Read once: to ask again would wait for a checkpoint that is being written.
         self._saved = None if store is None else store.latest
         self._done = done
+        # Metrics of steps since the last row, on the device: to read each would make
+        # every step wait for the host.
         self._pending: list[tuple[int, dict[str, Any]]] = []
         self._row: dict[str, Any] = {}
 
@@ -126,8 +132,10 @@ class Loop:
             status = self._steps(batches, key, write, move)
             if status == FitStatus.INTERRUPTED:
                 return self._interrupted()
+            # The data may end between two rows: the last step has one too.
             if self._row.get("step") != self._at and self._pending:
                 self._log(write, evaluates=True)
+            # The last state of a run is kept, wherever `save_every` falls.
             if self._saved != self._at:
                 self._save()
         except _NonFiniteError as error:
@@ -145,6 +153,7 @@ class Loop:
         elif status == FitStatus.DATA_EXHAUSTED:
             message = f"the data ended after step {self._at} of {plan.num_steps}"
         if self._store is not None:
+            # What is returned is on disk: a caller may read it at once.
             self._store.wait()
             self._store.check()
             best = self._store.best
@@ -155,24 +164,33 @@ class Loop:
     ) -> FitStatus:
         plan = self._plan
         in_flight: deque[Any] = deque()
+        # Also before the first step; in several processes every call is a collective,
+        # so each makes the same number of them.
         if self._interruption.is_asked():
             return FitStatus.INTERRUPTED
         for batch, position in batches:
             self._state, metrics = self._step(self._state, batch, key)
             self._at += 1
+            # With the step, not when a checkpoint is due: the data are read ahead by
+            # then.
             self._done = self._done._replace(position=position)
             self._pending.append((self._at, metrics))
+            # An output of the step stands for all of it; the state itself is
+            # overwritten by the next.
             in_flight.append(metrics["loss"])
             if len(in_flight) > MAX_IN_FLIGHT:
                 # Batches of steps that wait for the device take memory.
                 jax.block_until_ready(in_flight.popleft())
             is_last = self._at == plan.num_steps
             if self._at % plan.log_every == 0 or is_last:
+                # A multiple of `log_every`, so that a checkpoint has a row, hence a
+                # score, of its own step, and its steps have been found finite.
                 due = self._at % plan.save_every == 0
                 self._log(write, evaluates=due or is_last)
                 if due:
                     self._save()
             move(self._at, self._row)
+            # A run that is at its end anyway is finished.
             if self.is_stale and not is_last:
                 return FitStatus.EARLY_STOP
             if is_last:
@@ -184,21 +202,27 @@ class Loop:
     def _log(self, write: Any, *, evaluates: bool) -> None:
         """Check the steps since the last row, and write a row for the last of them."""
         evaluate, metric = self._plan.evaluate, self._plan.monitor.metric
+        # Finite first: `evaluate` may be dear, and its figures of a NaN state say
+        # nothing.
         at, metrics = self._checked()[-1]
         row = {"step": at, **{name: float(value) for name, value in metrics.items()}}
         if evaluates and evaluate is not None:
             held_out = evaluate(self._state)
+            # One of them would hide the other in the log and in what is watched.
             taken = sorted(row.keys() & held_out.keys())
             if taken:
                 msg = f"evaluate must not return metrics of the step; got {taken}"
                 raise ValueError(msg)
             row |= {name: float(value) for name, value in held_out.items()}
+        # A metric of `evaluate` is missing from rows between evaluations: only a whole
+        # row can show that its name is wrong.
         is_complete = evaluates or evaluate is None
         if is_complete and metric not in row:
             known = sorted(row.keys() - {"step"})
             msg = f"Monitor.metric must be one of {known}; got {metric!r}"
             raise ValueError(msg)
         self._row = row
+        # Before the row is written, which would make a directory that was removed anew.
         if self._store is not None:
             self._store.check()
         with told_what_is_whole(self._store):
@@ -221,6 +245,7 @@ class Loop:
     def _judge(self, value: float) -> None:
         monitor, best = self._plan.monitor, self._done.best
         sign = -1.0 if monitor.mode == "max" else 1.0
+        # As the first value of `evaluate`, a NaN would be the best for ever.
         improves = math.isfinite(value) and (
             best is None or sign * (best - value) > monitor.min_delta
         )
@@ -237,10 +262,13 @@ class Loop:
         """
         if self._store is None:
             return
+        # All of the state, as NaN can sit in a moment of the optimiser while the loss
+        # is finite still. The last checkpoint stays the last good one.
         is_finite, sums = examined(self._state)
         if not is_finite:
             msg = f"the parameters or the optimiser's state are after step {self._at}"
             raise _NonFiniteError(f"{msg} not finite")
+        # A whole run has no score there, and would not keep it for one.
         score = None if between else self._row.get(self._plan.monitor.metric)
         done = self._done._replace(between=between)
         self._store.save(self._at, self._state, done, score, sums)
@@ -250,6 +278,7 @@ class Loop:
         # No row: the run that goes on from here writes those of a whole run.
         self._checked()
         store = self._store
+        # Nothing new since `start`: no checkpoint beside the one that was loaded.
         if store is not None and self._saved != self._at and self._at > self._start:
             self._save(between=True)
         message = (
@@ -265,6 +294,7 @@ class Loop:
                 f"; its checkpoint is in {store.directory}: the same call goes on from"
                 " it"
             )
+        # Level 4 is the caller of `fit`.
         warnings.warn(message, RuntimeWarning, stacklevel=4)
         return self.result(FitStatus.INTERRUPTED, message)
 
@@ -275,6 +305,7 @@ class Loop:
             message += "; there is no checkpoint to go back to"
         else:
             message += f"; the checkpoint of step {latest} is the last good state"
+            # The newest that is whole: every state is checked before it is saved.
             self._state = self._store.load(latest, self._like, self._step.everywhere)
         warnings.warn(message, RuntimeWarning, stacklevel=4)
         return self.result(FitStatus.NON_FINITE, message)

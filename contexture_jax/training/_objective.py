@@ -34,6 +34,8 @@ def from_loss(loss: Callable[..., Array]) -> Objective:
     if not callable(loss):
         msg = f"loss must be a function, as cx.losses.svme; got {summary(loss)}"
         raise TypeError(msg)
+    # Without it, every device would form the loss of its own rows under "shard_map":
+    # another objective, and no error.
     if not takes(loss, axis_name=None):
         msg = (
             "loss must take axis_name, over which it reduces its moments, as in"
@@ -44,6 +46,7 @@ def from_loss(loss: Callable[..., Array]) -> Objective:
     return _OfLoss(loss)
 
 
+# A class and not a closure, so that `evaluated` can tell our wrapper from others'.
 @dataclasses.dataclass(frozen=True)
 class _OfLoss:
     """The objective of a loss without state."""
@@ -53,6 +56,7 @@ class _OfLoss:
     def __call__(
         self, embeddings: Any, loss_state: Any, *, axis_name: str | None = None
     ) -> tuple[Array, tuple[Any, dict[str, Any]]]:
+        # Two towers give a tuple, one encoder an array.
         parts = embeddings if isinstance(embeddings, (tuple, list)) else (embeddings,)
         return self.loss(*parts, axis_name=axis_name), (loss_state, {})
 
@@ -64,6 +68,8 @@ def takes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
     except (TypeError, ValueError):  # not every callable says
         return True
     try:
+        # Partial: other parameters of the function may have been bound before, or have
+        # defaults.
         signature.bind_partial(*args, **kwargs)
     except TypeError:
         return False
@@ -91,6 +97,8 @@ def _is_own_loss(function: Any) -> bool:
 
 def check_objective(objective: Any) -> None:
     """Raise a `TypeError` unless it can be called as one, as a bare loss cannot."""
+    # Ours would pass the check below: with (None, None) for two embeddings it can be
+    # called as an objective.
     if _is_own_loss(objective) or not callable(objective):
         msg = (
             "objective must be objective(embeddings, loss_state, *, axis_name); got"
@@ -112,6 +120,9 @@ def evaluated(
     hint = "wrap a loss of embeddings, from_loss(loss)"
     try:
         given = objective(embeddings, loss_state, axis_name=axis_name)
+    # What a bare loss of one array raises when it is given a tuple, or a state for its
+    # second embedding. Who carries a state on has written an objective, whose error is
+    # its own.
     except (TypeError, AttributeError) as error:
         if isinstance(objective, _OfLoss) or jax.tree.leaves(loss_state):
             raise

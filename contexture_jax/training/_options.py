@@ -39,6 +39,7 @@ class Checkpoints:
     resume: bool = True
 
     def __post_init__(self) -> None:
+        # Whether it is a multiple of `log_every` is checked by `fit`, which knows both.
         if self.save_every is not None:
             check_integer(self.save_every, "Checkpoints.save_every", low=1)
         check_integer(self.keep_last, "Checkpoints.keep_last", low=1)
@@ -59,6 +60,8 @@ class Logging:
         ValueError: if it is less than 1.
     """
 
+    # Rows cost a wait for the device; a NaN is noticed at the latest after so many
+    # steps.
     log_every: int = 50
     tensorboard: bool = False
     progress: bool | None = None
@@ -89,6 +92,7 @@ class Monitor:
     """
 
     metric: str = "loss"
+    # `Monitor("accuracy", ...)` reads well; the rest is only clear by name.
     _: dataclasses.KW_ONLY
     mode: str = "min"
     patience: int | None = None
@@ -119,6 +123,8 @@ class Devices:
 
     strategy: str | None = None
     mesh: Mesh | None = None
+    # One to use next and one to be read meanwhile; more evens out a source of uneven
+    # speed.
     prefetch_size: int = 2
 
     def __post_init__(self) -> None:

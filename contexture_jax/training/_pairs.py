@@ -81,6 +81,8 @@ class PairBatches:
         """This process's part of the batch of a step."""
         key = jax.random.fold_in(jax.random.key(self.seed), step)
         if self.picks is None:
+            # The whole batch in each process, and its share of that: a sampler knows no
+            # offsets, and the parts together are to be the batch of one.
             x = self.x(jax.random.fold_in(key, _OF_X), self.batch_size)
             x = jax.tree.map(lambda leaf: leaf[self._own(self.shard)], x)
             return PairBatch(x, self._draws(key, x))
@@ -89,10 +91,13 @@ class PairBatches:
         if self.context is None:
             return PairBatch(x, tuple(_take(a, rows) for a in self.a))
         if self.has_kernel:
+            # (b, batch_size): this process's rows against those of all, as `kise` takes
+            # it.
             everyone = self._rows(step, (0, 1))
             numbers = (jnp.asarray(r.astype(np.int32)) for r in (rows, everyone))
             kernel: Any = np.asarray(_kernel(self.context, *numbers))
             return PairBatch(x, (), kernel)
+        # What an encoder sees of a row and what the context draws for may differ.
         given = rows.astype(np.int32) if self.takes_numbers else x
         return PairBatch(x, self._draws(key, given))
 
@@ -111,9 +116,14 @@ class PairBatches:
 
     def _rows(self, step: int, shard: tuple[int, int]) -> np.ndarray:
         if isinstance(self.picks, Batches):
+            # Which rows come does not depend on the number of processes; the shard only
+            # cuts.
             return dataclasses.replace(self.picks, shard=shard).at(step)
+        # The whole batch in every process, for the same reason.
         rng = np.random.default_rng((self.seed, step))
         uniform = rng.random(self.batch_size)[self._own(shard)]
+        # The inverse of the law's cumulative sums. "right": a row of probability 0 adds
+        # nothing to them, and is never found.
         return np.searchsorted(self.picks, uniform, side="right")  # pyright: ignore
 
     def _draws(self, key: Array, x: Any) -> tuple[Any, ...]:
@@ -122,6 +132,7 @@ class PairBatches:
             {"row_offset": self._own(self.shard).start} if self.shard[1] > 1 else {}
         )
         x = jax.tree.map(jnp.asarray, x)
+        # One key a draw; rows fold their number in themselves (theory.md §4.7).
         keys = [jax.random.fold_in(key, draw) for draw in range(self.num_draws)]
         drawn = tuple(_sample(self.context, k, x, **offset) for k in keys)
         if self.a is None:
@@ -191,18 +202,21 @@ def pair_batches(
     if size % parts:
         msg = f"batch_size must be a multiple of the {parts} shards; got {size}"
         raise ValueError(msg)
+    # An argument without effect is a mistake of the caller's.
     if kernel and (a is not None or draws > 1 or context is None):
         msg = (
             "kernel=True takes a context, and neither a nor num_draws: nothing is drawn"
         )
         raise ValueError(msg)
     if context is None:
+        # `num_draws` may be left at 1 and is then that of `a`.
         x, a, draws = *_aligned(x, a), max(draws, _count(a))
         if draws != len(a):
             msg = f"num_draws must be that of a, {len(a)}; got {draws}"
             raise ValueError(msg)
     else:
         _check_capable(context, "kernel" if kernel else "sample")
+    # New inputs at every step: there are no rows to number, weigh or compare.
     if callable(x):
         if context is None or _takes_numbers(context) or kernel or weights is not None:
             msg = "a sampler x goes with a context that draws for any x, no weights"
@@ -215,11 +229,13 @@ def pair_batches(
 
 def _takes_numbers(context: Any) -> bool:
     capabilities = getattr(context, "capabilities", ())
+    # A context that has inputs of its own draws for those, although it has a table.
     return "table" in capabilities and "inputs" not in capabilities
 
 
 def _check_capable(context: Any, what: str) -> None:
     capabilities = getattr(context, "capabilities", None)
+    # A class of the user's need not list what it can do; it is called, and says.
     if capabilities is not None and what not in capabilities:
         msg = (
             f"context must have `{what}` for batches of pairs; a"
@@ -253,6 +269,7 @@ def _picks(
     """Which rows come when: in epochs, which vary less than draws, if all are alike."""
     if context is not None and _takes_numbers(context) and weights is None:
         p_x = getattr(context, "p_x", None)
+        # As the degree law of a graph, which no constructor is given.
         weights = association_operator(context).p_x if p_x is None else p_x
     counts = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
     if weights is None and (len(counts) != 1 or counts == {()}):
@@ -260,6 +277,7 @@ def _picks(
             f"x must hold inputs, one a row, or be a sampler of them; got {summary(x)}"
         )
         raise TypeError(msg)
+    # No law at all: uniform on what `x` holds.
     if weights is None:
         return batches(np.arange(counts.pop()[0]), size, seed=seed)
     weights = as_array(weights, "weights")
@@ -270,6 +288,7 @@ def _picks(
     if not (total > 0 and (weights >= 0).all()):
         msg = "weights must hold probabilities, non-negative and not all 0"
         raise ValueError(msg)
+    # Rows that have no probability do not come, equal or not.
     present = np.flatnonzero(weights)
     if np.ptp(weights[present]) <= _EQUAL * weights.max():
         return batches(present, size, seed=seed)

@@ -19,6 +19,8 @@ from contexture_jax.training._state import TrainState
 
 __all__ = ["CompiledStep", "compile_step", "data_mesh", "global_batch"]
 
+# One name for the mesh, for `shard_map` and for `pmap`: an objective reduces over it
+# wherever it runs.
 AXIS = "x"
 
 STRATEGIES = ("jit", "shard_map", "pmap")
@@ -62,9 +64,11 @@ def global_batch(local_batch: Any, mesh: Mesh) -> Any:
     here = len(mesh.local_devices)
 
     def place(leaf: Any) -> Array:
+        # Placed ahead by a thread: nothing to be done in the step.
         if isinstance(leaf, jax.Array) and _lies(leaf, rows):
             return leaf
         kind = type(leaf).__name__
+        # On the host: float64 of NumPy's would be sent and then cut to float32.
         leaf = as_narrow(leaf, "batch")
         if not np.ndim(leaf):
             msg = (
@@ -72,6 +76,8 @@ def global_batch(local_batch: Any, mesh: Mesh) -> Any:
                 " np.asarray on lists"
             )
             raise TypeError(msg)
+        # Uneven shares would be other weights, or padding that the loss cannot tell
+        # from rows.
         if leaf.shape[0] % here:
             msg = (
                 f"rows of a batch must be a multiple of the {counted(here, 'device')}"
@@ -148,6 +154,8 @@ def compile_step(
             f" or Explicit; got axes {mesh.axis_names} of types {mesh.axis_types}"
         )
         raise ValueError(msg)
+    # The same devices with Auto axes: on Explicit ones a moment of cut rows is an
+    # error.
     mesh = auto_mesh(mesh)
     if strategy == "pmap" and mesh.is_multi_process:
         msg = 'strategy "pmap" runs in one process; use "jit" or "shard_map"'
@@ -176,6 +184,7 @@ class CompiledStep:
         self.mesh = mesh
         self.num_traces = 0
         self.everywhere = NamedSharding(mesh, PartitionSpec())
+        # A run calls with one key: it is placed once, not at every step.
         self._last_key: tuple[Any, Any] = (None, None)
         self._run = self._compiled(step, donate)
 
@@ -204,6 +213,8 @@ class CompiledStep:
             # On the device where it is, `device_put` alone would not copy.
             return jax.device_put(jnp.array(leaf, copy=True), self.everywhere)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            # Arrays of typed keys cannot be made from what processes hold; their words
+            # can.
             data = self._place(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         return jax.make_array_from_process_local_data(
@@ -211,12 +222,14 @@ class CompiledStep:
         )
 
     def _arguments(self, state: TrainState, batch: Any, key: Array) -> Any:
+        # Checked here, where the message can say which call took it.
         if any(_is_gone(leaf) for leaf in jax.tree.leaves(state)):
             msg = (
                 "the state has been overwritten by a call before; expected the state"
                 " that that call returned, or compile_step(..., donate=False)"
             )
             raise ValueError(msg)
+        # One leaf stands for the tree, as states are placed whole.
         if not self._is_placed(state.step):
             state = self.place_state(state)
         if not self._is_placed(key):
@@ -226,6 +239,7 @@ class CompiledStep:
         batch = self.place_batch(batch)
         if self.strategy == "pmap":
             count = self.mesh.size
+            # `pmap` takes a device axis in front, the others cut the rows themselves.
             batch = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
         return state, batch, key
 
@@ -234,13 +248,18 @@ class CompiledStep:
 
     def _compiled(self, step: Callable[..., Any], donate: bool) -> Any:
         def traced(*args: Any, **kwargs: Any) -> Any:
+            # Runs while JAX traces, and not in the compiled program: a count of
+            # compilations.
             self.num_traces += 1
             return step(*args, **kwargs)
 
+        # The state alone: the batch may be the caller's, and the key is used again.
         donated = (0,) if donate else ()
         rows = NamedSharding(self.mesh, PartitionSpec(AXIS))
         if self.strategy == "pmap":
             return jax.pmap(
+                # `pmap` does not track what varies: gradients are averaged there, see
+                # `make_step`.
                 functools.partial(traced, axis_name=AXIS, check_vma=False),
                 axis_name=AXIS,
                 in_axes=(None, 0, None),
@@ -254,6 +273,8 @@ class CompiledStep:
                 mesh=self.mesh,
                 in_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec()),
                 out_specs=PartitionSpec(),
+                # Makes it an error if an output differs between devices: a loss that
+                # was not reduced.
                 check_vma=True,
             )
         return jax.jit(
@@ -271,6 +292,8 @@ def _is_gone(leaf: Any) -> bool:
 
 def _lies(leaf: Array, sharding: NamedSharding) -> bool:
     """Whether an array is on the mesh already; one device alone is another type."""
+    # On one device all shardings are equivalent, but not of one type, which would trace
+    # anew.
     same = leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
     if not same or not isinstance(leaf.sharding, NamedSharding):
         return False

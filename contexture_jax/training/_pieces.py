@@ -64,19 +64,26 @@ def _by_pieces(
     def forward(carry: None, piece: Any) -> tuple[None, Any]:
         return carry, embed(params, *piece)
 
+    # (K, b / K, …): a scan, so that activations of one piece are alive at a time.
     _, stacked = jax.lax.scan(forward, None, (batch, keys))
     embeddings = jax.tree.map(_join, stacked)
+    # Labels and numbers among the embeddings have no cotangent.
     floats, rebuild = _floating(embeddings)
+    # Of all b embeddings at once; the encoder has no part in this.
     (loss, extra), cotangents = jax.value_and_grad(
         lambda leaves: loss_of(rebuild(leaves)), has_aux=True
     )(floats)
 
     def backward(total: Any, piece: Any) -> tuple[Any, None]:
         inputs, cotangent = piece
+        # The forward pass again, for the activations of this piece: with the same keys,
+        # hence the same dropout and augmentations as above.
         _, pull = jax.vjp(lambda p: _floating(embed(p, *inputs))[0], params)
         (grads,) = pull(cotangent)
         return jax.tree.map(jnp.add, total, grads), None
 
+    # A carry has one type throughout: where devices are tracked, the sum varies over
+    # them from the start.
     zeros = vary(jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), params))
     total, _ = jax.lax.scan(backward, zeros, ((batch, keys), split(cotangents, pieces)))
     return loss, extra, total
@@ -86,6 +93,8 @@ def split(tree: Any, pieces: int) -> Any:
     """Rows (b, …) to (K, b / K, …): the rows k, k + K, … are piece k."""
 
     def cut(leaf: Array) -> Array:
+        # Strided and not in runs: under "jit" the rows are cut over devices in runs,
+        # and every piece then has an even share of each device.
         shape = (leaf.shape[0] // pieces, pieces, *leaf.shape[1:])
         return jnp.swapaxes(jnp.reshape(leaf, shape), 0, 1)
 

@@ -12,6 +12,7 @@ from contexture_jax._core.checks import check_integer
 
 __all__ = ["prefetch"]
 
+# How long an end of the block waits for a thread whose queue is full.
 _POLL_SECONDS = 0.1
 
 
@@ -38,12 +39,16 @@ def prefetch(
     """
     size = check_integer(size, "size", low=0)
     if size == 0:
+        # In the caller's thread, errors where they occur: for debugging.
         yield map(place, source)
         return
+    # Bounded: batches that wait are on the device.
     waiting: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=size)
     stop = threading.Event()
 
     def put(item: tuple[str, Any]) -> None:
+        # With a timeout: `put` alone would wait for ever once nobody takes items any
+        # more.
         while not stop.is_set():
             try:
                 waiting.put(item, timeout=_POLL_SECONDS)
@@ -55,13 +60,17 @@ def prefetch(
         try:
             for item in source:
                 put(("item", place(item)))
+                # Before the next item is asked for, which may take long.
                 if stop.is_set():
                     return
+        # Whatever it is: an error that stays in a thread leaves the loop waiting for
+        # its item.
         except BaseException as error:
             put(("error", error))
         else:
             put(("end", None))
 
+    # A daemon, so that data that never come do not keep the interpreter alive.
     thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     waits = True

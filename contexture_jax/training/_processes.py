@@ -42,15 +42,21 @@ def agreement(mesh: Mesh) -> Callable[[int], int] | None:
     """
     if not mesh.is_multi_process:
         return None
+    # One number a device: the collective is of the kind that steps have anyway.
     rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     under_way: deque[jax.Array] = deque()
+    # The arrays that say "nothing", or one signal, are made once, not at every step.
     told: dict[int, jax.Array] = {}
 
     def agree(received: int) -> int:
         if received not in told:
             local = np.full(len(mesh.local_devices), received, np.int32)
             told[received] = jax.make_array_from_process_local_data(rows, local)
+        # Begun by all in the same order; JAX runs behind the program, so nothing waits
+        # yet.
         under_way.append(jnp.max(told[received]))
+        # All processes read the result of the same call: they stop at the same step, or
+        # one would wait in a collective that the others do not enter.
         return int(under_way.popleft()) if len(under_way) > _LAG else 0
 
     return agree
@@ -71,6 +77,7 @@ def watched(checkpoints: Path | None) -> Iterator[None]:
             is watched, nor saved.
     """
     count, index = jax.process_count(), jax.process_index()
+    # Without a common directory there is nothing to lock.
     if count == 1 or checkpoints is None:
         yield
         return
@@ -81,6 +88,8 @@ def watched(checkpoints: Path | None) -> Iterator[None]:
         with suppress(OSError, HeldError):
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_held(folder / str(index)))
+        # Entered after the own lock, so that it runs before that is let go: an end is
+        # not taken for a death, on this side.
         stack.callback(watch.end)
         for other in range(1, count) if index == 0 else (0,):
             watch.begin(other)
@@ -115,6 +124,7 @@ class _Watch:
         self._folder = folder
         self._count = count
         self._checkpoints = checkpoints
+        # One of several threads speaks, and none after the end.
         self._one = threading.Lock()
         self._is_over = False
 
@@ -128,6 +138,7 @@ class _Watch:
             self._is_over = True
 
     def _wait(self, other: int) -> None:
+        # Waits, in the system, until the other's lock is free.
         left = left_by_death(self._folder / str(other))
         with self._one:
             if left is not None and not self._is_over:
@@ -135,6 +146,8 @@ class _Watch:
 
     def _die(self, other: int, left: str) -> None:
         """Say what happened, to the others too, and end: there is no going on."""
+        # The one that died first is named by all: who ends because of another leaves
+        # that one's name in its file.
         what = left.removeprefix(_REASON)
         if what == left:
             who = f" ({left})" if left else ""
@@ -147,8 +160,12 @@ class _Watch:
                 f"the checkpoint of step {step} in {here} is whole: start all processes"
                 " again, and the same call goes on from it"
             )
+        # Unbuffered, and no `print`: the interpreter is not asked to do anything any
+        # more.
         os.write(2, f"{what}; {then}\n".encode())
         with suppress(OSError):
             own = self._folder / str(jax.process_index())
             own.write_text(f"{_REASON}{what}", encoding="utf-8")
+        # The main thread sits in a collective that nothing interrupts: neither an
+        # exception nor `sys.exit` of this thread would reach it.
         os._exit(1)

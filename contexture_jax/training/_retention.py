@@ -35,6 +35,7 @@ class Retention:
 
     def add(self, step: int, score: float | None, *, between: bool) -> None:
         """Note a checkpoint that is about to be written."""
+        # NaN has no place in an order: sorted, it would be anywhere.
         if score is not None and np.isfinite(score):
             self.scores[step] = score
         if between:
@@ -46,12 +47,16 @@ class Retention:
         """Of checkpoints by rising step, which to keep; the others are deleted."""
         del context
         steps = [int(checkpoint.step) for checkpoint in checkpoints]
+        # A whole run keeps `keep_last` of these; one that was interrupted is to keep
+        # the same.
         regular = [step for step in steps if step not in self.between]
         kept = {
+            # The newest always: it is the one that a resume goes on from.
             *steps[-1:],
             *regular[-self.keep_last :],
             *self.ranked(steps)[: self.keep_best],
         }
+        # Scores go into every checkpoint; those of deleted ones would pile up.
         self.scores = {at: score for at, score in self.scores.items() if at in kept}
         return [step in kept for step in steps]
 
@@ -59,4 +64,5 @@ class Retention:
         """Those of some steps that have a score, the best first."""
         sign = -1.0 if self.mode == "max" else 1.0
         scored = [step for step in steps if step in self.scores]
+        # Of equal scores the earlier step, whatever order Orbax lists them in.
         return sorted(scored, key=lambda step: (sign * self.scores[step], step))

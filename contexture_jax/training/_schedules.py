@@ -46,9 +46,11 @@ def warmup_cosine(
     warmup = check_integer(warmup_steps, "warmup_steps", low=0, high=steps - 1)
     peak = check_number(peak, "peak")
     return optax.warmup_cosine_decay_schedule(
+        # Without a warm-up the first step is at the peak: 0 would waste it.
         init_value=0.0 if warmup else peak,
         peak_value=peak,
         warmup_steps=warmup,
+        # Optax counts the warm-up in.
         decay_steps=steps,
         end_value=peak * check_number(final_fraction, "final_fraction"),
     )

@@ -50,8 +50,11 @@ def init_state(
     Raises:
         TypeError: if a parameter is no floating array.
     """
+    # Copies: a compiled step may overwrite its state, and the caller's arrays are not
+    # ours.
     params = _strong(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        # Here, with the name of the leaf; `jax.grad` would say it of the first step.
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             msg = (
                 "params must be floating arrays, as gradients are taken of all; got"
@@ -63,6 +66,7 @@ def init_state(
         params=params,
         opt_state=_strong(optimizer.init(params)),
         loss_state=_strong(loss_state),
+        # Copies again: the same buffer twice in a state cannot be donated.
         ema_params=_strong(params) if ema else None,
     )
 

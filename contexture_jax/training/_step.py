@@ -44,10 +44,12 @@ def per_row(sample: Callable[[Array, Any], Any]) -> Callable[[Array, Any], Any]:
     """
 
     def one(key: Array, row: Any) -> Any:
+        # A batch of one row, whose number is 0: what is drawn depends on its key alone.
         drawn = sample(key, jax.tree.map(lambda leaf: leaf[None], row))
         return jax.tree.map(lambda leaf: leaf[0], drawn)
 
     def sample_rows(keys: Array, x: Any) -> Any:
+        # Old-style keys are two words of uint32 along an axis of their own.
         if jnp.ndim(keys) == (1 if keys.dtype == jnp.uint32 else 0):
             msg = (
                 "a sampler of per_row takes a key for each row; got one key: give"
@@ -121,8 +123,11 @@ def make_step(
 
     def embed(params: Any, batch: Any, key: Array) -> Any:
         if compute_dtype is not None:
+            # Within what is differentiated: gradients come back in the dtype of the
+            # parameters.
             params = cast_floating(params, compute_dtype)
             batch = cast_floating(batch, compute_dtype)
+        # Moments of 16 bits would lose what tells a spectrum's small values apart.
         return jax.tree.map(_at_least_single, encode(params, batch, key))
 
     def step(
@@ -136,6 +141,8 @@ def make_step(
         _check_ema(state, ema_decay)
         batch = jax.tree.map(lambda leaf: as_device_array(leaf, "batch"), batch)
         rows = _num_rows(batch, pieces)
+        # The number of steps done, not a split that is carried on: a resume needs no
+        # key in its state.
         step_key = jax.random.fold_in(key, state.step)
         keys = _keys(step_key, rows, pieces, row_keys, axis_name)
         vary = _identity
@@ -150,6 +157,9 @@ def make_step(
             embed, loss_of, vary(state.params), batch, keys, pieces, vary
         )
         if axis_name is not None:
+            # `shard_map` differentiates the one loss, so that devices hold its parts;
+            # `pmap` the sum of the devices' losses, which is their number times it
+            # (`_core/moments.py`).
             reduce = jax.lax.psum if check_vma else jax.lax.pmean
             grads = jax.tree.map(lambda g: reduce(g, axis_name), grads)
         after = _after(state, grads, loss_state, optimizer, ema_decay)
@@ -173,11 +183,14 @@ def _after(
     state: TrainState, grads: Any, loss_state: Any, optimizer: Any, decay: float | None
 ) -> TrainState:
     """The state after a step with these gradients."""
+    # After the reduction, hence the same on every device.
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = jax.tree.map(_add, state.params, updates)
     ema = state.ema_params
     if decay is not None:
         rate = 1 - decay
+        # β old + (1 − β) new in the form that leaves `old` to the bit where `new`
+        # equals it.
         ema = jax.tree.map(lambda old, new: old + rate * (new - old), ema, params)
     return TrainState(
         step=state.step + 1,
@@ -197,12 +210,16 @@ def _keys(
     if row_keys:
         places = jnp.arange(rows, dtype=jnp.int32)
         if device is not None:
+            # The place in the whole batch, so that noise does not depend on how it is
+            # cut.
             places = places + device.astype(jnp.int32) * rows
         if pieces > 1:
+            # As the rows themselves are cut: each key stays with its row.
             places = split(places, pieces)
             return jax.vmap(fold, (None, 0))(key, places)
         return fold(key, places)
     if device is not None:
+        # Else every device would draw the same noise for other rows.
         key = jax.random.fold_in(key, device)
     if pieces > 1:
         return fold(key, jnp.arange(pieces, dtype=jnp.int32))
@@ -218,6 +235,7 @@ def _metrics(loss: Array, grads: Any, extra: dict[str, Any]) -> dict[str, Any]:
         if jnp.ndim(value):
             msg = f"metric {name!r} must be a scalar; got shape {jnp.shape(value)}"
             raise ValueError(msg)
+    # In float32 at least: a square in float16 overflows at 256.
     squares = [jnp.sum(jnp.square(_at_least_single(g))) for g in jax.tree.leaves(grads)]
     return {"loss": loss, "grad_norm": jnp.sqrt(sum(squares)), **extra}
 
@@ -228,6 +246,7 @@ def _unchanged(before: Any, after: Any) -> Any:
     def form(tree: Any) -> Any:
         return jax.tree.map(lambda x: (jnp.shape(x), str(jnp.result_type(x))), tree)
 
+    # A change of dtype or shape would compile the next step anew.
     if form(before) != form(after):
         msg = (
             "an objective must return a loss_state of the form that it got:"
@@ -246,6 +265,8 @@ def _num_rows(batch: Any, pieces: int) -> int:
         )
         raise ValueError(msg)
     ((rows,),) = sizes
+    # Pieces of different size would need two programs, and a moment has no partial
+    # rows.
     if rows % pieces:
         msg = (
             f"num_micro_batches={pieces} must divide the rows of a batch (on each"
@@ -279,6 +300,7 @@ def _identity(tree: Any) -> Any:
 
 
 def _add(a: Array, b: Array) -> Array:
+    # An update of a wider dtype must not widen the parameters.
     return (a + b).astype(a.dtype)
 
 
