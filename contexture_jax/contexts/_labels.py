@@ -19,12 +19,13 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.contexts._numbered import NumberedContext
+from contexture_jax.contexts._numbered import NumberedContext, shares_of
 from contexture_jax.contexts._sparse_joint import SparseJoint, coordinates
 
-__all__ = ["Labels", "labels"]
+__all__ = ["Labels", "labels", "labels_of"]
 
 _MOST_CLASSES_NAMED = 8
+_KINDS = {"U": "text", "f": "floating numbers", "M": "dates", "m": "durations"}
 
 
 @pytree_dataclass
@@ -38,7 +39,8 @@ class Labels(NumberedContext):
         class_words: the class values as given, ascending, shape (C, w), uint32: for
             integers the low and the high half of each, so that 64-bit identifiers stay
             whole where JAX has no 64-bit integers; for text its characters.
-        kind: what the values are: "int64", "uint64" or "text". Static.
+        kind: what the values are: "int64", "uint64" or "text"; of `SameClass` also
+            "float64" and dates, whose 64 bits are held likewise. Static.
     """
 
     codes: Int[Array, " n"]
@@ -57,7 +59,7 @@ class Labels(NumberedContext):
         if self.kind == "text":
             return words.view(f"<U{words.shape[1]}")[:, 0]
         low, high = words.astype(np.uint64).T
-        return (low | high << np.uint64(32)).astype(self.kind)
+        return (low | high << np.uint64(32)).view(self.kind)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -74,20 +76,24 @@ class Labels(NumberedContext):
     def kernel(self, x: ArrayLike, x2: ArrayLike) -> Float[Array, "k l"]:
         """k_X⁺(x, x2) = 1[y(x) = y(x2)] / P(y(x)), between examples by number."""
         x, x2 = self._pair(x, x2)
-        counts = jnp.zeros(self.num_classes, jnp.int32).at[self.codes].add(1)
-        share = counts / self.codes.shape[0]
+        share = shares_of(self.codes, self.num_classes)
         same = self.codes[x][:, None] == self.codes[x2][None, :]
         return same / share[self.codes[x]][:, None]
 
     def at(self, x_new: Any) -> Labels:
         """Examples given by their class values, shape (k,)."""
         check_concrete((self.class_words, x_new), "x_new, with the classes,")
-        values, classes = as_classes(x_new, "x_new", discrete=True), self.classes
-        if (values.dtype.kind == "U") != (self.kind == "text"):
-            expected = "text" if self.kind == "text" else "integers"
-            msg = f"x_new must hold classes as {expected}; got {kind_of(values)}"
+        classes = self.classes
+        is_discrete = classes.dtype.kind in "iuU"
+        values = as_classes(x_new, "x_new", discrete=is_discrete)
+        expected, came = (_KINDS.get(v.dtype.kind) for v in (classes, values))
+        if expected != came:
+            msg = (
+                f"x_new must hold classes as {expected or 'integers'}; got"
+                f" {kind_of(values)}"
+            )
             raise TypeError(msg)
-        if self.kind == "text" or values.dtype == classes.dtype:
+        if expected or values.dtype == classes.dtype:
             shared, cast = np.ones(values.shape, bool), values
         else:
             # Of int64 and uint64 NumPy would compare the nearest doubles.
@@ -133,12 +139,18 @@ def labels(y: ArrayLike) -> Labels:
     """
     check_concrete(y, "y")
     classes, codes = class_codes(y, "y", discrete=True)
-    kind = "text" if classes.dtype.kind == "U" else classes.dtype.name
-    if kind == "text":
+    return labels_of(classes, codes)
+
+
+def labels_of(classes: np.ndarray, codes: np.ndarray) -> Labels:
+    """Labels from what `class_codes` gives: classes, ascending, and numbers of them."""
+    if classes.dtype.kind == "U":
         words = classes.astype(classes.dtype.newbyteorder("<")).view("<u4")
-        words = words.reshape(len(classes), -1)
+        words, kind = words.reshape(len(classes), -1), "text"
     else:
-        bits = classes.astype(np.uint64)
+        if classes.dtype.kind == "f":
+            classes = classes.astype(np.float64)
+        bits, kind = classes.view(np.uint64), classes.dtype.name
         words = np.stack([bits & np.uint64(2**32 - 1), bits >> np.uint64(32)], axis=1)
     return Labels(
         jnp.asarray(codes, jnp.int32), jnp.asarray(words.astype(np.uint32)), kind

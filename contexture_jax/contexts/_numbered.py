@@ -19,7 +19,7 @@ from contexture_jax._core.types import Array, ArrayLike, Float, Int
 from contexture_jax.contexts._base import as_numbers
 from contexture_jax.contexts._sampling import SamplingContext, row_keys
 
-__all__ = ["NumberedContext", "lower_bound"]
+__all__ = ["NumberedContext", "lower_bound", "shares_of"]
 
 
 class NumberedContext(SamplingContext):
@@ -110,6 +110,13 @@ class NumberedContext(SamplingContext):
         """The joint law as a dense (n, m) table: for small cases."""
         shares = self._laws(jnp.arange(self.shape[0], dtype=jnp.int32))
         return shares / shares.sum()
+
+
+def shares_of(numbers: Int[Array, " n"], size: int) -> Float[Array, " size"]:
+    """The share of each of 0, …, size − 1 among `numbers`, as a law."""
+    counts = jnp.zeros(size, jnp.int32).at[numbers].add(1)
+    # Of two integers JAX makes float32, whatever the precision.
+    return counts.astype(jnp.zeros(()).dtype) / numbers.shape[0]
 
 
 # Compiled for eager callers, for whom a loop would be traced anew in each call.

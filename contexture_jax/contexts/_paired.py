@@ -27,7 +27,9 @@ from contexture_jax._core.types import (
     short_repr,
     static_field,
 )
-from contexture_jax.contexts._numbered import NumberedContext
+from contexture_jax.contexts._labels import Labels, labels_of
+from contexture_jax.contexts._numbered import NumberedContext, shares_of
+from contexture_jax.contexts._sparse_joint import SparseJoint, coordinates
 
 __all__ = [
     "Groups",
@@ -72,41 +74,50 @@ def make_groups(group: np.ndarray, within: np.ndarray | None = None) -> Groups:
 
 @pytree_dataclass
 class SameClass(NumberedContext):
-    """A is a row of the class of row X, uniformly chosen.
+    """A is a row of the class of X, uniformly chosen.
 
     Attributes:
         groups: rows by class.
+        inputs: the classes of the inputs: of the rows themselves, but after `at`.
         include_self: whether A may be X. Static.
     """
 
     groups: Groups
+    inputs: Labels
     include_self: bool = static_field(default=False)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(n, n)."""
-        n = self.groups.group.shape[0]
-        return n, n
+        """(n, n); after `at` (k, n)."""
+        return self.inputs.codes.shape[0], self.groups.group.shape[0]
+
+    def at(self, x_new: Any) -> SameClass:
+        """New inputs given by their classes, shape (k,).
+
+        They are none of the rows, each of which in their class is equally likely: with
+        `include_self` that is also the law of a row of the class.
+        """
+        return SameClass(self.groups, self.inputs.at(x_new), include_self=True)
 
     def _num_choices(self, x: Array) -> Array:
-        return self.groups.counts[self.groups.group[x]] - (not self.include_self)
+        return self.groups.counts[self.inputs.codes[x]] - (not self.include_self)
 
     def _draw(self, key: Array, x: Array) -> Array:
         groups = self.groups
         which = jax.random.randint(key, (), 0, self._num_choices(x), jnp.int32)
         if not self.include_self:
             which = which + (which >= groups.place[x])
-        return groups.order[groups.starts[groups.group[x]] + which]
+        return groups.order[groups.starts[self.inputs.codes[x]] + which]
 
     def _log_density(self, a: Array, x: Array) -> Array:
-        group = self.groups.group
-        possible = (group[a] == group[x]) & (self.include_self | (a != x))
+        is_same = self.groups.group[a] == self.inputs.codes[x]
+        possible = is_same & (self.include_self | (a != x))
         share = -jnp.log(self._num_choices(x).astype(jnp.zeros(()).dtype))
         return jnp.where(possible, share, -jnp.inf)
 
     def _law_of_a(self) -> Array:
-        n = self.shape[1]
-        return jnp.full(n, 1.0 / n)  # two rows of a class are as likely either way
+        shares = shares_of(self.inputs.codes, self.inputs.num_classes)
+        return (shares / self.groups.counts)[self.groups.group]
 
 
 def same_class(y: ArrayLike, *, include_self: bool = False) -> SameClass:
@@ -144,7 +155,7 @@ def same_class(y: ArrayLike, *, include_self: bool = False) -> SameClass:
             " or let rows be their own with include_self=True"
         )
         raise ValueError(msg)
-    return SameClass(groups, bool(include_self))
+    return SameClass(groups, labels_of(classes, codes), bool(include_self))
 
 
 @pytree_dataclass
@@ -187,9 +198,13 @@ class TimeLag(NumberedContext):
 
     def entries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Times x, times a and P⁺(a|x), each of one length, by x; on the host."""
-        begin, end, lags = map(np.asarray, (self.begin, self.end, self.lags))
-        logs = np.asarray(self.log_weights, np.float64)
-        times = np.arange(len(begin))[:, None] + lags[None, :].astype(np.int64)
+        return self._entries(np.arange(self.shape[0]))
+
+    def _entries(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same with places in `x` for times x."""
+        begin, end = (np.asarray(times)[x] for times in (self.begin, self.end))
+        lags, logs = np.asarray(self.lags), np.asarray(self.log_weights, np.float64)
+        times = x[:, None] + lags[None, :].astype(np.int64)
         inside = (times >= begin[:, None]) & (times < end[:, None])
         rows, which = np.nonzero(inside & np.isfinite(logs)[None, :])
         # Of the weights that stay within: others may be larger by any factor.
@@ -198,6 +213,15 @@ class TimeLag(NumberedContext):
         shares = np.exp(logs[which] - top[rows])
         shares = shares / np.bincount(rows, shares, len(begin))[rows]
         return rows, times[rows, which], shares
+
+    def at(self, x_new: ArrayLike) -> SparseJoint:
+        """Some of the times, by number, shape (k,)."""
+        check_concrete((self.log_weights, x_new), "x_new, with the series,")
+        times = np.asarray(self._inputs(x_new, "x_new"))
+        check_ndim(times, 1, "x_new")
+        rows, columns, shares = self._entries(times)
+        weights = (shares / len(times)).astype(self.log_weights.dtype)
+        return coordinates(rows, columns, weights, (len(times), self.shape[1]))
 
     def _has_law(self, x: Int[Array, " k"]) -> np.ndarray:
         return np.isin(gathered(x), self.inputs())

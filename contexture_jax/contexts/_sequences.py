@@ -19,7 +19,7 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.contexts._numbered import NumberedContext, lower_bound
+from contexture_jax.contexts._numbered import NumberedContext, lower_bound, shares_of
 from contexture_jax.contexts._paired import Groups, make_groups
 from contexture_jax.contexts._pairs import pairs
 from contexture_jax.contexts._sampling import (
@@ -149,13 +149,13 @@ class NextToken(NumberedContext):
     Attributes:
         groups: windows that are equal, each group sorted by what follows.
         followers: what follows each window, in the order of `groups.order`, shape (n,).
-        length: tokens of a window. Static.
+        windows: the distinct ones, a row a group, shape (g, length).
         vocabulary_size: m. Static.
     """
 
     groups: Groups
     followers: Int[Array, " n"]
-    length: int = static_field()
+    windows: Int[Array, "g length"]
     vocabulary_size: int = static_field()
 
     @property
@@ -177,8 +177,34 @@ class NextToken(NumberedContext):
         return jnp.log((last - first).astype(dtype) / count.astype(dtype))
 
     def _law_of_a(self) -> Array:
-        counts = jnp.zeros(self.shape[1], jnp.int32).at[self.followers].add(1)
-        return counts / self.shape[0]
+        return shares_of(self.followers, self.vocabulary_size)
+
+    @property
+    def length(self) -> int:
+        """Tokens of a window."""
+        return self.windows.shape[1]
+
+    def at(self, x_new: ArrayLike) -> SparseJoint:
+        """New windows that the text holds somewhere, shape (k, length)."""
+        check_concrete((self.windows, x_new), "x_new, with the text,")
+        known = np.asarray(self.windows)
+        new = _tokens(x_new, "x_new", ndim=2).astype(np.int64)
+        if new.shape[1] != self.length:
+            msg = f"x_new must have shape (k, {self.length}); got shape {new.shape}"
+            raise ValueError(msg)
+        _, group = np.unique(np.concatenate([known, new]), axis=0, return_inverse=True)
+        # Of known windows, which are distinct, each has a group of its own.
+        row = np.full(group.max() + 1, -1)
+        row[group.reshape(-1)[: len(known)]] = np.arange(len(known))
+        found = row[group.reshape(-1)[len(known) :]]
+        if (found < 0).any():
+            which = new[np.argmin(found)].tolist()
+            msg = (
+                f"x_new must hold windows of the text; {which} is not in it, so what"
+                " follows it is not known"
+            )
+            raise ValueError(msg)
+        return self.joint().at(found)
 
     def joint(self) -> SparseJoint:
         """The law of distinct windows, in the order of their tokens, and followers."""
@@ -211,11 +237,7 @@ def next_token(
         ((5, 3), (3, 3))
     """
     check_concrete(tokens, "tokens")
-    text = as_array(tokens, "tokens")
-    check_ndim(text, 1, "tokens")
-    if text.dtype.kind not in "iu":
-        msg = f"tokens must hold integers; got dtype {text.dtype}"
-        raise TypeError(msg)
+    text = _tokens(tokens, "tokens", ndim=1)
     length = check_integer(length, "length", low=1)
     if text.size <= length:
         msg = f"tokens must be more than length, {length}; got {text.size}"
@@ -227,8 +249,17 @@ def next_token(
         )
         raise ValueError(msg)
     windows = np.lib.stride_tricks.sliding_window_view(text, length)[:-1]
-    _, group = np.unique(windows, axis=0, return_inverse=True)
+    distinct, group = np.unique(windows, axis=0, return_inverse=True)
     followers = text[length:]
     groups = make_groups(group.reshape(-1), within=followers)
     ordered = jnp.asarray(followers[np.asarray(groups.order)], jnp.int32)
-    return NextToken(groups, ordered, length, size)
+    return NextToken(groups, ordered, jnp.asarray(distinct, jnp.int32), size)
+
+
+def _tokens(values: ArrayLike, name: str, *, ndim: int) -> np.ndarray:
+    tokens = as_array(values, name)
+    check_ndim(tokens, ndim, name)
+    if tokens.dtype.kind not in "iu":
+        msg = f"{name} must hold integers; got dtype {tokens.dtype}"
+        raise TypeError(msg)
+    return tokens

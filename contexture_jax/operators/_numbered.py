@@ -158,7 +158,15 @@ def same_class_operator(
 ) -> AssociationOperator:
     """T of a same-class context: O(n) numbers, on one device or over a mesh."""
     group, counts = map(np.asarray, (context.groups.group, context.groups.counts))
-    classes = group_operator(group, len(counts), mesh, axis)
+    codes = np.asarray(context.inputs.codes)
+    classes = group_operator(codes, len(counts), mesh, axis)
+    if not np.array_equal(codes, group):  # new inputs
+        inputs = np.bincount(codes, minlength=len(counts))
+        shares = (inputs / counts / len(codes)).astype(classes.dtype)[group]
+        rows = np.flatnonzero(shares)
+        entries = (group[rows], rows, shares[rows], (len(counts), len(group)))
+        law = entries_operator(*entries, mesh, axis)
+        return GroupedOperator(classes, law, classes.p_x, law.p_a)
     means = GroupedOperator(classes, reverse(classes), classes.p_x, classes.p_x)
     if context.include_self:
         return means

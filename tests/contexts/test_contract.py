@@ -35,6 +35,9 @@ NUMBERED = {
     "same class": lambda: C.same_class([0, 1, 0, 0, 1]),
     "time lag": lambda: C.time_lag([4, 3], (-1, 1, 2), [1, 2, 3]),
     "next token": lambda: C.next_token([0, 1, 2, 0, 1, 0, 1, 2], 2),
+    "new rows of classes": lambda: C.same_class([5, 7, 5, 9, 9, 5, 7]).at([7, 5, 7]),
+    "some times": lambda: C.time_lag([4, 3], (-1, 1, 2), [1, 2, 3]).at([5, 1, 1]),
+    "new windows": lambda: C.next_token([0, 1, 2, 0, 1, 0, 1], 1).at([[1], [0]]),
 }
 
 

@@ -249,7 +249,7 @@ def test_bad_input_is_refused_with_what_was_expected_and_what_came(
 
 
 def test_a_context_on_numbers_has_a_table_and_the_others_name_what_they_have():
-    names = ("sample", "log_density", "kernel", "table")
+    names = ("sample", "log_density", "kernel", "table", "at")
     assert C.same_class([0, 0]).capabilities == names
     with pytest.raises(
         cx.CapabilityError,

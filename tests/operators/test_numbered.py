@@ -16,6 +16,7 @@ CONTEXTS = {
     "same class, self": C.same_class(list("abbacccad"), include_self=True),
     "time lag": C.time_lag([6, 5], lags=(1, 2, -1), weights=(1.0, 2.0, 0.5)),
     "next token": C.next_token(RNG.integers(0, 3, 24), 2),
+    "new rows of classes": C.same_class(list("abbacccab")).at(list("bab")),
 }
 
 
@@ -25,12 +26,14 @@ CONTEXTS = {
     "time lag-sparse",
     "next token-a mesh",
     "same class-one device",
+    "new rows of classes-a mesh",
 )
 @pytest.mark.parametrize(
     ("name", "where"),
     [
         *((name, "one device") for name in CONTEXTS),
         ("same class", "a mesh"),
+        ("new rows of classes", "a mesh"),
         ("next token", "a mesh"),
         ("time lag", "sparse"),
     ],
@@ -114,3 +117,41 @@ def test_pairs_of_features_and_names_are_told_what_to_do():
 def test_arguments_that_play_no_part_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         cx.association_operator(C.labels([0, 1]), **options)
+
+
+TEXT = np.array([0, 1, 2, 0, 1, 0, 1, 2, 0, 1])
+DATES = np.array(["2020-01-01", "2020-01-02"], "M8[D]")
+
+
+@pytest.mark.slow_cases("dates", "floats", "times")
+@pytest.mark.parametrize(
+    ("context", "x_new", "rows"),
+    [
+        (C.same_class([7, 9, 7, 9], include_self=True), [9, 9, 7], [1, 1, 0]),
+        (C.same_class(DATES[[0, 1, 0, 1]], include_self=True), DATES, [0, 1]),
+        (C.same_class([0.5, 1.5, 0.5, 1.5], include_self=True), [1.5, 0.5], [1, 0]),
+        (C.time_lag([4, 3], (1, 2)), [4, 1], [4, 1]),
+        (C.next_token(TEXT, 2), [[2, 0], [0, 1]], [2, 0]),
+    ],
+    ids=["classes", "dates", "floats", "times", "windows"],
+)
+def test_new_inputs_have_the_functions_of_rows_like_them(context, x_new, rows):
+    op = cx.association_operator(context)
+    result, _ = cx.svd(op, 1, key=jax.random.key(0))
+    new = cx.extend(result, context, x_new)
+    np.testing.assert_allclose(new, result.left[np.array(rows)], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("context", "x_new", "message"),
+    [
+        (C.same_class(list("aabb")), ["c"], "x_new must hold classes among"),
+        (C.same_class([0.5, 0.5]), [1], "as floating numbers; got dtype int64"),
+        (C.time_lag(4), [3], "times from which a lag stays within the series"),
+        (C.next_token(TEXT, 2), [[2, 2]], r"\[2, 2\] is not in it"),
+        (C.next_token(TEXT, 2), [[2]], r"must have shape \(k, 2\)"),
+    ],
+)
+def test_new_inputs_without_a_law_are_refused(context, x_new, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        context.at(x_new)
