@@ -57,8 +57,7 @@ def prepare(args: argparse.Namespace) -> Problem:
     x = table.features.astype(np.float32)
     context = cx.contexts.knn(x, num_neighbors=args.neighbors)
     operator = cx.association_operator(context)
-    with cx.single_threaded_lapack():
-        exact, _ = cx.svd(operator, args.rank, key=jax.random.key(0))
+    exact, _ = cx.svd(operator, args.rank, key=jax.random.key(0))
     return Problem(x, np.asarray(context.indices), operator, exact)
 
 

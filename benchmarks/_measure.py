@@ -1,8 +1,8 @@
 """Time and memory of contestants that take turns in one process.
 
 Each round runs every contestant once, so that a drift of the machine's speed meets all
-of them; ratios are formed within a round, and their median is the figure. Work of JAX
-runs with SciPy's OpenBLAS held to one thread, peers with the threads they like.
+of them; ratios are formed within a round, and their median is the figure. Peers have
+the threads they like; our front doors hold SciPy's OpenBLAS to one while they run.
 """
 
 import ctypes
@@ -12,14 +12,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-
-from contexture_jax import single_threaded_lapack
 
 __all__ = [
     "Contestant",
@@ -57,10 +54,6 @@ class Contestant:
     work: float | None = None
     unit: str = "FLOP/s"
 
-    def setting(self) -> AbstractContextManager[Any]:
-        """What is held while this contestant runs."""
-        return single_threaded_lapack() if self.kind == "ours" else nullcontext()
-
 
 def measure(
     contestants: Sequence[Contestant],
@@ -88,9 +81,8 @@ def measure(
             # Another one comes first in each round.
             index = (turn + number) % len(contestants)
             contestant, row = contestants[index], rows[index]
-            with contestant.setting():
-                time.sleep(_PAUSE)
-                seconds, result = _timed(contestant, number)
+            time.sleep(_PAUSE)
+            seconds, result = _timed(contestant, number)
             row["seconds"].append(seconds)
             if judge is not None and contestant.kind != "limit":
                 verdicts[index].append(judge(contestant.answer(result)))
@@ -113,11 +105,10 @@ def measure(
 
 
 def _start_row(contestant: Contestant) -> dict[str, Any]:
-    with contestant.setting():
-        time.sleep(_PAUSE)
-        first, result = _timed(contestant, 0)
-        del result
-        peak, result = peak_memory(lambda: contestant.run(0))
+    time.sleep(_PAUSE)
+    first, result = _timed(contestant, 0)
+    del result
+    peak, result = peak_memory(lambda: contestant.run(0))
     print(f"{contestant.name}: first call {first:.3g} s", file=sys.stderr)
     return {
         "name": contestant.name,

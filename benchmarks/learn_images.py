@@ -81,8 +81,7 @@ def main() -> None:
     rows = []
     for name in args.objectives:
         start = time.perf_counter()
-        with cx.single_threaded_lapack():
-            train, test = learn(args, name, images)
+        train, test = learn(args, name, images)
         rows.append(judge(name, train, test, images, time.perf_counter() - start))
     pixels, pixels_of_test = (
         x.reshape(len(x), -1) for x in (images.train, images.test)

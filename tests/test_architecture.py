@@ -37,7 +37,7 @@ def _layer(ours: str = "", others: str = "") -> Layer:
 # A layer imports what stands above it here. Losses and solvers do not know each other,
 # models know no loss, training joins both; `data` knows no JAX, so that it loads fast.
 LAYERS = {
-    "_core": _layer("", "scipy threadpoolctl"),  # within `single_threaded_lapack`
+    "_core": _layer("", "scipy"),  # within `single_threaded_lapack`
     "kernels": _layer("_core"),
     "data": Layer(frozenset(), frozenset({"numpy", "pyarrow", "scipy", "sklearn"})),
     "contexts": _layer("_core kernels"),
@@ -59,7 +59,7 @@ LAYERS = {
     "cli": _layer(
         "_core data contexts operators solvers losses models training evaluation"
         " prediction learning plotting",
-        "flax matplotlib optax platformdirs pyarrow rich scipy sklearn threadpoolctl",
+        "flax matplotlib optax platformdirs pyarrow rich scipy sklearn",
     ),
 }
 

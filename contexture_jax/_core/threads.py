@@ -2,10 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import ctypes
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple, ParamSpec, TypeVar
 
-__all__ = ["single_threaded_lapack"]
+import jax
+
+from contexture_jax._core.checks import is_traced
+
+__all__ = ["held_lapack", "single_threaded_lapack"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_SWITCH = "CONTEXTURE_LAPACK_THREADS"
+_PREFIXES = ("scipy_openblas", "openblas")  # in SciPy's wheels; elsewhere
+
+
+class _Threads(NamedTuple):
+    """Functions of C: the number of threads of a library, and to set it."""
+
+    get: Callable[[], int]
+    set: Callable[[int], None]
+
+
+class _Held:
+    """The threads of SciPy's OpenBLAS, and how many blocks of code hold them to one.
+
+    Their number is one of the whole process. Of blocks that overlap, in one thread of
+    Python or in several, the first sets it and the last puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_holders = self._before = 0
+
+    @contextmanager
+    def at_one(self, library: _Threads) -> Iterator[None]:
+        with self._lock:
+            if self._num_holders == 0:
+                self._before = library.get()
+                library.set(1)
+            self._num_holders += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_holders -= 1
+                if self._num_holders == 0:
+                    library.set(self._before)
+
+
+_held = _Held()
 
 
 @contextmanager
@@ -14,27 +66,72 @@ def single_threaded_lapack() -> Iterator[None]:
 
     On CPU, JAX calls that library for small factorisations. Its threads spin on after
     each call and take cores from XLA, which runs everything large: programs with both
-    are 1.4 to 1.8 times slower on two cores. The command line works inside this; the
-    library never sets it by itself, since it holds for the whole process, NumPy's and
-    SciPy's own products included. `OPENBLAS_NUM_THREADS=1` at the start of Python does
-    the same for good. Without effect where XLA runs on an accelerator.
+    are 1.4 to 1.8 times slower on two cores, and many times on busy ones. `svd`,
+    `truncated_svd`, `certify` and `training.fit` do this by themselves while they run;
+    programs of your own that factorise, such as a compiled call of those, run inside
+    this. NumPy has a library of its own, which keeps its threads. The limit holds for
+    the whole process; blocks may overlap in several threads of Python.
+
+    The environment variable `CONTEXTURE_LAPACK_THREADS=keep` leaves the library as it
+    is, also in those four. Without effect where XLA runs on an accelerator, and where
+    SciPy is built on another library.
 
     Raises:
-        ModuleNotFoundError: without threadpoolctl, which the extra `cli` installs.
+        ValueError: if that variable is neither "keep" nor "1".
 
     Example:
         >>> import jax
         >>> import contexture_jax as cx
         >>> op = cx.association_operator(cx.contexts.labels([0, 1, 1, 2]))
+        >>> solve = jax.jit(lambda op, key: cx.svd(op, 2, key=key)[0])
         >>> with cx.single_threaded_lapack():
-        ...     result, info = cx.svd(op, 2, key=jax.random.key(0))
+        ...     result = jax.block_until_ready(solve(op, jax.random.key(0)))
     """
-    try:
-        from threadpoolctl import threadpool_limits
-    except ModuleNotFoundError as error:
-        msg = "single_threaded_lapack needs threadpoolctl: pip install threadpoolctl"
-        raise ModuleNotFoundError(msg, name=error.name) from error
-    import scipy.linalg  # noqa: F401 - loads the library that is to be held
-
-    with threadpool_limits(limits=1, user_api="blas"):
+    library = _library() if _is_on() else None
+    with nullcontext() if library is None else _held.at_one(library):
         yield
+
+
+def held_lapack(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Let a front door run inside `single_threaded_lapack`, to the end of its work.
+
+    Inside a trace there is no work yet, and whoever runs the program decides.
+    """
+
+    @functools.wraps(function)
+    def held(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with single_threaded_lapack():
+            out = function(*args, **kwargs)
+            # Programs run on after their call returns.
+            if jax.default_backend() == "cpu" and not is_traced(out):
+                jax.block_until_ready(out)
+            return out
+
+    return held
+
+
+def _is_on() -> bool:
+    chosen = os.environ.get(_SWITCH, "1")
+    if chosen not in ("1", "keep"):
+        msg = f'{_SWITCH} must be "keep" or "1"; got "{chosen}"'
+        raise ValueError(msg)
+    return chosen == "1" and jax.default_backend() == "cpu"
+
+
+@functools.cache
+def _library() -> _Threads | None:
+    """What jaxlib takes its LAPACK from, loaded if it was not; None if not OpenBLAS."""
+    try:
+        from scipy.linalg import cython_lapack
+    except ImportError:
+        return None
+    # A symbol is looked for in the libraries that the module is linked with, too.
+    module = ctypes.CDLL(cython_lapack.__file__)
+    for prefix in _PREFIXES:
+        names = (f"{prefix}_get_num_threads", f"{prefix}_set_num_threads")
+        if all(hasattr(module, name) for name in names):
+            get, put = (getattr(module, name) for name in names)
+            get.argtypes, get.restype = [], ctypes.c_int
+            put.argtypes, put.restype = [ctypes.c_int], None
+            return _Threads(get, put)
+    return None

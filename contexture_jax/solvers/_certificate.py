@@ -27,6 +27,7 @@ from contexture_jax._core.fingerprint import is_known, of_one_law
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.processes import gathered, placed
+from contexture_jax._core.threads import held_lapack
 from contexture_jax._core.types import Array, Bool, Float, Int, short_repr, summary
 from contexture_jax.operators import AssociationOperator, to_vectors
 from contexture_jax.solvers._bounds import Bounds, Found, Known, bounds_from
@@ -117,6 +118,7 @@ class Certificate(NamedTuple):
 
 
 @beside_context
+@held_lapack
 def certify(
     result: SVDResult,
     info: SolveInfo,

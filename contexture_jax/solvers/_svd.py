@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from contexture_jax._core.checks import check_key, gathered, is_traced
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import cast_floating, mm
+from contexture_jax._core.threads import held_lapack
 from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import AssociationOperator, mesh_of, to_functions
 from contexture_jax.solvers._implicit import Problem, implicit_svd
@@ -29,6 +30,7 @@ __all__ = ["svd"]
 
 
 @beside_context
+@held_lapack
 def svd(
     op: AssociationOperator,
     rank: int,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from contexture_jax._core.checks import check_key, is_concrete, is_traced, on_cpu
 from contexture_jax._core.meshes import beside_context
 from contexture_jax._core.numerics import mm, transpose_rows
+from contexture_jax._core.threads import held_lapack
 from contexture_jax._core.types import Array, Float
 from contexture_jax.kernels import slots_matmat
 from contexture_jax.solvers._implicit import Problem, implicit_svd
@@ -28,6 +29,7 @@ __all__ = ["truncated_svd"]
 
 
 @beside_context
+@held_lapack
 def truncated_svd(
     a: Any,
     rank: int,

@@ -11,6 +11,7 @@ import jax
 
 from contexture_jax._core.checks import check_integer, check_key
 from contexture_jax._core.locks import HeldError, locked
+from contexture_jax._core.threads import held_lapack
 from contexture_jax._core.types import Array, summary
 from contexture_jax.training._checkpoint import (
     Progress,
@@ -39,6 +40,7 @@ from contexture_jax.training._state import TrainState
 __all__ = ["fit"]
 
 
+@held_lapack
 def fit(
     step: Callable[..., Any],
     state: TrainState,
