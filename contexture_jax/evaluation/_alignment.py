@@ -90,6 +90,8 @@ def clusters(singular_values: ArrayLike, *, gap: float = 0.01) -> list[tuple[int
     """
     as_number(gap, "gap")
     s = np.asarray(as_spectrum(singular_values))
+    # By neighbours: a run of small steps is one cluster, however far apart its ends
+    # are.
     cuts = np.flatnonzero(s[:-1] - s[1:] > gap) + 1
     ends = [0, *cuts.tolist(), len(s)]
     return list(itertools.pairwise(ends))
@@ -113,6 +115,7 @@ def cluster_cosines(
     a, b = as_columns(a, "a"), as_columns(b, "b")
     width = min(a.shape[1], b.shape[1])
     return [
+        # One pair of spans a cluster, whose widths differ: no common shape to map over.
         float(jnp.mean(jnp.cos(principal_angles(a[:, i:j], b[:, i:j], weights)) ** 2))
         for i, j in bounds
         if j <= width
@@ -151,11 +154,14 @@ def alignment(
     check_finite(exact.left, "exact.left")
     of_one_law(exact.fingerprint, op.fingerprint, "op must be the operator of exact")
     d = phi.shape[1]
+    # Columns of phi are compared with as many exact functions, and their energy with
+    # Σ_{i≤d} s_i².
     s = as_spectrum(exact.singular_values)
     if s.shape[0] < d:
         msg = f"exact must hold at least {d} triples, one a column of phi"
         raise ValueError(f"{msg}; got {s.shape[0]}")
     mu = exact.left[:, :d]
+    # The same shuffles for all four measures.
     orders = [
         jax.random.permutation(k, phi.shape[0])
         for k in jax.random.split(key, num_shuffles)
@@ -167,6 +173,7 @@ def alignment(
         return Measured(measure(phi), chance)
 
     level = (num_shuffles - 1) / (num_shuffles + 1)
+    # The largest ratio trace that d functions can have (theory.md §2.6).
     best = (s[:d] ** 2).sum()
     bounds = clusters(s, gap=gap)
     return Alignment(

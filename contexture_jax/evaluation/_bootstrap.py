@@ -129,23 +129,32 @@ def bootstrap_spectrum(
     keys = jax.random.split(key, num_replicates)
 
     def replicate(one: Array) -> Array:
+        # (N,): which pairs the resample holds.
         drawn = jax.random.randint(one, (sample.num_pairs,), 0, sample.num_pairs)
         matrix = symmetrised(
             count_cells(sample.cells[drawn], sample.shape, observed.dtype)
         )
+        # ‖M* − M̂‖ in the spectral norm, which moves no singular value by more (Weyl).
         gap = jnp.linalg.svd(matrix - observed, compute_uv=False)[0]
         return jnp.concatenate([spectrum_of(matrix), gap[None]])
 
+    # (num_replicates, k + 1): a spectrum and its gap in each row.
     drawn = map_keys(replicate, keys, sample)
     replicates, gaps = drawn[:, :-1], drawn[:, -1]
+    # One radius for all values: the law of the norm knows nothing of multiplicities,
+    # where single values have no normal limit (theory.md §3.7).
     reach = jnp.quantile(gaps, level)
     low, high = jnp.maximum(values - reach, 0.0), jnp.minimum(values + reach, 1.0)
+    # In squares, whose bias is about that of Σ s_i² and comes off; percentiles of
+    # replicates would have it twice.
     squares = bootstrap_interval(values**2, replicates**2, level=level)
+    # Of the whole spectrum, and not of the `rank` values that are returned.
     total = bootstrap_interval(
         (values**2).sum(), (replicates**2).sum(axis=1), level=level
     )
     n, m = sample.shape
     tau = plug_in_tau(values)
+    # From the whole band too: τ shares out the energy of all values.
     tau_low, tau_high = _tau_range(low, high)
     return SpectrumSampling(
         jax.tree.map(lambda x: jnp.sqrt(jnp.clip(x, 0.0, 1.0))[:rank], squares),
@@ -188,15 +197,18 @@ def bootstrap_interval(
     for numbers, name in ((estimate, "estimate"), (replicates, "replicates")):
         check_values(numbers, name, lambda v: ~np.isnan(v), "numbers")
     theta, drawn = jnp.asarray(estimate), jnp.asarray(replicates)
+    # θ̂ − (m* − θ̂): replicates are as far from θ̂ as θ̂ is from the truth, on average.
     corrected = 2 * theta - drawn.mean(axis=0)
     if kind == "normal":
         return normal_interval(corrected, drawn.std(axis=0, ddof=1), level)
     if kind not in ("basic", "percentile"):
         msg = f'kind must be "normal", "basic" or "percentile"; got {summary(kind)}'
         raise ValueError(msg)
+    # At (1 ± level) / 2.
     low, high = (
         jnp.quantile(drawn, 0.5 + sign * level / 2, axis=0) for sign in (-1, 1)
     )
+    # Errors q* − θ̂ are taken off, so that the upper quantile makes the lower end.
     if kind == "basic":
         return Interval(corrected, 2 * theta - high, 2 * theta - low, level)
     return Interval(theta, low, high, level)
@@ -210,16 +222,20 @@ def _tau_range(
     Each τ_d rises with s_1, …, s_d and falls with s_{d+2}, …; s_{d+1} is in both terms,
     and taking either end in each bounds it from outside.
     """
+    # A sample's spectrum is whole: d0 values, continued by a 0 (theory.md §0 E12).
     num = min(max_dim, low.shape[0])
+    # (num + 1,) each: the energies and the one after them.
     padded = [jnp.pad(x**2, (0, 1))[: num + 1] for x in (low, high)]
     (small, small_next), (large, large_next) = ((e[:-1], e[1:]) for e in padded)
     head_small, head_large = jnp.cumsum(small), jnp.cumsum(large)
     rest_small, rest_large = small.sum() - head_small, large.sum() - head_large
+    # At the upper end of the band s_{d+1} may be 1, where no d is enough.
     room = 1 - large_next
     open_ = room > 32 * jnp.finfo(low.dtype).eps
     worst = jnp.where(open_, 1 / jnp.where(open_, room, 1.0), jnp.inf)
     best = 1 / jnp.maximum(1 - small_next, jnp.finfo(low.dtype).tiny)
     # Where the whole band starts at 0, what is in the head can be all or nothing.
+    # Differences of a sum and its parts, which rounding may leave below 0.
     ends = jnp.maximum(rest_small, 0.0), jnp.maximum(rest_large, 0.0)
     lowest = best + safe_divide(head_small, head_small + ends[1])
     highest = worst + safe_divide(head_large, head_large + ends[0])

@@ -69,6 +69,8 @@ def as_singular_values(singular_values: Any) -> Float[Array, " k"]:
     if s.shape[0] == 0:
         msg = "singular_values must hold at least 1 value; got shape (0,)"
         raise ValueError(msg)
+    # A solver's largest value may come out above 1 by rounding; what is further is a
+    # mistake of the caller's, often squares or counts.
     slack = singular_value_slack(s.dtype)
     check_values(
         s,
@@ -93,6 +95,7 @@ def require_leading(
 ) -> Float[Array, " num_values"]:
     """The `num_values` largest values; those missing are 0 if `s` is `complete`."""
     missing = num_values - s.shape[0]
+    # Values beyond those asked for play no part, whether they are known or not.
     if missing <= 0:
         return s[:num_values]
     if not complete:
@@ -106,9 +109,11 @@ def require_leading(
 
 def as_epsilon(epsilon: ArrayLike, largest: Float[Array, ""]) -> Float[Array, ""]:
     """Check that 0 ≤ ε ≤ 1 and that some function has compatibility 1 − ε ≤ s_1."""
+    # In the dtype of the spectrum it is compared with.
     eps = as_floating(epsilon, "epsilon").astype(largest.dtype)
     check_ndim(eps, 0, "epsilon")
     check_values(eps, "epsilon", lambda v: (v >= 0) & (v <= 1), "between 0 and 1")
+    # The range depends on s_1: in a trace the caller returns NaN outside it instead.
     if is_concrete(eps, largest):
         lowest = 1 - float(largest)
         if float(eps) < lowest - singular_value_slack(eps.dtype):
@@ -191,6 +196,7 @@ def weighted_basis(
     x, _ = rescaled(jnp.where(weights[:, None] > 0, x, 0), axis=0)
     _, scaled, _ = _at_one_scale(x, weights, centre=centre)
     basis, rank = _span(scaled)
+    # n rows span no more than n directions: the others are 0, so that shapes follow d.
     return jnp.pad(basis, ((0, 0), (0, d - min(n, d)))), rank
 
 
@@ -205,6 +211,7 @@ def weighted_whitening(
     d = x.shape[1]
     mean, scaled, scale = _at_one_scale(x, weights, centre=True)
     _, _, inverse = _span_and_inverse(scaled)
+    # (d, k): (x − mean) · scale has columns of length 1, and R⁺ makes them orthonormal.
     whitening = scale[:, None] * inverse
     return mean, jnp.pad(whitening, ((0, 0), (0, d - whitening.shape[1])))
 
@@ -218,12 +225,17 @@ def centred_columns(
     and what is left of the mean is taken off in a second pass: of a constant column
     no more than rounding of that rest remains, and of x its last digits.
     """
+    # Lengths in L²(P) are Euclidean ones of √p · x.
     root = safe_sqrt(weights)[:, None]
     first = mm(weights[None, :], x)[0]
+    # Numbers within a factor of 2 of the mean are subtracted without rounding
+    # (Sterbenz), so that `rest` is x less a wrong mean, exactly.
     rest = x - first[None, :]
     second = mm(weights[None, :], rest)[0]
     of_rest, of_x = (jnp.linalg.norm(root * z, axis=0) for z in (rest, x))
     digits = 4 * float(jnp.finfo(x.dtype).eps)
+    # Two kinds of rounding: of the second mean, relative to the rest, and of x itself,
+    # as it was given.
     floor = jnp.maximum(_relative_floor(x) * of_rest, digits * of_x)
     return first + second, rest - second[None, :], floor
 
@@ -241,10 +253,12 @@ def _at_one_scale(
         mean, rest, floor = centred_columns(x, weights)
         y = root * rest
     else:
+        # Without centring the constant is a direction like any other.
         mean, y = jnp.zeros_like(x[0]), root * x
         floor = _relative_floor(y) * jnp.linalg.norm(y, axis=0)
     # Scales do not change the span: they are constants.
     norm, floor = jax.lax.stop_gradient((jnp.linalg.norm(y, axis=0), floor))
+    # A column that is rounding becomes 0; scaled up it would be a direction.
     scale = safe_reciprocal(jnp.where(norm > floor, norm, 0))
     return ready((mean, y * scale[None, :], scale))
 
@@ -259,6 +273,8 @@ def _span(y: Float[Array, "n d"]) -> tuple[Float[Array, "n k"], Int[Array, ""]]:
 @_span.defjvp
 def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
     basis, rank, inverse = _span_and_inverse(*primals)
+    # (n, k): Ẏ R⁺ less its part in the span. What turns the basis within the span is
+    # left out, as nothing that may be differentiated here depends on it.
     moved = mm(*tangents, inverse)
     moved = moved - mm(basis, mm(basis.T, moved))
     return (basis, rank), (moved, np.zeros((), jax.dtypes.float0))
@@ -269,10 +285,13 @@ def _span_and_inverse(
 ) -> tuple[Float[Array, "n k"], Int[Array, ""], Float[Array, "d k"]]:
     """The basis Q of Y = Q R, its rank, and R⁺."""
     n, d = y.shape
+    # LAPACK is asked nothing about NaN: 0 goes in, and NaN comes out.
     finite = jnp.isfinite(y).all()
     basis, s, rotation = jnp.linalg.svd(jnp.where(finite, y, 0), full_matrices=False)
+    # s has columns of length 1 behind it, so that s[0] lies between 1 and √d.
     keep = s > rank_cutoff((n, d), y.dtype, s[0])
     inverse = rotation.T * safe_reciprocal(jnp.where(keep, s, 0))[None, :]
+    # Columns beyond the rank are 0 in both: products see the span alone.
     basis, inverse = (
         jnp.where(finite, z, jnp.nan)
         for z in (jnp.where(keep[None, :], basis, 0), inverse)
@@ -297,8 +316,10 @@ def map_blocks(
         The results, joined along the leading axis, k in all.
     """
     count = indices.shape[0]
+    # At least one, however large its row is: there is no smaller piece.
     block = max(1, min(count, _BLOCK_ENTRIES // max(1, row_entries)))
     num_blocks = -(-count // block)
+    # The last block is filled up with its last index: one shape, hence one program.
     padded = jnp.pad(indices, (0, num_blocks * block - count), mode="edge")
     out = jax.lax.map(fn, padded.reshape(num_blocks, block))
     return out.reshape(num_blocks * block, *out.shape[2:])[:count]
@@ -309,5 +330,6 @@ def kernel_deltas(
 ) -> Float[Array, "n b"]:
     """The functions 1[x = x_j] / P_X(x_j), whose image under T T* is k_X⁺(·, x_j)."""
     rows = jnp.arange(op.shape[0], dtype=indices.dtype)
+    # Rows without mass have no δ function; theirs is 0.
     heights = safe_reciprocal(op.p_x)[indices]
     return jnp.where(rows[:, None] == indices[None, :], heights[None, :], 0)

@@ -11,6 +11,7 @@ from contexture_jax.evaluation._common import as_spectrum
 __all__ = ["decay_rate"]
 
 _GRID_POINTS = 256
+# So many halvings of any cell of the grid leave no digit open in either dtype.
 _BISECTIONS = 60
 
 
@@ -35,19 +36,30 @@ def decay_rate(singular_values: ArrayLike) -> Float[Array, ""]:
         λ, shape (), in the dtype of the values: 0 if all are 1, infinite if all are 0.
     """
     s = as_spectrum(singular_values)
+    # (k,): the paper fits s_i² and not s_i.
     energy = s**2
     positive = energy[0] > 0
+    # Above it F rises, as the docstring shows; the inner 1 keeps the logarithm finite
+    # where all values are 0, which the last line answers.
     highest = jnp.log(2 / jnp.where(positive, energy[0], 1))
+    # There all e^{−λ i}, i ≤ k, are 1 to within 10⁻³ / k.
     lowest = 1e-3 / s.shape[0] ** 2
     fractions = jnp.linspace(0, 1, _GRID_POINTS - 1, dtype=s.dtype)
+    # λ = 0 itself is the first point, for spectra whose values are all 1.
     grid = jnp.pad(lowest * (highest / lowest) ** fractions, (1, 0))
+    # (256, k)
     powers = _powers(grid, s.shape[0])
     best = jnp.argmin(jnp.sum((energy[None, :] - powers) ** 2, axis=1))
+    # The minimum lies between the neighbours of the best point, F being smooth; at the
+    # ends of the grid one of them is the point itself.
     low = grid[jnp.maximum(best - 1, 0)]
     high = grid[jnp.minimum(best + 1, _GRID_POINTS - 1)]
+    # Bisection has no useful derivative: it comes in by the step below.
     bracket = jax.lax.stop_gradient((low, high, energy))
     low, high, _ = jax.lax.fori_loop(0, _BISECTIONS, _bisect, bracket)
     rate = (low + high) / 2
+    # One Newton step. At the root it is 0, and its derivative in the values is that of
+    # the implicit function, −∂F′ / F″.
     step = _slope(rate, energy) / jax.lax.stop_gradient(_curvature(rate, energy))
     rate = rate - (step - jax.lax.stop_gradient(step))  # 0, with the right derivative
     return jnp.where(energy[0] == 0, jnp.inf, rate)
@@ -76,5 +88,6 @@ def _curvature(rate: Float[Array, ""], energy: Float[Array, " k"]) -> Float[Arra
 def _bisect(_: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
     low, high, energy = state
     middle = (low + high) / 2
+    # F rises here: the minimum is to the left.
     above = _slope(middle, energy) > 0
     return jnp.where(above, low, middle), jnp.where(above, middle, high), energy

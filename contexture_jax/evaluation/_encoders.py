@@ -67,8 +67,10 @@ def ritz_values(phi: ArrayLike, op: AssociationOperator) -> Float[Array, " d"]:
     Raises:
         ValueError: if an embedding is not finite (a trace gives NaN).
     """
+    # (d, d): B where C = I, hence a symmetric problem and no generalised one.
     gram = _dual_gram(phi, op)
     finite = jnp.isfinite(gram).all()
+    # Ascending from LAPACK; a Gram matrix has no negative ones but by rounding.
     values = jnp.linalg.eigvalsh(jnp.where(finite, gram, 0))[::-1]
     return jnp.where(finite, jnp.maximum(values, 0), jnp.nan)
 
@@ -98,8 +100,11 @@ def trace_gap(
     """
     s = as_spectrum(singular_values).astype(op.dtype)
     phi = as_columns(phi, "phi", op.shape[0])
+    # (d + 1,): Σ_{i≤d'+1} s_i² after the sum, for d' = 0, …, d.
     energy = require_leading(s, phi.shape[1] + 1, complete) ** 2
+    # (d + 1,): Σ_{i≤d'} λ̂_i, 0 for d' = 0.
     held = jnp.pad(jnp.cumsum(ritz_values(phi, op)), (1, 0))
+    # Negative by rounding alone: λ̂_i ≤ s_i² (theory.md §2.6).
     return jnp.maximum(jnp.min(jnp.cumsum(energy) - held), 0)
 
 
@@ -128,7 +133,9 @@ def trace_gap_bound(
     check_values(gap, "gap", lambda v: (v >= 0) & (v < np.inf), "non-negative")
     gap = jnp.asarray(gap, dtype=largest.dtype)
     eps = as_epsilon(epsilon, largest)
+    # Not positive: the encoder may lack the leading function, and nothing is bounded.
     room = largest**2 - gap
+    # √TG and not TG: the gap has the unit of s² (E4).
     top = largest**2 - (1 - eps) ** 2 + largest * jnp.sqrt(gap)
     bound = jnp.maximum(top, 0) / jnp.where(room > 0, room, 1)
     return jnp.where(room <= 0, 1, jnp.minimum(bound, 1))
@@ -138,7 +145,9 @@ def _dual_gram(phi: ArrayLike, op: AssociationOperator) -> Float[Array, "d d"]:
     """B in an orthonormal basis of the centred span of Φ, where C = I."""
     phi = as_functions(phi, "phi", op)
     basis, _ = weighted_basis(phi, op.p_x, centre=True)
+    # (m, d): √p_a · T* f of the basis, by one half of a pass.
     image = symmetrised_products(op)[1](basis)
     root = safe_sqrt(op.p_a)[:, None]
+    # The basis is centred, so that T* of it is: rounding on the way is taken off again.
     image = image - mm(root, mm(root.T, image))
     return mm(image.T, image)

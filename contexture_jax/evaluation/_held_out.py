@@ -81,19 +81,24 @@ def held_out_spectrum(
     rank = check_rank(sample, rank)
     level = check_level(level)
     check_key(key)
+    # Two pairs a half: one alone has no correlation.
     half = sample.num_pairs // 2
     if half < 2:
         msg = f"sample must hold at least 4 pairs to be halved; got {sample.num_pairs}"
         raise ValueError(msg)
+    # A sample may come sorted, as from counts: its first half would be other classes.
     cells = jax.random.permutation(key, sample.cells)
     dtype = jnp.zeros(()).dtype
     parts = [count_cells(c, sample.shape, dtype) for c in (cells[:half], cells[half:])]
+    # Of each half (s, μ, ν), measured on the other.
     fitted = [_functions(counts, rank) for counts in parts]
     measured = [
         _correlations(other, left, right)
         for other, (_, left, right) in zip(parts[::-1], fitted, strict=True)
     ]
     values = 0.5 * (measured[0][0] + measured[1][0])
+    # Standard deviations are added, as for errors that move together; independent
+    # halves would have their variances added, and √2 less (theory.md §3.7).
     error = 0.5 * (jnp.sqrt(measured[0][1]) + jnp.sqrt(measured[1][1]))
     return HeldOut(
         0.5 * (fitted[0][0] + fitted[1][0]),
@@ -107,6 +112,7 @@ def held_out_spectrum(
 def _functions(counts: Float[Array, "n m"], rank: int) -> tuple[Array, Array, Array]:
     """s, μ and ν of a table, shapes (rank,), (n, rank), (m, rank)."""
     op = dense_operator(counts / counts.sum())
+    # Rows that a half has not seen are 0 here, and their functions with them.
     matrix = symmetrised_matrix(op, deflated=True)
     u, s, vh = jnp.linalg.svd(matrix, full_matrices=False)
     left, right = to_functions(op, u[:, :rank], vh[:rank].T)
@@ -119,13 +125,17 @@ def _correlations(
     """Correlations of f_i(X) and g_i(A) in a table, and their sampling variances."""
     num_pairs = counts.sum()
     joint = counts / num_pairs
+    # Standardised under the law of *this* half: functions that have mean 0 and variance
+    # 1 on the one have neither on the other.
     f, g = (
         _standardised(left, joint.sum(axis=1)),
         _standardised(right, joint.sum(axis=0)),
     )
+    # (r,): Σ_xa P(x, a) f(x) g(a).
     values = (f * mm(joint, g)).sum(axis=0)
 
     def variance(f: Array, g: Array, r: Array) -> Array:
+        # (n, m), for one function at a time.
         influence = f[:, None] * g[None, :] - 0.5 * r * (
             f[:, None] ** 2 + g[None, :] ** 2
         )
@@ -136,4 +146,5 @@ def _correlations(
 
 def _standardised(x: Float[Array, "n r"], weights: Float[Array, " n"]) -> Array:
     centred = x - mm(weights[None, :], x)
+    # A function that is constant on the rows of this half correlates with nothing: 0.
     return centred * safe_reciprocal(jnp.sqrt(mm(weights[None, :], centred**2)))

@@ -106,6 +106,7 @@ def num_singular_values(op: AssociationOperator) -> int:
     One less than the smaller number of rows or of columns that have weight; some of
     them may be 0.
     """
+    # Rows without weight are masked and have no singular vector of their own.
     laws = (op.p_x, op.p_a)
     return min(int(np.count_nonzero(gathered(law))) for law in laws) - 1
 
@@ -140,6 +141,7 @@ def judge_spectrum(
     """
     count = num_singular_values(op) if num_values is None else num_values
     values = _above_rounding(np.asarray(result.singular_values))
+    # A solver that ran out of rank has found every value that is not 0.
     complete = len(values) >= count or info.status == Status.RANK_DEFICIENT
     known, tail = values, {"tail_energy": 0.0, "num_values": len(values)}
     if not complete and op.shape[0] * op.shape[1] <= _SMALL_TABLE:
@@ -149,8 +151,11 @@ def judge_spectrum(
         tail = {"tail_energy": float(info.tail_energy), "num_values": count}
         tail["tail_error"] = float(info.tail_error)
     useful = bounds = None
+    # An all-zero spectrum has no τ (E12); its verdict is "too weak" all the same.
     if values[0] > 0:
         bounds = usefulness_bounds(known, **tail)
+        # τ_1 needs s_2: of one value, unless it is the only one, there are bounds
+        # alone.
         if complete or len(values) > 1:
             useful = usefulness(values, complete=complete)
     rate = float(_decay_rate(values))
@@ -184,12 +189,15 @@ def judge_target(
         ValueError: if the shape of `y` is another, a number is not finite, or a class
             not below `num_classes`.
     """
+    # On the host: what is judged may be refused in words, and arrays of 64 bits stay
+    # so.
     y, p_x = np.asarray(as_array(y, "y")), gathered(op.p_x)
     check_ndim(y, 1, "y")
     if len(y) != op.shape[0]:
         msg = f"y must have shape ({op.shape[0]},), as op has rows; got {y.shape}"
         raise ValueError(msg)
     check_values(y, "y", np.isfinite, "finite")
+    # Rows without weight cannot make a target vary.
     seen = y[p_x > 0]
     if seen.size == 0 or (seen == seen[0]).all():
         return None
@@ -208,6 +216,8 @@ def judge_target(
     # Classes whose rows have no weight have no compatibility.
     mass = np.bincount(y, p_x, num_classes)
     present = np.flatnonzero(mass)
+    # The variance of the indicator over its share, p_c (1 − p_c) / p_c: in the code of
+    # theory.md §2.8 each class has this variance.
     weights = 1.0 - mass[present] / mass.sum()
     pooled = np.sqrt(np.sum(weights * each[present] ** 2) / np.sum(weights))
     rhos = {int(c): float(each[c]) for c in present}
@@ -240,7 +250,10 @@ def judge_counts(
     """
     table = np.asarray(as_array(counts, "counts"))
     check_ndim(table, 2, "counts")
+    # Empty rows and columns have no margin to condition on, and would make the bias (n
+    # − 1)(m − 1) / (N − 1) too large.
     sample = counted_sample(table[table.any(axis=1)][:, table.any(axis=0)])
+    # One program for both, compiled once for a shape of table.
     found = _resample(
         sample,
         jax.random.split(key),

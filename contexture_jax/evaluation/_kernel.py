@@ -42,6 +42,8 @@ def expected_kernel_deviation(op: AssociationOperator) -> Float[Array, ""]:
         op: the expectation operator, shape (n, m).
     """
     indices = jnp.arange(op.shape[0], dtype=jnp.int32)
+    # The diagonal is part of it, as in the paper: without, a kernel near 1 off it could
+    # hide a strong context (E7).
     return jnp.sum(op.p_x * _row_deviations(op, indices))
 
 
@@ -62,6 +64,7 @@ def estimate_kernel_deviation(
     check_key(key)
     level = check_level(level)
     num_points = check_integer(num_points, "num_points", low=2)
+    # With replacement: draws are independent, so that their spread gives the error.
     draws = jax.random.choice(key, op.shape[0], (num_points,), p=op.p_x)
     values = _row_deviations(op, draws.astype(jnp.int32))
     error = jnp.std(values, ddof=1) / num_points**0.5
@@ -121,27 +124,35 @@ def lipschitz(
     n, m = op.shape
     x = as_columns(x, "x", n)
     num_points = min(check_integer(num_points, "num_points", low=2), n)
+    # Without replacement: a maximum gains nothing from a point that comes twice.
     rows = jax.random.permutation(key, n)[:num_points].astype(jnp.int32)
 
     def columns(block: Int[Array, " block"]) -> Float[Array, "block num_points"]:
         return _kernel_columns(op, block)[rows].T
 
+    # (num_points, num_points); symmetric, so that its rows are its columns.
     kernel = map_blocks(columns, rows, row_entries=n + m)
     alive = op.p_x[rows] > 0
     places, exponent = rescaled(jnp.where(alive[:, None], x[rows], 0))
     places = places.astype(op.dtype)
+    # Two equal inputs have kernel rows that agree to rounding of the largest entry.
     noise = singular_value_slack(op.dtype) * jnp.max(kernel)
 
     def steepest(i: Int[Array, ""]) -> Float[Array, ""]:
+        # (num_points,): for x_i and every x_j, the largest difference over x_k.
         rise = jnp.max(jnp.abs(kernel - kernel[i][None, :]), axis=1)
         run = jnp.linalg.norm(places - places[i][None, :], axis=1)
         apart = run > 0
         slope = jnp.where(apart, rise / jnp.where(apart, run, 1), jnp.inf)
+        # At one place: infinite if the context tells the two apart, else no pair at
+        # all.
         slope = jnp.where(apart | (rise > noise), slope, 0)
         return jnp.max(jnp.where(alive & alive[i], slope, 0))
 
     indices = jnp.arange(num_points, dtype=jnp.int32)
+    # One row at a time: all at once would be num_points³ numbers.
     slope = jnp.max(jax.lax.map(steepest, indices))
+    # Back to the unit of x, in which distances are 2^e times those of `places`.
     slope = times_power_of_two(slope, -exponent[0, 0])
     return jnp.where(jnp.isfinite(places).all(), slope, jnp.nan)
 
@@ -149,6 +160,7 @@ def lipschitz(
 def _kernel_columns(
     op: AssociationOperator, rows: Int[Array, " b"]
 ) -> Float[Array, "n b"]:
+    # T T* δ_j = k(·, x_j), (n, b).
     return op.matmat(op.rmatmat(kernel_deltas(op, rows)))
 
 

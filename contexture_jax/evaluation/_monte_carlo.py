@@ -60,6 +60,7 @@ def jackknife(
     """
     check_finite(estimate, "estimate")
     check_finite(replicates, "replicates")
+    # Replicates differ by one batch in B, hence (B − 1) where a bootstrap has 1.
     num = replicates.shape[0]
     mean = replicates.mean(axis=0)
     variance = ((replicates - mean[None]) ** 2).mean(axis=0)
@@ -130,6 +131,7 @@ def monte_carlo_error(
     # Of (n, m / B) each: draws lie batch by batch.
     tables = op.joint[:n].reshape(n, num, m // num).swapaxes(0, 1)
     weights = safe_reciprocal(op.p_a).reshape(num, 1, m // num)
+    # (B, n, n): P_b D_A⁻¹ P_bᵀ.
     parts = jax.lax.map(
         lambda pair: mm(pair[0] * pair[1], pair[0].T), (tables, weights)
     )
@@ -143,6 +145,7 @@ def monte_carlo_error(
         share = num / (num - 1)
         return _values(share * (total - part), share * (op.p_x - mass), rank)
 
+    # (B, rank), by subtraction: the Gram matrix is a sum over batches.
     replicates = jax.lax.map(without, (parts, masses))
     bias, errors = jackknife(values, replicates)
     root = jnp.sqrt(op.p_x)
@@ -151,9 +154,11 @@ def monte_carlo_error(
     )
 
     def deviation(signs: Array) -> Array:
+        # Σ_b ε_b G_b (theory.md §4.8).
         noise = jnp.tensordot(
             signs, scaled, axes=1, precision=jax.lax.Precision.HIGHEST
         )
+        # (I − r rᵀ) N (I − r rᵀ), r = √p_x: the trivial pair is none of the values.
         side = mm(noise, root)
         noise = noise - root[:, None] * side[None, :] - side[:, None] * root[None, :]
         noise = noise + jnp.sum(root * side) * root[:, None] * root[None, :]
@@ -176,6 +181,7 @@ def _values(
     gram: Float[Array, "n n"], p_x: Float[Array, " n"], rank: int
 ) -> Float[Array, " rank"]:
     """The leading non-trivial singular values, from P D_A⁻¹ Pᵀ and p_x."""
+    # The Gram matrix has the margins p_x on both sides, as √p_x is its trivial vector.
     matrix = symmetrised_matrix(DenseOperator(gram, p_x, p_x), deflated=True)
     return safe_sqrt(jnp.clip(jnp.linalg.eigvalsh(matrix)[::-1][:rank], 0.0, 1.0))
 
@@ -186,9 +192,11 @@ def _signs(key: Array, num_replicates: int, num: int, dtype: jnp.dtype) -> Array
     For odd `num` one of them is 0.
     """
     half = num // 2
+    # One order of ±1 and its permutations: every draw adds up to 0.
     signs = jnp.concatenate(
         [jnp.ones(half), -jnp.ones(half), jnp.zeros(num - 2 * half)]
     )
+    # For odd B one batch sits out, and the others make up for it.
     signs = ((num / (2 * half)) ** 0.5 * signs).astype(dtype)
     keys = jax.random.split(key, num_replicates)
     return jax.vmap(jax.random.permutation, in_axes=(0, None))(keys, signs)

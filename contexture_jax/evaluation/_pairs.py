@@ -41,7 +41,9 @@ __all__ = [
     "symmetrised",
 ]
 
+# A pair takes 4 bytes, and each of a thousand resamples draws all of them.
 _MAX_PAIRS = 2**26
+# Tables are dense here, and each resample's is decomposed by an SVD.
 _MAX_ENTRIES = 2**24
 
 
@@ -88,6 +90,8 @@ def pair_sample(
         )
         raise ValueError(msg)
     if shape is None:
+        # A value that could occur and did not is unknown unless `shape` tells: it would
+        # be masked, and counts in n and m.
         shape = (int(index[0].max()) + 1, int(index[1].max()) + 1)
     for values, name, size in zip(index, ("x_index", "a_index"), shape, strict=True):
         check_values(
@@ -96,6 +100,7 @@ def pair_sample(
             lambda v, size=size: (v >= 0) & (v < size),
             f"between 0 and {size - 1}",
         )
+    # Before x · m + a is formed, so that it fits into int32.
     _check_size(float(index[0].size), shape)
     cells = index[0].astype(np.int64) * shape[1] + index[1]
     return PairSample(jnp.asarray(cells, jnp.int32), (int(shape[0]), int(shape[1])))
@@ -118,6 +123,7 @@ def counted_sample(counts: ArrayLike) -> PairSample:
         lambda v: np.isfinite(v) & (v >= 0) & (v == np.floor(v)),
         "whole numbers of pairs",
     )
+    # Checked before pairs are written out one by one.
     total = float(table.sum())
     if total < 2:
         msg = f"counts must hold at least 2 pairs; got {total:g}"
@@ -138,6 +144,7 @@ def _check_size(num_pairs: float, shape: Any) -> None:
 
 def check_rank(sample: PairSample, rank: int) -> int:
     """A number of singular values that the table has."""
+    # One of min(n, m) values is the trivial one.
     high = min(sample.shape) - 1
     if high < 1:
         msg = f"sample must have at least 2 rows and 2 columns; got {sample.shape}"
@@ -147,6 +154,7 @@ def check_rank(sample: PairSample, rank: int) -> int:
 
 def map_keys(one: Any, keys: Array, sample: PairSample) -> Array:
     """Replicates in blocks that fit into work space."""
+    # The draws, and some four matrices beside the table for an SVD.
     entries = sample.num_pairs + 4 * sample.shape[0] * sample.shape[1]
     index = jnp.arange(keys.shape[0])
     return map_blocks(lambda i: jax.vmap(one)(keys[i]), index, row_entries=entries)
@@ -167,6 +175,7 @@ def symmetrised(counts: Float[Array, "n m"]) -> Float[Array, "n m"]:
 
 def spectrum_of(matrix: Float[Array, "n m"]) -> Float[Array, " k"]:
     """All of them but the trivial one, which is 0 here and comes last."""
+    # Deflated, the trivial value is 0, and no value is below it.
     return jnp.clip(jnp.linalg.svd(matrix, compute_uv=False)[:-1], 0.0, 1.0)
 
 
@@ -178,6 +187,7 @@ def observe(sample: PairSample) -> tuple[Float[Array, "n m"], Float[Array, " k"]
 
 def plug_in_tau(values: Float[Array, " k"]) -> Float[Array, ""]:
     """τ of a whole spectrum; NaN where all of it is 0."""
+    # `usefulness` raises there; a sample without any association is an answer here.
     if is_concrete(values) and not float(values[0]) > 0:
         return jnp.full((), jnp.nan, values.dtype)
     return usefulness(values, complete=True).tau

@@ -68,19 +68,24 @@ def permutation_null(
     check_key(key)
     _, values = observe(sample)
     m = sample.shape[1]
+    # x · m and a of each pair; their sum is a cell again.
     inputs, contexts = sample.cells // m * m, sample.cells % m
     keys = jax.random.split(key, num_permutations)
 
     def replicate(one: Array) -> Array:
+        # One side is enough: both margins stay, pair by pair.
         cells = inputs + jax.random.permutation(one, contexts)
         return spectrum_of(symmetrised(count_cells(cells, sample.shape, values.dtype)))
 
+    # (num_permutations, k): whole spectra, as the total and τ need them.
     null = map_keys(replicate, keys, sample)
     totals, taus = (null**2).sum(axis=1), jax.vmap(plug_in_tau)(null)
     tau = plug_in_tau(values)
     # A tie that rounding breaks must count as a tie.
     slack = 100 * jnp.finfo(values.dtype).eps
     return PermutationNull(
+        # The first column, the largest value, against every s_i (theory.md §3.7,
+        # chance).
         _p_value(null[:, :1] >= values[None, :rank] - slack),
         _p_value(totals >= (values**2).sum() - slack),
         _p_value(taus <= tau + slack),
@@ -91,4 +96,5 @@ def permutation_null(
 
 
 def _p_value(reached: Array) -> Array:
+    # The observed pairing is one of those that could have come: p is never 0.
     return (1 + reached.sum(axis=0)) / (1 + reached.shape[0])

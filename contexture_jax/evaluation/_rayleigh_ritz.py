@@ -135,6 +135,8 @@ def rayleigh_ritz(
                 "positive, weights and key go with embeddings of pairs; an operator is"
                 " the law itself"
             )
+        # Columns to entries near 1 before the cast: the dtype of the operator may have
+        # less range.
         phi, exponent = rescaled(as_columns(phi, "phi", other.shape[0]), axis=0)
         found = _by_operator(phi.astype(other.dtype), other, rank)
         return _at_scale_given(found, exponent)
@@ -148,6 +150,7 @@ def rayleigh_ritz(
     rank = _check_rank(rank, min(phi.shape[1], psi.shape[1]))
     w = as_weights(weights, phi.shape[0], dtype)
     if positive:
+        # One scale a column for both: they are one encoder's.
         both, exponent = rescaled(jnp.concatenate([phi, psi]), axis=0)
         phi, psi = jnp.split(both, 2)
     else:
@@ -163,6 +166,7 @@ def rayleigh_ritz(
 
 def _at_scale_given(found: RayleighRitz, exponent: Int[Array, "1 d"]) -> RayleighRitz:
     """The map to the functions, from embeddings as they came."""
+    # phi = phi' · 2^e column by column, so that the map takes 2^(−e) row by row.
     rotation = times_power_of_two(found.rotation, -exponent.T)
     if is_concrete(exponent):
         lowest = jnp.finfo(rotation.dtype).minexp
@@ -186,22 +190,30 @@ def _by_operator(
     phi: Float[Array, "n d"], op: AssociationOperator, rank: int | None
 ) -> RayleighRitz:
     rank = _check_rank(rank, phi.shape[1])
+    # (d,), (d, k): C is never formed, so that its condition number is not squared.
     mean, whitening = weighted_whitening(phi, op.p_x)
     functions = mm(phi - mean[None, :], whitening)
     # Rows without mass have embeddings too, but no part in any of this.
     functions = jnp.where(op.p_x[:, None] > 0, functions, 0.0)
     root = safe_sqrt(op.p_a)[:, None]
+    # (m, d): √p_a · T* f. Its singular values are √λ̂ to eps; as roots of the
+    # eigenvalues of B they would be lost below √eps.
     left_of_a, s, turn = jnp.linalg.svd(
         root * op.rmatmat(functions), full_matrices=False
     )
+    # A context with fewer values of A than functions has no more Ritz values than
+    # those; the others are 0.
     k = min(rank, s.shape[0])
     rotation, s = _pad(mm(whitening, turn[:k].T), rank), _pad(s[None, :k], rank)[0]
+    # T* f_i / s_i: the left vectors of √p_a · T* f, back in L²(P_A).
     right = _pad(safe_reciprocal(root) * left_of_a[:, :k], rank)
     left = mm(phi - mean[None, :], rotation)
+    # Beside s_0 = 1: what is below it is rounding, and T* f_i / s_i anything.
     there = s > rank_cutoff(op.shape, op.dtype, jnp.ones((), op.dtype))
     return RayleighRitz(
         jnp.clip(s, 0.0, 1.0),
         left,
+        # 0 · s and not 0, so that NaN stays NaN.
         jnp.where(there[None, :], right, 0.0 * s[None, :]),
         mean,
         rotation,
@@ -221,8 +233,10 @@ def _by_pairs(
         both = jnp.concatenate([phi, psi])
         mean, whitening = weighted_whitening(both, jnp.tile(weights, 2) / 2)
         f, g = (mm(z - mean[None, :], whitening) for z in (phi, psi))
+        # (d, d): symmetric under the law, and made so, as x and x⁺ may change places.
         cross = mm((weights[:, None] * f).T, g)
         values, turn = jnp.linalg.eigh(0.5 * (cross + cross.T))
+        # λ̂ of T T*, hence the root below. A sample may give negative ones: they are 0.
         values, turn = values[::-1][:rank], turn[:, ::-1][:, :rank]
         return RayleighRitz(
             jnp.sqrt(jnp.clip(values, 0.0, 1.0)),
@@ -236,6 +250,7 @@ def _by_pairs(
     mean_psi, whitening_psi = weighted_whitening(psi, weights)
     f = mm(phi - mean[None, :], whitening)
     g = mm(psi - mean_psi[None, :], whitening_psi)
+    # Of the cross-covariance of whitened embeddings: canonical correlations.
     turn, values, turn_psi = jnp.linalg.svd(
         mm((weights[:, None] * f).T, g), full_matrices=False
     )
@@ -267,14 +282,18 @@ def _held_out(
     if half < 2:
         msg = f"phi must have at least 4 rows to be halved; got {num_pairs}"
         raise ValueError(msg)
+    # Rows may come in an order that means something.
     order = jax.random.permutation(key, num_pairs)
     parts = (order[:half], order[half:])
 
     def measure(fit: Array, test: Array) -> tuple[Array, Array]:
+        # A fresh fit, whitening included: nothing of the other half is in the
+        # functions.
         uniform = jnp.full(fit.shape[0], 1 / fit.shape[0], phi.dtype)
         found = _by_pairs(phi[fit], psi[fit], uniform, rank, positive)
         f = mm(phi[test] - found.mean[None, :], found.rotation)
         if positive:
+            # One encoder, one map.
             g = mm(psi[test] - found.mean[None, :], found.rotation)
         else:
             mean, rotation = _partner(phi[fit], psi[fit], found)
@@ -285,6 +304,8 @@ def _held_out(
     value = 0.5 * (measured[0][0] + measured[1][0])
     error = 0.5 * (measured[0][1] + measured[1][1])
     found = correlation_interval(value, error, level)
+    # Correlations of positive pairs are s²: the ends of the interval take the root with
+    # the value.
     if not positive:
         return found
     return jax.tree.map(lambda x: jnp.sqrt(jnp.clip(x, 0.0, 1.0)), found)
@@ -298,6 +319,7 @@ def _partner(
     mean, whitening = weighted_whitening(psi, jnp.full(n, 1 / n, psi.dtype))
     g = mm(psi - mean[None, :], whitening)
     f = mm(phi - found.mean[None, :], found.rotation)
+    # (d2, r): C_gf v_i = s_i w_i with w_i the other singular vector.
     turn = mm(g.T, f) / n
     return mean, mm(whitening, turn) * safe_reciprocal(found.singular_values)[None, :]
 
@@ -315,13 +337,19 @@ def _correlation(
     def in_order(x: Array) -> Array:
         x = x - x.mean(axis=0, keepdims=True)
         x = x * safe_reciprocal(jnp.linalg.norm(x, axis=0))[None, :]
+        # Gram–Schmidt in the order of the functions: column i less its part in 1, …, i
+        # − 1.
         basis, triangle = jnp.linalg.qr(x)
+        # What is left of a column of length 1, up to the sign that QR happens to give.
         rest = jnp.diagonal(triangle)
         floor = rank_cutoff((x.shape[0], x.shape[1]), x.dtype, jnp.ones((), x.dtype))
         sign = jnp.where(jnp.abs(rest) > floor, jnp.sign(rest), 0)
+        # Of mean square 1: the length of n entries is √n.
         return _pad(basis * sign[None, :] * x.shape[0] ** 0.5, x.shape[1])
 
     f, g = in_order(f), in_order(g)
+    # (r,)
     value = (f * g).mean(axis=0)
+    # (n, r): ψ of theory.md §3.7 for standardised functions.
     influence = f * g - 0.5 * value[None, :] * (f**2 + g**2)
     return value, jnp.sqrt((influence**2).mean(axis=0) / f.shape[0])

@@ -45,18 +45,25 @@ def principal_angles(
         min(d1, d2) angles between 0 and π/2.
     """
     a, b, w = _check_pair(a, b, weights)
+    # The angles are those of the smaller span in the larger.
     if a.shape[1] < b.shape[1]:
         a, b = b, a
     d = b.shape[1]
     large, _ = weighted_basis(a, w, centre=False)
     small, rank = weighted_basis(b, w, centre=False)
+    # (d1, d2)
     cross = mm(large.T, small)
+    # Descending, as angles ascend; near 1 they say little, 1 − cos being θ² / 2.
     cosines = jnp.linalg.svd(cross, compute_uv=False)
+    # The part of the smaller basis that the larger does not hold: its singular values
+    # are the sines, exact for small angles.
     outside = small - mm(large, cross)
     sines = jnp.linalg.svd(outside, compute_uv=False)[::-1]
     # The 0 columns of a rank-deficient basis put sines of 0 first: send them last.
     sines = jnp.roll(jnp.pad(sines, (d - sines.shape[0], 0)), rank - d)
     angles = jnp.where(jnp.isfinite(cross).all(), jnp.arctan2(sines, cosines), jnp.nan)
+    # arctan2 takes each angle from whichever of the two is exact there; what a
+    # deficient set lacks has neither.
     return jnp.where(jnp.arange(d) < rank, angles, jnp.asarray(jnp.pi / 2, a.dtype))
 
 
@@ -101,6 +108,7 @@ def cca(
     a, b, w = _check_pair(a, b, weights)
     basis_a, _ = weighted_basis(a, w, centre=True)
     basis_b, _ = weighted_basis(b, w, centre=True)
+    # Σ cos² θ_i as a squared Frobenius norm: no SVD of the (d1, d2) matrix.
     total = jnp.sum(mm(basis_a.T, basis_b) ** 2)
     return jnp.minimum(total / min(a.shape[1], b.shape[1]), 1)
 
@@ -133,11 +141,13 @@ def mutual_knn(
     near_a, near_b = _others(a, k), _others(b, k)
 
     def overlap(rows: Int[Array, " block"]) -> Float[Array, " block"]:
+        # (b, k, k): every neighbour of one list against every one of the other.
         shared = near_a[rows][:, :, None] == near_b[rows][:, None, :]
         return jnp.sum(shared, axis=(1, 2), dtype=a.dtype) / k
 
     indices = jnp.arange(n, dtype=jnp.int32)
     share = jnp.mean(map_blocks(overlap, indices, row_entries=k * k))
+    # Lists are whole numbers, which would hide a NaN.
     return jnp.where(jnp.isfinite(a).all() & jnp.isfinite(b).all(), share, jnp.nan)
 
 
@@ -170,6 +180,7 @@ def cka(
         return left * safe_reciprocal(jnp.where(is_rounding, 0.0, length))
 
     a, b = centred(a), centred(b)
+    # ‖AᵀB‖ is (d1, d2) at most; kernels of n × n give the same number.
     cross, own_a, own_b = (
         jnp.linalg.norm(mm(x.T, y)) for x, y in ((a, b), (a, a), (b, b))
     )
@@ -181,6 +192,7 @@ def _check_pair(
 ) -> tuple[Float[Array, "n d1"], Float[Array, "n d2"], Float[Array, " n"]]:
     a = as_columns(a, "a")
     b = as_columns(b, "b", a.shape[0])
+    # Both sets in the wider dtype, and so is what is returned.
     dtype = jnp.promote_types(a.dtype, b.dtype)
     w = as_weights(weights, a.shape[0], dtype)
     return a.astype(dtype), b.astype(dtype), w
@@ -188,9 +200,12 @@ def _check_pair(
 
 def _others(x: Float[Array, "n d"], k: int) -> Int[Array, "n k"]:
     """The k nearest other rows of each."""
+    # One more than asked for, as each row finds itself.
     near = nearest_neighbors(x, x, k + 1)
     own = near == jnp.arange(x.shape[0], dtype=near.dtype)[:, None]
     # A row that so many equal ones precede is not in its own list: the last one goes.
     place = jnp.where(own.any(axis=1), own.argmax(axis=1), k)
+    # Without the entry at `place`: those before it as they are, the others one to the
+    # left.
     before = jnp.arange(k)[None, :] < place[:, None]
     return jnp.where(before, near[:, :-1], near[:, 1:])

@@ -88,6 +88,7 @@ def usefulness(
     s = as_spectrum(singular_values)
     max_dim = check_integer(max_dim, "max_dim", low=1)
     num_dims = min(max_dim, s.shape[0] if complete else s.shape[0] - 1)
+    # One value of a longer spectrum: τ_1 would need the second.
     if num_dims == 0:
         require_leading(s, 2, complete)  # raises
     if is_concrete(s) and not float(s[0]) > 0:
@@ -96,6 +97,7 @@ def usefulness(
             " input and tau is undefined"
         )
         raise ValueError(msg)
+    # (d0 + 1,): d0 values to take in, and the one after them for the price (E12).
     leading = require_leading(s, num_dims + 1, complete)
     return _usefulness(leading, jnp.asarray(beta, dtype=s.dtype))
 
@@ -103,12 +105,15 @@ def usefulness(
 @jax.jit
 def _usefulness(s: Float[Array, " k"], beta: Float[Array, ""]) -> Usefulness:
     energy = s**2
+    # (d0,)
     room = 1 - energy[1:]
     open_ = room > 32 * jnp.finfo(s.dtype).eps
+    # The inner `where` is for the gradient: that of a branch not taken is 0 · ∞ = NaN.
     left_out = jnp.where(open_, 1 / jnp.where(open_, room, 1), jnp.inf)
     taken_in = jnp.cumsum(energy[:-1]) / jnp.sum(energy[:-1])
     curve = left_out + beta * taken_in
     tau = jnp.min(curve)
+    # `argmin` gives the first: the smallest d of those that attain it.
     best_dim = jnp.where(jnp.isfinite(tau), jnp.argmin(curve) + 1, 0)
     return Usefulness(tau, best_dim, curve)
 
@@ -155,6 +160,7 @@ def effective_rank(
     if kind == "participation":
         return safe_divide(jnp.sum(s**2) ** 2, jnp.sum(s**4))
     if kind == "entropy":
+        # Of s and not of s², as in RankMe, which is defined for the values of a matrix.
         p = safe_divide(s, jnp.sum(s))
         entropy = -jnp.sum(p * jnp.log(jnp.where(p > 0, p, 1)))
         return jnp.where(jnp.sum(p) == 0, 0, jnp.exp(entropy))

@@ -50,15 +50,20 @@ def compatibility(f: ArrayLike, op: AssociationOperator) -> Float[Array, "..."]:
         ValueError: if a concrete column is constant, or not finite.
     """
     f = as_floating(f, "f")
+    # One function is a column, and its ρ a number.
     if f.ndim == 1:
         return compatibility(f[:, None], op)[0]
     f = as_functions(f, "f", op)
     p_x, p_a = op.p_x[:, None], op.p_a[:, None]
     _, centred, floor = centred_columns(f, op.p_x)
+    # (k,): ‖f̃‖², each column in a unit of its own.
     variance = jnp.sum(p_x * centred**2, axis=0)
+    # Of a constant column the rest is rounding, and its ρ would be that of noise.
     varies = jnp.sqrt(variance) > floor
     _require_varying(varies, "f")
+    # (m, k): T* f̃.
     image = op.rmatmat(centred)
+    # T* keeps the mean 0; what rounding has put there would count as predictable.
     image = image - jnp.sum(p_a * image, axis=0, keepdims=True)
     energy = jnp.sum(p_a * image**2, axis=0)
     return jnp.where(varies, safe_sqrt(energy / variance), jnp.nan)
@@ -97,11 +102,14 @@ def target_energy(target: ArrayLike, left: ArrayLike, p_x: ArrayLike) -> TargetE
     mu, p = _check_left(left, p_x)
     f = as_floating(target, "target")
     f = as_columns(f[:, None] if f.ndim == 1 else f, "target", mu.shape[0])
+    # One unit for all columns: they are pooled by their variances, which a scale for
+    # each would undo.
     f = rescaled(jnp.where(p[:, None] > 0, f, 0))[0].astype(mu.dtype)
     _, centred, floor = centred_columns(f, p)
     total = jnp.sum(p[:, None] * centred**2)
     varies = jnp.sqrt(total) > jnp.linalg.norm(floor)
     _require_varying(varies[None], "target")
+    # (r,): Σ over columns of ⟨f̃, μ_i⟩².
     energy = jnp.sum(mm(mu.T, p[:, None] * centred) ** 2, axis=1)
     return _shares(energy, jnp.where(varies, total, jnp.nan))
 
@@ -130,12 +138,17 @@ def class_energy(
     """
     mu, p = _check_left(left, p_x)
     codes, num_classes = _class_codes(labels, mu.shape[0], num_classes)
+    # (C,)
     mass = jax.ops.segment_sum(p, codes, num_segments=num_classes)
+    # Classes without mass add no dimension to the C − 1.
     present = jnp.sum(mass > 0)
     if not is_traced(present) and int(present) < 2:
         msg = f"labels must have at least 2 classes with mass; got {int(present)}"
         raise ValueError(msg)
+    # (C, r): p_c E[μ_i | c]. The one-hot code itself, (n, C), is not formed.
     sums = jax.ops.segment_sum(p[:, None] * mu, codes, num_segments=num_classes)
+    # Σ_c p_c E[μ_i | c]²: μ_i has mean 0, so this is its variance between classes
+    # (theory.md §2.8).
     energy = jnp.sum(safe_reciprocal(mass)[:, None] * sums**2, axis=0)
     total = (present - 1).astype(mu.dtype)
     return _shares(energy, jnp.where(total > 0, total, jnp.nan))
@@ -149,6 +162,7 @@ def _require_varying(varies: Bool[Array, " k"], name: str) -> None:
 
 
 def _shares(energy: Float[Array, " r"], total: Float[Array, ""]) -> TargetEnergy:
+    # NaN where the target is constant in a trace: `total` is NaN then.
     fractions = energy / total
     return TargetEnergy(fractions, jnp.maximum(1 - jnp.sum(fractions), 0))
 
@@ -159,6 +173,7 @@ def _check_left(
     mu = as_columns(left, "left")
     p = as_floating(p_x, "p_x").astype(mu.dtype)
     check_probabilities(p, "p_x", mu.shape[0])
+    # In a trace a NaN cannot be refused: it makes all of it NaN.
     return jnp.where(jnp.isfinite(mu).all(), mu, jnp.nan), p
 
 
@@ -187,5 +202,6 @@ def _class_codes(
     if is_traced(array):
         msg = "labels must be concrete, or num_classes given; got a tracer"
         raise TypeError(msg)
+    # Any integers: numbered in ascending order.
     values, codes = np.unique(np.asarray(array), return_inverse=True)
     return jnp.asarray(codes.astype(np.int32)), len(values)

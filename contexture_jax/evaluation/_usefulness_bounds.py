@@ -67,13 +67,17 @@ def as_truncated(
     tail = as_number(tail_energy, "tail_energy")
     error = as_number(tail_error, "tail_error")
     count = check_integer(num_values, "num_values", low=s.shape[0])
+    # Bounds are formed in float64 whatever the values came in; `eps` remembers what
+    # that was.
     head = np.asarray(s, np.float64) ** 2
     eps = float(np.finfo(s.dtype).eps)
     ceiling = float(head[-1])
     # The tail is a difference of energies, and rounds as they do.
     spread = _SIGMAS * error + _ROUNDING * eps * (1.0 + head.sum() + max(tail, 0.0))
+    # No tail holds more than that: none of its values is above s_r².
     largest = (count - len(head)) * ceiling
     low, high = max(0.0, tail - spread), min(max(0.0, tail + spread), largest)
+    # An estimate of the tail may exceed the largest possible: then that is both ends.
     return Truncated(head, min(low, high), high, ceiling, count, eps)
 
 
@@ -125,26 +129,37 @@ def bounds(known: Truncated, beta: float, max_dim: int) -> UsefulnessBounds:
     head, r = known.head, len(known.head)
     if not head[0] > 0:
         raise ValueError("singular_values must not all be 0: tau is undefined")
+    # d0: no more dimensions than there are values.
     num_dims = min(max_dim, known.num_values)
     beyond = known.num_values - r
+    # Nothing of the tail enters any τ_d: a curve, and no bounds.
     if beyond == 0 or num_dims < r:
+        # Beyond the last of all values is 0; otherwise the head goes on past d0.
         energy = np.pad(head, (0, 1))[: num_dims + 1]
         shares = np.cumsum(energy[:-1]) / energy[:-1].sum()
         curve = _price(energy[1:], known.eps) + beta * shares
         return _ends(curve, curve)
     h = head.sum()
     in_range = num_dims - r
+    # What d0 − r values of the tail can hold, at the most and at the least: an even
+    # share of it, as they are its largest.
     most = min(known.tail_high, in_range * known.ceiling)
     least = known.tail_low * in_range / beyond
+    # d = 1, …, r − 1: s_{d+1} and what d dimensions take in are known, only the
+    # denominator is not.
     taken = np.cumsum(head[:-1])
     price = _price(head[1:], known.eps)
     low = [price + beta * taken / (h + most)]
     high = [price + beta * taken / (h + least)]
     d = np.arange(r, num_dims + 1)
+    # d = r, …, d0, where s_{d+1} is in the tail.
     low.append(_lowest(known, beta, num_dims, d))
     # The (d + 1 − r) largest of the tail hold at most all of it.
     largest = np.minimum(known.ceiling, known.tail_high / (d + 1.0 - r))
+    # After the last value there is none.
     largest[d == known.num_values] = 0.0
+    # (h + y) / (h + E) is largest for the largest y, (d − r) s_r² at most, and the
+    # least E.
     held = np.minimum((d - r) * known.ceiling, least)
     high.append(_price(largest, known.eps) + beta * (h + held) / (h + least))
     return _ends(np.concatenate(low), np.concatenate(high))
@@ -153,20 +168,28 @@ def bounds(known: Truncated, beta: float, max_dim: int) -> UsefulnessBounds:
 def _lowest(known: Truncated, beta: float, num_dims: int, d: np.ndarray) -> np.ndarray:
     """The lower bound on τ_d for d ≥ r, shape of `d`."""
     r, h = len(known.head), known.head.sum()
+    # (k,): how many values there are after the d-th.
     beyond = known.num_values - d
     # What s_{d+1}² may be: the values up to d cannot hold all of the tail.
     least = (known.tail_low - (d - r) * known.ceiling) / np.maximum(beyond, 1)
     least = np.clip(least, 0.0, known.ceiling)
+    # s_{d+1}² is the least of d + 1 − r values of the tail.
     most = np.minimum(known.ceiling, known.tail_high / (d + 1.0 - r))
     least, most = (np.where(beyond > 0, v, 0.0) for v in (least, most))
     steps = np.linspace(0.0, 1.0, _GRID + 1)
+    # (k, _GRID + 1): the ends of the cells.
     x = least[:, None] + (np.maximum(most, least) - least)[:, None] * steps
     left, right = x[:, :-1], x[:, 1:]
     tail = known.tail_high
+    # Over a cell, the smallest y that any x in it allows: the left end in the first
+    # bound, the right end in the second.
     y = np.maximum((d - r)[:, None] * left, known.tail_low - beyond[:, None] * right)
     y = np.clip(y, 0.0, None)
+    # And the largest rest, so that the share below is a lower bound on all of the cell.
     rest = np.minimum(tail - y, (num_dims - d)[:, None] * right)
     share = (h + y) / (h + y + np.clip(rest, 0.0, None))
+    # The price at the left end is the cheapest of the cell: nothing between grid points
+    # is missed.
     return (_price(left, known.eps) + beta * share).min(axis=1)
 
 
@@ -178,5 +201,6 @@ def _price(energy: np.ndarray, eps: float) -> np.ndarray:
 
 
 def _ends(low: np.ndarray, high: np.ndarray) -> UsefulnessBounds:
+    # The d of the upper bound: one that is sure to cost no more than that.
     best = 0 if np.isinf(high).all() else int(np.argmin(high)) + 1
     return UsefulnessBounds(float(low.min()), float(high.min()), best)

@@ -163,13 +163,16 @@ def _advice(known: Truncated, beta: float, max_dim: int, below: float) -> str:
     s_r²) is the one that goes on as a geometric series.
     """
     r, t = len(known.head), known.tail_high
+    # With max_dim + 1 values τ is determined; fewer, if there are no more.
     certain = min(known.num_values, max_dim + 1)
+    # Σ_{j≥1} s_r² q^j = t.
     ratio = t / (t + known.ceiling)
     model = known.ceiling * ratio ** np.arange(1, known.num_values - r + 1)
     whole = np.concatenate([known.head, model])
     for rank in _ROUND_RANKS:
         if r < rank < certain:
             rest = float(whole[rank:].sum())
+            # What would be known then, if the tail were geometric.
             guess = known._replace(
                 head=whole[:rank],
                 tail_low=rest,

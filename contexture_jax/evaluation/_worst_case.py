@@ -31,6 +31,7 @@ __all__ = [
     "worst_case_error_of_coefficients",
 ]
 
+# So many halvings leave no digit of t open in either dtype.
 _BISECTIONS = 64
 
 
@@ -79,14 +80,18 @@ def worst_case_error(
     """
     s = as_spectrum(singular_values)
     dim = check_integer(dim, "dim", low=0)
+    # s_2 too, for the range that the paper proves.
     s = require_leading(s, max(dim + 1, 2), complete)
     eps = as_epsilon(epsilon, s[0])
     least = (1 - eps) ** 2
     slack = singular_value_slack(s.dtype)
     gap = s[0] ** 2 - s[dim] ** 2
+    # Where s_1 = s_{d+1} to rounding, 0 / 0: no d functions hold all that tie (E5).
     open_ = gap > slack
+    # v of theory.md §2.3, cut at 1: no error of a unit target is larger.
     value = jnp.maximum(s[0] ** 2 - least, 0) / jnp.where(open_, gap, 1)
     value = jnp.where(gap <= slack, 1, jnp.minimum(value, 1))
+    # No function is that compatible: F_ε is {0}, and a maximum over it means nothing.
     value = jnp.where(1 - eps > s[0] + slack, jnp.nan, value)
     mean_energy = (s[0] ** 2 + s[1] ** 2) / 2
     inside = (1 - eps <= s[0] + slack) & (least >= mean_energy - slack)
@@ -115,14 +120,17 @@ def worst_case_error_of(
         ValueError: if ε < 1 − s_1: no function is that compatible.
     """
     phi = as_functions(phi, "phi", op)
+    # In the coordinates √p_x · f, where L²(P_X) is Euclidean.
     root = jnp.sqrt(op.p_x)
     matrix = symmetrised_matrix(op, deflated=True)
     # Constants and rows of zero mass get Q = 0 and T T* = 0: their eigenvalue
     # −t (1 − ε)² is never the largest, as λ_max ≥ 0 on the centred functions.
     basis, _ = weighted_basis(phi, op.p_x, centre=True)
+    # Q of theory.md §2.4: off the constants and off the span.
     off = jnp.diag((op.p_x > 0).astype(op.dtype))
     off = off - root[:, None] * root[None, :] - mm(basis, basis.T)
     energy = mm(matrix, matrix.T)
+    # s_1 from the same matrix, so that the bracket below fits it.
     largest = jnp.sqrt(jnp.clip(jnp.linalg.eigvalsh(energy)[-1], 0, 1))
     return _dual_value(off, energy, largest, as_epsilon(epsilon, largest))
 
@@ -147,6 +155,8 @@ def worst_case_error_of_coefficients(
     eps = as_epsilon(epsilon, jnp.max(s))
     phi = as_columns(coefficients, "coefficients", s.shape[0])
     phi = rescaled(phi, axis=0)[0].astype(s.dtype)
+    # Coefficients are in an orthonormal basis already, and the constant is not in it:
+    # neither weights nor a mean.
     basis, _ = weighted_basis(phi, jnp.ones_like(s), centre=False)
     off = jnp.eye(s.shape[0], dtype=s.dtype) - mm(basis, basis.T)
     return _dual_value(off, jnp.diag(s**2), jnp.max(s), eps)
@@ -166,11 +176,14 @@ def _dual_value(
     infinity; t is held below eps^(−1/2), where the rounding of t D and what g still
     has to fall are both of order eps^(1/2).
     """
+    # D − (1 − ε)² I: its form is non-negative exactly on F_ε.
     tilt = energy - (1 - eps) ** 2 * jnp.eye(off.shape[0], dtype=off.dtype)
     floor = float(np.sqrt(np.finfo(off.dtype).eps))
     high = 1 / jnp.maximum(largest**2 - (1 - eps) ** 2, floor)
     state = jax.lax.stop_gradient((jnp.zeros_like(high), high, off, tilt))
     low, high, _, _ = jax.lax.fori_loop(0, _BISECTIONS, _bisect, state)
+    # t is held, so that the derivative is that of λ_max at the minimiser: the envelope
+    # theorem.
     value = jnp.linalg.eigvalsh(off + (low + high) / 2 * tilt)[-1]
     possible = 1 - eps <= largest + singular_value_slack(off.dtype)
     return jnp.where(possible, value, jnp.nan)
@@ -182,6 +195,8 @@ def _bisect(
 ) -> tuple[Array, Array, Array, Array]:
     low, high, off, tilt = state
     middle = (low + high) / 2
+    # (k,): of a repeated λ_max any leading vector gives a subgradient, which is enough
+    # to know the side.
     v = jnp.linalg.eigh(off + middle * tilt)[1][:, -1]
     rising = jnp.sum(v * mm(tilt, v)) > 0
     return jnp.where(rising, low, middle), jnp.where(rising, middle, high), off, tilt
