@@ -1,5 +1,6 @@
 """No product leaves its precision to the platform, which may take TF32 or bfloat16."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,27 +8,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 import contexture_jax as cx
+from contexture_jax._core.numerics import PRECISIONS, Precision, check_precision, mm
 from contexture_jax.operators import low_rank_operator
 from tests.evaluation.test_any_features import OF_FEATURES, OP, OTHER, OTHERS
 from tests.losses.registry import OBJECTIVES, encode, make_data, make_parameters
 from tests.problems import CONTEXTS, OPERATORS, operator
 
 KEY = jax.random.key(0)
+EXACT = PRECISIONS["exact"]
 
 
-def coarse_products(jaxpr: Any) -> Iterator[Any]:
-    """The products in a program and its parts that state no precision."""
+def products(jaxpr: Any) -> Iterator[Any]:
+    """All products in a program and its parts."""
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
-            stated = equation.params["precision"]
-            if stated is None or any(p != jax.lax.Precision.HIGHEST for p in stated):
-                yield equation
+            yield equation
         for value in jax.tree.leaves(equation.params, is_leaf=is_program):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
-                yield from coarse_products(inner)
+                yield from products(inner)
+
+
+def stated(equation: Any) -> Any:
+    """The precision of a product."""
+    precision = equation.params["precision"]
+    return precision[0] if isinstance(precision, tuple) else precision
 
 
 def is_program(value: Any) -> bool:
@@ -36,7 +44,7 @@ def is_program(value: Any) -> bool:
 
 def check(function: Any, *arguments: Any) -> None:
     program = jax.make_jaxpr(function)(*arguments)
-    assert not list(coarse_products(program.jaxpr))
+    assert {stated(product) for product in products(program.jaxpr)} <= {EXACT}
 
 
 def test_a_product_without_precision_is_seen():
@@ -74,6 +82,88 @@ def test_builders_of_operators_state_theirs():
     check(lambda x: cx.operators.monte_carlo_operator(noise, x, **options), x)
 
 
+@pytest.mark.parametrize("level", PRECISIONS)
+@pytest.mark.parametrize(
+    ("name", "cut"),
+    [
+        *((name, False) for name in ("joint", "teacher", "rbf", "product")),
+        *((name, True) for name in ("joint", "teacher")),
+        pytest.param("rbf", True, marks=pytest.mark.slow),
+    ],
+)
+def test_products_with_what_is_stored_have_the_level_of_the_operator(name, level, cut):
+    op = products_of_storage(name, level, cut)
+    f, g = (jnp.ones((size, 2), op.dtype) for size in op.shape)
+    program = jax.make_jaxpr(lambda op: (op.matmat(g), op.rmatmat(f)))(op)
+    found = [stated(product) for product in products(program.jaxpr)]
+    # Log weights of kernels are exact.
+    assert set(found) == {PRECISIONS[level], *([EXACT] if name == "rbf" else [])}
+    check(lambda op: op.squared_norm() if name != "product" else 0, op)
+
+
+def products_of_storage(name: str, level: Precision, cut: bool) -> Any:
+    mesh = None
+    if cut:
+        mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    context = CONTEXTS["joint" if name == "product" else name](np.float32)
+    op = cx.association_operator(context, mesh=mesh, precision=level)
+    return cx.operators.compose(op.T, op) if name == "product" else op
+
+
+def test_levels_are_of_float32():
+    for dtype in (np.float64, np.complex64):
+        eye = np.eye(2, dtype=dtype)
+        if jnp.asarray(eye).dtype == dtype:
+            check(lambda x: mm(x, x, "coarse"), eye)
+
+
+def test_a_level_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="precision must be one of"):
+        check_precision("fast")
+    wrong: Any = "fast"
+    for function in (OP.with_precision, lambda p: make_operator(precision=p)):
+        with pytest.raises((ValueError, TypeCheckError), match="precision"):
+            function(wrong)
+
+
+def make_operator(**options: Any) -> Any:
+    return cx.association_operator(cx.contexts.joint(np.eye(3) + 1), **options)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_sums_of_half_precision_are_in_single(dtype):
+    one = jnp.ones((1, 4097), dtype)  # neither sees the last 1
+    for other in (one, one.astype(jnp.float32)):
+        total = mm(one, other.T)
+        assert total.dtype == jnp.float32
+        assert total == 4097
+
+
+@pytest.mark.parametrize("name", ["joint", "teacher", "rbf", "knn", "product"])
+def test_a_narrowed_operator_keeps_its_law_and_errs_by_the_rounding_of_its_tables(name):
+    op = products_of_storage(name, "exact", False)
+    low = op.narrowed(jnp.bfloat16)
+    assert low.dtype == np.float32
+    np.testing.assert_array_equal(low.p_x, op.p_x)
+    g = jax.random.normal(KEY, (op.shape[1], 3), np.float32)
+    error = jnp.abs(low.matmat(g) - op.matmat(g)).max()
+    assert error < 4 * 2.0**-8 * jnp.abs(g).max()
+    assert (error > 2.0**-12) == (name not in ("rbf", "knn"))  # which store no table
+
+
+def test_coarse_passes_of_a_solver_sum_in_single_what_they_multiply_in_half():
+    op = make_operator().narrowed(np.float32)
+    solve = functools.partial(cx.svd, rank=1, key=KEY, range_dtype=jnp.bfloat16)
+    program = jax.make_jaxpr(lambda op: solve(op, method="randomized"))(op)
+    dtypes = [
+        {v.aval.dtype.name for v in product.invars}
+        | {product.outvars[0].aval.dtype.name}
+        for product in products(program.jaxpr)
+    ]
+    assert {"bfloat16", "float32"} in dtypes
+    assert {"bfloat16"} not in dtypes
+
+
 @pytest.mark.parametrize("method", ["exact", "randomized", "krylov", "nystrom"])
 def test_solvers_state_theirs(method):
     check(lambda op: cx.svd(op, 2, key=KEY, method=method), OP)
@@ -102,3 +192,9 @@ def test_objectives_state_theirs(name):
         return OBJECTIVES[name](embeddings._replace(phi=phi, psi=psi), None)
 
     check(jax.grad(loss, argnums=(0, 1)), embeddings.phi, embeddings.psi)
+
+
+def test_a_certificate_multiplies_exactly_whatever_the_operator_does():
+    op = make_operator(precision="coarse").narrowed(np.float32)
+    result, info = jax.eval_shape(lambda: cx.svd(op, 1, key=KEY))
+    check(lambda r, i: cx.solvers.certify(r, i, op, key=KEY), result, info)

@@ -1,8 +1,32 @@
-"""Small numerical pieces: exact matrix products, safe divisions, rank cutoffs."""
+"""Small numerical pieces: matrix products by level, safe divisions, rank cutoffs.
+
+**How products are rounded.** No product of the package leaves that to the platform,
+which would take TF32 on a GPU and bfloat16 on a TPU: each goes through `mm` or states
+its precision itself. Levels, for float32:
+
+| level | on a GPU or TPU | relative rounding of an operand |
+| --- | --- | --- |
+| "exact", the default | float32 on a GPU, six bfloat16 products on a TPU | 2⁻²⁴ |
+| "split" | six bfloat16 products | 2⁻²⁴, of entries above 10⁻³³ |
+| "high" | three bfloat16 products | 2⁻¹⁶ |
+| "coarse" | one bfloat16 product | 2⁻⁸ |
+
+Sums are float32 at every level. "split" is for GPUs whose tensor cores do six bfloat16
+products sooner than their other cores one in float32; it and those below it need a
+compute capability of 8. On CPU all levels are float32. Products of float64 and of
+complex numbers are exact at every level; those with an operand in half precision are
+products of half precision with sums, and a result, in float32 or what is wider.
+
+Levels below "exact" are for products whose rounding a later exact one makes good: the
+range finding of a solver, not moments, residuals, norms and what orthonormality or a
+bound hangs on. The layers of a network are their own affair: they follow
+`jax.default_matmul_precision`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +39,14 @@ from contexture_jax._core.checks import (
     is_concrete,
     is_traced,
 )
-from contexture_jax._core.types import Array, Float, Inexact
+from contexture_jax._core.types import Array, Float, Inexact, summary
 
 __all__ = [
+    "PRECISIONS",
+    "Precision",
     "as_law",
     "cast_floating",
+    "check_precision",
     "mm",
     "normalised",
     "rank_cutoff",
@@ -29,6 +56,15 @@ __all__ = [
     "transpose_rows",
     "weights_or_nan",
 ]
+
+Precision = Literal["exact", "split", "high", "coarse"]
+# Of JAX, for float32.
+PRECISIONS = {
+    "exact": jax.lax.Precision.HIGHEST,
+    "split": jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6,
+    "high": jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X3,
+    "coarse": jax.lax.DotAlgorithmPreset.BF16_BF16_F32,
+}
 
 
 def cast_floating(tree: Any, dtype: Any) -> Any:
@@ -41,13 +77,40 @@ def cast_floating(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(cast, tree)
 
 
-def mm(a: Array, b: Array) -> Array:
-    """Matrix product at full precision of the dtype on every backend.
+def check_precision(precision: Any) -> Precision:
+    """Raise a `ValueError` unless it names a level of products."""
+    if precision not in tuple(PRECISIONS):
+        msg = f"precision must be one of {tuple(PRECISIONS)}; got {summary(precision)}"
+        raise ValueError(msg)
+    return precision
 
-    Accelerators multiply f32 in bf16 or TF32 by default, which is too coarse for
-    whatever decides orthogonality, rank or a residual.
+
+def mm(a: Array, b: Array, precision: Precision = "exact") -> Array:
+    """Matrix product, the same on every platform up to what its level allows.
+
+    Args:
+        a: as of `jnp.matmul`.
+        b: likewise.
+        precision: the level, for float32; see the head of this module.
+
+    Returns:
+        In the wider dtype of the two, and no narrower than float32 if it is floating.
     """
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    halves = [x.dtype for x in (a, b) if jnp.issubdtype(x.dtype, jnp.floating)]
+    halves = [half for half in halves if half.itemsize < 4]
+    if halves:
+        narrow = functools.reduce(jnp.promote_types, halves)
+        sums = jnp.promote_types(narrow, jnp.float32)
+        out = jnp.matmul(
+            a.astype(narrow),
+            b.astype(narrow),
+            precision=PRECISIONS["exact"],
+            preferred_element_type=sums,
+        )
+        return out.astype(jnp.promote_types(dtype, sums))
+    level = precision if dtype == jnp.float32 else "exact"
+    return jnp.matmul(a, b, precision=PRECISIONS[level])
 
 
 def safe_reciprocal(x: Inexact[Array, "..."]) -> Inexact[Array, "..."]:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from contexture_jax._core.numerics import mm
+from contexture_jax._core.numerics import Precision, mm
 from contexture_jax._core.types import Array, Float, Size, Static
 from contexture_jax.kernels._exponents import (
     LARGEST,
@@ -57,6 +57,7 @@ def exp_matmul(
     form: Form,
     tile_size: int,
     power: float = 1.0,
+    precision: Precision = "exact",
 ) -> Float[Array, "n r"]:
     """exp(power · L) V by tiles; work space is some tiles and a block of the result.
 
@@ -67,6 +68,8 @@ def exp_matmul(
         form: of the two.
         tile_size: the largest side of a tile.
         power: of the weights.
+        precision: the level of the product with V, of float32; L and gradients are
+            exact.
 
     Returns:
         Shape (n, r). L should not be far above 0: nothing is subtracted.
@@ -74,7 +77,8 @@ def exp_matmul(
     Gradients, in reverse mode only: with S = exp(L) and a cotangent O of the result,
     V̄ = Sᵀ O, and S ∘ O Vᵀ is the cotangent of L, in one sweep over the tiles.
     """
-    return _exp_matmul((form, tile_size, power), queries, keys, values)
+    how = form, tile_size, power, precision
+    return _exp_matmul(how, queries, keys, values)
 
 
 def logsumexp_rows(
@@ -139,20 +143,20 @@ def normalise(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _exp_matmul(
-    how: tuple[Form, int, float], queries: Array, keys: Array, values: Array
+    how: tuple[Form, int, float, Precision], queries: Array, keys: Array, values: Array
 ) -> Array:
     return _exp_matmul_forward(how, queries, keys, values)
 
 
 def _exp_matmul_saved(
-    how: tuple[Form, int, float], queries: Any, keys: Any, values: Any
+    how: tuple[Form, int, float, Precision], queries: Any, keys: Any, values: Any
 ) -> tuple[Array, Any]:
     arrays = queries.value, keys.value, values.value
     return _exp_matmul_forward(how, *arrays), (arrays, Static(values.perturbed))
 
 
 def _exp_matmul_backward(
-    how: tuple[Form, int, float], saved: Any, out_bar: Any
+    how: tuple[Form, int, float, Precision], saved: Any, out_bar: Any
 ) -> tuple[Array | None, ...]:
     """The three cotangents; work space is some tiles, and the results in blocks."""
     arrays, wants_values = saved
@@ -162,12 +166,12 @@ def _exp_matmul_backward(
 
 
 def _pull_back_by_tiles(
-    how: tuple[Form, int, float],
+    how: tuple[Form, int, float, Precision],
     arrays: tuple[Array, Array, Array],
     out_bar: Array,
     wants_values: bool,
 ) -> tuple[Array, Array, Array | None]:
-    form, tile_size, power = how
+    form, tile_size, power, _ = how
     queries, keys, values = arrays
     (n, e), (m, r) = queries.shape, values.shape
     rows, columns = tile_shape(n, m, tile_size)
@@ -236,7 +240,7 @@ def _logsumexp_rows_backward(
         jnp.ones((keys.shape[0], 1), keys.dtype),
     )
     bars = _pull_back_by_tiles(
-        (form, tile_size, 1.0), arrays, out_bar[1][:, None], False
+        (form, tile_size, 1.0, "exact"), arrays, out_bar[1][:, None], False
     )
     return bars[:2]
 
@@ -245,9 +249,9 @@ _logsumexp_rows.defvjp(_logsumexp_rows_saved, _logsumexp_rows_backward)
 
 
 def _exp_matmul_forward(
-    how: tuple[Form, int, float], queries: Array, keys: Array, values: Array
+    how: tuple[Form, int, float, Precision], queries: Array, keys: Array, values: Array
 ) -> Array:
-    form, tile_size, power = how
+    form, tile_size, power, precision = how
     n, m, r = queries.shape[0], keys.shape[0], values.shape[1]
     rows, columns = tile_shape(n, m, tile_size)
     start = jnp.zeros((rows, r), values.dtype)
@@ -276,7 +280,7 @@ def _exp_matmul_forward(
             )
             value = jnp.where(column + number >= j * columns, value, 0.0)
             scores = jnp.exp(_powered(exponents(form, query, key), power))
-            return total + mm(scores, value)
+            return total + mm(scores, value, precision)
 
         block = jax.lax.fori_loop(0, _ceil_divide(m, columns), add_tile, start)
         return jax.lax.dynamic_update_slice_in_dim(out, block, row, 0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,12 @@ from contexture_jax._core.checks import (
     is_traced,
 )
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
-from contexture_jax._core.numerics import weights_or_nan
+from contexture_jax._core.numerics import (
+    Precision,
+    cast_floating,
+    check_precision,
+    weights_or_nan,
+)
 from contexture_jax._core.processes import ready
 from contexture_jax._core.types import Array, ArrayLike, Float, Size, describe
 
@@ -70,6 +77,8 @@ class AssociationOperator:
     """
 
     fingerprint: Any = None
+    # The fields that may be in half precision within a coarse product.
+    _tables: ClassVar[tuple[str, ...]] = ()
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
 
@@ -144,6 +153,60 @@ class AssociationOperator:
     def squared_norm(self) -> Float[Array, ""] | None:
         """‖T‖²_HS = Σ_{i≥0} s_i² with s_0 = 1, exactly; None where that needs n × m."""
         return None
+
+    def with_precision(self, precision: Precision) -> AssociationOperator:
+        """The same operator with its products at another level, of float32.
+
+        "exact" is what operators are built with. "split" is as exact, by the tensor
+        cores of a GPU (compute capability 8 or more); "high" keeps 2⁻¹⁶ of what is
+        multiplied and "coarse" 2⁻⁸, for whoever makes that good later: a solver takes
+        an operator as it is, and its residuals are no more exact than the products;
+        `certify` multiplies exactly. On CPU all levels are "exact". So are everywhere
+        products of sparse and fixed-degree storage, log weights of kernels,
+        `squared_norm` and products in float64.
+
+        Raises:
+            ValueError: if there is no such level.
+        """
+        level = check_precision(precision)
+
+        def changes(part: AssociationOperator) -> dict[str, Any]:
+            same = getattr(part, "precision", level) == level
+            return {} if same else {"precision": level}
+
+        return self._changed(changes)
+
+    def narrowed(self, dtype: Any) -> AssociationOperator:
+        """The same operator for coarse products, in a narrower dtype.
+
+        In half precision only the tables of products are: sums and marginals are in
+        float32, which then is the dtype.
+        """
+        if np.dtype(dtype).itemsize >= 4:
+            return cast_floating(self, dtype)
+
+        def halved(part: AssociationOperator) -> dict[str, Any]:
+            tables = {name: getattr(part, name) for name in part._tables}
+            return cast_floating(tables, dtype)
+
+        whole = cast_floating(self, jnp.float32)
+        return whole.with_precision("coarse")._changed(halved)
+
+    def _changed(
+        self, change: Callable[[AssociationOperator], dict[str, Any]]
+    ) -> AssociationOperator:
+        """With fields as `change` says, in the operators within too."""
+
+        def is_inner(part: Any) -> bool:
+            return isinstance(part, AssociationOperator) and part is not self
+
+        whole = jax.tree.map(
+            lambda part: part._changed(change) if is_inner(part) else part,
+            self,
+            is_leaf=is_inner,
+        )
+        changes = change(whole)
+        return dataclasses.replace(whole, **changes) if changes else whole
 
     def for_passes(self) -> AssociationOperator:
         """The same operator, laid out for many products: the solvers call it once."""

@@ -20,6 +20,7 @@ from contexture_jax._core.checks import (
     is_concrete,
 )
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
+from contexture_jax._core.numerics import Precision, check_precision
 from contexture_jax._core.types import Array, summary
 from contexture_jax.contexts import (
     CapabilityError,
@@ -70,6 +71,7 @@ def association_operator(
     tile_size: int | None = None,
     mesh: Mesh | None = None,
     axis: str = "x",
+    precision: Precision = "exact",
 ) -> AssociationOperator:
     """The expectation operator (T g)(x) = E[g(A)|x] of a context (theory.md §1).
 
@@ -106,6 +108,8 @@ def association_operator(
         mesh: devices to cut the rows over; axes of type Explicit, as of
             `jax.make_mesh`, are taken as Auto; None: one device.
         axis: the axis of the mesh that cuts the rows; others repeat the work.
+        precision: the level of products in float32, as of
+            `AssociationOperator.with_precision`.
 
     Returns:
         An operator with the marginals of the context as it is stored.
@@ -115,7 +119,8 @@ def association_operator(
         TypeError: if `context` is not a context, or `mesh` no mesh.
         ValueError: if `storage` is unknown, `axis` no axis of the mesh, or an argument
             is given that plays no part: `tile_size` without tiles, `axis` without
-            `mesh`; if the table of a context of one's own is no table that sums to 1.
+            `mesh`; if there is no such `precision`; if the table of a context of one's
+            own is no table that sums to 1.
 
     Warns:
         UserWarning: if each input has one context value, where that can be seen and is
@@ -130,6 +135,7 @@ def association_operator(
         >>> op.shape
         (8, 8)
     """
+    check_precision(precision)
     context = tree_on_auto_axes(as_context(context))
     if storage not in (None, "dense", "sparse"):
         msg = f'storage must be None, "dense" or "sparse"; got {summary(storage)}'
@@ -141,7 +147,8 @@ def association_operator(
     mesh = None if mesh is None else check_mesh(mesh, axis)
     place = _Place(mesh, axis, _side_of_tiles(context, storage, tile_size))
     build = {None: _build, "dense": _build_dense, "sparse": _build_sparse}[storage]
-    return _marked(build(context, place), context.fingerprint)
+    op = build(context, place).with_precision(precision)
+    return _marked(op, context.fingerprint)
 
 
 class _Place(NamedTuple):

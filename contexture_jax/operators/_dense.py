@@ -14,8 +14,19 @@ from contexture_jax._core.checks import (
     is_concrete,
     on_cpu,
 )
-from contexture_jax._core.numerics import mm, safe_reciprocal, transpose_rows
-from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
+from contexture_jax._core.numerics import (
+    Precision,
+    mm,
+    safe_reciprocal,
+    transpose_rows,
+)
+from contexture_jax._core.types import (
+    Array,
+    ArrayLike,
+    Float,
+    pytree_dataclass,
+    static_field,
+)
 from contexture_jax.operators._base import AssociationOperator, Cost, check_total
 
 __all__ = ["DenseOperator", "dense_operator", "table_operator"]
@@ -31,22 +42,26 @@ class DenseOperator(AssociationOperator):
         p_a: column sums of P, shape (m,).
         transposed: Pᵀ stored row by row, shape (m, n), for as many numbers again; None:
             `joint` serves both directions.
+        precision: the level of products with the table, of float32. Static.
     """
+
+    _tables = ("joint", "transposed")
 
     joint: Float[Array, "n m"]
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
     transposed: Float[Array, "m n"] | None = None
+    precision: Precision = static_field(default="exact", kw_only=True)
     fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
-        return safe_reciprocal(self.p_x)[:, None] * mm(self.joint, g)
+        return safe_reciprocal(self.p_x)[:, None] * mm(self.joint, g, self.precision)
 
     def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f, shape (m, r)."""
         back = self.joint.T if self.transposed is None else self.transposed
-        return safe_reciprocal(self.p_a)[:, None] * mm(back, f)
+        return safe_reciprocal(self.p_a)[:, None] * mm(back, f, self.precision)
 
     def for_passes(self) -> DenseOperator:
         """With its transpose stored, where products with a view are slow (on CPU)."""
@@ -56,7 +71,7 @@ class DenseOperator(AssociationOperator):
 
     def squared_norm(self) -> Float[Array, ""]:
         """Σ P(x,a)² / (p_x p_a)."""
-        # A sum that is fused: no table of squares, no product in a coarse precision.
+        # A sum that is fused: no table of squares, no product at a lower level.
         back = self.joint * safe_reciprocal(self.p_a)[None, :]
         return jnp.sum(jnp.sum(back * self.joint, axis=1) * safe_reciprocal(self.p_x))
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer
-from contexture_jax._core.numerics import safe_reciprocal
+from contexture_jax._core.numerics import Precision, safe_reciprocal
 from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
 from contexture_jax.contexts import SoftmaxContext
 from contexture_jax.kernels import Form, exp_matmul, tile_shape
@@ -35,6 +35,8 @@ class KernelOperator(AssociationOperator):
         norm2: ‖T‖²_HS, shape ().
         tile_size: the largest side of a tile. Static.
         form: how log P⁺(a|x) comes from the two. Static.
+        precision: the level of products with tiles of weights, of float32; log weights
+            are exact. Static.
     """
 
     queries: Float[Array, "n e"]
@@ -44,6 +46,7 @@ class KernelOperator(AssociationOperator):
     norm2: Float[Array, ""]
     tile_size: int = static_field()
     form: Form = static_field()
+    precision: Precision = static_field(default="exact", kw_only=True)
     fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
@@ -59,7 +62,12 @@ class KernelOperator(AssociationOperator):
 
     def _product(self, queries: Array, keys: Array, values: Array) -> Array:
         return exp_matmul(
-            queries, keys, values, form=self.form, tile_size=self.tile_size
+            queries,
+            keys,
+            values,
+            form=self.form,
+            tile_size=self.tile_size,
+            precision=self.precision,
         )
 
     def squared_norm(self) -> Float[Array, ""]:

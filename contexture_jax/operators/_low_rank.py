@@ -8,8 +8,14 @@ from typing import Any
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import as_floating, check_integer, check_ndim
-from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
+from contexture_jax._core.numerics import Precision, mm
+from contexture_jax._core.types import (
+    Array,
+    ArrayLike,
+    Float,
+    pytree_dataclass,
+    static_field,
+)
 from contexture_jax.operators._base import AssociationOperator, Cost, as_law_of
 
 __all__ = ["LowRankOperator", "low_rank_operator"]
@@ -24,21 +30,32 @@ class LowRankOperator(AssociationOperator):
         right: r, shape (m, e), mean 0 under `p_a`.
         p_x: shape (n,).
         p_a: shape (m,).
+        precision: the level of products with the features, of float32. Static.
     """
+
+    _tables = ("left", "right")
 
     left: Float[Array, "n e"]
     right: Float[Array, "m e"]
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
+    precision: Precision = static_field(default="exact", kw_only=True)
     fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g = E g + l ⟨r, g⟩, shape (n, r)."""
-        return _apply(self.left, self.right, self.p_a, g) * _support(self.p_x)
+        out = self._apply(self.left, self.right, self.p_a, g)
+        return out * _support(self.p_x)
 
     def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f = E f + r ⟨l, f⟩, shape (m, r)."""
-        return _apply(self.right, self.left, self.p_x, f) * _support(self.p_a)
+        out = self._apply(self.right, self.left, self.p_x, f)
+        return out * _support(self.p_a)
+
+    def _apply(self, out: Array, into: Array, law: Array, block: Array) -> Array:
+        weighted = law[:, None] * block
+        through = mm(into.T, weighted, self.precision)
+        return weighted.sum(axis=0)[None, :] + mm(out, through, self.precision)
 
     def squared_norm(self) -> Float[Array, ""]:
         """1 + Tr(Cov l · Cov r)."""
@@ -90,11 +107,6 @@ def low_rank_operator(
     return LowRankOperator(
         one - mm(law_x, one)[None, :], two - mm(law_a, two)[None, :], law_x, law_a
     )
-
-
-def _apply(out: Array, into: Array, law: Array, block: Array) -> Array:
-    weighted = law[:, None] * block
-    return weighted.sum(axis=0)[None, :] + mm(out, mm(into.T, weighted))
 
 
 def _support(law: Array) -> Array:

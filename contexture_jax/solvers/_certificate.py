@@ -206,6 +206,7 @@ def certify(
     _check_kinds(result, info, op, key)
     _check_ranges(scale, cluster_tol, failure_probability)
     result, info, op = tree_on_auto_axes((result, info, op))
+    op = None if op is None else op.with_precision("exact")
     _check_shapes(result, info, op)
     bound: Any = info.scale if scale is None else scale
     same, measures, failure = True, False, 0.0

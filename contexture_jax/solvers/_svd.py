@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from contexture_jax._core.checks import check_key, gathered, is_traced
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
-from contexture_jax._core.numerics import cast_floating, mm
+from contexture_jax._core.numerics import mm
 from contexture_jax._core.threads import held_lapack
 from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import AssociationOperator, mesh_of, to_functions
@@ -76,9 +76,10 @@ def svd(
             exact for the work: half the rank and less (theory.md §6.4). Clusters of
             equal values should have room in a block.
         range_dtype: find the range first with products in this coarser dtype (float32
-            for a float64 operator, bfloat16 for a float32 one on an accelerator), to 50
-            of its eps; passes in full precision go on from there to `tol`. The result
-            is as exact as without. `info.num_passes` counts both. None: no such solve.
+            for a float64 operator, bfloat16 for a float32 one on an accelerator, whose
+            sums are float32: `AssociationOperator.narrowed`), to 50 of its eps; exact
+            passes go on from there to `tol`. The result is as exact as without.
+            `info.num_passes` counts both. None: no such solve.
 
     Returns:
         (result, info): an `SVDResult` with `left` orthonormal in L²(P_X), `right` in
@@ -166,7 +167,7 @@ def _compiled(
     problem = euclidean_problem(op)
     coarse = None
     if plan.range_dtype:
-        low = euclidean_problem(cast_floating(op, plan.range_dtype)).map
+        low = euclidean_problem(op.narrowed(plan.range_dtype)).map
         coarse = coarse_map(problem.map, low)
     result, info = solve(problem.map, plan, key, problem.squared_norm, coarse)
     left, right = to_functions(op, result.left, result.right)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from contexture_jax._core.numerics import mm, safe_reciprocal
+from contexture_jax._core.numerics import Precision, mm, safe_reciprocal
 from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
 from contexture_jax.operators._base import Cost
 from contexture_jax.operators._dense import DenseOperator
@@ -46,25 +46,31 @@ class ShardedDenseOperator(ShardedOperator):
         p_a: column sums, shape (m,).
         mesh: the devices. Static.
         axis: the axis of the mesh that cuts the rows. Static.
+        precision: the level of products with the table, of float32. Static.
     """
+
+    _tables = ("joint",)
 
     joint: Float[Array, "n2 m"]
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
     mesh: Mesh = static_field()
     axis: str = static_field()
+    precision: Precision = static_field(default="exact", kw_only=True)
     fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
-        local = spmd(mm, self.mesh, (self.axis, None), self.axis)
+        take = (self.axis, None)
+        local = spmd(_local_product, self.mesh, take, self.axis, self.precision)
         out = local(self.joint, g)[: self.shape[0]]
         return safe_reciprocal(self.p_x)[:, None] * out
 
     def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f, shape (m, r)."""
         axis = self.axis
-        total = spmd(_sum_over_rows, self.mesh, (axis, axis), None, axis)
+        static = axis, self.precision
+        total = spmd(_sum_over_rows, self.mesh, (axis, axis), None, *static)
         out = total(self.joint, pad_rows(f, self.num_devices))
         return safe_reciprocal(self.p_a)[:, None] * out
 
@@ -107,7 +113,10 @@ class ShardedLowRankOperator(ShardedOperator):
         p_a: shape (m,).
         mesh: the devices. Static.
         axis: the axis of the mesh that cuts the rows. Static.
+        precision: the level of products with the features, of float32. Static.
     """
+
+    _tables = ("left", "right")
 
     left: Float[Array, "n2 e"]
     right: Float[Array, "m2 e"]
@@ -115,6 +124,7 @@ class ShardedLowRankOperator(ShardedOperator):
     p_a: Float[Array, " m"]
     mesh: Mesh = static_field()
     axis: str = static_field()
+    precision: Precision = static_field(default="exact", kw_only=True)
     fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
@@ -130,7 +140,8 @@ class ShardedLowRankOperator(ShardedOperator):
     def _apply(self, out: Array, into: Array, law: Array, block: Array) -> Array:
         axis = self.axis
         weighted = pad_rows(law[:, None] * block, self.num_devices)
-        local = spmd(_through_features, self.mesh, (axis,) * 3, axis, axis)
+        static = axis, self.precision
+        local = spmd(_through_features, self.mesh, (axis,) * 3, axis, *static)
         return local(out, into, weighted)
 
     def squared_norm(self) -> Float[Array, ""]:
@@ -192,12 +203,18 @@ def shard_low_rank(
     )
 
 
-def _sum_over_rows(axis: str, joint: Array, f: Array) -> Array:
-    return jax.lax.psum(mm(joint.T, f), axis)
+def _local_product(precision: Precision, joint: Array, g: Array) -> Array:
+    return mm(joint, g, precision)
 
 
-def _through_features(axis: str, out: Array, into: Array, weighted: Array) -> Array:
+def _sum_over_rows(axis: str, precision: Precision, joint: Array, f: Array) -> Array:
+    return jax.lax.psum(mm(joint.T, f, precision), axis)
+
+
+def _through_features(
+    axis: str, precision: Precision, out: Array, into: Array, weighted: Array
+) -> Array:
     ones = jnp.ones((into.shape[0], 1), into.dtype)
-    moments = mm(jnp.concatenate([into, ones], axis=1).T, weighted)
+    moments = mm(jnp.concatenate([into, ones], axis=1).T, weighted, precision)
     moments = jax.lax.psum(moments, axis)
-    return mm(out, moments[:-1]) + moments[-1:]
+    return mm(out, moments[:-1], precision) + moments[-1:]

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from contexture_jax._core.checks import is_traced
-from contexture_jax._core.numerics import safe_reciprocal
+from contexture_jax._core.numerics import Precision, safe_reciprocal
 from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
 from contexture_jax.contexts import SoftmaxContext
 from contexture_jax.kernels import (
@@ -54,6 +54,7 @@ class _Ring(NamedTuple):
     tile_size: int
     form: Form
     power: float = 1.0
+    precision: Precision = "exact"
 
     @property
     def size(self) -> int:
@@ -71,6 +72,7 @@ class _Ring(NamedTuple):
             form=self.form,
             tile_size=self.tile_size,
             power=self.power,
+            precision=self.precision,
         )
 
 
@@ -93,6 +95,8 @@ class ShardedKernelOperator(ShardedOperator):
         axis: the axis of the mesh that cuts the rows. Static.
         tile_size: the largest side of a tile. Static.
         form: how log P⁺(a|x) comes from the two. Static.
+        precision: the level of products with tiles of weights, of float32; log weights
+            are exact. Static.
     """
 
     queries: Float[Array, "n2 e"]
@@ -104,11 +108,13 @@ class ShardedKernelOperator(ShardedOperator):
     axis: str = static_field()
     tile_size: int = static_field()
     form: Form = static_field()
+    precision: Precision = static_field(default="exact", kw_only=True)
     fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     @property
     def _ring(self) -> _Ring:
-        return _Ring(self.mesh, self.axis, self.tile_size, self.form)
+        ring = _Ring(self.mesh, self.axis, self.tile_size, self.form)
+        return ring._replace(precision=self.precision)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
