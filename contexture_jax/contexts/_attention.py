@@ -58,22 +58,30 @@ class Attention(SoftmaxContext):
         """Scale · ⟨q, k⟩ + b_a, of queries and keys in units of their largest."""
         form = self.form() if form is None else form
         bias, rest, size = self._bias()
+        # Powers of two: entries near 1, so that neither norms nor products leave the
+        # range; the exponents go into the scale.
         q, first = in_unit(finite_or_nan(self.queries))
         k, second = in_unit(finite_or_nan(self.keys))
         power = first + second
         if self.exponent is not None:
             power = power + 2 * self.exponent.astype(jnp.int32)
         scale = finite_or_nan(self.scale)
+        # In halves: 2^power alone may be out of range where the scaled product is not.
         for part in (power // 2, power - power // 2):
             scale = scale * jnp.ldexp(jnp.ones((), q.dtype), part)
         # Beyond it every law is its largest entry, to all digits.
         most = -FLOOR / (2.0**20 * form.width)
         scale = jnp.clip(scale, -most, most)
+        # Sizes for `Form`: what a plain tile cancels is at most |scale| |q| |k|, of
+        # which each side brings a half against the largest of the other.
         norms = [jnp.sqrt((y * y).sum(axis=1)) for y in (q, k)]
         half = 0.5 * jnp.abs(scale)
         sizes = half * norms[0] * norms[1].max(), half * norms[1] * norms[0].max()
+        # 0 · norm and not 0: a row that is no number then makes its law NaN.
         one, zero, one_k = jnp.ones_like(norms[0]), 0.0 * norms[0], 0.0 * norms[1] + 1
         return SoftmaxFactors(
+            # The longer vectors of theory.md §4.4, (n, d + 2) and (m, d + 2); behind
+            # them what an exact tile takes.
             lay_out(
                 form, [scale * q, zero, one], [q, scale * one, zero, zero, sizes[0]]
             ),
@@ -85,6 +93,7 @@ class Attention(SoftmaxContext):
 
     def _size(self) -> float:
         """|scale| times the largest norms, on the host."""
+        # The largest norms bound every inner product, without forming one.
         reach = [largest_norm(np.asarray(y)) for y in (self.queries, self.keys)]
         more = 0 if self.exponent is None else int(self.exponent)
         scale = np.ldexp(np.abs(float(self.scale)), more)
@@ -97,6 +106,8 @@ class Attention(SoftmaxContext):
 
     def reverse(self) -> Attention:
         """Attention from the keys to the queries, by Bayes' rule."""
+        # l'(a, x) = ⟨k_a, q_x⟩ + log p_x − log Z(x): again attention, roles exchanged
+        # (theory.md §4.4, reversal).
         p_a, bias, rest = reversed_law(self, form=self.form())
         return Attention(
             self.keys, self.queries, self.scale, bias, p_a, rest, self.exponent
@@ -128,6 +139,7 @@ def attention(
         ValueError: if shapes do not agree or a value is not finite.
     """
     q = as_features(queries, "queries")
+    # One dtype, that of the queries.
     k = as_features(keys, "keys").astype(q.dtype)
     if q.shape[1] != k.shape[1]:
         msg = (
@@ -136,6 +148,7 @@ def attention(
         )
         raise ValueError(msg)
     given = q.shape[1] ** -0.5 if scale is None else scale
+    # A scale that float32 cannot hold is kept as a number and a power of four.
     factor, exponent = scaled_number(given, "scale", q.dtype)
     check_finite(factor, "scale")
     offset = (

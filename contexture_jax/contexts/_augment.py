@@ -60,6 +60,7 @@ class GaussianNoise(SamplingContext):
         return as_floating(as_batch(x, name), name)
 
     def _sigma(self, x: Array) -> Array:
+        # σ of one entry each, so that one formula serves both forms of it.
         return jnp.broadcast_to(jnp.asarray(self.scale, x.dtype), x.shape)
 
     def _draw(self, key: Array, x: Array) -> Array:
@@ -115,13 +116,17 @@ class Erasure(SamplingContext):
         erased = same_values(a, jnp.full_like(a, fill_like(x, self.fill)))
         kept = same_values(a, x)
         zero = jnp.zeros_like(rate)
+        # Both, where x has the value `fill` itself: erased or not, the entry looks the
+        # same.
         mass = jnp.where(erased, rate, zero) + jnp.where(kept, 1 - rate, zero)
+        # log 0 = −∞ where a differs from x and is not `fill`: no such a is drawn.
         return jnp.log(mass).sum()
 
 
 def fill_like(x: Array, fill: float) -> Array:
     """`fill` in the dtype of `x`, which must be able to hold it."""
     value = jnp.asarray(fill, x.dtype)
+    # Cast to integers, NaN or 0.5 would become a value that x may well have.
     is_held = jnp.issubdtype(x.dtype, jnp.floating) or float(fill).is_integer()
     if not is_held:
         msg = f"fill must be a value of dtype {x.dtype}; got {fill}"
@@ -159,6 +164,8 @@ class CoordinateMask(SamplingContext):
         return as_vectors(x, name, self.num_masked)
 
     def _draw(self, key: Array, x: Array) -> Array:
+        # The coordinates of the `num_masked` lowest ranks are a uniform set of that
+        # size.
         ranks = jax.random.permutation(key, x.shape[0])
         return jnp.where(ranks < self.num_masked, fill_like(x, self.fill), x)
 
@@ -169,7 +176,9 @@ class CoordinateMask(SamplingContext):
         # Masks must cover what became `fill`; the rest of them is on what was already.
         visible = (is_fill & ~was_fill).sum()
         hidden, free = self.num_masked - visible, was_fill.sum()
+        # As many of the masked coordinates as were `fill` before can hide there.
         possible &= (hidden >= 0) & (hidden <= free)
+        # All sets of the same size are equally likely: a share of them.
         count = _log_choose(free, jnp.clip(hidden, 0, free))
         total = _log_choose(jnp.asarray(x.shape[0]), jnp.asarray(self.num_masked))
         return jnp.where(possible, count - total, -jnp.inf)
@@ -177,6 +186,7 @@ class CoordinateMask(SamplingContext):
 
 def _log_choose(n: Array, k: Array) -> Array:
     n, k = (jnp.asarray(v, jnp.zeros(()).dtype) for v in (n, k))
+    # By logarithms: binomials of a few hundred coordinates overflow float32.
     return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
 
 
@@ -216,6 +226,7 @@ class BlockMask(VariantContext):
         return as_vectors(x, name, self.size)
 
     def _num_variants(self, shape: tuple[int, ...]) -> int:
+        # Runs lie within the vector: every variant hides as many coordinates.
         return shape[0] - self.size + 1
 
     def _variant(self, x: Array, index: Array) -> Array:
@@ -241,6 +252,8 @@ class Composed(Context):
 
     def sample(self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0) -> Array:
         """Draw from each in turn; every row has a key of its own at every step."""
+        # A key for each step, and the rows fold their number into it: two contexts
+        # alike in a chain draw differently.
         keys = row_keys(key, len(self.contexts))
         drawn = as_batch(x, "x")
         for step, context in zip(keys, self.contexts, strict=True):

@@ -100,9 +100,12 @@ class Context:
         """Whether the class of this context has a method, and all that it calls."""
         if name in getattr(self, "__dict__", {}):
             return True  # a field that is a function
+        # The class that the method comes from says what that calls: a subclass that
+        # overrides the method answers for its own.
         owner = next((c for c in type(self).__mro__ if name in vars(c)), None)
         if owner is None:
             return False
+        # Recursive, so that `table` from `_log_density` is there only if that is.
         needs = vars(owner).get("_needs", {}).get(name, ())
         return needs is not None and all(map(self._gives, needs))
 
@@ -150,6 +153,7 @@ class _Adopted(Context):
 
     def __init__(self, given: Any) -> None:
         self.given = given
+        # Bound on the instance, where `_gives` finds them as fields that are functions.
         for name in _methods(given):
             setattr(self, name, getattr(given, name))
 
@@ -180,6 +184,7 @@ def as_context(context: Any, name: str = "context") -> Context:
     if isinstance(context, Context):
         return context
     # Frames have a `sample` of their own.
+    # A class has the methods of its objects, but no law.
     is_data = isinstance(context, type) or hasattr(context, "__array__")
     if is_data or not {"sample", "log_density", "kernel", "table"} & set(
         _methods(context)

@@ -24,6 +24,7 @@ def conditional(matrix: ArrayLike, p_x: ArrayLike | None = None) -> DenseJoint:
     """
     rows = as_table(matrix, "matrix")
     check_rows(rows, "matrix")
+    # Row by row; a trace cannot refuse a row without mass, which becomes NaN.
     shares = normalised(weights_or_nan(rows, axis=1), axis=1)
     num_rows = shares.shape[0]
     if p_x is None:

@@ -71,6 +71,8 @@ class DenseJoint(NumberedContext):
         return (self.probabilities[x] > 0).any(axis=1)
 
     def _draw(self, key: Array, x: Array) -> Array:
+        # Unnormalised: `categorical` takes logits up to a constant. Cells of mass 0 are
+        # −∞ there and never drawn.
         return jax.random.categorical(key, jnp.log(self.probabilities[x]))
 
     def _log_density(self, a: Array, x: Array) -> Array:
@@ -87,14 +89,17 @@ class DenseJoint(NumberedContext):
         Rows without mass are kept and masked if given by number; new ones are refused.
         """
         if are_indices(x_new):
+            # Numbers on the host, checked: a gather would clip.
             rows = self.probabilities[as_indices(x_new, self.shape[0])]
         else:
             check_profiles(self.has_profiles)
             rows = as_table(x_new, "x_new")
             check_width(rows, self.shape[1])
             check_rows(rows, "x_new")
+            # Each new row is a law of its own, whatever its scale.
             rows = weights_or_nan(rows, axis=1)
             rows = normalised(rows, axis=1, dtype=self.probabilities.dtype)
+        # First each row, then all: P_X of the new rows is uniform on those with mass.
         shares = normalised(normalised(rows, axis=1))
         return DenseJoint(shares, has_profiles=self.has_profiles)
 
@@ -107,6 +112,7 @@ def as_table(table: Any, name: str) -> Array | np.ndarray:
     """A table of weights, checked; as NumPy has it, whose range may be wider."""
     values = as_real(table, name)
     warn_if_float64(table, values, name)
+    # Arrays of NumPy stay in their dtype here, and are normalised in float64.
     if isinstance(values, jax.Array):
         values = values.astype(floating_dtype(values.dtype))
     check_ndim(values, 2, name)
@@ -128,6 +134,7 @@ def check_rows(rows: Array | np.ndarray, name: str) -> None:
 
 def are_indices(x_new: Any) -> bool:
     """Whether new rows are given by their numbers."""
+    # Before `as_array`, which would write a sparse matrix out.
     if hasattr(x_new, "tocoo") or isinstance(x_new, (sparse.BCOO, sparse.BCSR)):
         return False
     array = x_new if isinstance(x_new, jax.Array) else as_array(x_new, "x_new")

@@ -104,8 +104,11 @@ def check_density(
         msg = f"x must have at least one row; got shape {tuple(x.shape)}"
         raise ValueError(msg)
     key_rows, key_values = jax.random.split(key)
+    # Eight draws a row at least: the halves below need several of each.
     num_rows = min(x.shape[0], num_samples // 8)
     x = x[jax.random.permutation(key_rows, x.shape[0])[:num_rows]]
+    # Evenly: weights then hardly differ, and the bound on the variance grows with the
+    # largest.
     rows = jnp.arange(num_samples) % num_rows
     samples = context.sample(key_values, x[rows])
     logs = all_log_densities(context, samples, x, num_samples)
@@ -122,11 +125,14 @@ def all_log_densities(
             f" {tuple(a.shape)}"
         )
         raise ValueError(msg)
+    # A subclass may know one measure for all x_i, as `corruption` does (theory.md
+    # §4.7).
     if isinstance(context, SamplingContext):
         return context.log_densities(a, x)
     n = x.shape[0]
 
     def row(one: Array) -> Array:
+        # (n, …): one a against every x.
         many = jnp.broadcast_to(one, (n, *one.shape))
         return one_each(context.log_density(many, x), n)
 
@@ -148,9 +154,12 @@ def judge_density(samples: Any, rows: Any, logs: Any) -> DensityCheck:
     m, n = logs.shape
     # So few rows that each has several draws, if it can.
     num_rows = min(n, max(_FEWEST_ROWS, -(-_MOST_DRAWS * n // m)))
+    # Spread over all rows: inputs may be in an order that means something.
     chosen = np.unique(np.linspace(0, n - 1, num_rows).astype(int))
     draws = np.flatnonzero(np.isin(rows, chosen))[:_MOST_DRAWS]
     present, own = np.unique(rows[draws], return_inverse=True)
+    # (draws, rows): posteriors over these rows alone are still the law of which of
+    # *them* a draw came from.
     logs = np.asarray(logs[draws][:, present], np.float64)
     if np.isnan(logs).any() or (logs == np.inf).any():
         bad = logs[np.isnan(logs) | (logs == np.inf)][0]
@@ -158,9 +167,11 @@ def judge_density(samples: Any, rows: Any, logs: Any) -> DensityCheck:
         raise ValueError(msg)
     impossible = int((logs[np.arange(len(draws)), own] == -np.inf).sum())
     values = np.asarray(samples[draws])
+    # Three statistics, and Bonferroni's factor below for having looked at three.
     tests = [_posterior(logs, own), *_by_halves(values, logs, own)]
     p_value = min(1.0, len(tests) * min(p for _, p in tests))
     return DensityCheck(
+        # The density rules out what the sampler drew: no statistics are needed.
         0.0 if impossible else p_value,
         np.array([score for score, _ in tests]),
         impossible,
@@ -170,6 +181,8 @@ def judge_density(samples: Any, rows: Any, logs: Any) -> DensityCheck:
 
 def _posterior(logs: np.ndarray, own: np.ndarray) -> tuple[float, float]:
     posterior = _normalised(logs)
+    # Cut from below, so that t has a bounded reach: Bernstein's inequality needs one,
+    # and log posteriors have none.
     floor = -math.log(logs.shape[1]) - _FLOOR
     with np.errstate(divide="ignore"):
         t = np.maximum(np.log(posterior), floor)
@@ -186,14 +199,20 @@ def _by_halves(
     number[order] = np.arange(len(own))
     first = number % 2 == 0
     one, two = np.flatnonzero(first), np.flatnonzero(~first)
+    # Nothing to test on: no evidence against.
     if len(two) == 0:
         return (0.0, 1.0), (0.0, 1.0)
+    # Only rows that the second half has draws of: their prior is equal by the weights.
     present, within = np.unique(own[two], return_inverse=True)
     posterior = _normalised(logs[two][:, present])
+    # How often π names a row, over the mean of 1; under a right density about 1.
     named = _normalised(logs[one])[:, present].mean(axis=0) * logs.shape[1]
     proposal = np.broadcast_to(np.clip(named - 1.0, -1.0, 1.0), posterior.shape)
     # One draw a row, the nearest, would say too little where rows are much alike.
+    # (two, one): what is proposed depends on the first half alone, so that given a_j it
+    # is a fixed function of i.
     nearness = _nearness(values[two], values[one])
+    # (one, rows)
     is_of = own[one][:, None] == present[None, :]
     of_rows = nearness @ is_of / np.maximum(is_of.sum(axis=0), 1)
     return (
@@ -204,6 +223,7 @@ def _by_halves(
 
 def _normalised(logs: np.ndarray) -> np.ndarray:
     """Posteriors of equal prior; uniform where all densities are 0."""
+    # The largest is taken off, or densities in many coordinates would all underflow.
     top = logs.max(axis=1, keepdims=True)
     logs = np.where(np.isfinite(top), logs - np.where(np.isfinite(top), top, 0.0), 0.0)
     weights = np.exp(logs)
@@ -220,17 +240,22 @@ def _score(
     """
     num_rows = posterior.shape[1]
     counts = np.bincount(own, minlength=num_rows)
+    # So many draws as a row has, so much less each counts: π has an equal prior.
     w = len(own) / (counts > 0).sum() / counts[own]
+    # (draws,): E_π t_j and Var_π t_j.
     mean = (posterior * t).sum(axis=1)
     variance = (posterior * (t - mean[:, None]) ** 2).sum(axis=1)
     total = float((w * (t[np.arange(len(own)), own] - mean)).sum())
     spread = float(w.max() * (w * variance).sum())
+    # The most that one draw can add, for Bernstein's inequality.
     reach = float(w.max() * (t.max(axis=1) - t.min(axis=1)).max())
     # Sums of so many differences round.
     noise = 1e-6 * max(reach, 1.0) * len(own) ** 0.5
     beyond = max(abs(total) - noise, 0.0)
     if beyond == 0.0:
         return 0.0, 1.0
+    # Bernstein: P(|S| ≥ s) ≤ 2 exp(−s² / (2 (V + R s / 3))). A normal law would do for
+    # the middle and not for p-values of 10⁻⁶.
     exponent = beyond**2 / (2.0 * (spread + reach * beyond / 3.0))
     score = math.copysign(beyond, total) / math.sqrt(max(spread, noise**2))
     return score, min(1.0, 2.0 * math.exp(-exponent))
@@ -241,6 +266,7 @@ def _nearness(values: np.ndarray, among: np.ndarray) -> np.ndarray:
     found = []
     for distances in _distances(values, among):
         ordered = np.sort(distances)
+        # The mean of both sides: ties, as of integers, share their rank.
         ranks = sum(ordered.searchsorted(distances, side) for side in ("left", "right"))
         found.append(-np.log(0.5 * ranks / len(among)))
     return np.minimum(found, math.log(_ALIKE))
@@ -257,9 +283,12 @@ def _distances(values: np.ndarray, among: np.ndarray) -> Iterator[np.ndarray]:
             by = np.abs(one[None, :] - others)
             yield (by > 0).sum(axis=1) + np.minimum(by / width, 1.0).mean(axis=1) / 2
         return
+    # NaN may be a value, as the `fill` of an erasure.
     flat, others = (np.nan_to_num(x.astype(np.float64)) for x in (flat, others))
+    # Columns of unlike units count alike.
     center, scale = others.mean(axis=0), others.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     flat, others = ((x - center) / scale for x in (flat, others))
+    # |b|² − 2 ⟨a, b⟩: ranks do not see the |a|² that all share.
     norms = (others**2).sum(axis=1)
     yield from norms[None, :] - 2.0 * flat @ others.T

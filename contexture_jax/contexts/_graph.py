@@ -38,12 +38,15 @@ def graph(adjacency: Any, *, lazy: bool = False) -> DenseJoint | SparseJoint:
     if not isinstance(lazy, (bool, np.bool_)):
         msg = f"lazy must be True or False; got {summary(lazy)}"
         raise TypeError(msg)
+    # Normalised and checked as any table; what is special of a graph is below.
     context = joint(adjacency)
     if isinstance(context, DenseJoint):
         weights = context.probabilities
         _check_square(weights.shape)
+        # Its shares lie elsewhere: the comparison runs where they are.
         if spans_processes(weights):
             _check_symmetric(weights, weights.T, jnp)
+        # In a trace W cannot be refused: NaN says that it is no graph.
         elif is_traced(weights):
             wrong = _asymmetric(weights, weights.T, jnp).any()
             weights = jnp.where(wrong, jnp.nan, weights)
@@ -53,10 +56,12 @@ def graph(adjacency: Any, *, lazy: bool = False) -> DenseJoint | SparseJoint:
             _check_symmetric(values, values.T)
         if not lazy:
             return context
+        # P⁺ of (I + T) / 2: half of a vertex's degree is a step to itself.
         walk = 0.5 * (weights + jnp.diag(weights.sum(axis=1)))
         return DenseJoint(walk, has_profiles=False)
     _check_square(context.shape)
     mirrored = context.reverse()
+    # Entries are sorted, so that equal patterns are equal lists.
     same_pattern = np.array_equal(context.rows, mirrored.rows) and np.array_equal(
         context.columns, mirrored.columns
     )
@@ -69,6 +74,7 @@ def graph(adjacency: Any, *, lazy: bool = False) -> DenseJoint | SparseJoint:
     rows, columns, weights = map(
         np.asarray, (context.rows, context.columns, context.weights)
     )
+    # Vertices without an edge get a loop of weight 0, which is dropped.
     degrees = np.bincount(rows, weights, n).astype(weights.dtype)
     return coordinates(
         np.concatenate([rows, np.arange(n)]),
@@ -95,6 +101,7 @@ def _check_symmetric(values: Any, mirrored: Any, xp: Any = np) -> None:
 
 def _asymmetric(values: Any, mirrored: Any, xp: Any) -> Any:
     """Where a table differs from its transpose by more than rounding."""
+    # Of the larger of the two: W may have been summed in another order on either side.
     tolerance = 4 * float(np.finfo(values.dtype).eps) * xp.maximum(values, mirrored)
     return xp.abs(values - mirrored) > tolerance
 

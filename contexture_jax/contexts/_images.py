@@ -74,6 +74,7 @@ class Crop(_ImageContext):
                 f" of {self.padding}; got {tuple(shape)}"
             )
             raise ValueError(msg)
+        # At least one place each, else the window does not fit.
         return down, right
 
     def _num_variants(self, shape: tuple[int, ...]) -> int:
@@ -84,6 +85,7 @@ class Crop(_ImageContext):
         _, right = self._places(x.shape)
         sides = ((self.padding, self.padding), (self.padding, self.padding), (0, 0))
         padded = jnp.pad(x, sides, mode=_PADDING[self.mode])
+        # Row by row through the places.
         start = (index // right, index % right, jnp.zeros_like(index))
         return jax.lax.dynamic_slice(
             padded, start, (*self._window(x.shape), x.shape[2])
@@ -136,6 +138,8 @@ class Flip(_ImageContext):
     ) -> int:
         return 2
 
+    # Two variants of unequal probability, so both of the defaults are overridden: what
+    # is drawn, and its log weight.
     def _choose(self, key: Array, num: int) -> Array:
         del num
         mirrored = jax.random.bernoulli(key, jnp.asarray(self.probability))
@@ -189,6 +193,7 @@ class Cutout(_ImageContext):
 
     def _variant(self, x: Array, index: Array) -> Array:
         _, right = self._places(x.shape)
+        # Coordinates relative to the corner of the square, broadcast to (h, w, 1).
         rows = jnp.arange(x.shape[0])[:, None, None] - index // right
         columns = jnp.arange(x.shape[1])[None, :, None] - index % right
         hidden = (rows >= 0) & (rows < self.size) & (columns >= 0)

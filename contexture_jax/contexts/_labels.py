@@ -55,6 +55,7 @@ class Labels(NumberedContext):
     @property
     def classes(self) -> np.ndarray:
         """The class values, ascending, shape (C,), as `kind` says, on the host."""
+        # Classes are words of 32 bits on the device, and whole again here.
         words = np.ascontiguousarray(self.class_words)
         if self.kind == "text":
             return words.view(f"<U{words.shape[1]}")[:, 0]
@@ -98,7 +99,10 @@ class Labels(NumberedContext):
         else:
             # Of int64 and uint64 NumPy would compare the nearest doubles.
             shared = (values >= 0) & (values <= np.iinfo(np.int64).max)
+            # What int64 does not hold is no class of such a context, nor the other way
+            # round.
             cast = np.where(shared, values, 0).astype(classes.dtype)
+        # The place where it would be; whether it is there is compared next.
         codes = np.clip(np.searchsorted(classes, cast), 0, len(classes) - 1)
         unknown = ~shared | (classes[codes] != cast)
         if unknown.any():
@@ -115,6 +119,7 @@ class Labels(NumberedContext):
     def reverse(self) -> SparseJoint:
         """The law with rows = classes (by number) and columns = examples."""
         n = self.codes.shape[0]
+        # One entry an example: sparse whatever the number of classes.
         weights = np.full(n, 1.0 / n, jnp.zeros(()).dtype)
         shape = (self.num_classes, n)
         return coordinates(self.codes, np.arange(n), weights, shape)
@@ -145,11 +150,13 @@ def labels(y: ArrayLike) -> Labels:
 def labels_of(classes: np.ndarray, codes: np.ndarray) -> Labels:
     """Labels from what `class_codes` gives: classes, ascending, and numbers of them."""
     if classes.dtype.kind == "U":
+        # UCS-4 of NumPy's text, in one byte order, so that files move between machines.
         words = classes.astype(classes.dtype.newbyteorder("<")).view("<u4")
         words, kind = words.reshape(len(classes), -1), "text"
     else:
         if classes.dtype.kind == "f":
             classes = classes.astype(np.float64)
+        # The 64 bits as they are: `classes` reads them back in the same way.
         bits, kind = classes.view(np.uint64), classes.dtype.name
         words = np.stack([bits & np.uint64(2**32 - 1), bits >> np.uint64(32)], axis=1)
     return Labels(

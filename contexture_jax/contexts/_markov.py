@@ -33,6 +33,8 @@ def markov(transition: ArrayLike) -> DenseJoint:
         msg = f"transition must be square; got shape {rows.shape}"
         raise ValueError(msg)
     eps = np.finfo(floating_dtype(rows.dtype)).eps
+    # Rows that were printed with half of the digits of their dtype pass, those of
+    # counts do not.
     tolerance = rows.shape[0] * float(np.sqrt(eps))
     matrix = rows.astype(np.float64)
     check_values(

@@ -71,6 +71,7 @@ class Neighbors(NumberedContext):
         """P⁺(a|x) of each slot, stored or not."""
         if self.weights is not None:
             return self.weights
+        # Not stored for k-NN graphs: n · K equal numbers.
         share = 1.0 / self.indices.shape[1]
         return jnp.full(self.indices.shape, share, self.p_x.dtype)
 
@@ -82,23 +83,28 @@ class Neighbors(NumberedContext):
         return (
             jnp.zeros((n, self.num_points), joint.dtype)
             .at[rows, self.indices]
+            # Adds, as a list from outside may name a point twice.
             .add(joint)
         )
 
     def _draw(self, key: Array, x: Array) -> Array:
         if self.weights is None:
+            # A slot and not a point: with equal weights no list is looked through.
             slot = jax.random.randint(key, (), 0, self.indices.shape[1])
         else:
             slot = jax.random.categorical(key, jnp.log(self.weights[x]))
         return self.indices[x, slot]
 
     def _log_density(self, a: Array, x: Array) -> Array:
+        # (K,): all slots of a, of which there may be several.
         hits = self.indices[x] == a
         if self.weights is None:
             return jnp.log(hits.mean(dtype=self.p_x.dtype))
         return jnp.log(jnp.where(hits, self.weights[x], 0.0).sum())
 
     def _law_of_a(self) -> Float[Array, " m"]:
+        # In-degrees: being near is not symmetric, so P_A is not uniform (theory.md
+        # §4.3).
         joint = self.p_x[:, None] * self.slot_weights()
         return jnp.zeros(self.num_points, joint.dtype).at[self.indices].add(joint)
 
@@ -112,6 +118,7 @@ class Neighbors(NumberedContext):
         Raises:
             TypeError: if it is differentiated in `x_new`.
         """
+        # From outside: nothing to search among, so that lists come from outside too.
         if self.points is None:
             if self.weights is None:
                 return neighbors(x_new, num_points=self.num_points)
@@ -124,6 +131,8 @@ class Neighbors(NumberedContext):
         new = held_here(new_rows(x_new, self.points))
         num_neighbors = self.indices.shape[1]
         law, weights = uniform_law(new), None
+        # Nothing can be decided on the host: neighbours to rounding, and NaN for what a
+        # trace cannot refuse.
         if is_traced(new, self.points):
             indices = _traced_neighbors(num_neighbors, new, self.points)
             finite = jnp.isfinite(new).all(axis=1, keepdims=True)
@@ -175,7 +184,10 @@ class ReversedNeighbors(Context):
         check_concrete((forward, x_new), "a context of new neighbours")
         points = np.asarray(forward.points)
         new = gathered(new_rows(x_new, forward.points))
+        # (entry, row) pairs: a is a neighbour of x if it lies in the ball of x, whose
+        # radius is the distance of its last neighbour.
         index, column = in_balls(new, points, np.asarray(forward.indices)[:, -1])
+        # P(x | a) ∝ P_X(x) · 1 / K: the share 1 / K cancels.
         weights = np.asarray(forward.p_x, np.float64)[column]
         mass = np.bincount(index, weights, len(new))
         if not (mass > 0).all():
@@ -195,6 +207,8 @@ def _traced_neighbors(num_neighbors: int, new: Array, points: Array) -> Array:
 
 
 def _refuse_gradient(num_neighbors: int, primals: Any, tangents: Any) -> Any:
+    # Symbolic zeros are told from arrays of zeros: only what is really differentiated
+    # in x_new is refused.
     if not all(isinstance(t, SymbolicZero) for t in tangents):
         raise TypeError(
             "the nearest neighbours of new points are piecewise constant in them, so"
@@ -293,6 +307,7 @@ def neighbors(
             raise ValueError(msg)
         check_nonnegative(shares, "weights")
         check_rows_have_mass(shares.max(axis=1), "weights")
+        # Row by row: P⁺(·|x) is given up to a scale.
         shares = normalised(shares, axis=1)
         dtype = shares.dtype
     n = index.shape[0]

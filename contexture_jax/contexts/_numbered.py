@@ -55,6 +55,8 @@ class NumberedContext(SamplingContext):
 
     def _laws(self, x: Int[Array, " k"]) -> Float[Array, "k m"]:
         """P⁺(·|x) as rows of numbers, 0 where x has no law."""
+        # (k, m) densities of single pairs: a class that has rows at hand overrides
+        # this.
         by_a = jax.vmap(self._log_density, in_axes=(0, None))
         columns = jnp.arange(self.shape[1], dtype=jnp.int32)
         return jnp.exp(jax.vmap(by_a, in_axes=(None, 0))(columns, x))
@@ -65,6 +67,7 @@ class NumberedContext(SamplingContext):
 
     def _inputs(self, x: ArrayLike, name: str) -> Int[Array, "..."]:
         numbers = as_numbers(x, name, self.shape[0])
+        # Values of both are needed to tell.
         if is_concrete(numbers, self):
             rows = numbers.reshape(-1)
             lost = np.flatnonzero(~np.asarray(self._has_law(rows)))
@@ -86,6 +89,8 @@ class NumberedContext(SamplingContext):
         """
         numbers = self._inputs(x, "x")
         rows = numbers.reshape(-1)
+        # Keys in the order of the entries: what is drawn does not depend on their
+        # shape.
         drawn = jax.vmap(self._draw)(row_keys(key, rows.shape[0], row_offset), rows)
         return drawn.astype(jnp.int32).reshape(numbers.shape)
 
@@ -103,12 +108,16 @@ class NumberedContext(SamplingContext):
         Of whole rows of the law: (k + l) · m numbers.
         """
         x, x2 = self._pair(x, x2)
+        # Of the whole law: a kernel among some rows has P_A of all.
         p_a = self._law_of_a()[None, :]
+        # Σ_a P⁺(a|x) P⁺(a|x₂) / p_a; columns without mass add 0 (theory.md §1.1).
         return mm(safe_divide(self._laws(x), p_a), self._laws(x2).T)
 
     def table(self) -> Float[Array, "n m"]:
         """The joint law as a dense (n, m) table: for small cases."""
         shares = self._laws(jnp.arange(self.shape[0], dtype=jnp.int32))
+        # Rows without a law are 0 and the others sum to 1: uniform on those that have
+        # one.
         return shares / shares.sum()
 
 
@@ -133,8 +142,11 @@ def lower_bound(values: Array, low: Any, high: Any, target: Any) -> Int[Array, "
 
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
+        # low + high could pass int32.
         middle = low + (high - low) // 2
         is_open = low < high
+        # Invariant: values before `low` are below the target, those from `high` on are
+        # not.
         right = is_open & (values[middle] < target)
         return (
             jnp.where(right, middle + 1, low),
@@ -142,5 +154,7 @@ def lower_bound(values: Array, low: Any, high: Any, target: Any) -> Int[Array, "
         )
 
     ends = jnp.asarray(low, jnp.int32), jnp.asarray(high, jnp.int32)
+    # A fixed number of halvings, so that it maps over rows of unlike length: a search
+    # that is done stays where it is.
     steps = max(1, values.shape[0].bit_length())
     return jax.lax.fori_loop(0, steps, halve, ends)[0]

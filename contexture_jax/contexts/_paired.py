@@ -63,10 +63,12 @@ class Groups(NamedTuple):
 def make_groups(group: np.ndarray, within: np.ndarray | None = None) -> Groups:
     """Sort by group, and within one by `within`, on the host."""
     n = len(group)
+    # The last key is the first criterion; within a group by number, or as asked.
     order = np.lexsort((np.arange(n) if within is None else within, group))
     counts = np.bincount(group)
     starts = np.cumsum(counts) - counts
     place = np.empty(n, np.int64)
+    # The inverse permutation, from the start of each group.
     place[order] = np.arange(n) - starts[group[order]]
     arrays = (group, order, place, starts, counts)
     return Groups(*(jnp.asarray(array, jnp.int32) for array in arrays))
@@ -97,6 +99,7 @@ class SameClass(NumberedContext):
         They are none of the rows, each of which in their class is equally likely: with
         `include_self` that is also the law of a row of the class.
         """
+        # `place` is of rows: an input from outside has none to leave out.
         return SameClass(self.groups, self.inputs.at(x_new), include_self=True)
 
     def _num_choices(self, x: Array) -> Array:
@@ -106,16 +109,21 @@ class SameClass(NumberedContext):
         groups = self.groups
         which = jax.random.randint(key, (), 0, self._num_choices(x), jnp.int32)
         if not self.include_self:
+            # Uniform on n_c − 1 places, and those from its own on are one further: no
+            # draw is thrown away.
             which = which + (which >= groups.place[x])
         return groups.order[groups.starts[self.inputs.codes[x]] + which]
 
     def _log_density(self, a: Array, x: Array) -> Array:
         is_same = self.groups.group[a] == self.inputs.codes[x]
         possible = is_same & (self.include_self | (a != x))
+        # Of n_c rows, or of the n_c − 1 others (theory.md §4.7).
         share = -jnp.log(self._num_choices(x).astype(jnp.zeros(()).dtype))
         return jnp.where(possible, share, -jnp.inf)
 
     def _law_of_a(self) -> Array:
+        # The share of a class over its rows: no sum over the table is needed. Without
+        # `include_self` two rows are as likely in either order, and P_A is the same.
         shares = shares_of(self.inputs.codes, self.inputs.num_classes)
         return (shares / self.groups.counts)[self.groups.group]
 
@@ -147,6 +155,7 @@ def same_class(y: ArrayLike, *, include_self: bool = False) -> SameClass:
     check_concrete(y, "y")
     classes, codes = class_codes(y, "y")
     groups = make_groups(codes)
+    # A class of one row has no other: its law would be empty.
     lonely = np.flatnonzero(np.asarray(groups.counts) == 1)
     if lonely.size and not include_self:
         which = classes[lonely].tolist()[0]
@@ -188,6 +197,7 @@ class TimeLag(NumberedContext):
         return n, n
 
     def _logits(self, x: Array) -> tuple[Array, Array]:
+        # (k,): where each lag leads.
         times = x + self.lags
         inside = (times >= self.begin[x]) & (times < self.end[x])
         return times, jnp.where(inside, self.log_weights, -jnp.inf)
@@ -204,6 +214,8 @@ class TimeLag(NumberedContext):
         """The same with places in `x` for times x."""
         begin, end = (np.asarray(times)[x] for times in (self.begin, self.end))
         lags, logs = np.asarray(self.lags), np.asarray(self.log_weights, np.float64)
+        # (n, k) at once, on the host, in int64: a lag may lead out of the range of
+        # int32.
         times = x[:, None] + lags[None, :].astype(np.int64)
         inside = (times >= begin[:, None]) & (times < end[:, None])
         rows, which = np.nonzero(inside & np.isfinite(logs)[None, :])
@@ -224,6 +236,7 @@ class TimeLag(NumberedContext):
         return coordinates(rows, columns, weights, (len(times), self.shape[1]))
 
     def _has_law(self, x: Int[Array, " k"]) -> np.ndarray:
+        # What the operator masks is what `sample` refuses.
         return np.isin(gathered(x), self.inputs())
 
     def _draw(self, key: Array, x: Array) -> Array:
@@ -233,6 +246,7 @@ class TimeLag(NumberedContext):
     def _log_density(self, a: Array, x: Array) -> Array:
         times, logits = self._logits(x)
         total = jax.nn.logsumexp(logits)
+        # Lags are distinct, so that one hits at most; −∞ if none does.
         hit = jax.nn.logsumexp(jnp.where(times == a, logits, -jnp.inf))
         return jnp.where(jnp.isfinite(total), hit - total, -jnp.inf)
 
@@ -284,6 +298,7 @@ def time_lag(
         msg = f"weights must have shape {steps.shape}; got {shares.shape}"
         raise ValueError(msg)
     check_nonnegative(shares, "weights")
+    # Series lie one after the other: each time knows where its own begins and ends.
     ends = np.cumsum(parts)
     # Of the largest: logarithms of large weights have few digits left in float32.
     relative = shares.astype(np.float64) / max(float(shares.max()), 5e-324)

@@ -64,6 +64,7 @@ def pairs(
         raise ValueError(msg)
     if rows.size == 0:
         raise ValueError("x_index and a_index must hold at least one pair; got none")
+    # Negative numbers before the sizes: `max` would hide them.
     indices = {"x_index": rows, "a_index": columns}
     if shape is None:
         for name, index in indices.items():
@@ -79,6 +80,7 @@ def pairs(
             f"between 0 and {size - 1}",
         )
     if weights is None:
+        # In the default dtype of JAX, as counts have none of their own.
         values = np.ones(rows.shape, jnp.zeros(()).dtype)
     else:
         check_concrete(weights, "weights")
@@ -88,6 +90,7 @@ def pairs(
             msg = f"weights must have shape {rows.shape}; got {values.shape}"
             raise ValueError(msg)
         check_nonnegative(values, "weights")
+    # Pairs seen several times add up: the table of counts over N.
     return from_entries(rows, columns, values, shape, "weights")
 
 
@@ -95,6 +98,8 @@ def _as_numbers(values: Any, name: str) -> np.ndarray:
     """One side of pairs; of features and names the message says what to do."""
     check_concrete(values, name)
     array = as_array(values, name)
+    # By kind before `as_integers`: who passes features has usually mistaken what this
+    # function is for.
     if array.dtype.kind in "fOUST":
         hint = (
             "number the values, as np.unique(values, return_inverse=True)[1] does"

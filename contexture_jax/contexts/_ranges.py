@@ -37,6 +37,7 @@ def safe_exponents(dtype: Any) -> tuple[int, int]:
 def in_unit(x: Array) -> tuple[Array, Array]:
     """The array in a power of 2 near its largest entry, and the exponent of that."""
     _, exponent = jnp.frexp(jnp.abs(x).max())
+    # So that the inverse power is a normal number too.
     exponent = jnp.clip(exponent, *(-e for e in reversed(safe_exponents(x.dtype))))
     return x * jnp.ldexp(jnp.ones((), x.dtype), -exponent), exponent
 
@@ -44,6 +45,7 @@ def in_unit(x: Array) -> tuple[Array, Array]:
 def row_norms(x: Float[Array, "n d"]) -> Float[Array, " n"]:
     """Of rows; no square leaves the range."""
     unit = jnp.abs(x).max(axis=1)
+    # Entries at most 1 in modulus: the sum of squares is at most d.
     scaled = x * safe_reciprocal(unit)[:, None]
     return unit * safe_sqrt((scaled * scaled).sum(axis=1))
 
@@ -70,6 +72,8 @@ def scaled_number(
     size = np.abs(exact)
     if not np.isfinite(exact) or exact == 0 or low <= size <= high:
         return jnp.asarray(exact, dtype), None
+    # Half of it: γ and scale multiply products of two vectors, each of which takes
+    # 2^exponent.
     exponent = int(np.frexp(exact)[1]) // 2
     return (
         jnp.asarray(np.ldexp(exact, -2 * exponent), dtype),

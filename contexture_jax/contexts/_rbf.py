@@ -63,15 +63,21 @@ class Rbf(SoftmaxContext):
         form = self.form() if form is None else form
         bias, rest, size = self._bias()
         unit, gamma = self._unit()
+        # In a unit where γ is near 1: squares of distances are then exponents, up to a
+        # factor.
         x, a = (unit * finite_or_nan(y) for y in (self.inputs, self.points))
+        # Cancelled numbers are squares about the mean of the points, far smaller than
+        # about 0 (theory.md §4.4).
         center = a.mean(axis=0, keepdims=True)
         # A larger factor goes with distances that are not for a plain tile.
         small = jnp.minimum(gamma, 4.0)
+        # γ |x − c|² and γ |a − c|²: what a plain tile cancels.
         norms = [small * ((y - center) ** 2).sum(axis=1) for y in (x, a)]
         one, zero, one_a = jnp.ones_like(norms[0]), 0.0 * norms[0], 0.0 * norms[1] + 1
         return SoftmaxFactors(
             lay_out(
                 form,
+                # −γ |x − a|² + b_a = ⟨(2 γ x, −γ |x|², 1), (a, 1, b_a − γ |a|²)⟩.
                 [2.0 * small * (x - center), -norms[0], one],
                 [x, gamma * one, zero, zero, norms[0]],
             ),
@@ -90,8 +96,11 @@ class Rbf(SoftmaxContext):
         more = jnp.zeros((), dtype) if self.exponent is None else self.exponent
         more = more.astype(jnp.int32)
         largest = [jnp.abs(y).max() for y in (self.inputs, self.points)]
+        # Exponents, which no square can overflow.
         _, reach = jnp.frexp(jnp.maximum(*largest))
         _, twice = jnp.frexp(gamma)
+        # 2^k ≈ √γ, but coordinates at most 2⁵⁰ in it: their squares stay below
+        # float32's 2¹²⁷.
         k = jnp.minimum(twice // 2 + more, 50 - reach)
         ends = safe_exponents(dtype)
         k = jnp.clip(k, *ends)
@@ -105,6 +114,8 @@ class Rbf(SoftmaxContext):
     def _size(self) -> float:
         """The largest γ|x − c|² + γ|a − c|², on the host."""
         points = np.asarray(self.points)
+        # In float64, as a mean of many float32 loses digits, and then in the dtype of
+        # the points, in which it is subtracted.
         center = points.mean(axis=0, dtype=np.float64).astype(points.dtype)
         reach = [largest_norm(np.asarray(y) - center) for y in (self.inputs, points)]
         more = 0 if self.exponent is None else int(self.exponent)
@@ -117,6 +128,7 @@ class Rbf(SoftmaxContext):
         that distance, on a straight line to the middle: their law is one point's.
         """
         new = self._within_reach(new_rows(x_new, self.points))
+        # The normaliser is formed anew for new rows; points, bias and γ stay.
         return dataclasses.replace(self, inputs=new, p_x=uniform_law(new))
 
     def _within_reach(self, new: Float[Array, "k d"]) -> Float[Array, "k d"]:
@@ -127,6 +139,7 @@ class Rbf(SoftmaxContext):
         radius = row_norms(self.points - center).max()
         wide = jnp.ldexp(jnp.ones((), new.dtype), 3 * digits // 4 - 2)
         reach = jnp.maximum(wide / jnp.sqrt(gamma) / unit, wide / 32.0 * radius)
+        # Directions are kept, as they decide which point is the nearest.
         away = new - center
         share = jax.lax.stop_gradient(reach / row_norms(away))[:, None]
         return jnp.where(share < 1.0, center + share * away, new)
@@ -159,6 +172,7 @@ def rbf(x: ArrayLike, gamma: ArrayLike = 1.0, p_x: ArrayLike | None = None) -> R
     points = as_features(x, "x")
     scale, exponent = scaled_number(gamma, "gamma", points.dtype)
     check_values(scale, "gamma", lambda v: (v > 0) & np.isfinite(v), "positive")
+    # b_a = 0, shape (n,): the reversed context has one.
     zeros = jnp.zeros(points.shape[:1], points.dtype)
     law = law_of_rows(p_x, points)
     return Rbf(points, points, scale, zeros, law, exponent=exponent)

@@ -40,6 +40,7 @@ def row_keys(key: Array, num_rows: int, row_offset: ArrayLike = 0) -> Array:
     holds all of it draws.
     """
     check_key(key)
+    # Modulo 2³², as `fold_in` takes them: offsets may be traced.
     numbers = jnp.asarray(row_offset, jnp.uint32) + jnp.arange(num_rows, dtype="uint32")
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
 
@@ -55,6 +56,7 @@ def as_batch(x: Any, name: str) -> Array:
 
 def check_rate(rate: ArrayLike, name: str = "rate") -> float | Array:
     """Return a probability in [0, 1], or a vector of them; a float if it is one."""
+    # A traced rate, as of a schedule, cannot be looked at.
     if is_concrete(rate):
         values = as_array(rate, name)
         if values.dtype.kind not in "iuf" or values.ndim > 1:
@@ -74,6 +76,7 @@ def rate_like(rate: ArrayLike, x: Array) -> Array:
 def one_each(logs: Any, num_rows: int) -> Array:
     """Log densities of a batch; raise unless they are one number a row."""
     logs = jnp.asarray(logs)
+    # A density for each entry, (b, d), would broadcast, and be wrong much later.
     if logs.shape != (num_rows,):
         msg = (
             "log_density must give one number for each row of its two batches, shape"
@@ -160,6 +163,7 @@ class SamplingContext(Context):
         """Log P⁺(a_j|x_i) for all pairs, for fixed j with respect to one measure."""
         a, x = as_batch(a, "a"), self._inputs(x, "x")
         if self._gives("_log_density"):
+            # (n,) for one a: a row of the (m, n) densities.
             by_x = jax.vmap(self._log_density, in_axes=(None, 0))
         else:  # the subclass has its own for two batches
 
@@ -167,6 +171,7 @@ class SamplingContext(Context):
                 many = jnp.broadcast_to(a, (x.shape[0], *a.shape))
                 return self.log_density(many, x)
 
+        # One a at a time: (n, …) of work space and not (m, n, …).
         return jax.lax.map(lambda one: one_each(by_x(one, x), x.shape[0]), a)
 
 
@@ -201,6 +206,7 @@ class VariantContext(SamplingContext):
         return jnp.full((num,), -jnp.log(float(num)))
 
     def _draw(self, key: Array, x: Array) -> Array:
+        # `num` depends on the shape of x alone, hence is static.
         return self._variant(x, self._choose(key, self._num_variants(x.shape)))
 
     def _log_density(self, a: Array, x: Array) -> Array:
@@ -209,5 +215,8 @@ class VariantContext(SamplingContext):
         def is_hit(index: Array) -> Array:
             return same_values(self._variant(x, index), a).all()
 
+        # One transform at a time: all variants of an image at once are as many images.
         hits = jax.lax.map(is_hit, jnp.arange(num))
+        # Several transforms may give the same a, as shifts of a blank image: their
+        # probabilities add up.
         return jax.nn.logsumexp(jnp.where(hits, self._log_weights(num), -jnp.inf))

@@ -68,14 +68,19 @@ class MaskedTokens(SamplingContext):
         rate = rate_like(self.rate, x)
         if self.padding is None:
             return rate
+        # Padding is no token of the text: neither hidden nor counted.
         return jnp.where(x == self.padding, jnp.zeros_like(rate), rate)
 
     def _draw(self, key: Array, x: Array) -> Array:
         key_which, key_action, key_token = jax.random.split(key, 3)
         chosen = jax.random.bernoulli(key_which, self._rates(x))
         action = jax.random.uniform(key_action, x.shape)
+        # Drawn for every place and used at some: shapes do not depend on what is
+        # chosen.
         token = jax.random.randint(key_token, x.shape, 0, self.vocabulary_size, x.dtype)
         hidden = jnp.asarray(self.mask_token, x.dtype)
+        # [0, random) replaced, [1 − keep, 1) kept, hidden between: one uniform number
+        # decides.
         changed = jnp.where(action < self.random_share, token, hidden)
         changed = jnp.where(action >= 1 - self.keep_share, x, changed)
         return jnp.where(chosen, changed, x)
@@ -83,9 +88,12 @@ class MaskedTokens(SamplingContext):
     def _log_density(self, a: Array, x: Array) -> Array:
         rate = self._rates(x)
         zero = jnp.zeros_like(rate)
+        # A replacement may be the token itself, so that the three cases overlap;
+        # probabilities add.
         share = self.random_share / self.vocabulary_size
         is_token = (a >= 0) & (a < self.vocabulary_size)
         hidden = 1 - self.random_share - self.keep_share
+        # Not chosen, or chosen and left.
         kept = jnp.where(a == x, 1 - rate + rate * self.keep_share, zero)
         masked = jnp.where(a == self.mask_token, rate * hidden, zero)
         return jnp.log(kept + masked + jnp.where(is_token, rate * share, zero)).sum()
@@ -126,6 +134,7 @@ def masked_tokens(
     if jnp.ndim(checked):
         msg = f"rate must be one number; got shape {jnp.shape(checked)}"
         raise ValueError(msg)
+    # The rest is hidden, and cannot be negative.
     if sum(shares) > 1:
         msg = f"random_share + keep_share must be at most 1; got {sum(shares)}"
         raise ValueError(msg)
@@ -166,11 +175,14 @@ class NextToken(NumberedContext):
     def _draw(self, key: Array, x: Array) -> Array:
         group = self.groups.group[x]
         which = jax.random.randint(key, (), 0, self.groups.counts[group], jnp.int32)
+        # A uniform one of the windows like x: its follower has the law of shares.
         return self.followers[self.groups.starts[group] + which]
 
     def _log_density(self, a: Array, x: Array) -> Array:
         group = self.groups.group[x]
         start, count = self.groups.starts[group], self.groups.counts[group]
+        # Followers are sorted within a group: those equal to a are a run, found by two
+        # searches.
         first = lower_bound(self.followers, start, start + count, a)
         last = lower_bound(self.followers, start, start + count, a + 1)
         dtype = jnp.zeros(()).dtype
@@ -192,6 +204,7 @@ class NextToken(NumberedContext):
         if new.shape[1] != self.length:
             msg = f"x_new must have shape (k, {self.length}); got shape {new.shape}"
             raise ValueError(msg)
+        # Known windows first: what equals one of them falls into its group.
         _, group = np.unique(np.concatenate([known, new]), axis=0, return_inverse=True)
         # Of known windows, which are distinct, each has a group of its own.
         row = np.full(group.max() + 1, -1)
@@ -208,6 +221,7 @@ class NextToken(NumberedContext):
 
     def joint(self) -> SparseJoint:
         """The law of distinct windows, in the order of their tokens, and followers."""
+        # In the order of `followers`.
         group = np.asarray(self.groups.group)[np.asarray(self.groups.order)]
         shape = (len(self.groups.counts), self.vocabulary_size)
         return pairs(group, np.asarray(self.followers), shape=shape)
@@ -248,6 +262,8 @@ def next_token(
             f"tokens must be between 0 and {size - 1}; got {text.min()} to {text.max()}"
         )
         raise ValueError(msg)
+    # Views, not copies: N windows of the text take no memory of their own. The last one
+    # has no follower.
     windows = np.lib.stride_tricks.sliding_window_view(text, length)[:-1]
     distinct, group = np.unique(windows, axis=0, return_inverse=True)
     followers = text[length:]

@@ -47,6 +47,7 @@ __all__ = [
     "reversed_law",
 ]
 
+# Rows and columns of a tile, of which one is alive at a time.
 _BLOCK = 1024
 _CHUNK = 2**20  # numbers that a sampler works on at a time
 
@@ -67,6 +68,7 @@ class SoftmaxFactors:
 
     def logs(self, rows: Array | None = None) -> Float[Array, "k m"]:
         """Log weights of the rows numbered so, or of all, with every column."""
+        # (k, e) against (m, e): only the rows asked for.
         queries = self.queries if rows is None else self.queries[rows]
         return exponents(self.form, queries, self.keys)
 
@@ -113,12 +115,15 @@ class SoftmaxContext(NumberedContext):
         self, *, form: Form | None = None, tile_size: int = _BLOCK
     ) -> SoftmaxFactors:
         """What log P⁺(a|x) is formed from: the scores less each row's log-sum-exp."""
+        # log Z goes into the queries: every tile is then log P⁺ itself, at most 0, and
+        # its exponential overflows nowhere.
         return _normalised(self.scores(form), tile_size)[0]
 
     def context_law(
         self, factors: SoftmaxFactors, *, tile_size: int = _BLOCK
     ) -> Float[Array, " m"]:
         """P_A = Σ_x P_X(x) P⁺(·|x), never taken to be uniform."""
+        # Keys against queries: P_A is one product of the adjoint with p_x, (n, 1).
         return exp_matmul(
             factors.keys,
             factors.queries,
@@ -166,15 +171,21 @@ class SoftmaxContext(NumberedContext):
     def _bias(self) -> tuple[Array, Array, Array]:
         """Both parts, NaN for what is no number, and their size where they count."""
         bias = finite_or_nan(self.bias)
+        # Two parts, as log p_x − log Z of a reversed law has more digits than one
+        # number.
         rest = jnp.zeros_like(bias) if self.bias_rest is None else self.bias_rest
+        # A masked column is taken out by a huge number, whose size is no rounding.
         return bias, rest, jnp.where(bias == MASKED, 0.0, jnp.abs(bias + rest))
 
     def _choose(self, kind: Any, width: int, size: Callable[[], float]) -> Form:
         """Plain or exact by what a plain tile cancels, or both inside a trace."""
+        # No values to choose by: both layouts, and each tile takes one.
         if not is_concrete(self):
             return Form(kind, width, plain=True, exact=True)
+        # Offsets are part of what a plain tile cancels.
         bias = np.abs(np.asarray(self.bias))
         bias = bias[bias < -MASKED].max(initial=0)
+        # Overflow to infinity, or NaN, is "not safe" by the comparison.
         with np.errstate(all="ignore"):
             safe = bool(bias + size() <= SAFE[str(self.p_x.dtype)])
         return Form(kind, width, plain=safe, exact=not safe)
@@ -185,6 +196,8 @@ def _normalised(
 ) -> tuple[SoftmaxFactors, Array, Array]:
     """Factors of the law, and the two parts of log Z."""
     lse = functools.partial(logsumexp_rows, form=scores.form, tile_size=tile_size)
+    # log Z in two parts, high + low: `reversed_law` needs more digits of it than the
+    # law does.
     queries, high, low = normalise(scores.form, scores.queries, scores.keys, lse)
     return dataclasses.replace(scores, queries=queries), high, low
 
@@ -204,8 +217,10 @@ def _draws(
     keys = row_keys(key, rows.shape[0], row_offset)
 
     def draw(pair: tuple[Array, Array]) -> Array:
+        # Unnormalised scores: the Gumbel trick does not see log Z.
         return jax.vmap(jax.random.categorical)(pair[0], scores.logs(pair[1]))
 
+    # (at_once, m) logits at a time.
     at_once = _CHUNK // scores.keys.shape[0]
     drawn = _in_chunks(draw, (keys, rows), at_once)
     return drawn.astype(jnp.int32).reshape(x.shape)
@@ -236,6 +251,7 @@ def _dual_kernel(
     context: SoftmaxContext, x: Array, x2: Array, *, form: Form
 ) -> Float[Array, "k l"]:
     factors = context.factors(form=form)
+    # Of the whole law, although only some rows meet.
     p_a = context.context_law(factors)
     one, two = (jnp.exp(factors.logs(i)) for i in (x, x2))
     return mm(one * safe_reciprocal(p_a)[None, :], two.T)
@@ -245,9 +261,12 @@ def _dual_kernel(
 def reversed_law(context: SoftmaxContext, *, form: Form) -> tuple[Array, Array, Array]:
     """P_A, and log P_X(x) − log Z(x) of P(x|a) ∝ e^{…}, in two parts."""
     factors, high, low = _normalised(context.scores(form), _BLOCK)
+    # log 0 is masked: rows without mass get no column in the reversed law, and no NaN
+    # in the gradient.
     there = context.p_x > 0
     log_p_x = jnp.log(jnp.where(there, context.p_x, 1.0))
     p_a = context.context_law(factors)
+    # b'_x = log p_x − log Z(x) of theory.md §4.4, the large part by itself.
     return p_a, jnp.where(there, -high, MASKED), jnp.where(there, log_p_x - low, 0)
 
 
@@ -257,6 +276,8 @@ def _in_chunks(function: Callable[[Any], Array], arrays: Any, size: int) -> Arra
     size = max(1, size)
     if n <= size:
         return function(arrays)
+    # The last chunk is filled up with the first rows again, and cut at the end: one
+    # shape for all.
     index = (jnp.arange(-(-n // size) * size) % n).reshape(-1, size)
     chunks = jax.lax.map(
         lambda i: function(jax.tree.map(lambda x: x[i], arrays)), index

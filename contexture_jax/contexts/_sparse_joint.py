@@ -76,23 +76,30 @@ class SparseJoint(NumberedContext):
     def _span(self, x: Array) -> tuple[Array, Array]:
         """Where the entries of a row begin, and end."""
         num = self.rows.shape[0]
+        # By search in the sorted row numbers: no table of n + 1 starts is carried
+        # along.
         begin = lower_bound(self.rows, 0, num, x)
         return begin, lower_bound(self.rows, begin, num, x + 1)
 
     def _has_law(self, x: Int[Array, " k"]) -> Array:
+        # At once for all rows, where `_span` is for one.
         sides = (jnp.searchsorted(self.rows, x, side=s) for s in ("left", "right"))
         begin, end = sides
         return begin < end
 
     def _draw(self, key: Array, x: Array) -> Array:
         begin, end = self._span(x)
+        # Whole words against whole words: each entry is drawn exactly as often as its
+        # share of 2³² says, in float32 as well. The last of a row takes what is left.
         word = jax.random.bits(key, (), jnp.uint32)
         return self.columns[lower_bound(self.ends, begin, end - 1, word)]
 
     def _log_density(self, a: Array, x: Array) -> Array:
         begin, end = self._span(x)
+        # Columns ascend within a row.
         place = lower_bound(self.columns, begin, end, a)
         found = (place < end) & (self.columns[place] == a)
+        # p_x of all rows by one pass, which `vmap` makes once for a batch.
         mass = jax.ops.segment_sum(self.weights, self.rows, self.shape[0])[x]
         return jnp.log(safe_divide(jnp.where(found, self.weights[place], 0.0), mass))
 
@@ -111,12 +118,15 @@ class SparseJoint(NumberedContext):
             check_profiles(self.has_profiles)
             new = from_sparse(x_new, "x_new")
             if new is None:
+                # Dense rows become entries: the result is sparse as the context is.
                 table = np.asarray(normalised(as_table(x_new, "x_new")))
                 rows, columns = np.nonzero(table)
                 new = coordinates(rows, columns, table[rows, columns], table.shape)
             check_width(new, self.shape[1])
+            # An entry in each row is enough, as entries of 0 have been dropped.
             check_rows_have_mass(np.bincount(new.rows, minlength=new.shape[0]), "x_new")
         mass = np.bincount(new.rows, new.weights, new.shape[0])
+        # First P⁺(a|x), then over the rows that have one: P_X is uniform on them.
         weights = np.asarray(new.weights) / mass[np.asarray(new.rows)]
         weights = weights / max(1, np.count_nonzero(mass))
         return dataclasses.replace(
@@ -126,9 +136,12 @@ class SparseJoint(NumberedContext):
         )
 
     def _rows_numbered(self, x: np.ndarray) -> SparseJoint:
+        # (n + 1,): where the entries of each row begin.
         starts = np.searchsorted(np.asarray(self.rows), np.arange(self.shape[0] + 1))
         lengths = np.diff(starts)[x]
         ends = np.cumsum(lengths)
+        # Entry numbers of the rows asked for, one after the other: starts repeated, and
+        # a running number within each.
         entries = (
             np.repeat(starts[x] - (ends - lengths), lengths)
             + np.arange(ends[-1] if len(ends) else 0)
@@ -144,12 +157,14 @@ class SparseJoint(NumberedContext):
         """The transposed law."""
         n, m = self.shape
         entries = self.columns, self.rows, self.weights
+        # Sorted anew, by what were columns.
         return coordinates(*entries, (m, n), has_profiles=self.has_profiles)
 
 
 def from_sparse(table: Any, name: str) -> SparseJoint | None:
     """The law of a sparse matrix of JAX or SciPy; None: it is something else."""
     if isinstance(table, sparse.BCSR):
+        # One of the two formats of JAX is read; the other is converted.
         table = table.to_bcoo()
     if isinstance(table, sparse.BCOO):
         check_concrete(table, f"a BCOO ({name})")
@@ -180,7 +195,10 @@ def from_entries(
         raise ValueError(msg)
     raw = np.asarray(as_real(weights, name))
     dtype = floating_dtype(raw.dtype)
+    # In float64, whatever came: the law is rounded once, at the end.
     values = raw.astype(np.float64)
+    # With the place of the first in the matrix: its number among the entries says
+    # nothing.
     bad = ~(np.isfinite(values) & (values >= 0))
     if bad.any():
         first = int(np.argmax(bad))
@@ -196,6 +214,7 @@ def from_entries(
         raise ValueError(msg)
     values = values / largest  # a sum of large weights would overflow
     shares = values / values.sum()
+    # Subnormal shares would be 0 on a device and not on the host.
     shares = np.where(shares >= np.finfo(dtype).tiny, shares, 0.0).astype(dtype)
     size = (int(shape[0]), int(shape[1]))
     return coordinates(rows, columns, shares, size)
@@ -212,8 +231,10 @@ def coordinates(
     """Sort entries by row, then column; add up duplicates; drop zeros."""
     rows, columns, weights = (np.asarray(v) for v in (rows, columns, weights))
     check_integer(max(shape), "the larger side of the table", low=1, high=2**31 - 1)
+    # One number an entry, to sort by both; int32 would overflow at 46,341².
     flat = rows.astype(np.int64) * shape[1] + columns
     unique, inverse = np.unique(flat, return_inverse=True)
+    # In float64: pairs that are seen often add up without loss.
     summed = np.bincount(inverse, weights, len(unique))
     kept = summed > 0
     unique, summed = unique[kept], summed[kept]
@@ -233,11 +254,16 @@ def _ends(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     if not len(rows):
         return np.zeros(0, np.uint32)
     # Each row by itself: of running sums over all, small rows would have few digits.
+    # (nnz,): P⁺(a|x).
     shares = weights / np.bincount(rows, weights)[rows]
     totals = np.cumsum(shares)
+    # (nnz,): the ends of rows.
     is_last = np.append(rows[1:] != rows[:-1], True)
     starts = np.flatnonzero(np.append(True, is_last[:-1]))
     before = (totals - shares)[starts]
+    # Running sums within each row: 1 at its end, up to rounding.
     inside = totals - np.repeat(before, np.diff(np.append(starts, len(rows))))
+    # At least one word for the first entry, however small; 2³² at the end of a row,
+    # whatever rounding says.
     ends = np.where(is_last, _WHOLE, np.clip(np.rint(inside * _WHOLE), 1.0, _WHOLE))
     return (ends - 1.0).astype(np.uint32)

@@ -85,6 +85,8 @@ class Scarf(_TableContext):
     def _draw(self, key: Array, x: Array) -> Array:
         key_which, key_row = jax.random.split(key)
         which = _bernoulli(key_which, self.rate, x)
+        # A row for each column: dependence between columns is not kept (`cutmix` keeps
+        # it).
         row = jax.random.randint(key_row, x.shape, 0, self.columns.shape[0])
         drawn = self.columns[row, jnp.arange(x.shape[0])].astype(x.dtype)
         return jnp.where(which, drawn, x)
@@ -95,8 +97,10 @@ class Scarf(_TableContext):
             low, high = ends
             return high - low
 
+        # (d,): p̂_f(a_f) by two searches in the sorted column, log N each.
         share = jax.vmap(count, in_axes=(1, 0))(self.columns, a) / len(self.columns)
         rate = rate_like(self.rate, share)
+        # An entry that equals x may also have been drawn: both ways add up.
         kept = jnp.where(a == x, 1 - rate, jnp.zeros_like(rate))
         return jnp.log(kept + rate * share).sum()
 
@@ -146,6 +150,7 @@ class Corruption(_TableContext):
 
     def _draw(self, key: Array, x: Array) -> Array:
         key_which, key_value, key_mode = jax.random.split(key, 3)
+        # Laws are of the interval [−½, ½], scaled to the range of the column.
         middle, spread = 0.5 * (self.low + self.high), self.high - self.low
         if self.law == "uniform":
             unit = jax.random.uniform(key_value, x.shape, spread.dtype) - 0.5
@@ -162,6 +167,8 @@ class Corruption(_TableContext):
         """Log density of what is drawn, entry by entry; −∞ in constant columns."""
         spread = self.high - self.low
         varies = spread > 0
+        # A constant column divides by 1 in place of 0; the last line gives it its law,
+        # −∞.
         safe = jnp.where(varies, spread, jnp.ones_like(spread))
         unit = (a - 0.5 * (self.low + self.high)) / safe
         if self.law == "uniform":
@@ -169,18 +176,23 @@ class Corruption(_TableContext):
         elif self.law == "gaussian":
             log_unit = norm.logpdf(unit, scale=0.25)
         else:
+            # The two draws of `_draw`: side ± ¼, noise of ⅛.
             modes = (norm.logpdf(unit, loc, 0.125) for loc in (-0.25, 0.25))
             log_unit = jnp.logaddexp(*modes) - jnp.log(2.0)
+        # The Jacobian of unit = (a − m) / spread.
         return jnp.where(varies, log_unit - jnp.log(safe), -jnp.inf)
 
     def _atom(self) -> Array:
         """Log probability that an entry stays."""
         rate = rate_like(self.rate, self.low)
         varies = self.high > self.low
+        # A constant column always "stays": its replacement is the same value.
         return jnp.where(varies, jnp.log1p(-rate), jnp.zeros_like(rate))
 
     def _log_density(self, a: Array, x: Array) -> Array:
         log_rate = jnp.log(rate_like(self.rate, self.low))
+        # Almost surely no smooth draw equals x: an entry that does is the atom
+        # (theory.md §4.7).
         return jnp.where(a == x, self._atom(), log_rate + self._continuous(a)).sum()
 
     def log_densities(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "m n"]:
@@ -189,7 +201,10 @@ class Corruption(_TableContext):
         log_rate = jnp.log(rate_like(self.rate, self.low))
 
         def row(one: Array) -> Array:
+            # (n, d)
             agrees = one[None, :] == x
+            # An entry that one row holds is an atom for all of them: those that differ
+            # there are ruled out.
             smooth = jnp.where(
                 agrees.any(axis=0), -jnp.inf, log_rate + self._continuous(one)
             )
@@ -242,6 +257,7 @@ class Cutmix(_TableContext):
     def _draw(self, key: Array, x: Array) -> Array:
         key_which, key_row = jax.random.split(key)
         which = _bernoulli(key_which, self.rate, x)
+        # One row for all entries, and a coin for each.
         row = jax.random.randint(key_row, (), 0, self.rows.shape[0])
         return jnp.where(which, self.rows[row].astype(x.dtype), x)
 
@@ -250,6 +266,8 @@ class Cutmix(_TableContext):
         zero = jnp.zeros_like(rate)
         kept = jnp.where(a == x, 1 - rate, zero)[None, :]
         mixed = jnp.where(a[None, :] == self.rows, rate[None, :], zero[None, :])
+        # (N,): the entries are independent given which row was mixed in, so that they
+        # multiply before rows are averaged.
         by_row = jnp.log(kept + mixed).sum(axis=1)
         return jax.nn.logsumexp(by_row) - jnp.log(float(len(self.rows)))
 

@@ -38,6 +38,7 @@ class Teacher(Context):
 
     def table(self) -> Float[Array, "n m"]:
         """P_X P_A (1 + Σ_j s_j φ_j(x) φ_j(a)), shape (n, m); signed."""
+        # P⁺ / (p_x p_a) as in theory.md §1.1, with ν_j = φ_j: both margins are uniform.
         density = 1.0 + mm(
             self.features * self.values[None, :], self.training_features.T
         )
@@ -47,16 +48,20 @@ class Teacher(Context):
         """The dual kernel between the rows numbered `x` and `x2`."""
         n = self.features.shape[0]
         x, x2 = as_numbers(x, "x", n), as_numbers(x2, "x2", n)
+        # s_j² for the dual kernel, where the law has s_j.
         scaled = self.features * (self.values * self.values)[None, :]
         return 1.0 + mm(scaled[x], self.features[x2].T)
 
     def spectrum(self, k: int) -> Float[Array, " k"]:
         """The values s_j, then zeros."""
+        # The rank is known: beyond it all values are 0.
         return jnp.pad(self.values, (0, k))[:k]
 
     def at(self, x_new: ArrayLike) -> Teacher:
         """New raw features, shape (k, d)."""
         new = new_rows(x_new, self.center[None, :])
+        # The map of the training rows: new rows get the functions and no whitening of
+        # their own.
         features = mm(new - self.center[None, :], self.whitening)
         return Teacher(
             features, self.training_features, self.values, self.center, self.whitening
@@ -101,10 +106,14 @@ def teacher(z: ArrayLike, threshold: float | None = None) -> Teacher:
         raise TypeError(msg)
     raw = held_here(raw)  # each process decides the rank for itself, and alike
     num_rows = raw.shape[0]
+    # (d,): centring takes the constant out, which the 1 of the kernel stands for.
     center = raw.mean(axis=0)
+    # (N, r), (r,), (r, d). By the SVD of z, not of its covariance, whose small
+    # eigenvalues are lost below √eps.
     u, sigma, vh = jnp.linalg.svd(raw - center[None, :], full_matrices=False)
     values = np.asarray(sigma)
     floor = float(rank_cutoff((num_rows, raw.shape[1]), values.dtype, sigma[0]))
+    # Directions of rounding are no functions, however they are weighted.
     if threshold is None or threshold == 0:
         kept = values > floor
     else:
@@ -120,8 +129,10 @@ def teacher(z: ArrayLike, threshold: float | None = None) -> Teacher:
             f" is {values[0]:.3g}"
         )
         raise ValueError(msg)
+    # √N: columns of u have length 1, functions variance 1 under the uniform law (E14).
     scale = jnp.asarray(np.sqrt(num_rows), raw.dtype)
     features = u[:, :rank] * scale
     shares = sigma[:rank] / sigma[0] if threshold == 0 else jnp.ones_like(sigma[:rank])
+    # (d, r): (z − c) vhᵀ √N / σ = √N u, the features.
     whitening = vh[:rank].T * (scale / sigma[:rank])[None, :]
     return Teacher(features, features, shares, center, whitening)
