@@ -30,7 +30,10 @@ from contexture_jax.data._sparse import from_archive, is_sparse_archive
 
 __all__ = ["read_npy", "read_npz"]
 
+# More is nearly always an array the wrong way round.
 _MOST_COLUMNS = 1_000_000
+# Bytes, or numbers, that are looked at together: so that no mask has the size of the
+# array.
 _BLOCK = 1 << 20
 # What deflate shrinks at most: 258 bytes to a quarter of one.
 _LARGEST_RATIO = 1032
@@ -52,12 +55,15 @@ def read_npy(path: Path) -> Source:
     _check_file(path)
     with path.open("rb") as file, told(path.name):
         start = file.read(len(MAGIC))
+        # The bytes of a zip file, whatever its name says.
         if start.startswith(b"PK"):
             raise InputError(f"{path.name} is an archive of arrays: call it .npz")
         file.seek(0)
         header = read_header(file, path.stat().st_size, path.name)
         _check_matrix(header, path.name)
+        # Before the numbers are read: a header of a few bytes may claim terabytes.
         _check_memory(header, path.name, beside=0)
+        # From the place behind the header, straight into one array.
         x = _ordered(np.fromfile(file, header.dtype, header.size), header)
     return _from_matrix(x, path.name, path.name, {}, [])
 
@@ -78,12 +84,14 @@ def read_npz(path: Path) -> Source:
             raise InputError(f"{path.name} is one array: call it .npy")
     with told(path.name), zipfile.ZipFile(path) as archive:
         members, others = _members(archive, path.name)
+        # Before `_features`, to which its parts are vectors of odd lengths.
         if is_sparse_archive(members):
             return from_archive(_read_all(archive, members, path.name), path.name)
         name = _features(members, path.name)
         what = f"array {quoted(name)} of {path.name}"
         _check_matrix(members[name].header, what)
         vectors = _vectors(members, name, path.name)
+        # All that will be held at a time, not each by itself.
         beside = sum(members[key].header.num_bytes for key in vectors)
         _check_memory(members[name].header, what, beside=beside)
         x = _read_member(archive, members[name], what)
@@ -113,15 +121,19 @@ def _members(
     others = []
     for info in archive.infolist():
         name, is_array = info.filename, info.filename.endswith(".npy")
+        # As `numpy.load` names members.
         key = name.removesuffix(".npy")
         what = f"array {quoted(key)} of {title}"
         if info.is_dir():
             continue
+        # An archive may hold a text on itself; an array by another name counts.
         if not is_array and not _begins_as_array(archive, info):
             others.append(name)
             continue
+        # A zip file may hold two members of one name, of which readers take either.
         if key in members:
             raise damaged(title, f"two members are called {quoted(name)}")
+        # Before a byte is inflated.
         _check_member(info, what)
         with told(what), _opened(archive, info) as stream:
             header = read_header(stream, info.file_size, what)
@@ -146,6 +158,8 @@ def _check_member(info: zipfile.ZipInfo, what: str) -> None:
         raise InputError(f"{what} is encrypted; expected an archive without a password")
     is_stored = info.compress_type == zipfile.ZIP_STORED
     is_deflated = info.compress_type == zipfile.ZIP_DEFLATED
+    # What the directory claims is held against the compressed size, so that a small
+    # file cannot ask for much memory.
     most = _LARGEST_RATIO * info.compress_size + _BLOCK
     if (is_stored and info.file_size != info.compress_size) or (
         is_deflated and info.file_size > most
@@ -159,6 +173,8 @@ def _check_member(info: zipfile.ZipInfo, what: str) -> None:
 
 def _features(members: dict[str, _Member], title: str) -> str:
     """Which array holds the features."""
+    # Names that mean something here: to pass over their array would take another for
+    # it.
     for name in ("x", "y", "target"):
         if name in members and members[name].header.dtype is None:
             kind = members[name].header.kind
@@ -190,6 +206,7 @@ def _vectors(members: dict[str, _Member], features: str, title: str) -> list[str
         and header.dtype is not None
         and header.shape in ((num_rows,), (num_rows, 1))
     ]
+    # A target of another length is a mistake, and no array to leave out in silence.
     for name in ("y", "target"):
         if name in members and name not in (*names, features):
             raise InputError(
@@ -208,6 +225,7 @@ def _check_matrix(header: Header, what: str) -> None:
             if kind == "dtype object"
             else f"{what} has {kind}; expected real numbers"
         )
+    # By the header alone, before memory is taken.
     if len(header.shape) != 2 or 0 in header.shape:
         raise InputError(
             f"{what} has shape {header.shape}; expected (rows, columns), at least 1 of"
@@ -223,6 +241,7 @@ def _check_matrix(header: Header, what: str) -> None:
 def _check_memory(header: Header, what: str, *, beside: int) -> None:
     """Refuse what does not fit: the numbers, and twice as many in float64."""
     needed = header.num_bytes + 16 * header.size + beside
+    # Unknown on systems without /proc: there the attempt is made.
     room = available()
     if room is not None and needed > room:
         raise InputError(
@@ -233,8 +252,10 @@ def _check_memory(header: Header, what: str, *, beside: int) -> None:
 
 def _read_member(archive: zipfile.ZipFile, member: _Member, what: str) -> np.ndarray:
     info, header = member
+    # Filled in place: `read` of all bytes would hold them twice.
     flat = np.empty(header.size, header.dtype)
     with told(what), _opened(archive, info) as stream:
+        # Once more, to stand at the first number.
         read_header(stream, info.file_size, what)
         if header.num_bytes:
             _fill(stream, flat.view(np.uint8).data)
@@ -245,6 +266,7 @@ def _read_member(archive: zipfile.ZipFile, member: _Member, what: str) -> np.nda
 def _vector(archive: zipfile.ZipFile, member: _Member, what: str) -> np.ndarray:
     """One value a row; of one value throughout, in the memory of that."""
     cells = _as_text(_read_member(archive, member, what).reshape(-1), what)
+    # In blocks, so that one that varies at its start is not compared whole.
     starts = range(0, len(cells), _BLOCK)
     same = cells.dtype.kind in "biuf" and not any(
         (cells[start : start + _BLOCK] != cells[0]).any() for start in starts
@@ -270,6 +292,7 @@ def _fill(stream: io.BufferedIOBase, room: memoryview) -> None:
     done = 0
     while done < len(room):
         block = stream.read(min(_BLOCK, len(room) - done))
+        # A stream may give fewer bytes than asked for, but none only at its end.
         if not block:
             raise EOFError(f"it ends after {done:,} of {len(room):,} bytes")
         room[done : done + len(block)] = block
@@ -280,10 +303,13 @@ def _ordered(flat: np.ndarray, header: Header) -> np.ndarray:
     """Numbers in this machine's byte order and the array's own shape."""
     if flat.size != header.size:
         raise EOFError(f"it ends after {flat.size:,} of {header.size:,} numbers")
+    # In place: the other byte order needs no second array.
     if not flat.dtype.isnative:
         flat = flat.byteswap(inplace=True).view(flat.dtype.newbyteorder("="))
     if flat.dtype.kind == "f" and flat.dtype.itemsize > 8:
         with np.errstate(over="ignore"):  # told as infinite
+            # Long doubles are of another format on other machines, and no use of them
+            # is made.
             flat = flat.astype(np.float64)
     if header.columns_first:
         return flat.reshape(header.shape[::-1]).T
@@ -298,6 +324,8 @@ def _as_text(cells: np.ndarray, what: str) -> np.ndarray:
         except UnicodeDecodeError:
             return cells
     if cells.dtype.kind == "U" and cells.size and cells.dtype.itemsize:
+        # NumPy does not check the characters of its texts; Python's raise where they
+        # are used.
         codes = np.ascontiguousarray(cells).view(np.uint32)
         if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
             raise damaged(what, "its texts hold no characters")
@@ -317,10 +345,12 @@ def _from_matrix(
     """
     first, count = None, 0
     varies = np.zeros(x.shape[1], dtype=bool)
+    # Whole rows to a block.
     rows = max(1, _BLOCK // x.shape[1])
     for start in range(0, len(x), rows):
         block = x[start : start + rows]
         if not varies.all():  # most do within the first rows
+            # Against the first row, in one pass with the search for infinities.
             varies |= (block != x[0]).any(axis=0)
         bad = ~np.isfinite(block)
         if bad.any():

@@ -22,6 +22,7 @@ def written(value: float | np.generic) -> str:
     if isinstance(value, np.integer):
         return str(int(value))
     value = float(value)
+    # As it would be written by hand, so that marks and messages match: 1 and not 1.0.
     return str(int(value)) if value.is_integer() else repr(value)
 
 

@@ -41,7 +41,9 @@ from contexture_jax.data._texts import Texts
 
 __all__ = ["interpret"]
 
+# One-hot, each category is a feature.
 MOST_CATEGORIES = 1000
+# The largest integers of which float64 has every one.
 _LARGEST_EXACT = 2.0**53
 _INTEGER = re.compile(r"([+-]?\d+)(?:\.0*)?")
 
@@ -77,22 +79,29 @@ def interpret(
             " expected numbers, text, booleans or dates: leave it out with"
             f" {parameter('drop', [name])}"
         )
+    # A typed column is numbers already; only the user's word makes it categories.
     if not isinstance(cells, Texts) and cells.dtype.kind in "biuf":
         column = _of_numbers(source, cells, name, dialect)
         if not categorical:
             return doubted(column, cells) if feature else column
         pairs = zip(cells, column.missing, strict=True)
+        # As they are written: 1.0 of a float column is the category "1", as of
+        # integers.
         cells = np.array(["" if bad else written(v) for v, bad in pairs], dtype=object)
     texts = cells if isinstance(cells, Texts) else Texts.of(cells)
     marks = frozenset(dialect.missing) | {""}
     if not categorical:
+        # The rule first, all cells at once by Arrow; notations cost a look at every
+        # different text.
         column = _plain_numbers(texts, name, marks, dialect)
         if column is None:
             column = _noted_numbers(source, texts, name, marks, dialect)
         if column is not None:
             return doubted(column, texts) if feature else column
     distinct, codes = texts.distinct
+    # Over the different texts, which are fewer than cells.
     absent = np.array([is_missing(text, marks) for text in distinct])
+    # An error, as a column of nothing is hardly what was meant; `drop` takes it out.
     if absent.all():
         raise InputError(
             f"column {quoted(name)} of {source.title} has no values: every cell is"
@@ -113,9 +122,11 @@ def _plain_numbers(
     """The column if its cells are numbers as Python writes them, or None."""
     # Points are before decimals unless the whole file has commas there.
     points = dialect.decimal != "," or dialect.points
+    # 1.234 is a thousand where commas are before decimals.
     if not points and texts.any_matches(r"\."):
         return None
     values = texts.numbers(marks)
+    # All missing: the caller says so in its own words.
     if values is None or np.isnan(values).all():
         return None
     return _numbers(texts, values, name, marks)
@@ -136,6 +147,7 @@ def _noted_numbers(
     if reading.values is None:
         return None
     values = np.full(len(distinct), np.nan)
+    # Of the different texts, and from these to all cells.
     values[numeric] = reading.values
     values = values[codes]
     check_finite(source, texts, values, name)
@@ -148,6 +160,7 @@ def _noted_numbers(
 def _of_numbers(
     source: Source, cells: np.ndarray, name: str, dialect: Dialect
 ) -> Column:
+    # One cell stands for all: nothing of the length of the column is made.
     if is_repeated(cells):
         column = _of_numbers(source, cells[:1], name, dialect)
         exact = None if column.exact is None else repeated(column.exact[0], len(cells))
@@ -155,6 +168,7 @@ def _of_numbers(
         return column._replace(values=values, exact=exact)
     values = cells.astype(np.float64)
     numbers = [number(mark) for mark in dialect.missing]
+    # -999 may be a mark among numbers too, if the user names it.
     at_mark = np.isin(values, [n for n in numbers if n is not None])
     values[at_mark] = np.nan
     check_finite(source, cells, values, name)
@@ -169,6 +183,7 @@ def _of_numbers(
     if empty:
         marks["nan"] = empty
     column = Column(name, values, marks=marks)
+    # Integers that float64 cannot tell apart are mostly names: they are kept beside.
     if cells.dtype.kind in "iu" and np.abs(values).max(initial=0.0) >= _LARGEST_EXACT:
         exact = np.where(at_mark, 0, cells.astype(object))
         return column._replace(exact=exact, notes=(rounded(name),))
@@ -197,6 +212,7 @@ def _numbers(
         distinct, codes = texts.distinct
         absent = [is_missing(text, marks) or is_nan(text) for text in distinct]
         column = column._replace(marks=counts_of(distinct, codes, np.array(absent)))
+    # Hardly any column gets beyond this line.
     if not (np.abs(values) >= _LARGEST_EXACT).any():
         return column
     distinct, codes = texts.distinct
@@ -211,6 +227,7 @@ def _numbers(
         return column
     found = [_whole(text) for text in kept]
     column = column._replace(notes=(rounded(name),))
+    # Fractions beside large integers: nothing to keep exactly.
     if any(value is None for value in found):
         return column
     whole = np.zeros(len(distinct), dtype=object)
@@ -221,6 +238,7 @@ def _numbers(
 def _whole(text: str) -> int | None:
     """The integer that a text as Python writes numbers is, or None."""
     try:
+        # Exact for any number of digits, where float has sixteen.
         value = Decimal(text)
         return int(value) if value == value.to_integral_value() else None
     except ArithmeticError:  # of powers that no float has
@@ -228,15 +246,20 @@ def _whole(text: str) -> int | None:
 
 
 def _read(present: list[str], weights: np.ndarray, dialect: Dialect) -> Reading:
+    # Most columns are Python's numbers but for a few that Arrow does not read.
     if dialect.decimal != ",":
         plain = [number(text) for text in present]
         if all(value is not None for value in plain):
             return Reading(np.array(plain, dtype=np.float64))
+    # Commas stand in quotes in such a file: a column without any has points before
+    # decimals.
     if dialect.points and not any("," in text for text in present):
         reading = read_numbers(present, weights, ".")
         if reading.values is not None:
             return reading
     reading = read_numbers(present, weights, dialect.decimal)
+    # The sign of the file was only found out: a column that fits one other sign alone
+    # has that.
     if dialect.found and reading.values is None and len(reading.decimals) == 1:
         return read_numbers(present, weights)
     return reading
@@ -251,6 +274,7 @@ def _categories(
 ) -> Column:
     present = [text for text, a in zip(distinct, absent, strict=True) if not a]
     if {text.lower() for text in present} <= {"true", "false"}:
+        # TRUE, True and true of three programs are one value.
         present = [text.lower() for text in present]
         distinct = [text.lower() for text in distinct]
     # Class 10 comes after class 9, and texts after numbers.
@@ -265,6 +289,7 @@ def _categories(
             + f"leave it out with {parameter('drop', [name])}{other_separator(source)}"
         )
     index = {category: i for i, category in enumerate(categories)}
+    # -1 for missing, as `Column.missing` reads it.
     places = [-1 if a else index[t] for t, a in zip(distinct, absent, strict=True)]
     return Column(name, np.array(places, dtype=np.int64)[codes], tuple(categories))
 

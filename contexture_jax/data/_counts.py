@@ -88,16 +88,21 @@ def load_counts(
     drop, categorical = as_names(drop, "drop"), as_names(categorical, "categorical")
     dialect = as_dialect(separator, decimal, missing)
     source = read(os.fspath(path), dialect)
+    # Before it is made dense, which a large one does not fit.
     if source.weights is not None and sparse and is_large(source):
         return _sparse_counts(source, target, (*drop, *categorical), graph=graph)
     source = as_columns(source)
     check_names(source, categorical, "categorical", beside=target)
+    # As the file has it: `drop` may take it out before labels are looked for.
     first = source.names[0]
     source = dropped(source, drop, target)
+    # After `drop`: a column that does not count has no say in how the others are read.
     dialect, notes = decimals(source, dialect, categorical)
     notes = [*source.notes, *notes]
+    # "target" and "y" are names for one array of an .npz.
     beside = {target, *(("target", "y") if target in ("target", "y") else ())}
     _check_categorical(categorical, first, beside, graph=graph)
+    # Labels first, then the target: a graph's square is counted without either.
     if first in source.names and first not in beside:
         source, more = _without_row_labels(
             source, dialect, asked=first in categorical, graph=graph, beside=beside
@@ -112,10 +117,12 @@ def load_counts(
             f" {counted(num_rows - len(rows), 'row')}; a graph keeps all its vertices,"
             " so each needs a value"
         )
+    # All columns, with no encoding: the entries are the law itself.
     counts, columns = _weights(source, len(rows), first, dialect, graph=graph)
     notes += notes_of(columns, dialect)
     if graph:
         counts = _symmetric(source.title, counts)
+    # A first column of numbers that was kept: it may label rows all the same.
     elif source.names[0] == first and not source.is_array:
         notes += _perhaps_labels(first, counts)
     return Table(
@@ -152,6 +159,7 @@ def _weights(
         raise InputError(f"no columns of {what} are left of {source.title}")
     columns, room = [], Room(num_rows, len(source.columns))
     for name, cells in zip(source.names, source.columns, strict=True):
+        # Not as a feature: any number will do, and texts are refused below.
         column = interpret(source, cells, name, dialect=dialect)
         if column.categories:
             raise InputError(
@@ -162,6 +170,8 @@ def _weights(
             )
         of = "weights of a graph" if graph else "counts"
         _check_weights(source, name, column.values, of, labels=name == first)
+        # Values go into the table at once: each column is held twice only while it is
+        # read.
         columns.append(without_values(column))
         room.add(column.values[:, None])
     if not room.columns.any():
@@ -186,7 +196,9 @@ def _sparse_counts(
         )
     if not weights.data.any():
         raise InputError(f"all weights of {title} are 0; expected some weight")
+    # A stored 0 is no edge, and would be a pattern that its mirror lacks.
     weights.eliminate_zeros()
+    # For both forms the same rule, see `_symmetric`.
     if graph:
         weights = _symmetric(title, weights).tocsr()
     n, m = weights.shape
@@ -211,8 +223,10 @@ def _symmetric(title: str, weights: Any) -> Any:
     # Of each pair alone: beside a large weight a small edge is still one way.
     transposed = weights.T
     dense = isinstance(weights, np.ndarray)
+    # (n, n), dense or sparse as the weights are.
     larger = np.maximum(weights, transposed) if dense else weights.maximum(transposed)
     excess = abs(weights - transposed) - 1e-6 * larger
+    # The worst pair, to be named.
     row, column = (int(i) for i in np.unravel_index(int(excess.argmax()), (n, n)))
     if excess[row, column] > 0:
         raise InputError(
@@ -248,6 +262,7 @@ def _without_row_labels(
     name, cells = source.names[0], source.columns[0]
     call = f"the first column{' ' + quoted(name) if name else ''}"
     labels = asked or not name or name in source.index_names
+    # With the column in, the matrix would be n × (n + 1).
     if not labels and graph and len(others) == source.num_rows:
         labels = True  # with it, the matrix would not be square
     if not labels and _is_blank(cells, dialect):
@@ -272,13 +287,16 @@ def _perhaps_labels(name: str, counts: np.ndarray) -> list[str]:
     It may if it is called so, or holds whole numbers that are as years or the numbers
     of rows are: in order, or distinct and most of them larger than all else.
     """
+    # It is all that there is to count.
     if counts.shape[1] == 1:
         return []
     values, rest = counts[:, 0], counts[:, 1:]
+    # In order, up or down: numbers of rows, years.
     steps = np.diff(values)
     alike = len(values) > 2 and bool((values == np.round(values)).all())
     ordered = alike and bool((steps > 0).all() or (steps < 0).all())
     distinct = alike and len(np.unique(values)) == len(values)
+    # Identifiers are mostly larger than counts.
     larger = distinct and bool(np.median(values) > rest.max())
     if not (ordered or larger or _LABELS.search(_CAMEL.sub("_", name))):
         return []
@@ -294,6 +312,7 @@ def _check_weights(
     """Refuse what no weight is; `labels`: whether the column may label the rows."""
     for bad, what in ((np.isnan(values), "a missing cell"), (values < 0, "{:g}")):
         if bad.any():
+            # The first, with its line: who corrects a file goes to it.
             row = int(np.argmax(bad))
             out = f"leave the column out with {parameter('drop', [name])}"
             if labels:

@@ -36,6 +36,7 @@ from contexture_jax.data._texts import Texts
 
 __all__ = ["read_csv"]
 
+# Arrow takes blocks below 2 GB.
 _LARGEST_BLOCK = 2**30
 _BLANK = re.compile(r"(?m)^[ \t]+(?=\r?$)")
 
@@ -51,17 +52,21 @@ def read_csv(path: Path, dialect: Dialect = DEFAULT_DIALECT) -> Source:
         InputError: if it is malformed, not UTF-8, or a row has too few or too many
             cells.
     """
+    # The whole text in memory: dialect, comments and lines all look at it.
     text, title = decoded(path), path.name
     separator, said, skipped = dialect.separator, said_first(text), 0
     if said is not None:
         skipped = len(text[: said[1]].splitlines())
         text = text[said[1] :]
+        # What the user says goes before what the file does.
         separator = separator or said[0]
     text, num_lines, notes = without_comments(text, separator, title)
     skipped += num_lines
+    # After comments are gone, whose commas are prose.
     if separator is None:
         separator = find_separator(text)
     if separator == SPACES:
+        # Runs of spaces become one sign, as Arrow and the csv module want.
         text = as_tabs(text)
     table = _Table(text, "\t" if separator == SPACES else separator, title, skipped)
     first, header_lines = table.header()
@@ -69,7 +74,9 @@ def read_csv(path: Path, dialect: Dialect = DEFAULT_DIALECT) -> Source:
     _check_header(first, title)
     names, columns = table.columns(first, header_lines)
     width = len(names)
+    # Found out by a second reading, in the one case that a message needs a line.
     lines = Lines(functools.cache(lambda: [line for line, _ in table.body(width)]))
+    # A comma goes without saying.
     inferred = dialect.separator is None and separator != "," and len(names) > 1
     names, left, more = _without_blank_columns(names, columns, title)
     return Source(
@@ -110,6 +117,7 @@ class _Table:
         """
         try:
             return names, self._columns(len(names), header_lines)
+        # Rows of another length than the header: perhaps only separators at their ends.
         except InputError:
             width = self._other_width(names)
             if width is None:
@@ -119,6 +127,8 @@ class _Table:
 
     def _columns(self, width: int, header_lines: int) -> list[Any]:
         parsed = self._parsed(width, header_lines)
+        # Arrow closes a quotation mark by itself at the end of a file, and swallows
+        # rows: with marks in the text the strict reader counts them.
         if parsed is None or '"' in self._text:
             num_rows = sum(1 for _ in self.body(width))
             if parsed is None or len(parsed[0]) != num_rows:
@@ -130,11 +140,14 @@ class _Table:
 
     def _other_width(self, names: list[str]) -> int | None:
         """The length of all rows, if what the header has less or more is empty."""
+        # The header is the first of them.
         rows = (cells for _, cells in self._rows() if any(cells))
         next(rows, None)
         width, num_names = None, len(names)
         for cells in rows:
             width = len(cells) if width is None else width
+            # Cells beyond the names, or names beyond the cells, must be empty in every
+            # row.
             if len(cells) != width or any(cells[num_names:]) or any(names[width:]):
                 return None
         return None if width == num_names else width
@@ -150,6 +163,8 @@ class _Table:
         blank, started = [], False
         for line, cells in self._rows():
             if not any(cells):
+                # In one column an empty cell is a blank line; those at the end belong
+                # to the file.
                 if started and width == 1:
                     blank.append((line, [""]))
                 continue
@@ -163,6 +178,7 @@ class _Table:
     def _misfit(self, line: int, cells: list[str], width: int) -> str:
         """What to say of a row that has more or fewer cells than the header."""
         what = f"line {line} of {self._title}"
+        # A comment below the header is the likelier mistake than a missing cell.
         if cells[0].startswith("#"):
             return (
                 f"{what} starts with #, as a comment does, and has"
@@ -178,15 +194,18 @@ class _Table:
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         """The line on which each row ends, and its stripped cells."""
+        # Strict, so that what stands behind a closed quotation mark is an error.
         reader = csv.reader(
             io.StringIO(self._text, newline=""), delimiter=self._separator, strict=True
         )
         line = self._skipped
         try:
             for row in reader:
+                # Of the end of a row, which may span lines; a comment above counts too.
                 line = reader.line_num + self._skipped
                 yield line, [cell.strip() for cell in row]
         except csv.Error as error:
+            # The limit is the module's own; a mark that is never closed runs into it.
             if "field limit" in str(error):
                 raise InputError(
                     f"line {line + 1} of {self._title} starts a row with a cell of more"
@@ -232,6 +251,7 @@ class _Table:
         except pa.ArrowException:
             return None
         columns = [Texts(column) for column in table.columns]
+        # So that both readers refuse the same files.
         if any(column.longest() > csv.field_size_limit() for column in columns):
             return None
         return _without_blank_rows(columns)
@@ -243,6 +263,7 @@ def _without_blank_rows(columns: list[Texts]) -> list[Texts]:
     for column in columns:
         if not blank.any():
             return columns
+        # Column by column, and no further once no row is blank: mostly after the first.
         blank &= column.among([""])
     if len(columns) == 1:
         filled = np.flatnonzero(~blank)
@@ -255,6 +276,7 @@ def _check_spaces(first: list[str], separator: str, title: str) -> None:
     words = (
         first if separator == SPACES else first[0].split() if len(first) == 1 else []
     )
+    # Names that are numbers are none: the file has no header.
     if len(words) > 1 and all(number(word) is not None for word in words):
         raise InputError(
             f"the first line of {title} holds {len(words)} numbers with spaces between"
@@ -266,6 +288,7 @@ def _check_spaces(first: list[str], separator: str, title: str) -> None:
 def _check_header(names: list[str], title: str) -> None:
     """Refuse a first line of numbers, and a name that two columns have."""
     named = [name for name in names if name]
+    # 0, 1, 2, … are names that pandas writes of itself.
     if all(number(name) is not None for name in named) and named != [
         str(i) for i in range(len(named))
     ]:
@@ -295,6 +318,7 @@ def _without_blank_columns(
     blank = {
         i
         for i, (name, column) in enumerate(zip(names, columns, strict=True))
+        # A trailing separator in every line makes such a column.
         if i and not name and column.longest() == 0
     }
     for i, name in enumerate(names):

@@ -25,13 +25,16 @@ def decimals(
 
     A file that says which cells are missing has no marks of such but those asked for.
     """
+    # In Parquet "NA" is a text like others, as nulls are marked.
     if source.typed and dialect.missing == DEFAULT_MISSING:
         dialect = dialect._replace(missing=())
     cells = {
         name: cells
         for name, cells in zip(source.names, source.columns, strict=True)
+        # What is taken as texts has no decimal sign.
         if name not in categorical
     }
+    # One sign for all: whoever wrote the file wrote all columns.
     decimal = file_decimal(cells.values(), dialect)
     said = [f"separator {source.separator}"] if source.separator else []
     if dialect.decimal is None and decimal == ",":
@@ -64,11 +67,13 @@ def file_decimal(columns: Iterable[Cells], dialect: Dialect) -> str | None:
     if dialect.decimal is not None:
         return dialect.decimal
     texts = [cells for cells in columns if isinstance(cells, Texts)]
+    # No comma between digits anywhere: nothing to find out, which is the rule.
     if not any(cells.any_matches(r"\d,\d|^[+-]?,\d") for cells in texts):
         return None
     marks = frozenset(dialect.missing) | {""}
     seen: set[str] = set()
     for cells in texts:
+        # Python's numbers: evidence only if a point cannot be between thousands.
         if cells.numbers(marks) is not None:
             if cells.any_matches(_DECIMAL_POINT):
                 seen.add(".")
@@ -77,6 +82,7 @@ def file_decimal(columns: Iterable[Cells], dialect: Dialect) -> str | None:
         numeric = [not (is_missing(t, marks) or is_nan(t)) for t in distinct]
         present, weights = present_texts(distinct, codes, np.array(numeric, dtype=bool))
         if present:
+            # A column that both signs fit says nothing.
             decimals = read_numbers(present, weights).decimals
             seen |= decimals if len(decimals) == 1 else set()
     return seen.pop() if len(seen) == 1 else None

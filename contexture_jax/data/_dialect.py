@@ -22,6 +22,7 @@ __all__ = [
 SPACES = " "
 _NONE = "\x1f"  # between the cells of a single column, of which it has none
 _SEPARATORS = (",", ";", "\t", "|")
+# Enough rows to tell by, and nothing to wait for in a file of gigabytes.
 _SAMPLE = 2**16  # characters
 _MOST_ROWS = 200
 _SAID = re.compile(r'(?:[ \t]*(?:\r\n|\n|\r))*"?sep=([^\r\n"])"?[ \t]*(?:\r\n|\n|\r)')
@@ -41,6 +42,7 @@ def worded(separator: str) -> str:
 
 def said_first(text: str) -> tuple[str, int] | None:
     """The separator that a first line `sep=;` names, and how long that line is."""
+    # A line of its own, which Excel reads.
     match = _SAID.match(text[:_SAMPLE])
     return None if match is None else (match[1], match.end())
 
@@ -58,6 +60,7 @@ def find_separator(text: str) -> str:
     sample = text[:_SAMPLE]
     scores = {separator: _score(sample, separator) for separator in _SEPARATORS}
     best = max(_SEPARATORS, key=lambda separator: scores[separator])
+    # Ties go to the first in `_SEPARATORS`, the comma.
     if scores[best] > 0:
         return best
     if _is_spaced(sample):
@@ -79,6 +82,7 @@ def first_rows(text: str, separator: str) -> list[list[str]]:
 
 def as_tabs(text: str) -> str:
     """The text with one tab for each run of spaces outside quotation marks."""
+    # Spaces at both ends of lines separate nothing.
     text = re.sub(r"(?:^|(?<=[\r\n]))[ \t]+|[ \t]+(?=[\r\n]|$)", "", text)
     return re.sub(r'("[^"]*")|[ \t]+', lambda match: match[1] or "\t", text)
 
@@ -96,6 +100,7 @@ def _rows(sample: str, separator: str) -> list[list[str]]:
                 break
     except csv.Error:  # a cell beyond the limit: the rows before it tell
         pass
+    # A row that the sample cuts would look like one of another length.
     return rows[:-1] if len(sample) == _SAMPLE and len(rows) > 1 else rows
 
 
@@ -103,8 +108,10 @@ def _score(sample: str, separator: str) -> float:
     rows = _rows(sample, separator)
     if not rows or len(rows[0]) < 2:
         return 0.0
+    # Rows, without the names: these may hold any sign.
     body = rows[1:] or rows
     agreeing = sum(len(row) == len(rows[0]) for row in body)
+    # A cell with a semicolon in it, read by commas, was cut in the wrong place.
     others = "".join(s for s in _SEPARATORS if s != separator)
     below, above = (
         sum(_reads(cell, others) for row in part for cell in row)
@@ -116,6 +123,7 @@ def _score(sample: str, separator: str) -> float:
 
 
 def _reads(cell: str, others: str) -> bool:
+    # But for "Smith, John": prose puts a space behind.
     foreign = re.search(f"[{re.escape(others)}](?! )", cell)
     return foreign is None or is_number(cell)
 
@@ -126,6 +134,7 @@ def _is_spaced(sample: str) -> bool:
         return False
     if any(len(row) != len(rows[0]) for row in rows):
         return False
+    # Prose has as many words in a line by chance, but no columns of numbers.
     numeric = sum(
         all(is_number(cell) or cell in DEFAULT_MISSING for cell in column)
         for column in zip(*rows[1:], strict=True)

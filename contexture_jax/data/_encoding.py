@@ -99,24 +99,30 @@ def encode(column: Column) -> tuple[np.ndarray, Encoding | None]:
         has_missing = bool(column.missing.any())
         categories = (*column.categories, *(("missing",) if has_missing else ()))
         codes = np.where(column.missing, len(categories) - 1, column.values)
+        # p_k, with missing as one of the categories.
         share = np.bincount(codes, minlength=len(categories)) / len(codes)
+        # 1 − Σ p² would be 0: a constant has no variance to scale.
         if len(categories) == 1:
             return nothing
         shares = tuple(share.tolist())
         encoding = Encoding(column.name, categories, has_missing, shares)
         return one_hot(codes, encoding), encoding
+    # Constant without a look at its cells.
     if is_repeated(column.values):
         return nothing
+    # The unit: |scaled| ≤ 1.
     largest = float(np.nanmax(np.abs(column.values)))
     # Neither squares nor the sum of two middle values overflow or underflow then.
     scaled = column.values / (largest or 1.0)
     median = float(np.nanmedian(scaled)) if column.missing.any() else 0.0
+    # Before mean and deviation, which are those of what the features are made of.
     values = np.where(column.missing, median, scaled)
     # By comparison, not by sd = 0: the mean of equal numbers may round off them.
     if values.max() == values.min():
         return nothing
     mean = float(values.mean())
     deviation = float(np.sqrt(np.mean((values - mean) ** 2)))
+    # For rows of later tables, in which one may be missing.
     if not column.missing.any():
         median = float(np.median(scaled))
     encoding = Encoding(
@@ -126,6 +132,7 @@ def encode(column: Column) -> tuple[np.ndarray, Encoding | None]:
         mean=mean,
         deviation=deviation,
     )
+    # By the function that later rows go through: both are encoded alike to the bit.
     features = standardised(column.values, encoding)
     if not np.isfinite(features).all():
         raise InputError(
@@ -139,6 +146,7 @@ def one_hot(codes: np.ndarray, encoding: Encoding) -> np.ndarray:
     """Features of categories by number, shape (n, k)."""
     share = np.asarray(encoding.shares)
     hot = np.eye(len(share))[codes]
+    # Total variance Σ p_k (1 − p_k) = 1 − Σ p_k².
     return (hot - share) / np.sqrt(1.0 - np.sum(share**2))
 
 

@@ -82,8 +82,11 @@ def load_features(
     dialect = as_dialect(separator, decimal, missing)
     source = as_columns(read(os.fspath(path), dialect))
     check_names(source, categorical, "categorical", beside=target)
+    # An index that an option names is data.
     named = (target, *drop, *categorical)
+    # What the file itself says, after the names of the user have been checked.
     categorical = (*categorical, *source.categorical)
+    # Index, then `drop`: an index may be named there, and is left out either way.
     source, notes = without_index(source, named)
     notes = [*source.notes, *notes]
     source = dropped(source, drop, target)
@@ -91,6 +94,7 @@ def load_features(
     notes += more
     source, judged, rows, more = split(source, target, categorical, dialect)
     notes += more
+    # After rows without a target are gone.
     if len(rows) < 2:
         raise InputError(
             f"{source.title} has {counted(len(rows), 'row')} to compare; a context"
@@ -125,6 +129,7 @@ def _encoded(
     """
     encodings: dict[str, Encoding] = {}
     columns, filled, unknown = [], {}, {}
+    # Widened where categories need more; constant columns need none.
     room = Room(num_rows, sum(not is_repeated(cells) for cells in source.columns))
     for name, cells in zip(source.names, source.columns, strict=True):
         column = interpret(
@@ -140,8 +145,10 @@ def _encoded(
         if encoding is not None:
             encodings[name] = encoding
             if num_missing:
+                # Numbers and texts are treated differently, and so told apart.
                 (unknown if column.categories else filled)[name] = num_missing
         columns.append(without_values(column))
+        # At once, so that only one column is held beside the features.
         room.add(block)
     constant = [name for name in source.names if name not in encodings]
     if not encodings:

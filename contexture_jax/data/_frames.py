@@ -37,6 +37,7 @@ def _read(path: Path, kind: str, read: Any) -> Source:
     try:
         table = read()
         return _from_table(table, path.name)
+    # Of our own making: says more already.
     except InputError:
         raise
     except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
@@ -60,12 +61,14 @@ def _from_table(table: Any, title: str) -> Source:
 
     index, categorical = _said_by_pandas(table)
     names = [str(name) for name in table.column_names]
+    # A stable sort: the others stay in the order of the file.
     order = sorted(range(len(names)), key=lambda i: names[i] not in index)
     if not names or not table.num_rows:
         raise InputError(
             f"{title} has {table.num_rows} rows and {len(names)} columns; expected at"
             " least 1 of each"
         )
+    # Options go by name.
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise InputError(
@@ -75,6 +78,7 @@ def _from_table(table: Any, title: str) -> Source:
     columns = [_cells(table.column(i)) for i in order]
     # What pandas calls an index without a name.
     called = ["" if names[i].startswith("__index_level_") else names[i] for i in order]
+    # Several without a name could not be told apart.
     if called.count("") > 1:
         called = [names[i] for i in order]
     renamed = dict(zip((names[i] for i in order), called, strict=True))
@@ -96,6 +100,7 @@ def _from_table(table: Any, title: str) -> Source:
 
 def _said_by_pandas(table: Any) -> tuple[list[str], set[str]]:
     """The names of the columns of the index, and of the categorical ones."""
+    # Arrow's own files have none.
     raw = (table.schema.metadata or {}).get(b"pandas")
     if raw is None:
         return [], set()
@@ -103,6 +108,7 @@ def _said_by_pandas(table: Any) -> tuple[list[str], set[str]]:
     index = [
         name
         for name in said.get("index_columns", [])
+        # A `RangeIndex` is described by a dictionary, and is no column.
         if isinstance(name, str) and name in table.column_names
     ]
     categorical = {
@@ -122,6 +128,7 @@ def _cells(column: Any) -> Cells:
         return Texts(column.cast(kind.value_type).cast(pa.string()))
     if pa.types.is_integer(kind):
         ends = compute().min_max(column).as_py()
+        # `or 0`: of a column of nulls.
         large = max(abs(end or 0) for end in ends.values()) >= _LARGEST_EXACT
         if not column.null_count:
             return as_numpy(column)
@@ -130,6 +137,7 @@ def _cells(column: Any) -> Cells:
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return _floats(column)
     if pa.types.is_boolean(kind):
+        # True and false are 1 and 0, as the encoding of two categories is the same.
         return _floats(column.cast(pa.uint8()))
     if pa.types.is_null(kind) or pa.types.is_string(kind):
         return Texts(column.cast(pa.string()))

@@ -19,6 +19,7 @@ from contexture_jax.data._messages import InputError, quoted
 __all__ = ["EXPECTED", "MAGIC", "Header", "damaged", "read_header", "sized", "told"]
 
 MAGIC = b"\x93NUMPY"
+# The width of the length of a header, and the encoding of its text (NEP 1).
 _VERSIONS = {(1, 0): (2, "latin1"), (2, 0): (4, "latin1"), (3, 0): (4, "utf-8")}
 _LONGEST_HEADER = 10_000  # NumPy's own limit
 _SIMPLE_DTYPE = re.compile(r"[<>|=]?[biufcSUVOMm]\d*(\[\w+\])?")
@@ -59,6 +60,7 @@ def read_header(stream: io.BufferedIOBase, size: int, what: str) -> Header:
     Raises:
         InputError: if it is none, or claims another size.
     """
+    # Six bytes and a version of two.
     start = stream.read(len(MAGIC) + 2)
     if start[: len(MAGIC)] != MAGIC or len(start) < len(MAGIC) + 2:
         raise damaged(what, "it does not begin as an array does")
@@ -69,10 +71,12 @@ def read_header(stream: io.BufferedIOBase, size: int, what: str) -> Header:
     length = int.from_bytes(stream.read(width), "little")
     if length > _LONGEST_HEADER:
         raise damaged(what, f"a header of {length:,} bytes")
+    # At most 10,000 bytes, as checked.
     text = stream.read(length)
     if len(text) < length:
         raise damaged(what, "it ends within its header")
     header = _parsed(text.decode(encoding), what)
+    # All of the rest is numbers: more would be another array, fewer a file cut off.
     left = size - len(start) - width - length
     if header.dtype is not None and header.num_bytes != left:
         raise InputError(
@@ -88,6 +92,7 @@ def _parsed(text: str, what: str) -> Header:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes that Python does not know
             # Python 2 wrote long integers with an L.
+            # Literals alone: a header is not to run code.
             found = ast.literal_eval(_LONG.sub("", text.strip(" \n")))
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise damaged(what, "its header is no Python literal") from error
@@ -100,6 +105,7 @@ def _parsed(text: str, what: str) -> Header:
     shape, columns_first = found["shape"], found["fortran_order"]
     if (
         not isinstance(shape, tuple)
+        # `type`, as True is an int too.
         or not all(type(length) is int and length >= 0 for length in shape)
         or len(shape) > _MOST_DIMENSIONS
     ):
@@ -111,6 +117,7 @@ def _parsed(text: str, what: str) -> Header:
 
 
 def _dtype(descr: Any, what: str) -> tuple[np.dtype | None, str]:
+    # Told by the caller, if it is the array that is needed.
     if isinstance(descr, list | tuple):
         return None, "a dtype with fields"
     if not isinstance(descr, str) or not _SIMPLE_DTYPE.fullmatch(descr):
@@ -140,9 +147,11 @@ def told(what: str) -> Iterator[None]:
         yield
     except InputError:
         raise
+    # Claims have been checked, but others take memory too.
     except MemoryError as error:
         raise InputError(f"{what} does not fit in memory") from error
     except OSError as error:
+        # zipfile seeks to where a damaged directory says.
         if error.errno not in (None, errno.EINVAL):  # a place before the file begins
             raise
         raise damaged(what, str(error)) from error

@@ -65,7 +65,9 @@ def load_like(
             f" {enumerated(names)}"
         )
     places = [source.names.index(name) for name in names]
+    # The columns of the other table alone, in its order: others may hold anything.
     source = source._replace(names=names, columns=[source.columns[i] for i in places])
+    # What was text stays text, also where all of it reads as numbers here.
     texts = [encoding.name for encoding in encodings if encoding.categories]
     dialect, notes = decimals(source, dialect, texts)
     blocks, filled = [], {}
@@ -77,6 +79,7 @@ def load_like(
         if is_text:
             blocks.append(one_hot(_codes(source, column, encoding), encoding))
             continue
+        # Numbers there and text here: no category of it is known.
         if column.categories:
             raise InputError(
                 f"column {quoted(column.name)} of {source.title} holds text, such as"
@@ -108,9 +111,11 @@ def load_like(
 def _codes(source: Source, column: Column, encoding: Encoding) -> np.ndarray:
     """The number of each cell among the categories of the other table."""
     count = len(encoding.categories)
+    # Without "missing", which a cell may also be called.
     known = encoding.categories[: count - encoding.has_missing]
     number = {category: i for i, category in enumerate(known)}
     codes = np.array([number.get(c, -1) for c in column.categories], dtype=np.int64)
+    # The last category stands for missing, if the other table had such cells.
     codes = np.where(column.missing, count - 1, codes[column.values])
     bad = (codes < 0) | (column.missing & (not encoding.has_missing))
     if bad.any():

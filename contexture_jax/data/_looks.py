@@ -123,11 +123,13 @@ _LONGEST_UNIT = 3  # letters
 
 def looks_like(texts: Sequence[str], weights: np.ndarray) -> str | None:
     """What at least half of the cells are that are like numbers but none, or None."""
+    # Long texts are prose, and patterns slow on them.
     texts = [western(text) if len(text) <= _LONGEST else "" for text in texts]
 
     def are_most(cells: np.ndarray) -> bool:
         return bool(2 * weights[cells].sum() >= weights.sum())
 
+    # Without a digit it is like no number: most text columns end here.
     if not are_most(np.array([any(map(str.isnumeric, text)) for text in texts])):
         return None
     numeric = np.zeros(len(texts), dtype=bool)
@@ -135,8 +137,10 @@ def looks_like(texts: Sequence[str], weights: np.ndarray) -> str | None:
         matched = np.array([pattern.fullmatch(text) is not None for text in texts])
         if are_most(matched):
             return look
+        # Kinds that are each too rare add up below.
         numeric |= matched
     found = [parts_of(text) for text in texts]
+    # A number with a unit is read, if all have the same.
     units = ["" if p is None else p["prefix"] + (p["suffix"] or "") for p in found]
     matched = np.array(
         [
@@ -158,12 +162,14 @@ def not_quite_numbers(texts: Iterator[str]) -> str | None:
     Args:
         texts: those that were read as numbers, as many as are looked at.
     """
+    # The first tells which kind it may be; the others are looked at only then.
     first = list(itertools.islice(texts, 1))
     for what, pattern in _AS_NUMBERS.items():
         if first and pattern.fullmatch(first[0]):
             shown = [*first, *texts]
             if not all(map(pattern.fullmatch, shown)):
                 return None
+            # 2019.5 is a year and a half more often than May 2019.
             return None if all(map(_FRACTION.fullmatch, shown)) else what
     return None
 

@@ -12,6 +12,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 def available() -> int | None:
     """Bytes that this process can still take; None where the system does not tell."""
+    # The least of them: any one ends the process.
     known = [_of_machine(), _of_cgroup(), _of_process()]
     return min((room for room in known if room is not None), default=None)
 
@@ -29,6 +30,7 @@ def in_words(num_bytes: int) -> str:
 def _of_machine() -> int | None:
     for line in _text(Path("/proc/meminfo")).splitlines():
         name, _, rest = line.partition(":")
+        # And not MemFree, which leaves out caches that the system gives up.
         if name == "MemAvailable":
             return int(rest.split()[0]) * 1024
     return None
@@ -41,6 +43,7 @@ def _of_cgroup() -> int | None:
     if not (limit.isdigit() and used.isdigit()):
         return None
     fields = [line.split() for line in _text(_CGROUP / "memory.stat").splitlines()]
+    # Without this, reading a large file would seem to fill the memory.
     cached = [int(field[1]) for field in fields if field[0] == "inactive_file"]
     return int(limit) - int(used) + sum(cached)
 
@@ -50,6 +53,7 @@ def _of_process() -> int | None:
     pages = _text(Path("/proc/self/statm")).split()
     if limit == resource.RLIM_INFINITY or not pages:
         return None
+    # Address space: what `ulimit -v` limits.
     return limit - int(pages[0]) * resource.getpagesize()
 
 

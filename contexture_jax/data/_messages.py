@@ -38,6 +38,7 @@ class Message(str):
 
     def __new__(cls, template: str) -> Message:
         """Word a text in which `parameter` stands for parameters."""
+        # A str in Python's words, so that whoever prints or compares it needs no more.
         message = super().__new__(cls, _PARAMETER.sub(_in_python, template))
         message._template = template
         return message
@@ -50,6 +51,7 @@ class Message(str):
         """
 
         def told(match: re.Match[str]) -> str:
+            # A literal, as `parameter` writes its values by `repr`.
             return word(match[1], ast.literal_eval(match[2] or "None"))
 
         return _PARAMETER.sub(told, self._template)
@@ -80,6 +82,7 @@ def _in_python(match: re.Match[str]) -> str:
 
 def quoted(text: str, *, longest: int = _LONGEST_QUOTE) -> str:
     """`text` in double quotes on one line, cut where it is long."""
+    # Messages are one line; a cell may hold several.
     text = " ".join(text.split())
     if len(text) > longest:
         text = text[: longest - 1] + "…"

@@ -24,6 +24,7 @@ _ODD = str.maketrans(
     }
 )
 _FULL_WIDTH = range(0xFF01, 0xFF5F)  # of all of ASCII from "!" on
+# Signs before or behind a number that leave it one.
 _CURRENCY = "$€£¥₹¢₽₩₪₺₴₦฿"
 _CODES = "USD|EUR|GBP|JPY|CHF|CAD|AUD|NZD|INR|CNY|SEK|NOK|DKK|PLN|CZK|BRL|MXN|KRW"
 _LETTER = rf"[%‰°{_CURRENCY}]|[^\W\d_]"
@@ -73,6 +74,7 @@ def number(text: str) -> float | None:
     if "_" in text:
         return None
     try:
+        # Also of " 1 ", "1e5", "inf" and "nan": callers tell these apart.
         return float(text)
     except ValueError:
         return None
@@ -98,15 +100,19 @@ def read_numbers(
     """
     found = [parts_of(text) for text in texts]
     parts = [p for p in found if p is not None]
+    # One unit in all cells, or they measure different things.
     affixes = {(p["prefix"], p["suffix"] or "") for p in parts}
     bodies = [p["body"] for p in parts]
     fitting = []
     if len(parts) == len(texts) and len(affixes) == 1:
+        # All that fit every text, so that what disagrees is seen.
         fitting = [n for n in _NOTATIONS if all(_fits(body, n) for body in bodies)]
     decimals = frozenset(d for d, _ in fitting)
+    # The signs that fit are reported whether they are allowed or not.
     allowed = [n for n in fitting if decimal in (None, n[0])]
     if not allowed:
         return Reading(None, (), decimals, _misfits(texts, found, weights, decimal))
+    # By the plainest notation that fits.
     plain = _plain(parts, allowed[0])
     values = np.array([float(text) for text in plain])
     # With one decimal sign all notations agree. With none known, a point that may
@@ -117,6 +123,7 @@ def read_numbers(
         ):
             return Reading(None, (), decimals)
     words = _words(bodies, allowed[0], *affixes.pop())
+    # The one sign that `western` leaves, as where it stands decides.
     if any(_MINUS.match(text) for text in texts):
         words.append("typographic minus signs")
     return Reading(values, tuple(words), decimals, plain=tuple(plain))
@@ -128,6 +135,7 @@ def parts_of(text: str) -> re.Match[str] | None:
     None if the text is none, whatever its notation.
     """
     found = _PARTS.fullmatch(_MINUS.sub(r"\1-", western(text)))
+    # A sign before and behind a currency is no number.
     return None if found is None or (found["sign"] and found["inner"]) else found
 
 
@@ -139,6 +147,7 @@ def western(text: str) -> str:
     def of(sign: str) -> str:
         if sign.isdecimal():
             return str(unicodedata.decimal(sign))
+        # ASCII, shifted by a constant.
         full = ord(sign) in _FULL_WIDTH
         return chr(ord(sign) - 0xFEE0) if full else sign
 
@@ -151,7 +160,9 @@ def _pattern(decimal: str, thousands: str) -> re.Pattern[str]:
     plain = rf"\d+(?:{d}\d*)?|{d}\d+"
     if not thousands:
         return re.compile(plain)
+    # Groups of three, the first of one to three digits: 0,123 is no thousand.
     grouped = rf"[1-9]\d{{0,2}}(?:{t}\d{{3}})+(?:{d}\d*)?"
+    # Lakhs and crores: groups of two above the last three.
     indian = rf"[1-9]\d?(?:{t}\d\d)+{t}\d{{3}}(?:{d}\d*)?"
     return re.compile(f"{plain}|{grouped}" + (f"|{indian}" if t == "," else ""))
 
@@ -167,6 +178,7 @@ def _plain(parts: Sequence[re.Match[str]], notation: tuple[str, str]) -> list[st
     def plain(parts: re.Match[str]) -> str:
         body = parts["body"]
         if thousands:
+            # In this order, as the decimal sign becomes a point.
             body = body.replace(thousands, "")
         body = body.replace(decimal, ".")
         sign = parts["sign"] or parts["inner"]
@@ -199,11 +211,13 @@ def _misfits(
     decimal: str | None,
 ) -> np.ndarray | None:
     """The texts that are unlike most, where at least half of the cells are numbers."""
+    # A unit in some cells is what makes them misfits.
     bare = [
         None if p is None or p["prefix"] or p["suffix"] else p["body"] for p in found
     ]
     fits = []
     for notation in _NOTATIONS:
+        # What Python reads and the patterns do not: inf, nan, exponents.
         plain = notation == (".", "") and decimal != ","
         fit = [
             (body is not None and _fits(body, notation))
@@ -218,4 +232,5 @@ def _misfits(
         for fit, (d, _) in zip(fits, _NOTATIONS, strict=True)
         if decimal in (None, d)
     ]
+    # The notation of most cells: those outside it are the few to correct.
     return ~max(allowed, key=lambda fit: int(weights[fit].sum()))

@@ -54,6 +54,7 @@ def decoded(path: Path) -> str:
     Raises:
         InputError: if it is not UTF-8, with its encoding as far as that can be told.
     """
+    # Bytes first: what is no text is known by how it begins.
     raw, name = path.read_bytes(), path.name
     for start, kind in _BINARY.items():
         if raw.startswith(start):
@@ -67,8 +68,10 @@ def decoded(path: Path) -> str:
     if b"\0" in raw[:_SAMPLE]:
         raise InputError(f"{name} is binary; expected a CSV saved as UTF-8")
     try:
+        # With or without a byte-order mark, which spreadsheets write.
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        # The line of the first bad byte.
         line = raw.count(b"\n", 0, error.start) + 1
         raise InputError(
             f"line {line} of {name} is not UTF-8 (byte {raw[error.start]:#04x});"
@@ -85,6 +88,7 @@ def _wide(start: bytes) -> str | None:
     # Without a mark: of ASCII, every other byte is 0.
     for first, encoding in ((0, "UTF-16BE"), (1, "UTF-16LE")):
         zeros, others = start[first::2], start[1 - first :: 2]
+        # More than half, as text of other scripts has fewer zeros.
         if len(zeros) > 1 and 2 * zeros.count(0) > len(zeros) and 0 not in others:
             return encoding
     return None
@@ -112,6 +116,7 @@ def without_comments(text: str, separator: str | None, title: str) -> Preface:
     Raises:
         InputError: if that cannot be told.
     """
+    # Line ends are kept, and so are the lines of rows.
     lines = text.splitlines(keepends=True) if text.lstrip()[:1] == "#" else []
     above = 0
     for number, line in enumerate(lines):
@@ -120,17 +125,21 @@ def without_comments(text: str, separator: str | None, title: str) -> Preface:
         if line.strip():
             above = number + 1
     below = "".join(lines[above:])
+    # All of it starts with #: nothing but comments, or names that do.
     if not above or not below.strip():
         return Preface(text, 0, ())
     last = lines[above - 1].strip()
+    # `#id` may be a name; `# id` is a comment sign and a name.
     bare = last[1:].lstrip(" ") if last.startswith("# ") else last
     between = separator or find_separator(below)
     rows = first_rows(below, between)
+    # Without the sign first, and with it.
     for names in dict.fromkeys((bare, last)):
         cells = first_rows(names, between)
         if not cells or len(cells[0]) != len(rows[0]):
             continue
         verdict = _has_names(rows)
+        # Texts throughout: nothing tells names from a row.
         if verdict is None and bare != last:
             raise InputError(
                 f"line {above} of {title} starts with #: {quoted(last)} may be a"
@@ -140,6 +149,7 @@ def without_comments(text: str, separator: str | None, title: str) -> Preface:
             notes = _notes(above - 1)
             if names != last:
                 notes += (f"the names are those behind # on line {above}",)
+            # The line end of the file itself.
             ending = lines[above - 1][len(lines[above - 1].rstrip("\r\n")) :]
             return Preface(names + ending + below, above - 1, notes)
         break
@@ -157,6 +167,7 @@ def _notes(num_lines: int) -> tuple[str, ...]:
 def _has_names(rows: list[list[str]]) -> bool | None:
     """Whether the first row is names: unlike the numbers below it; None if none are."""
     found = None
+    # By columns: one of numbers under a text settles it.
     for name, *column in zip(*rows, strict=False):
         present = [cell for cell in column if cell and cell not in DEFAULT_MISSING]
         if not present and is_number(name):

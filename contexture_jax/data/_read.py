@@ -41,6 +41,7 @@ def read(data: str, dialect: Dialect = DEFAULT_DIALECT) -> Source:
     path = Path(data)
     suffix = path.suffix.lower()
     separated = functools.partial(read_csv, dialect=dialect)
+    # By the ending: a CSV cannot be told from other text by its bytes.
     readers = {
         **dict.fromkeys((".csv", ".tsv", ".txt"), separated),
         ".npy": read_npy,
@@ -63,6 +64,7 @@ def read(data: str, dialect: Dialect = DEFAULT_DIALECT) -> Source:
             raise InputError(
                 f"cannot tell what {name} is; {parameter('path')} is {_ACCEPTED}"
             )
+        # An option without effect is a mistake.
         if dialect.separator is not None and suffix not in (".csv", ".tsv", ".txt"):
             raise InputError(
                 f"{parameter('separator')} goes with a .csv; {parameter('path')} is"
@@ -76,6 +78,7 @@ def read(data: str, dialect: Dialect = DEFAULT_DIALECT) -> Source:
 
 def _read_built_in(name: str) -> Source:
     try:
+        # Here and not above: scikit-learn is an extra, and slow to load.
         from sklearn import datasets
     except ImportError as error:
         raise InputError(

@@ -38,6 +38,7 @@ LOOKED_AT = 1000  # cells, to tell dates by; no more than categories may be
 
 def doubted(column: Column, cells: Cells) -> Column:
     """A column of numbers, with a note where they may be dates or names."""
+    # The first thousand cells tell: dates are all dates.
     name, first = column.name, np.flatnonzero(~np.isnan(column.values[:LOOKED_AT]))
     shown = (
         cells[row] if isinstance(cells, Texts) else written(cells[row])
@@ -47,6 +48,7 @@ def doubted(column: Column, cells: Cells) -> Column:
     if (
         what is None
         and isinstance(cells, Texts)
+        # Cheap, and mostly false, before the pattern.
         and cells.any_starts_with("0")
         and cells.any_matches(r"^0\d+$")
     ):
@@ -76,6 +78,8 @@ def judged(
     look = looks_like(present, weights)
     size = counted(len(column.categories), "different text")
     rows = counted(int(weights.sum()), "row")
+    # One-hot, nearly every row would be a category of its own: features that say
+    # nothing, at the price of many.
     if look is not None and many and feature:
         row = int(np.argmax(~column.missing))
         raise InputError(
@@ -93,6 +97,7 @@ def judged(
         )
     elif look is not None:
         notes.append(f"{quoted(name)} looks like {look}, taken as categories")
+    # "Yes" and "yes " count as two, which is told and not changed.
     alike: dict[str, list[str]] = {}
     for category in column.categories:
         alike.setdefault(" ".join(category.casefold().split()), []).append(category)
@@ -108,6 +113,7 @@ def judged(
 def _nearly_one_a_row(column: Column) -> bool:
     """Whether the categories of a column are nearly as many as its present cells."""
     size, present = len(column.categories), int((~column.missing).sum())
+    # Two categories are few, unless each row has its own.
     return 2 * size > present and (size > 2 or size == len(column.values) > 1)
 
 
@@ -118,6 +124,7 @@ def check_reading(
     where = f"column {quoted(name)} of {source.title}"
     if reading.misfits is not None and reading.misfits.any():
         bad = {text for text, m in zip(present, reading.misfits, strict=True) if m}
+        # From the different texts to cells, for the first of them and their number.
         is_bad = np.array([text in bad for text in texts.distinct[0]])[
             texts.distinct[1]
         ]
@@ -130,6 +137,7 @@ def check_reading(
             f" {parameter('drop', [name])}"
         )
     if reading.values is None and len(reading.decimals) > 1:
+        # A cell with a comma, to show which kind it is.
         row = int(np.argmax(texts.among([next(t for t in present if "," in t)])))
         raise InputError(
             f"{where} holds {quoted(texts[row])} on {source.place(row)}, with a comma"
@@ -188,6 +196,7 @@ def notes_of(columns: Sequence[Column], dialect: Dialect) -> list[str]:
     written: dict[str, list[str]] = {}
     for column in columns:
         # Of the whole file, which says so once.
+        # The sign of the whole file is said once, with its separator.
         words = [
             w for w in column.words if w != DECIMAL_COMMAS or dialect.decimal != ","
         ]

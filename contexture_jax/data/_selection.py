@@ -20,6 +20,7 @@ def check_names(
     source: Source, names: Sequence[str], option: str, *, beside: str | None = None
 ) -> None:
     """Refuse names that a parameter gives and no column has, but for one."""
+    # A column without a name cannot be called by one.
     known = [name for name in source.names if name]
     for name in names:
         if name not in known and name != beside:
@@ -31,11 +32,13 @@ def check_names(
 
 def dropped(source: Source, drop: Sequence[str], target: str | None) -> Source:
     """Leave out what `drop` names, before anything looks into it."""
+    # Both is a slip of the hand, whichever was meant.
     if target is not None and target in drop:
         raise InputError(
             f"{parameter('drop')} and {parameter('target')} both name {quoted(target)}"
         )
     check_names(source, drop, "drop")
+    # By number from here on.
     return without(source, {source.names.index(name) for name in drop})
 
 
@@ -58,6 +61,7 @@ def without_index(
     index = {
         i
         for i, name in enumerate(source.names)
+        # What the file calls an index labels rows, unless it is asked for.
         if name in source.index_names and name not in named
     }
     notes = []
@@ -77,6 +81,8 @@ def without_index(
 
 def _counts_rows(source: Source, cells: Cells) -> bool:
     counted = [
-        [str(i) for i in range(start, start + source.num_rows)] for start in (0, 1)
+        # 0, 1, … or 1, 2, …: a saved index; anything else needs a name.
+        [str(i) for i in range(start, start + source.num_rows)]
+        for start in (0, 1)
     ]
     return [str(cell) for cell in cells.tolist()] in counted

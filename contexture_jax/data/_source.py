@@ -60,6 +60,7 @@ def as_dialect(
         TypeError: if `missing` is one text.
         ValueError: if a sign is none.
     """
+    # The signs of a language, checked before a file is opened.
     if separator is not None and len(separator) != 1:
         msg = f"separator must be one character; got {separator!r}"
         raise ValueError(msg)
@@ -90,6 +91,7 @@ class Lines(NamedTuple):
 
     def of(self, row: int) -> int:
         """The line on which row `row` of those that are left ends, from 1."""
+        # `rows` maps from what is left to what the file has.
         return self.find()[row if self.rows is None else int(self.rows[row])]
 
     def take(self, kept: np.ndarray) -> Lines:
@@ -131,6 +133,7 @@ class Source(NamedTuple):
     @property
     def is_array(self) -> bool:
         """Whether the columns had no names of their own."""
+        # Arrays get names x0, x1, …, which a CSV may have of its own.
         return self.lines is None and self.names[:1] == ["x0"]
 
     @property
@@ -145,6 +148,7 @@ class Source(NamedTuple):
 
 def repeated(value: np.generic, count: int) -> np.ndarray:
     """A column of one value, shape (count,), which takes the memory of one cell."""
+    # A stride of 0: every row is the same cell. Read only.
     return np.broadcast_to(np.asarray(value), (count,))
 
 

@@ -27,6 +27,7 @@ _LARGEST_DENSE = 2**25  # entries, 256 MB
 
 def is_sparse_archive(names: Collection[str]) -> bool:
     """Whether arrays of these names are those that `scipy.sparse.save_npz` writes."""
+    # An archive with features in x is one of arrays, whatever else it holds.
     return "x" not in names and {"format", "shape", "data"}.issubset(names)
 
 
@@ -55,6 +56,7 @@ def _checked_form(
     arrays: Mapping[str, np.ndarray], title: str
 ) -> tuple[str, tuple[int, ...]]:
     """The format of a matrix whose arrays are all there, and its shape."""
+    # Nothing is unpickled, so that such an array has not been read.
     lost = {"format", "shape", "data"} - arrays.keys()  # those of Python objects
     if lost:
         raise InputError(f"{title} holds Python objects in {enumerated(sorted(lost))}")
@@ -110,8 +112,10 @@ def _as_rows(kind: str, parts: list[np.ndarray], size: tuple[int, ...]) -> Any:
     else:
         matrix = maker(tuple(parts), shape=size)
     if kind in ("csr", "csc"):
+        # Before conversion, which runs over the indices as they are.
         matrix.check_format(full_check=True)
     weights = matrix.tocsr()
+    # An entry given twice is one entry, as in a table of counts.
     weights.sum_duplicates()
     weights.check_format(full_check=True)
     return weights
@@ -138,9 +142,11 @@ def as_columns(source: Source) -> Source:
             f" the {_LARGEST_DENSE:,} that are made dense here;"
             f" {parameter('sparse', True)} takes it sparse"
         )
+    # By columns, as a source is.
     weights = source.weights.tocsc()
     columns = []
     for start, stop in itertools.pairwise(weights.indptr.tolist()):
+        # A column of zeros takes no memory.
         column = repeated(np.float64(0.0), n)
         if start < stop:
             column = np.zeros(n)

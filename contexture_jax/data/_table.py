@@ -83,9 +83,11 @@ class Room:
         """Put columns, shape (n, k), beside those that are there."""
         end = self._used + block.shape[1]
         if end > self._room.shape[1]:
+            # Twice as wide each time: columns are copied a few times at most.
             wider = np.zeros((len(self._room), 2 * end), order="F")
             wider[:, : self._used] = self.columns
             self._room = wider
+        # Zeros throughout stay untouched, and take no memory.
         if not (block.shape[1] == 1 and is_repeated(block[:, 0]) and block[0, 0] == 0):
             self._room[:, self._used : end] = block
         self._used = end

@@ -26,6 +26,7 @@ from contexture_jax.data._texts import Texts
 
 __all__ = ["split"]
 
+# More different integers are rather measured than named.
 _MOST_CLASSES_OF_NUMBERS = 20
 
 
@@ -36,6 +37,7 @@ def split(
     if target is None:
         num_rows = source.num_rows if source.columns else 0
         return source, None, np.arange(num_rows), []
+    # An array beside the columns counts, under its own name or "target".
     cells, name = _target_cells(source, target)
     if not isinstance(cells, Texts) and cells.dtype.kind not in "biufUO":
         raise InputError(
@@ -47,6 +49,7 @@ def split(
     )
     present = ~column.missing
     if name in source.names:
+        # A target among the features would be predicted by itself.
         source = without(source, {source.names.index(name)})
     notes = []
     if not present.all():
@@ -64,6 +67,8 @@ def split(
             )
         )
         source = source._replace(
+            # Rows without a target leave the table: they cannot be judged, and features
+            # must match.
             columns=[_kept(cells, present) for cells in source.columns],
             lines=source.lines and source.lines.take(present),
         )
@@ -74,11 +79,13 @@ def split(
     else:
         exact = None if column.exact is None else column.exact[present]
         judged = _numbers_or_classes(name, column.values[present], exact)
+    # As classes the integers are kept whole: nothing was rounded.
     if judged.kind == "classes" and column.exact is not None:
         column = column._replace(notes=())
     notes += notes_of([column], dialect)
     if judged.kind == "classes" and not column.categories:
         notes += _zeros_lost(name, cells, column)
+    # After rows are gone: what is left may be constant where the column was not.
     if (judged.values == judged.values[0]).all():
         raise InputError(
             f"target {quoted(name)} of {source.title} has the same value in all"
@@ -122,7 +129,9 @@ def _numbers_or_classes(
     name: str, values: np.ndarray, exact: np.ndarray | None = None
 ) -> Target:
     """Few different integers are classes, anything else is numbers."""
+    # By the exact integers, where float64 would join some.
     distinct, codes = np.unique(values if exact is None else exact, return_inverse=True)
+    # With half as many classes as rows, hardly any would have two.
     few = len(distinct) <= min(_MOST_CLASSES_OF_NUMBERS, len(values) // 2)
     if few and all(v == int(v) for v in distinct):
         return Target(name, codes, "classes", tuple(str(int(v)) for v in distinct))
@@ -138,6 +147,7 @@ def _zeros_lost(name: str, cells: Cells, column: Column) -> list[str]:
         return []
     distinct, codes = texts.distinct
     values = column.values if column.exact is None else column.exact
+    # A row of each different text.
     rows = np.unique(codes, return_index=True)[1]
     alike: dict[Any, list[str]] = {}
     for text, row in zip(distinct, rows, strict=True):

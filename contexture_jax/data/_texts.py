@@ -32,6 +32,7 @@ class Texts:
 
         if isinstance(array, pa.ChunkedArray):
             array = array.combine_chunks()
+            # Offsets of 32 bits end there; those of 64 take over.
             if isinstance(array, pa.ChunkedArray):  # beyond 2 GB, or without rows
                 array = pa.concat_arrays(
                     [chunk.cast(pa.large_string()) for chunk in array.chunks]
@@ -40,6 +41,7 @@ class Texts:
         if array.null_count:
             empty = _strings([""] * len(array)).cast(array.type)
             array = pc.if_else(array.is_valid(), array, empty)
+        # Once, here: all comparisons below are of trimmed text.
         self._array = pc.utf8_trim_whitespace(array)
 
     @staticmethod
@@ -61,6 +63,7 @@ class Texts:
         """The cells where `kept`, shape (n,), bool, says so."""
         import pyarrow as pa
 
+        # Arrow's booleans are bits, the lowest first.
         bits = pa.py_buffer(np.packbits(kept, bitorder="little"))
         mask = pa.Array.from_buffers(pa.bool_(), len(kept), [None, bits])
         return Texts(self._array.filter(mask))
@@ -73,6 +76,7 @@ class Texts:
         """Which cells are one of these texts, shape (n,), bool."""
         pc = compute()
 
+        # In a fixed order, as sets have none.
         values = _strings(sorted(texts)).cast(self._array.type)
         return as_numpy(pc.is_in(self._array, values))
 
@@ -97,6 +101,7 @@ class Texts:
     @cached_property
     def distinct(self) -> tuple[list[str], np.ndarray]:
         """The different texts, and the index into them of each cell, shape (n,)."""
+        # One pass in Arrow; most columns have far fewer texts than cells.
         encoded = self._array.dictionary_encode()
         return encoded.dictionary.to_pylist(), as_numpy(encoded.indices)
 
@@ -108,12 +113,14 @@ class Texts:
         """
         import pyarrow as pa
 
+        # Marks out before the cast, which knows none.
         present = ~self.among(missing)
         cells = self if present.all() else self.take(present)
         try:
             found = as_numpy(cells._array.cast(pa.float64()))
         except pa.ArrowInvalid:
             return None
+        # "inf" and "nan" are texts that Arrow reads: whoever called decides on them.
         if not np.isfinite(found).all():
             return None
         values = np.full(len(self), np.nan)
@@ -132,6 +139,7 @@ def as_numpy(array: Any) -> np.ndarray:
         found = np.full(len(array), np.nan)
         found[as_numpy(array.is_valid())] = values
         return found
+    # A slice shares the buffers of what it was cut from.
     start, stop = array.offset, array.offset + len(array)
     content = array.buffers()[1]
     if pa.types.is_boolean(array.type):
@@ -153,6 +161,7 @@ def _strings(texts: list[str]) -> Any:
     import pyarrow as pa
 
     # As it stands for half a character, which no UTF-8 has.
+    # Lone surrogates, of JSON or of file names, would raise.
     raw = [text.encode("utf-8", errors="replace") for text in texts]
     offsets = np.zeros(len(raw) + 1, dtype=np.int64)
     np.cumsum([len(cell) for cell in raw], out=offsets[1:])
