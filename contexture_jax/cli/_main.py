@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import io
 import os
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from contexture_jax import __version__
-from contexture_jax.cli import _embed, _spectrum, _train_options
-from contexture_jax.cli._arguments import DATA, Options, as_words
+from contexture_jax.cli import _embed, _spectrum, _train
+from contexture_jax.cli._arguments import DATA, as_words
 from contexture_jax.cli.session import (
     Ending,
     Interrupted,
@@ -66,7 +65,8 @@ def _run(argv: Sequence[str] | None, ending: Ending) -> int:
         arguments = vars(_parser().parse_args(argv))
         given = sys.argv[1:] if argv is None else argv
         ending.command = shlex.join(["contexture", *given])
-        _COMMANDS[arguments.pop("command")](arguments, ending)
+        _, command, options = _COMMANDS[arguments.pop("command")]
+        command.run(options(**arguments), ending)
     except InputError as error:
         message = error.message.worded(as_words)
     except OSError as error:
@@ -91,20 +91,18 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _train(arguments: dict[str, Any], ending: Ending) -> None:
-    from contexture_jax.cli._train import run
-
-    names = {field.name for field in dataclasses.fields(Options)}
-    shared = {name: arguments.pop(name) for name in names & arguments.keys()}
-    run(_train_options.TrainOptions(base=Options(**shared), **arguments), ending)
-
-
 _COMMANDS = {
-    "spectrum": lambda given, ending: _spectrum.run(
-        _spectrum.SpectrumOptions(**given), ending
+    "spectrum": (
+        "the spectrum of a context on a table",
+        _spectrum,
+        _spectrum.SpectrumOptions,
     ),
-    "train": _train,
-    "embed": lambda given, ending: _embed.run(_embed.EmbedOptions(**given), ending),
+    "train": (
+        "learn the spectrum of a context with an encoder",
+        _train,
+        _train.TrainOptions,
+    ),
+    "embed": ("what was learned, at rows of new data", _embed, _embed.EmbedOptions),
 }
 
 
@@ -118,11 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"contexture {__version__}"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, short, module in (
-        ("spectrum", "the spectrum of a context on a table", _spectrum),
-        ("train", "learn the spectrum of a context with an encoder", _train_options),
-        ("embed", "what was learned, at rows of new data", _embed),
-    ):
+    for name, (short, module, _) in _COMMANDS.items():
         command = commands.add_parser(
             name,
             help=short,

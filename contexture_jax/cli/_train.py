@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from contexture_jax._core.words import rounded
+from contexture_jax.cli._arguments import (
+    Options,
+    add_context_options,
+    add_data_options,
+    add_output_options,
+    add_rank_options,
+    batch,
+    count,
+    not_negative,
+    positive,
+    widths,
+)
 from contexture_jax.cli._contexts import (
     Recipe,
     build_context,
@@ -20,8 +32,7 @@ from contexture_jax.cli._contexts import (
     plan_context,
     plan_rank,
 )
-from contexture_jax.cli._probe import probed
-from contexture_jax.cli._train_options import TrainOptions
+from contexture_jax.cli._encoders import NUMBERED, plan_encoder, plan_output
 from contexture_jax.cli.session import (
     RUN,
     Ending,
@@ -38,23 +49,130 @@ from contexture_jax.cli.session import (
     replacing,
     told_in_one_line,
 )
-from contexture_jax.data import InputError, Table, counted, quoted_path
+from contexture_jax.data import InputError, Table, quoted_path
 
-__all__ = ["run"]
+__all__ = ["DESCRIPTION", "TrainOptions", "add_options", "run"]
 
+ENCODERS = ("mlp", "transformer")
+LOSSES = (
+    "kise",
+    "svme",
+    "lora_svd",
+    "joint_nesting",
+    "spectral_contrastive",
+    "vicreg",
+)
 # In the order of publishing: whoever sees the JSON sees the rest.
 _FILES = ("model.npz", "train.npz", "learned.png", "loss.png", "train.json")
 _NEEDED = ("orbax.checkpoint", "platformdirs", "pyarrow", "rich", "sklearn")
-_LARGEST_OUTPUT = 512
-_HIDDEN = (512, 512)
-_NUMBERED = ("joint", "graph")  # contexts whose rows have no features
 _LOG_EVERY = 50
-_MEASURES = (
-    ("ratio_trace", "ratio trace"),
-    ("cca", "CCA"),
-    ("mutual_knn", "mutual k-NN"),
-    ("cka", "CKA"),
+# What of the options makes a run the run that it is.
+_SETTINGS = (
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "dtype",
+    "seed",
+    "devices",
+    "strategy",
 )
+DESCRIPTION = """\
+Learn the singular functions of a context on DATA with an encoder, and compare them with
+the exact ones. Writes train.json, train.npz and pictures to a directory, and metrics
+and checkpoints to its subdirectory run; --resume goes on from the last checkpoint, bit
+for bit as if the run had never ended (on other --devices: to rounding).
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions(Options):
+    """The arguments of `contexture train`; None stands for a default to work out.
+
+    Attributes:
+        loss: the objective, by its name in `cx.losses`.
+        encoder: what embeds features.
+        hidden: widths of the hidden layers of an MLP.
+        activation: of the hidden layers.
+        output: width of the embedding.
+        steps: how many steps.
+        batch_size: pairs of a batch.
+        learning_rate: the highest.
+        weight_decay: of AdamW.
+        strategy: how a step is compiled for devices.
+        resume: go on with the run in `out`.
+    """
+
+    loss: str = "kise"
+    encoder: str = "mlp"
+    hidden: Sequence[int] | None = None
+    activation: str = "tanh"
+    output: int | None = None
+    steps: int = 1000
+    batch_size: int = 1024
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-5
+    strategy: str = "jit"
+    resume: bool = False
+
+
+def add_options(parser: Any) -> None:
+    """Add the options of the command to its parser."""
+    add_data_options(parser.add_argument_group("data"))
+    add_context_options(parser.add_argument_group("context"))
+    learning = parser.add_argument_group("learning")
+    add_rank_options(learning)
+    _add_learning_options(learning)
+    add_output_options(parser.add_argument_group("output"))
+
+
+def _add_learning_options(group: Any) -> None:
+    group.add_argument(
+        "--loss",
+        choices=LOSSES,
+        default="kise",
+        help="default: %(default)s, from two views of a row",
+    )
+    group.add_argument(
+        "--encoder",
+        choices=ENCODERS,
+        default="mlp",
+        help="of features: all together, with skip connections (mlp, the default), or"
+        " a token a column (transformer)",
+    )
+    group.add_argument(
+        "--hidden",
+        type=widths,
+        metavar="W,W,…",
+        help="widths of the hidden layers of an mlp, or none; default: 512,512",
+    )
+    group.add_argument("--activation", choices=("tanh", "gelu", "relu"), default="tanh")
+    group.add_argument(
+        "--output",
+        type=count,
+        metavar="D",
+        help="width of the embedding; default: four times the rank, at most 512 and a"
+        " quarter of a batch (joint_nesting: the rank)",
+    )
+    group.add_argument("--steps", type=count, default=1000, help="default: 1000")
+    group.add_argument(
+        "--batch-size", type=batch, default=1024, metavar="B", help="default: 1024"
+    )
+    group.add_argument(
+        "--learning-rate", type=positive, default=1e-3, help="default: 0.001"
+    )
+    group.add_argument(
+        "--weight-decay", type=not_negative, default=1e-5, help="default: 0.00001"
+    )
+    group.add_argument(
+        "--strategy",
+        choices=("jit", "shard_map", "pmap"),
+        default="jit",
+        help="how a step is compiled for several devices; default: %(default)s",
+    )
+    group.add_argument(
+        "--resume", action="store_true", help="go on with the run that --out holds"
+    )
 
 
 def run(options: TrainOptions, ending: Ending) -> Path:
@@ -71,39 +189,37 @@ def run(options: TrainOptions, ending: Ending) -> Path:
         InputError: if anything about the input, the output directory or the run that it
             holds is wrong. Results that were there are left as they were.
     """
-    base = options.base
-    stages = Stages(quiet=base.quiet)
+    stages = Stages(quiet=options.quiet)
     with stages.stage("read"):
-        check_installed([*_NEEDED, *(["matplotlib"] if base.plots else [])])
-        out = check_out(base.out)
-        table = load(base)
-        recipe = plan_context(base, table)
-        _check_loss(options, recipe)
-        encoder = _encoder(options, recipe)
-        plan_rank(base.rank, recipe, recipe.num_triples)
-        mesh = make_mesh(base.devices)
-        _check_batch(options)
-    with computing(base.dtype), ExitStack() as stack:
+        check_installed([*_NEEDED, *(["matplotlib"] if options.plots else [])])
+        out = check_out(options.out)
+        table = load(options)
+        recipe = plan_context(options, table)
+        encoder = plan_encoder(options, recipe)
+        plan_rank(options.rank, recipe, recipe.num_triples)
+        mesh = make_mesh(options.devices)
+        _check(options, recipe)
+    with computing(options.dtype), ExitStack() as stack:
         with stages.stage("context") as advance:
-            from contexture_jax.cli import _compare, _report
+            from contexture_jax.cli import _report, _train_report
             from contexture_jax.evaluation import num_singular_values
             from contexture_jax.operators import association_operator
 
-            context = build_context(recipe, table, base.dtype, advance)
+            context = build_context(recipe, table, options.dtype, advance)
             op = association_operator(context)
             most = num_singular_values(op)
-            rank = plan_rank(base.rank, recipe, min(recipe.num_triples, most))
-        output = _output(options, rank)
-        settings = _settings(options, recipe, rank, output, table, encoder)
+            rank = plan_rank(options.rank, recipe, min(recipe.num_triples, most))
+        encoder["output"] = plan_output(options, rank)
+        settings = _settings(options, recipe, rank, table, encoder)
         stack.enter_context(_run_of(out, settings, ending, resume=options.resume))
         with stages.stage("exact"):
-            exact, exact_status = _compare.exact_spectrum(
-                op, rank, most, seed=base.seed
+            exact, exact_status = _train_report.exact_spectrum(
+                op, rank, most, seed=options.seed
             )
         check_claimed(out / RUN)
         with stages.stage("train"), told_in_one_line(ending):
             learned = _learned(
-                options, recipe, table, context, op, rank, output, mesh, out / RUN
+                options, recipe, table, context, op, rank, encoder, mesh, out / RUN
             )
         if not np.isfinite(learned.singular_values).all():
             raise InputError(
@@ -111,11 +227,13 @@ def run(options: TrainOptions, ending: Ending) -> Path:
                 f" --learning-rate than {options.learning_rate:g}, and another --out"
             )
         with stages.stage("compare"):
-            comparison = _compare.compare(learned.left, exact, op, seed=base.seed)
+            comparison = _train_report.compare(
+                learned.left, exact, op, seed=options.seed
+            )
         description = {
             **settings,
             "num_rows": len(table.rows),
-            **_described(learned),
+            **_train_report.describe(learned),
             "exact_singular_values": exact.singular_values[:rank],
             "exact_status": exact_status,
             **comparison,
@@ -123,16 +241,16 @@ def run(options: TrainOptions, ending: Ending) -> Path:
             "notes": [
                 *table.notes,
                 *recipe.notes,
-                *_compare.tie_at(exact.singular_values, rank),
+                *_train_report.tie_at(exact.singular_values, rank),
             ],
         }
         found = _Found(learned, exact, np.asarray(op.p_x), table)
         written, files = _publish(found, description, out, stages, options, ending)
     if learned.status == "non-finite":
         print(f"contexture: warning: {learned.message}", file=sys.stderr)
-    if not base.quiet:
-        paths = [str(Path(base.out) / name) for name in files]
-        _report.print_table(_rows(written, paths))
+    if not options.quiet:
+        paths = [str(Path(options.out) / name) for name in files]
+        _report.print_table(_train_report.rows_of_table(written, paths))
     return out
 
 
@@ -152,7 +270,7 @@ def _learned(
     context: Any,
     op: Any,
     rank: int,
-    output: int,
+    encoder: dict[str, Any],
     mesh: Any,
     directory: Path,
 ) -> Any:
@@ -161,13 +279,15 @@ def _learned(
 
     import contexture_jax as cx
 
-    base, steps = options.base, options.steps
+    steps = options.steps
     # A label or a column is a number, a neighbour a row.
-    x = table.features.astype(base.dtype) if recipe.name not in _NUMBERED else None
+    x = table.features.astype(options.dtype) if recipe.name not in NUMBERED else None
     a = x if recipe.name in ("knn", "rbf") else None
     schedule = cx.training.warmup_cosine(options.learning_rate, steps)
+    is_table = encoder["kind"] == "table"  # which the library makes by itself
+    given = {"output": encoder["output"]} if is_table else encoder
     every = min(_LOG_EVERY, steps)
-    is_shown = not base.quiet and sys.stderr.isatty()
+    is_shown = not options.quiet and sys.stderr.isatty()
     with warnings.catch_warnings():
         # The command says in its own words how a run ended.
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -178,14 +298,9 @@ def _learned(
             rank=rank,
             num_steps=steps,
             batch_size=options.batch_size,
-            seed=base.seed,
+            seed=options.seed,
             loss=options.loss,
-            encoder=cx.learning.Encoder(
-                kind=options.encoder,
-                hidden=tuple(_HIDDEN if options.hidden is None else options.hidden),
-                activation=options.activation,
-                output=output,
-            ),
+            encoder=cx.learning.Encoder(**given),
             optimizer=optax.adamw(schedule, weight_decay=options.weight_decay),
             op=op,
             directory=directory,
@@ -197,21 +312,6 @@ def _learned(
         )
 
 
-def _described(learned: Any) -> dict[str, Any]:
-    import jax
-
-    losses = learned.history.get("loss", np.zeros(0))
-    leaves = jax.tree.leaves([tower.params for tower in learned.towers.values()])
-    return {
-        "status": learned.status,
-        "message": learned.message,
-        "steps_done": learned.num_steps,
-        "parameters": sum(leaf.size for leaf in leaves),
-        "loss_last": float(losses[-1]) if len(losses) else None,
-        "learned_singular_values": learned.singular_values,
-    }
-
-
 def _publish(
     found: _Found,
     description: dict[str, Any],
@@ -221,7 +321,7 @@ def _publish(
     ending: Ending,
 ) -> tuple[dict[str, Any], list[str]]:
     """Write all files, and then the probe; what the JSON holds, and their names."""
-    from contexture_jax.cli import _report
+    from contexture_jax.cli import _report, _train_report
 
     learned, table = found.learned, found.table
     rank = len(learned.singular_values)
@@ -229,7 +329,7 @@ def _publish(
     exact_left = np.asarray(found.exact.left[:, :rank])
     with publishing(out, _FILES, ending) as folder:
         with stages.stage("pictures"):
-            if options.base.plots:
+            if options.plots:
                 _draw(learned, exact_values, folder)
         held = _preprocessing(learned, table)
         learned.save(folder / "model.npz", preprocessing=held)
@@ -248,7 +348,9 @@ def _publish(
     if table.target is not None and len(table.target.values) == len(learned.left):
         # What is written by now does not hang on it.
         with stages.stage("probe"):
-            probe, notes = probed(learned.left, exact_left, table, options.base)
+            probe, notes = _train_report.probed(
+                learned.left, exact_left, table, options
+            )
         description["probe"] = probe
         description["notes"] += notes
         written = _timed(description, stages)
@@ -291,78 +393,29 @@ def _run_of(
         yield
 
 
-def _check_loss(options: TrainOptions, recipe: Recipe) -> None:
+def _check(options: TrainOptions, recipe: Recipe) -> None:
     if recipe.name == "teacher" and options.loss != "kise":
         raise InputError(
             "--context teacher is a kernel on rows, without values of A to embed;"
             f" expected --loss kise, got --loss {options.loss}"
         )
-
-
-def _check_batch(options: TrainOptions) -> None:
-    devices = options.base.devices
-    if options.batch_size % devices:
+    if options.batch_size % options.devices:
         raise InputError(
             f"--batch-size {options.batch_size} cannot be shared by --devices"
-            f" {devices}; expected a multiple"
+            f" {options.devices}; expected a multiple"
         )
-
-
-def _output(options: TrainOptions, rank: int) -> int:
-    """The width of the embedding."""
-    if options.output is None:
-        if options.loss == "joint_nesting":
-            return rank
-        wide = min(4 * rank, _LARGEST_OUTPUT, options.batch_size // 4)
-        return max(rank, wide)
-    if options.output < rank:
-        raise InputError(
-            f"--output {options.output} is less than the {counted(rank, 'function')} to"
-            f" learn; expected --output {rank} or more, or a smaller --rank"
-        )
-    return options.output
-
-
-def _encoder(options: TrainOptions, recipe: Recipe) -> dict[str, Any]:
-    """What embeds the rows.
-
-    Raises:
-        InputError: if the rows are not what the encoder embeds.
-    """
-    if recipe.name in _NUMBERED:
-        if options.encoder != "mlp" or options.hidden is not None:
-            raise InputError(
-                f"--context {recipe.name} has numbered rows, without features to embed:"
-                " each gets an embedding of its own; expected neither --encoder nor"
-                " --hidden"
-            )
-        return {"kind": "table"}
-    if options.encoder == "mlp":
-        hidden = _HIDDEN if options.hidden is None else options.hidden
-        return {
-            "kind": "mlp",
-            "hidden": list(hidden),
-            "activation": options.activation,
-        }
-    if options.hidden is not None:
-        raise InputError(
-            f"--hidden is of --encoder mlp; got --encoder {options.encoder}"
-        )
-    return {"kind": options.encoder, "activation": options.activation}
 
 
 def _settings(
     options: TrainOptions,
     recipe: Recipe,
     rank: int,
-    output: int,
     table: Table,
     encoder: dict[str, Any],
 ) -> dict[str, Any]:
     """What makes a run the run that it is."""
     import contexture_jax as cx
 
-    base = options.base
     content = hashlib.sha256(np.ascontiguousarray(table.features).data)
     if table.target is not None:
         content.update(np.asarray(table.target.values).astype(str).tobytes())
@@ -373,16 +426,9 @@ def _settings(
         "context": recipe.name,
         "params": recipe.params,
         "loss": options.loss,
-        "encoder": {**encoder, "output": output},
+        "encoder": encoder,
         "rank": rank,
-        "steps": options.steps,
-        "batch_size": options.batch_size,
-        "learning_rate": options.learning_rate,
-        "weight_decay": options.weight_decay,
-        "dtype": base.dtype,
-        "seed": base.seed,
-        "devices": base.devices,
-        "strategy": options.strategy,
+        **{name: getattr(options, name) for name in _SETTINGS},
     }
 
 
@@ -393,42 +439,3 @@ def _draw(learned: Any, exact_values: Any, folder: Path) -> None:
     plotting.save(axes, folder / "learned.png")
     steps, losses = learned.history["step"], learned.history["loss"]
     plotting.save(plotting.plot_loss(steps, {"loss": losses}), folder / "loss.png")
-
-
-def _rows(d: dict[str, Any], files: list[str]) -> list[tuple[str, str]]:
-    """The report as (label, text) pairs, in the order to read them."""
-    params = ", ".join(f"{key} = {value}" for key, value in d["params"].items())
-    encoder = d["encoder"]
-    layers = " → ".join(map(str, [*encoder.get("hidden", []), encoder["output"]]))
-    kind = ", ".join(
-        encoder[name] for name in ("kind", "activation") if name in encoder
-    )
-    rows = [
-        ("data", f"{d['data']}: {d['num_rows']:,} rows"),
-        ("context", d["context"] + (f" ({params})" if params else "")),
-        ("loss", d["loss"]),
-        ("encoder", f"{layers} ({kind}, {d['parameters']:,} numbers)"),
-        ("status", f"{d['status']} after {counted(d['steps_done'], 'step')}"),
-        ("learned", _values(d["learned_singular_values"])),
-        ("exact", _values(d["exact_singular_values"])),
-    ]
-    for name, label in _MEASURES:
-        null = d["nulls"][name]
-        rows.append((label, f"{d[name]:.3f}  (of shuffled rows: {null:.3f} at most)"))
-    if d["probe"] is not None:
-        probe = d["probe"]
-        rows.append(
-            (
-                "probe error",
-                f"{probe['learned']:.3f} learned, {probe['exact']:.3f} exact,"
-                f" {probe['features']:.3f} features  ({probe['measure']})",
-            )
-        )
-    rows += [("note", note) for note in d["notes"]]
-    rows.append(("files", "\n".join(files)))
-    return rows
-
-
-def _values(values: list[float], shown: int = 10) -> str:
-    more = f" … ({len(values)} in all)" if len(values) > shown else ""
-    return " ".join(rounded(v, 4) for v in values[:shown]) + more

@@ -92,13 +92,13 @@ def test_a_run_that_kept_no_step_starts_anew(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from contexture_jax.cli import _compare
+    from contexture_jax.cli import _train_report
 
     def told(*_: Any, **__: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr(_compare, "exact_spectrum", told)
+        patched.setattr(_train_report, "exact_spectrum", told)
         assert train(whole[0], tmp_path / "out") == 143
     assert "no step was kept: the same command starts anew" in capsys.readouterr().err
     assert train(whole[0], tmp_path / "out") == 0

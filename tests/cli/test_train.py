@@ -16,9 +16,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from contexture_jax.cli import _train, main
+from contexture_jax.cli import _train_report, main
 from contexture_jax.cli._arguments import Options
-from contexture_jax.cli._probe import probed
+from contexture_jax.cli._train_report import probed
 from contexture_jax.data._table import Table, Target
 from contexture_jax.training import PairBatches
 from tests.cli.helpers import told_at
@@ -159,7 +159,7 @@ def test_a_run_that_is_ended_says_what_is_kept_and_goes_on_to_the_bit(
         assert (report["probe"], report["status"]) == (None, "finished")
         return None, ["no probe"]
 
-    monkeypatch.setattr(_train, "probed", probe)
+    monkeypatch.setattr(_train_report, "probed", probe)
     assert main(command) == 0
     report = json.loads((out / "train.json").read_text(encoding="utf-8"))
     assert (report["probe"], report["notes"][-1]) == (None, "no probe")

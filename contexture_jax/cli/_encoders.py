@@ -1,0 +1,57 @@
+"""The encoders of the command line: what they embed, and how wide."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from contexture_jax.cli._contexts import Recipe
+from contexture_jax.data import InputError, counted
+
+if TYPE_CHECKING:
+    from contexture_jax.cli._train import TrainOptions
+
+__all__ = ["NUMBERED", "plan_encoder", "plan_output"]
+
+NUMBERED = ("joint", "graph")  # contexts whose rows have no features
+_LARGEST_OUTPUT = 512
+_HIDDEN = (512, 512)
+
+
+def plan_encoder(options: TrainOptions, recipe: Recipe) -> dict[str, Any]:
+    """What embeds the rows.
+
+    Raises:
+        InputError: if the rows are not what the encoder embeds.
+    """
+    if recipe.name in NUMBERED:
+        if options.encoder != "mlp" or options.hidden is not None:
+            raise InputError(
+                f"--context {recipe.name} has numbered rows, without features to embed:"
+                " each gets an embedding of its own; expected neither --encoder nor"
+                " --hidden"
+            )
+        return {"kind": "table"}
+    shared = {"activation": options.activation}
+    if options.encoder == "mlp":
+        hidden = _HIDDEN if options.hidden is None else tuple(options.hidden)
+        return {"kind": "mlp", "hidden": hidden, **shared}
+    if options.hidden is not None:
+        raise InputError(
+            f"--hidden is of --encoder mlp; got --encoder {options.encoder}"
+        )
+    return {"kind": options.encoder, **shared}
+
+
+def plan_output(options: TrainOptions, rank: int) -> int:
+    """The width of the embedding."""
+    if options.output is None:
+        if options.loss == "joint_nesting":
+            return rank
+        wide = min(4 * rank, _LARGEST_OUTPUT, options.batch_size // 4)
+        return max(rank, wide)
+    if options.output < rank:
+        raise InputError(
+            f"--output {options.output} is less than the {counted(rank, 'function')} to"
+            f" learn; expected --output {rank} or more, or a smaller --rank"
+        )
+    return options.output
