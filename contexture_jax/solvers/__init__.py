@@ -5,6 +5,12 @@ from contexture_jax.solvers._exact import all_singular_values
 from contexture_jax.solvers._extend import extend
 from contexture_jax.solvers._plan import Method
 from contexture_jax.solvers._results import SolveInfo, Status, SVDResult
+from contexture_jax.solvers._state import (
+    Progress,
+    SolveState,
+    load_state,
+    save_state,
+)
 from contexture_jax.solvers._svd import svd
 from contexture_jax.solvers._truncated import truncated_svd
 
@@ -13,12 +19,16 @@ __all__ = [
     "Certificate",
     "Cluster",
     "Method",
+    "Progress",
     "SVDResult",
     "SolveInfo",
+    "SolveState",
     "Status",
     "all_singular_values",
     "certify",
     "extend",
+    "load_state",
+    "save_state",
     "svd",
     "truncated_svd",
 ]

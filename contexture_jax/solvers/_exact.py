@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from contexture_jax._core.checks import gathered, is_traced
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array, Float
+from contexture_jax._core.types import Array, Bool, Float, Inexact, Int
 from contexture_jax.operators import AssociationOperator, symmetrised_matrix
-from contexture_jax.solvers._linear_map import LinearMap, check_operator
+from contexture_jax.solvers._linear_map import LinearMap, check_operator, identity
 from contexture_jax.solvers._orthonormal import complete
+from contexture_jax.solvers._pieces import gaps
+from contexture_jax.solvers._plan import Plan
 from contexture_jax.solvers._random import Seed
+from contexture_jax.solvers._steps import Solver, zeros
 from contexture_jax.solvers._triples import Triples
 
-__all__ = ["all_singular_values", "exact"]
+__all__ = ["EXACT", "ExactState", "all_singular_values"]
 
 
 @beside_context
@@ -61,39 +68,113 @@ def all_singular_values(op: AssociationOperator) -> Float[Array, " k"]:
 _deflated = jax.jit(lambda op: symmetrised_matrix(op, deflated=True))
 
 
-def exact(a: LinearMap, rank: int, seed: Seed) -> Triples:
-    """Leading singular triples by a full dense SVD: O(n m min(n, m)) flops.
+class ExactState(NamedTuple):
+    """Before the one pass, or after it.
 
-    Args:
-        a: the matrix; its n × m entries are stored.
-        rank: number of triples.
-        seed: for vectors of singular values 0.
-
-    Returns:
-        Triples with the residuals of what was returned; one pass (two products).
+    Attributes:
+        seed: of vectors of singular values 0, uint32, shape ().
+        passes: 0 or 1.
+        is_open: whether it is to come.
+        left: left vectors, shape (n, rank).
+        s: singular values, shape (rank,).
+        right: right vectors, shape (m, rank).
+        left_residuals: ‖M v_i − s_i u_i‖, shape (rank,).
+        residuals: ‖Mᴴ u_i − s_i v_i‖, shape (rank,); infinite before they are known.
     """
-    matrix = a.as_matrix()
+
+    seed: Seed
+    passes: Int[Array, ""]
+    is_open: Bool[Array, ""]
+    left: Inexact[Array, "n r"]
+    s: Float[Array, " r"]
+    right: Inexact[Array, "m r"]
+    left_residuals: Float[Array, " r"]
+    residuals: Float[Array, " r"]
+
+
+def _init(a: LinearMap, plan: Plan, seed: Seed, start: Any) -> ExactState:
+    """Before the pass."""
+    del start
+    (n, m), rank, real = a.shape, plan.rank, np.zeros((), a.dtype).real.dtype
+    return ExactState(
+        seed=seed,
+        passes=np.int32(0),
+        is_open=np.asarray(True)[()],
+        left=zeros((n, rank), a.dtype, seed),
+        s=zeros((rank,), real, seed),
+        right=zeros((m, rank), a.dtype, seed),
+        left_residuals=zeros((rank,), real, seed) + np.asarray(np.inf, real),
+        residuals=zeros((rank,), real, seed) + np.asarray(np.inf, real),
+    )
+
+
+def _step(a: LinearMap, plan: Plan, state: ExactState) -> ExactState:
+    """A full dense SVD of the n × m entries: O(n m min(n, m)) flops."""
+    n, m = a.shape
+    is_tall = m <= n
+    one, other = (a.matmat, a.rmatmat) if is_tall else (a.rmatmat, a.matmat)
+    eye: Any = jnp if isinstance(state.seed, Tracer) else np
+    # Through the smaller of the two identity blocks.
+    stored = one(eye.eye(min(n, m), dtype=a.dtype))
+    s, left, right, own = _factored(
+        stored, a.left_law, a.right_law, state.seed,
+        rank=plan.rank, scale=a.scale, is_tall=is_tall,
+    )  # fmt: skip
+    # The matrix came from one of the two maps: the other one is asked itself, so that
+    # two that are not adjoint show.
+    asked = gaps(other(left), right, s) if is_tall else gaps(other(right), left, s)
+    return state._replace(
+        passes=state.passes + 1,
+        is_open=np.asarray(False)[()],
+        left=left,
+        s=s,
+        right=right,
+        left_residuals=own if is_tall else asked,
+        residuals=asked if is_tall else own,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("rank", "scale", "is_tall"))
+def _factored(
+    stored: Array, left_law: Any, right_law: Any, seed: Seed,
+    *, rank: int, scale: float, is_tall: bool,
+) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+    """The leading triples of a matrix, or of what it is the adjoint of.
+
+    And what M times the right vectors, or Mᴴ times the left ones, is off.
+    """
+    matrix = stored if is_tall else stored.conj().T
     left, values, right_h = jnp.linalg.svd(matrix, full_matrices=False)
     left, values = left[:, :rank], values[:rank]
     right = right_h[:rank].conj().T
+    a = LinearMap(
+        identity, identity, matrix.shape, matrix.dtype, left_law, right_law, scale
+    )
     left, right = complete(a, values, left, right, seed)
-    # The matrix came from one of the two maps: the other one is asked itself, so that
-    # two that are not adjoint show.
-    n, m = a.shape
-    images = (
-        (mm(matrix, right), a.rmatmat(left))
-        if m <= n
-        else (a.matmat(right), mm(matrix.conj().T, left))
+    own = (
+        gaps(mm(matrix, right), left, values)
+        if is_tall
+        else gaps(mm(stored, left), right, values)
     )
-    left_gap, right_gap = (
-        image - vectors * values[None, :]
-        for image, vectors in zip(images, (left, right), strict=True)
-    )
+    return values, left, right, own
+
+
+def _complete(a: LinearMap, plan: Plan, state: ExactState) -> ExactState:
+    """There is one pass."""
+    del a, plan
+    return state
+
+
+def _extract(state: ExactState) -> Triples:
+    """With the residuals of what was found; one pass: two products."""
     return Triples(
-        values,
-        left,
-        right,
-        jnp.linalg.norm(left_gap, axis=0),
-        jnp.linalg.norm(right_gap, axis=0),
-        jnp.ones((), values.dtype),
+        state.s,
+        state.left,
+        state.right,
+        state.left_residuals,
+        state.residuals,
+        state.passes,
     )
+
+
+EXACT = Solver(ExactState, _init, _step, _complete, _extract, decides=False)

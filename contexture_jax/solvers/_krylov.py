@@ -1,118 +1,62 @@
-"""Randomized block Krylov iteration with thick restart."""
+"""Randomized block Krylov iteration with thick restart.
+
+Two bases grow block by block, U_j = orth(M V_j) and V_{j+1} = orth(Mᴴ U_j), each off
+all before it (Golub & Kahan's bidiagonalisation for blocks, with full
+reorthogonalisation), beside the small R = Uᴴ M V, so that M V = U R. When they are
+full, the SVD of R gives Ritz triples. The residual Mᴴ u_i − s_i v_i lies in the block
+that comes next and costs nothing. The leading Ritz vectors then become the first blocks
+and the iteration goes on with that next block: the thick restart of Baglama & Reichel
+2005 ("Augmented implicitly restarted Lanczos bidiagonalization methods"; theory.md §6).
+
+A block narrower than `rank` searches a space of higher degree at equal cost (Musco &
+Musco 2015). A block wider than a cluster finds all of it; of a narrower one, the copies
+beyond its width are found late, through rounding.
+"""
 
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array, Float, Inexact, Int
+from contexture_jax._core.types import Array, Bool, Float, Inexact, Int
 from contexture_jax.solvers._linear_map import LinearMap
-from contexture_jax.solvers._orthonormal import orthonormalize
-from contexture_jax.solvers._random import Seed, fold, random_block
+from contexture_jax.solvers._pieces import orthonormal, random_columns
+from contexture_jax.solvers._plan import Plan
+from contexture_jax.solvers._random import Seed
+from contexture_jax.solvers._steps import Solver, choose, read, when, zeros
 from contexture_jax.solvers._triples import Triples
 
-__all__ = ["krylov"]
+__all__ = ["KRYLOV", "KrylovState"]
 
 
-def krylov(
-    a: LinearMap,
-    rank: int,
-    seed: Seed,
-    *,
-    block_size: int,
-    depth: int,
-    num_kept: int,
-    max_passes: int,
-    tol: Float[Array, ""],
-) -> Triples:
-    """Leading singular triples by restarted block Krylov iteration (theory.md §6).
-
-    Two bases grow block by block, U_j = orth(M V_j) and V_{j+1} = orth(Mᴴ U_j), each
-    off all before it (Golub & Kahan's bidiagonalisation for blocks, with full
-    reorthogonalisation), beside the small R = Uᴴ M V, so that M V = U R. When they are
-    full, the SVD of R gives Ritz triples. The residual Mᴴ u_i − s_i v_i lies in the
-    block that comes next and costs nothing. The leading Ritz vectors then become the
-    first blocks and the iteration goes on with that next block: the thick restart of
-    Baglama & Reichel 2005 ("Augmented implicitly restarted Lanczos bidiagonalization
-    methods").
-
-    A block narrower than `rank` searches a space of higher degree at equal cost (Musco
-    & Musco 2015). A block wider than a cluster finds all of it; of a narrower one, the
-    copies beyond its width are found late, through rounding.
-
-    Args:
-        a: the matrix.
-        rank: number of triples.
-        seed: for the first block.
-        block_size: columns of a block, b.
-        depth: blocks in a basis; rank ≤ b · depth, b · (depth + 1) ≤ min(n, m) less
-            what is deflated.
-        num_kept: blocks that a restart keeps, rank ≤ b · num_kept; below `depth` if
-            `max_passes` is above it.
-        max_passes: stop after the cycle that reaches it.
-        tol: stop when every ‖Mᴴ u_i − s_i v_i‖ ≤ tol · s_1, i ≤ rank.
-
-    Returns:
-        Triples. `right_residuals` are those of the recurrence, with what rounding adds.
-    """
-    run = _Iteration(a, seed, block_size, depth, num_kept)
-
-    def not_done(state: _State) -> Array:
-        is_open = state.residuals[:rank].max() > a.goal(state.s, tol)
-        return (state.passes < max_passes) & ((state.passes < 0) | is_open)
-
-    def cycle(state: _State) -> _State:
-        begin = jnp.where(state.passes < 0, -1, num_kept)
-        step = functools.partial(_golub_kahan_step, run)
-        # Full bases need random directions at most once the operator's rank is
-        # exhausted; they cost passes, not correctness.
-        return _thick_restart(run, jax.lax.fori_loop(begin, depth, step, state))
-
-    end = jax.lax.while_loop(not_done, cycle, _start(run))
-    u, s, v = end.left[:, :rank], end.s[:rank], end.right[:, :rank]
-    # What rounding adds to the recurrence.
-    rounding = 10.0 * float(jnp.finfo(a.dtype).eps) * jnp.maximum(s[0], a.scale)
-    return Triples(
-        s,
-        u,
-        v,
-        jnp.zeros_like(s),
-        jnp.hypot(end.residuals[:rank], rounding),
-        end.passes.astype(s.dtype) + 0.5,
-    )
-
-
-class _Iteration(NamedTuple):
-    """What stays the same: the arguments of `krylov`."""
-
-    a: LinearMap
-    seed: Seed
-    block_size: int
-    depth: int
-    num_kept: int
-
-
-class _State(NamedTuple):
-    """Between two blocks.
+class KrylovState(NamedTuple):
+    """Between two blocks; k = b · depth columns in a basis, c = b · kept in a restart.
 
     Attributes:
+        seed: of all randomness, uint32, shape ().
         passes: how many are done, each a product with M and one with Mᴴ; −1 before the
             half one that begins.
-        left: U, orthonormal, and zeros where it is not yet filled.
-        right: V, likewise.
-        small: R = Uᴴ M V.
-        block: the block that V gets next.
-        link: its coefficients in Mᴴ times the last block of U.
-        coupling: Uᴴ M times it, (Mᴴ U)ᴴ times it, known before the product.
-        s: Ritz values that the last restart kept.
-        residuals: of their triples.
+        is_open: whether residuals are above the goal and passes are left, shape ().
+        number: blocks in the bases; −1 before the half pass.
+        left: U, orthonormal, and zeros where it is not yet filled, shape (n, k).
+        right: V, likewise, shape (m, k).
+        small: R = Uᴴ M V, shape (k, k).
+        block: the block that V gets next, shape (m, b).
+        link: its coefficients in Mᴴ times the last block of U, shape (b, b).
+        coupling: Uᴴ M times it, (Mᴴ U)ᴴ times it, known before the product, (k, b).
+        s: Ritz values that the last restart kept, shape (c,).
+        residuals: of their triples, with what rounding adds, shape (c,).
     """
 
+    seed: Seed
     passes: Int[Array, ""]
+    is_open: Bool[Array, ""]
+    number: Int[Array, ""]
     left: Inexact[Array, "n k"]
     right: Inexact[Array, "m k"]
     small: Inexact[Array, "k k"]
@@ -123,88 +67,179 @@ class _State(NamedTuple):
     residuals: Float[Array, " c"]
 
 
-def _start(run: _Iteration) -> _State:
+def _num_kept(plan: Plan) -> int:
+    """Blocks that a restart keeps."""
+    return min(plan.depth, -(-plan.width // plan.block_size))
+
+
+def _init(a: LinearMap, plan: Plan, seed: Seed, start: Any) -> KrylovState:
     """Empty bases, before the half pass that begins."""
-    (n, m), dtype, width = run.a.shape, run.a.dtype, run.block_size
-    size = width * run.depth
-    ritz = jnp.zeros((width * run.num_kept,), jnp.zeros((), dtype).real.dtype)
-    return _State(
-        passes=jnp.full((), -1, jnp.int32),
-        left=jnp.zeros((n, size), dtype),
-        right=jnp.zeros((m, size), dtype),
-        small=jnp.zeros((size, size), dtype),
-        block=jnp.zeros((m, width), dtype),
-        link=jnp.zeros((width, width), dtype),
-        coupling=jnp.zeros((size, width), dtype),
+    del start
+    (n, m), dtype, width = a.shape, a.dtype, plan.block_size
+    size, real = width * plan.depth, np.zeros((), a.dtype).real.dtype
+    ritz = zeros((width * _num_kept(plan),), real, seed)
+    return KrylovState(
+        seed=seed,
+        passes=np.int32(-1),
+        is_open=np.asarray(True)[()],
+        number=np.int32(-1),
+        left=zeros((n, size), dtype, seed),
+        right=zeros((m, size), dtype, seed),
+        small=zeros((size, size), dtype, seed),
+        block=zeros((m, width), dtype, seed),
+        link=zeros((width, width), dtype, seed),
+        coupling=zeros((size, width), dtype, seed),
         s=ritz,
-        residuals=ritz,
+        residuals=ritz + np.asarray(np.inf, real),
     )
 
 
-def _golub_kahan_step(run: _Iteration, number: Array, state: _State) -> _State:
-    """Add the next block to each basis and find the one after it.
+def _step(a: LinearMap, plan: Plan, state: KrylovState) -> KrylovState:
+    """Add the next block to each basis and find the one after it; restart full bases.
 
     Before the first pass there is a half one, which adds nothing.
     """
-    a, width, zero = run.a, run.block_size, jnp.zeros((), jnp.int32)
-    is_half = number < 0
-    at = jnp.maximum(number, 0).astype(jnp.int32) * width
-    image = jax.lax.cond(
+    seed, width, twice = state.seed, plan.block_size, 2 * state.passes
+    is_half = state.number < 0
+    image = choose(
         is_half,
-        lambda: a.project_left(random_block(run.seed, a.shape[0], width, a.dtype)),
+        lambda: random_columns(
+            seed, a.left_law, size=a.shape[0], width=width, dtype=a.dtype
+        ),
         lambda: a.matmat(state.block),
     )
-    u = jax.lax.cond(
+    u = choose(
         is_half,
         lambda: image,
-        lambda: orthonormalize(
-            image,
-            fold(run.seed, 2 * state.passes + 2),
-            project=a.project_left,
-            basis=state.left,
-        ),
+        lambda: orthonormal(image, seed, twice + 2, a.left_law, state.left),
     )
-    new = jnp.where(is_half, 0.0, u).astype(a.dtype)
-    left = jax.lax.dynamic_update_slice(state.left, new, (zero, at))
-    right = jax.lax.dynamic_update_slice(state.right, state.block, (zero, at))
-    own = mm(u.conj().T, image)
-    column = jax.lax.dynamic_update_slice(state.coupling, own, (at, zero))
+    left, right, small = _extended(
+        state.left, state.right, state.small, state.block, state.coupling,
+        image, u, state.number,
+    )  # fmt: skip
     back = a.rmatmat(u)
-    seed = fold(run.seed, 2 * state.passes + 3)
-    block = orthonormalize(back, seed, project=a.project_right, basis=right)
-    # What the half pass writes, the next one writes over.
-    link = jnp.where(is_half, 0.0, mm(block.conj().T, back)).astype(a.dtype)
-    nothing = jnp.zeros_like(state.coupling)
-    return state._replace(
+    # Full bases need random directions at most once the operator's rank is exhausted;
+    # they cost passes, not correctness.
+    block = orthonormal(back, seed, twice + 3, a.right_law, right)
+    link, coupling = _linked(block, back, state.coupling, state.number)
+    state = state._replace(
         passes=state.passes + 1,
+        number=state.number + 1,
         left=left,
         right=right,
-        small=jax.lax.dynamic_update_slice(state.small, column, (zero, at)),
+        small=small,
         block=block,
         link=link,
-        coupling=jax.lax.dynamic_update_slice(nothing, link.conj().T, (at, zero)),
+        coupling=coupling,
+    )
+    is_full = state.number == plan.depth
+    restart = functools.partial(_restart, a, plan, filled=plan.depth)
+    return when(is_full, restart, state)
+
+
+@jax.jit
+def _extended(
+    left: Array, right: Array, small: Array, block: Array, coupling: Array,
+    image: Array, u: Array, number: Any,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Bases with a block more, and R; the half pass writes zeros."""
+    zero, at = jnp.zeros((), jnp.int32), _place(number, block)
+    new = jnp.where(number < 0, 0.0, u).astype(u.dtype)
+    left = jax.lax.dynamic_update_slice(left, new, (zero, at))
+    right = jax.lax.dynamic_update_slice(right, block, (zero, at))
+    own = mm(u.conj().T, image)
+    column = jax.lax.dynamic_update_slice(coupling, own, (at, zero))
+    return left, right, jax.lax.dynamic_update_slice(small, column, (zero, at))
+
+
+@jax.jit
+def _linked(
+    block: Array, back: Array, coupling: Array, number: Any
+) -> tuple[Array, Array]:
+    """How the next block hangs on the bases; after the half pass, not at all."""
+    link = jnp.where(number < 0, 0.0, mm(block.conj().T, back)).astype(block.dtype)
+    nothing, zero = jnp.zeros_like(coupling), jnp.zeros((), jnp.int32)
+    at = _place(number, block)
+    return link, jax.lax.dynamic_update_slice(nothing, link.conj().T, (at, zero))
+
+
+def _place(number: Any, block: Array) -> Array:
+    """The first column of a block in its basis."""
+    return jnp.maximum(number, 0).astype(jnp.int32) * block.shape[1]
+
+
+def _restart(
+    a: LinearMap, plan: Plan, state: KrylovState, *, filled: int
+) -> KrylovState:
+    """Ritz triples of bases, whose leading vectors become the first blocks."""
+    kept = min(_num_kept(plan), filled)
+    left, right, small, coupling, s, residuals, is_open = _rotated(
+        state.left, state.right, state.small, state.coupling, state.link,
+        plan.rank, plan.tol, a.goal_floor, a.scale,
+        filled=filled * plan.block_size, kept=kept * plan.block_size,
+    )  # fmt: skip
+    (is_open,) = read(is_open)
+    return state._replace(
+        is_open=is_open & (state.passes < plan.max_passes),
+        number=state.number * 0 + kept,
+        left=left,
+        right=right,
+        small=small,
+        coupling=coupling,
+        s=s,
+        residuals=residuals,
     )
 
 
-def _thick_restart(run: _Iteration, state: _State) -> _State:
-    """Ritz triples of full bases, whose leading vectors become the first blocks."""
-    kept = run.block_size * run.num_kept
-    w, s, xh = jnp.linalg.svd(state.small, full_matrices=False)
+@functools.partial(jax.jit, static_argnames=("filled", "kept"))
+def _rotated(
+    left: Array, right: Array, small: Array, coupling: Array, link: Array,
+    rank: Any, tol: Any, floor: Any, scale: Any, *, filled: int, kept: int,
+) -> tuple[Array, ...]:  # fmt: skip
+    """The bases in Ritz vectors, what goes with them, and whether goals are missed."""
+    w, s, xh = jnp.linalg.svd(small[:filled, :filled], full_matrices=False)
     # Mᴴ U = V Rᴴ + V_next [0, …, 0, link].
-    out = mm(state.link, w[-run.block_size :, :kept])
-    ritz = jnp.diag(s[:kept]).astype(run.a.dtype)
-    return state._replace(
-        left=_rotate(state.left, w[:, :kept]),
-        right=_rotate(state.right, xh[:kept].conj().T),
-        small=jnp.zeros_like(state.small).at[:kept, :kept].set(ritz),
-        coupling=jnp.zeros_like(state.coupling).at[:kept].set(out.conj().T),
-        s=s[:kept],
-        residuals=jnp.linalg.norm(out, axis=0),
+    out = mm(link, w[-link.shape[0] :, :kept])
+    residuals, s = jnp.linalg.norm(out, axis=0), s[:kept]
+    goal = jnp.maximum(tol * s.max(), floor)
+    largest = jnp.where(jnp.arange(kept) < rank, residuals, 0.0).max()
+    # What rounding adds to the recurrence.
+    rounding = 10.0 * float(jnp.finfo(s.dtype).eps) * jnp.maximum(s[0], scale)
+    return (
+        _rotate(left, w[:, :kept]),
+        _rotate(right, xh[:kept].conj().T),
+        jnp.zeros_like(small).at[:kept, :kept].set(jnp.diag(s).astype(small.dtype)),
+        jnp.zeros_like(coupling).at[:kept].set(out.conj().T),
+        s,
+        jnp.hypot(residuals, rounding).astype(s.dtype),
+        largest > goal,
     )
 
 
 def _rotate(
-    basis: Inexact[Array, "n k"], w: Inexact[Array, "k c"]
+    basis: Inexact[Array, "n k"], w: Inexact[Array, "f c"]
 ) -> Inexact[Array, "n k"]:
     """The first columns of a rotated basis, and zeros in place of the others."""
-    return jnp.zeros_like(basis).at[:, : w.shape[1]].set(mm(basis, w))
+    new = mm(basis[:, : w.shape[0]], w)
+    return jnp.zeros_like(basis).at[:, : w.shape[1]].set(new)
+
+
+def _complete(a: LinearMap, plan: Plan, state: KrylovState) -> KrylovState:
+    """With the triples of bases that are not full, once they hold enough columns."""
+    if state.number == _num_kept(plan) and np.isfinite(np.asarray(state.residuals[0])):
+        return state
+    while state.number * plan.block_size < plan.rank:
+        state = _step(a, plan, state)
+    return _restart(a, plan, state, filled=int(state.number))
+
+
+def _extract(state: KrylovState) -> Triples:
+    """All that was kept."""
+    nothing = zeros(state.s.shape, state.s.dtype, state.s)
+    width = state.s.shape[0]
+    left, right = state.left[:, :width], state.right[:, :width]
+    passes = state.passes + 0.5
+    return Triples(state.s, left, right, nothing, state.residuals, passes)
+
+
+KRYLOV = Solver(KrylovState, _init, _step, _complete, _extract)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import AssociationOperator, symmetrised_products
 
-__all__ = ["LinearMap", "check_operator", "coarse_map", "identity", "symmetrised_map"]
+__all__ = [
+    "LinearMap",
+    "check_operator",
+    "coarse_map",
+    "identity",
+    "projection",
+    "symmetrised_map",
+    "unmarked",
+]
 
 
 def check_operator(op: Any) -> None:
@@ -29,17 +40,28 @@ def identity(block: Array) -> Array:
     return block
 
 
+def projection(law: Float[Array, " n"] | None) -> Callable[[Array], Array]:
+    """The projection of (n, r) blocks off √law, 0 at points of no mass.
+
+    The identity if there is no law.
+    """
+    return identity if law is None else functools.partial(_off_root, law)
+
+
 class LinearMap(NamedTuple):
     """A matrix M known by its products with blocks, on subspaces of its own.
+
+    Left singular vectors are looked for off √left_law, into which M maps; right ones
+    likewise. The laws are arrays, so that programs take them as arguments.
 
     Attributes:
         matmat: M times an (m, r) block.
         rmatmat: the conjugate transpose of M times an (n, r) block.
         shape: (n, m).
         dtype: floating or complex.
-        project_left: orthogonal projection of (n, r) blocks onto the subspace where
-            left singular vectors are looked for; M maps into it.
-        project_right: likewise for (m, r) blocks.
+        left_law: what left singular vectors have no part along the root of, shape
+            (n,); None: nothing is deflated.
+        right_law: likewise, shape (m,).
         scale: what rounding is measured by if it is larger than the largest singular
             value: the norm of the matrix before deflation; 0 where nothing is deflated.
     """
@@ -48,9 +70,19 @@ class LinearMap(NamedTuple):
     rmatmat: Callable[[Array], Array]
     shape: tuple[int, int]
     dtype: Any
-    project_left: Callable[[Array], Array] = identity
-    project_right: Callable[[Array], Array] = identity
+    left_law: Float[Array, " n"] | None = None
+    right_law: Float[Array, " m"] | None = None
     scale: float = 0.0
+
+    @property
+    def project_left(self) -> Callable[[Array], Array]:
+        """The orthogonal projection of (n, r) blocks onto where left vectors lie."""
+        return projection(self.left_law)
+
+    @property
+    def project_right(self) -> Callable[[Array], Array]:
+        """Likewise of (m, r) blocks for right ones."""
+        return projection(self.right_law)
 
     def cutoff(self, singular_values: Float[Array, " b"]) -> Float[Array, ""]:
         """Singular values not above it count as zero."""
@@ -59,15 +91,12 @@ class LinearMap(NamedTuple):
 
     def goal(self, singular_values: Float[Array, " b"], tol: Any) -> Float[Array, ""]:
         """The residual that counts as converged: tol · s_1, but not below rounding."""
-        floor = 10.0 * float(jnp.finfo(self.dtype).eps) * self.scale
-        return jnp.maximum(tol * singular_values.max(), floor)
+        return jnp.maximum(tol * singular_values.max(), self.goal_floor)
 
-    def as_matrix(self) -> Array:
-        """M as a dense array, through the smaller of the two identity blocks."""
-        n, m = self.shape
-        if m <= n:
-            return self.matmat(jnp.eye(m, dtype=self.dtype))
-        return self.rmatmat(jnp.eye(n, dtype=self.dtype)).conj().T
+    @property
+    def goal_floor(self) -> float:
+        """The least residual that is asked for: the rounding of deflated products."""
+        return 10.0 * float(jnp.finfo(self.dtype).eps) * self.scale
 
 
 def symmetrised_map(operator: AssociationOperator) -> LinearMap:
@@ -77,17 +106,34 @@ def symmetrised_map(operator: AssociationOperator) -> LinearMap:
     triple (1, √p_x, √p_a) is known exactly and projected out of every product and every
     random block, so rounding cannot bring it back.
     """
-    matmat, rmatmat = symmetrised_products(operator)
-    p_x, p_a = operator.p_x, operator.p_a
+    # A program of its own for each product and width, whoever multiplies.
+    plain = unmarked(operator)
     return LinearMap(
-        lambda g: _deflate(matmat(g), p_x),
-        lambda f: _deflate(rmatmat(f), p_a),
+        functools.partial(_product, plain, adjoint=False),
+        functools.partial(_product, plain, adjoint=True),
         operator.shape,
         operator.dtype,
-        lambda f: _deflate(_mask(f, p_x), p_x),
-        lambda g: _deflate(_mask(g, p_a), p_a),
+        operator.p_x,
+        operator.p_a,
         scale=1.0,
     )
+
+
+def unmarked(op: AssociationOperator) -> AssociationOperator:
+    """Without a fingerprint, so that a program serves operators with and without."""
+    any_op: Any = op
+    if not dataclasses.is_dataclass(any_op) or any_op.fingerprint is None:
+        return op
+    return dataclasses.replace(any_op, fingerprint=None)
+
+
+@functools.partial(jax.jit, static_argnames="adjoint")
+def _product(op: AssociationOperator, block: Array, *, adjoint: bool) -> Array:
+    """The deflated M, or its transpose, times a block."""
+    matmat, rmatmat = symmetrised_products(op)
+    if adjoint:
+        return _deflate(rmatmat(block), op.p_a)
+    return _deflate(matmat(block), op.p_x)
 
 
 def coarse_map(a: LinearMap, low: LinearMap) -> LinearMap:
@@ -105,9 +151,9 @@ def coarse_map(a: LinearMap, low: LinearMap) -> LinearMap:
     return a._replace(matmat=matmat, rmatmat=rmatmat)
 
 
-def _mask(block: Array, p: Float[Array, " n"]) -> Array:
-    """0 at points of no mass."""
-    return jnp.where(p[:, None] > 0, block, 0.0)
+def _off_root(p: Float[Array, " n"], block: Array) -> Array:
+    """Off √p, and 0 at points of no mass."""
+    return _deflate(jnp.where(p[:, None] > 0, block, 0.0), p)
 
 
 def _deflate(block: Array, p: Float[Array, " n"]) -> Array:

@@ -35,7 +35,7 @@ class Products(NamedTuple):
     Attributes:
         functions: (matmat, rmatmat), each of (block, *values).
         programs: what was compiled for them, by plan; None: nothing is to be kept.
-        on_host: whether they call the host, where their owner must still be alive.
+        on_host: whether they call NumPy code, inside a trace from the host.
     """
 
     functions: tuple[Callable[..., Array], Callable[..., Array]]
@@ -129,8 +129,18 @@ def products_of(
         one, other = map(_wrap, products, (n, m), traceable, (dtype, dtype))
         return one, other
 
-    one, other = map(_hoist, wrapped(strong), (m, n), (dtype, dtype))
-    functions, values = (one[0], other[0]), (one[1], other[1])
+    one, other = map(_hoist, wrapped(strong), (m, n), (dtype, dtype), traceable)
+    values = (one[1], other[1])
+
+    def compiled(pair: tuple[Any, Any]) -> tuple[Any, Any]:
+        """Programs of their own; what JAX cannot trace is called as it is."""
+        one, other = (
+            jax.jit(function) if inside else function
+            for function, inside in zip(pair, traceable, strict=True)
+        )
+        return one, other
+
+    functions = compiled((one[0], other[0]))
     on_host = not all(traceable)
     if any(values) or not kept:
         return values, Products(functions, None, on_host)
@@ -138,7 +148,7 @@ def products_of(
         weak = [_Product(_weakly(s.owner), s.way) for s in sources]
     except TypeError:  # there are no weak references to it
         return nothing, Products(functions, None, on_host)
-    products = Products(wrapped(weak), {}, on_host)
+    products = Products(compiled(wrapped(weak)), {}, on_host)
     _KNOWN[key] = products
     for part in {id(p): p for s in sources for p in _parts(s.owner)}.values():
         weakref.finalize(part, _KNOWN.pop, key, None).atexit = False
@@ -197,11 +207,15 @@ def _attribute(a: Any, name: str) -> Any:
     return value() if inspect.ismethod(value) else value
 
 
-def _hoist(function: Any, size: int, dtype: Any) -> tuple[Any, tuple[Any, ...]]:
+def _hoist(
+    function: Any, size: int, dtype: Any, traceable: bool
+) -> tuple[Any, tuple[Any, ...]]:
     """The function with the values that it closes over as arguments, if one is traced.
 
     Not by `jax.closure_convert`, which keeps whatever it was given.
     """
+    if not traceable:
+        return function, ()
     column = jax.make_jaxpr(lambda g: function(g[:, None])[:, 0])(
         jax.ShapeDtypeStruct((size,), dtype)
     )
@@ -238,7 +252,10 @@ def _wrap(
     if traceable:
         return lambda g: jnp.asarray(product(g), dtype)
 
-    def on_host(g: Array) -> Array:
+    def on_host(g: Any) -> Array:
+        if not isinstance(g, Tracer):
+            # A copy: the caller may write over what it gave.
+            return jax.device_put(np.array(product(np.asarray(g)), dtype))
         result = jax.ShapeDtypeStruct((num_rows, g.shape[1]), dtype)
         return jax.pure_callback(
             lambda block: np.asarray(product(np.asarray(block)), dtype), result, g

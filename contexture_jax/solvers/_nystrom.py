@@ -1,57 +1,119 @@
-"""Nyström: the spectrum of a kernel from a few of its columns."""
+"""Nyström: the spectrum of a kernel from a few of its columns.
+
+M Mᴴ is the dual kernel k_X⁺ on the rows. With Y = M Mᴴ Ω, Ω orthonormal (n × width),
+its Nyström approximation is Y (Ωᴴ Y)⁻¹ Yᴴ, factored with a small shift as in Tropp,
+Yurtsever, Udell & Cevher 2017, Algorithm 3. The leading `rank` vectors of it are a
+subspace; one more pass gives the singular triples of M on it, and their residuals. Two
+and a half passes whatever the spectrum is: accurate to about the tail beyond `width`,
+with no tolerance to ask for (theory.md §6).
+"""
 
 from __future__ import annotations
 
+import functools
+from typing import Any, NamedTuple
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.numerics import mm
+from contexture_jax._core.types import Array, Bool, Float, Inexact, Int
 from contexture_jax.solvers._linear_map import LinearMap
-from contexture_jax.solvers._orthonormal import orthonormalize, ritz_svd
-from contexture_jax.solvers._random import Seed, fold, random_block
+from contexture_jax.solvers._pieces import gaps, orthonormal, random_columns, ritz
+from contexture_jax.solvers._plan import Plan
+from contexture_jax.solvers._random import Seed
+from contexture_jax.solvers._steps import Solver, zeros
 from contexture_jax.solvers._triples import Triples
 
-__all__ = ["nystrom"]
+__all__ = ["NYSTROM", "NystromState"]
 
 
-def nystrom(a: LinearMap, rank: int, seed: Seed, *, width: int) -> Triples:
-    """Leading singular triples by a Nyström approximation of M Mᴴ (theory.md §6).
+class NystromState(NamedTuple):
+    """Before the first of two passes, between them, and after the second.
 
-    M Mᴴ is the dual kernel k_X⁺ on the rows. With Y = M Mᴴ Ω, Ω orthonormal (n ×
-    width), its Nyström approximation is Y (Ωᴴ Y)⁻¹ Yᴴ, factored with a small shift as
-    in Tropp, Yurtsever, Udell & Cevher 2017, Algorithm 3. The leading `rank` vectors of
-    it are a subspace; one more pass gives the singular triples of M on it, and their
-    residuals. Two and a half passes whatever the spectrum is: accurate to about the
-    tail beyond `width`, with no tolerance to ask for.
-
-    Args:
-        a: the matrix.
-        rank: number of triples.
-        seed: for Ω.
-        width: columns of Ω, rank ≤ width ≤ min(n, m) less what is deflated.
-
-    Returns:
-        Triples; `left_residuals` are rounding, by construction, and are returned as 0.
+    Attributes:
+        seed: of all randomness, uint32, shape ().
+        passes: how many are done.
+        is_open: whether one is left.
+        u: a basis of the leading subspace, and then its left Ritz vectors, (n, rank).
+        s: Ritz values, shape (rank,).
+        v: right Ritz vectors, shape (m, rank).
+        residuals: ‖Mᴴ u_i − s_i v_i‖, shape (rank,); infinite before they are known.
     """
-    n = a.shape[0]
-    test = orthonormalize(
-        random_block(seed, n, width, a.dtype), seed, project=a.project_left
+
+    seed: Seed
+    passes: Int[Array, ""]
+    is_open: Bool[Array, ""]
+    u: Inexact[Array, "n r"]
+    s: Float[Array, " r"]
+    v: Inexact[Array, "m r"]
+    residuals: Float[Array, " r"]
+
+
+def _init(a: LinearMap, plan: Plan, seed: Seed, start: Any) -> NystromState:
+    """Before the first pass."""
+    del start
+    (n, m), rank, real = a.shape, plan.rank, np.zeros((), a.dtype).real.dtype
+    ritz = zeros((rank,), real, seed)
+    return NystromState(
+        seed=seed,
+        passes=np.int32(0),
+        is_open=np.asarray(True)[()],
+        u=zeros((n, rank), a.dtype, seed),
+        s=ritz,
+        v=zeros((m, rank), a.dtype, seed),
+        residuals=ritz + np.asarray(np.inf, real),
     )
-    sample = a.matmat(a.rmatmat(test))
-    shift = float(np.finfo(a.dtype).eps) * n**0.5 * jnp.linalg.norm(sample)
-    sample = sample + shift * test
+
+
+def _step(a: LinearMap, plan: Plan, state: NystromState) -> NystromState:
+    """The sample and its leading subspace; then, in a pass and a half, the triples."""
+    seed, passes = state.seed, state.passes + 1
+    if state.passes == 0:
+        size, dtype = a.shape[0], a.dtype
+        test = random_columns(
+            seed, a.left_law, size=size, width=plan.width, dtype=dtype
+        )
+        test = orthonormal(test, seed, 0, a.left_law)
+        leading = _leading(a.matmat(a.rmatmat(test)), test, rank=plan.rank)
+        u = orthonormal(leading, seed, 1, a.left_law)
+        return state._replace(passes=passes, u=u)
+    q = orthonormal(a.rmatmat(state.u), seed, 2, a.right_law)
+    y = a.matmat(q)
+    s, u, v = ritz(y, orthonormal(y, seed, 3, a.left_law), q)
+    residuals = gaps(a.rmatmat(u), v, s)
+    is_open = np.asarray(False)[()]
+    return state._replace(
+        passes=passes, is_open=is_open, u=u, s=s, v=v, residuals=residuals
+    )
+
+
+@functools.partial(jax.jit, static_argnames="rank")
+def _leading(sample: Array, test: Array, *, rank: int) -> Array:
+    """The leading left vectors of a Nyström approximation, orthogonal to rounding."""
+    (n, width), eps = sample.shape, float(np.finfo(sample.dtype).eps)
+    sample = sample + eps * n**0.5 * jnp.linalg.norm(sample) * test
     core = mm(test.conj().T, sample)
     values, vectors = jnp.linalg.eigh(0.5 * (core + core.conj().T))
     # eigh in place of Cholesky: the core is singular where the kernel has low rank.
-    there = values > width * np.finfo(a.dtype).eps * values[-1]
+    there = values > width * eps * values[-1]
     scale = jnp.where(there, 1.0 / jnp.sqrt(jnp.where(there, values, 1.0)), 0.0)
-    factor = mm(sample, vectors * scale[None, :].astype(a.dtype))
-    gram_values, rotation = jnp.linalg.eigh(mm(factor.conj().T, factor))
-    del gram_values
-    leading = mm(factor, rotation[:, ::-1][:, :rank])
-    left = orthonormalize(leading, fold(seed, 1), project=a.project_left)
-    q = orthonormalize(a.rmatmat(left), fold(seed, 2), project=a.project_right)
-    s, u, v = ritz_svd(a.matmat(q), q, fold(seed, 3), num=rank, project=a.project_left)
-    residuals = jnp.linalg.norm(a.rmatmat(u) - v * s[None, :], axis=0)
-    zeros = jnp.zeros((rank,), s.dtype)
-    return Triples(s, u, v, zeros, residuals, jnp.asarray(2.5, s.dtype))
+    factor = mm(sample, vectors * scale[None, :].astype(sample.dtype))
+    rotation = jnp.linalg.eigh(mm(factor.conj().T, factor))[1]
+    return mm(factor, rotation[:, ::-1][:, :rank])
+
+
+def _complete(a: LinearMap, plan: Plan, state: NystromState) -> NystromState:
+    """With the second pass."""
+    return _step(a, plan, state)
+
+
+def _extract(state: NystromState) -> Triples:
+    """By construction the left residuals are rounding."""
+    nothing = zeros(state.s.shape, state.s.dtype, state.s)
+    passes = state.passes + 0.5
+    return Triples(state.s, state.u, state.v, nothing, state.residuals, passes)
+
+
+NYSTROM = Solver(NystromState, _init, _step, _complete, _extract, decides=False)

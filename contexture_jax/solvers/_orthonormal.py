@@ -20,7 +20,7 @@ from contexture_jax._core.types import Array, Bool, Float, Inexact, Int
 from contexture_jax.solvers._linear_map import LinearMap, identity
 from contexture_jax.solvers._random import Seed, fold, random_block
 
-__all__ = ["complete", "fix_signs", "orthonormalize", "ritz_svd"]
+__all__ = ["complete", "fix_signs", "orthonormalize", "ritz_svd", "ritz_triples"]
 
 _MAX_ROUNDS = 6  # two suffice for most blocks, three where directions are missing
 
@@ -192,6 +192,17 @@ def ritz_svd(
         s (num,) descending, U (n, num), V (m, num) with V = Q X and Y X = U diag(s).
     """
     q = orthonormalize(image, seed, project=project)
+    return ritz_triples(image, q, basis, num=num)
+
+
+def ritz_triples(
+    image: Inexact[Array, "n b"],
+    q: Inexact[Array, "n b"],
+    basis: Inexact[Array, "m b"],
+    *,
+    num: int,
+) -> tuple[Float[Array, " num"], Inexact[Array, "n num"], Inexact[Array, "m num"]]:
+    """`ritz_svd` with a basis of the image at hand, shape (n, b)."""
     # svd(R), not eigh(YᴴY): the latter squares the condition number.
     w, s, xh = jnp.linalg.svd(mm(q.conj().T, image), full_matrices=False)
     return s[:num], mm(q, w[:, :num]), mm(basis, xh[:num].conj().T)

@@ -17,7 +17,7 @@ from contexture_jax._core.types import Array, Inexact, Shaped
 
 __all__ = ["Seed", "fold", "make_seed", "random_block"]
 
-Seed = Shaped[Array, ""]
+Seed = Shaped[Array, ""] | np.uint32
 
 
 def make_seed(key: Array) -> Seed:

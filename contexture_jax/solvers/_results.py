@@ -30,6 +30,7 @@ class Status(StrEnum):
 
     CONVERGED = "converged"
     MAX_PASSES = "max passes"
+    STOPPED = "stopped"
     RANK_DEFICIENT = "rank deficient"
     NON_FINITE = "non-finite"
     ABOVE_ONE = "above one"
@@ -51,6 +52,10 @@ _ADVICE = {
         "some residuals are above tol: raise max_passes, num_oversamples or tol; after"
         ' method="exact": the two products are not adjoint to each other, or entries'
         " span more orders of magnitude than the dtype has"
+    ),
+    Status.STOPPED: (
+        "on_step asked for an end: the triples are those of the last pass, as exact as"
+        " their residuals say; go on from the state"
     ),
     Status.RANK_DEFICIENT: (
         "the operator has fewer than `rank` singular values above rounding: the last"

@@ -1,126 +1,197 @@
-"""One compiled program from an operator to triples, energies and a status."""
+"""From a matrix to triples, energies and a status, by the method of a plan."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Float
-from contexture_jax.solvers._exact import exact
-from contexture_jax.solvers._krylov import krylov
-from contexture_jax.solvers._linear_map import LinearMap
-from contexture_jax.solvers._nystrom import nystrom
+from contexture_jax.operators import AssociationOperator, to_functions
+from contexture_jax.solvers._exact import EXACT
+from contexture_jax.solvers._krylov import KRYLOV
+from contexture_jax.solvers._linear_map import LinearMap, identity
+from contexture_jax.solvers._nystrom import NYSTROM
 from contexture_jax.solvers._orthonormal import fix_signs
+from contexture_jax.solvers._pieces import new_seed, random_columns
 from contexture_jax.solvers._plan import Plan
-from contexture_jax.solvers._random import Seed, fold, make_seed, random_block
-from contexture_jax.solvers._randomized import randomized
+from contexture_jax.solvers._random import fold, make_seed, random_block
+from contexture_jax.solvers._randomized import RANDOMIZED
 from contexture_jax.solvers._results import SolveInfo, Status, SVDResult
+from contexture_jax.solvers._steps import drive, read
 from contexture_jax.solvers._triples import Triples
 
-__all__ = ["finish", "rounding_of", "solve", "total_energy"]
+__all__ = ["METHODS", "Task", "finish", "rounding_of", "solve", "total_energy"]
+
+METHODS = {
+    "exact": EXACT,
+    "randomized": RANDOMIZED,
+    "krylov": KRYLOV,
+    "nystrom": NYSTROM,
+}
+"""Name of a method to its functions."""
 
 _NUM_PROBES = 16
 
 
+class Task(NamedTuple):
+    """What is to be solved.
+
+    Attributes:
+        map: the matrix, its trivial triple already deflated.
+        squared_norm: ‖M‖_F², shape (); None: estimated from random probes, with its
+            error.
+        coarse: the same matrix in `plan.range_dtype`, solved first.
+        op: the operator whose functions are wanted in place of vectors.
+    """
+
+    map: LinearMap
+    squared_norm: Float[Array, ""] | None
+    coarse: LinearMap | None = None
+    op: AssociationOperator | None = None
+
+
+class Begun(NamedTuple):
+    """A solve between two passes.
+
+    Attributes:
+        state: of the method.
+        stage: which of the matrices it works on: 1 after a coarse one.
+        earlier: passes of the stages before.
+    """
+
+    state: Any
+    stage: int = 0
+    earlier: Any = 0
+
+
 def solve(
-    a: LinearMap,
+    task: Task,
     plan: Plan,
     key: Array,
-    squared_norm: Float[Array, ""] | None,
-    coarse: LinearMap | None = None,
+    *,
+    traced: bool = True,
+    begun: Begun | None = None,
+    on_pass: Callable[[Begun], bool] | None = None,
 ) -> tuple[SVDResult, SolveInfo]:
-    """Run a plan on a matrix; everything traced, `status` an integer code.
+    """Run a plan on a matrix; `status` an integer code.
 
     Args:
-        a: the matrix, its trivial triple already deflated.
+        task: the matrix and what is known of it.
         plan: method and widths.
-        key: for all randomness.
-        squared_norm: ‖M‖_F²; None: estimated from random probes, with its error.
-        coarse: the same matrix in `plan.range_dtype`, solved first.
+        key: for all randomness; that of `begun` goes on where it is given.
+        traced: whether something is traced; then one loop of a program runs it all.
+        begun: what to go on from.
+        on_pass: called after each pass, outside of a trace; True ends the solve.
     """
-    seed = make_seed(key)
-    tol = jnp.asarray(plan.tol, jnp.zeros((), a.dtype).real.dtype)
-    start, coarse_passes = None, 0.0
-    if coarse is not None:
-        rough = _coarse_triples(coarse, plan, seed, tol)
-        start, coarse_passes = rough.right, rough.num_passes
-    triples = _triples(a, plan, seed, tol, start)
-    left, right = fix_signs(triples.left, triples.right)
-    triples = _within_norm(a, triples)
-    s = triples.singular_values
+    stages = _stages(task, plan)
+    if begun is None:
+        seed = new_seed(key) if traced else read(new_seed(key))[0]
+        begun = Begun(METHODS[stages[0][1].method].init(*stages[0], seed, None))
+    stopped = False
+    while True:
+        stage, earlier = begun.stage, begun.earlier
+        a, part = stages[stage]
+        solver, look = METHODS[part.method], None
+        if on_pass is not None:
+            look = functools.partial(_look, on_pass, begun)
+        state = begun.state
+        if not stopped:
+            state, stopped = drive(solver, a, part, state, traced=traced, on_pass=look)
+        if stopped:
+            state = solver.complete(a, part, state)
+        if stage + 1 == len(stages):
+            break
+        start = solver.extract(state).right
+        following = METHODS[plan.method].init(*stages[-1], state.seed, start)
+        begun = Begun(following, stage + 1, earlier + state.passes)
+    triples = solver.extract(state)
+    triples = triples._replace(num_passes=triples.num_passes + earlier)
+    image = None
+    if task.squared_norm is None:
+        width = _NUM_PROBES
+        image = a.matmat(_off(triples.right, state.seed, a.right_law, num=width))
+    result, info = _report(
+        triples, task.squared_norm, image, plan.tol, stopped, task.op,
+        rank=plan.rank, norm=a.scale,
+    )  # fmt: skip
+    return result, info
+
+
+def _look(on_pass: Callable[[Begun], bool], begun: Begun, state: Any) -> bool:
+    return on_pass(begun._replace(state=state))
+
+
+def _stages(task: Task, plan: Plan) -> list[tuple[LinearMap, Plan]]:
+    """The matrices that are solved one after the other, each with its plan."""
+    if task.coarse is None:
+        return [(task.map, plan)]
+    # As exact as the coarse dtype makes them.
+    reachable = min(50.0 * float(jnp.finfo(plan.range_dtype).eps), 0.5)
+    rough = plan._replace(method="randomized", tol=max(plan.tol, reachable))
+    return [(task.coarse, rough), (task.map, plan)]
+
+
+@functools.partial(jax.jit, static_argnames="num")
+def _off(right: Array, seed: Any, law: Any, *, num: int) -> Array:
+    """Random probes off the right vectors."""
+    m, dtype = right.shape[0], right.dtype
+    probes = random_columns(fold(seed, -1), law, size=m, width=num, dtype=dtype)
+    return probes - mm(right, mm(right.conj().T, probes))
+
+
+@functools.partial(jax.jit, static_argnames=("rank", "norm"))
+def _report(
+    triples: Triples,
+    squared_norm: Float[Array, ""] | None,
+    image: Float[Array, "n p"] | None,
+    tol: Any,
+    stopped: Any,
+    op: AssociationOperator | None,
+    *,
+    rank: int,
+    norm: float,
+) -> tuple[SVDResult, SolveInfo]:
+    """The leading triples in their final form, and all that is said of them.
+
+    E‖W ω‖² = ‖W‖_F² over random ω of variance 1 (Hutchinson 1989), the columns of
+    `image`. What V holds is known and taken out first, so that the error is one of the
+    tail and not of the whole (as in Hutch++: Meyer, Musco, Musco & Woodruff 2021).
+    """
+    left, right = fix_signs(triples.left[:, :rank], triples.right[:, :rank])
+    a = LinearMap(
+        identity, identity, (left.shape[0], right.shape[0]), left.dtype, scale=norm
+    )
+    s, *gaps = (x[:rank] for x in (triples[0], *triples[3:5]))
+    s, gaps = _within_norm(a, s, gaps)
     head = (s * s).sum()
     if squared_norm is None:
-        tail, error = _estimate_tail(a, right, fold(seed, -1))
-        total = head + tail
+        samples = (jnp.abs(image) ** 2).sum(axis=0)
+        total = head + samples.mean()
+        error = samples.std(ddof=1) / _NUM_PROBES**0.5
     else:
         total, error = squared_norm.astype(s.dtype), jnp.zeros((), s.dtype)
     # Rounding must not make the whole smaller than its part.
     total = jnp.maximum(total, head)
-    residuals = jnp.maximum(triples.left_residuals, triples.right_residuals)
+    residuals = jnp.maximum(*gaps)
     info = SolveInfo(
         residuals,
-        triples.left_residuals,
-        triples.right_residuals,
-        triples.num_passes + coarse_passes,
+        *gaps,
+        jnp.asarray(triples.num_passes).astype(s.dtype),
         total,
         total - head,
         error,
-        _status(a, plan, s, residuals, left, right),
-        scale=jnp.full((), a.scale, s.dtype),
+        _status(a, tol, s, residuals, left, right, stopped),
+        scale=jnp.full((), norm, s.dtype),
     )
+    if op is not None:
+        left, right = to_functions(op, left, right)
     return SVDResult(s, left, right), info
-
-
-def _coarse_triples(
-    coarse: LinearMap, plan: Plan, seed: Seed, tol: Float[Array, ""]
-) -> Triples:
-    """A whole block of triples, as exact as the coarse dtype makes them."""
-    reachable = 50.0 * float(jnp.finfo(plan.range_dtype).eps)
-    return randomized(
-        coarse,
-        plan.rank,
-        seed,
-        width=plan.width,
-        max_passes=plan.max_passes,
-        tol=jnp.maximum(tol, min(reachable, 0.5)),
-        accelerated=True,
-        num_kept=plan.width,
-    )
-
-
-def _triples(
-    a: LinearMap, plan: Plan, seed: Seed, tol: Float[Array, ""], start: Array | None
-) -> Triples:
-    """By the method of the plan."""
-    rank, width = plan.rank, plan.width
-    if plan.method == "exact":
-        return exact(a, rank, seed)
-    if plan.method == "nystrom":
-        return nystrom(a, rank, seed, width=width)
-    if plan.method == "randomized":
-        return randomized(
-            a,
-            rank,
-            seed,
-            width=width,
-            max_passes=plan.max_passes,
-            tol=tol,
-            accelerated=plan.tol > 0,
-            start=start,
-        )
-    return krylov(
-        a,
-        rank,
-        seed,
-        block_size=plan.block_size,
-        depth=plan.depth,
-        num_kept=min(plan.depth, -(-width // plan.block_size)),
-        max_passes=plan.max_passes,
-        tol=tol,
-    )
 
 
 def finish(plan: Plan, info: SolveInfo) -> SolveInfo:
@@ -137,26 +208,26 @@ def total_energy(
     estimated tail, whose gradient would need that of the singular vectors.
     """
     if squared_norm is None:
-        return _energies(a, _probes(a, fold(make_seed(key), -1))).mean()
+        seed, size = fold(make_seed(key), -1), a.shape[1]
+        probes = a.project_right(random_block(seed, size, _NUM_PROBES, a.dtype))
+        return (jnp.abs(a.matmat(probes)) ** 2).sum(axis=0).mean()
     return squared_norm.astype(jnp.zeros((), a.dtype).real.dtype)
 
 
-def _within_norm(a: LinearMap, triples: Triples) -> Triples:
+def _within_norm(
+    a: LinearMap, s: Array, gaps: list[Array]
+) -> tuple[Array, list[Array]]:
     """Values above the norm that M has at most, by no more than rounding, are that.
 
     Residuals grow by as much as a value moves.
     """
     if a.scale == 0:
-        return triples
-    s = triples.singular_values
+        return s, gaps
     over = jnp.clip(s - a.scale, 0.0)
     over = jnp.where(over <= rounding_of(a.shape, s.dtype) * a.scale, over, 0.0)
-    return triples._replace(
-        # Not s − over, which rounds.
-        singular_values=jnp.where(over > 0, jnp.asarray(a.scale, s.dtype), s),
-        left_residuals=triples.left_residuals + over,
-        right_residuals=triples.right_residuals + over,
-    )
+    # Not s − over, which rounds.
+    s = jnp.where(over > 0, jnp.asarray(a.scale, s.dtype), s)
+    return s, [gap + over for gap in gaps]
 
 
 def rounding_of(shape: tuple[int, int], dtype: Any) -> float:
@@ -167,37 +238,23 @@ def rounding_of(shape: tuple[int, int], dtype: Any) -> float:
     return (10.0 + max(shape) ** 0.5) * float(jnp.finfo(dtype).eps)
 
 
-def _estimate_tail(
-    a: LinearMap, right: Array, seed: Seed
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """‖M (I − V Vᴴ)‖_F² from random probes: mean and standard error.
-
-    E‖W ω‖² = ‖W‖_F² over random ω of variance 1 (Hutchinson 1989). What V holds is
-    known and taken out first, so that the error is one of the tail and not of the whole
-    (as in Hutch++: Meyer, Musco, Musco & Woodruff 2021).
-    """
-    probes = _probes(a, seed)
-    samples = _energies(a, probes - mm(right, mm(right.conj().T, probes)))
-    return samples.mean(), samples.std(ddof=1) / _NUM_PROBES**0.5
-
-
-def _probes(a: LinearMap, seed: Seed) -> Array:
-    return a.project_right(random_block(seed, a.shape[1], _NUM_PROBES, a.dtype))
-
-
-def _energies(a: LinearMap, probes: Array) -> Float[Array, " p"]:
-    return (jnp.abs(a.matmat(probes)) ** 2).sum(axis=0)
-
-
 def _status(
-    a: LinearMap, plan: Plan, s: Array, residuals: Array, left: Array, right: Array
+    a: LinearMap,
+    tol: Any,
+    s: Array,
+    residuals: Array,
+    left: Array,
+    right: Array,
+    stopped: Any,
 ) -> Array:
     """The code of the status: the gravest of what holds."""
     finite = (
         jnp.isfinite(s).all() & jnp.isfinite(left).all() & jnp.isfinite(right).all()
     )
     deficient = ~(s[-1] > a.cutoff(s))
-    tol = plan.tol if plan.tol > 0 else _default_goal(a.dtype)
+    # A run of a fixed number of passes is judged by what would be asked for.
+    default = max(1e-10, 100 * float(jnp.finfo(a.dtype).eps))
+    tol = jnp.where(tol > 0, tol, default).astype(s.dtype)
     # Iterations may stop on a recurrence for the residual; the residuals returned are
     # computed anew and differ by rounding, as do those of a dense factorisation.
     rounding = 2.0 * rounding_of(a.shape, a.dtype) * jnp.maximum(s[0], a.scale)
@@ -207,13 +264,9 @@ def _status(
     for holds, status in (
         (deficient, Status.RANK_DEFICIENT),
         (~close, Status.MAX_PASSES),
+        (stopped, Status.STOPPED),
         (above, Status.ABOVE_ONE),
         (~finite, Status.NON_FINITE),
     ):
         code = jnp.where(holds, status.code, code)
     return code
-
-
-def _default_goal(dtype: Any) -> float:
-    """The residual that a run of a fixed number of passes is judged by."""
-    return max(1e-10, 100 * float(jnp.finfo(dtype).eps))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from contexture_jax._core.types import Array, Float
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._results import SolveInfo, SVDResult
 
-__all__ = ["choose_scale", "scaled_map", "unscaled"]
+__all__ = ["choose_scale", "in_range", "scaled_map", "unscaled"]
 
 
 def choose_scale(
@@ -29,8 +30,6 @@ def choose_scale(
         The scale, shape (), and the sum of squares of the entries over it.
     """
     real = jnp.zeros((), entries[0].dtype).real.dtype
-    # Room for a fourth power: the image of an image is squared.
-    margin = float(np.finfo(real).tiny) ** 0.25
 
     def largest() -> Float[Array, ""]:
         each = [jnp.abs(x).max() for x in entries if x.size]
@@ -41,15 +40,22 @@ def choose_scale(
 
     if squared_norm is None:
         return largest(), None
-    in_range = (squared_norm > margin**2) & (squared_norm < margin**-2)
-    scale = jax.lax.cond(in_range, lambda: jnp.ones((), real), largest)
+    fits = in_range(squared_norm)
+    scale = jax.lax.cond(fits, lambda: jnp.ones((), real), largest)
 
     def over_scale() -> Float[Array, ""]:
         squares = [(jnp.abs(x / scale.astype(x.dtype)) ** 2).sum() for x in entries]
         return jnp.stack(squares).sum()
 
     norm = squared_norm.astype(real)
-    return scale, jax.lax.cond(in_range, lambda: norm, over_scale)
+    return scale, jax.lax.cond(fits, lambda: norm, over_scale)
+
+
+def in_range(squared_norm: Any) -> Any:
+    """Whether a matrix of that squared norm needs no scale."""
+    # Room for a fourth power: the image of an image is squared.
+    margin = float(np.finfo(squared_norm.dtype).tiny) ** 0.25
+    return (squared_norm > margin**2) & (squared_norm < margin**-2)
 
 
 def scaled_map(a: LinearMap, scale: Float[Array, ""]) -> LinearMap:

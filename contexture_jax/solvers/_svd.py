@@ -15,16 +15,25 @@ from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.threads import held_lapack
 from contexture_jax._core.types import Array, Float
-from contexture_jax.operators import AssociationOperator, mesh_of, to_functions
+from contexture_jax.operators import AssociationOperator, mesh_of
 from contexture_jax.solvers._implicit import Problem, implicit_svd
 from contexture_jax.solvers._linear_map import (
     check_operator,
     coarse_map,
     symmetrised_map,
+    unmarked,
 )
 from contexture_jax.solvers._plan import Method, Plan, make_plan
 from contexture_jax.solvers._results import SolveInfo, SVDResult
-from contexture_jax.solvers._run import finish, solve
+from contexture_jax.solvers._run import Task, finish, solve
+from contexture_jax.solvers._state import (
+    OnStep,
+    SolveState,
+    begun_of,
+    check_untraced,
+    observed,
+)
+from contexture_jax.solvers._steps import in_trace
 
 __all__ = ["svd"]
 
@@ -43,14 +52,17 @@ def svd(
     num_power_iterations: int | None = None,
     block_size: int | None = None,
     range_dtype: Any = None,
+    on_step: OnStep | None = None,
+    state: SolveState | None = None,
 ) -> tuple[SVDResult, SolveInfo]:
     """The contexture: leading singular functions, T ν_i = s_i μ_i, T* μ_i = s_i ν_i.
 
     By Theorems 6 to 12 of Zhai et al. 2025 (CTX) the span of μ_1, …, μ_d is what a
     d-dimensional encoder learns from the context (theory.md §1). The trivial triple
-    (s_0 = 1, constants) is deflated exactly and not part of the result. Compiles one
-    program for each operator structure, rank and method; a second call with the same
-    shapes does not compile again.
+    (s_0 = 1, constants) is deflated exactly and not part of the result. Outside a trace
+    Python drives small programs, which compile once for each structure of operators and
+    width of blocks, whatever the method; inside one, and over several devices unless
+    `on_step` or `state` is given, a loop of one program runs all passes.
 
     Args:
         op: T, as from `association_operator`, shape (n, m).
@@ -80,6 +92,13 @@ def svd(
             sums are float32: `AssociationOperator.narrowed`), to 50 of its eps; exact
             passes go on from there to `tol`. The result is as exact as without.
             `info.num_passes` counts both. None: no such solve.
+        on_step: called after each pass with a `Progress`: passes, values and residuals
+            so far, and a state. If it returns True, the solve ends with the triples of
+            what was done, which may take a pass more, and the status "stopped".
+        state: one that `on_step` was given, or of `load_state`, to go on from: the
+            result is, bit for bit, that of a solve without interruption (over another
+            number of devices, to rounding). All other arguments as in that solve; its
+            random numbers go on, whatever `key` is.
 
     Returns:
         (result, info): an `SVDResult` with `left` orthonormal in L²(P_X), `right` in
@@ -102,8 +121,10 @@ def svd(
     whole as an array of NumPy in each process.
 
     Raises:
-        TypeError: if `op` is not an operator or `key` not a key.
-        ValueError: if `rank`, `method` or a tolerance is out of range.
+        TypeError: if `op` is not an operator or `key` not a key, or if `on_step` or
+            `state` is given inside a trace.
+        ValueError: if `rank`, `method` or a tolerance is out of range, or `state` is
+            that of another solve.
 
     Gradients, in reverse mode, are implicit and never go through the iterations
     (theory.md §6.10): `singular_values`, `info.total_energy` and `info.tail_energy`
@@ -155,23 +176,45 @@ def svd(
     )
     if plan.stores_transpose:
         op = op.for_passes()
-    run = functools.partial(_compiled, plan=plan.program)
+    shape, dtype = op.shape, np.dtype(op.dtype).name
+    empty = SolveState(None, 0, 0, op.fingerprint, plan.program, shape, dtype)
+
+    def run(op: AssociationOperator, key: Array) -> tuple[SVDResult, SolveInfo]:
+        is_watched = on_step is not None or state is not None
+        if in_trace(op, key):
+            check_untraced(on_step, state)
+        elif mesh_of(op) is None or is_watched:
+            begun, on_pass = begun_of(state, empty), observed(on_step, empty)
+            return _solve(
+                op, key, plan.program, traced=False, begun=begun, on_pass=on_pass
+            )
+        return _compiled(op, key, plan=plan.program)
+
     result, info = implicit_svd(run, euclidean_problem, op, key)
     return result._replace(fingerprint=op.fingerprint), finish(plan, info)
+
+
+def _solve(
+    op: AssociationOperator, key: Array, plan: Plan, **driving: Any
+) -> tuple[SVDResult, SolveInfo]:
+    problem, coarse = euclidean_problem(op), None
+    if plan.range_dtype:
+        low = symmetrised_map(op.narrowed(plan.range_dtype))
+        coarse = coarse_map(problem.map, low)
+    task = Task(problem.map, problem.squared_norm, coarse, unmarked(op))
+    return solve(task, plan, key, **driving)
 
 
 @functools.partial(jax.jit, static_argnames="plan")
 def _compiled(
     op: AssociationOperator, key: Array, *, plan: Plan
 ) -> tuple[SVDResult, SolveInfo]:
-    problem = euclidean_problem(op)
-    coarse = None
-    if plan.range_dtype:
-        low = euclidean_problem(op.narrowed(plan.range_dtype)).map
-        coarse = coarse_map(problem.map, low)
-    result, info = solve(problem.map, plan, key, problem.squared_norm, coarse)
-    left, right = to_functions(op, result.left, result.right)
-    weighted = result._replace(left=left, right=right)
+    """All passes in one program.
+
+    Rows that the devices of a mesh do not divide are cut inside of a program alone, and
+    what comes out of one is gathered.
+    """
+    weighted, info = _solve(op, key, plan)
     mesh = mesh_of(op)
     if mesh is not None and mesh.is_multi_process:
         # For every process to read.
@@ -184,8 +227,6 @@ def _compiled(
 
 def euclidean_problem(op: AssociationOperator) -> Problem:
     """The symmetrised, deflated matrix of an operator."""
-    squared_norm = op.squared_norm()
-    deflated = None if squared_norm is None else squared_norm - 1.0
     law = jax.lax.stop_gradient(op.p_x)[:, None]
 
     def pairing(result: SVDResult, c: Float[Array, " rank"]) -> Float[Array, ""]:
@@ -195,7 +236,14 @@ def euclidean_problem(op: AssociationOperator) -> Problem:
         image = op.matmat(right * c[None, :])
         return jnp.sum(law * left * image) + 0.5 * jnp.sum(c * s * shares)
 
-    return Problem(symmetrised_map(op), deflated, pairing)
+    return Problem(symmetrised_map(op), _deflated_norm(unmarked(op)), pairing)
+
+
+@jax.jit
+def _deflated_norm(op: AssociationOperator) -> Float[Array, ""] | None:
+    """‖M‖_F² without the trivial value."""
+    squared_norm = op.squared_norm()
+    return None if squared_norm is None else squared_norm - 1.0
 
 
 def _num_nontrivial(op: AssociationOperator) -> int:

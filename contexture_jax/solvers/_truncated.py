@@ -8,22 +8,37 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from contexture_jax._core.checks import check_key, is_concrete, is_traced, on_cpu
+from contexture_jax._core.fingerprint import fingerprint
 from contexture_jax._core.meshes import beside_context
 from contexture_jax._core.numerics import mm, transpose_rows
 from contexture_jax._core.threads import held_lapack
 from contexture_jax._core.types import Array, Float
-from contexture_jax.kernels import slots_matmat
+from contexture_jax.kernels import Slots, slots_matmat
 from contexture_jax.solvers._implicit import Problem, implicit_svd
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._maps import Products
 from contexture_jax.solvers._matrix import Layouts, take_apart
+from contexture_jax.solvers._pieces import new_seed, random_columns
 from contexture_jax.solvers._plan import Method, Plan, make_plan
-from contexture_jax.solvers._random import make_seed, random_block
 from contexture_jax.solvers._results import SolveInfo, SVDResult
-from contexture_jax.solvers._run import finish, solve
-from contexture_jax.solvers._scaling import choose_scale, scaled_map, unscaled
+from contexture_jax.solvers._run import Begun, Task, finish, solve
+from contexture_jax.solvers._scaling import (
+    choose_scale,
+    in_range,
+    scaled_map,
+    unscaled,
+)
+from contexture_jax.solvers._state import (
+    OnStep,
+    SolveState,
+    begun_of,
+    check_untraced,
+    observed,
+)
+from contexture_jax.solvers._steps import in_trace, read
 
 __all__ = ["truncated_svd"]
 
@@ -41,6 +56,8 @@ def truncated_svd(
     num_oversamples: int | None = None,
     num_power_iterations: int | None = None,
     block_size: int | None = None,
+    on_step: OnStep | None = None,
+    state: SolveState | None = None,
 ) -> tuple[SVDResult, SolveInfo]:
     """Leading singular triples of a matrix: A ≈ U diag(s) Vᴴ.
 
@@ -57,9 +74,10 @@ def truncated_svd(
             to (n, r) and `rmatmat`, the conjugate transpose, takes (n, r) to (m, r); or
             an object with `shape`, `dtype` and those two, `matvec` and `rmatvec`, or
             `@` and an adjoint (`H`, `adjoint` or `T`), such as SciPy's
-            `LinearOperator`. Maps that JAX cannot trace (NumPy code) are called back on
-            the host. A map compiles once for each pair of function objects or each
-            object, which are taken to stay as they are; its programs go when they do.
+            `LinearOperator`. Maps that JAX cannot trace (NumPy code, entries on disk)
+            are called with arrays of NumPy; inside a trace, from the host. A map that
+            it can compiles once for each pair of function objects or each object, which
+            are taken to stay as they are; its programs go when they do.
         rank: number of triples, 1 ≤ rank ≤ min(n, m).
         key: random key.
         method: as in `svd`.
@@ -68,6 +86,8 @@ def truncated_svd(
         num_oversamples: as in `svd`.
         num_power_iterations: as in `svd`.
         block_size: as in `svd`.
+        on_step: as in `svd`.
+        state: as in `svd`.
 
     Returns:
         (result, info): `left` (n, rank) and `right` (m, rank) with orthonormal columns
@@ -76,9 +96,9 @@ def truncated_svd(
     Raises:
         TypeError: if `a` is none of those, its entries are not numbers, or it is a
             traced sparse matrix or an operator between weighted spaces, which `svd`
-            takes.
-        ValueError: if `a` is no matrix, a map gives another shape than it says, or
-            `rank` is out of range.
+            takes; if `on_step` or `state` is given inside a trace.
+        ValueError: if `a` is no matrix, a map gives another shape than it says, `rank`
+            is out of range, or `state` is that of another solve.
 
     Gradients as in `svd`: with respect to an array, or to traced values that the
     `matmat` of a linear map closes over (it then compiles at each call); `rmatmat` must
@@ -111,11 +131,26 @@ def truncated_svd(
         arrays = (arrays, transpose_rows(arrays))
     functions = None if products is None else products.functions
     make_problem = _MatrixProblem(functions, shape, dtype)
-    run = _program(products, plan.program, make_problem)
+
+    def run(arrays: Any, key: Array) -> tuple[SVDResult, SolveInfo]:
+        if in_trace(arrays, key):
+            check_untraced(on_step, state)
+            return _program(products, plan.program, make_problem)(arrays, key)
+        mark = None
+        if products is None and (on_step is not None or state is not None):
+            mark = fingerprint(arrays)
+        name = np.dtype(dtype).name
+        empty = SolveState(None, 0, 0, mark, plan.program, shape, name)
+        return _solve(
+            arrays,
+            key,
+            plan=plan.program,
+            make_problem=make_problem,
+            begun=begun_of(state, empty),
+            observe=functools.partial(observed, on_step, empty),
+        )
+
     result, info = implicit_svd(run, make_problem, arrays, key, kept=products is None)
-    if products is not None and products.on_host and is_concrete(result):
-        # The host is called while the map is sure to live.
-        jax.block_until_ready(result)
     return result, finish(plan, info)
 
 
@@ -132,33 +167,23 @@ class _MatrixProblem(NamedTuple):
             forward_fn, backward_fn = self.functions
             forward_values, backward_values = arrays
 
-            def matmat(g: Array) -> Array:
+            def matmat(g: Any) -> Array:
                 return forward_fn(g, *forward_values)
 
-            def rmatmat(f: Array) -> Array:
+            def rmatmat(f: Any) -> Array:
                 return backward_fn(f, *backward_values)
 
-        elif isinstance(arrays, Layouts):
-            forward, backward = arrays
-
-            def matmat(g: Array) -> Array:
-                return slots_matmat(forward, g)
-
-            def rmatmat(f: Array) -> Array:
-                return slots_matmat(backward, f)
-
-            squares = [(jnp.abs(w) ** 2).sum() for w in _entries(arrays, self.dtype)]
-            squared_norm = jnp.asarray(sum(squares))
         else:
-            array, adjoint = arrays if isinstance(arrays, tuple) else (arrays, None)
+            forward, backward = arrays if isinstance(arrays, tuple) else (arrays, None)
+            squared_norm = _square_sum(self.entries(arrays))
 
-            def matmat(g: Array) -> Array:
-                return mm(array, g)
+            def matmat(g: Any) -> Array:
+                return _times(forward, g)
 
-            def rmatmat(f: Array) -> Array:
-                return mm(array.conj().T if adjoint is None else adjoint, f)
-
-            squared_norm = (jnp.abs(array) ** 2).sum()
+            def rmatmat(f: Any) -> Array:
+                if backward is None:
+                    return _times(forward, f, adjoint=True)
+                return _times(backward, f)
 
         def pairing(result: SVDResult, c: Float[Array, " rank"]) -> Float[Array, ""]:
             """Σ_i c_i Re⟨u_i, A v_i⟩."""
@@ -168,25 +193,72 @@ class _MatrixProblem(NamedTuple):
         linear_map = LinearMap(matmat, rmatmat, self.shape, self.dtype)
         return Problem(linear_map, squared_norm, pairing)
 
+    def entries(self, arrays: Any) -> list[Array]:
+        """The stored entries; of a matrix without any a zero."""
+        if isinstance(arrays, Layouts):
+            return arrays.forward.entries() or [jnp.zeros((), self.dtype)]
+        return [arrays[0] if isinstance(arrays, tuple) else arrays]
+
+
+@functools.partial(jax.jit, static_argnames="adjoint")
+def _times(a: Any, block: Array, *, adjoint: bool = False) -> Array:
+    """A stored matrix, or its conjugate transpose, times a block."""
+    if isinstance(a, Slots):
+        return slots_matmat(a, block)
+    return mm(a.conj().T if adjoint else a, block)
+
+
+@jax.jit
+def _square_sum(entries: list[Array]) -> Float[Array, ""]:
+    return jnp.asarray(sum((jnp.abs(x) ** 2).sum() for x in entries))
+
 
 def _solve(
-    arrays: Any, key: Array, *, plan: Plan, make_problem: _MatrixProblem
+    arrays: Any,
+    key: Array,
+    *,
+    plan: Plan,
+    make_problem: _MatrixProblem,
+    begun: Begun | None = None,
+    observe: Callable[[float], Any] | None = None,
 ) -> tuple[SVDResult, SolveInfo]:
-    problem = make_problem(arrays)
-    if make_problem.functions is not None:
-        probe = random_block(
-            make_seed(key), make_problem.shape[1], 1, make_problem.dtype
-        )
+    """`observe` is given by whom there are values for, and makes `on_pass`."""
+    problem, traced = make_problem(arrays), observe is None
+    scale, squared_norm = _scale(problem, make_problem, arrays, key, traced=traced)
+    on_pass = None if observe is None else observe(1.0 if scale is None else scale)
+    a = problem.map if scale is None else scaled_map(problem.map, scale)
+    task = Task(a, squared_norm)
+    result, info = solve(task, plan, key, traced=traced, begun=begun, on_pass=on_pass)
+    return (result, info) if scale is None else unscaled(result, info, scale)
+
+
+def _scale(
+    problem: Problem,
+    make_problem: _MatrixProblem,
+    arrays: Any,
+    key: Array,
+    *,
+    traced: bool,
+) -> tuple[Any, Float[Array, ""] | None]:
+    """`choose_scale`; None for a scale of 1 where there are values that say so."""
+    squared_norm = problem.squared_norm
+    if squared_norm is None:
+        m, dtype = make_problem.shape[1], make_problem.dtype
+        probe = random_columns(new_seed(key), None, size=m, width=1, dtype=dtype)
         entries = [problem.map.matmat(probe)]
-    elif isinstance(arrays, Layouts):
-        entries = _entries(arrays, make_problem.dtype)
     else:
-        entries = [arrays[0] if isinstance(arrays, tuple) else arrays]
-    scale, squared_norm = choose_scale(entries, problem.squared_norm)
-    result, info = solve(scaled_map(problem.map, scale), plan, key, squared_norm)
-    return unscaled(result, info, scale)
+        entries = make_problem.entries(arrays)
+        if not traced and in_range(read(squared_norm)[0]):
+            return None, squared_norm
+    scale, squared_norm = _chosen(entries, squared_norm)
+    if traced:
+        return scale, squared_norm
+    (scale,) = read(scale)
+    with np.errstate(all="ignore"):
+        return (None if in_range(scale * scale) else scale), squared_norm
 
 
+_chosen = jax.jit(choose_scale)
 _compiled = jax.jit(_solve, static_argnames=("plan", "make_problem"))
 
 
@@ -203,11 +275,6 @@ def _program(
     if products.programs is None:
         return program
     return products.programs.setdefault(plan, program)
-
-
-def _entries(layouts: Layouts, dtype: Any) -> list[Array]:
-    """The stored entries; of a matrix without any a zero."""
-    return layouts.forward.entries() or [jnp.zeros((), dtype)]
 
 
 def _wants_transpose(arrays: Any, plan: Plan) -> bool:

@@ -234,14 +234,14 @@ def test_a_second_operator_of_the_same_shape_does_not_compile_again(caplog):
     cx.svd(one, 2, key=KEY, method="randomized")
 
     def num_compiled(rank):
+        key = jax.random.key(9)
         caplog.clear()
         with jax.log_compiles(), caplog.at_level("WARNING"):
-            cx.svd(other, rank, key=jax.random.key(9), method="randomized")
-        texts = [record.getMessage() for record in caplog.records]
-        return sum("Compiling" in t and "_compiled" in t for t in texts)
+            cx.svd(other, rank, key=key, method="randomized")
+        return sum("Compiling" in record.getMessage() for record in caplog.records)
 
     assert num_compiled(2) == 0
-    assert num_compiled(3) == 1  # the log does tell of compilations
+    assert num_compiled(3) >= 1  # the log does tell of compilations
 
 
 def test_it_works_inside_jit_with_a_status_code(op):

@@ -1,0 +1,219 @@
+"""A solve pass by pass: seen, stopped, saved, resumed; and called without callbacks."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
+
+import contexture_jax as cx
+from contexture_jax.solvers import Method, Progress, load_state, save_state
+from tests.problems import random_table
+from tests.tolerances import promised
+
+KEY = jax.random.key(7)
+DTYPE = jnp.zeros(()).dtype
+ITERATIVE: list[Method] = ["randomized", "krylov", "nystrom"]
+
+
+def matrix(seed: int = 0) -> np.ndarray:
+    """A slow spectrum, of which no method finds the leading part at once."""
+    rng = np.random.default_rng(seed)
+    u, v = (np.linalg.qr(rng.normal(size=(n, 50)))[0] for n in (60, 50))
+    return (u * (1.0 + np.arange(50)) ** -0.5 @ v.T).astype(DTYPE)
+
+
+A = matrix()
+RUN: dict[str, Any] = {"key": KEY, "rank": 4, "num_oversamples": 2}
+
+
+def watched(method: Method = "randomized", **settings: Any):
+    """The progress of a solve of A, and what comes of it."""
+    seen: list[Progress] = []
+    run = {**RUN, "method": method, **settings}
+    result, info = cx.solvers.truncated_svd(A, on_step=seen.append, **run)
+    return seen, result, info
+
+
+@pytest.mark.parametrize("method", ITERATIVE)
+def test_on_step_sees_every_pass_and_changes_nothing(method):
+    seen, result, info = watched(method)
+    plain, _ = cx.solvers.truncated_svd(A, method=method, **RUN)
+    np.testing.assert_array_equal(result.left, plain.left)
+    passes = [progress.num_passes for progress in seen]
+    assert passes[-1] == info.num_passes
+    assert set(np.diff(passes)) <= {1.0}
+    last = seen[-1]
+    np.testing.assert_array_equal(last.singular_values, result.singular_values)
+    np.testing.assert_array_equal(last.residuals, info.right_residuals)
+    assert np.isinf(seen[0].residuals).all()
+
+
+@pytest.mark.slow_cases("krylov-3", "randomized-3", "nystrom-1")
+@pytest.mark.parametrize(
+    ("method", "stop_at"),
+    [
+        ("randomized", 1),
+        ("randomized", 3),
+        ("krylov", 3),
+        ("krylov", 1),
+        ("nystrom", 1),
+    ],
+)
+def test_a_solve_that_is_stopped_says_how_far_it_is(method, stop_at):
+    passes = []
+
+    def stop(progress: Progress) -> bool:
+        passes.append(progress.num_passes)
+        return len(passes) == stop_at
+
+    settings = {**RUN, "method": method, "tol": 1e-7 if DTYPE == "float64" else 1e-5}
+    result, info = cx.solvers.truncated_svd(A, on_step=stop, **settings)
+    assert info.status == "stopped"
+    assert len(passes) == stop_at
+    s, u, v = map(np.asarray, result)
+    gaps = np.linalg.norm(A.T @ u - v * s, axis=0)
+    atol = 100 * promised(DTYPE)
+    np.testing.assert_allclose(info.right_residuals, gaps, rtol=1e-3, atol=atol)
+    np.testing.assert_allclose(A @ v, u * s, atol=atol)
+    np.testing.assert_allclose(u.T @ u, np.eye(4), atol=atol)
+    np.testing.assert_allclose(v.T @ v, np.eye(4), atol=atol)
+
+
+@pytest.mark.slow_cases("krylov", "nystrom")
+@pytest.mark.parametrize("method", ITERATIVE)
+def test_a_state_from_a_file_goes_on_bit_for_bit(method, tmp_path):
+    seen, result, info = watched(method)
+    for number in {0, len(seen) // 2, len(seen) - 1}:
+        save_state(tmp_path / "state", seen[number].state)
+        state = load_state(tmp_path / "state")
+        assert not list(tmp_path.glob("*.part"))
+        again, more = cx.solvers.truncated_svd(
+            A, method=method, state=state, **{**RUN, "key": jax.random.key(99)}
+        )
+        jax.tree.map(np.testing.assert_array_equal, (again, more), (result, info))
+
+
+@pytest.mark.slow
+def test_an_operator_resumes_through_both_stages_of_a_coarse_solve():
+    op = cx.association_operator(cx.contexts.joint(random_table(DTYPE)))
+    low = "float32" if DTYPE == "float64" else "bfloat16"
+    run = {**RUN, "range_dtype": low}
+    seen: list[Progress] = []
+    result, info = cx.svd(op, on_step=seen.append, **run)
+    assert {int(progress.state.stage) for progress in seen} == {0, 1}
+    for progress in seen:
+        again, more = cx.svd(op, state=progress.state, **run)
+        np.testing.assert_array_equal(again.left, result.left)
+        assert more.num_passes == info.num_passes
+    _, stopped = cx.svd(op, on_step=lambda _: True, **run)
+    assert stopped.status in ("stopped", "converged")
+
+
+def test_a_state_of_another_solve_is_refused_by_name(tmp_path):
+    state = watched()[0][0].state
+    for settings, said in (
+        ({"rank": 5}, "rank 5; got one of rank 4"),
+        ({"tol": 1e-3}, "tol 0.001; got one of tol"),
+        ({"method": "krylov"}, "method krylov; got one of method randomized"),
+    ):
+        run = {"method": "randomized", **RUN, **settings}
+        with pytest.raises(ValueError, match=said):
+            cx.solvers.truncated_svd(A, state=state, **run)
+    run = {"method": "randomized", **RUN}
+    with pytest.raises(ValueError, match=r"shape \(59, 50\); got one of"):
+        cx.solvers.truncated_svd(A[1:], state=state, **run)
+    with pytest.raises(ValueError, match="same operator or matrix; got one of the"):
+        cx.solvers.truncated_svd(matrix(1), state=state, **run)
+    other: Any = dataclasses.replace(state, plan=state.plan._replace(width=7))
+    with pytest.raises(ValueError, match="width 6; got one of width 7"):
+        cx.solvers.truncated_svd(A, state=other, **run)
+    for damage in (b"", b"PK\x03\x04 what"):
+        (tmp_path / "state").write_bytes(damage)
+        with pytest.raises(ValueError, match="must be a file of save_state"):
+            load_state(tmp_path / "state")
+    with pytest.raises(FileNotFoundError):
+        load_state(tmp_path / "none")
+
+
+def test_inside_a_trace_nothing_can_be_seen():
+    state = watched()[0][0].state
+    for name, value in (("on_step", lambda _: None), ("state", state)):
+
+        def solve(a: Any, setting: dict[str, Any] = {name: value}) -> Any:  # noqa: B006
+            return cx.solvers.truncated_svd(a, **RUN, **setting)[0]
+
+        with pytest.raises(TypeError, match=f"{name} must be None inside jit"):
+            jax.eval_shape(solve, jnp.asarray(A))
+
+
+def test_an_interruption_comes_through_and_the_last_state_goes_on():
+    kept: list[Progress] = []
+
+    def interrupted(progress: Progress) -> None:
+        kept.append(progress)
+        if len(kept) == 3:
+            raise KeyboardInterrupt
+
+    run = {"method": "randomized", **RUN}
+    with pytest.raises(KeyboardInterrupt):
+        cx.solvers.truncated_svd(A, on_step=interrupted, **run)
+    expected, _ = cx.solvers.truncated_svd(A, **run)
+    result, _ = cx.solvers.truncated_svd(A, state=kept[-1].state, **run)
+    np.testing.assert_array_equal(result.left, expected.left)
+
+
+@pytest.mark.parametrize("method", ["exact", "randomized"])
+def test_code_on_numpy_is_called_without_a_callback(method, monkeypatch):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a host callback")
+
+    monkeypatch.setattr(jax, "pure_callback", refuse)
+    given = aslinearoperator(A)
+    kinds = set()
+
+    def matmat(block: Any) -> Any:
+        kinds.add(type(block))
+        return given.matmat(block)
+
+    run = {"method": method, **RUN}
+    spied = LinearOperator(
+        A.shape,
+        given.matvec,
+        given.rmatvec,
+        matmat,
+        dtype=A.dtype,
+        rmatmat=given.rmatmat,
+    )
+    result, info = cx.solvers.truncated_svd(spied, **run)
+    assert np.ndarray in kinds
+    assert info.status == "converged"
+    expected = np.linalg.svd(A, compute_uv=False)[:4]
+    np.testing.assert_allclose(
+        result.singular_values, expected, rtol=10 * promised(DTYPE)
+    )
+
+
+def test_an_array_on_disk_is_read_by_its_owner(tmp_path):
+    """Blocks of rows from a file, never the whole."""
+    stored = np.memmap(tmp_path / "a", A.dtype, "w+", shape=A.shape)
+    stored[:] = A
+    parts = [slice(i, i + 20) for i in range(0, 60, 20)]
+
+    def matmat(g: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.asarray(stored[p]) @ np.array(g) for p in parts])
+
+    def rmatmat(f: np.ndarray) -> np.ndarray:
+        f = np.array(f)
+        return np.sum([np.asarray(stored[p]).T @ f[p] for p in parts], axis=0)
+
+    run = {"method": "randomized", **RUN}
+    a = (matmat, rmatmat, A.shape, A.dtype)
+    result, _ = cx.solvers.truncated_svd(a, **run)
+    expected, _ = cx.solvers.truncated_svd(A, **run)
+    np.testing.assert_allclose(
+        result.singular_values, expected.singular_values, rtol=10 * promised(DTYPE)
+    )
