@@ -5,11 +5,11 @@ the process. Here a round starts several calls before it waits for the last, so 
 launches hide behind work, and takes turns as there.
 """
 
+import functools
 import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -93,12 +93,6 @@ class OnDevice(Contestant):
     repeats: int = 1
     bound: Callable[[], float | None] = lambda: None
 
-    def setting(self) -> AbstractContextManager[Any]:
-        """As on the host, if the work is done there and what that takes is there."""
-        if platform() != "cpu" or optional("threadpoolctl") is None:
-            return nullcontext()
-        return super().setting()
-
 
 def measure(
     contestants: Sequence[OnDevice],
@@ -169,12 +163,11 @@ def _started(contestant: OnDevice) -> tuple[OnDevice, int, dict[str, Any]]:
 
 def _timed(contestant: OnDevice, number: int, calls: int) -> tuple[float, Any]:
     result: Any = None
-    with contestant.setting():
-        start = time.perf_counter()
-        for _ in range(calls):
-            result = contestant.run(number)
-        contestant.finish(result)
-        seconds = time.perf_counter() - start
+    start = time.perf_counter()
+    for _ in range(calls):
+        result = contestant.run(number)
+    contestant.finish(result)
+    seconds = time.perf_counter() - start
     return seconds / (calls * contestant.repeats), result
 
 
@@ -209,6 +202,7 @@ def peak_megabytes() -> float | None:
     return None if peak is None else peak / 1e6
 
 
+@functools.cache
 def library(name: str) -> Any:
     """PyTorch or CuPy if it works on the device that JAX works on, else None."""
     kind = platform()
