@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from _device import OnDevice, Peaks, Setting, measure, platform
+from contexture_jax._core.numerics import PRECISIONS
 
 __all__ = ["levels", "measure_roofs"]
 
@@ -16,19 +17,14 @@ _REPEATS = 4
 _CHAIN = 16  # exponentials of one number, so that memory plays no part
 _LISTS = 8  # rows that one row is the mean of
 _CHECKED = 64
-_EXACT = 4.0  # times the error of "highest": of the same kind
+_EXACT = 4.0  # times the least error: of the same kind
 
 
 def levels() -> dict[str, Product]:
     """Products of float32 blocks at every precision that the platform may have."""
-    presets = jax.lax.DotAlgorithmPreset
-    named: dict[str, Any] = {
-        "highest": jax.lax.Precision.HIGHEST,
-        "bfloat16, 6 products": presets.BF16_BF16_F32_X6,
-        "bfloat16, 3 products": presets.BF16_BF16_F32_X3,
-    }
+    named: dict[str, Any] = dict(PRECISIONS)
     if platform() == "gpu":
-        named["TF32"] = presets.TF32_TF32_F32
+        named["TF32"] = jax.lax.DotAlgorithmPreset.TF32_TF32_F32
     if platform() != "cpu":
         named["the platform's default"] = jax.lax.Precision.DEFAULT
 
@@ -42,7 +38,7 @@ def levels() -> dict[str, Product]:
         )
 
     return {name: at(precision) for name, precision in named.items()} | {
-        "bfloat16": halves
+        "bfloat16 operands": halves
     }
 
 

@@ -6,6 +6,7 @@ memory. Flops and bytes are counted here: what the result needs, not what was do
 
 import argparse
 import functools
+import importlib
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -68,7 +69,7 @@ def dense(setting: Setting) -> Iterator[Case]:
         OnDevice(
             f"A q, Aᵀ z: {level}",
             both(product),
-            "ours" if level == "highest" else "peer",
+            "ours" if level == "exact" else "peer",
             work=one_pass.flops,
             bound=lambda: setting.peaks.seconds(one_pass),
         )
@@ -79,7 +80,7 @@ def dense(setting: Setting) -> Iterator[Case]:
     yield f"{title}, one pass", rows, {}
     truth = Triples(values[:rank], u[:, :rank], v[:, :rank])
     judge = make_judge(truth)
-    passes: dict[str, float] = {}
+    passes: dict[str, Any] = {}
 
     def solver(name: str, **options: Any) -> OnDevice:
         def run(number: int) -> Any:
@@ -126,7 +127,7 @@ def dense_peers(a: Any, rank: int) -> list[OnDevice]:
 
 def cupy_svds(cupy: Any, matrix: Any, rank: int, dropped: int = 0) -> OnDevice:
     """CuPy's Lanczos; its first `dropped` triples are left out."""
-    from cupyx.scipy.sparse.linalg import svds
+    svds = importlib.import_module("cupyx.scipy.sparse.linalg").svds
 
     def triples(t: Any) -> Triples:
         u, s, vt = (cupy.asnumpy(x) for x in t)
@@ -231,8 +232,11 @@ def gaussian(setting: Setting) -> Iterator[Case]:
     ops = {"": cx.association_operator(context)}
     if platform() != "cpu":
         # The default suits a cache of megabytes; fewer turns of the loop suit a GPU.
-        for side in (4096, 16384):
+        sides = (4096, 16384)
+        for side in sides:
             ops[f", tiles of {side}"] = cx.association_operator(context, tile_size=side)
+        wide = ops[f", tiles of {sides[-1]}"]
+        ops[f", tiles of {sides[-1]}, split"] = wide.with_precision("split")
     make = functools.partial(operator_products, setting, block=block, work=work)
     contestants = [
         make(f"contexture_jax{words}", op, function=matmat) for words, op in ops.items()
@@ -317,7 +321,7 @@ def sparse_peers(matrix: Any, block: Any) -> list[OnDevice]:
             peer("torch CSR", torch, lambda _: tensor @ right, answer=first_rows)
         )
     if cupy := library("cupy"):
-        from cupyx.scipy.sparse import csr_matrix
+        csr_matrix = importlib.import_module("cupyx.scipy.sparse").csr_matrix
 
         indptr, indices, data = (moved(cupy, x) for x in (*parts, matrix.data))
         held = csr_matrix((data, indices, indptr), shape=matrix.shape)
@@ -364,7 +368,7 @@ def sparse_spectrum(
 ) -> Case:
     """Leading triples, judged by their residuals in float64."""
     rank = setting.sizes.sparse[-1]
-    passes: list[float] = []
+    passes: list[Any] = []
 
     def run(number: int) -> Any:
         result, info = cx.svd(op, rank, key=jax.random.key(number))
@@ -388,7 +392,7 @@ def sparse_spectrum(
         OnDevice("contexture_jax", run, "ours", answer=euclidean, bound=bound)
     ]
     if cupy := library("cupy"):
-        from cupyx.scipy.sparse import csr_matrix
+        csr_matrix = importlib.import_module("cupyx.scipy.sparse").csr_matrix
 
         held = csr_matrix(matrix.astype(np.float32))
         contestants.append(cupy_svds(cupy, held, rank, dropped=1))
@@ -423,7 +427,7 @@ def search(setting: Setting) -> Iterator[Case]:
             lists = np.zeros((1, k), np.int32)
             law = np.ones(1, np.float32)
             context = cx.contexts.Neighbors(
-                *map(jax.device_put, (lists,)),
+                jax.device_put(lists),
                 None,
                 jax.device_put(points),
                 jax.device_put(law),

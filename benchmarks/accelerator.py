@@ -16,6 +16,7 @@ with status 1 if a check or a workload of ours failed.
 import argparse
 import functools
 import os
+import subprocess
 import sys
 import tempfile
 import threading
@@ -41,8 +42,9 @@ from _workloads import WORKLOADS
 
 ROOT = Path(__file__).parents[1]
 GRACE = 45  # seconds from the end of the budget to that of the process
-CHECKS_SHARE = 0.4  # of the budget
+CHECKS_SHARE = 0.4  # of the time that is left
 MOST_THREADS = 12  # that compile checks
+MOST_PROCESSES = 6  # that give the CPU's answers
 
 
 class Sizes(NamedTuple):
@@ -110,7 +112,7 @@ ON_CPU = Sizes(
     search=((4000, 16, 0), (8000, 16, 1000)),
     neighbors=10,
 )
-SMOKE = {"quick": True, "checks": 3, "only": ["tall", "neighbours"]}
+SMOKE = {"quick": True, "budget": 300.0, "checks": 3, "only": ["tall", "neighbours"]}
 
 
 class Clock:
@@ -142,7 +144,7 @@ def main() -> None:
         "--budget", type=float, help="seconds; default: 420, or 110 with --quick"
     )
     parser.add_argument(
-        "--checks", type=int, help="how many; default: all, or 48 with --quick"
+        "--checks", type=int, help="how many; default: all, fewer with --quick"
     )
     parser.add_argument(
         "--only", nargs="*", choices=WORKLOADS, default=list(WORKLOADS), help="which"
@@ -158,10 +160,10 @@ def main() -> None:
     rounds = min(args.rounds, 3) if args.quick else args.rounds
     setting = Setting(sizes, Peaks(), rounds, args.seed, problems, notes)
     with tempfile.TemporaryDirectory() as folder:
-        check = start_checks(report, args, Path(folder))
+        check = start_checks(report, args, Path(folder), clock)
         setting = setting._replace(peaks=roofs(report, setting))
         save(report, args)
-        check(clock.left() * CHECKS_SHARE)
+        check()
         save(report, args)
     for name in args.only:
         workload(report, setting, name, clock)
@@ -212,18 +214,21 @@ def workload(report: Report, setting: Setting, name: str, clock: Clock) -> None:
 
 
 def start_checks(
-    report: Report, args: argparse.Namespace, folder: Path
-) -> Callable[[float], None]:
-    """Begin with the CPU's answers, in a process beside; the rest is called later."""
+    report: Report, args: argparse.Namespace, folder: Path, clock: Clock
+) -> Callable[[], None]:
+    """Begin with the CPU's answers, in processes beside; the rest is called later."""
     sys.path.insert(0, str(ROOT))
     from tests.accelerator import cases as module
 
     cases = module.cases()
-    names = list(cases)[: args.checks or (48 if args.quick else None)]
-    answers = folder / "answers"
-    process = module.start_answers(answers, names)
-    if platform() == "cpu":
-        process.wait()  # both would have the same cores
+    names = list(cases)[: args.checks or default_checks(args.quick)]
+    on_cpu = platform() == "cpu"
+    end = clock.left() * (1 - CHECKS_SHARE / 2)
+    processes = module.start_answers(
+        folder, names, 1 if on_cpu else max(1, min(MOST_PROCESSES, cores() // 2))
+    )
+    if on_cpu:  # both would have the same cores
+        waited(processes, clock.left() - end)
 
     def one(name: str) -> dict[str, Any]:
         start = time.perf_counter()
@@ -234,38 +239,51 @@ def start_checks(
             found = describe_error(error)
         return {"found": found, "seconds": time.perf_counter() - start}
 
-    def check(seconds: float) -> None:
-        end = time.monotonic() + seconds
-        threads = 1 if platform() == "cpu" else min(MOST_THREADS, cores())
+    def check() -> None:
+        end = clock.left() * (1 - CHECKS_SHARE)
         done: dict[str, dict[str, Any]] = {}
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(1 if on_cpu else min(MOST_THREADS, cores())) as pool:
             futures = {pool.submit(one, name): name for name in names}
             try:
-                for future in as_completed(futures, timeout=max(seconds, 0)):
+                for future in as_completed(futures, max(clock.left() - end, 0)):
                     done[futures[future]] = future.result()
             except TimeoutError:
                 pool.shutdown(wait=True, cancel_futures=True)
-        try:
-            process.wait(timeout=max(end - time.monotonic(), 1))
-            truths = module.read_answers(answers)
-        except Exception as error:
-            process.kill()
-            report.content["problems"].append(f"answers: {describe_error(error)}")
-            return
-        judge = functools.partial(judged, module, cases, truths)
-        report.content["checks"] += [judge(name, done.get(name)) for name in names]
+        waited(processes, clock.left() - end)
+        truths = module.read_answers(folder)
+        judge = functools.partial(judged, module, cases)
+        report.content["checks"] += [
+            judge(name, truths.get(name), done.get(name)) for name in names
+        ]
 
     return check
 
 
+def default_checks(quick: bool) -> int | None:
+    """How many of the cases, which come one of each kind in turn; None: all."""
+    if not quick:
+        return None
+    return 12 if platform() == "cpu" else 36
+
+
+def waited(processes: list[Any], seconds: float) -> None:
+    """Until they end; those that do not in time are ended."""
+    end = time.monotonic() + seconds
+    for process in processes:
+        try:
+            process.wait(max(end - time.monotonic(), 1))
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
 def judged(
-    module: Any, cases: Any, truths: Any, name: str, row: dict[str, Any] | None
+    module: Any, cases: Any, name: str, truth: Any, row: dict[str, Any] | None
 ) -> dict[str, Any]:
     """What the report says of one check."""
     case = cases[name]
-    if row is None:
+    if row is None or truth is None:
         return {"name": name, "passed": None, "why": "time was up", "errors": {}}
-    found, truth = row["found"], truths[name]
+    found = row["found"]
     told = {"name": name, "seconds": row["seconds"], "errors": {}, "passed": False}
     for answer in (truth, found):
         if isinstance(answer, str):

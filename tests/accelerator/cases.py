@@ -15,7 +15,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ import numpy as np
 from jax.sharding import AxisType
 
 import contexture_jax as cx
-from contexture_jax._core.numerics import mm
+from contexture_jax._core.numerics import PRECISIONS, mm
 from tests.losses import registry
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +33,7 @@ ROWS, COLUMNS, BLOCK, RANK = 192, 128, 24, 6
 TOPICS = 10  # rank of the dense table with its trivial triple
 EPS = float(np.finfo(np.float32).eps)
 Answers = dict[str, Any]
+Process = subprocess.Popen[bytes]
 
 
 class Case(NamedTuple):
@@ -79,7 +80,9 @@ def contexts(dtype: Any) -> dict[str, Callable[[], cx.Context]]:
     make = cx.contexts
     return {
         "dense": lambda: make.joint(low_rank_table().astype(dtype)),
-        "sparse": lambda: make.pairs(*entries, counts.astype(dtype), (ROWS, COLUMNS)),
+        "sparse": lambda: make.pairs(
+            entries[0], entries[1], counts.astype(dtype), (ROWS, COLUMNS)
+        ),
         "fixed degree": lambda: make.neighbors(lists(), weights.astype(dtype), ROWS),
         "k-NN": lambda: make.knn(points.astype(dtype), 8),
         "rbf": lambda: make.rbf(points.astype(dtype), 0.4),
@@ -129,9 +132,10 @@ OPERATORS = (
 )
 
 
-def products(name: str, dtype: Any) -> Answers:
+def products(name: Any, dtype: Any) -> Answers:
     """T g, T* f and ‖T‖² of an operator."""
-    op = make_operator(name, dtype)
+    kind, _, level = name.partition(" at ")
+    op = make_operator(kind, dtype).with_precision(level or "exact")
     g, f = (
         draws(8, size, BLOCK).astype(op.dtype) for size in (op.shape[1], op.shape[0])
     )
@@ -189,7 +193,7 @@ def projected(functions: Any, law: Any) -> np.ndarray:
     return functions @ (functions.T @ (law[:, None] * fixed))
 
 
-def plain_svd(kind: str, dtype: Any) -> Answers:
+def plain_svd(kind: Any, dtype: Any) -> Answers:
     """`truncated_svd` of a matrix with a known spectrum."""
     u, v = (np.linalg.qr(draws(s, n, 40).astype(np.float64))[0] for s, n in PLAIN)
     matrix = ((u * 0.8 ** np.arange(40)) @ v.T).astype(np.float32).astype(dtype)
@@ -275,6 +279,7 @@ def trained(strategy: str, dtype: Any) -> Answers:
     first = draws(19, 96, widths[0]).astype(dtype)
     views = (first, first + draws(20, *first.shape).astype(dtype))
     state = compiled.place_state(cx.training.init_state(params, optimizer))
+    metrics: Any = None
     for _ in range(2):
         state, metrics = compiled(state, views, jax.random.key(4))
     names = ("hidden", "out")
@@ -289,11 +294,12 @@ def search(dtype: Any) -> Answers:
     return {"lists": context.indices, "queries": context.at(queries).indices}
 
 
-def exact_products(dtype: Any) -> Answers:
-    """A product of entries of many scales, where TF32 and bfloat16 lose digits."""
+def leveled(level: Any, dtype: Any) -> Answers:
+    """A product of rows of many scales at a level of precision."""
     a, b = draws(23, 256, 512), draws(24, 512, 64)
     a *= np.exp(2 * draws(25, 256, 1))
-    return {"a b": jax.jit(mm)(a.astype(dtype), b.astype(dtype))}
+    product = jax.jit(functools.partial(mm, precision=level))
+    return {"a b": product(a.astype(dtype), b.astype(dtype))}
 
 
 def memory(dtype: Any) -> Answers:
@@ -307,42 +313,89 @@ def memory(dtype: Any) -> Answers:
 
 
 def cases() -> dict[str, Case]:
-    """Every case by its name, the cheap and telling ones first."""
-    found = {
-        "products": Case(exact_products, 16),
-        **{
-            f"operator: {name}": Case(functools.partial(products, name), 32)
-            for name in OPERATORS
-        },
-        "operator: Monte Carlo": Case(sampled, 256),
-        "operator: gradients": Case(differentiated, 64),
-        "neighbours": Case(search, 0),
-        "memory": Case(memory, 0),
-    }
+    """Every case by its name, one of each kind in turn: a part of them tells most."""
+    groups = [
+        [
+            (
+                f"product: {level}",
+                Case(functools.partial(leveled, level), LEVELS[level]),
+            )
+            for level in PRECISIONS
+        ],
+        [
+            *(
+                (f"operator: {name}", Case(functools.partial(products, name), 32))
+                for name in OPERATORS
+            ),
+            *(
+                (
+                    f"operator: {name} at {level}",
+                    Case(
+                        functools.partial(products, f"{name} at {level}"),
+                        4 * LEVELS[level],
+                    ),
+                )
+                for name in ("dense", "rbf", "low rank")
+                for level in ("split", "high", "coarse")
+            ),
+            ("operator: Monte Carlo", Case(sampled, 256)),
+            ("operator: gradients", Case(differentiated, 64)),
+        ],
+        _spectra(),
+        [
+            (f"step: {strategy}", Case(functools.partial(trained, strategy), 128))
+            for strategy in ("jit", "shard_map", "pmap")
+        ],
+        [
+            (f"loss: {name}", Case(functools.partial(loss, name), _factor(name)))
+            for name in dict.fromkeys([*registry.SELECTED, *registry.OBJECTIVES])
+        ],
+        [("neighbours", Case(search, 0)), ("memory", Case(memory, 0))],
+    ]
+    turns = itertools.zip_longest(*groups)
+    return dict(pair for turn in turns for pair in turn if pair is not None)
+
+
+def _spectra() -> list[tuple[str, Case]]:
     # Spans are as exact as the tolerance of 100 eps over the gaps that bound them.
     spans = {"left": 1024.0, "right": 1024.0}
-    for method in ("exact", "randomized", "krylov", "nystrom"):
-        run = functools.partial(spectrum, "dense", method=method)
-        found[f"svd: {method}"] = Case(run, 32, spans)
-    coarse = functools.partial(spectrum, "dense", range_dtype="bfloat16")
-    found["svd: range in bfloat16"] = Case(coarse, 32, spans)
-    for name in ("sparse", "k-NN", "rbf", "dense, sharded"):
-        run = functools.partial(spectrum, name, method="randomized")
-        found[f"svd: {name}"] = Case(run, 64, spans)
-    for method in ("exact", "randomized", "krylov"):
-        run = functools.partial(plain_svd, method)
-        found[f"truncated_svd: {method}"] = Case(run, 32, spans)
-    found["svd: gradient"] = Case(by_the_table, 256)
-    found["extend"] = Case(extended, 64)
-    for strategy in ("jit", "shard_map", "pmap"):
-        found[f"step: {strategy}"] = Case(functools.partial(trained, strategy), 128)
-    names = [*registry.SELECTED, *registry.OBJECTIVES]
-    for name in dict.fromkeys(names):
-        factor = 1024 if name.startswith(WHITENED) else 64
-        found[f"loss: {name}"] = Case(functools.partial(loss, name), factor)
-    return found
+    options: dict[str, tuple[str, dict[str, Any]]] = {
+        "randomized": ("dense", {"method": "randomized"}),
+        "exact": ("dense", {"method": "exact"}),
+        "krylov": ("dense", {"method": "krylov"}),
+        "nystrom": ("dense", {"method": "nystrom"}),
+        "range in bfloat16": ("dense", {"range_dtype": "bfloat16"}),
+        **{
+            name: (name, {"method": "randomized"})
+            for name in ("sparse", "k-NN", "rbf", "dense, sharded")
+        },
+    }
+    return [
+        ("svd: gradient", Case(by_the_table, 256)),
+        *(
+            (
+                f"svd: {key}",
+                Case(functools.partial(spectrum, name, **chosen), 64, spans),
+            )
+            for key, (name, chosen) in options.items()
+        ),
+        ("svd: extend", Case(extended, 64)),
+        *(
+            (
+                f"svd: truncated, {method}",
+                Case(functools.partial(plain_svd, method), 32, spans),
+            )
+            for method in ("randomized", "exact", "krylov")
+        ),
+    ]
 
 
+def _factor(name: str) -> float:
+    return 1024 if name.startswith(WHITENED) else 64
+
+
+# Eps of float32 that the operands of a product are rounded to, and some for its sums.
+LEVELS = {"exact": 16, "split": 16, "high": 256, "coarse": 2.0**16}
 # The least ridge of a covariance is a multiple of the dtype's eps: not the same number.
 WHITENED = (
     *("svme", "kise", "vamp", "class_balanced", "non_contrastive", "graph"),
@@ -365,41 +418,59 @@ def _error(found: Any, truth: Any) -> float:
         return float("inf")
     if truth.dtype.kind != "f":
         return 0.0 if np.array_equal(found, truth) else float("inf")
-    largest = max(float(np.abs(truth).max()), np.finfo(np.float32).tiny)
+    largest = max(float(np.abs(truth).max()), float(np.finfo(np.float32).tiny))
     gap = float(np.abs(found.astype(np.float64) - truth).max()) / largest
-    return gap if np.isfinite(gap) else float("inf")
+    return gap if gap < float("inf") else float("inf")  # NaN is not
 
 
-def answers(names: Iterable[str]) -> dict[str, Answers | str]:
+def answers(names: Iterable[str]) -> Iterator[tuple[str, Answers | str]]:
     """Cases in float64 by this process; text where one raised an error."""
-    found: dict[str, Answers | str] = {}
     every = cases()
     for name in names:
         try:
             answer = every[name].run(np.float64)
-            found[name] = {key: np.asarray(value) for key, value in answer.items()}
+            yield name, {key: np.asarray(value) for key, value in answer.items()}
         except Exception as error:
-            found[name] = f"{type(error).__name__}: {error}"
-    return found
+            yield name, f"{type(error).__name__}: {error}"
 
 
-def start_answers(file: Path, names: Iterable[str]) -> subprocess.Popen[bytes]:
-    """`answers` in a process of their own, on the CPU, whatever JAX works on here."""
+def start_answers(folder: Path, names: Sequence[str], processes: int) -> list[Process]:
+    """`answers` in processes of their own, on the CPU, whatever JAX works on here."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_X64": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, "-m", __name__, str(file), *names]
-    return subprocess.Popen(command, env=environment, cwd=ROOT)
+    command = [sys.executable, "-m", "tests.accelerator.cases"]
+    return [
+        subprocess.Popen(
+            [*command, str(folder / f"{number}.pickle"), *names[number::processes]],
+            env=environment,
+            cwd=ROOT,
+        )
+        for number in range(min(processes, len(names)))
+    ]
 
 
-def read_answers(file: Path) -> dict[str, Answers | str]:
-    """What such a process wrote."""
-    return pickle.loads(file.read_bytes())
+def read_answers(folder: Path) -> dict[str, Answers | str]:
+    """What such processes have written so far."""
+    found: dict[str, Answers | str] = {}
+    for file in folder.glob("*.pickle"):
+        found |= pickle.loads(file.read_bytes())
+    return found
+
+
+def main() -> None:
+    target, *chosen = sys.argv[1:]
+    found: dict[str, Answers | str] = {}
+    for name, answer in answers(chosen or cases()):
+        found[name] = answer
+        # Whoever reads meanwhile finds a whole file.
+        part = Path(f"{target}.part")
+        part.write_bytes(pickle.dumps(found))
+        part.replace(target)
 
 
 if __name__ == "__main__":
-    target, *chosen = sys.argv[1:]
-    Path(target).write_bytes(pickle.dumps(answers(chosen or cases())))
+    main()
