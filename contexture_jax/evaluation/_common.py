@@ -17,6 +17,7 @@ from contexture_jax._core.checks import (
     check_values,
     is_concrete,
 )
+from contexture_jax._core.either import Either, namespace
 from contexture_jax._core.numerics import (
     as_law,
     mm,
@@ -78,21 +79,23 @@ def as_singular_values(singular_values: Any) -> Float[Array, " k"]:
         lambda v: (v >= 0) & (v <= 1 + slack),
         "between 0 and 1 (the trivial value s_0 = 1 left out)",
     )
-    inside = jnp.clip(s, 0, 1)
     if is_concrete(s):
-        return inside
+        return jax.device_put(np.clip(np.asarray(s), 0, 1))
     # In a trace a NaN or an infinity makes all NaN, as a clipped one would not.
-    return jnp.where(jnp.isfinite(s).all(), inside, jnp.nan)
+    return jnp.where(jnp.isfinite(s).all(), jnp.clip(s, 0, 1), jnp.nan)
 
 
 def as_spectrum(singular_values: Any) -> Float[Array, " k"]:
     """The same in descending order: s_i is by definition the i-th largest value."""
-    return jnp.sort(as_singular_values(singular_values), descending=True)
+    s = as_singular_values(singular_values)
+    if is_concrete(s):
+        return jax.device_put(np.sort(np.asarray(s))[::-1])
+    return jnp.sort(s, descending=True)
 
 
 def require_leading(
-    s: Float[Array, " k"], num_values: int, complete: bool
-) -> Float[Array, " num_values"]:
+    s: Float[Either, " k"], num_values: int, complete: bool
+) -> Float[Either, " num_values"]:
     """The `num_values` largest values; those missing are 0 if `s` is `complete`."""
     missing = num_values - s.shape[0]
     # Values beyond those asked for play no part, whether they are known or not.
@@ -104,7 +107,7 @@ def require_leading(
             " If the context has no others (they are 0), pass complete=True"
         )
         raise ValueError(msg)
-    return jnp.pad(s, (0, missing))
+    return namespace(s).pad(s, (0, missing))
 
 
 def as_epsilon(epsilon: ArrayLike, largest: Float[Array, ""]) -> Float[Array, ""]:

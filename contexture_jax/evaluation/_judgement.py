@@ -158,7 +158,7 @@ def judge_spectrum(
         # alone.
         if complete or len(values) > 1:
             useful = usefulness(values, complete=complete)
-    rate = float(_decay_rate(values))
+    rate = float(decay_rate(values))
     return SpectrumJudgement(useful, bounds, rate, verdict(known, **tail))
 
 
@@ -269,9 +269,6 @@ def judge_counts(
 def _above_rounding(values: np.ndarray) -> np.ndarray:
     rounding = _ROUNDING * np.finfo(values.dtype).eps
     return np.where(values > rounding, values, np.zeros_like(values))
-
-
-_decay_rate = jax.jit(decay_rate)
 
 
 @jax.jit

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from contexture_jax._core.checks import (
     as_floating,
@@ -13,6 +14,12 @@ from contexture_jax._core.checks import (
     check_ndim,
     check_nonnegative,
     is_concrete,
+)
+from contexture_jax._core.either import (
+    Either,
+    at_hand,
+    compiled_unless_numpy,
+    namespace,
 )
 from contexture_jax._core.numerics import safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr, summary
@@ -91,7 +98,10 @@ def usefulness(
     # One value of a longer spectrum: τ_1 would need the second.
     if num_dims == 0:
         require_leading(s, 2, complete)  # raises
-    if is_concrete(s) and not float(s[0]) > 0:
+    here = is_concrete(s, beta)
+    weight = (np if here else jnp).asarray(beta, dtype=s.dtype)
+    s = np.asarray(s) if here else s
+    if is_concrete(s) and not float(np.asarray(s)[0]) > 0:
         msg = (
             "singular_values must not all be 0: the context is independent of the"
             " input and tau is undefined"
@@ -99,23 +109,26 @@ def usefulness(
         raise ValueError(msg)
     # (d0 + 1,): d0 values to take in, and the one after them for the price (E12).
     leading = require_leading(s, num_dims + 1, complete)
-    return _usefulness(leading, jnp.asarray(beta, dtype=s.dtype))
+    return Usefulness(*jax.device_put(_usefulness(leading, weight)))
 
 
-@jax.jit
-def _usefulness(s: Float[Array, " k"], beta: Float[Array, ""]) -> Usefulness:
+@compiled_unless_numpy
+def _usefulness(
+    s: Float[Either, " k"], beta: Float[Either, ""]
+) -> tuple[Float[Either, ""], Int[Either, ""], Float[Either, " d0"]]:
+    xp = namespace(s)
     energy = s**2
     # (d0,)
     room = 1 - energy[1:]
-    open_ = room > 32 * jnp.finfo(s.dtype).eps
+    open_ = room > 32 * float(jnp.finfo(s.dtype).eps)
     # The inner `where` is for the gradient: that of a branch not taken is 0 · ∞ = NaN.
-    left_out = jnp.where(open_, 1 / jnp.where(open_, room, 1), jnp.inf)
-    taken_in = jnp.cumsum(energy[:-1]) / jnp.sum(energy[:-1])
+    left_out = xp.where(open_, 1 / xp.where(open_, room, 1), xp.inf)
+    taken_in = xp.cumsum(energy[:-1]) / xp.sum(energy[:-1])
     curve = left_out + beta * taken_in
-    tau = jnp.min(curve)
+    tau = xp.min(curve)
     # `argmin` gives the first: the smallest d of those that attain it.
-    best_dim = jnp.where(jnp.isfinite(tau), jnp.argmin(curve) + 1, 0)
-    return Usefulness(tau, best_dim, curve)
+    best_dim = xp.where(xp.isfinite(tau), xp.argmin(curve) + 1, 0)
+    return tau, best_dim, curve
 
 
 def chi_squared(singular_values: ArrayLike) -> Float[Array, ""]:
@@ -124,12 +137,13 @@ def chi_squared(singular_values: ArrayLike) -> Float[Array, ""]:
     In correspondence analysis this is the total inertia. A truncated spectrum gives a
     lower bound; `SolveInfo.total_energy` is the whole.
     """
-    return jnp.sum(as_spectrum(singular_values) ** 2)
+    s = at_hand(as_spectrum(singular_values))
+    return jax.device_put((s**2).sum())
 
 
 def maximal_correlation(singular_values: ArrayLike) -> Float[Array, ""]:
     """The Hirschfeld–Gebelein–Rényi maximal correlation of X and A, s_1."""
-    return jnp.max(as_spectrum(singular_values))
+    return jax.device_put(at_hand(as_spectrum(singular_values)).max())
 
 
 def effective_rank(

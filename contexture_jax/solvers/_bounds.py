@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.either import Either, namespace
 from contexture_jax._core.scaling import rescaled, times_power_of_two
 from contexture_jax._core.types import Array, Bool, Float, Int, short_repr
 from contexture_jax.solvers._run import rounding_of
 
 __all__ = ["Bounds", "Found", "Known", "bounds_from"]
-
-Either: TypeAlias = Any  # an array of JAX or of NumPy
 
 
 @short_repr
@@ -108,7 +107,7 @@ def bounds_from(
         dtype: in which the values were computed.
         orthonormal: whether the bases are known to be so, up to rounding.
     """
-    xp = _namespace(known.values)
+    xp = namespace(known.values)
     # At a scale of their own squares of values stay in range.
     s, exponent = _rescaled(known.values)
     one, ceiling = xp.ones_like(s[0]), xp.inf
@@ -166,19 +165,15 @@ def bounds_from(
     )
 
 
-def _namespace(x: Either) -> Any:
-    return np if isinstance(x, (np.ndarray, np.generic)) else jnp
-
-
 def _each(make: Callable[[Any], Bounds], ends: Float[Either, " two"]) -> Bounds:
-    if _namespace(ends) is jnp:
+    if namespace(ends) is jnp:
         return jax.vmap(make)(ends)
     fields: Any = map(np.stack, zip(*map(make, ends), strict=True))
     return Bounds(*fields)
 
 
 def _rescaled(s: Float[Either, " r"]) -> tuple[Float[Either, " r"], Int[Either, ""]]:
-    if _namespace(s) is jnp:
+    if namespace(s) is jnp:
         s, exponent = rescaled(s)
         return s, exponent[0]
     top = np.abs(s).max()
@@ -187,13 +182,13 @@ def _rescaled(s: Float[Either, " r"]) -> tuple[Float[Either, " r"], Int[Either, 
 
 
 def _times(x: Float[Either, "..."], exponent: Int[Either, ""]) -> Float[Either, "..."]:
-    if _namespace(x) is jnp:
+    if namespace(x) is jnp:
         return times_power_of_two(x, exponent)
     return np.ldexp(x, exponent)
 
 
 def _running_min(x: Float[Either, " r"]) -> Float[Either, " r"]:
-    if _namespace(x) is jnp:
+    if namespace(x) is jnp:
         return jax.lax.cummin(x)
     return np.minimum.accumulate(x)
 
@@ -208,7 +203,7 @@ class Residuals(NamedTuple):
 
 def _lower(s: Float[Either, " r"], residuals: Residuals) -> Float[Either, " r"]:
     left, right = (_cumulative_norm(x) for x in residuals[:2])
-    xp = _namespace(s)
+    xp = namespace(s)
     single = s - xp.minimum(left, right) - residuals.rounding
     # s_k(M) ≥ s_j(M) for j ≥ k.
     return xp.maximum(-_running_min(-single[::-1])[::-1], 0.0)
@@ -218,7 +213,7 @@ def _clusters(
     s: Float[Either, " r"], residuals: Residuals, tol: Float[Either, ""]
 ) -> Int[Either, " r"]:
     """Join neighbours whose residual intervals meet, or that are closer than `tol`."""
-    xp = _namespace(s)
+    xp = namespace(s)
     reach = xp.maximum(residuals.left, residuals.right) + residuals.rounding
     apart = s[:-1] - s[1:] > xp.maximum(reach[:-1] + reach[1:], tol)
     return xp.concatenate([xp.zeros(1, xp.int32), xp.cumsum(apart, dtype=xp.int32)])
@@ -233,7 +228,7 @@ def _bounds(
     ceiling: Any,
     remainder: Float[Either, ""],
 ) -> Bounds:
-    xp = _namespace(s)
+    xp = namespace(s)
     upper, next_upper = _upper(s, residuals, tail, remainder)
     upper = xp.minimum(_running_min(upper), ceiling)
     next_upper = xp.minimum(next_upper, upper[-1])
@@ -252,7 +247,7 @@ def _upper(
     remainder: Float[Either, ""],
 ) -> tuple[Float[Either, " r"], Float[Either, ""]]:
     """The bounds of `certify` on s_1, …, s_r and on s_{r+1}, before they are sorted."""
-    xp = _namespace(s)
+    xp = namespace(s)
     num = s.shape[0]
     rows = xp.arange(num)
     above = rows[:, None] <= rows[None, :]  # k ≤ j
@@ -277,20 +272,20 @@ def _upper(
 
 def _two_by_two(a: Either, f: Either, t: Either) -> Either:
     """The norm of [[a, f], [0, t]], without squares that cancel."""
-    xp = _namespace(a)
+    xp = namespace(a)
     return 0.5 * (xp.hypot(a + t, f) + xp.hypot(a - t, f))
 
 
 def _norms_from(x: Float[Either, " r"]) -> Float[Either, "r r"]:
     """‖x_{k..j}‖ at [k, j], j ≥ k, by sums of what it has and no differences."""
-    xp = _namespace(x)
+    xp = namespace(x)
     rows = xp.arange(x.shape[0])
     kept = xp.where(rows[:, None] <= rows[None, :], x[None, :] ** 2, 0.0)
     return xp.sqrt(xp.cumsum(kept, axis=1))
 
 
 def _cumulative_norm(x: Float[Either, " r"]) -> Float[Either, " r"]:
-    xp = _namespace(x)
+    xp = namespace(x)
     return xp.sqrt(xp.cumsum(x**2))
 
 
@@ -303,7 +298,7 @@ def _cluster_sines(
     next_upper: Float[Either, ""],
 ) -> Float[Either, " r"]:
     """Wedin's bound for each cluster, against the true values on both sides of it."""
-    xp = _namespace(s)
+    xp = namespace(s)
     step = cluster[None, :] - cluster[:, None]
     same = step == 0
     squares = residuals.left**2 + residuals.right**2 + 2 * residuals.rounding**2
@@ -323,7 +318,7 @@ def _leading_sines(
     next_upper: Float[Either, ""],
 ) -> Float[Either, " r"]:
     """Wedin's bound for the first d functions, d = 1, …, rank."""
-    xp = _namespace(s)
+    xp = namespace(s)
     left, right = (_cumulative_norm(x) for x in residuals[:2])
     under = xp.concatenate([upper[1:], next_upper[None]])
     return _ratio(xp.maximum(left, right) + residuals.rounding, s - under)
@@ -331,6 +326,6 @@ def _leading_sines(
 
 def _ratio(size: Float[Either, " r"], gap: Float[Either, " r"]) -> Float[Either, " r"]:
     """The quotient size / gap where that says anything, else 1."""
-    xp = _namespace(size)
+    xp = namespace(size)
     useful = gap > size
     return xp.where(useful, size / xp.where(useful, gap, 1.0), 1.0)

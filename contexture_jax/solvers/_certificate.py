@@ -8,7 +8,6 @@ type: `evaluation.bootstrap_spectrum`.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -23,16 +22,22 @@ from contexture_jax._core.checks import (
     is_concrete,
     is_traced,
 )
+from contexture_jax._core.either import (
+    Either,
+    at_hand,
+    compiled_unless_numpy,
+    namespace,
+    product,
+)
 from contexture_jax._core.fingerprint import is_known, of_one_law
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
-from contexture_jax._core.numerics import mm
 from contexture_jax._core.processes import gathered, placed
 from contexture_jax._core.threads import held_lapack
 from contexture_jax._core.types import Array, Bool, Float, Int, short_repr, summary
-from contexture_jax.operators import AssociationOperator, to_vectors
+from contexture_jax.operators import AssociationOperator
 from contexture_jax.solvers._bounds import Bounds, Found, Known, bounds_from
-from contexture_jax.solvers._linear_map import LinearMap, symmetrised_map
-from contexture_jax.solvers._random import make_seed
+from contexture_jax.solvers._linear_map import symmetrised_map, unmarked
+from contexture_jax.solvers._pieces import new_seed
 from contexture_jax.solvers._remainder import remainder_norm
 from contexture_jax.solvers._results import SolveInfo, SVDResult
 
@@ -215,15 +220,9 @@ def certify(
         same, measures = _whose(result, op)
         failure = float(failure_probability)
         info, lost, remainder = _probed(
-            result._replace(fingerprint=None),
-            dataclasses.replace(
-                info,
-                code=jnp.zeros((), jnp.int32),
-                method=None,
-                reason=None,
-                scale=None,
-            ),
-            _unmarked(op),
+            result,
+            info,
+            op,
             key,
             measures=measures,
             num_passes=num_passes,
@@ -294,14 +293,6 @@ def _whose(result: SVDResult, op: AssociationOperator) -> tuple[Any, bool]:
     return same, is_traced(marks) or not all(map(is_known, marks))
 
 
-def _unmarked(op: AssociationOperator | None) -> AssociationOperator | None:
-    """So that a program serves operators with and without."""
-    if op is None or op.fingerprint is None:
-        return op
-    any_op: Any = op
-    return dataclasses.replace(any_op, fingerprint=None)
-
-
 def _check_shapes(
     result: SVDResult, info: SolveInfo, op: AssociationOperator | None
 ) -> None:
@@ -315,10 +306,6 @@ def _check_shapes(
         raise ValueError(msg)
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("measures", "num_passes", "num_probes", "failure_probability"),
-)
 def _probed(
     result: SVDResult,
     info: Any,
@@ -329,16 +316,25 @@ def _probed(
     num_passes: int,
     num_probes: int,
     failure_probability: float,
-) -> tuple[Any, Float[Array, ""], Float[Array, ""]]:
-    """What the operator says: of the triples, of their bases, and of what is missed."""
+) -> tuple[Any, Float[Any, ""], Float[Any, ""]]:
+    """What the operator says: of the triples, of their bases, and of what is missed.
+
+    Inside a trace a part of that program. Otherwise each product is a program, and the
+    rest is NumPy's where it can read the arrays.
+    """
+    a = symmetrised_map(op)
+    s, *functions = result[:3]
+    laws, functions, s, seed = at_hand(((op.p_x, op.p_a), functions, s, new_seed(key)))
+    u, v = map(_vectors, laws, functions)
     if measures:
-        info = _measured(result, info, op)
-    a, u, v = _euclidean(result, op)
+        images = at_hand((a.matmat(v), a.rmatmat(u)))
+        found = _measured(s, at_hand(_squared_norm(unmarked(op))), images, (u, v))
+        info = dataclasses.replace(info, **jax.device_put(found))
     remainder = remainder_norm(
         a,
         u,
         v,
-        make_seed(key),
+        seed,
         num_passes=num_passes,
         num_probes=num_probes,
         failure_probability=failure_probability,
@@ -389,33 +385,46 @@ def _placed_beside(tree: Any, x: Any) -> Any:
 _compiled = jax.jit(bounds_from, static_argnames=("shape", "dtype", "orthonormal"))
 
 
-def _measured(result: SVDResult, info: SolveInfo, op: AssociationOperator) -> SolveInfo:
+@jax.jit
+def _squared_norm(op: AssociationOperator) -> Float[Array, ""] | None:
+    return op.squared_norm()
+
+
+@compiled_unless_numpy
+def _measured(
+    s: Float[Either, " rank"],
+    squared_norm: Float[Either, ""] | None,
+    images: tuple[Float[Either, "n rank"], Float[Either, "m rank"]],
+    bases: tuple[Float[Either, "n rank"], Float[Either, "m rank"]],
+) -> dict[str, Either]:
     """Residuals and energies of triples on an operator that may be another."""
-    a, u, v = _euclidean(result, op)
-    s = result.singular_values[None, :]
-    squared_norm = op.squared_norm()
-    head = jnp.sum(s**2)
-    total = head if squared_norm is None else squared_norm - 1.0
-    return dataclasses.replace(
-        info,
-        left_residuals=jnp.linalg.norm(a.matmat(v) - u * s, axis=0),
-        right_residuals=jnp.linalg.norm(a.rmatmat(u) - v * s, axis=0),
-        total_energy=jnp.maximum(total, head),
-        tail_energy=jnp.maximum(total - head, 0.0),
-        tail_error=jnp.full((), jnp.inf if squared_norm is None else 0.0, s.dtype),
+    xp = namespace(s)
+    head = xp.sum(s**2)
+    total = head if squared_norm is None else squared_norm - 1
+    left, right = (
+        xp.linalg.norm(image - basis * s[None, :], axis=0)
+        for image, basis in zip(images, bases, strict=True)
     )
+    return {
+        "left_residuals": left,
+        "right_residuals": right,
+        "total_energy": xp.maximum(total, head),
+        "tail_energy": xp.maximum(total - head, 0),
+        "tail_error": xp.full((), xp.inf if squared_norm is None else 0.0, s.dtype),
+    }
 
 
-def _euclidean(
-    result: SVDResult, op: AssociationOperator
-) -> tuple[LinearMap, Float[Array, "n rank"], Float[Array, "m rank"]]:
-    """The deflated matrix of an operator, and the functions as its vectors."""
-    return symmetrised_map(op), *to_vectors(op, result.left, result.right)
+@compiled_unless_numpy
+def _vectors(
+    law: Float[Either, " n"], functions: Float[Either, "n rank"]
+) -> Float[Either, "n rank"]:
+    """Functions in L²(law) as vectors."""
+    return namespace(law).sqrt(law)[:, None] * functions
 
 
-def _lost(u: Float[Array, "n rank"], v: Float[Array, "m rank"]) -> Float[Array, ""]:
+@compiled_unless_numpy
+def _lost(u: Float[Either, "n rank"], v: Float[Either, "m rank"]) -> Float[Either, ""]:
     """How far the computed bases are from orthonormal ones: ‖UᵀU − I‖_F."""
-    eye = jnp.eye(u.shape[1], dtype=u.dtype)
-    return jnp.maximum(
-        jnp.linalg.norm(mm(u.T, u) - eye), jnp.linalg.norm(mm(v.T, v) - eye)
-    )
+    xp = namespace(u)
+    eye = xp.eye(u.shape[1], dtype=u.dtype)
+    return xp.maximum(*(xp.linalg.norm(product(x.T, x) - eye) for x in (u, v)))

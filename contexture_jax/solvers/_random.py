@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.either import Either
 from contexture_jax._core.types import Array, Inexact, Shaped
 
 __all__ = ["Seed", "fold", "make_seed", "random_block"]
 
-Seed = Shaped[Array, ""] | np.uint32
+Seed = Shaped[Either, ""]
 
 
 def make_seed(key: Array) -> Seed:
@@ -25,25 +26,30 @@ def make_seed(key: Array) -> Seed:
     return jax.random.bits(key, (), jnp.uint32)
 
 
-def fold(seed: Seed, number: Array | int) -> Seed:
+def fold(seed: Seed, number: Either) -> Seed:
     """Another seed for each number."""
-    offset = jnp.asarray(number).astype(jnp.uint32) * jnp.uint32(0x9E3779B9)
-    return _mix(seed ^ _mix(offset + jnp.uint32(1)))
+    xp = np if isinstance(seed, np.ndarray) else jnp
+    with np.errstate(over="ignore"):
+        offset = xp.asarray(number).astype(np.uint32) * np.uint32(0x9E3779B9)
+        return _mix(seed ^ _mix(offset + np.uint32(1)))
 
 
 def random_block(
     seed: Seed, size: int, width: int, dtype: Any
-) -> Inexact[Array, "size width"]:
+) -> Inexact[Either, "size width"]:
     """Independent uniform numbers of mean 0 and variance 1, complex ones on both axes.
 
     Sub-Gaussian entries serve the randomized range finder as normal ones do (Halko,
-    Martinsson & Tropp 2011, §4.6).
+    Martinsson & Tropp 2011, §4.6). A seed of NumPy gives an array of NumPy.
     """
-    rows, columns = (
-        jax.lax.broadcasted_iota(jnp.uint32, (size, width), axis) for axis in (0, 1)
-    )
+    if isinstance(seed, np.ndarray):
+        rows, columns = (x.astype(np.uint32) for x in np.ogrid[:size, :width])
+    else:
+        rows, columns = (
+            jax.lax.broadcasted_iota(jnp.uint32, (size, width), axis) for axis in (0, 1)
+        )
 
-    def uniform(stream: int, real: Any) -> Array:
+    def uniform(stream: int, real: Any) -> Either:
         bits = _mix(rows ^ fold(seed, 2 * stream))
         bits = _mix(bits + _mix(columns ^ fold(seed, 2 * stream + 1)))
         # 24 bits are exact in float32; centred, so that the mean is 0.
@@ -57,8 +63,8 @@ def random_block(
     return uniform(0, dtype)
 
 
-def _mix(x: Array) -> Array:
+def _mix(x: Either) -> Either:
     """A permutation of 32-bit integers that scrambles them well (two rounds)."""
     for multiplier in (0x7FEB352D, 0x846CA68B):
-        x = (x ^ (x >> 16)) * jnp.uint32(multiplier)
+        x = (x ^ (x >> 16)) * np.uint32(multiplier)
     return x ^ (x >> 16)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
-from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array, Float
+from contexture_jax._core.either import (
+    Either,
+    at_hand,
+    compiled_unless_numpy,
+    fold,
+    namespace,
+    product,
+)
+from contexture_jax._core.processes import gathered, ready
+from contexture_jax._core.types import Float
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._random import Seed, random_block
 
@@ -18,14 +30,14 @@ _LARGE = 1e12
 
 def remainder_norm(
     a: LinearMap,
-    left: Float[Array, "n r"],
-    right: Float[Array, "m r"],
+    left: Float[Either, "n r"],
+    right: Float[Either, "m r"],
     seed: Seed,
     *,
     num_passes: int,
     num_probes: int,
     failure_probability: float,
-) -> Float[Array, ""]:
+) -> Float[Either, ""]:
     """An upper bound on ‖(I − U Uᵀ) M (I − V Vᵀ)‖, except with a small probability.
 
     For a random ω and any polynomial p, with B the matrix above and w its leading right
@@ -52,75 +64,140 @@ def remainder_norm(
         failure_probability: of the bound; c follows from it.
 
     Returns:
-        A number, shape (), rounding not included.
+        A number, shape (), rounding not included: a tracer in a trace, else of NumPy.
+        Outside a trace each product is a program of its own, and what is between two of
+        them another, or NumPy's if the arrays are.
     """
     chance = 1.5**0.5 * failure_probability ** (1.0 / num_probes)
     real = right.dtype
-    start = _off(right, a.project_right(_probes(a, seed, num_probes)))
-    norms = jnp.linalg.norm(start, axis=0)
-    # Below this, a step of the process is rounding and the space is exhausted.
-    floor = float(jnp.finfo(real).eps) ** 2 * jnp.ones((num_probes,), real)
+    width = num_probes
+    none = np.zeros(width, real)
 
-    def step(number: Array, state: tuple) -> tuple:
-        block, before, link, alphas, betas = state
-        image = _off(left, a.matmat(block))
-        alpha = (image * image).sum(axis=0)
-        following = _off(right, a.rmatmat(image))
-        following = following - block * alpha[None, :] - before * link[None, :]
-        beta = jnp.linalg.norm(following, axis=0)
-        scale = jnp.maximum(beta, floor)
-        return (
-            following / scale[None, :],
-            block,
-            beta,
-            alphas.at[number].set(alpha),
-            betas.at[number].set(scale),
+    def beside(basis: Any, block: Any, known: Any = None, parts: Any = None) -> _Rest:
+        block = np.asarray(block) if namespace(basis) is np else block
+        return _beside(basis, block, known or (block, block), parts or (none, none))
+
+    probes = random_block(seed, a.shape[1], width, a.dtype)
+    if a.right_law is not None:
+        # M takes its root to 0, and has nothing where it is 0.
+        probes = _off_law(at_hand(a.right_law), probes)
+    start = beside(right, probes)
+
+    def step(state: _State) -> tuple[_State, tuple[Any, Any]]:
+        unit, before, link = state
+        image = beside(left, a.matmat(unit))
+        alpha = image.norm**2
+        known, parts = (unit, before), (alpha, link)
+        following = beside(right, a.rmatmat(image.rest), known, parts)
+        state = _State(following.unit, unit, following.norm)
+        return ready(state), (alpha, following.scale)
+
+    state, norms = _State(start.unit, start.unit, none), start.norm
+    if isinstance(norms, Tracer):
+        _, (alphas, betas) = jax.lax.scan(
+            lambda now, _: step(now), state, None, length=num_passes
         )
+    else:
+        found = []
+        for _ in range(num_passes):
+            state, coefficients = step(state)
+            found.append((*coefficients, norms))
+        alphas, betas, norms = (
+            np.stack([gathered(x).astype(np.float64) for x in column])
+            for column in zip(*found, strict=True)
+        )
+        norms = norms[0]
+    with np.errstate(all="ignore"):
+        largest = _largest_possible(alphas, betas, (norms / chance) ** 2)
+    return namespace(largest).sqrt(largest.max())
 
-    zeros = jnp.zeros((num_passes, num_probes), real)
-    unit = start / jnp.maximum(norms, floor)[None, :]
-    state = (unit, jnp.zeros_like(unit), jnp.zeros_like(norms), zeros, zeros)
-    *_, alphas, betas = jax.lax.fori_loop(0, num_passes, step, state)
-    return jnp.sqrt(_largest_possible(alphas, betas, (norms / chance) ** 2).max())
+
+class _State(NamedTuple):
+    """Between two passes.
+
+    Attributes:
+        unit: the Lanczos vectors of this pass, one a probe, shape (m, q).
+        before: those of the pass before, the same shape.
+        link: by how much of those the next ones hang on, shape (q,).
+    """
+
+    unit: Float[Either, "m q"]
+    before: Float[Either, "m q"]
+    link: Float[Either, " q"]
 
 
-def _probes(a: LinearMap, seed: Seed, num: int) -> Array:
-    return random_block(seed, a.shape[1], num, a.dtype)
+class _Rest(NamedTuple):
+    """What is left of a block, its columns as unit vectors, and their norms.
+
+    Attributes:
+        rest: shape (n, q).
+        unit: the same over `scale`.
+        norm: shape (q,).
+        scale: norms, no smaller than what a step of the process rounds.
+    """
+
+    rest: Float[Either, "n q"]
+    unit: Float[Either, "n q"]
+    norm: Float[Either, " q"]
+    scale: Float[Either, " q"]
 
 
-def _off(basis: Array, block: Array) -> Array:
-    """Off an orthonormal basis."""
-    return block - mm(basis, mm(basis.T, block))
+@compiled_unless_numpy
+def _off_law(law: Float[Either, " m"], block: Either) -> Either:
+    """Off the unit vector along √law, and 0 where that is 0."""
+    xp = namespace(block)
+    root = xp.sqrt(law)[:, None]
+    block = xp.where(root > 0, block, 0)
+    return block - root * (product(root.T, block) / (root * root).sum())
+
+
+@compiled_unless_numpy
+def _beside(
+    basis: Float[Either, "n r"],
+    block: Float[Either, "n q"],
+    known: tuple[Either, Either],
+    parts: tuple[Either, Either],
+) -> _Rest:
+    """A block off an orthonormal basis, less known blocks times a number a column."""
+    xp = namespace(block)
+    rest = block - product(basis, product(basis.T, block))
+    for one, part in zip(known, parts, strict=True):
+        rest = rest - one * part[None, :]
+    norm = xp.linalg.norm(rest, axis=0)
+    # Below this, a step of the process is rounding and the space is exhausted.
+    scale = xp.maximum(norm, float(jnp.finfo(basis.dtype).eps) ** 2)
+    return _Rest(rest, rest / scale[None, :], norm, scale)
 
 
 def _largest_possible(
-    alphas: Float[Array, "k q"], betas: Float[Array, "k q"], goal: Float[Array, " q"]
-) -> Float[Array, " q"]:
+    alphas: Float[Either, "k q"], betas: Float[Either, "k q"], goal: Float[Either, " q"]
+) -> Float[Either, " q"]:
     """The least x ≤ 1 above which all are excluded, by bisection of its logarithm.
 
     Where p_0, …, p_j are positive x is beyond the zeros of all of them (Sturm), and
     p_0² + … + p_j² rises from there on: once above the goal, it stays so.
     """
-    one, zero = jnp.ones_like(goal), jnp.zeros_like(goal)
+    xp = namespace(goal)
+    one, zero = xp.ones_like(goal), xp.zeros_like(goal)
 
-    def excluded(x: Array) -> Array:
-        def extend(carry: tuple, coefficients: tuple) -> tuple[tuple, None]:
+    def excluded(x: Any) -> Any:
+        def extend(carry: tuple, coefficients: tuple) -> tuple:
             value, before, link, total, beyond, enough = carry
             alpha, beta = coefficients
             following = ((x - alpha) * value - link * before) / beta
-            following = jnp.clip(following, -_LARGE, _LARGE)
+            following = xp.clip(following, -_LARGE, _LARGE)
             total, beyond = total + following**2, beyond & (following > 0)
             enough = enough | (beyond & (total > goal))
-            return (following, value, beta, total, beyond, enough), None
+            return following, value, beta, total, beyond, enough
 
         carry = (one, zero, zero, one, one > 0, one < 0)
-        return jax.lax.scan(extend, carry, (alphas, betas))[0][5]
+        return fold(extend, carry, (alphas, betas))[5]
 
-    def halve(_: Array, ends: tuple) -> tuple:
+    def halve(ends: tuple, _: Any) -> tuple:
         low, high = ends
-        middle = jnp.sqrt(low) * jnp.sqrt(high)
+        middle = xp.sqrt(low) * xp.sqrt(high)
         enough = excluded(middle)
-        return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
+        return xp.where(enough, low, middle), xp.where(enough, middle, high)
 
     smallest = float(jnp.finfo(goal.dtype).eps) ** 2 * one
-    return jax.lax.fori_loop(0, _BISECTIONS, halve, (smallest, one))[1]
+    return fold(halve, (smallest, one), (xp.arange(_BISECTIONS),))[1]

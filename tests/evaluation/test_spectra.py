@@ -286,3 +286,14 @@ def test_bounds_need_numbers_that_fit():
 def test_verdict_needs_values():
     with pytest.raises(TypeError, match="concrete to be judged"):
         jax.jit(lambda s: evaluation.verdict(s).reason)(SPECTRUM)
+
+
+def test_the_judges_of_values_compile_nothing(caplog):
+    values = (0.9 ** np.arange(1, 24)).astype(np.float32)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        evaluation.usefulness(values)
+        evaluation.decay_rate(values)
+        evaluation.chi_squared(values)
+        evaluation.maximal_correlation(values)
+        evaluation.verdict(values)
+    assert not [m for m in caplog.messages if "Finished XLA compilation" in m]

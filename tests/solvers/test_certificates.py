@@ -343,20 +343,33 @@ def test_the_tail_estimate_is_unbiased_and_its_error_is_honest(twice):
     np.testing.assert_allclose(info.total_energy, tail + head, atol=atol)
 
 
-def test_a_program_gives_what_the_host_does():
+@pytest.mark.parametrize("probed", [False, True])
+def test_a_program_gives_what_the_host_does(probed):
     case = solved("gaussian", CONVERGED, DTYPES[-1])
+    probes = {"op": case.op, "key": OTHER, "num_passes": 2} if probed else {}
 
-    @jax.jit
-    def inside(result, info):
-        return cx.solvers.certify(result, info)
+    def certify(result, info, op):
+        return cx.solvers.certify(result, info, **(probes | ({"op": op} if op else {})))
 
+    arguments = (case.result, case.info, probes.get("op"))
+    # How far bases are from orthonormal is rounding, and sines are that over a gap.
+    atol = tol(case.alone.upper.dtype, factor=200 if probed else 1)
     for one, other in zip(
-        jax.tree.leaves(inside(case.result, case.info)),
-        jax.tree.leaves(case.alone),
+        jax.tree.leaves(jax.jit(certify)(*arguments)),
+        jax.tree.leaves(certify(*arguments)),
         strict=True,
     ):
         assert (one.dtype, one.shape) == (other.dtype, other.shape)
-        np.testing.assert_allclose(one, other, atol=tol(case.alone.upper.dtype))
+        np.testing.assert_allclose(one, other, atol=atol)
+
+
+def test_a_first_certificate_compiles_two_products_and_a_seed(caplog):
+    op = cx.operators.dense_operator(random_table(DTYPES[-1], seed=5))
+    result, info = cx.svd(op, 3, key=KEY)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        cx.solvers.certify(result, info, op, key=OTHER, num_probes=7)
+    compiled = [m for m in caplog.messages if "Finished XLA compilation" in m]
+    assert 2 <= len(compiled) <= 3
 
 
 @pytest.mark.parametrize(
