@@ -237,6 +237,11 @@ def advice(status: cx.Status) -> str:
     """What to do about a status, in words of the command line."""
     if status == cx.Status.MAX_PASSES:
         return "some residuals are above the tolerance; raise --max-passes or --tol"
+    if status == cx.Status.STOPPED:
+        return (
+            "the run was told to end: values and functions are as exact as their"
+            " residuals and bounds say; --resume goes on"
+        )
     return status.advice
 
 

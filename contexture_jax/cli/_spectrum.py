@@ -29,7 +29,9 @@ from contexture_jax.cli._contexts import (
 )
 from contexture_jax.cli.session import (
     Ending,
+    Interrupted,
     Stages,
+    WatchedSolve,
     check_installed,
     check_out,
     claimed,
@@ -37,7 +39,7 @@ from contexture_jax.cli.session import (
     make_mesh,
     publishing,
 )
-from contexture_jax.data import InputError, Table
+from contexture_jax.data import InputError, Table, quoted_path
 
 if TYPE_CHECKING:
     from contexture_jax import SolveInfo, SVDResult
@@ -53,7 +55,10 @@ __all__ = ["DESCRIPTION", "SpectrumOptions", "add_options", "run"]
 DESCRIPTION = """\
 The spectrum of a context: compute the leading singular functions of the expectation
 operator of a context on DATA, judge it, and write spectrum.json, spectrum.npz and
-pictures to a directory.
+pictures to a directory. Ctrl-C and SIGTERM end the solver after the pass under way:
+what it has found is judged and written, with the status "stopped". A long solve keeps
+its state in the subdirectory solve, and --resume goes on from it, however the run was
+ended, bit for bit as if it had not been (on other --devices: to rounding).
 """
 METHODS = ("auto", "exact", "randomized", "krylov", "nystrom")
 
@@ -67,12 +72,14 @@ class SpectrumOptions(Options):
         tol: the relative residual to stop at.
         max_passes: the bound on passes of the solver.
         bootstrap: how often to draw a sample of pairs anew; 0: not.
+        resume: go on with the solve in `out`.
     """
 
     method: str = "auto"
     tol: float | None = None
     max_passes: int | None = None
     bootstrap: int = 0
+    resume: bool = False
 
 
 class Solved(NamedTuple):
@@ -140,6 +147,11 @@ def _add_solver_options(group: Any) -> None:
         help="of joint, where DATA counts independent pairs: intervals for the law"
         " behind them from N resamples, and N random pairings; default: 0",
     )
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the solve that --out holds, if one was ended there",
+    )
 
 
 def run(options: SpectrumOptions, ending: Ending) -> Path:
@@ -167,15 +179,24 @@ def run(options: SpectrumOptions, ending: Ending) -> Path:
         recipe = plan_context(options, table)
         plan_rank(options.rank, recipe, recipe.num_triples)
         mesh = make_mesh(options.devices)
-    with claimed(out):
+    with claimed(out), WatchedSolve(out, ending) as solve:
         with computing(options.dtype):
-            solved, judged = _computed(options, table, recipe, mesh, stages)
+            solved, judged = _computed(options, table, recipe, mesh, stages, solve)
         _publish(options, table, recipe, solved, judged, out, stages, ending)
+        is_stopped = solved.info.status == "stopped"
+        solve.is_published(float(solved.info.num_passes) if is_stopped else None)
+    if solve.signal:
+        raise Interrupted(solve.signal)
     return out
 
 
 def _computed(
-    options: SpectrumOptions, table: Table, recipe: Recipe, mesh: Any, stages: Stages
+    options: SpectrumOptions,
+    table: Table,
+    recipe: Recipe,
+    mesh: Any,
+    stages: Stages,
+    solve: WatchedSolve,
 ) -> tuple[Solved, Judged]:
     with stages.stage("context") as advance:
         import contexture_jax as cx
@@ -186,8 +207,11 @@ def _computed(
         there = cx.evaluation.num_singular_values(op)
         num_values = min(recipe.num_triples, there)
         rank = plan_rank(options.rank, recipe, num_values)
-    with stages.stage("spectrum"):
-        solved = _solved(op, rank, num_values, options)
+    with stages.stage("spectrum") as advance:
+        settings = _settings(options, recipe, rank)
+        state = solve.begin(settings, advance, resume=options.resume)
+        result, info = _result(op, rank, options, solve, state)
+        solved = _solved(result, info, op, num_values, options)
         _check_finite(solved)
     with stages.stage("judge"):
         spectrum = cx.evaluation.judge_spectrum(
@@ -208,19 +232,53 @@ def _computed(
     return solved, Judged(spectrum, target, counts)
 
 
-def _solved(op: Any, rank: int, num_values: int, options: SpectrumOptions) -> Solved:
+def _settings(options: SpectrumOptions, recipe: Recipe, rank: int) -> dict[str, Any]:
+    """What of the options makes a solve the solve that it is."""
+    names = ("dtype", "seed", "method", "tol", "max_passes")
+    return {
+        "context": recipe.name,
+        "params": recipe.params,
+        "rank": rank,
+        **{name: getattr(options, name) for name in names},
+    }
+
+
+def _result(
+    op: Any, rank: int, options: SpectrumOptions, solve: WatchedSolve, state: Any
+) -> tuple[SVDResult, SolveInfo]:
     import jax
 
     import contexture_jax as cx
 
-    result, info = cx.svd(
-        op,
-        rank,
-        key=jax.random.key(options.seed),
-        method=options.method,  # pyright: ignore[reportArgumentType]
-        tol=options.tol,
-        max_passes=options.max_passes,
-    )
+    try:
+        found = cx.svd(
+            op,
+            rank,
+            key=jax.random.key(options.seed),
+            method=options.method,  # pyright: ignore[reportArgumentType]
+            tol=options.tol,
+            max_passes=options.max_passes,
+            on_step=solve.on_step,
+            state=state,
+        )
+    except ValueError as error:
+        if state is None:
+            raise
+        raise InputError(
+            f"--out {quoted_path(options.out)} holds a solve of other data: {error};"
+            " expected the same DATA, or another --out"
+        ) from error
+    solve.end_of_passes()
+    return found
+
+
+def _solved(
+    result: SVDResult, info: SolveInfo, op: Any, num_values: int, options: Options
+) -> Solved:
+    import jax
+
+    import contexture_jax as cx
+
     # With random probes of what was not found: where the tail is heavy, bounds from its
     # energy alone say nothing.
     key = jax.random.key(options.seed + 1)

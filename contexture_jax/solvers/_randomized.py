@@ -222,7 +222,7 @@ def _start_filter(
 
 
 def _next_degree(
-    plan: Plan, state: RandomizedState, now: Array, image: Array
+    plan: Plan, state: RandomizedState, now: Any, image: Array
 ) -> RandomizedState:
     """One degree more, from the image Mᴴ M of the block."""
     block, sigma = _recurrence(

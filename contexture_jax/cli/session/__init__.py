@@ -23,12 +23,14 @@ from contexture_jax.cli.session._run import (
     told_in_one_line,
 )
 from contexture_jax.cli.session._signals import Ending, Interrupted, ending_on_signals
+from contexture_jax.cli.session._solve import WatchedSolve
 
 __all__ = [
     "RUN",
     "Ending",
     "Interrupted",
     "Stages",
+    "WatchedSolve",
     "check_claimed",
     "check_installed",
     "check_out",

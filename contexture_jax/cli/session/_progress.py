@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Stages"]
+__all__ = ["Advance", "Stages"]
 
-Advance = Callable[[int, int], None]
+# Of so much done, of a total, and words to show beside the bar.
+Advance = Callable[..., None]
 
 
 class Stages:
@@ -31,7 +32,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Advance]:
-        """Time a stage; gives a function to call with (done, total) inside it."""
+        """Time a stage; gives a function to tell inside it how far it is."""
         start = time.perf_counter()
         if self._quiet or not sys.stderr.isatty():
             yield _ignore
@@ -43,8 +44,8 @@ class Stages:
             print(f"{name:<9}{self.seconds[name]:8.2f} s", file=sys.stderr, flush=True)
 
 
-def _ignore(done: int, total: int) -> None:
-    del done, total
+def _ignore(done: float | int, total: float | int, words: str = "") -> None:
+    del done, total, words
 
 
 @contextmanager
@@ -57,8 +58,13 @@ def _bar(name: str) -> Iterator[Advance]:
         "{task.description}",
         BarColumn(),
         TimeElapsedColumn(),
+        "{task.fields[words]}",
     )
     # Transient: the line that is printed after it says all there is to keep.
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{name:<9}", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        task = progress.add_task(f"{name:<9}", total=None, words="")
+
+        def advance(done: float | int, total: float | int, words: str = "") -> None:
+            progress.update(task, completed=done, total=total, words=words)
+
+        yield advance

@@ -16,7 +16,15 @@ from contexture_jax.cli.session._publish import replacing
 from contexture_jax.cli.session._signals import Ending
 from contexture_jax.data import InputError, quoted_path
 
-__all__ = ["RUN", "check_claimed", "claim_run", "kept_of", "told_in_one_line"]
+__all__ = [
+    "RUN",
+    "check_claimed",
+    "check_same",
+    "claim_run",
+    "kept_of",
+    "resumed",
+    "told_in_one_line",
+]
 
 RUN = "run"
 
@@ -56,6 +64,20 @@ def claim_run(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
             f"{quoted_path(str(folder))} holds a run already; expected --resume to go"
             " on with it, another --out, or that directory deleted"
         )
+    check_same(path, wanted)
+
+
+def check_same(path: Path, wanted: dict[str, Any]) -> None:
+    """Find out whether a directory is that of the same run.
+
+    Args:
+        path: its file of settings.
+        wanted: the settings of this run, as JSON has them.
+
+    Raises:
+        InputError: if it is another's, or the file is damaged.
+    """
+    folder = path.parent
     try:
         held = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:
@@ -96,13 +118,16 @@ def kept_of(folder: Path, num_steps: int, command: str) -> str:
         return f"nothing of the run is kept: {quoted_path(settings)} was removed"
     if not steps:
         return "no step was kept: the same command starts anew"
-    arguments = shlex.split(command)
-    if "--resume" not in arguments:
-        arguments.append("--resume")
     return (
         f"step {max(steps):,} of {num_steps:,} is kept in {quoted_path(folder)}; go on"
-        f" from it with: {shlex.join(arguments)}"
+        f" from it with: {resumed(command)}"
     )
+
+
+def resumed(command: str) -> str:
+    """The command that goes on with what a command began."""
+    arguments = shlex.split(command)
+    return shlex.join([a for a in arguments if a != "--resume"] + ["--resume"])
 
 
 def _steps(folder: Path) -> list[int]:

@@ -3,8 +3,8 @@
 The main thread is told by an exception, and cleans up on its way out. While it is in a
 program of XLA it cannot be told, and an exception that comes as garbage is collected is
 lost: a thread that watches then cleans up and ends the process for it. A run that saves
-itself (`left_to_itself`) is only ended so by a second Ctrl-C. The exception waits while
-a module is imported: jaxlib's crash if they are left half imported.
+itself (`left_to_itself`, `asked`) is only ended so by a second Ctrl-C. The exception
+waits while a module is imported: jaxlib's crash if they are left half imported.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class Ending:
         self.clean_up: Callable[[], None] = lambda: None
         self.command = "contexture"
         self._is_patient = False
+        self._is_asked = False
+        self._asked_for = 0
         self._is_shielded = False
         self._waiting = 0
         self._is_told = False
@@ -75,6 +77,19 @@ class Ending:
             self._is_patient = False
 
     @contextmanager
+    def asked(self) -> Iterator[Callable[[], int]]:
+        """What runs inside asks now and then whether to end, and ends by itself.
+
+        Gives what it asks: a function that returns the number of the first signal, or
+        0. A second Ctrl-C ends the process.
+        """
+        self._is_patient = self._is_asked = True
+        try:
+            yield lambda: self._asked_for
+        finally:
+            self._is_patient = self._is_asked = False
+
+    @contextmanager
     def shielded(self) -> Iterator[None]:
         """What runs inside ends first: it is short, and must not be cut in two."""
         self._is_shielded = True
@@ -87,7 +102,9 @@ class Ending:
 
     def _tell(self, number: int, frame: FrameType | None = None) -> None:
         """Called in the main thread; `frame` is what it was in."""
-        if self._is_shielded or _is_import(frame):
+        if self._is_asked:
+            self._asked_for = self._asked_for or number
+        elif self._is_shielded or _is_import(frame):
             self._waiting = self._waiting or number
             if not self._is_shielded:
                 signal.setitimer(signal.ITIMER_REAL, _POLL)
