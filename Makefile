@@ -45,13 +45,14 @@ $(TESTS): export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
 
 # Recipes install into one environment: `make -j` runs them one after the other.
 .NOTPARALLEL:
-.PHONY: help demo lint format types notebooks bench-smoke wheel clean $(TESTS)
+.PHONY: help demo lint format types notebooks bench-smoke bench-accelerator wheel clean \
+	$(TESTS)
 
 print-%: # the value of a variable, for scripts
 	@echo '$($*)'
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' \
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' \
 		$(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.installed-cli ## spectrum of the digits data set, with pictures, in demo/
@@ -97,6 +98,16 @@ notebooks: $(VENV)/.installed-dev ## run every notebook; results in build/notebo
 bench-smoke: $(VENV)/.installed-dev ## run every benchmark at a tiny size
 	printf '%s\n' benchmarks/[a-z]*.py | xargs -P $(WORKERS) -I {} \
 		sh -ec 'echo "{} --smoke"; $(BIN)/python {} --smoke > /dev/null'
+
+# The device that JAX finds, unless the caller names one: the choice above is for tests.
+# A failed check does not keep the figures from the tables.
+bench-accelerator: ## one GPU or TPU: exactness, peaks, workloads; QUICK=1: two minutes
+	@$(check_python)
+	@export PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}"; \
+	$(if $(filter file,$(origin JAX_PLATFORMS)),unset JAX_PLATFORMS;) \
+	$(PYTHON) benchmarks/accelerator.py $(if $(QUICK),--quick) \
+		--json benchmarks/results/accelerator.json; status=$$?; \
+	$(PYTHON) benchmarks/render.py; exit $$status
 
 wheel: ## build sdist and wheel; install the wheel apart and import it from elsewhere
 	@$(check_python)

@@ -70,9 +70,10 @@ def measure(
             seeds differ; the median is reported.
 
     Returns:
-        One row a contestant: seconds of each round and their median, seconds of the
-        first call, what compiling took of it (ours only), megabytes of peak resident
-        memory above the start of the call and of the result, errors.
+        One row a contestant: seconds of each round and their median, seconds of all
+        processors together in each, seconds of the first call, what compiling took of
+        it (ours only), megabytes of peak resident memory above the start of the call
+        and of the result, errors.
     """
     rows = [_start_row(contestant) for contestant in contestants]
     verdicts: list[list[dict[str, float]]] = [[] for _ in contestants]
@@ -82,7 +83,9 @@ def measure(
             index = (turn + number) % len(contestants)
             contestant, row = contestants[index], rows[index]
             time.sleep(_PAUSE)
+            before = time.process_time()
             seconds, result = _timed(contestant, number)
+            row["processor_seconds"].append(time.process_time() - before)
             row["seconds"].append(seconds)
             if judge is not None and contestant.kind != "limit":
                 verdicts[index].append(judge(contestant.answer(result)))
@@ -118,6 +121,7 @@ def _start_row(contestant: Contestant) -> dict[str, Any]:
         "peak_megabytes": peak,
         "output_megabytes": _megabytes(result),
         "seconds": [],
+        "processor_seconds": [],
     }
 
 
@@ -180,12 +184,21 @@ def row_named(rows: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
     return next((row for row in rows if row["name"] == name), None)
 
 
-def ratio(rows: list[dict[str, Any]], one: str, other: str) -> float | None:
-    """Median over rounds of one's time by the other's; None if either did not run."""
+def ratio(
+    rows: list[dict[str, Any]], one: str, other: str, *, clock: str = "seconds"
+) -> float | None:
+    """Median over rounds of one's time by the other's; None if either did not run.
+
+    Args:
+        rows: of one case.
+        one: a name.
+        other: another.
+        clock: "seconds", or "processor_seconds", which a loaded machine changes less.
+    """
     a, b = row_named(rows, one), row_named(rows, other)
     if a is None or b is None:
         return None
-    pairs = zip(a["seconds"], b["seconds"], strict=True)
+    pairs = zip(a[clock], b[clock], strict=True)
     return statistics.median(x / y for x, y in pairs)
 
 

@@ -141,7 +141,7 @@ def exact_rows(problem: Problem) -> np.ndarray:
     return (weights @ problem.block) / weights.sum(1, keepdims=True)
 
 
-def fused_attention(problem: Problem) -> list[Contestant]:
+def fused_attention(problem: Problem, device: str = "cpu") -> list[Contestant]:
     """−γ|x − a|² as a product of factors of width 64, so that the flash kernel runs."""
     torch = optional_torch()
     queries, points, block, gamma = problem
@@ -156,9 +156,10 @@ def fused_attention(problem: Problem) -> list[Contestant]:
     )
     padding = HEAD_WIDTH - factors[0].shape[1]
     q, k = (
-        torch.from_numpy(np.pad(f, ((0, 0), (0, padding))))[None, None] for f in factors
+        torch.from_numpy(np.pad(f, ((0, 0), (0, padding)))).to(device)[None, None]
+        for f in factors
     )
-    v = torch.from_numpy(block)[None, None]
+    v = torch.from_numpy(block).to(device)[None, None]
     attention = torch.nn.functional.scaled_dot_product_attention
 
     def run(_: int) -> Any:

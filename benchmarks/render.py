@@ -29,6 +29,7 @@ ORDER = (
     "learn_abalone",
     "estimate_spectrum",
     "learn_images",
+    "accelerator",
 )
 PICTURES = {
     "learn_abalone": "A dot a variant of the training, a panel a figure of how close"
@@ -94,6 +95,7 @@ def section(result: dict[str, Any]) -> str:
         f" {machine['load_average_at_start']} at the start,"
         f" {machine['load_average_at_end']} at the end; Python {machine['python']},"
         f" {packages}.\n",
+        *device_lines(result),
     ]
     for case in result["cases"]:
         lines.append(f"**{case['case']}**{plain_facts(case['facts'])}\n")
@@ -102,6 +104,52 @@ def section(result: dict[str, Any]) -> str:
     if name in PICTURES:
         lines.append(f"![{PICTURES[name]}](results/{name}.png)\n")
     return "\n".join(lines)
+
+
+def device_lines(result: dict[str, Any]) -> list[str]:
+    """What `accelerator` says of its device, the checks on it and what went wrong."""
+    if "device" not in result:
+        return []
+    device, checks = result["device"], result["checks"]
+    memory = device["memory_gigabytes"]
+    memory = "" if memory is None else f" of {memory} GB"
+    what = f"Measured on: **{device['platform'].upper()}**, {device['kind']}{memory}."
+    if device["platform"] == "cpu":
+        what += " No GPU or TPU was there: these are small sizes, to show that it runs."
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for check in checks:
+        groups.setdefault(check["name"].partition(":")[0], []).append(check)
+    head = [
+        "check",
+        "passed",
+        "failed",
+        "left out",
+        "largest error, of what is allowed",
+    ]
+    rows = [check_line(name, group) for name, group in groups.items()]
+    told = [f"check {c['name']}: {c['why']}" for c in checks if not c["passed"]]
+    told += [*result["problems"], *result["notes"]]
+    return [
+        f"{what}\n",
+        "**float32 on the device beside a CPU's float64**\n",
+        markdown([head, *rows]),
+        *(f"- {line}" for line in told),
+        *([""] if told else []),
+    ]
+
+
+def check_line(name: str, group: list[dict[str, Any]]) -> list[str]:
+    """How many of a kind passed, and by what margin: in shares of what is allowed."""
+    counts = [
+        str(sum(c["passed"] is way for c in group)) for way in (True, False, None)
+    ]
+    shares = [
+        error / c["allowed"][key]
+        for c in group
+        for key, error in c["errors"].items()
+        if c["allowed"][key]
+    ]
+    return [name, *counts, number(max(shares)) if shares else "—"]
 
 
 def plain_facts(facts: dict[str, Any]) -> str:
@@ -128,6 +176,7 @@ def case_table(rows: list[dict[str, Any]]) -> Table:
         "slowest": lambda row: number(max(row["seconds"])),
         (units or ["rate"])[0]: lambda row: number(row.get("rate")),
         "peak MB": lambda row: number(row["peak_megabytes"]),
+        "of the bound": lambda row: number(row.get("of_bound")),
         "first call, s": lambda row: number(row["first_call_seconds"]),
         "whole graph, s": lambda row: number(row.get("whole_graph_seconds")),
         "predicted memory off by": lambda row: number(

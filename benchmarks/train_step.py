@@ -119,7 +119,9 @@ def ours(
     ], traces
 
 
-def torch_step(args: argparse.Namespace, views: np.ndarray) -> list[Contestant]:
+def torch_step(
+    args: argparse.Namespace, views: np.ndarray, device: str = "cpu"
+) -> list[Contestant]:
     """The same network, loss and optimiser in PyTorch."""
     torch = optional_torch()
     if torch is None:
@@ -128,9 +130,10 @@ def torch_step(args: argparse.Namespace, views: np.ndarray) -> list[Contestant]:
     layers: list[Any] = []
     for wide, narrow in itertools.pairwise(args.widths):
         layers += [torch.nn.Linear(wide, narrow), torch.nn.ReLU()]
-    network = torch.nn.Sequential(*layers[:-1])
+    network = torch.nn.Sequential(*layers[:-1]).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE, fused=True)
-    first, second = (torch.from_numpy(view) for view in views)
+    first, second = (torch.from_numpy(view).to(device) for view in views)
+    eye = torch.eye(args.widths[-1], device=device)
     width = args.widths[-1]
 
     def loss_of(z: Any, z_plus: Any) -> Any:
@@ -140,7 +143,7 @@ def torch_step(args: argparse.Namespace, views: np.ndarray) -> list[Contestant]:
         covariance = both.T @ both / len(both)
         cross = z.T @ z_plus / len(z)
         ridge = RIDGE * torch.trace(covariance) / width
-        factor = torch.linalg.cholesky(covariance + ridge * torch.eye(width))
+        factor = torch.linalg.cholesky(covariance + ridge * eye)
         held = torch.cholesky_solve(0.5 * (cross + cross.T), factor)
         return 2 * (width - torch.trace(held))
 

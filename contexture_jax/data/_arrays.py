@@ -32,7 +32,7 @@ __all__ = ["read_npy", "read_npz"]
 
 # More is nearly always an array the wrong way round.
 _MOST_COLUMNS = 1_000_000
-# Bytes, or numbers, that are looked at together: so that no mask has the size of the
+# Bytes, or numbers, that are looked at in one go, so that no mask has the size of the
 # array.
 _BLOCK = 1 << 20
 # What deflate shrinks at most: 258 bytes to a quarter of one.
@@ -345,7 +345,6 @@ def _from_matrix(
     """
     first, count = None, 0
     varies = np.zeros(x.shape[1], dtype=bool)
-    # Whole rows to a block.
     rows = max(1, _BLOCK // x.shape[1])
     for start in range(0, len(x), rows):
         block = x[start : start + rows]

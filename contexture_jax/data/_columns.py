@@ -147,7 +147,6 @@ def _noted_numbers(
     if reading.values is None:
         return None
     values = np.full(len(distinct), np.nan)
-    # Of the different texts, and from these to all cells.
     values[numeric] = reading.values
     values = values[codes]
     check_finite(source, texts, values, name)

@@ -198,7 +198,6 @@ def _sparse_counts(
         raise InputError(f"all weights of {title} are 0; expected some weight")
     # A stored 0 is no edge, and would be a pattern that its mirror lacks.
     weights.eliminate_zeros()
-    # For both forms the same rule, see `_symmetric`.
     if graph:
         weights = _symmetric(title, weights).tocsr()
     n, m = weights.shape
@@ -226,7 +225,6 @@ def _symmetric(title: str, weights: Any) -> Any:
     # (n, n), dense or sparse as the weights are.
     larger = np.maximum(weights, transposed) if dense else weights.maximum(transposed)
     excess = abs(weights - transposed) - 1e-6 * larger
-    # The worst pair, to be named.
     row, column = (int(i) for i in np.unravel_index(int(excess.argmax()), (n, n)))
     if excess[row, column] > 0:
         raise InputError(
@@ -262,7 +260,6 @@ def _without_row_labels(
     name, cells = source.names[0], source.columns[0]
     call = f"the first column{' ' + quoted(name) if name else ''}"
     labels = asked or not name or name in source.index_names
-    # With the column in, the matrix would be n × (n + 1).
     if not labels and graph and len(others) == source.num_rows:
         labels = True  # with it, the matrix would not be square
     if not labels and _is_blank(cells, dialect):
@@ -291,12 +288,10 @@ def _perhaps_labels(name: str, counts: np.ndarray) -> list[str]:
     if counts.shape[1] == 1:
         return []
     values, rest = counts[:, 0], counts[:, 1:]
-    # In order, up or down: numbers of rows, years.
     steps = np.diff(values)
     alike = len(values) > 2 and bool((values == np.round(values)).all())
     ordered = alike and bool((steps > 0).all() or (steps < 0).all())
     distinct = alike and len(np.unique(values)) == len(values)
-    # Identifiers are mostly larger than counts.
     larger = distinct and bool(np.median(values) > rest.max())
     if not (ordered or larger or _LABELS.search(_CAMEL.sub("_", name))):
         return []

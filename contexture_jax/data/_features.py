@@ -86,7 +86,7 @@ def load_features(
     named = (target, *drop, *categorical)
     # What the file itself says, after the names of the user have been checked.
     categorical = (*categorical, *source.categorical)
-    # Index, then `drop`: an index may be named there, and is left out either way.
+    # Before `dropped`, which takes out an index that `drop` names.
     source, notes = without_index(source, named)
     notes = [*source.notes, *notes]
     source = dropped(source, drop, target)

@@ -19,7 +19,8 @@ from contexture_jax.data._messages import InputError, quoted
 __all__ = ["EXPECTED", "MAGIC", "Header", "damaged", "read_header", "sized", "told"]
 
 MAGIC = b"\x93NUMPY"
-# The width of the length of a header, and the encoding of its text (NEP 1).
+# The width of the length of a header, and the encoding of its text
+# (`numpy.lib.format`).
 _VERSIONS = {(1, 0): (2, "latin1"), (2, 0): (4, "latin1"), (3, 0): (4, "utf-8")}
 _LONGEST_HEADER = 10_000  # NumPy's own limit
 _SIMPLE_DTYPE = re.compile(r"[<>|=]?[biufcSUVOMm]\d*(\[\w+\])?")
@@ -60,7 +61,6 @@ def read_header(stream: io.BufferedIOBase, size: int, what: str) -> Header:
     Raises:
         InputError: if it is none, or claims another size.
     """
-    # Six bytes and a version of two.
     start = stream.read(len(MAGIC) + 2)
     if start[: len(MAGIC)] != MAGIC or len(start) < len(MAGIC) + 2:
         raise damaged(what, "it does not begin as an array does")
@@ -71,7 +71,6 @@ def read_header(stream: io.BufferedIOBase, size: int, what: str) -> Header:
     length = int.from_bytes(stream.read(width), "little")
     if length > _LONGEST_HEADER:
         raise damaged(what, f"a header of {length:,} bytes")
-    # At most 10,000 bytes, as checked.
     text = stream.read(length)
     if len(text) < length:
         raise damaged(what, "it ends within its header")

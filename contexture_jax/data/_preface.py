@@ -71,7 +71,6 @@ def decoded(path: Path) -> str:
         # With or without a byte-order mark, which spreadsheets write.
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # The line of the first bad byte.
         line = raw.count(b"\n", 0, error.start) + 1
         raise InputError(
             f"line {line} of {name} is not UTF-8 (byte {raw[error.start]:#04x});"
@@ -149,7 +148,6 @@ def without_comments(text: str, separator: str | None, title: str) -> Preface:
             notes = _notes(above - 1)
             if names != last:
                 notes += (f"the names are those behind # on line {above}",)
-            # The line end of the file itself.
             ending = lines[above - 1][len(lines[above - 1].rstrip("\r\n")) :]
             return Preface(names + ending + below, above - 1, notes)
         break

@@ -137,7 +137,6 @@ def check_reading(
             f" {parameter('drop', [name])}"
         )
     if reading.values is None and len(reading.decimals) > 1:
-        # A cell with a comma, to show which kind it is.
         row = int(np.argmax(texts.among([next(t for t in present if "," in t)])))
         raise InputError(
             f"{where} holds {quoted(texts[row])} on {source.place(row)}, with a comma"
@@ -196,7 +195,6 @@ def notes_of(columns: Sequence[Column], dialect: Dialect) -> list[str]:
     written: dict[str, list[str]] = {}
     for column in columns:
         # Of the whole file, which says so once.
-        # The sign of the whole file is said once, with its separator.
         words = [
             w for w in column.words if w != DECIMAL_COMMAS or dialect.decimal != ","
         ]

@@ -60,7 +60,7 @@ def as_dialect(
         TypeError: if `missing` is one text.
         ValueError: if a sign is none.
     """
-    # The signs of a language, checked before a file is opened.
+    # Checked before a file is opened.
     if separator is not None and len(separator) != 1:
         msg = f"separator must be one character; got {separator!r}"
         raise ValueError(msg)

@@ -161,7 +161,6 @@ def _strings(texts: list[str]) -> Any:
     import pyarrow as pa
 
     # As it stands for half a character, which no UTF-8 has.
-    # Lone surrogates, of JSON or of file names, would raise.
     raw = [text.encode("utf-8", errors="replace") for text in texts]
     offsets = np.zeros(len(raw) + 1, dtype=np.int64)
     np.cumsum([len(cell) for cell in raw], out=offsets[1:])

@@ -93,8 +93,7 @@ def svme(
     f, g = batch.centre(f), batch.centre(g)
     residual = f - g
     C = batch.moment(f, f)
-    # C_φψ + C_ψφ − C_ψ by one product in place of three. The cross-covariance enters
-    # only so, which is why Ψ needs no constraint.
+    # C_φψ + C_ψφ − C_ψ by one product in place of three.
     B = C - batch.moment(residual, residual)
     return constrained(constraint, C, B, factor=1, moments=moments, exponent=exponent)
 

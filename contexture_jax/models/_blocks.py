@@ -39,6 +39,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
 }
+# As in BERT and ViT: small beside tokens of unit variance.
 _POSITION_SCALE = 0.02
 
 
@@ -66,6 +67,7 @@ class EncoderConfig:
             msg = f"activation must be one of {names}; got {self.activation!r}"
             raise ValueError(msg)
         for name in ("dtype", "param_dtype"):
+            # Gradients are taken of floating numbers alone.
             if not jnp.issubdtype(getattr(self, name), jnp.floating):
                 msg = f"{name} must be a floating dtype; got {getattr(self, name)!r}"
                 raise TypeError(msg)
@@ -96,6 +98,7 @@ class TransformerConfig(EncoderConfig):
         super().__post_init__()
         check_sizes(self, "width", "num_heads", "mlp_ratio")
         check_integer(self.depth, "depth", low=0)
+        # Each head has its own share of the features.
         if self.width % self.num_heads:
             msg = (
                 f"num_heads must divide width, {self.width}; got {self.num_heads} heads"
@@ -105,6 +108,7 @@ class TransformerConfig(EncoderConfig):
 
 def check_sizes(config: Any, *names: str) -> None:
     """Raise unless the fields are positive integers, or declared tuples of them."""
+    # By the annotation, so that a field says once what it may hold.
     declared = {field.name: str(field.type) for field in dataclasses.fields(config)}
     for name in names:
         value = getattr(config, name)
@@ -125,7 +129,10 @@ def as_input(x: Any, name: str, shape: tuple[int | None, ...]) -> Array:
         TypeError: if `x` does not hold real numbers.
         ValueError: if it has another shape.
     """
+    # The dtype stays: tokens and codes are integers, and each encoder casts what is
+    # not.
     x = as_device_array(as_real(x, name), name)
+    # Static shapes: the check costs nothing in a compiled step.
     fits = len(x.shape) == len(shape) and all(
         wanted in (None, size) for size, wanted in zip(x.shape, shape, strict=True)
     )
@@ -187,7 +194,10 @@ def mean_pool(
     """The mean over tokens, or over those that `mask` keeps; 0 where it keeps none."""
     if mask is None:
         return tokens.mean(axis=1)
+    # (b, l, 1), in the dtype of tokens.
     kept = mask[:, :, None].astype(tokens.dtype)
+    # At least 1 in the denominator: a row of padding alone is 0, with a finite
+    # gradient.
     return (tokens * kept).sum(axis=1) / jnp.maximum(kept.sum(axis=1), 1)
 
 
@@ -210,16 +220,23 @@ class Attention(nnx.Module):
     ) -> Float[Array, "b q w"]:
         """Tokens of `x` read those of `memory` that `mask` lets them see."""
 
+        # (b, l, w) to (b, l, heads, w / heads).
         def heads(tokens: Array) -> Array:
             return tokens.reshape(*tokens.shape[:2], self.num_heads, -1)
 
         query, key = heads(self.query(x)), heads(self.key(memory))
+        # (b, heads, q, k). Float32 from here to the softmax: differences of large
+        # logits are what it sees.
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key).astype(jnp.float32)
+        # Scores of unit variance, whatever the width of a head.
         scores = scores / math.sqrt(query.shape[-1])
         if mask is not None:
+            # And not −∞: of a row that may see nothing, −∞ − (−∞) would be NaN; so it
+            # sees all alike.
             lowest = jnp.finfo(scores.dtype).min
             scores = jnp.where(mask[:, None, :, :], scores, lowest)
         weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+        # (b, q, heads, w / heads)
         read = jnp.einsum("bhqk,bkhd->bqhd", weights, heads(self.value(memory)))
         return self.out(read.reshape(x.shape))
 
@@ -234,6 +251,7 @@ class TransformerBlock(nnx.Module):
         self.activation = config.activation_fn
         self.norm_attention = layer_norm(config, width, rngs=rngs)
         self.norm_memory: Any = (
+            # Memory has another scale than x: a norm of its own.
             layer_norm(config, width, rngs=rngs) if cross else nnx.data(None)
         )
         self.attention = Attention(config, rngs=rngs)
@@ -248,6 +266,8 @@ class TransformerBlock(nnx.Module):
         mask: Bool[Array, "#b #l k"] | None = None,
     ) -> Float[Array, "b l w"]:
         """Self-attention, or cross-attention to `memory` in a block made for it."""
+        # Norms come first, within the branches: the sum of skips is left alone, and
+        # depth needs no warm-up (Xiong et al. 2020).
         read = self.norm_attention(x)
         seen = read if memory is None else self.norm_memory(memory)
         x = x + self.attention(read, seen, mask)

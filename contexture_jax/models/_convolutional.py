@@ -71,6 +71,7 @@ class ResNetConfig(ConvNetConfig):
 
 def _as_images(x: Any, config: ConvNetConfig) -> Array:
     x = as_input(x, "x", (None, None, None, config.in_channels))
+    # A mean over no pixels is 0 / 0.
     if 0 in x.shape[1:3]:
         msg = f"x must hold images of at least 1 pixel; got shape {tuple(x.shape)}"
         raise ValueError(msg)
@@ -78,6 +79,7 @@ def _as_images(x: Any, config: ConvNetConfig) -> Array:
 
 
 def _pooled_head(config: ConvNetConfig, channels: int, rngs: nnx.Rngs) -> nnx.Linear:
+    # The width that `_pool` gives, whatever the size of the image.
     return linear(config, channels * config.pool**2, config.out_features, rngs=rngs)
 
 
@@ -90,6 +92,7 @@ def _pool(h: Float[Array, "b h w c"], cells: int) -> Float[Array, "b f"]:
         return h.mean(axis=(1, 2))
     # Averages of half precision in single: a share such as 1 / 150 is not exact there.
     exact = jnp.promote_types(h.dtype, jnp.float32)
+    # (g, h) and (g, w): a mean over a cell is a product of two.
     rows, columns = (_cells(n, cells).astype(exact) for n in h.shape[1:3])
     pooled = jnp.einsum("bhwc,ih,jw->bijc", h.astype(exact), rows, columns)
     return pooled.reshape(h.shape[0], cells**2 * h.shape[3]).astype(h.dtype)
@@ -98,6 +101,8 @@ def _pool(h: Float[Array, "b h w c"], cells: int) -> Float[Array, "b f"]:
 def _cells(length: int, cells: int) -> np.ndarray:
     """A matrix of averages, shape (cells, length)."""
     i, at = np.arange(cells)[:, None], np.arange(length)
+    # −⌊−a / b⌋ rounds up. Every cell has at least one row, also where there are fewer
+    # rows than cells.
     inside = (at >= i * length // cells) & (at < -(-(i + 1) * length // cells))
     return inside / inside.sum(axis=1, keepdims=True)
 
@@ -121,6 +126,7 @@ class _ConvNorm(nnx.Module):
             channels,
             (size, size),
             strides=stride,
+            # The norm takes a bias off and has one of its own.
             use_bias=not config.normalise,
             rngs=rngs,
             **dtypes,
@@ -128,6 +134,7 @@ class _ConvNorm(nnx.Module):
         self.norm = (
             nnx.GroupNorm(
                 channels,
+                # Groups must divide the channels.
                 num_groups=math.gcd(channels, config.num_groups),
                 rngs=rngs,
                 **dtypes,
@@ -148,6 +155,7 @@ class ConvNet(nnx.Module):
         self.config = config
         channels = (config.in_channels, *config.channels)
         self.layers = nnx.List(
+            # Stride 2 in place of pooling: fewer operations at the same reach.
             _ConvNorm(config, *pair, stride=2, rngs=rngs)
             for pair in itertools.pairwise(channels)
         )
@@ -175,6 +183,8 @@ class _ResidualBlock(nnx.Module):
         self.activation = config.activation_fn
         self.first = _ConvNorm(config, in_channels, channels, stride=stride, rngs=rngs)
         self.second = _ConvNorm(config, channels, channels, rngs=rngs)
+        # Where the shape stays the skip is the identity, and gradients pass as they
+        # are.
         changes = stride != 1 or in_channels != channels
         self.bypass = (
             _ConvNorm(config, in_channels, channels, stride=stride, size=1, rngs=rngs)
@@ -184,6 +194,7 @@ class _ResidualBlock(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         kept = x if self.bypass is None else self.bypass(x)
+        # The second activation comes after the sum, as in the first paper.
         return self.activation(kept + self.second(self.activation(self.first(x))))
 
 
@@ -192,10 +203,13 @@ class ResNet(nnx.Module):
 
     def __init__(self, config: ResNetConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
+        # Of stride 1 and without pooling: for small images, of which the published stem
+        # would leave little.
         self.stem = _ConvNorm(config, config.in_channels, config.channels[0], rngs=rngs)
         blocks, last = [], config.channels[0]
         for stage, channels in enumerate(config.channels):
             for block in range(config.blocks_per_stage):
+                # The first block of a stage takes the image down, the others keep it.
                 stride = 2 if stage > 0 and block == 0 else 1
                 blocks.append(_ResidualBlock(config, last, channels, stride, rngs=rngs))
                 last = channels

@@ -69,15 +69,18 @@ class CrossAttentionEncoder(nnx.Module):
             mask: which of them are there; None: all.
         """
         config = self.config
+        # One vector a row is one query.
         single = (None, config.in_features)
         shape = single if np.ndim(x) == 2 else (None, *single)
         x = as_input(x, "x", shape)
         a = as_input(a, "a", (x.shape[0], None, config.context_features))
         tokens = x[:, None, :] if x.ndim == 2 else x
         h = self.queries(tokens.astype(config.dtype))
+        # (b, k, width), read by every block; it is not updated itself.
         memory = self.memory(a.astype(config.dtype))
         seen = None
         if mask is not None:
+            # (b, 1, k): the same tokens of a are there for every query.
             seen = as_input(mask, "mask", a.shape[:2]).astype(bool)[:, None, :]
         for block in self.blocks:
             h = block(h, memory, seen)

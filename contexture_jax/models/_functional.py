@@ -48,7 +48,10 @@ def functional(module: nnx.Module) -> tuple[dict[Any, Any], Callable[..., Any]]:
     if not isinstance(module, nnx.Module):
         msg = f"module must be a flax.nnx.Module; got {type(module).__name__}"
         raise TypeError(msg)
+    # The graph holds what is static; a module that occurs twice has its arrays once.
     graphdef, params, rest = nnx.split(module, nnx.Param, ...)
+    # Batch statistics would make an embedding a function of its batch, and the moments
+    # of losses those of another encoder on every device.
     if jax.tree.leaves(rest):
         found = ", ".join(
             sorted(".".join(map(str, path)) for path, _ in nnx.to_flat_state(rest))
@@ -60,6 +63,8 @@ def functional(module: nnx.Module) -> tuple[dict[Any, Any], Callable[..., Any]]:
         raise ValueError(msg)
 
     def apply(params: dict[Any, Any], *inputs: Any) -> Any:
+        # A new module around the given arrays in each call, within the trace: nothing
+        # is mutated.
         return nnx.merge(graphdef, params)(*inputs)
 
     return nnx.to_pure_dict(params), apply

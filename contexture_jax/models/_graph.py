@@ -60,6 +60,7 @@ def neighbor_mean(h: Float[Array, "m w"], neighbors: Any) -> Float[Array, "n w"]
         TypeError: if `neighbors` is none of these.
         ValueError: if W has not m columns.
     """
+    # A matrix of SciPy's would become an array of one object.
     if hasattr(neighbors, "tocoo"):
         msg = (
             "neighbors must be an array, or a BCOO if they are sparse; got a"
@@ -71,6 +72,7 @@ def neighbor_mean(h: Float[Array, "m w"], neighbors: Any) -> Float[Array, "n w"]
     if jnp.issubdtype(neighbors.dtype, jnp.integer) and not isinstance(
         neighbors, sparse.BCOO
     ):
+        # (n, K, w), then the mean: every vertex has K neighbours, of equal weight.
         return h[neighbors].mean(axis=1)
     if neighbors.ndim != 2 or neighbors.shape[1] != h.shape[0]:
         msg = (
@@ -81,6 +83,7 @@ def neighbor_mean(h: Float[Array, "m w"], neighbors: Any) -> Float[Array, "n w"]
     if isinstance(neighbors, sparse.BCOO):
         weights, (rows, columns) = neighbors.data.astype(h.dtype), neighbors.indices.T
         num = neighbors.shape[0]
+        # (n,): degrees; an edge that is stored twice counts twice, above and below.
         total = jax.ops.segment_sum(weights, rows, num)
         # BCOO pads with indices past the end: what they gather is dropped again.
         sent = weights[:, None] * h.at[columns].get(mode="fill", fill_value=0)
@@ -88,6 +91,7 @@ def neighbor_mean(h: Float[Array, "m w"], neighbors: Any) -> Float[Array, "n w"]
     else:
         weights = neighbors.astype(h.dtype)
         total, received = weights.sum(axis=1), weights @ h
+    # A vertex without edges gets the message 0, not NaN.
     return safe_divide(received, total[:, None])
 
 
@@ -100,6 +104,7 @@ class _Round(nnx.Module):
             else nnx.data(None)
         )
         self.own = linear(config, config.width, config.width, rngs=rngs)
+        # One bias for both maps is enough.
         self.others = linear(
             config, config.width, config.width, rngs=rngs, use_bias=False
         )
@@ -107,6 +112,8 @@ class _Round(nnx.Module):
     def __call__(self, h: Array, neighbors: Any) -> Array:
         entered = h if self.norm is None else self.norm(h)
         message = self.others(neighbor_mean(entered, neighbors))
+        # The skip keeps what a vertex is apart from its surroundings: repeated means
+        # alone make all vertices of a component alike.
         return h + self.activation(self.own(entered) + message)
 
 

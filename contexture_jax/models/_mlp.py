@@ -54,12 +54,15 @@ class _Layer(nnx.Module):
         )
         self.linear = linear(config, in_features, features, rngs=rngs)
         self.bypass = (
+            # The identity where widths agree; a bias would be a second one for the same
+            # layer.
             linear(config, in_features, features, rngs=rngs, use_bias=False)
             if config.skip and in_features != features
             else nnx.data(None)
         )
 
     def __call__(self, h: Array) -> Array:
+        # The skip goes past the norm, as in the transformers.
         entered = h if self.norm is None else self.norm(h)
         out = self.activation(self.linear(entered))
         if not self.skip:

@@ -72,8 +72,11 @@ class TabularEncoder(nnx.Module):
         is_mlp = config.trunk == "mlp"
         width = config.category_width if is_mlp else config.width
         num = config.num_numeric
+        # A row for each category, and one more a column for missing: one table for all
+        # columns.
         slots = sum(config.cardinalities) + len(config.cardinalities)
         self.categories: Any = (
+            # No table without rows, where no column is categorical.
             embed(config, slots, width, rngs=rngs) if slots else nnx.data(None)
         )
         if is_mlp:
@@ -91,6 +94,8 @@ class TabularEncoder(nnx.Module):
                 rngs=rngs,
             )
             return
+        # w_j and b_j: a token of x_j that is not 0 where x_j is, and other than those
+        # of other columns.
         self.scales = positions(config, (1, num, width), rngs=rngs)
         self.shifts = positions(config, (1, num, width), rngs=rngs)
         self.blocks = nnx.List(
@@ -107,12 +112,15 @@ class TabularEncoder(nnx.Module):
         """Embed rows: numbers (b, num_numeric), categories (b, number of those)."""
         config = self.config
         pieces = []
+        # Given without such columns it is an error of width, not passed over.
         if config.num_numeric or numeric is not None:
             numbers = _given(numeric, "numeric", config.num_numeric)
             pieces.append(self._numbers(numbers.astype(config.dtype)))
         if config.cardinalities or codes is not None:
             known = _given(codes, "codes", len(config.cardinalities))
             pieces.append(self._embedded(known))
+        # (b, features) for the MLP, (b, columns, width) for the transformer: the same
+        # axis.
         tokens = jnp.concatenate(pieces, axis=1)
         if config.trunk == "mlp":
             return self.trunk(tokens)
@@ -125,11 +133,15 @@ class TabularEncoder(nnx.Module):
             return numeric
         dtype = self.config.dtype
         scales, shifts = self.scales[...].astype(dtype), self.shifts[...].astype(dtype)
+        # (b, num, 1) · (1, num, width)
         return numeric[:, :, None] * scales + shifts
 
     def _embedded(self, codes: Array) -> Array:
         sizes = jnp.asarray(self.config.cardinalities, codes.dtype)[None, :]
+        # Where the rows of each column begin; the first of them is "missing".
         starts = jnp.cumsum(sizes + 1, axis=1) - (sizes + 1)
+        # A category that training never saw is missing, rather than another one's
+        # vector.
         is_known = (codes >= 0) & (codes < sizes)
         vectors = self.categories(starts + jnp.where(is_known, codes + 1, 0))
         is_mlp = self.config.trunk == "mlp"

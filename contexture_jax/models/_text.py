@@ -80,13 +80,17 @@ class TextTransformer(nnx.Module):
         if not jnp.issubdtype(x.dtype, jnp.integer):
             msg = f"x must hold integer tokens; got dtype {x.dtype}"
             raise TypeError(msg)
+        # (b, l): tokens that are there.
         kept = None if config.padding is None else x != config.padding
+        # (b, 1, l): nobody sees padding; what padding itself sees plays no part.
         mask = None if kept is None else kept[:, None, :]
         if config.causal:
+            # A token sees itself too, or the first would see nothing.
             earlier = jnp.tril(jnp.ones((1, length, length), bool))
             mask = earlier if mask is None else earlier & mask
         h = self.tokens(x)
         if self.positions is not None:
+            # Positions count from the start: padding belongs at the end.
             h = h + self.positions[:, :length].astype(config.dtype)
         for block in self.blocks:
             h = block(h, mask=mask)

@@ -40,5 +40,6 @@ class TwoTower(nnx.Module):
 
 
 def _embed(tower: Any, head: Any, inputs: Any) -> Array:
+    # As `CrossAttentionEncoder` takes (x, a).
     features = tower(*inputs) if isinstance(inputs, tuple) else tower(inputs)
     return features if head is None else head(features)

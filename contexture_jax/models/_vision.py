@@ -38,6 +38,7 @@ class VisionTransformerConfig(TransformerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_sizes(self, "image_size", "in_channels", "patch_size")
+        # Patches are cut, not padded: an image has no pixels beyond its edge.
         if any(side % self.patch_size for side in self.image_size):
             msg = (
                 f"patch_size must divide the image, {self.image_size};"
@@ -75,6 +76,7 @@ class VisionTransformer(nnx.Module):
         config, side = self.config, self.config.patch_size
         height, width = config.image_size
         x = as_input(x, "x", (None, height, width, config.in_channels))
+        # (b, rows, side, columns, side, c), of which the axes within a patch come last.
         tiles = x.astype(config.dtype).reshape(
             x.shape[0], height // side, side, width // side, side, config.in_channels
         )

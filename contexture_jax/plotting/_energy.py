@@ -49,11 +49,14 @@ def plot_target_energy(
     ax = dressed(new_axes() if ax is None else ax, "function i", "share of variance")
     count = len(shares)
     edges = np.arange(count + 1) + 0.5
+    # Stairs, as both are functions of whole numbers.
     sums = np.cumsum(shares)
     ax.stairs(sums, edges, fill=True, color=MAIN, alpha=0.18, label="first i functions")
     ax.stairs(sums, edges, baseline=None, color=MAIN, linewidth=1.2)
     ax.stairs(shares, edges, fill=True, color=ACCENT, label="function i alone")
     count_axis(ax, count)
+    # All of the variance, whatever the functions hold of it: pictures of two contexts
+    # compare.
     ax.set_ylim(0.0, 1.0)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)

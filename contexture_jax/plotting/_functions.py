@@ -85,10 +85,12 @@ def plot_functions(
     if values is not None and values.shape != functions.shape[:1]:
         msg = f"target must have shape {functions.shape[:1]}; got {values.shape}"
         raise ValueError(msg)
+    # As for `linear_probe`: floats are measured, all else named.
     if values is not None and kind is None:
         kind = "numbers" if values.dtype.kind == "f" else "classes"
     num_inputs = len(functions)
     shown = np.unique(
+        # Even and without chance: the same points in each picture of one data set.
         np.linspace(0, num_inputs - 1, min(num_inputs, _MOST_POINTS)).astype(int)
     )
     functions = functions[shown, :2]
@@ -96,6 +98,7 @@ def plot_functions(
     if values is not None and kind == "numbers":
         numbers = values[shown].astype(np.float64)
     elif values is not None:
+        # Of what is shown: a class without a point has no place in the legend.
         groups = _groups(values[shown], class_names)
     labels = [_axis_label(i, singular_values) for i in range(functions.shape[1])]
     ax = new_axes() if ax is None else ax
@@ -120,6 +123,7 @@ def _groups(values: np.ndarray, class_names: Sequence[str] | None) -> list[_Grou
     named = np.arange(len(classes))
     if len(classes) > _MOST_CLASSES:
         sizes = np.bincount(codes)
+        # The largest classes, in their own order; the last colour is left for the rest.
         named = np.sort(np.argsort(-sizes, kind="stable")[: _MOST_CLASSES - 1])
     groups = [
         _Group(
@@ -133,6 +137,7 @@ def _groups(values: np.ndarray, class_names: Sequence[str] | None) -> list[_Grou
         for i, c in enumerate(named)
     ]
     if len(named) < len(classes):
+        # Faint, and one entry: they are there, and not told apart.
         rest = np.flatnonzero(~np.isin(codes, named))
         name = f"{len(classes) - len(named)} others"
         groups.append(_Group(name, rest, FAINT, "o"))
@@ -165,6 +170,7 @@ def _two_functions(
 
 
 def _point_style(count: int) -> dict:
+    # Marks and ink shrink with the number of points, within what can be seen.
     size = float(np.clip(24000.0 / count, 9.0, 32.0))
     alpha = float(np.clip(900.0 / count, 0.45, 0.85))
     return {"s": size, "alpha": alpha, "linewidths": 0, "rasterized": True}
@@ -175,6 +181,7 @@ def _by_number(
 ) -> None:
     # Outliers would leave one colour to all the rest.
     low, high = np.quantile(values, [0.02, 0.98])
+    # More than 96 % of one value: the whole range then.
     if low == high:
         low, high = values.min(), values.max()
     norm = Normalize(low, high)
@@ -198,6 +205,7 @@ def _by_class(
     # Drawn in one random order, or the last class would cover the others.
     order = np.random.default_rng(0).permutation(len(functions))
     for marker in np.unique(markers):
+        # One call of `scatter` for each mark, which takes one mark and many colours.
         rows = order[markers[group[order]] == marker]
         ax.scatter(
             *functions[rows].T, c=colours[group[rows]].tolist(), marker=marker, **style
@@ -246,6 +254,7 @@ def _one_function(
     groups: list[_Group] | None,
     target_name: str,
 ) -> None:
+    # Over the target: two axes tell more than a colour.
     if numbers is not None:
         ax.scatter(function, numbers, color=MAIN, **_point_style(len(function)))
         return

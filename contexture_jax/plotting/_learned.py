@@ -62,6 +62,7 @@ def plot_learned_spectrum(
         )
     for number, (name, earlier) in enumerate((stages or {}).items()):
         early = _vector(earlier, name)
+        # Later stages are darker.
         share = (number + 1) / (len(stages or {}) + 1)
         ax.plot(
             np.arange(1, len(early) + 1),
@@ -99,6 +100,7 @@ def plot_learned_spectrum(
             label="on held-out pairs",
             zorder=3,
         )
+    # No value is above 1; the margin keeps marks at 1 whole.
     ax.set_ylim(0.0, 1.02)
     count_axis(ax, count)
     ax.legend(frameon=False, fontsize=11, labelcolor=INK)
@@ -121,6 +123,8 @@ def plot_loss(
     """
     at = np.asarray(steps)
     ax = dressed(new_axes() if ax is None else ax, "step", "loss")
+    # Not strict: a curve beyond the palette is left out rather than drawn in a colour
+    # twice.
     for (name, values), colour in zip(losses.items(), PALETTE, strict=False):
         ax.plot(at, np.asarray(values), color=colour, linewidth=1.3, label=name)
     if len(losses) > 1:
@@ -145,9 +149,12 @@ def _mark_size(count: int) -> float:
 def _claim(learned: np.ndarray, exact: ArrayLike | None) -> str:
     if exact is None:
         return f"The learned spectrum: {len(learned)} values"
+    # As many as were learned: the rest was not asked for.
     truth = np.asarray(exact, np.float64)[: len(learned)]
     energy = (truth**2).sum()
     if energy == 0:
         return "Learned beside exact: nothing to learn"
+    # Σ λ̂_i over Σ s_i², the ratio trace over its largest value (theory.md §2.6); an
+    # estimate may pass 1.
     share = (learned[: len(truth)] ** 2).sum() / energy
     return f"The encoder holds {100 * min(share, 1.0):.1f} % of the exact energy"

@@ -90,7 +90,9 @@ def plot_spectrum(
     values, eps = _checked_values(singular_values)
     ax = dressed(new_axes() if ax is None else ax, "index i", "singular value $s_i$")
     index = np.arange(1, len(values) + 1)
+    # Beside s_0 = 1, which is the scale of rounding however small all values are.
     visible = values > _CUTOFF * eps * max(1.0, values.max())
+    # The axis first, as of the values alone: bands and bars may only widen it.
     low = _log_axis(ax, values[visible], room=_WHOLE if visible.all() else 10.0)
     if sampling is not None:
         ends = (sampling.lower, sampling.upper)
@@ -101,6 +103,7 @@ def plot_spectrum(
         _draw_clusters(
             ax, index, values, visible, _same_shape(cluster, "cluster", values)
         )
+    # Last of what is drawn about them, so that they lie on the final axis.
     _draw_values(ax, index, values, visible, low)
     if decay_rate is not None and np.isfinite(decay_rate):
         _draw_decay(ax, index, decay_rate, low)
@@ -170,6 +173,7 @@ def _draw_values(
 
 
 def _draw_decay(ax: Axes, index: np.ndarray, rate: float, floor: float) -> None:
+    # s = e^{−λ i / 2} for s² = e^{−λ i}.
     fit = np.exp(-0.5 * rate * index)
     shown = fit >= floor
     ax.plot(
@@ -191,6 +195,7 @@ def _draw_band(
     low, high = ax.get_ylim()
     if ax.get_yscale() == "log":
         above = lower[lower > 0]
+        # A lower end of 0 has no place on a logarithmic axis: it is cut at the edge.
         low = max(min(low, 0.8 * above.min() if above.size else low), floor / 10)
     ax.set_ylim(low, high)
     _make_room(ax, float(lower.min()), float(upper.max()))
@@ -235,6 +240,7 @@ def _draw_bars(
     low, high = ax.get_ylim()
     lower, upper = np.maximum(ends[0], low), ends[1]
     if ax.get_yscale() == "log":
+        # As a share of the height of the axes, in its own scale.
         seen = np.log(np.maximum(upper, low) / lower) > _VISIBLE * np.log(high / low)
     else:
         seen = upper - ends[0] > _VISIBLE * (high - low)
@@ -242,6 +248,8 @@ def _draw_bars(
         return
     _make_room(ax, float(ends[0][seen].min()), float(upper[seen].max()))
     lower = np.maximum(ends[0], ax.get_ylim()[0])
+    # `errorbar` takes lengths, which must not be negative: a value may lie outside by
+    # rounding.
     middle = np.clip(values[seen], lower[seen], upper[seen])
     ax.errorbar(
         index[seen],
@@ -269,9 +277,11 @@ def _draw_clusters(
         here = index[(cluster == number) & visible]
         if len(here) < 2:
             continue
+        # Just below the lowest of them.
         height = values[here[0] - 1 : here[-1]].min()
         if ax.get_yscale() == "log":
             low, high = ax.get_ylim()
+            # The same share of the height on either axis.
             height *= (low / high) ** 0.045
         else:
             low, high = ax.get_ylim()
@@ -285,6 +295,7 @@ def _draw_clusters(
             zorder=2,
             label=label,
         )
+        # One entry in the legend for all clusters.
         label = None
 
 
@@ -294,7 +305,10 @@ def _log_axis(ax: Axes, visible: np.ndarray, *, room: float) -> float:
         ax.set_ylim(0.0, 1.0)
         return 0.0
     span = float(visible.max() - visible.min())
+    # Values that are nearly equal: their differences are what there is to see.
     if room == _WHOLE and span > _FLAT and visible.min() * room > visible.max():
+        # A linear axis of the range itself: equal values would lie on one line of a
+        # logarithmic one.
         low = float(visible.min()) - 0.1 * span
         ax.set_ylim(low, float(visible.max()) + 0.1 * span)
         ax.ticklabel_format(axis="y", useOffset=False)
@@ -310,6 +324,7 @@ def _log_axis(ax: Axes, visible: np.ndarray, *, room: float) -> float:
     if high / low > 30:
         ax.yaxis.set_major_formatter(LogFormatterMathtext())
     else:
+        # Within a decade or two the default labels are too few to read a value by.
         digits = (1, 2, 5) if high / low > 6 else (1, 2, 3, 4, 5, 6, 8)
         ticks = [d * 10.0**p for p in range(-12, 1) for d in digits]
         ticks = [t for t in ticks if low <= t <= high]
@@ -399,6 +414,7 @@ def plot_usefulness(usefulness: Usefulness, ax: Axes | None = None) -> Axes:
 
 def _zoom_on_minimum(ax: Axes, curve: np.ndarray, tau: float) -> None:
     """Keep a near-infinite start of the curve from flattening the rest."""
+    # The median: half of the curve is within the picture, whatever its start is.
     middle = float(np.median(curve)) - tau
     span = min(float(curve.max()) - tau, max(4.0 * middle, 0.3))
     span = max(span, 0.05)
@@ -408,6 +424,7 @@ def _zoom_on_minimum(ax: Axes, curve: np.ndarray, tau: float) -> None:
 def _mark_cut(ax: Axes, dims: np.ndarray, curve: np.ndarray) -> None:
     """Say where the curve is above the top edge, and how far up it goes."""
     top = ax.get_ylim()[1]
+    # Told in words, as the part that is cut off cannot be read.
     above = dims[curve > top]
     if not above.size:
         return

@@ -77,7 +77,9 @@ class Interval(Protocol):
 
 def new_axes(size: tuple[float, float] = _SIZE) -> Axes:
     """Axes on a figure of their own, which no global state knows."""
+    # Not by `pyplot`, which keeps every figure until it is closed, and picks a backend.
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    # So that it can be saved without a display.
     FigureCanvasAgg(figure)
     return figure.subplots()
 

@@ -64,6 +64,7 @@ def linear_probe(features: ArrayLike, y: ArrayLike, *, seed: int = 0) -> Probe:
         >>> cx.prediction.linear_probe(x, x[:, 0] > 0).error < 0.1
         True
     """
+    # On the host: scikit-learn takes arrays of NumPy, in float64.
     z, y = np.asarray(as_array(features, "features"), np.float64), as_array(y, "y")
     check_ndim(z, 2, "features")
     check_ndim(y, 1, "y")
@@ -74,10 +75,12 @@ def linear_probe(features: ArrayLike, y: ArrayLike, *, seed: int = 0) -> Probe:
     if y.dtype.kind not in "biufUSOT":
         msg = f"y must hold classes or real numbers; got dtype {y.dtype}"
         raise TypeError(msg)
+    # Without a look at the features: all of one target are judged on the same rows.
     test = held_out_rows(y, seed=seed)
     classes = _is_of_classes(y)
     if len(y) < _FEWEST_ROWS or not test.any():
         raise ValueError("too few rows for each of its values")
+    # The error is over that variance.
     if not classes and np.ptp(y[test]) == 0:
         raise ValueError("the rows left out have one value")
     error = _error(z, y, test, classes=classes)
@@ -101,6 +104,7 @@ def held_out_rows(y: ArrayLike, *, seed: int = 0) -> Bool[np.ndarray, " n"]:
     rng = np.random.default_rng(check_integer(seed, "seed", low=0))
     codes = y if _is_of_classes(y) else np.zeros(len(y), np.int64)
     test = np.zeros(len(y), dtype=bool)
+    # Class by class: a rare one may be missing from a quarter of all rows.
     for code in np.unique(codes):
         rows = rng.permutation(np.flatnonzero(codes == code))
         test[rows[: round(_TEST_SHARE * len(rows))]] = True
@@ -122,6 +126,8 @@ def _error(z: np.ndarray, y: np.ndarray, test: np.ndarray, *, classes: bool) -> 
         # An error that is a little larger is told as it is.
         warnings.simplefilter("ignore", ConvergenceWarning)
         try:
+            # Means and deviations of the rows fitted alone: those left out have no part
+            # in the fit.
             fitted = make_pipeline(StandardScaler(), model).fit(z[~test], y[~test])
         except (ArithmeticError, np.linalg.LinAlgError) as error:
             msg = f"the fit of the probe failed: {error}"

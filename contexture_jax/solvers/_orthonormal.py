@@ -45,9 +45,11 @@ def orthonormalize(
     random one.
 
     Blocks can be as large as memory, so they are read for products and little else. The
-    basis is looked at again only if the round before left some column shorter than a
-    tenth, so that rounding lost at most a digit (Daniel, Gragg, Kaufman & Stewart
-    1976).
+    basis is looked at again only if the round before took more than half of the square
+    of some column: a column inherits what orthogonality the basis has lost, times the
+    length taken over the length left, and bases that grow by blocks would multiply that
+    at each (Daniel, Gragg, Kaufman & Stewart 1976). A projection is exact to rounding,
+    and costs at most a digit where a tenth of a column is left.
 
     Args:
         block: Z, shape (n, b), floating or complex; b ≤ n less the size of `basis` and
@@ -64,6 +66,7 @@ def orthonormalize(
     n, width = block.shape
     dtype = block.dtype
     shift = 10 * width * float(np.finfo(dtype).eps)
+    enough = 0.01 if basis is None else 0.5
     eye = jnp.eye(width, dtype=dtype)
 
     def clean(z: Array) -> Array:
@@ -105,7 +108,7 @@ def orthonormalize(
             number + 1,
             mm(z, scale[:, None] * inverse.conj().T),
             jnp.ones_like(lengths),
-            ~complete | (left_over < 0.01 * lengths).any(),
+            ~complete | (left_over < enough * lengths).any(),
             done,
         )
 

@@ -246,8 +246,7 @@ class Store:
             CheckpointError: if it cannot be read, or is not what was saved.
         """
         wanted = named(like)
-        # Shapes and a sharding: Orbax reads each share onto its device, with no copy on
-        # the host of the whole.
+        # Shapes and a sharding: Orbax reads straight onto the devices.
         abstract = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
             for name, leaf in wanted.items()

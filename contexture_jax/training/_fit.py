@@ -207,7 +207,6 @@ def _check_nothing_to_write(checkpoints: Checkpoints, logging: Logging) -> None:
     needs = [(checkpoints, "keep_last"), (checkpoints, "keep_best")]
     for options, name in [*needs, (logging, "tensorboard")]:
         value, kind = getattr(options, name), type(options)
-        # An option at its default asks for nothing.
         if value != getattr(kind, name):  # the default
             msg = f"{kind.__name__}.{name}={value} needs a directory to write to"
             raise ValueError(f"{msg}; got None")

@@ -414,6 +414,7 @@ class IndexedContext(AnalyticContext):
             right.T @ (columns[:, None] * right) - np.eye(values.size),
             left.T @ joint @ right - np.diag(values),
         )
+        # ‖·‖_F² of every leading block at once, by running sums.
         blocks = [np.diag((e**2).cumsum(axis=0).cumsum(axis=1)) for e in errors]
         return int((np.max(blocks, axis=0) <= (0.1 * RESOLUTION) ** 2).sum())
 

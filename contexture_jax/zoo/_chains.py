@@ -30,13 +30,16 @@ class _Chain(AnalyticContext):
     @property
     def _to_a(self) -> bool:
         """Whether the last step ends on a value of A."""
+        # Each step crosses from one side to the other.
         return (self.num_steps + self.from_a) % 2 == 1
 
     def _has(self, hook: str) -> bool:
         return hook in ("_joint", "_functions", "_points") and self.base._has(hook)
 
     def _leading(self, k: int) -> Clusters:
+        # x ↦ x^p keeps the order: the k largest stay the k largest.
         found = self.base.clusters(k)
+        # Powers may fall below what `collect` tells apart, so it merges anew.
         return collect(found.values**self.num_steps, found.multiplicities)
 
     def total_energy(self) -> float:
@@ -54,21 +57,28 @@ class _Chain(AnalyticContext):
             total = float(counts @ values ** (2 * self.num_steps))
             lacking = max(all_squares - float(counts @ values**2), 0.0)
             last = float(values[-1]) if values.size else 0.0
+            # Σ_{i>k} s_i^(2p) ≤ s_k^(2p − 2) Σ_{i>k} s_i².
             rest = lacking * last ** (2 * self.num_steps - 2)
             if counts.sum() < k or rest <= np.finfo(np.float64).eps * total:
                 return total
             k *= 2
 
     def num_resolved(self) -> int:
+        # A chain of tables is exact for what the tables have: errors of a quadrature
+        # are in the values beyond.
         return min(self.base.num_resolved(), min(self._joint().shape) - 1)
 
     def _joint(self) -> np.ndarray:
         joint = self.base._joint()
         if self.from_a:
             joint = joint.T
+        # The laws of X and A, which every step starts from again: the chain is
+        # stationary.
         rows, columns = joint.sum(axis=1), joint.sum(axis=0)
         walk = joint
         for step in range(1, self.num_steps):
+            # D⁻¹ of the side where the walk stands, then the joint law to the other
+            # side.
             walk = (walk / columns) @ joint.T if step % 2 else (walk / rows) @ joint
         return walk
 
@@ -80,9 +90,11 @@ class _Chain(AnalyticContext):
 
     def _points(self) -> tuple[np.ndarray, np.ndarray]:
         sides = self.base._points()
+        # The first and the last side of the chain; those in between are summed over.
         return sides[self.from_a], sides[self._to_a]
 
     def _functions(self, k: int) -> Functions:
+        # T ν = s μ and T* μ = s ν: a chain keeps the functions of its ends.
         values, *sides = self.base._functions(k)
         return Functions(values**self.num_steps, sides[self.from_a], sides[self._to_a])
 
@@ -107,15 +119,18 @@ class _Convolution(IndexedContext):
 
     @property
     def _rounding(self) -> float:
+        # (s + δ)² t: first order in the errors, values being at most 1.
         return 2 * self.first._rounding + self.second._rounding
 
     def modes(self, num: int) -> Clusters:
         parts = [context.modes(num) for context in (self.first, self.second)]
+        # Beyond the shorter list one factor is 0.
         size = min(part.values.size for part in parts)
         one, two = (part.values[:size] for part in parts)
         return Clusters(one**2 * two, parts[1].multiplicities[:size])
 
     def _tail(self, num: int) -> float:
+        # A bound on each factor beyond `num` bounds the product.
         return self.first._tail(num) ** 2 * self.second._tail(num)
 
     def total_energy(self) -> float:
@@ -127,6 +142,7 @@ class _Convolution(IndexedContext):
             total = float(counts @ values**2)
             own = self.second.modes(num).values[: values.size]
             lacking = max(squares - float(counts @ own**2), 0.0)
+            # λ_i² ≤ tail⁴ for what is not summed yet.
             rest = lacking * self.first._tail(num) ** 4
             if values.size < num or rest <= np.finfo(np.float64).eps * total:
                 return total
@@ -135,12 +151,15 @@ class _Convolution(IndexedContext):
     def num_resolved(self) -> int:
         """As many as lie above the first value that the table of either lacks."""
         parts = (self.first, self.second)
+        # The first value that a table does not resolve: what lies below it, index by
+        # index, may be wrong in the product.
         lacking = [float(p._spectrum(p.num_resolved() + 1)[-1]) for p in parts]
         num = max(p._num_modes(p.num_resolved() + 1) for p in parts)
         values, multiplicities = self.modes(num)
         seen = np.ones(values.size, dtype=bool)
         for part, least in zip(parts, lacking, strict=True):
             seen &= part.modes(num).values[: values.size] > least * (1 + TIE)
+        # The largest product that has an unresolved factor; above it all are right.
         lost = max(float(values[~seen].max(initial=0.0)), self._tail(num))
         if lost <= self._rounding:
             return min(self._joint().shape) - 1
@@ -149,6 +168,7 @@ class _Convolution(IndexedContext):
 
     def _joint(self) -> np.ndarray:
         one, two = self.first._joint(), self.second._joint()
+        # T₁ T₁*: to A₁ by P⁺, and back by Bayes' rule.
         walk = (one / one.sum(axis=0)) @ one.T
         return (walk / walk.sum(axis=0)) @ two
 
@@ -157,6 +177,7 @@ class _Convolution(IndexedContext):
 
     def _indexed_functions(self, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         left, right, index = self.second._indexed_functions(num)
+        # Where the other factor has ended the value is 0, and the function any.
         there = index < self.modes(num).values.size
         return left[:, there], right[:, there], index[there]
 
@@ -177,6 +198,7 @@ def compose(*contexts: AnalyticContext) -> AnalyticContext:
     """
     chain, *others = map(_as_chain, check_contexts(contexts, AnalyticContext))
     for place, other in enumerate(others, 1):
+        # T T is no chain: the A of one is the X of the next only where they alternate.
         if not _is_same(chain.base, other.base) or chain._to_a != other.from_a:
             msg = (
                 "contexts must be one context and its reverse in turn, as compose(c,"
@@ -204,6 +226,7 @@ def convolve(first: AnalyticContext, second: AnalyticContext) -> AnalyticContext
     """
     first, second = check_contexts((first, second), AnalyticContext)
     if isinstance(first, IndexedContext) and isinstance(second, IndexedContext):
+        # Index by index: rank by rank would pair functions that are not the same.
         if first.basis == second.basis:
             return _Convolution(first, second)
     elif _is_same(_as_chain(first).base, _as_chain(second).base):
@@ -228,6 +251,7 @@ def reverse(context: AnalyticContext) -> AnalyticContext:
     """
     (context,) = check_contexts((context,), AnalyticContext)
     chain = _as_chain(context)
+    # Started from the other end: as many steps, from where it ended.
     return _simplest(_Chain(chain.base, chain.num_steps, chain._to_a))
 
 
@@ -242,4 +266,5 @@ def _simplest(chain: _Chain) -> AnalyticContext:
 def _is_same(one: AnalyticContext, two: AnalyticContext) -> bool:
     """Whether two contexts are one family with the same parameters."""
     (leaves, structure), (others, other) = map(jax.tree.flatten, (one, two))
+    # By value, as parameters may be equal arrays that are not the same object.
     return structure == other and all(map(np.array_equal, leaves, others))

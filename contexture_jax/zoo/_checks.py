@@ -42,6 +42,7 @@ def check_parameter(
         TypeError: if it is not a real number.
         ValueError: if it is no scalar, or not `expected`.
     """
+    # A traced parameter, for `sample` and `log_density`, which alone take one.
     if not is_concrete(value):
         return jnp.asarray(value)
     if not isinstance(value, jax.Array):
@@ -51,6 +52,7 @@ def check_parameter(
         raise TypeError(msg)
     check_ndim(value, 0, name)
     check_values(value, name, ok, expected)
+    # Hashable and exact: a family is static but for what is traced.
     return float(value)
 
 
@@ -96,6 +98,7 @@ def check_law(
     if abs(total - 1.0) > _LAW_TOLERANCE:
         msg = f"{name} must sum to 1; got a sum of {total:.9g}"
         raise ValueError(msg)
+    # Once more in float64, so that masses of float32 sum to 1 to its rounding.
     return law / total
 
 

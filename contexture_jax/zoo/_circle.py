@@ -57,6 +57,7 @@ class _Noise(IndexedContext):
         return ("circle", self.num_points)
 
     def modes(self, num: int) -> Clusters:
+        # One for the cosine and one for the sine of each frequency.
         values = np.abs(self._coefficients(num))
         return Clusters(values, (2,) * values.size)
 
@@ -64,21 +65,25 @@ class _Noise(IndexedContext):
         return self._num_certified()
 
     def _points(self) -> tuple[np.ndarray, np.ndarray]:
+        # X on equispaced angles; A on the same ones, moved by the offset of the steps.
         angles = 2 * np.pi * np.arange(self.num_points) / self.num_points
         return angles, angles + self._step_law()[0]
 
     def _joint(self) -> np.ndarray:
         _, law = self._step_law()
         number = np.arange(law.size)
+        # A circulant table: the law of the step from each angle.
         return law[(number[None, :] - number[:, None]) % law.size] / law.size
 
     def _indexed_functions(self, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         x, a = self._points()
         coefficients = self._coefficients(num)
+        # Of a coefficient that is rounding the phase is anything.
         some = np.abs(coefficients) > self._rounding
         phases = np.where(some, np.angle(coefficients), 0.0)
         frequencies = np.arange(1, coefficients.size + 1)
         left, right = (
+            # √2: variance 1 under the uniform law.
             np.sqrt(2) * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
             for angles in (np.outer(x, frequencies), np.outer(a, frequencies) - phases)
         )
@@ -96,6 +101,7 @@ class _Shift(_Noise):
         return 8 * _EPS
 
     def _coefficients(self, num: int) -> np.ndarray:
+        # In turns, as `np.sinc` has π within.
         turns = np.arange(1, num + 1) * host(self.width) / (2 * np.pi)
         return np.sinc(turns).astype(complex)
 
@@ -103,6 +109,8 @@ class _Shift(_Noise):
         width = float(host(self.width))
         if 2 * np.pi - width <= 8 * _EPS:
             return 0.0  # the noise is uniform on the whole circle
+        # |sin| ≤ 1; the values themselves are not monotone, so this bound is what the
+        # search for the largest needs.
         return 2.0 / ((num + 1) * width)
 
     def total_energy(self) -> float:
@@ -121,6 +129,7 @@ class _Shift(_Noise):
         last = round(half / step - offset)
         theta = half / step - offset - last
         num = 2 * last + 1 if offset == 0.0 else 2 * last + 2
+        # The corrections of the two ends must not overlap.
         if num < 2 * _ORDER:
             least = math.ceil(2 * np.pi * (_ORDER + 1) / half)
             msg = f"num_points must be at least {least} for this width"
@@ -135,6 +144,7 @@ class _Shift(_Noise):
         masses[-_ORDER:] += change[::-1]
         law = np.zeros(self.num_points)
         first = last + 1 - num
+        # An arc of nearly 2π meets itself: masses add.
         np.add.at(law, (first + np.arange(num)) % law.size, masses)
         return offset * step, law / law.sum()
 
@@ -165,6 +175,8 @@ class _Heat(_Noise):
         """Θ(2t) - 1, Θ(t) = Σ_{k∈ℤ} e^{-k²t} = √(π/t) Σ_n e^{-π²n²/t}."""
         time = 2.0 * float(host(self.time))
         terms = np.arange(1.0, 13.0) ** 2
+        # Poisson summation: one series in k and one in turns, of which each converges
+        # on its side of t = π; 12 terms are more than enough.
         if time > np.pi:
             return 2.0 * float(np.exp(-terms * time).sum())
         dual = 1.0 + 2.0 * float(np.exp(-terms * np.pi**2 / time).sum())
@@ -181,6 +193,7 @@ class _Heat(_Noise):
             )
             law = 1.0 + 2.0 * waves.sum(axis=1)
         else:
+            # Into [−π, π), so that nine turns hold all the mass.
             moved = (angles + np.pi) % (2 * np.pi) - np.pi
             law = np.exp(-((moved[:, None] + turns) ** 2) / (4 * time)).sum(axis=1)
         return 0.0, law / law.sum()
@@ -202,6 +215,8 @@ class _Heat(_Noise):
         short = short - 0.5 * jnp.log(4 * np.pi * time)
         frequencies = _along_last(np.arange(1.0, 9.0), moved)
         waves = jnp.cos(moved[..., None] * frequencies)
+        # At least 1, so that the series that is not taken is finite too, and with it
+        # its gradient.
         waves = waves * jnp.exp(-(frequencies**2) * jnp.maximum(time, 1.0))
         long = jnp.log1p(2.0 * waves.sum(axis=-1)) - np.log(2 * np.pi)
         return jnp.where(time < np.pi, short, long)
@@ -228,6 +243,7 @@ class _Waves(_Noise):
 
     def _step_law(self) -> tuple[float, np.ndarray]:
         angles = 2 * np.pi * np.arange(self.num_points) / self.num_points
+        # Kept coefficients leave a density that may be below 0 by rounding.
         law = np.maximum(_waves(angles, host(self.cosines), host(self.sines)), 0.0)
         return 0.0, law / law.sum()
 
@@ -253,6 +269,7 @@ class _Waves(_Noise):
             return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
         start = (jnp.zeros_like(x), jnp.full_like(x, 2 * np.pi))
+        # The bracket is 2π < 2³ wide: so many halvings reach the spacing of the dtype.
         num_steps = jnp.finfo(x.dtype).nmant + 4
         low, high = jax.lax.fori_loop(0, num_steps, halve, start)
         return (x + 0.5 * (low + high)) % (2 * np.pi)
@@ -360,6 +377,7 @@ def circle(
         raise ValueError(msg)
     # E e^{ikU}: NumPy's transform has the sign of e^{-ikU}.
     coefficients = np.conj(np.fft.rfft(samples / samples.sum()))[1:]
+    # Below it they are rounding of the transform.
     large = np.flatnonzero(np.abs(coefficients) > 1e-15)
     num = int(large[-1]) + 1 if large.size else 0
     if num > _NUM_SAMPLES // 4:

@@ -39,8 +39,10 @@ def _multiply(first: Clusters, second: Clusters, k: int) -> Clusters:
     least k + 1 others dominate entry by entry is not needed, which leaves about k log k
     pairs; those bound the k-th value from below, and all pairs above it are taken.
     """
+    # The trivial value first: a pair (1, t_j) is a value of the product.
     values = [np.concatenate([[1.0], c.values]) for c in (first, second)]
     counts = [(1, *c.multiplicities) for c in (first, second)]
+    # Python's integers: multiplicities of products pass 64 bits.
     totals = [np.add.accumulate(np.array(c, dtype=object)) for c in counts]
     sizes = []
     for i in range(values[0].size):
@@ -48,9 +50,12 @@ def _multiply(first: Clusters, second: Clusters, k: int) -> Clusters:
             break
         for j in range(values[1].size):
             own = counts[0][i] * counts[1][j]
+            # That many pairs are at least as large, entry by entry; those further on
+            # only more so.
             if totals[0][i] * totals[1][j] - own > k:
                 break
             sizes.append((values[0][i] * values[1][j], own))
+    # A bound from below on the (k + 1)-th product; the trivial one is among them.
     covered, least = 0, 0.0
     for value, size in sorted(sizes, reverse=True):
         covered += size
@@ -60,7 +65,9 @@ def _multiply(first: Clusters, second: Clusters, k: int) -> Clusters:
     products, multiplicities = [], []
     for i in range(values[0].size):
         row = values[0][i] * values[1]
+        # Descending in j: all that are not below the bound.
         row = row[: np.searchsorted(-row, -least, side="right")]
+        # But (1, 1), the constant.
         products.append(row if i else row[1:])
         some = counts[1][: row.size] if i else counts[1][1 : row.size]
         multiplicities.extend(counts[0][i] * count for count in some)
@@ -96,12 +103,14 @@ class _Product(AnalyticContext):
 
     def _leading(self, k: int) -> Clusters:
         found = Clusters(np.zeros(0), ())
+        # Associative: two lists at a time, each cut to what k values need.
         for factor in self.factors:
             found = _multiply(found, factor.clusters(k), k)
         return found
 
     def total_energy(self) -> float:
         """∏ (1 + E_j) - 1."""
+        # 1 + E multiplies; by logarithms, as a product of many may overflow.
         logs = [math.log1p(factor.total_energy()) for factor in self.factors]
         return exp_minus_one(math.fsum(logs))
 
@@ -111,6 +120,8 @@ class _Product(AnalyticContext):
         lost = 0.0
         for factor in self.factors:
             num = factor.num_resolved()
+            # What one table lacks is lacking in the product, times the constants of the
+            # others.
             lost = max(lost, float(factor._spectrum(num + 1)[-1]))
         if lost == 0.0:
             return min(self._shape()) - 1
@@ -131,6 +142,7 @@ class _Product(AnalyticContext):
         check_table_size(*self._shape())
         joint = np.ones((1, 1))
         for factor in self.factors:
+            # Row-major in the factors, as `_points` and `_functions` have it.
             joint = np.kron(joint, factor._joint())
         return joint
 
@@ -147,6 +159,8 @@ class _Product(AnalyticContext):
         values, left, right = np.ones(1), np.ones((1, 1)), np.ones((1, 1))
         for factor in self.factors:
             some = factor._functions(k)
+            # With the constant of each factor, so that functions of some coordinates
+            # alone are among them.
             products = np.multiply.outer(values, np.append(1.0, some.values)).ravel()
             # The constant pair stays among the k + 1 largest: it is the first of all.
             order = np.argsort(-products, kind="stable")[: k + 1]
@@ -157,6 +171,7 @@ class _Product(AnalyticContext):
 
     def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Draw a string for each of `x`, shape (..., number of factors)."""
+        # Factors are independent given x, coordinate by coordinate.
         keys = jax.random.split(key, len(self.factors))
         columns = self._columns(x, "x")
         drawn = [
@@ -214,11 +229,13 @@ class _Mixture(IndexedContext):
         longest = max(parts, key=lambda part: part.values.size)
         squares = np.zeros(longest.values.size)
         for weight, part in zip(host(self.weights), parts, strict=True):
+            # λ, not s: T T* is the mean of the T_j T_j*.
             squares[: part.values.size] += weight * part.values**2
         return Clusters(np.sqrt(squares), longest.multiplicities)
 
     def _tail(self, num: int) -> float:
         tails = np.array([component._tail(num) for component in self.components])
+        # Tails are bounds of s: in squares, as the values are.
         return float(np.sqrt(host(self.weights) @ tails**2))
 
     def total_energy(self) -> float:
@@ -232,6 +249,7 @@ class _Mixture(IndexedContext):
     def _joint(self) -> np.ndarray:
         tables = [c._joint() for c in self.components]
         return np.hstack(
+            # Side by side, as J is seen; added up it would be the hidden mixture.
             [w * table for w, table in zip(host(self.weights), tables, strict=True)]
         )
 
@@ -246,6 +264,7 @@ class _Mixture(IndexedContext):
             block = np.zeros((right.shape[0], index.size))
             ratio = component.modes(num).values[own_index]
             whole = values[own_index]
+            # T* μ_i / s_i, block by block: ν_i is (s_i^(j) / s_i) ν_i^(j) where J = j.
             ratio = np.divide(ratio, whole, out=np.zeros_like(ratio), where=whole > 0)
             block[:, : own_index.size] = right * ratio
             blocks.append(block)

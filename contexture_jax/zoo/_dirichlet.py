@@ -59,6 +59,7 @@ class _BetaBinomial(PolynomialPair):
         self, num: int
     ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
         first, second = float(host(self.first)), float(host(self.second))
+        # X: Jacobi; A: Hahn, from the rates of its birth and death chain.
         jacobi = _jacobi(first, second, num)
         n, j = self.num_trials, np.arange(num)
         # Hahn polynomials: up-rates A_j and down-rates C_j; A_0 by its limit.
@@ -71,6 +72,7 @@ class _BetaBinomial(PolynomialPair):
         k = np.arange(1, num + 1)
         down[1:] = k * (k + total + n - 1) * (k + second - 1)
         down[1:] /= (2 * k + total - 2) * (2 * k + total - 1)
+        # a_j = A_j + C_j, b_{j+1} = A_j C_{j+1}.
         return jacobi, (up + down[:-1], up * down[1:])
 
     def total_energy(self) -> float:
@@ -80,6 +82,8 @@ class _BetaBinomial(PolynomialPair):
     def _points(self) -> tuple[np.ndarray, np.ndarray]:
         n = self.num_trials
         first, second = float(host(self.first)), float(host(self.second))
+        # X on Gauss nodes: on polynomials of degree up to 2 n + 1 that is the beta law
+        # itself.
         return gauss_rule(*_jacobi(first, second, n + 1))[0], np.arange(n + 1)
 
     def _joint(self) -> np.ndarray:
@@ -120,6 +124,7 @@ class _DirichletMultinomial(IndexedContext):
         concentration = host(self.concentration)
         values = _dirichlet_values(self.num_trials, float(concentration.sum()), num)
         rest = concentration.size - 2
+        # Polynomials of degree k in m − 1 variables, less those of degree k − 1.
         counts = tuple(math.comb(j + 1 + rest, rest) for j in range(values.size))
         return Clusters(values, counts)
 
@@ -136,6 +141,7 @@ class _DirichletMultinomial(IndexedContext):
         size, n = host(self.concentration).size, self.num_trials
         counts = np.zeros((1, 0), dtype=int)
         for _ in range(size - 1):
+            # Cell by cell, all that is left; the last cell takes the rest.
             left = n - counts.sum(axis=1)
             repeated = np.repeat(counts, left + 1, axis=0)
             last = np.concatenate([np.arange(rest + 1) for rest in left])
@@ -149,14 +155,17 @@ class _DirichletMultinomial(IndexedContext):
         """
         concentration, num = host(self.concentration), self.num_trials + 1
         size = concentration.size
+        # Before a rule of (n + 1)^(m − 1) points is laid out.
         check_table_size(num ** (size - 1), math.comb(num + size - 2, size - 1))
         points, weights, left = np.zeros((1, 0)), np.ones(1), np.ones(1)
         for i in range(size - 1):
+            # A Dirichlet vector is a stick that is broken at independent beta places.
             rest = float(concentration[i + 1 :].sum())
             nodes, masses = gauss_rule(*_jacobi(float(concentration[i]), rest, num))
             piece = np.multiply.outer(left, nodes).ravel()
             points = np.hstack([np.repeat(points, num, axis=0), piece[:, None]])
             weights = np.multiply.outer(weights, masses).ravel()
+            # What is left of the stick.
             left = np.multiply.outer(left, 1.0 - nodes).ravel()
         return np.hstack([points, left[:, None]]), weights
 
@@ -164,6 +173,7 @@ class _DirichletMultinomial(IndexedContext):
         x, weights = self._rule()
         counts, logs = self._counts(), log_factorials(self.num_trials)
         coefficients = logs[-1] - logs[counts].sum(axis=1)
+        # In logarithms: ∏ x_i^{a_i} for all pairs by one product of matrices.
         return weights[:, None] * np.exp(np.log(x) @ counts.T + coefficients)
 
     def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
@@ -178,6 +188,7 @@ class _DirichletMultinomial(IndexedContext):
         """Log of the multinomial probability of counts `a`, shape (..., m) like `x`."""
         x = as_inputs(x, "x", np.shape(self.concentration)[0])
         a = as_integers(a, "a").astype(x.dtype)
+        # 0 log 0 = 0: an empty cell of probability 0 is no contradiction.
         terms = xlogy(a, x) - gammaln(a + 1.0)
         return math.lgamma(self.num_trials + 1) + terms.sum(axis=-1)
 
@@ -185,6 +196,7 @@ class _DirichletMultinomial(IndexedContext):
 def _dirichlet_values(num_trials: int, total: float, num: int) -> np.ndarray:
     """√(n^{k↓} / (n + total)^{k↑}) for k = 1..min(num, n)."""
     j = np.arange(min(num, num_trials))
+    # Ratios and not factorials: each factor is at most 1.
     return np.sqrt(np.cumprod((num_trials - j) / (num_trials + total + j)))
 
 

@@ -53,17 +53,21 @@ from contexture_jax.zoo._walks import (
 
 __all__ = ["FAMILIES"]
 
+# Unequal masses: what holds by symmetry alone would be found out.
 _LAW = (0.1, 0.2, 0.3, 0.4)
 _LAWS = ((0.3, 0.7), (0.2, 0.3, 0.5), (0.25, 0.75))
+# Not symmetric: characters have phases, and right functions are shifted.
 _STEPS = (0.4, 0.3, 0.0, 0.1, 0.0, 0.0, 0.2)
 _BLOCKS = np.array([[i <= j < i + 2 for j in range(5)] for i in range(4)])
 _PARTITIONS = ((0, 0, 0, 1, 1, 1), (0, 0, 1, 2, 2, 3))
 
 
+# Smooth, and with no symmetry: sines and cosines both occur.
 def _skewed(angles: np.ndarray) -> np.ndarray:
     return np.exp(2.0 * np.cos(angles - 0.5) + 0.5 * np.sin(2.0 * angles))
 
 
+# Of degree 3: a zonal law of finite rank.
 def _bump(heights: np.ndarray) -> np.ndarray:
     return 1.0 + heights**2 + 0.5 * heights**3
 

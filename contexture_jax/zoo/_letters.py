@@ -78,6 +78,7 @@ class _Letter(IndexedContext):
 
     def modes(self, num: int) -> Clusters:
         size = np.shape(self.marginal)[0]
+        # One letter has no mean-zero function.
         if num < 1 or size == 1:
             return Clusters(np.zeros(0), ())
         return Clusters(np.array([self._value()]), (size - 1,))
@@ -91,6 +92,7 @@ class _Letter(IndexedContext):
         x = as_integers(x, "x")
         shape = (*x.shape, self._num_symbols())
         letters = jax.lax.broadcasted_iota(x.dtype, shape, x.ndim)
+        # All values of A for each x: alphabets are small.
         logits = self.log_density(letters, jnp.broadcast_to(x[..., None], shape))
         return jax.random.categorical(key, logits, axis=-1).astype(x.dtype)
 
@@ -112,6 +114,7 @@ class _Letter(IndexedContext):
         return np.arange(np.shape(self.marginal)[0]), np.arange(self._num_symbols())
 
     def _indexed_functions(self, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        # Any orthonormal basis will do: the value is one, of multiplicity q − 1.
         left = mean_zero_basis(host(self.marginal))[:, : None if num else 0]
         return left, self._right(left), np.zeros(left.shape[1], dtype=int)
 
@@ -138,6 +141,7 @@ class _Resampled(_Letter):
         return law.clip(min=0.0)
 
     def _right(self, functions: np.ndarray) -> np.ndarray:
+        # For c > 1 the eigenvalue 1 − c is negative: the sign goes into ν.
         return functions if host(self.rate) <= 1 else -functions
 
 
@@ -167,6 +171,8 @@ class _Erased(_Letter):
         return jnp.where(is_erased, jnp.full_like(x, self._num_symbols() - 1), x)
 
     def _right(self, functions: np.ndarray) -> np.ndarray:
+        # T* μ = μ on letters that are kept and 0 on the erased one; over s, for
+        # variance 1.
         scale = self._value() or 1.0
         return np.vstack([functions / scale, np.zeros((1, functions.shape[1]))])
 
@@ -191,11 +197,13 @@ class _Strings(IndexedContext):
 
     def modes(self, num: int) -> Clusters:
         degrees = range(1, min(num, self.dimension) + 1)
+        # One value a degree, of comb(d, j) parities.
         values = self.letter._value() ** np.array(degrees)
         return Clusters(values, tuple(comb(self.dimension, j) for j in degrees))
 
     def total_energy(self) -> float:
         """(1 + s²)^d - 1."""
+        # (1 + s²)^d − 1 by logarithms: for small s the 1 would cancel.
         return exp_minus_one(self.dimension * np.log1p(self.letter.total_energy()))
 
     def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
@@ -214,6 +222,8 @@ class _Strings(IndexedContext):
         """
         x, x2 = self._strings(x, "x"), self._strings(x2, "x2")
         marginal = jnp.asarray(self.letter.marginal)
+        # (n, n2, d): the kernel of one letter, 1 + s² (1[x = x'] / p − 1), multiplies
+        # over coordinates.
         agree = (x[:, None, :] == x2[None, :, :]) / marginal[x][:, None, :]
         return (1.0 + self.letter._square() * (agree - 1.0)).prod(axis=-1)
 
@@ -225,6 +235,7 @@ class _Strings(IndexedContext):
         return x
 
     def _joint(self) -> np.ndarray:
+        # Coordinates are independent: a Kronecker power.
         letter = self.letter._joint()
         check_table_size(*(size**self.dimension for size in letter.shape))
         joint = np.ones((1, 1))
@@ -247,10 +258,12 @@ class _Strings(IndexedContext):
         left, right, _ = self.letter._indexed_functions(1)
         left = np.hstack([np.ones((left.shape[0], 1)), left])
         right = np.hstack([np.ones((right.shape[0], 1)), right])
+        # 0 for the constant, 1 for any other function of a letter.
         degree = np.minimum(np.arange(left.shape[1]), 1)
         functions = (np.ones((1, 1)), np.ones((1, 1)), np.zeros(1, dtype=int))
         for _ in range(self.dimension):
             degrees = np.add.outer(functions[2], degree).ravel()
+            # Degrees only grow: what is beyond `num` need not be carried on.
             few = degrees <= num
             functions = (
                 np.kron(functions[0], left)[:, few],
@@ -274,6 +287,7 @@ def identity(marginal: ArrayLike) -> AnalyticContext:
     Args:
         marginal: law of X, shape (q,), positive.
     """
+    # Resampled never.
     return _Resampled(check_law(marginal, "marginal", positive=True), 0.0)
 
 
@@ -309,6 +323,8 @@ def label_noise(
     size = check_integer(num_classes, "num_classes", low=2)
     rate = check_fraction(rate, "rate")
     if to_another:
+        # A move to another class is a uniform draw that may come back: more often, so
+        # that the rate may pass 1.
         rate = rate * size / (size - 1)
     return _Resampled(_uniform(size), rate)
 
@@ -340,6 +356,7 @@ def binary_symmetric(dimension: int, flip: ArrayLike) -> AnalyticContext:
         flip: in [0, 1].
     """
     d = check_integer(dimension, "dimension", low=1)
+    # A flip is a redrawn bit that differs, half of the time.
     rate = 2.0 * check_fraction(flip, "flip")
     return _Strings(_Resampled(_uniform(2), rate), d)
 

@@ -32,6 +32,7 @@ class _LogisticMap(AnalyticContext):
         """Frequencies -M..M and coefficients c_j = comb(2M, M+j) / comb(2M, M)."""
         order = self.order
         frequencies = np.arange(-order, order + 1)
+        # Exact integers first: they pass 64 bits for M above 33.
         counts = np.array([float(comb(2 * order, order + j)) for j in frequencies])
         return frequencies, counts / counts[order]
 
@@ -55,9 +56,12 @@ class _LogisticMap(AnalyticContext):
         """
         x, weights = self._rule_x()
         _, coefficients = self._fourier()
+        # (num_points, 2M + 1): e^{−2πi j F(x)} with the weights of the rule.
         moved = self._waves(_logistic(x)).conj() * weights[:, None]
+        # ∫ π(x) e^{−2πi j F(x)} dx for π = Σ_l π̂_l e^{2πi l x}.
         matrix = coefficients[:, None] * (moved.T @ self._waves(x))
         zero = self.order
+        # π̂_0 = 1 is known and makes the right side: without it the system is singular.
         rest = np.arange(coefficients.size) != zero
         solved = np.linalg.solve(
             np.eye(2 * zero) - matrix[np.ix_(rest, rest)], matrix[rest, zero]
@@ -73,8 +77,11 @@ class _LogisticMap(AnalyticContext):
         _, coefficients = self._fourier()
         law = self._invariant()
         pi_x, pi_a = (np.real(self._waves(y) @ law) for y in (x, a))
+        # √ of the rule times the density: plain columns then have the inner product of
+        # L²(π).
         left = np.sqrt(weights * pi_x)[:, None] * self._waves(_logistic(x)).conj()
         right = np.sqrt(step / pi_a)[:, None] * self._waves(a) * coefficients
+        # (2M + 1, 2M + 1). The first value is the trivial one, 1.
         small = np.linalg.qr(left)[1] @ np.linalg.qr(right)[1].T
         return np.linalg.svd(small, compute_uv=False)[1:]
 
@@ -95,6 +102,7 @@ class _LogisticMap(AnalyticContext):
 
     def _joint(self) -> np.ndarray:
         (x, weights), (a, _) = self._rule_x(), self._rule_a()
+        # Hermitian coefficients: the imaginary part is rounding.
         law = np.real(self._waves(x) @ self._invariant())
         noise = np.cos(np.pi * (a[None, :] - _logistic(x)[:, None])) ** (2 * self.order)
         joint = (weights * law)[:, None] * noise
@@ -107,6 +115,7 @@ class _LogisticMap(AnalyticContext):
         dimension 2M + 1; the sum wraps round.
         """
         x = as_floating(x, "x")
+        # A point on the sphere by 2M + 2 normals: no rejection.
         normal = jax.random.normal(key, (*x.shape, 2 * self.order + 2), x.dtype)
         sine = normal[..., 0] / jnp.sqrt((normal**2).sum(axis=-1))
         return (4.0 * x * (1.0 - x) + jnp.arcsin(sine) / np.pi) % 1.0
@@ -114,6 +123,7 @@ class _LogisticMap(AnalyticContext):
     def log_density(self, a: ArrayLike, x: ArrayLike) -> Array:
         """Log density of the next state `a` given `x`; floating, of one shape."""
         a, x = as_floating(a, "a"), as_floating(x, "x")
+        # C = 4^M / comb(2M, M).
         scale = np.log(4.0) * self.order - np.log(comb(2 * self.order, self.order))
         moved = jnp.abs(jnp.cos(np.pi * (a - 4.0 * x * (1.0 - x))))
         return scale + 2.0 * self.order * jnp.log(moved)

@@ -52,19 +52,24 @@ class _Masked(AnalyticContext):
         law, kept = host(self.probabilities), abs(1.0 - 2.0 * float(host(self.flip)))
         # The probability that no coordinate of the set is masked, over visible masks.
         queue: list[tuple[float, tuple[int, ...], np.ndarray]]
+        # The empty set, value 1, with every mask free of it; `heapq` takes the least
+        # first, hence the sign.
         queue = [(-1.0, (), np.ones(law.size, dtype=bool))]
         found = []
         while queue:
             value, subset, free = heapq.heappop(queue)
+            # All that tie with the k-th, or the cluster would be cut.
             if len(found) >= k and (not ties or -value < found[k - 1][0] * (1 - TIE)):
                 break
             if subset:
                 found.append((-value, subset))
             first = subset[-1] + 1 if subset else 0
             for i in range(first, masks.shape[1]):
+                # Masks that hide none of S.
                 still = free & ~masks[:, i]
                 size = len(subset) + 1
                 score = float(np.sqrt(law[still].sum()) * kept**size)
+                # Supersets of a set of value 0 have 0 too: the branch ends.
                 if score > 0.0:
                     heapq.heappush(queue, (-score, (*subset, i), still))
         return found
@@ -83,6 +88,7 @@ class _Masked(AnalyticContext):
         kept = (1.0 - 2.0 * host(self.flip)) ** 2
         masks = np.asarray(self.masks)
         num_seen = masks.shape[1] - masks.sum(axis=1)
+        # Σ over S within what a mask shows, of (1 − 2q)^{2|S|}.
         energies = [exp_minus_one(num * np.log1p(kept)) for num in num_seen]
         return float(host(self.probabilities) @ np.array(energies))
 
@@ -90,6 +96,7 @@ class _Masked(AnalyticContext):
         """Draw a masked string for each of `x`, bits of shape (..., d); masked is 2."""
         x = self._strings(x, "x")
         key_mask, key_flip = jax.random.split(key)
+        # One mask a string, and a coin for each bit; hidden bits' coins do not show.
         which = jax.random.categorical(
             key_mask, jnp.log(jnp.asarray(self.probabilities)), shape=x.shape[:-1]
         )
@@ -104,10 +111,12 @@ class _Masked(AnalyticContext):
         masks = jnp.asarray(self.masks)
         masks = masks.reshape((1,) * (a.ndim - 1) + masks.shape)
         law = jnp.asarray(self.probabilities)
+        # (…, l): A shows its mask, so that one at most fits.
         matches = (erased[..., None, :] == masks).all(axis=-1)
         chosen = jnp.where(matches, law.reshape((1,) * (a.ndim - 1) + law.shape), 0.0)
         flip = jnp.asarray(self.flip, dtype=law.dtype)
         letters = jnp.where(a == x, jnp.log1p(-flip), jnp.log(flip))
+        # A hidden bit has probability 1, given the mask.
         letters = jnp.where(erased, jnp.zeros((), law.dtype), letters)
         return jnp.log(chosen.sum(axis=-1)) + letters.sum(axis=-1)
 
@@ -122,6 +131,7 @@ class _Masked(AnalyticContext):
     def _points(self) -> tuple[np.ndarray, np.ndarray]:
         masks = np.asarray(self.masks)
         num_seen = masks.shape[1] - masks.sum(axis=1)
+        # All strings, and for each mask all strings of what it shows.
         check_table_size(2 ** masks.shape[1], int((2**num_seen).sum()))
         columns = []
         for mask, size in zip(masks, num_seen.tolist(), strict=True):
@@ -135,6 +145,7 @@ class _Masked(AnalyticContext):
         masks, flip = np.asarray(self.masks), float(host(self.flip))
         num_seen = masks.shape[1] - masks.sum(axis=1)
         law = np.repeat(host(self.probabilities), 2**num_seen)
+        # P(a_i | x_i) for a_i of 0, 1 and hidden.
         letters = np.array([[1 - flip, flip, 1.0], [flip, 1 - flip, 1.0]])
         joint = np.broadcast_to(law / x.shape[0], (x.shape[0], law.size)).copy()
         for i in range(masks.shape[1]):
@@ -146,6 +157,7 @@ class _Masked(AnalyticContext):
         x, a = self._points()
         sign = np.sign(1.0 - 2.0 * host(self.flip))
         kept = abs(1.0 - 2.0 * float(host(self.flip)))
+        # Parities; a hidden bit makes the product 0.
         signs_x, signs_a = 1.0 - 2.0 * x, np.choose(a, [1.0, -1.0, 0.0])
         left, right = (
             np.ones((x.shape[0], len(found))),
@@ -154,6 +166,7 @@ class _Masked(AnalyticContext):
         for column, (value, subset) in enumerate(found):
             members, size = list(subset), len(subset)
             left[:, column] = signs_x[:, members].prod(axis=1)
+            # √P(M ∩ S = ∅): ν_S is the parity where S is seen, over that root.
             root_of_seen = value / kept**size
             right[:, column] = (
                 signs_a[:, members].prod(axis=1) * sign**size / root_of_seen
@@ -197,6 +210,7 @@ def mask_law(
             f" of the probabilities; got {patterns.shape}"
         )
         raise ValueError(msg)
+    # Equal rows are one mask; masks of probability 0 have no columns.
     patterns, which = np.unique(patterns[law > 0], axis=0, return_inverse=True)
     merged = np.bincount(which.ravel(), weights=law[law > 0])
     return _Masked(patterns, merged, check_fraction(flip, "flip"))

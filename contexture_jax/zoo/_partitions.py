@@ -44,13 +44,16 @@ class _Resolutions(IndexedContext):
         raise NotImplementedError
 
     def modes(self, num: int) -> Clusters:
+        # P(J ≥ ℓ) for ℓ = 0, …, L.
         survival = np.cumsum(self.level_probabilities[::-1])[::-1]
         growth = np.diff(np.array(self._num_cells(), dtype=object))
+        # A level that splits nothing adds no function.
         some = np.flatnonzero(growth > 0)[:num]
         return Clusters(np.sqrt(survival[1:][some]), tuple(growth[some].tolist()))
 
     def total_energy(self) -> float:
         """E[number of cells of partition J] - 1."""
+        # 1 + Σ s_i² = E k(X, X), of which each cell is 1.
         cells = np.array([float(c) for c in self._num_cells()])
         return float(np.array(self.level_probabilities) @ cells) - 1.0
 
@@ -60,6 +63,7 @@ class _Resolutions(IndexedContext):
         for probability, cell, num in zip(
             self.level_probabilities, cells, self._num_cells(), strict=True
         ):
+            # Levels that never occur have no columns.
             if probability > 0:
                 block = np.zeros((law.size, num))
                 block[np.arange(law.size), cell] = probability * law
@@ -79,6 +83,7 @@ class _Resolutions(IndexedContext):
         sizes = np.array(self._num_cells(), dtype=object)
         some = np.flatnonzero(np.array(self.level_probabilities) > 0)
         ends = np.cumsum(sizes[some])
+        # Numbers of columns grow as branching^depth, past int32.
         if max(ends[-1], sizes[-1]) > np.iinfo(x.dtype).max:
             msg = f"{ends[-1]} context values are too many for numbers of {x.dtype}"
             raise ValueError(msg)
@@ -97,6 +102,7 @@ class _Resolutions(IndexedContext):
         """Log P(a|x) for column and row numbers of the table, of one shape."""
         a, x = as_integers(a, "a"), as_integers(x, "x")
         levels, starts = self._starts(x)
+        # The level that a column number belongs to.
         which = jnp.searchsorted(starts, a, side="right") - 1
         is_there = a - starts[which] == self._cell(levels[which], x)
         law = jnp.asarray(self.level_probabilities)[levels[which]]
@@ -109,15 +115,20 @@ class _Resolutions(IndexedContext):
         basis, index, values = root.copy(), [], self.modes(num).values
         for cell, num_cells in zip(cells[1:], self._num_cells()[1:], strict=True):
             added = num_cells - basis.shape[1]
+            # Nothing new, or as many indices as were asked for.
             if added == 0 or (index and index[-1] + 1 == values.size):
                 continue
             indicators = root * (cell[:, None] == np.arange(num_cells))
             indicators /= np.linalg.norm(indicators, axis=0)
+            # What the level adds is orthogonal to all before it; its span has `added`
+            # dimensions.
             rest = indicators - basis @ (basis.T @ indicators)
+            # The leading left vectors; the others are of value 0.
             basis = np.hstack([basis, np.linalg.svd(rest)[0][:, :added]])
             index += [index[-1] + 1 if index else 0] * added
         left, joint = basis[:, 1:] / root, self._joint()
         scale = values[index]
+        # Of a value 0 the right function can be any finite one.
         scale = np.where(scale > 0, scale, 1.0)
         right = (joint.T @ left) / joint.sum(axis=0)[:, None] / scale
         return left, right, np.array(index, dtype=int)
@@ -168,10 +179,12 @@ class _Tree(_Resolutions):
         check_table_size(sizes[-1], sum(sizes))
         leaves = np.arange(sizes[-1])
         law = np.full(leaves.size, 1.0 / leaves.size)
+        # Leaves below one ancestor are neighbours in number.
         return law, np.stack([leaves // (leaves.size // size) for size in sizes])
 
     def _cell(self, level: Array, x: Array) -> Array:
         sizes = np.array(self._num_cells(), dtype=object)
+        # Python's integers, as powers pass 64 bits before they are divided.
         widths = (sizes[-1] // sizes).astype(np.int64)
         return x // jnp.asarray(widths, dtype=x.dtype)[level]
 
@@ -218,6 +231,8 @@ def nested(
                 f" {found.tolist()}"
             )
             raise ValueError(msg)
+        # (cell before, cell) pairs: more of them than cells means that one cell lies in
+        # two.
         pairs = np.unique(cells[level - 1 : level + 1], axis=1)
         if pairs.shape[1] > found.size:
             msg = f"partitions[{level - 1}] must split cells of the level before it"

@@ -75,6 +75,7 @@ class PolynomialPair(IndexedContext):
         of_x, of_a = self._recurrences(signs.size + 1)
         left = orthonormal_polynomials(x, *of_x)[:, 1:]
         right = orthonormal_polynomials(a, *of_a)[:, 1:] * signs
+        # Values are |s_k|: the sign of T goes into ν.
         return left, right, np.arange(signs.size)
 
 
@@ -112,6 +113,7 @@ class _Gaussian(PolynomialPair):
         if self.num_points < _FEW_POINTS:
             hermite, _ = self._recurrences(self.num_points)
             points, weights = gauss_rule(*hermite)
+            # In logarithms: the weights of far nodes underflow.
             return points, np.log(weights) + 0.5 * points**2
         points = np.linspace(-_NORMAL_RANGE, _NORMAL_RANGE, self.num_points)
         return points, np.zeros(points.size)
@@ -123,6 +125,7 @@ class _Gaussian(PolynomialPair):
     def _joint(self) -> np.ndarray:
         points, logs = self._rule()
         x, a, rho = points[:, None], points[None, :], host(self.correlation)
+        # The joint density over the product of weights, up to a factor.
         exponent = (x**2 - 2.0 * rho * x * a + a**2) / (1.0 - rho**2)
         joint = np.exp(logs[:, None] + logs[None, :] - 0.5 * exponent)
         return joint / joint.sum()
@@ -252,6 +255,7 @@ class _GammaPoisson(PolynomialPair):
             steps = np.log((a - 1 + shape) / a) - np.log1p(rate)
             start = shape * np.log(rate / (1.0 + rate))
             logs = start + np.concatenate([[0.0], np.cumsum(steps)])
+            # Beyond the mode, and negligible: nothing is missed.
             if logs[-1] < _LOG_NEGLIGIBLE and steps[-1] < 0:
                 some = logs > _LOG_NEGLIGIBLE
                 return rule, (np.flatnonzero(some), logs[some])
@@ -306,6 +310,7 @@ class _Krawtchouk(PolynomialPair):
         ones = binomial_masses(numbers, numbers, np.full(n + 1, 1.0 - flip))
         zeros = binomial_masses(n - numbers, numbers, np.full(n + 1, flip))
         law = binomial_masses(np.array([n]), numbers, np.array([0.5]))[0]
+        # Ones that stay and zeros that flip, two independent counts, add up.
         rows = [np.convolve(u, v)[: n + 1] for u, v in zip(ones, zeros, strict=True)]
         return law[:, None] * np.stack(rows)
 

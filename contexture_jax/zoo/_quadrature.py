@@ -27,6 +27,7 @@ def orthonormal_polynomials(
     values = np.ones((x.size, diagonal.size))
     before, root_before = np.zeros(x.size), 0.0
     for j in range(diagonal.size - 1):
+        # p_{j+1} from p_j and p_{j−1}; of unit norm at once, so that none overflows.
         root = np.sqrt(squares[j])
         ahead = ((x - diagonal[j]) * values[:, j] - root_before * before) / root
         before, root_before, values[:, j + 1] = values[:, j], root, ahead
@@ -46,9 +47,11 @@ def gauss_rule(
         squares: b_1..b_{r-1}, shape (r - 1,).
     """
     off = np.sqrt(squares[: diagonal.size - 1])
+    # Dense: rules here have a few hundred nodes.
     nodes = np.linalg.eigvalsh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
     values = orthonormal_polynomials(nodes, diagonal, squares)
     weights = 1.0 / (values**2).sum(axis=1)
+    # Of sum 1: the law is a probability.
     return nodes, weights / weights.sum()
 
 
@@ -64,7 +67,9 @@ def binomial_masses(
     logs = log_factorials(int(max(trials.max(), atoms.max())))
     n, a = trials[:, None], atoms[None, :]
     possible = a <= n
+    # 0 where impossible, for an index that exists.
     rest = np.where(possible, n - a, 0)
     choose = logs[n] - logs[a] - logs[rest]
+    # Powers and not logarithms: 0⁰ = 1, as for a rate of 0 or 1.
     powers = keep[:, None] ** a * (1.0 - keep[:, None]) ** rest
     return np.where(possible, np.exp(choose) * powers, 0.0)

@@ -54,12 +54,17 @@ class _Zonal(IndexedContext):
     def _profile(self, cosines: np.ndarray) -> np.ndarray:
         """g, relative to the uniform law."""
         largest = 16
+        # A harmonic expansion is summed until its next term is rounding at any point:
+        # |waves| ≤ 1.
         while self._tail(largest) * _multiplicity(self.dimension, largest) > _EPS:
             largest *= 2
         factors = self._factors(largest)
         counts = [_multiplicity(self.dimension, j + 1) for j in range(factors.size)]
+        # (n, degrees): normalised to 1 at t = 1, so that the multiplicity is the factor
+        # in the addition theorem.
         waves = _gegenbauer(cosines.ravel(), self.dimension, factors.size)[:, 1:]
         density = 1.0 + waves @ (np.array(counts, dtype=float) * factors)
+        # Truncated, a density may be below 0 by rounding.
         return np.maximum(density, 0.0).reshape(cosines.shape)
 
     @property
@@ -68,6 +73,7 @@ class _Zonal(IndexedContext):
 
     def _has(self, hook: str) -> bool:
         if hook in ("_joint", "_points"):
+            # Product rules of more angles would be too large for a table.
             return self.dimension <= 3
         return super()._has(hook)
 
@@ -88,6 +94,7 @@ class _Zonal(IndexedContext):
         while True:
             values, multiplicities = self.modes(num)
             terms = np.array([float(m) for m in multiplicities]) * values**2
+            # The second half adds nothing: the terms have decayed.
             if values.size < num or terms[num // 2 :].sum() <= _EPS * terms.sum():
                 return float(terms.sum())
             num *= 2
@@ -104,6 +111,7 @@ class _Zonal(IndexedContext):
         degree = 2 * self.num_nodes - 1 - bandwidth
         if degree < 1:
             return 0
+        # What lies above all values beyond the degree, or the order would mix.
         some = values[:degree] > self._tail(degree) * (1 + TIE)
         num_kept = int(np.array(multiplicities[:degree])[some].sum())
         return min(num_kept, len(self._rule()[1]) - 1)
@@ -117,6 +125,7 @@ class _Zonal(IndexedContext):
         if self.dimension == 2:
             return circle, np.full(angles.size, 1.0 / angles.size)
         check_table_size(self.num_nodes * angles.size, self.num_nodes * angles.size)
+        # Height and angle are independent under the uniform law.
         heights, weights = gauss_rule(*_gegenbauer_coefficients(3, self.num_nodes))
         radii = np.sqrt(1.0 - heights**2)
         flat = radii[:, None, None] * circle
@@ -171,6 +180,7 @@ class _VonMisesFisher(_Zonal):
         # run downwards, where it contracts (Miller), from Amos' bound, which is close.
         kappa, order = float(host(self.concentration)), self.dimension / 2 - 1
         last = num + 20 + math.ceil(8 * math.sqrt(kappa))
+        # Far enough out that the start does not matter any more.
         mu = order + last
         ratio = kappa / (mu + 0.5 + math.hypot(mu + 1.5, kappa))
         ratios = np.zeros(num)
@@ -193,6 +203,8 @@ class _VonMisesFisher(_Zonal):
         key_height, key_direction = jax.random.split(key)
         height = self._sample_height(key_height, x)[..., None]
         direction = jax.random.normal(key_direction, x.shape, x.dtype)
+        # A normal vector less its part along x: a uniform direction in the tangent
+        # space.
         direction -= (direction * x).sum(axis=-1, keepdims=True) * x
         length = jnp.sqrt((direction**2).sum(axis=-1, keepdims=True))
         across = jnp.sqrt(jnp.maximum(1.0 - height**2, 0.0))
@@ -203,6 +215,7 @@ class _VonMisesFisher(_Zonal):
     def _sample_height(self, key: Array, x: Array) -> Array:
         shape, dtype, width = x.shape[:-1], x.dtype, self.dimension - 1
         kappa = jnp.asarray(self.concentration, dtype=dtype)
+        # Wood's envelope, in the form that does not cancel for large κ.
         b = width / (2 * kappa + jnp.sqrt(4 * kappa**2 + width**2))
         mode = (1 - b) / (1 + b)
         bound = kappa * mode + width * jnp.log1p(-(mode**2))
@@ -214,9 +227,11 @@ class _VonMisesFisher(_Zonal):
             normal = jax.random.normal(key_normal, x.shape, dtype)
             beta = 0.5 + 0.5 * normal[..., 0] / jnp.sqrt((normal**2).sum(axis=-1))
             new = (1 - (1 + b) * beta) / (1 - (1 - b) * beta)
+            # Log of the ratio of densities, at most 0 by the choice of `bound`.
             score = kappa * new + width * jnp.log1p(-mode * new) - bound
             uniform = jax.random.uniform(key_uniform, shape, dtype)
             accepted = jnp.log(uniform) <= score
+            # Those that are accepted stay; the loop ends with the slowest of all.
             return key, jnp.where(is_done, height, new), is_done | accepted
 
         start = (key, jnp.zeros(shape, dtype), jnp.zeros(shape, bool))
@@ -235,6 +250,7 @@ class _VonMisesFisher(_Zonal):
 
 def _multiplicity(dimension: int, degree: int) -> int:
     """Number of independent harmonics of a degree ≥ 1 on S^{m-1}."""
+    # Homogeneous polynomials of the degree, less |x|² times those of two degrees less.
     lower = math.comb(degree + dimension - 3, degree - 2) if degree >= 2 else 0
     return math.comb(degree + dimension - 1, degree) - lower
 
@@ -301,6 +317,7 @@ def von_mises_fisher(
     kappa = float(host(check_positive(concentration, "concentration")))
     # log E e^{κt} = log Σ_j (κ²/4)^j / (j! (m/2)_j), terms past 2κ being negligible.
     j = np.arange(1.0, 2.0 * kappa + 40)
+    # In logarithms from the largest: e^κ overflows at κ = 710.
     terms = np.cumsum(2 * math.log(kappa / 2) - np.log(j) - np.log(m / 2 + j - 1))
     top = max(float(terms.max()), 0.0)
     total = math.exp(-top) + float(np.exp(terms - top).sum())
@@ -345,6 +362,7 @@ def zonal(
         )
         raise ValueError(msg)
     mass = weights * samples
+    # f times a harmonic of this degree is far below what 256 nodes integrate exactly.
     degree = _NUM_GAUSS // 2
     factors = (mass / mass.sum()) @ _gegenbauer(heights, m, degree)[:, 1:]
     large = np.flatnonzero(np.abs(factors) > 1e-13)

@@ -71,6 +71,7 @@ class _Tabled(AnalyticContext):
 def _computed(joint: np.ndarray) -> AnalyticContext:
     """With the spectrum of the table itself, computed in float64."""
     rows, columns = joint.sum(axis=1), joint.sum(axis=0)
+    # The finite form of theory.md §1.2; the first value is the trivial one.
     values = np.linalg.svd(joint / np.sqrt(np.outer(rows, columns)), compute_uv=False)
     return _Tabled(joint, values[1:])
 

@@ -45,6 +45,7 @@ class _GroupWalk(IndexedContext):
 
     @property
     def _has_vectors(self) -> bool:
+        # Elements of a ring are numbers, of a product vectors.
         return len(self.sizes) > 1
 
     @property
@@ -68,11 +69,13 @@ class _GroupWalk(IndexedContext):
             raise ValueError(msg)
         law = np.zeros(self.sizes)
         steps = np.asarray(self.steps) % np.array(self.sizes)
+        # Steps that are equal modulo the group add up, as ±1 on a ring of two.
         np.add.at(law, tuple(steps.T), host(self.probabilities))
         return law
 
     def _characters(self) -> np.ndarray:
         """E[exp(2πi ⟨k, step⟩)] for each non-zero k, in the order of the group."""
+        # NumPy's transform has e^{−2πi…}.
         return np.conj(np.fft.fftn(self._step_law())).ravel()[1:]
 
     def modes(self, num: int) -> Clusters:
@@ -89,6 +92,7 @@ class _GroupWalk(IndexedContext):
     def total_energy(self) -> float:
         """|G| Σ_g q(g)² - 1."""
         steps = np.asarray(self.steps) % np.array(self.sizes)
+        # Parseval, over the steps alone: the group may be too large to list.
         _, which = np.unique(steps, axis=0, return_inverse=True)
         law = np.bincount(which.ravel(), weights=host(self.probabilities))
         return float(self._order()) * float(law @ law) - 1.0
@@ -112,14 +116,17 @@ class _GroupWalk(IndexedContext):
     def _indexed_functions(self, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         elements = self._elements()
         angles = 2 * np.pi * (elements / np.array(self.sizes)) @ elements[1:].T
+        # The number of −k.
         negative = np.ravel_multi_index(
             tuple((-elements[1:].T) % np.array(self.sizes)[:, None]), self.sizes
         )
         number = np.arange(1, len(elements))
         # Of k and -k the first takes the cosine, the second the sine.
         shift = np.where(number > negative, -np.pi / 2, 0.0)
+        # A character that is its own conjugate is real, of variance 1 as it stands.
         scale = np.where(number == negative, 1.0, np.sqrt(2.0))
         character = self._characters()
+        # Of a character of value 0 the phase is rounding.
         phase = np.where(np.abs(character) > _ROUNDING, np.angle(character), 0.0)
         left = scale * np.cos(angles + shift)
         right = scale * np.cos(angles + shift - phase)
@@ -140,6 +147,7 @@ class _GroupWalk(IndexedContext):
         lead = (1,) * (x.ndim - 1)
         steps = self._reduce(jnp.asarray(self.steps, dtype=x.dtype))
         steps = steps.reshape(lead + steps.shape)
+        # (…, l): which steps lead from x to a.
         taken = (self._reduce(a - x)[..., None, :] == steps).all(axis=-1)
         law = jnp.asarray(self.probabilities)
         return jnp.log(
@@ -166,8 +174,10 @@ class _TorusWalk(_GroupWalk):
 
     def _leading(self, k: int) -> Clusters:  # noqa: ARG002 - always all
         size, dimension = self.sizes[0], len(self.sizes)
+        # cos(2π k / n) is the same for k and n − k.
         frequencies = np.arange(size // 2 + 1)
         cosines = np.cos(2 * np.pi * frequencies / size)
+        # 0 and n / 2 are their own mirror images.
         counts = np.where((2 * frequencies) % size == 0, 1, 2).astype(object)
         sums, multiplicities = np.zeros(1), np.ones(1, dtype=object)
         for _ in range(dimension):
@@ -177,6 +187,7 @@ class _TorusWalk(_GroupWalk):
             merged = collect(sums + 2 * dimension, tuple(multiplicities), _ROUNDING)
             sums = merged.values - 2 * dimension
             multiplicities = np.array(merged.multiplicities, dtype=object)
+            # Before the next coordinate multiplies them.
             if sums.size * cosines.size > _MAX_GROUP:
                 msg = f"the torus has more than {_MAX_GROUP} distinct eigenvalues"
                 raise ValueError(msg)
@@ -233,6 +244,7 @@ def torus_walk(num_vertices: int, dimension: int) -> AnalyticContext:
     size = check_integer(num_vertices, "num_vertices", low=2)
     d = check_integer(dimension, "dimension", low=1)
     steps = np.vstack([np.eye(d, dtype=int), -np.eye(d, dtype=int)])
+    # ±1 in each coordinate; for n = 2 both are the same step.
     return _TorusWalk(steps, np.full(2 * d, 0.5 / d), (size,) * d)
 
 

@@ -85,8 +85,8 @@ def _kise(e: Embeddings, axis_name: Any, **options: Any) -> Any:
 def _running(e: Embeddings, axis_name: Any) -> Any:
     objective = losses.with_running_moments(losses.svme, decay=0.7)
     past = losses.RunningMoments(
-        jnp.zeros(WIDTH, e.phi.dtype),
-        jnp.eye(WIDTH, dtype=e.phi.dtype) / 2,
+        jnp.zeros(e.phi.shape[1], e.phi.dtype),
+        jnp.eye(e.phi.shape[1], dtype=e.phi.dtype) / 2,
         jnp.full((), 0.5, e.phi.dtype),
     )
     return objective((e.phi, e.psi), past, axis_name=axis_name)[0]

@@ -73,6 +73,20 @@ def test_narrow_krylov_blocks_converge_through_restarts(block_size):
     assert info.status == "converged"
 
 
+def test_many_restarts_keep_krylov_bases_orthonormal():
+    a = decaying((200, 200), np.float32, values=1.0 - np.arange(200) / 400)
+    result, info = cx.solvers.truncated_svd(
+        a, 8, key=KEY, method="krylov", block_size=8
+    )
+    s, u, v = map(np.asarray, result)
+    assert info.status == "converged"
+    assert info.num_passes > 20
+    atol = 100 * np.finfo(np.float32).eps
+    np.testing.assert_allclose(s, 1.0 - np.arange(8) / 400, atol=atol)
+    np.testing.assert_allclose(v.T @ v, np.eye(8), atol=atol)
+    assert np.linalg.norm(np.asarray(a) @ v - u * s, axis=0).max() < atol
+
+
 @pytest.mark.slow
 def test_krylov_residuals_are_those_of_the_triples_when_passes_run_out():
     a = decaying((60, 45), values=(1.0 + np.arange(45)) ** -0.5)

@@ -1,0 +1,138 @@
+"""What the device does at most: the peaks that workloads are held against."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from _device import OnDevice, Peaks, Setting, measure, platform
+from contexture_jax._core.numerics import PRECISIONS
+
+__all__ = ["levels", "measure_roofs"]
+
+Product = Callable[[Any, Any], Any]
+_REPEATS = 4
+_CHAIN = 16  # exponentials of one number, so that memory plays no part
+_LISTS = 8  # rows that one row is the mean of
+_CHECKED = 64
+_EXACT = 4.0  # times the least error: of the same kind
+
+
+def levels() -> dict[str, Product]:
+    """Products of float32 blocks at every precision that the platform may have."""
+    named: dict[str, Any] = dict(PRECISIONS)
+    if platform() == "gpu":
+        named["TF32"] = jax.lax.DotAlgorithmPreset.TF32_TF32_F32
+    if platform() != "cpu":
+        named["the platform's default"] = jax.lax.Precision.DEFAULT
+
+    def at(precision: Any) -> Product:
+        return lambda a, b: jnp.matmul(a, b, precision=precision)
+
+    def halves(a: Any, b: Any) -> Any:
+        half = jnp.bfloat16
+        return jnp.matmul(
+            a.astype(half), b.astype(half), preferred_element_type=jnp.float32
+        )
+
+    return {name: at(precision) for name, precision in named.items()} | {
+        "bfloat16 operands": halves
+    }
+
+
+def measure_roofs(setting: Setting) -> tuple[list[dict[str, Any]], Peaks]:
+    """Rows of all roofs, and the rates in them that bound the workloads."""
+    rng = np.random.default_rng(setting.seed)
+    rows = measure(list(_streams(setting, rng)), setting)
+    products, checked = _products(setting, rng)
+    exact = measure(products, setting)
+    for row in exact:
+        row["accuracy"] = {"error": checked[row["name"]]()}
+    best = [r for r in exact if r["accuracy"]["error"] <= _EXACT * _finest(exact)]
+    rates = {row["name"]: 1e9 * row["rate"] for row in rows if "rate" in row}
+    peaks = Peaks(
+        max((1e9 * row["rate"] for row in best), default=float("nan")),
+        *(rates.get(name, float("nan")) for name in ("copy", "exponentials", "gather")),
+    )
+    return rows + exact, peaks
+
+
+def _finest(rows: list[dict[str, Any]]) -> float:
+    return min((row["accuracy"]["error"] for row in rows), default=0.0)
+
+
+def _repeated(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A program that does a step again and again: launches are paid for once."""
+
+    @jax.jit
+    def run(x: Any, *rest: Any) -> Any:
+        return jax.lax.fori_loop(0, _REPEATS, lambda _, x: step(x, *rest), x)
+
+    return run
+
+
+def _streams(setting: Setting, rng: np.random.Generator) -> Iterator[OnDevice]:
+    sizes = setting.sizes
+    long = jnp.ones(sizes.stream, jnp.float32)
+    copy = _repeated(lambda x: x + 1.0)
+    bytes_ = 8.0 * sizes.stream
+    yield _roof(
+        "copy", lambda _: copy(long), bytes_, "B/s", f"{4e-6 * sizes.stream:.0f} MB"
+    )
+
+    def chain(x: Any) -> Any:
+        for _ in range(_CHAIN):
+            x = jnp.exp(-x)
+        return x
+
+    short, exps = jnp.ones(sizes.stream // 8, jnp.float32), _repeated(chain)
+    work = float(_CHAIN * short.size)
+    yield _roof("exponentials", lambda _: exps(short), work, "exp/s", "16 in a row")
+    n, _, width = sizes.lists
+    lists = jax.device_put(rng.integers(0, n, (_LISTS, n), np.int32))
+    table = jax.device_put(rng.standard_normal((n, width), np.float32))
+    gather = _repeated(lambda x, lists: sum(x[i] for i in lists) / _LISTS)
+    work = 4.0 * width * lists.size
+    words = f"sums of {_LISTS} rows of {width} from {n}"
+    yield _roof("gather", lambda _: gather(table, lists), work, "B/s", words)
+    few = jnp.ones(8, jnp.float32)
+    add, turns = jax.jit(lambda x: x + 1.0), 1000
+    yield OnDevice("launch of a program", lambda _: add(few), "limit")
+    loop = jax.jit(lambda x: jax.lax.fori_loop(0, turns, lambda _, x: jnp.sin(x), x))
+    yield OnDevice("turn of a loop", lambda _: loop(few), "limit", repeats=turns)
+
+
+def _roof(
+    name: str, run: Callable[[int], Any], work: float, unit: str, settings: str
+) -> OnDevice:
+    return OnDevice(
+        name, run, "limit", settings, work=work, unit=unit, repeats=_REPEATS
+    )
+
+
+def _products(
+    setting: Setting, rng: np.random.Generator
+) -> tuple[list[OnDevice], dict[str, Callable[[], float]]]:
+    """Square products at every level, and the error of one product of each."""
+    side = setting.sizes.square
+    host = [rng.standard_normal((side, side), np.float32) for _ in range(2)]
+    host[0] *= np.float32(side**-0.5)  # so that powers stay in range
+    a, b = map(jax.device_put, host)
+    exact = host[0][:_CHECKED].astype(np.float64) @ host[1].astype(np.float64)
+    contestants, checks = [], {}
+    for level, product in levels().items():
+        name = f"product, {level}"
+        loop = _repeated(lambda x, a, product=product: product(a, x))
+
+        def check(product: Product = product) -> float:
+            found = np.asarray(jax.jit(product)(a[:_CHECKED], b), np.float64)
+            return float(np.abs(found - exact).max() / np.abs(exact).max())
+
+        work, words = 2.0 * side**3, f"{side}³"
+        contestants.append(
+            _roof(name, lambda _, loop=loop: loop(b, a), work, "FLOP/s", words)
+        )
+        checks[name] = check
+    return contestants, checks

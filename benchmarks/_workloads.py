@@ -1,0 +1,553 @@
+"""The workloads of `accelerator.py`: each gives its cases as (title, rows, facts).
+
+Peers are PyTorch and CuPy on the same device, where they are installed, on the same
+memory. Flops and bytes are counted here: what the result needs, not what was done.
+"""
+
+import argparse
+import functools
+import importlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+
+import contexture_jax as cx
+from _accuracy import Triples, make_entry_judge, make_judge
+from _data import clustered_points, conditional
+from _device import (
+    OnDevice,
+    Setting,
+    Work,
+    library,
+    measure,
+    moved,
+    peer,
+    platform,
+)
+from _ours import matmat, rmatmat
+from _roofs import levels
+
+__all__ = ["WORKLOADS"]
+
+Case = tuple[str, list[dict[str, Any]], dict[str, Any]]
+CHECKED = 256  # rows that are compared with float64
+KRYLOV = {"method": "krylov", "block_size": 48, "max_passes": 4}
+
+
+def dense(setting: Setting) -> Iterator[Case]:
+    """One pass over a dense matrix at every precision, then its leading triples."""
+    n, m, rank = setting.sizes.dense
+    kept = min(4 * rank, m)
+    keys = jax.random.split(jax.random.key(setting.seed), 3)
+    values = (np.arange(kept) + 1.0) ** -0.5
+
+    @jax.jit
+    def make(keys: Any) -> Any:
+        u, v = (
+            orthonormal(jax.random.normal(k, (s, kept)))
+            for k, s in zip(keys, (n, m), strict=True)
+        )
+        scaled = u * jnp.asarray(values, u.dtype)
+        return u, v, jnp.matmul(scaled, v.T, precision="highest")
+
+    u, v, a = jax.block_until_ready(make(keys[:2]))
+    u, v = (np.asarray(x, np.float64) for x in (u, v))
+    one_pass = Work(flops=4.0 * n * m * rank, bytes=8.0 * n * m)
+    q = jax.random.normal(keys[2], (m, rank))
+    exact = (v * values**2) @ (v.T @ np.asarray(q, np.float64))
+
+    def both(product: Any) -> Callable[[int], Any]:
+        run = jax.jit(lambda a, q: product(a.T, product(a, q)))
+        return lambda _: run(a, q)
+
+    contestants = [
+        OnDevice(
+            f"A q, Aᵀ z: {level}",
+            both(product),
+            "ours" if level == "exact" else "peer",
+            work=one_pass.flops,
+            bound=lambda: setting.peaks.seconds(one_pass),
+        )
+        for level, product in levels().items()
+    ]
+    title = f"dense {n} × {m}, {rank} columns"
+    rows = measure(contestants, setting, make_entry_judge(exact))
+    yield f"{title}, one pass", rows, {}
+    truth = Triples(values[:rank], u[:, :rank], v[:, :rank])
+    judge = make_judge(truth)
+    passes: dict[str, Any] = {}
+
+    def solver(name: str, **options: Any) -> OnDevice:
+        def run(number: int) -> Any:
+            key = jax.random.key(number)
+            result, info = cx.solvers.truncated_svd(a, rank, key=key, **options)
+            passes[name] = info.num_passes
+            return result
+
+        def bound() -> float:
+            passes[name] = float(passes[name])
+            return passes[name] * setting.peaks.seconds(one_pass)
+
+        return OnDevice(name, run, "ours", answer=as_triples, bound=bound)
+
+    contestants = [solver("contexture_jax")]
+    if KRYLOV["block_size"] * KRYLOV["max_passes"] <= m // 2:
+        contestants.append(solver("contexture_jax, Krylov 48 × 4", **KRYLOV))
+    contestants += dense_peers(a, rank)
+    rows = measure(contestants, setting, judge)
+    yield f"{title}, leading triples", rows, {"passes": passes}
+
+
+def dense_peers(a: Any, rank: int) -> list[OnDevice]:
+    found = []
+    if torch := library("torch"):
+        tensor, width = moved(torch, a), rank + 10
+
+        def low_rank(number: int) -> Any:
+            torch.manual_seed(number)
+            return torch.svd_lowrank(tensor, q=width, niter=4)
+
+        def triples(t: Any) -> Triples:
+            u, s, v = (x.cpu().numpy() for x in t)
+            return Triples(s[:rank], u[:, :rank], v[:, :rank])
+
+        words = f"q={width}, niter=4"
+        found.append(
+            peer("torch.svd_lowrank", torch, low_rank, settings=words, answer=triples)
+        )
+    if cupy := library("cupy"):
+        found.append(cupy_svds(cupy, moved(cupy, a), rank))
+    return found
+
+
+def cupy_svds(cupy: Any, matrix: Any, rank: int, dropped: int = 0) -> OnDevice:
+    """CuPy's Lanczos; its first `dropped` triples are left out."""
+    svds = importlib.import_module("cupyx.scipy.sparse.linalg").svds
+
+    def triples(t: Any) -> Triples:
+        u, s, vt = (cupy.asnumpy(x) for x in t)
+        order = np.argsort(-s)[dropped:]
+        return Triples(s[order], u[:, order], vt[order].T)
+
+    return peer(
+        "CuPy svds", cupy, lambda _: svds(matrix, k=rank + dropped), answer=triples
+    )
+
+
+def as_triples(result: Any) -> Triples:
+    return Triples(result.singular_values, result.left, result.right)
+
+
+def orthonormal(z: Any) -> Any:
+    """Cholesky QR, twice."""
+    for _ in range(2):
+        gram = jnp.matmul(z.T, z, precision="highest")
+        factor = jnp.linalg.cholesky(gram)
+        eye = jnp.eye(len(gram), dtype=z.dtype)
+        inverse = jax.scipy.linalg.solve_triangular(factor, eye, lower=True)
+        z = jnp.matmul(z, inverse.T, precision="highest")
+    return z
+
+
+def tall(setting: Setting) -> Iterator[Case]:
+    """An orthonormal basis of a tall block, by two rounds of Cholesky QR."""
+    from contexture_jax.solvers._orthonormal import orthonormalize
+    from contexture_jax.solvers._random import make_seed
+
+    n, width = setting.sizes.tall
+    z = jax.random.normal(jax.random.key(setting.seed), (n, width))
+    z = z @ (jnp.eye(width) + 0.5 * jnp.ones((width, width)) / width**0.5)
+    work = Work(flops=8.0 * n * width**2, bytes=24.0 * n * width)
+    seed = make_seed(jax.random.key(0))
+
+    def contestant(name: str, function: Any, kind: Any = "peer") -> OnDevice:
+        run = jax.jit(function)
+        return OnDevice(
+            name,
+            lambda _: run(z),
+            kind,
+            work=work.flops,
+            bound=lambda: setting.peaks.seconds(work),
+            answer=lambda q: np.asarray(jnp.matmul(q.T, q, precision="highest")),
+        )
+
+    contestants = [
+        contestant("contexture_jax", lambda z: orthonormalize(z, seed), "ours"),
+        contestant("bare products", orthonormal),
+        contestant("jnp.linalg.qr", lambda z: jnp.linalg.qr(z)[0]),
+    ]
+    if torch := library("torch"):
+        tensor = moved(torch, z)
+        contestants.append(
+            peer(
+                "torch.linalg.qr",
+                torch,
+                lambda _: torch.linalg.qr(tensor)[0],
+                answer=lambda q: (q.T @ q).cpu().numpy(),
+            )
+        )
+    judge = make_entry_judge(np.eye(width))
+    yield f"orthonormal basis, {n} × {width}", measure(contestants, setting, judge), {}
+
+
+def operator_products(
+    setting: Setting, name: str, op: Any, block: Any, work: Work, function: Any
+) -> OnDevice:
+    """T g or T* f of one of our operators, compiled."""
+    run = jax.jit(function)
+    return OnDevice(
+        name,
+        lambda _: run(op, block),
+        "ours",
+        work=work.flops,
+        answer=first_rows,
+        bound=lambda: setting.peaks.seconds(work),
+    )
+
+
+def first_rows(found: Any) -> np.ndarray:
+    """Those that are checked, of an array of JAX, PyTorch or CuPy."""
+    part = found.reshape(-1, found.shape[-1])[:CHECKED]
+    if hasattr(part, "get"):
+        return part.get()
+    return np.asarray(part.cpu() if hasattr(part, "cpu") else part)
+
+
+def gaussian(setting: Setting) -> Iterator[Case]:
+    """The operator of a Gaussian kernel, recomputed in tiles, and its adjoint."""
+    from kernel_operator import SDPA, Problem, exact_rows, fused_attention
+
+    n, d, width = setting.sizes.gaussian
+    points = clustered_points(n, d, setting.seed)
+    rng = np.random.default_rng(setting.seed)
+    host = rng.standard_normal((n, width), np.float32)
+    block, context = jax.device_put(host), cx.contexts.rbf(points, 0.05)
+    work = Work(flops=2.0 * n * n * (d + 2 + width), exps=float(n) * n)
+    problem = Problem(points, points, host, 0.05)
+    ops = {"": cx.association_operator(context)}
+    if platform() != "cpu":
+        # The default suits a cache of megabytes; fewer turns of the loop suit a GPU.
+        sides = (4096, 16384)
+        for side in sides:
+            ops[f", tiles of {side}"] = cx.association_operator(context, tile_size=side)
+        wide = ops[f", tiles of {sides[-1]}"]
+        ops[f", tiles of {sides[-1]}, split"] = wide.with_precision("split")
+    make = functools.partial(operator_products, setting, block=block, work=work)
+    contestants = [
+        make(f"contexture_jax{words}", op, function=matmat) for words, op in ops.items()
+    ]
+    if torch := library("torch"):
+        device = "cuda" if platform() == "gpu" else "cpu"
+        contestants += [
+            peer(
+                SDPA,
+                torch,
+                c.run,
+                settings=c.settings,
+                work=work.flops,
+                answer=first_rows,
+            )
+            for c in fused_attention(problem, device)
+        ]
+    rows = measure(contestants, setting, make_entry_judge(exact_rows(problem)))
+    title = f"Gaussian, n = {n}, d = {d}, {width} columns"
+    space = ops[""].cost(width).temporary_bytes / 1e6
+    yield title, rows, {"work_space_MB": space}
+    contestants = [
+        make(f"contexture_jax{words}", op, function=rmatmat)
+        for words, op in ops.items()
+    ]
+    yield f"{title}, adjoint", measure(contestants, setting), {}
+
+
+def neighbours(setting: Setting) -> Iterator[Case]:
+    """The operator of neighbour lists, and its adjoint through the transpose."""
+    n, k, width = setting.sizes.lists
+    rng = np.random.default_rng(setting.seed)
+    lists = rng.integers(0, n, (n, k), np.int32)
+    op = cx.association_operator(cx.contexts.neighbors(lists, num_points=n))
+    host = rng.standard_normal((n, width), np.float32)
+    block = jax.device_put(host)
+    starts = np.arange(0, n * k + 1, k)
+    shares = np.full(n * k, 1.0 / k, np.float32)
+    matrix = scipy.sparse.csr_array((shares, lists.reshape(-1), starts), (n, n))
+    work = Work(2.0 * n * k * width, 8.0 * n * width, 0.0, 4.0 * n * k * width)
+    for name, function, csr in (
+        ("forward", matmat, matrix),
+        ("adjoint", rmatmat, conditional(matrix.T).astype(np.float32)),
+    ):
+        bags = embedding_bag(lists, block) if name == "forward" else []
+        contestants = [
+            operator_products(setting, "contexture_jax", op, block, work, function),
+            *bags,
+            *sparse_peers(csr, block),
+        ]
+        exact = csr[:CHECKED].astype(np.float64) @ host.astype(np.float64)
+        rows = measure(contestants, setting, make_entry_judge(exact))
+        yield f"k-NN {name}, n = {n}, K = {k}, {width} columns", rows, {}
+
+
+def embedding_bag(lists: np.ndarray, block: Any) -> list[OnDevice]:
+    torch = library("torch")
+    if torch is None:
+        return []
+    table, where = moved(torch, block), moved(torch, lists)
+    bag = torch.nn.functional.embedding_bag
+    return [
+        peer(
+            "torch embedding_bag",
+            torch,
+            lambda _: bag(where, table, mode="mean"),
+            answer=first_rows,
+        )
+    ]
+
+
+def sparse_peers(matrix: Any, block: Any) -> list[OnDevice]:
+    """A CSR matrix times a block, by PyTorch and CuPy."""
+    found = []
+    matrix = scipy.sparse.csr_array(matrix)
+    parts = [np.asarray(x, np.int32) for x in (matrix.indptr, matrix.indices)]
+    if torch := library("torch"):
+        arrays = [moved(torch, x) for x in (*parts, matrix.data)]
+        tensor = torch.sparse_csr_tensor(*arrays, matrix.shape)
+        right = moved(torch, block)
+        found.append(
+            peer("torch CSR", torch, lambda _: tensor @ right, answer=first_rows)
+        )
+    if cupy := library("cupy"):
+        csr_matrix = importlib.import_module("cupyx.scipy.sparse").csr_matrix
+
+        indptr, indices, data = (moved(cupy, x) for x in (*parts, matrix.data))
+        held = csr_matrix((data, indices, indptr), shape=matrix.shape)
+        other = moved(cupy, block)
+        found.append(peer("CuPy CSR", cupy, lambda _: held @ other, answer=first_rows))
+    return found
+
+
+def sparse(setting: Setting) -> Iterator[Case]:
+    """A sparse table: one product each way, then its spectrum."""
+    from sparse_svd import normalised
+
+    n, m, wanted, rank = setting.sizes.sparse
+    rng = np.random.default_rng(setting.seed)
+    # Popular rows and columns: the square of a uniform number.
+    pairs = [(size * rng.random(2 * wanted) ** 2).astype(np.int64) for size in (n, m)]
+    kept = rng.permutation(np.unique(pairs[0] * m + pairs[1]))[:wanted]
+    counts = 1.0 + rng.poisson(1.0, len(kept)).astype(np.float32)
+    table = scipy.sparse.csr_array((counts, (kept // m, kept % m)), (n, m))
+    op = cx.association_operator(cx.contexts.joint(table))
+    size = f"{n} × {m}, {table.nnz} non-zeros"
+    gathered = 4.0 * table.nnz * rank
+    bytes_ = 8.0 * table.nnz + 4.0 * (n + m) * rank
+    work = Work(2.0 * table.nnz * rank, bytes_, 0.0, gathered)
+    for name, function, csr in (
+        ("forward", matmat, conditional(table)),
+        ("adjoint", rmatmat, conditional(table.T)),
+    ):
+        host = rng.standard_normal((csr.shape[1], rank), np.float32)
+        block = jax.device_put(host)
+        contestants = [
+            operator_products(setting, "contexture_jax", op, block, work, function),
+            *sparse_peers(csr.astype(np.float32), block),
+        ]
+        exact = csr[:CHECKED] @ host.astype(np.float64)
+        rows = measure(contestants, setting, make_entry_judge(exact))
+        yield f"sparse {name}, {size}, {rank} columns", rows, {}
+    matrix, *roots = normalised(table)
+    yield sparse_spectrum(setting, op, matrix, roots, work, f"sparse {size}")
+
+
+def sparse_spectrum(
+    setting: Setting, op: Any, matrix: Any, roots: Any, work: Work, title: str
+) -> Case:
+    """Leading triples, judged by their residuals in float64."""
+    rank = setting.sizes.sparse[-1]
+    passes: list[Any] = []
+
+    def run(number: int) -> Any:
+        result, info = cx.svd(op, rank, key=jax.random.key(number))
+        passes[:] = [info.num_passes]
+        return result
+
+    def euclidean(result: Any) -> Triples:
+        left, right = (
+            root[:, None] * np.asarray(x, np.float64)
+            for root, x in zip(roots, (result.left, result.right), strict=True)
+        )
+        return Triples(result.singular_values, left, right)
+
+    def judge(found: Triples) -> dict[str, float]:
+        s, u, v = (np.asarray(x, np.float64) for x in found)
+        gaps = [matrix @ v - s * u, matrix.T @ u - s * v]
+        return {"residual": max(np.linalg.norm(g, axis=0).max() for g in gaps) / s[0]}
+
+    bound = lambda: 2 * float(passes[0]) * setting.peaks.seconds(work)  # noqa: E731
+    contestants = [
+        OnDevice("contexture_jax", run, "ours", answer=euclidean, bound=bound)
+    ]
+    if cupy := library("cupy"):
+        csr_matrix = importlib.import_module("cupyx.scipy.sparse").csr_matrix
+
+        held = csr_matrix(matrix.astype(np.float32))
+        contestants.append(cupy_svds(cupy, held, rank, dropped=1))
+    if platform() == "cpu":
+        from _peers import scipy_svds
+
+        small = matrix.astype(np.float32)
+        contestants.append(
+            OnDevice(
+                "scipy svds, ARPACK",
+                lambda number: scipy_svds(small, rank + 1, number, tol=1e-5),
+                answer=lambda t: Triples(t.values[1:], t.left[:, 1:], t.right[:, 1:]),
+            )
+        )
+    rows = measure(contestants, setting, judge)
+    return f"{title}, spectrum, rank {rank}", rows, {"passes": float(passes[0])}
+
+
+def search(setting: Setting) -> Iterator[Case]:
+    """The exact k-NN graph."""
+    from neighbor_graph import exact_radii, judge
+
+    k = setting.sizes.neighbors
+    for n, d, num_queries in setting.sizes.search:
+        points = clustered_points(n, d, setting.seed)
+        whole = num_queries in (0, n)
+        queries = points if whole else points[:num_queries]
+        work = Work(flops=2.0 * len(queries) * n * d)
+        if whole:
+            run = lambda _, x=points: cx.contexts.knn(x, k).indices  # noqa: E731
+        else:
+            lists = np.zeros((1, k), np.int32)
+            law = np.ones(1, np.float32)
+            context = cx.contexts.Neighbors(
+                jax.device_put(lists),
+                None,
+                jax.device_put(points),
+                jax.device_put(law),
+                n,
+            )
+            run = lambda _, c=context, q=queries: c.at(q).indices  # noqa: E731
+        ours = OnDevice(
+            "contexture_jax knn",
+            run,
+            "ours",
+            work=work.flops,
+            bound=lambda work=work: setting.peaks.seconds(work),
+        )
+        radii = exact_radii(queries[:CHECKED], points, k)
+        checked = functools.partial(judge, queries=queries, points=points, radii=radii)
+        contestants = [ours, *torch_search(points, queries, k, work)]
+        rows = measure(
+            contestants, setting._replace(rounds=min(setting.rounds, 3)), checked
+        )
+        yield f"exact k-NN, {len(queries)} of {n} × {d}, K = {k}", rows, {}
+
+
+def torch_search(
+    points: np.ndarray, queries: np.ndarray, k: int, work: Work
+) -> list[OnDevice]:
+    """Distances by products of blocks of queries, and `topk`."""
+    torch = library("torch")
+    if torch is None:
+        return []
+    a, x = moved(torch, points), moved(torch, queries)
+    rows = max(1, 2**28 // len(points))
+
+    def run(_: int) -> Any:
+        squares = (a * a).sum(dim=1)
+        found = [
+            (squares - 2 * part @ a.T).topk(k, dim=1, largest=False).indices
+            for part in x.split(rows)
+        ]
+        return torch.cat(found)
+
+    answer = lambda t: t.cpu().numpy()  # noqa: E731
+    return [peer("torch products and topk", torch, run, work=work.flops, answer=answer)]
+
+
+def step(setting: Setting) -> Iterator[Case]:
+    """A training step with a whitened loss, ten in a row."""
+    from train_step import LOSS, OURS, TORCH, ours, torch_step
+
+    rows, widths = setting.sizes.step
+    args = argparse.Namespace(
+        rows=rows, widths=list(widths), steps=10, data_rows=2 * rows
+    )
+    rng = np.random.default_rng(setting.seed)
+    views = rng.standard_normal((2, rows, widths[0]), np.float32)
+    views[1] += views[0]
+    weights = sum(a * b for a, b in itertools.pairwise(widths))
+    work = Work(flops=10 * 3 * 2.0 * 2 * rows * weights)
+    contestants = [
+        OnDevice(
+            c.name,
+            c.run,
+            "ours",
+            work=work.flops if c.name == OURS else None,
+            bound=lambda name=c.name: (
+                setting.peaks.seconds(work) if name == OURS else None
+            ),
+        )
+        for c in ours(args, views)[0]
+        if c.name in (OURS, LOSS)
+    ]
+    if torch := library("torch"):
+        device = "cuda" if platform() == "gpu" else "cpu"
+        contestants += [
+            peer(TORCH, torch, c.run, work=work.flops)
+            for c in torch_step(args, views, device)
+        ]
+    found = measure(contestants, setting, lambda answer: answer)
+    yield f"{'-'.join(map(str, widths))}, 2 × {rows} rows, 10 steps", found, {}
+
+
+def certified(setting: Setting) -> Iterator[Case]:
+    """The spectrum of a k-NN context and its certificate."""
+    n, k, rank = setting.sizes.certified
+    points = clustered_points(n, 20, setting.seed)
+    op = cx.association_operator(cx.contexts.knn(points, k))
+    found: dict[str, Any] = {}
+
+    def solve(number: int) -> Any:
+        found["result"], found["info"] = cx.svd(op, rank, key=jax.random.key(number))
+        return found["result"]
+
+    def certify(number: int) -> Any:
+        both = found["result"], found["info"]
+        return cx.solvers.certify(*both, op, key=jax.random.key(number + 1))
+
+    def bound(columns: int, passes: Callable[[], float]) -> Callable[[], float]:
+        cost = op.cost(columns)
+        moved_bytes = cost.argument_bytes + cost.output_bytes
+        work = Work(cost.flops, moved_bytes, 0.0, 4.0 * n * k * columns)
+        return lambda: 2 * passes() * setting.peaks.seconds(work)
+
+    made = bound(rank, lambda: float(found["info"].num_passes))
+    contestants = [
+        OnDevice("svd", solve, "ours", bound=made),
+        OnDevice(
+            "certify", certify, "ours", "10 passes of 8", bound=bound(8, lambda: 10.0)
+        ),
+    ]
+    rows = measure(contestants, setting)
+    facts = {"passes": float(found["info"].num_passes)}
+    yield f"k-NN context, n = {n}, K = {k}, rank {rank}", rows, facts
+
+
+WORKLOADS: dict[str, Callable[[Setting], Iterator[Case]]] = {
+    "dense": dense,
+    "tall": tall,
+    "gaussian": gaussian,
+    "neighbours": neighbours,
+    "sparse": sparse,
+    "step": step,
+    "certified": certified,
+    "search": search,
+}
