@@ -66,6 +66,7 @@ LAYERS = {
 # Kernels leave compiling to their caller. These are front doors that eager users call.
 JIT_ALLOWED = {
     "_core/fingerprint.py": "one pass over arrays too large for NumPy",
+    "_core/factorizations.py": "for eager callers: each is some thirty operations",
     "_core/numerics.py": "a transpose that is stored, not a view inside a program",
     "contexts/_numbered.py": "binary searches among entries, for eager code",
     "contexts/_softmax.py": "tables, draws and Bayes' rule over tiles, for eager code",

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_values, held_here, is_traced
+from contexture_jax._core.factorizations import thin_svd
 from contexture_jax._core.features import as_features, new_rows
 from contexture_jax._core.numerics import mm, rank_cutoff
 from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
@@ -110,7 +111,7 @@ def teacher(z: ArrayLike, threshold: float | None = None) -> Teacher:
     center = raw.mean(axis=0)
     # (N, r), (r,), (r, d). By the SVD of z, not of its covariance, whose small
     # eigenvalues are lost below √eps.
-    u, sigma, vh = jnp.linalg.svd(raw - center[None, :], full_matrices=False)
+    u, sigma, vh = thin_svd(raw - center[None, :])
     values = np.asarray(sigma)
     floor = float(rank_cutoff((num_rows, raw.shape[1]), values.dtype, sigma[0]))
     # Directions of rounding are no functions, however they are weighted.

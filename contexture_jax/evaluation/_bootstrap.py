@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_integer, check_key, check_values
+from contexture_jax._core.factorizations import singular_values
 from contexture_jax._core.intervals import (
     Interval,
     check_level,
@@ -135,7 +136,7 @@ def bootstrap_spectrum(
             count_cells(sample.cells[drawn], sample.shape, observed.dtype)
         )
         # ‖M* − M̂‖ in the spectral norm, which moves no singular value by more (Weyl).
-        gap = jnp.linalg.svd(matrix - observed, compute_uv=False)[0]
+        gap = singular_values(matrix - observed)[0]
         return jnp.concatenate([spectrum_of(matrix), gap[None]])
 
     # (num_replicates, k + 1): a spectrum and its gap in each row.

@@ -18,6 +18,7 @@ from contexture_jax._core.checks import (
     is_concrete,
 )
 from contexture_jax._core.either import Either, namespace
+from contexture_jax._core.factorizations import thin_svd
 from contexture_jax._core.numerics import (
     as_law,
     mm,
@@ -290,7 +291,7 @@ def _span_and_inverse(
     n, d = y.shape
     # LAPACK is asked nothing about NaN: 0 goes in, and NaN comes out.
     finite = jnp.isfinite(y).all()
-    basis, s, rotation = jnp.linalg.svd(jnp.where(finite, y, 0), full_matrices=False)
+    basis, s, rotation = thin_svd(jnp.where(finite, y, 0))
     # s has columns of length 1 behind it, so that s[0] lies between 1 and √d.
     keep = s > rank_cutoff((n, d), y.dtype, s[0])
     inverse = rotation.T * safe_reciprocal(jnp.where(keep, s, 0))[None, :]

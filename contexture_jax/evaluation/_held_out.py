@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_key
+from contexture_jax._core.factorizations import thin_svd
 from contexture_jax._core.intervals import (
     Interval,
     check_level,
@@ -114,7 +115,7 @@ def _functions(counts: Float[Array, "n m"], rank: int) -> tuple[Array, Array, Ar
     op = dense_operator(counts / counts.sum())
     # Rows that a half has not seen are 0 here, and their functions with them.
     matrix = symmetrised_matrix(op, deflated=True)
-    u, s, vh = jnp.linalg.svd(matrix, full_matrices=False)
+    u, s, vh = thin_svd(matrix)
     left, right = to_functions(op, u[:, :rank], vh[:rank].T)
     return jnp.clip(s[:rank], 0.0, 1.0), left, right
 

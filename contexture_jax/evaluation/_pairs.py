@@ -16,6 +16,7 @@ from contexture_jax._core.checks import (
     check_values,
     is_concrete,
 )
+from contexture_jax._core.factorizations import singular_values
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -176,7 +177,7 @@ def symmetrised(counts: Float[Array, "n m"]) -> Float[Array, "n m"]:
 def spectrum_of(matrix: Float[Array, "n m"]) -> Float[Array, " k"]:
     """All of them but the trivial one, which is 0 here and comes last."""
     # Deflated, the trivial value is 0, and no value is below it.
-    return jnp.clip(jnp.linalg.svd(matrix, compute_uv=False)[:-1], 0.0, 1.0)
+    return jnp.clip(singular_values(matrix)[:-1], 0.0, 1.0)
 
 
 def observe(sample: PairSample) -> tuple[Float[Array, "n m"], Float[Array, " k"]]:

@@ -13,6 +13,7 @@ from contexture_jax._core.checks import (
     check_values,
     is_concrete,
 )
+from contexture_jax._core.factorizations import orthonormal_columns, thin_svd
 from contexture_jax._core.intervals import (
     Interval,
     check_level,
@@ -198,9 +199,7 @@ def _by_operator(
     root = safe_sqrt(op.p_a)[:, None]
     # (m, d): √p_a · T* f. Its singular values are √λ̂ to eps; as roots of the
     # eigenvalues of B they would be lost below √eps.
-    left_of_a, s, turn = jnp.linalg.svd(
-        root * op.rmatmat(functions), full_matrices=False
-    )
+    left_of_a, s, turn = thin_svd(root * op.rmatmat(functions))
     # A context with fewer values of A than functions has no more Ritz values than
     # those; the others are 0.
     k = min(rank, s.shape[0])
@@ -251,9 +250,7 @@ def _by_pairs(
     f = mm(phi - mean[None, :], whitening)
     g = mm(psi - mean_psi[None, :], whitening_psi)
     # Of the cross-covariance of whitened embeddings: canonical correlations.
-    turn, values, turn_psi = jnp.linalg.svd(
-        mm((weights[:, None] * f).T, g), full_matrices=False
-    )
+    turn, values, turn_psi = thin_svd(mm((weights[:, None] * f).T, g))
     return RayleighRitz(
         jnp.clip(values[:rank], 0.0, 1.0),
         mm(f, turn[:, :rank]),
@@ -339,13 +336,13 @@ def _correlation(
         x = x * safe_reciprocal(jnp.linalg.norm(x, axis=0))[None, :]
         # Gram–Schmidt in the order of the functions: column i less its part in 1, …, i
         # − 1.
-        basis, triangle = jnp.linalg.qr(x)
-        # What is left of a column of length 1, up to the sign that QR happens to give.
-        rest = jnp.diagonal(triangle)
+        basis = orthonormal_columns(x)
+        # What is left of a column of length 1.
+        rest = (basis * x).sum(axis=0)
         floor = rank_cutoff((x.shape[0], x.shape[1]), x.dtype, jnp.ones((), x.dtype))
-        sign = jnp.where(jnp.abs(rest) > floor, jnp.sign(rest), 0)
         # Of mean square 1: the length of n entries is √n.
-        return _pad(basis * sign[None, :] * x.shape[0] ** 0.5, x.shape[1])
+        # NaN must come through.
+        return jnp.where((rest <= floor)[None, :], 0.0, basis * x.shape[0] ** 0.5)
 
     f, g = in_order(f), in_order(g)
     # (r,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer
+from contexture_jax._core.factorizations import singular_values
 from contexture_jax._core.numerics import (
     mm,
     safe_divide,
@@ -54,11 +55,11 @@ def principal_angles(
     # (d1, d2)
     cross = mm(large.T, small)
     # Descending, as angles ascend; near 1 they say little, 1 − cos being θ² / 2.
-    cosines = jnp.linalg.svd(cross, compute_uv=False)
+    cosines = singular_values(cross)
     # The part of the smaller basis that the larger does not hold: its singular values
     # are the sines, exact for small angles.
     outside = small - mm(large, cross)
-    sines = jnp.linalg.svd(outside, compute_uv=False)[::-1]
+    sines = singular_values(outside)[::-1]
     # The 0 columns of a rank-deficient basis put sines of 0 first: send them last.
     sines = jnp.roll(jnp.pad(sines, (d - sines.shape[0], 0)), rank - d)
     angles = jnp.where(jnp.isfinite(cross).all(), jnp.arctan2(sines, cosines), jnp.nan)

@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import as_floating, check_coefficient
+from contexture_jax._core.factorizations import singular_values
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, ArrayLike, Float, summary
@@ -86,7 +87,7 @@ def vamp(
     # The squared Frobenius norm: no singular value is computed or differentiated.
     if r == 2:
         return -jnp.sum(K**2)
-    return -jnp.sum(jnp.linalg.svd(K, compute_uv=False))
+    return -jnp.sum(singular_values(K))
 
 
 def vamp_e(

@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from contexture_jax._core.checks import gathered, is_traced
+from contexture_jax._core.factorizations import singular_values, thin_svd
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Bool, Float, Inexact, Int
@@ -54,7 +55,7 @@ def all_singular_values(op: AssociationOperator) -> Float[Array, " k"]:
     op = tree_on_auto_axes(op)
     if is_traced(op):
         matrix = symmetrised_matrix(op, deflated=True)
-        values = jnp.linalg.svd(matrix, compute_uv=False)
+        values = singular_values(matrix)
     else:
         matrix = np.asarray(gathered(_deflated(op)), np.float64)
         # NumPy raises at what is not finite.
@@ -144,7 +145,7 @@ def _factored(
     And what M times the right vectors, or Mᴴ times the left ones, is off.
     """
     matrix = stored if is_tall else stored.conj().T
-    left, values, right_h = jnp.linalg.svd(matrix, full_matrices=False)
+    left, values, right_h = thin_svd(matrix)
     left, values = left[:, :rank], values[:rank]
     right = right_h[:rank].conj().T
     a = LinearMap(

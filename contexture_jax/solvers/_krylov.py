@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.factorizations import thin_svd
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Bool, Float, Inexact, Int
 from contexture_jax.solvers._linear_map import LinearMap
@@ -197,7 +198,7 @@ def _rotated(
     rank: Any, tol: Any, floor: Any, scale: Any, *, filled: int, kept: int,
 ) -> tuple[Array, ...]:  # fmt: skip
     """The bases in Ritz vectors, what goes with them, and whether goals are missed."""
-    w, s, xh = jnp.linalg.svd(small[:filled, :filled], full_matrices=False)
+    w, s, xh = thin_svd(small[:filled, :filled])
     # Mᴴ U = V Rᴴ + V_next [0, …, 0, link].
     out = mm(link, w[-link.shape[0] :, :kept])
     residuals, s = jnp.linalg.norm(out, axis=0), s[:kept]

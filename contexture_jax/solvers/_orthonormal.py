@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.factorizations import thin_svd
 from contexture_jax._core.numerics import mm, safe_reciprocal
 from contexture_jax._core.types import Array, Bool, Float, Inexact, Int
 from contexture_jax.solvers._linear_map import LinearMap, identity
@@ -207,7 +208,7 @@ def ritz_triples(
 ) -> tuple[Float[Array, " num"], Inexact[Array, "n num"], Inexact[Array, "m num"]]:
     """`ritz_svd` with a basis of the image at hand, shape (n, b)."""
     # svd(R), not eigh(YᴴY): the latter squares the condition number.
-    w, s, xh = jnp.linalg.svd(mm(q.conj().T, image), full_matrices=False)
+    w, s, xh = thin_svd(mm(q.conj().T, image))
     return s[:num], mm(q, w[:, :num]), mm(basis, xh[:num].conj().T)
 
 
