@@ -351,12 +351,22 @@ def test_a_program_gives_what_the_host_does(probed):
     def certify(result, info, op):
         return cx.solvers.certify(result, info, **(probes | ({"op": op} if op else {})))
 
+    def told(certificate):
+        if not probed:
+            return certificate
+        # Sines are rounding over a gap, of bases that are orthonormal up to rounding.
+        nothing = jnp.zeros(())
+        proved, if_found = (
+            bounds._replace(cluster_sines=nothing, leading_sines=nothing)
+            for bounds in (certificate.proved, certificate.if_found)
+        )
+        return certificate._replace(proved=proved, if_found=if_found)
+
     arguments = (case.result, case.info, probes.get("op"))
-    # How far bases are from orthonormal is rounding, and sines are that over a gap.
-    atol = tol(case.alone.upper.dtype, factor=200 if probed else 1)
+    atol = tol(case.alone.upper.dtype, factor=20 if probed else 1)
     for one, other in zip(
-        jax.tree.leaves(jax.jit(certify)(*arguments)),
-        jax.tree.leaves(certify(*arguments)),
+        jax.tree.leaves(told(jax.jit(certify)(*arguments))),
+        jax.tree.leaves(told(certify(*arguments))),
         strict=True,
     ):
         assert (one.dtype, one.shape) == (other.dtype, other.shape)
@@ -364,7 +374,7 @@ def test_a_program_gives_what_the_host_does(probed):
 
 
 def test_a_first_certificate_compiles_two_products_and_a_seed(caplog):
-    op = cx.operators.dense_operator(random_table(DTYPES[-1], seed=5))
+    op = cx.association_operator(cx.contexts.joint(random_table(DTYPES[-1], seed=5)))
     result, info = cx.svd(op, 3, key=KEY)
     with jax.log_compiles(), caplog.at_level("WARNING"):
         cx.solvers.certify(result, info, op, key=OTHER, num_probes=7)
