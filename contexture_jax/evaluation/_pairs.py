@@ -165,8 +165,9 @@ def count_cells(
     cells: Int[Array, " pairs"], shape: tuple[int, int], dtype: Any
 ) -> Float[Array, "n m"]:
     """The table of counts."""
-    zeros = jnp.zeros((shape[0] * shape[1],), dtype)
-    return zeros.at[cells].add(1.0).reshape(shape)
+    # Whole numbers: adding 1 in float32 ends at 2²⁴, and there may be 2²⁶ pairs.
+    zeros = jnp.zeros((shape[0] * shape[1],), jnp.int32)
+    return zeros.at[cells].add(1).reshape(shape).astype(dtype)
 
 
 def symmetrised(counts: Float[Array, "n m"]) -> Float[Array, "n m"]:

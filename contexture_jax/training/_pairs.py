@@ -292,7 +292,10 @@ def _picks(
     present = np.flatnonzero(weights)
     if np.ptp(weights[present]) <= _EQUAL * weights.max():
         return batches(present, size, seed=seed)
-    return np.cumsum(weights, dtype=np.float64) / total
+    # By its own last entry: `total`, summed in another order, may leave it below 1, and
+    # a draw above it would be no row.
+    up_to = np.cumsum(weights, dtype=np.float64)
+    return up_to / up_to[-1]
 
 
 def _take(tree: Any, rows: np.ndarray) -> Any:

@@ -14,6 +14,7 @@ import pytest
 
 import contexture_jax as cx
 from contexture_jax import zoo
+from contexture_jax.evaluation._pairs import count_cells
 from tests import oracle
 from tests.conftest import X64
 from tests.tolerances import MONTE_CARLO_SIGMAS, tol
@@ -336,3 +337,11 @@ def a_sample():
 def test_bad_arguments_are_refused(call, error, message):
     with pytest.raises(error, match=message):
         call(cx.evaluation)
+
+
+@pytest.mark.slow
+def test_more_pairs_are_counted_than_float32_has_whole_numbers():
+    num_pairs = 2**24 + 2
+    cells = jnp.zeros((num_pairs,), jnp.int32)
+    counts = jax.jit(count_cells, static_argnums=(1, 2))(cells, (1, 2), jnp.float32)
+    np.testing.assert_array_equal(counts, [[num_pairs, 0]])

@@ -155,3 +155,13 @@ def test_what_a_context_cannot_do_is_told() -> None:
         pair_batches(cx.contexts.teacher(X), 4, seed=0, x=X)
     with pytest.raises(TypeError, match="x must hold inputs, one a row"):
         pair_batches(cx.contexts.gaussian_noise(1.0), 4, seed=0)
+
+
+def test_probabilities_end_at_1_however_they_are_summed() -> None:
+    weights = np.random.default_rng(8).random(1000)
+    weights /= weights.sum()
+    # One after the other they come to less than in pairs, by more than an eps.
+    assert np.cumsum(weights)[-1] < weights.sum()
+    picks = pair_batches(None, 8, seed=0, x=weights, a=weights, weights=weights).picks
+    assert isinstance(picks, np.ndarray)
+    assert picks[-1] == 1
