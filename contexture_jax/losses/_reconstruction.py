@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import as_floating
+from contexture_jax._core.checks import as_floating, as_real
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.numerics import safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float
@@ -88,7 +88,7 @@ def masked_reconstruction(
     """
     guess = as_floating(prediction, "prediction")
     truth = as_floating(x, "x").astype(guess.dtype)
-    hidden = as_floating(mask, "mask").astype(guess.dtype)
+    hidden = jnp.asarray(as_real(mask, "mask"), guess.dtype)
     if not guess.shape == truth.shape == hidden.shape or guess.ndim < 2:
         msg = (
             "prediction, x and mask must have the same shape (b, ...) of at least 2"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
-
 from contexture_jax._core.checks import as_floating, check_integer, check_ndim
 from contexture_jax._core.numerics import Precision, mm
 from contexture_jax._core.types import (
@@ -110,4 +108,4 @@ def low_rank_operator(
 
 
 def _support(law: Array) -> Array:
-    return jnp.where(law > 0, 1.0, 0.0).astype(law.dtype)[:, None]
+    return (law > 0).astype(law.dtype)[:, None]
