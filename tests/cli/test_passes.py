@@ -141,7 +141,7 @@ def test_a_solve_that_is_killed_goes_on_to_the_bit_and_on_devices_to_rounding(
 
 def passes(num_passes: float, residual: float = np.inf) -> Any:
     """What `on_step` is told."""
-    state = SimpleNamespace(plan=SimpleNamespace(tol=1e-5))
+    state: Any = SimpleNamespace(plan=SimpleNamespace(tol=1e-5))
     return solvers.Progress(
         num_passes, np.ones(2), np.array([residual / 2, residual]), state
     )
