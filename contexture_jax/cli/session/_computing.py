@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from contexture_jax._core.threads import single_threaded_lapack
 from contexture_jax.data import InputError, counted
 
 __all__ = ["check_installed", "computing", "kept_programs", "make_mesh", "precision"]
@@ -77,6 +76,8 @@ def make_mesh(num_devices: int) -> Any:
 @contextmanager
 def computing(dtype: str) -> Iterator[None]:
     """What all computing of a command is inside of."""
+    from contexture_jax._core.threads import single_threaded_lapack
+
     with kept_programs(), precision(dtype), single_threaded_lapack():
         yield
 
