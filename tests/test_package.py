@@ -38,7 +38,8 @@ def test_numerical_layers_load_no_heavy_library() -> None:
         " cx.losses.svme"
     )
     assert "contexture_jax.evaluation" in loaded
-    assert loaded & set(HEAVY) == set()
+    # A third as long to load as JAX itself, for who has no matrix of it.
+    assert loaded & {*HEAVY, "scipy", "jax.experimental.sparse"} == set()
 
 
 def test_version_is_canonical() -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "as_real",
     "floating_dtype",
     "in_range",
+    "is_jax_sparse",
     "is_missing",
     "kind_of",
     "raise_not",
@@ -47,6 +48,13 @@ _MOST_EXACT = 2**24
 
 # The one warning of this process, once it was given.
 _said: list[str] = []
+
+
+def is_jax_sparse(x: Any, *kinds: str) -> bool:
+    """Whether `x` is of a class of `jax.experimental.sparse`, which is not loaded."""
+    module = sys.modules.get("jax.experimental.sparse")
+    classes = (getattr(module, kind) for kind in kinds)
+    return module is not None and isinstance(x, tuple(classes))
 
 
 def as_array(x: Any, name: str) -> np.ndarray:

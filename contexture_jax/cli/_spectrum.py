@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,6 +38,7 @@ from contexture_jax.cli.session import (
     claimed,
     computing,
     make_mesh,
+    meanwhile,
     publishing,
 )
 from contexture_jax.data import InputError, Table, quoted_path
@@ -201,6 +203,8 @@ def _computed(
     with stages.stage("context") as advance:
         import contexture_jax as cx
 
+        if options.plots:
+            meanwhile(lambda: importlib.import_module("contexture_jax.plotting"))
         context = build_context(recipe, table, options.dtype, advance)
         op = cx.association_operator(context, mesh=mesh)
         # Now exactly: points that are nobody's neighbours do not count.
@@ -210,7 +214,10 @@ def _computed(
     with stages.stage("spectrum") as advance:
         settings = _settings(options, recipe, rank)
         state = solve.begin(settings, advance, resume=options.resume)
+        # The certificate's programs, while the solver runs its own.
+        wait = meanwhile(lambda: cx.solvers.compile_certificate(op))
         result, info = _result(op, rank, options, solve, state)
+        wait()
         solved = _solved(result, info, op, num_values, options)
         _check_finite(solved)
     with stages.stage("judge"):

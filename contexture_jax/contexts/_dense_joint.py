@@ -7,9 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import sparse
 
-from contexture_jax._core.arrays import warn_if_float64
+from contexture_jax._core.arrays import is_jax_sparse, warn_if_float64
 from contexture_jax._core.checks import (
     as_array,
     as_integers,
@@ -135,7 +134,7 @@ def check_rows(rows: Array | np.ndarray, name: str) -> None:
 def are_indices(x_new: Any) -> bool:
     """Whether new rows are given by their numbers."""
     # Before `as_array`, which would write a sparse matrix out.
-    if hasattr(x_new, "tocoo") or isinstance(x_new, (sparse.BCOO, sparse.BCSR)):
+    if hasattr(x_new, "tocoo") or is_jax_sparse(x_new, "BCOO", "BCSR"):
         return False
     array = x_new if isinstance(x_new, jax.Array) else as_array(x_new, "x_new")
     return array.ndim == 1 and jnp.issubdtype(array.dtype, jnp.integer)

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import sparse
 
+from contexture_jax._core.arrays import is_jax_sparse
 from contexture_jax._core.checks import (
     as_real,
     check_concrete,
@@ -163,10 +163,10 @@ class SparseJoint(NumberedContext):
 
 def from_sparse(table: Any, name: str) -> SparseJoint | None:
     """The law of a sparse matrix of JAX or SciPy; None: it is something else."""
-    if isinstance(table, sparse.BCSR):
+    if is_jax_sparse(table, "BCSR"):
         # One of the two formats of JAX is read; the other is converted.
         table = table.to_bcoo()
-    if isinstance(table, sparse.BCOO):
+    if is_jax_sparse(table, "BCOO"):
         check_concrete(table, f"a BCOO ({name})")
         if table.n_batch or table.n_dense or table.ndim != 2:
             msg = (

@@ -1,6 +1,12 @@
 """The spectrum of an operator: exact, or by randomized linear algebra."""
 
-from contexture_jax.solvers._certificate import Bounds, Certificate, Cluster, certify
+from contexture_jax.solvers._certificate import (
+    Bounds,
+    Certificate,
+    Cluster,
+    certify,
+    compile_certificate,
+)
 from contexture_jax.solvers._exact import all_singular_values
 from contexture_jax.solvers._extend import extend
 from contexture_jax.solvers._plan import Method
@@ -26,6 +32,7 @@ __all__ = [
     "Status",
     "all_singular_values",
     "certify",
+    "compile_certificate",
     "extend",
     "load_state",
     "save_state",

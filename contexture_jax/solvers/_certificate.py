@@ -34,9 +34,13 @@ from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.processes import gathered, placed
 from contexture_jax._core.threads import held_lapack
 from contexture_jax._core.types import Array, Bool, Float, Int, short_repr, summary
-from contexture_jax.operators import AssociationOperator
+from contexture_jax.operators import AssociationOperator, mesh_of
 from contexture_jax.solvers._bounds import Bounds, Found, Known, bounds_from
-from contexture_jax.solvers._linear_map import symmetrised_map, unmarked
+from contexture_jax.solvers._linear_map import (
+    compile_products,
+    symmetrised_map,
+    unmarked,
+)
 from contexture_jax.solvers._pieces import new_seed
 from contexture_jax.solvers._remainder import remainder_norm
 from contexture_jax.solvers._results import SolveInfo, SVDResult
@@ -122,6 +126,19 @@ class Certificate(NamedTuple):
         )
 
 
+_NUM_PROBES = 8
+
+
+def compile_certificate(op: AssociationOperator) -> None:
+    """Compile the products that `certify` takes of an operator, and run none.
+
+    For a thread of its own while `svd` solves, on a machine of several cores. Of an
+    operator over several devices nothing is compiled.
+    """
+    if mesh_of(op) is None:
+        compile_products(op, _NUM_PROBES)
+
+
 @beside_context
 @held_lapack
 def certify(
@@ -133,7 +150,7 @@ def certify(
     scale: float | None = None,
     cluster_tol: float = 0.0,
     num_passes: int = 10,
-    num_probes: int = 8,
+    num_probes: int = _NUM_PROBES,
     failure_probability: float = 1e-6,
 ) -> Certificate:
     """Bounds on the true singular values and functions, converged or not.

@@ -18,6 +18,7 @@ __all__ = [
     "LinearMap",
     "check_operator",
     "coarse_map",
+    "compile_products",
     "identity",
     "projection",
     "symmetrised_map",
@@ -117,6 +118,14 @@ def symmetrised_map(operator: AssociationOperator) -> LinearMap:
         operator.p_a,
         scale=1.0,
     )
+
+
+def compile_products(op: AssociationOperator, width: int) -> None:
+    """Compile the two products of `symmetrised_map`, for blocks of so many columns."""
+    plain, (n, m) = unmarked(op), op.shape
+    for adjoint, size in ((False, m), (True, n)):
+        block = jax.ShapeDtypeStruct((size, width), op.dtype)
+        _product.lower(plain, block, adjoint=adjoint).compile()
 
 
 def unmarked(op: AssociationOperator) -> AssociationOperator:

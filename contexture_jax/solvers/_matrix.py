@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import sparse
 
-from contexture_jax._core.arrays import in_range
+from contexture_jax._core.arrays import in_range, is_jax_sparse
 from contexture_jax._core.checks import (
     as_array,
     as_floating,
@@ -82,7 +81,7 @@ def take_apart(a: Any, *, kept: bool = True) -> Parts:
             " cx.svd(op, rank, key=key), or op.as_matrix() for its matrix of numbers"
         )
         raise TypeError(msg)
-    if isinstance(a, sparse.JAXSparse):
+    if is_jax_sparse(a, "JAXSparse"):
         return _of_jax_sparse(a)
     matrix: Any = a
     if hasattr(a, "tocoo"):  # scipy.sparse, without importing it

@@ -406,3 +406,19 @@ def test_bad_arguments_are_refused(arguments, error, message):
                 **arguments,
             }
         )
+
+
+def test_products_of_a_certificate_can_be_compiled_ahead(caplog):
+    # A shape that no other test has.
+    op = cx.association_operator(cx.contexts.joint(random_table(np.float32)[:9]))
+    result, info = cx.svd(op, 2, key=KEY, method="exact")
+
+    def compiled(function) -> list[str]:
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level("WARNING"):
+            function()
+        lines = [record.getMessage() for record in caplog.records]
+        return [line for line in lines if "Compiling jit(_product)" in line]
+
+    assert len(compiled(lambda: cx.solvers.compile_certificate(op))) == 2
+    assert compiled(lambda: cx.solvers.certify(result, info, op, key=KEY)) == []

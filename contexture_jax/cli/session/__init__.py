@@ -5,6 +5,7 @@ from contexture_jax.cli.session._computing import (
     computing,
     kept_programs,
     make_mesh,
+    meanwhile,
     precision,
 )
 from contexture_jax.cli.session._progress import Stages
@@ -41,6 +42,7 @@ __all__ = [
     "kept_of",
     "kept_programs",
     "make_mesh",
+    "meanwhile",
     "precision",
     "publishing",
     "remove_temporaries",

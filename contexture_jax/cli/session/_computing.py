@@ -7,17 +7,26 @@ import hashlib
 import importlib.util
 import os
 import platform
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from contexture_jax.data import InputError, counted
 
-__all__ = ["check_installed", "computing", "kept_programs", "make_mesh", "precision"]
+__all__ = [
+    "check_installed",
+    "computing",
+    "kept_programs",
+    "make_mesh",
+    "meanwhile",
+    "precision",
+]
 
 # Compiling is most of a first run.
 _WORTH_KEEPING = 0.1  # seconds of it
+_CORES = 2
 
 
 def check_installed(needed: Sequence[str]) -> None:
@@ -71,6 +80,27 @@ def make_mesh(num_devices: int) -> Any:
         axis_types=(jax.sharding.AxisType.Auto,),
         devices=found[:num_devices],
     )
+
+
+def meanwhile(function: Callable[[], object]) -> Callable[[], None]:
+    """Run a function in a thread beside what follows, if there is a core for it.
+
+    For what only saves time, as imports and compiling ahead: what it raises is dropped,
+    since whoever needs it meets the same.
+
+    Returns:
+        A function that waits for its end.
+    """
+    if len(os.sched_getaffinity(0)) < _CORES:
+        return lambda: None
+
+    def run() -> None:
+        with contextlib.suppress(Exception):
+            function()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread.join
 
 
 @contextmanager
