@@ -1,7 +1,9 @@
 """No product leaves its precision to the platform, which may take TF32 or bfloat16."""
 
+import ast
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -45,6 +47,39 @@ def is_program(value: Any) -> bool:
 def check(function: Any, *arguments: Any) -> None:
     program = jax.make_jaxpr(function)(*arguments)
     assert {stated(product) for product in products(program.jaxpr)} <= {EXACT}
+
+
+# Products of NumPy, whose arrays are the host's, go without.
+WITHOUT = {
+    "models": "layers of networks follow `jax.default_matmul_precision`",
+    "zoo": "closed forms by NumPy in float64",
+    "contexts/_density.py": "NumPy, within blocks that the host checks",
+    "operators/sharded/_slots.py": "NumPy, counting entries",
+    "solvers/_maps.py": "a product of the caller's",
+}
+PRODUCTS = ("dot", "dot_general", "einsum", "inner", "matmul", "tensordot", "vdot")
+
+
+def loose_products(source: str) -> Iterator[str]:
+    """Products in a module that go by neither `mm` nor a precision."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+            yield ast.unparse(node)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner, name = ast.unparse(node.func.value), node.func.attr
+            is_stated = any(keyword.arg == "precision" for keyword in node.keywords)
+            if owner != "np" and name in PRODUCTS and not is_stated:
+                yield ast.unparse(node)
+
+
+def test_products_in_the_sources_state_theirs():
+    assert len(list(loose_products("a @ b + jnp.dot(a, b) + np.dot(a, b)"))) == 2
+    assert not list(loose_products("mm(a, b); jnp.einsum('i', a, precision=exact)"))
+    package = Path(cx.__file__).parent
+    for path in package.rglob("*.py"):
+        where = path.relative_to(package).as_posix()
+        if not {where, where.split("/")[0]} & set(WITHOUT):
+            assert not list(loose_products(path.read_text())), where
 
 
 def test_a_product_without_precision_is_seen():

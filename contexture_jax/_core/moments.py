@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from contexture_jax._core.checks import as_floating, check_probabilities, is_concrete
 from contexture_jax._core.numerics import (
+    PRECISIONS,
     mm,
     normalised,
     safe_divide,
@@ -66,9 +67,9 @@ class Batch:
         """E x, shape of one row."""
         if self.probabilities is None:
             return self._reduce(jnp.sum(x, axis=0) / self.global_size)
-        highest = jax.lax.Precision.HIGHEST
+        exact = PRECISIONS["exact"]
         return self._reduce(
-            jnp.tensordot(self.probabilities, x, axes=1, precision=highest)
+            jnp.tensordot(self.probabilities, x, axes=1, precision=exact)
         )
 
     def moment(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_finite, check_integer, check_key
 from contexture_jax._core.intervals import Interval, check_level
-from contexture_jax._core.numerics import mm, safe_reciprocal, safe_sqrt
+from contexture_jax._core.numerics import PRECISIONS, mm, safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, Float, short_repr
 from contexture_jax.operators import (
     AssociationOperator,
@@ -155,9 +155,7 @@ def monte_carlo_error(
 
     def deviation(signs: Array) -> Array:
         # Σ_b ε_b G_b (theory.md §4.8).
-        noise = jnp.tensordot(
-            signs, scaled, axes=1, precision=jax.lax.Precision.HIGHEST
-        )
+        noise = jnp.tensordot(signs, scaled, axes=1, precision=PRECISIONS["exact"])
         # (I − r rᵀ) N (I − r rᵀ), r = √p_x: the trivial pair is none of the values.
         side = mm(noise, root)
         noise = noise - root[:, None] * side[None, :] - side[:, None] * root[None, :]

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Bool, Float, Int
 from contexture_jax.kernels.neighbors._distances import (
     difference_error,
@@ -164,7 +165,7 @@ def _scores(
     rows = jnp.concatenate([image, jnp.ones_like(image[:, :1])], axis=1)
 
     def one_tile(columns: Array) -> tuple[Array, Array]:
-        scores = jnp.matmul(rows, columns, precision=jax.lax.Precision.HIGHEST)
+        scores = mm(rows, columns)
         scores = scores.reshape(block, _GROUP, search.per_tile)
         return scores, scores.min(axis=1)
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Float, Int
 from contexture_jax.kernels.neighbors._distances import (
     make_tiles,
@@ -114,18 +115,18 @@ def _probe(
     """
     norms = (sample * sample).sum(axis=1)
     scaled = sample / jnp.sqrt(norms.mean())
-    covariance = scaled.T @ scaled / _SAMPLE
+    covariance = mm(scaled.T, scaled) / _SAMPLE
     directions = jax.random.normal(
         jax.random.key(0), (sample.shape[1], max(choices)), sample.dtype
     )
     for _ in range(4):
-        directions = _orthonormalize(covariance @ (covariance @ directions))
+        directions = _orthonormalize(mm(covariance, mm(covariance, directions)))
 
     query = slice(None, _PROBES)
-    images = sample @ directions
+    images = mm(sample, directions)
 
     def gaps(x: Array, squares: Array) -> Array:
-        products = x[query] @ x.T
+        products = mm(x[query], x.T)
         return squares[query, None] + squares[None, :] - 2.0 * products
 
     distances = gaps(sample, norms)
@@ -149,10 +150,8 @@ def _orthonormalize(columns: Float[Array, "d p"]) -> Float[Array, "d p"]:
     def add(i: Array, basis: Array) -> Array:
         column = columns[:, i]
         for _ in range(2):
-            shadow = jnp.matmul(column, basis, precision=jax.lax.Precision.HIGHEST)
-            column = column - jnp.matmul(
-                basis, shadow, precision=jax.lax.Precision.HIGHEST
-            )
+            shadow = mm(column, basis)
+            column = column - mm(basis, shadow)
             norm = jnp.sqrt((column * column).sum())
             column = column / jnp.where(norm > 0, norm, 1)
         return basis.at[:, i].set(column)
@@ -164,7 +163,7 @@ def _image(
     x: Float[Array, "n d"], y: Float[Array, "n p"], directions: Float[Array, "d p"]
 ) -> Float[Array, "n p1"]:
     """(y, |x − V y|). The rest is formed: |x|² − |y|² would lose it to rounding."""
-    shadow = jnp.matmul(y, directions.T, precision=jax.lax.Precision.HIGHEST)
+    shadow = mm(y, directions.T)
     rest = jnp.sqrt(((x - shadow) ** 2).sum(axis=1, keepdims=True))
     return jnp.concatenate([y, rest], axis=1)
 
@@ -175,7 +174,7 @@ def images(
 ) -> Float[Array, "n p1"]:
     """Images of points about a centre."""
     x = x - center[None, :]
-    y = jnp.matmul(x, directions, precision=jax.lax.Precision.HIGHEST)
+    y = mm(x, directions)
     return _image(x, y, directions)
 
 

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Bool, Float, Int
 from contexture_jax.kernels.neighbors._distances import (
     GROUP,
@@ -100,7 +101,7 @@ def _scores(query: Array, center: Array, method: Method, unit: float) -> _Scores
         columns = tile
         if method == "local":
             columns = product_tiles(tile[None], center)[0]
-        return jnp.matmul(rows, columns, precision=jax.lax.Precision.HIGHEST)
+        return mm(rows, columns)
 
     def doubt(distance: Array) -> Array:
         """Both points lie within B of the centre: 5 d + 13 roundings of B² at most."""
