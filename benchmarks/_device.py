@@ -25,6 +25,7 @@ __all__ = [
     "Work",
     "describe_device",
     "describe_error",
+    "guarded",
     "library",
     "measure",
     "moved",
@@ -35,6 +36,7 @@ __all__ = [
 
 _ROUND_SECONDS = 0.05  # work to start before waiting
 _MOST_CALLS = 50
+_MOST_SECONDS = 10.0  # of all rounds of one
 
 
 class Work(NamedTuple):
@@ -110,7 +112,7 @@ def measure(
         One row a contestant, as `_measure.measure` gives them, with `of_bound`, the
         share of the measured peaks that it reached.
     """
-    running: list[tuple[OnDevice, int, dict[str, Any]]] = []
+    running: list[tuple[OnDevice, Turns, dict[str, Any]]] = []
     for contestant in contestants:
         try:
             running.append(_started(contestant))
@@ -120,9 +122,11 @@ def measure(
     results: dict[str, Any] = {}
     for number in range(setting.rounds):
         for turn in range(len(running)):
-            contestant, calls, row = running[(turn + number) % len(running)]
+            contestant, turns, row = running[(turn + number) % len(running)]
+            if number >= turns.rounds:
+                continue
             results.pop(contestant.name, None)
-            seconds, results[contestant.name] = _timed(contestant, number, calls)
+            seconds, results[contestant.name] = _timed(contestant, number, turns.calls)
             row["seconds"].append(seconds)
     for contestant, _, row in running:
         median = statistics.median(row["seconds"])
@@ -140,13 +144,22 @@ def measure(
     return [row for _, _, row in running]
 
 
-def _started(contestant: OnDevice) -> tuple[OnDevice, int, dict[str, Any]]:
-    """A first call, which compiles, and a second, which says how many make a round."""
+class Turns(NamedTuple):
+    """How often a contestant runs: calls in a round, and the most rounds."""
+
+    calls: int
+    rounds: int
+
+
+def _started(contestant: OnDevice) -> tuple[OnDevice, Turns, dict[str, Any]]:
+    """A first call, which compiles, and a second, which says how many to make."""
     first, result = _timed(contestant, 0, 1)
     del result
     again, _ = _timed(contestant, 0, 1)
-    calls = min(
-        max(math.ceil(_ROUND_SECONDS / (again * contestant.repeats)), 1), _MOST_CALLS
+    again *= contestant.repeats
+    turns = Turns(
+        min(max(math.ceil(_ROUND_SECONDS / again), 1), _MOST_CALLS),
+        max(int(_MOST_SECONDS / again), 1),
     )
     row = {
         "name": contestant.name,
@@ -154,11 +167,11 @@ def _started(contestant: OnDevice) -> tuple[OnDevice, int, dict[str, Any]]:
         "settings": contestant.settings,
         "first_call_seconds": first * contestant.repeats,
         "peak_megabytes": None,
-        "calls": calls * contestant.repeats,
+        "calls": turns.calls * contestant.repeats,
         "seconds": [],
         "accuracy": {},
     }
-    return contestant, calls, row
+    return contestant, turns, row
 
 
 def _timed(contestant: OnDevice, number: int, calls: int) -> tuple[float, Any]:
@@ -220,6 +233,17 @@ def library(name: str) -> Any:
 def moved(module: Any, array: Any) -> Any:
     """An array of JAX or NumPy as one of the peer's on the same device, not copied."""
     return module.from_dlpack(jax.block_until_ready(jax.device_put(array)))
+
+
+def guarded(
+    setting: Setting, make: Callable[..., list[OnDevice]], *arguments: Any
+) -> list[OnDevice]:
+    """Peers that another library makes; none, and a note, where that fails."""
+    try:
+        return make(*arguments)
+    except Exception as error:
+        setting.notes.append(f"{make.__name__}: {describe_error(error)}")
+        return []
 
 
 def peer(name: str, module: Any, run: Callable[[int], Any], **options: Any) -> OnDevice:

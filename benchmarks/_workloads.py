@@ -6,7 +6,6 @@ memory. Flops and bytes are counted here: what the result needs, not what was do
 
 import argparse
 import functools
-import importlib
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,15 +18,20 @@ import scipy.sparse
 import contexture_jax as cx
 from _accuracy import Triples, make_entry_judge, make_judge
 from _data import clustered_points, conditional
-from _device import (
-    OnDevice,
-    Setting,
-    Work,
-    library,
-    measure,
-    moved,
-    peer,
-    platform,
+from _device import OnDevice, Setting, Work, guarded, measure, platform
+from _device_peers import (
+    CHECKED,
+    cupy_csr,
+    cupy_dense,
+    cupy_sparse,
+    embedding_bag,
+    first_rows,
+    torch_attention,
+    torch_csr,
+    torch_dense,
+    torch_qr,
+    torch_search,
+    torch_training,
 )
 from _ours import matmat, rmatmat
 from _roofs import levels
@@ -35,7 +39,6 @@ from _roofs import levels
 __all__ = ["WORKLOADS"]
 
 Case = tuple[str, list[dict[str, Any]], dict[str, Any]]
-CHECKED = 256  # rows that are compared with float64
 KRYLOV = {"method": "krylov", "block_size": 48, "max_passes": 4}
 
 
@@ -98,45 +101,10 @@ def dense(setting: Setting) -> Iterator[Case]:
     contestants = [solver("contexture_jax")]
     if KRYLOV["block_size"] * KRYLOV["max_passes"] <= m // 2:
         contestants.append(solver("contexture_jax, Krylov 48 × 4", **KRYLOV))
-    contestants += dense_peers(a, rank)
+    contestants += guarded(setting, torch_dense, a, rank)
+    contestants += guarded(setting, cupy_dense, a, rank)
     rows = measure(contestants, setting, judge)
     yield f"{title}, leading triples", rows, {"passes": passes}
-
-
-def dense_peers(a: Any, rank: int) -> list[OnDevice]:
-    found = []
-    if torch := library("torch"):
-        tensor, width = moved(torch, a), rank + 10
-
-        def low_rank(number: int) -> Any:
-            torch.manual_seed(number)
-            return torch.svd_lowrank(tensor, q=width, niter=4)
-
-        def triples(t: Any) -> Triples:
-            u, s, v = (x.cpu().numpy() for x in t)
-            return Triples(s[:rank], u[:, :rank], v[:, :rank])
-
-        words = f"q={width}, niter=4"
-        found.append(
-            peer("torch.svd_lowrank", torch, low_rank, settings=words, answer=triples)
-        )
-    if cupy := library("cupy"):
-        found.append(cupy_svds(cupy, moved(cupy, a), rank))
-    return found
-
-
-def cupy_svds(cupy: Any, matrix: Any, rank: int, dropped: int = 0) -> OnDevice:
-    """CuPy's Lanczos; its first `dropped` triples are left out."""
-    svds = importlib.import_module("cupyx.scipy.sparse.linalg").svds
-
-    def triples(t: Any) -> Triples:
-        u, s, vt = (cupy.asnumpy(x) for x in t)
-        order = np.argsort(-s)[dropped:]
-        return Triples(s[order], u[:, order], vt[order].T)
-
-    return peer(
-        "CuPy svds", cupy, lambda _: svds(matrix, k=rank + dropped), answer=triples
-    )
 
 
 def as_triples(result: Any) -> Triples:
@@ -181,16 +149,7 @@ def tall(setting: Setting) -> Iterator[Case]:
         contestant("bare products", orthonormal),
         contestant("jnp.linalg.qr", lambda z: jnp.linalg.qr(z)[0]),
     ]
-    if torch := library("torch"):
-        tensor = moved(torch, z)
-        contestants.append(
-            peer(
-                "torch.linalg.qr",
-                torch,
-                lambda _: torch.linalg.qr(tensor)[0],
-                answer=lambda q: (q.T @ q).cpu().numpy(),
-            )
-        )
+    contestants += guarded(setting, torch_qr, z)
     judge = make_entry_judge(np.eye(width))
     yield f"orthonormal basis, {n} × {width}", measure(contestants, setting, judge), {}
 
@@ -210,17 +169,9 @@ def operator_products(
     )
 
 
-def first_rows(found: Any) -> np.ndarray:
-    """Those that are checked, of an array of JAX, PyTorch or CuPy."""
-    part = found.reshape(-1, found.shape[-1])[:CHECKED]
-    if hasattr(part, "get"):
-        return part.get()
-    return np.asarray(part.cpu() if hasattr(part, "cpu") else part)
-
-
 def gaussian(setting: Setting) -> Iterator[Case]:
     """The operator of a Gaussian kernel, recomputed in tiles, and its adjoint."""
-    from kernel_operator import SDPA, Problem, exact_rows, fused_attention
+    from kernel_operator import Problem, exact_rows
 
     n, d, width = setting.sizes.gaussian
     points = clustered_points(n, d, setting.seed)
@@ -241,19 +192,7 @@ def gaussian(setting: Setting) -> Iterator[Case]:
     contestants = [
         make(f"contexture_jax{words}", op, function=matmat) for words, op in ops.items()
     ]
-    if torch := library("torch"):
-        device = "cuda" if platform() == "gpu" else "cpu"
-        contestants += [
-            peer(
-                SDPA,
-                torch,
-                c.run,
-                settings=c.settings,
-                work=work.flops,
-                answer=first_rows,
-            )
-            for c in fused_attention(problem, device)
-        ]
+    contestants += guarded(setting, torch_attention, problem, work)
     rows = measure(contestants, setting, make_entry_judge(exact_rows(problem)))
     title = f"Gaussian, n = {n}, d = {d}, {width} columns"
     space = ops[""].cost(width).temporary_bytes / 1e6
@@ -281,53 +220,16 @@ def neighbours(setting: Setting) -> Iterator[Case]:
         ("forward", matmat, matrix),
         ("adjoint", rmatmat, conditional(matrix.T).astype(np.float32)),
     ):
-        bags = embedding_bag(lists, block) if name == "forward" else []
+        bags = guarded(setting, embedding_bag, lists, block)
         contestants = [
             operator_products(setting, "contexture_jax", op, block, work, function),
-            *bags,
-            *sparse_peers(csr, block),
+            *(bags if name == "forward" else []),
+            *guarded(setting, torch_csr, csr, block),
+            *guarded(setting, cupy_csr, csr, block),
         ]
         exact = csr[:CHECKED].astype(np.float64) @ host.astype(np.float64)
         rows = measure(contestants, setting, make_entry_judge(exact))
         yield f"k-NN {name}, n = {n}, K = {k}, {width} columns", rows, {}
-
-
-def embedding_bag(lists: np.ndarray, block: Any) -> list[OnDevice]:
-    torch = library("torch")
-    if torch is None:
-        return []
-    table, where = moved(torch, block), moved(torch, lists)
-    bag = torch.nn.functional.embedding_bag
-    return [
-        peer(
-            "torch embedding_bag",
-            torch,
-            lambda _: bag(where, table, mode="mean"),
-            answer=first_rows,
-        )
-    ]
-
-
-def sparse_peers(matrix: Any, block: Any) -> list[OnDevice]:
-    """A CSR matrix times a block, by PyTorch and CuPy."""
-    found = []
-    matrix = scipy.sparse.csr_array(matrix)
-    parts = [np.asarray(x, np.int32) for x in (matrix.indptr, matrix.indices)]
-    if torch := library("torch"):
-        arrays = [moved(torch, x) for x in (*parts, matrix.data)]
-        tensor = torch.sparse_csr_tensor(*arrays, matrix.shape)
-        right = moved(torch, block)
-        found.append(
-            peer("torch CSR", torch, lambda _: tensor @ right, answer=first_rows)
-        )
-    if cupy := library("cupy"):
-        csr_matrix = importlib.import_module("cupyx.scipy.sparse").csr_matrix
-
-        indptr, indices, data = (moved(cupy, x) for x in (*parts, matrix.data))
-        held = csr_matrix((data, indices, indptr), shape=matrix.shape)
-        other = moved(cupy, block)
-        found.append(peer("CuPy CSR", cupy, lambda _: held @ other, answer=first_rows))
-    return found
 
 
 def sparse(setting: Setting) -> Iterator[Case]:
@@ -354,7 +256,8 @@ def sparse(setting: Setting) -> Iterator[Case]:
         block = jax.device_put(host)
         contestants = [
             operator_products(setting, "contexture_jax", op, block, work, function),
-            *sparse_peers(csr.astype(np.float32), block),
+            *guarded(setting, torch_csr, csr.astype(np.float32), block),
+            *guarded(setting, cupy_csr, csr.astype(np.float32), block),
         ]
         exact = csr[:CHECKED] @ host.astype(np.float64)
         rows = measure(contestants, setting, make_entry_judge(exact))
@@ -391,11 +294,7 @@ def sparse_spectrum(
     contestants = [
         OnDevice("contexture_jax", run, "ours", answer=euclidean, bound=bound)
     ]
-    if cupy := library("cupy"):
-        csr_matrix = importlib.import_module("cupyx.scipy.sparse").csr_matrix
-
-        held = csr_matrix(matrix.astype(np.float32))
-        contestants.append(cupy_svds(cupy, held, rank, dropped=1))
+    contestants += guarded(setting, cupy_sparse, matrix, rank)
     if platform() == "cpu":
         from _peers import scipy_svds
 
@@ -443,38 +342,14 @@ def search(setting: Setting) -> Iterator[Case]:
         )
         radii = exact_radii(queries[:CHECKED], points, k)
         checked = functools.partial(judge, queries=queries, points=points, radii=radii)
-        contestants = [ours, *torch_search(points, queries, k, work)]
-        rows = measure(
-            contestants, setting._replace(rounds=min(setting.rounds, 3)), checked
-        )
+        contestants = [ours, *guarded(setting, torch_search, points, queries, k, work)]
+        rows = measure(contestants, setting, checked)
         yield f"exact k-NN, {len(queries)} of {n} × {d}, K = {k}", rows, {}
-
-
-def torch_search(
-    points: np.ndarray, queries: np.ndarray, k: int, work: Work
-) -> list[OnDevice]:
-    """Distances by products of blocks of queries, and `topk`."""
-    torch = library("torch")
-    if torch is None:
-        return []
-    a, x = moved(torch, points), moved(torch, queries)
-    rows = max(1, 2**28 // len(points))
-
-    def run(_: int) -> Any:
-        squares = (a * a).sum(dim=1)
-        found = [
-            (squares - 2 * part @ a.T).topk(k, dim=1, largest=False).indices
-            for part in x.split(rows)
-        ]
-        return torch.cat(found)
-
-    answer = lambda t: t.cpu().numpy()  # noqa: E731
-    return [peer("torch products and topk", torch, run, work=work.flops, answer=answer)]
 
 
 def step(setting: Setting) -> Iterator[Case]:
     """A training step with a whitened loss, ten in a row."""
-    from train_step import LOSS, OURS, TORCH, ours, torch_step
+    from train_step import LOSS, OURS, ours
 
     rows, widths = setting.sizes.step
     args = argparse.Namespace(
@@ -498,12 +373,7 @@ def step(setting: Setting) -> Iterator[Case]:
         for c in ours(args, views)[0]
         if c.name in (OURS, LOSS)
     ]
-    if torch := library("torch"):
-        device = "cuda" if platform() == "gpu" else "cpu"
-        contestants += [
-            peer(TORCH, torch, c.run, work=work.flops)
-            for c in torch_step(args, views, device)
-        ]
+    contestants += guarded(setting, torch_training, args, views, work)
     found = measure(contestants, setting, lambda answer: answer)
     yield f"{'-'.join(map(str, widths))}, 2 × {rows} rows, 10 steps", found, {}
 

@@ -41,7 +41,8 @@ from _roofs import measure_roofs
 from _workloads import WORKLOADS
 
 ROOT = Path(__file__).parents[1]
-GRACE = 45  # seconds from the end of the budget to that of the process
+GRACE = 0.12  # of the budget: from its end to that of the process
+LEAST = 0.05  # of the budget: what a workload is not begun without
 CHECKS_SHARE = 0.4  # of the time that is left
 MOST_THREADS = 12  # that compile checks
 MOST_PROCESSES = 6  # that give the CPU's answers
@@ -120,8 +121,9 @@ class Clock:
 
     def __init__(self, budget: float) -> None:
         self._end = time.monotonic() + budget
+        self.least = LEAST * budget
         # A compiler that never ends would keep Python from ending too.
-        self._guard = threading.Timer(budget + GRACE, _give_up)
+        self._guard = threading.Timer((1 + GRACE) * budget, _give_up)
         self._guard.daemon = True
         self._guard.start()
 
@@ -141,7 +143,7 @@ def main() -> None:
     parser = make_parser(__doc__, rounds=5)
     parser.add_argument("--quick", action="store_true", help="two minutes, less work")
     parser.add_argument(
-        "--budget", type=float, help="seconds; default: 420, or 110 with --quick"
+        "--budget", type=float, help="seconds; default: 420, or 105 with --quick"
     )
     parser.add_argument(
         "--checks", type=int, help="how many; default: all, fewer with --quick"
@@ -150,7 +152,7 @@ def main() -> None:
         "--only", nargs="*", choices=WORKLOADS, default=list(WORKLOADS), help="which"
     )
     args = parse(parser, SMOKE)
-    clock = Clock(args.budget or (110 if args.quick else 420))
+    clock = Clock(args.budget or (105 if args.quick else 420))
     sizes = ON_CPU if platform() == "cpu" else QUICK if args.quick else FULL
     report = Report("accelerator", args)
     problems: list[str] = []
@@ -198,7 +200,7 @@ def workload(report: Report, setting: Setting, name: str, clock: Clock) -> None:
     """One workload; an error or the end of the time takes no other with it."""
     cases = WORKLOADS[name](setting)
     while True:
-        if clock.left() <= 0:
+        if clock.left() < clock.least:
             setting.notes.append(f"{name}: time was up")
             return
         try:
