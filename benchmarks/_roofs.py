@@ -14,7 +14,7 @@ __all__ = ["levels", "measure_roofs"]
 
 Product = Callable[[Any, Any], Any]
 _REPEATS = 4
-_CHAIN = 16  # exponentials of one number, so that memory plays no part
+_CACHED = 2**20  # numbers
 _LISTS = 8  # rows that one row is the mean of
 _CHECKED = 64
 _EXACT = 4.0  # times the least error: of the same kind
@@ -42,25 +42,38 @@ def levels() -> dict[str, Product]:
     }
 
 
-def measure_roofs(setting: Setting) -> tuple[list[dict[str, Any]], Peaks]:
-    """Rows of all roofs, and the rates in them that bound the workloads."""
+def measure_roofs(
+    setting: Setting,
+) -> tuple[dict[str, list[dict[str, Any]]], Peaks]:
+    """Rows of all roofs by kind, and the rates in them that bound the workloads."""
     rng = np.random.default_rng(setting.seed)
-    rows = measure(list(_streams(setting, rng)), setting)
-    products, checked = _products(setting, rng)
-    exact = measure(products, setting)
-    for row in exact:
-        row["accuracy"] = {"error": checked[row["name"]]()}
-    best = [r for r in exact if r["accuracy"]["error"] <= _EXACT * _finest(exact)]
-    rates = {row["name"]: 1e9 * row["rate"] for row in rows if "rate" in row}
-    peaks = Peaks(
-        max((1e9 * row["rate"] for row in best), default=float("nan")),
-        *(rates.get(name, float("nan")) for name in ("copy", "exponentials", "gather")),
+    kinds = {
+        "memory": measure(list(_streams(setting, rng)), setting),
+        "exponentials": measure(list(_exponentials(setting)), setting),
+        "launches": measure(list(_launches()), setting),
+    }
+    products, checks = _products(setting, rng)
+    rows = measure(products, setting)
+    for row in rows:
+        row["accuracy"] = {"error": checks[row["name"]]()}
+    kinds["products"] = rows
+    finest = min((row["accuracy"]["error"] for row in rows), default=0.0)
+    exact = [row for row in rows if row["accuracy"]["error"] <= _EXACT * finest]
+    memory = kinds["memory"]
+    return kinds, Peaks(
+        _best(exact),
+        _best([row for row in memory if row["name"] == "copy"]),
+        _best(kinds["exponentials"]),
+        _best([row for row in memory if row["name"] == "gather"]),
     )
-    return rows + exact, peaks
 
 
-def _finest(rows: list[dict[str, Any]]) -> float:
-    return min((row["accuracy"]["error"] for row in rows), default=0.0)
+def _best(rows: list[dict[str, Any]]) -> float:
+    """The rate of the fastest round of all: a peak is what was seen once."""
+    rates = (
+        1e9 * row["rate"] * row["seconds_median"] / min(row["seconds"]) for row in rows
+    )
+    return max(rates, default=float("nan"))
 
 
 def _repeated(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,14 +95,6 @@ def _streams(setting: Setting, rng: np.random.Generator) -> Iterator[OnDevice]:
         "copy", lambda _: copy(long), bytes_, "B/s", f"{4e-6 * sizes.stream:.0f} MB"
     )
 
-    def chain(x: Any) -> Any:
-        for _ in range(_CHAIN):
-            x = jnp.exp(-x)
-        return x
-
-    short, exps = jnp.ones(sizes.stream // 8, jnp.float32), _repeated(chain)
-    work = float(_CHAIN * short.size)
-    yield _roof("exponentials", lambda _: exps(short), work, "exp/s", "16 in a row")
     n, _, width = sizes.lists
     lists = jax.device_put(rng.integers(0, n, (_LISTS, n), np.int32))
     table = jax.device_put(rng.standard_normal((n, width), np.float32))
@@ -97,6 +102,35 @@ def _streams(setting: Setting, rng: np.random.Generator) -> Iterator[OnDevice]:
     work = 4.0 * width * lists.size
     words = f"sums of {_LISTS} rows of {width} from {n}"
     yield _roof("gather", lambda _: gather(table, lists), work, "B/s", words)
+
+
+def _exponentials(setting: Setting) -> Iterator[OnDevice]:
+    """Of numbers that a CPU's caches hold, or many in a row, where none is moved."""
+    on_cpu = platform() == "cpu"
+    count = min(setting.sizes.stream // 8, _CACHED if on_cpu else 2**26)
+    numbers = jnp.ones(count, jnp.float32)
+
+    def chain(times: int) -> Callable[[Any], Any]:
+        def run(x: Any) -> Any:
+            for _ in range(times):
+                x = jnp.exp(-x)
+            return x
+
+        return run
+
+    for times in (1, 16) if on_cpu else (1, 16, 64):
+        run = _repeated(chain(times))
+        work, words = float(times * numbers.size), f"{times} in a row"
+        yield _roof(
+            f"exponentials, {words}",
+            lambda _, run=run: run(numbers),
+            work,
+            "exp/s",
+            f"{numbers.size} numbers",
+        )
+
+
+def _launches() -> Iterator[OnDevice]:
     few = jnp.ones(8, jnp.float32)
     add, turns = jax.jit(lambda x: x + 1.0), 1000
     yield OnDevice("launch of a program", lambda _: add(few), "limit")

@@ -188,11 +188,12 @@ def save(report: Report, args: argparse.Namespace) -> None:
 
 def roofs(report: Report, setting: Setting) -> Peaks:
     try:
-        rows, peaks = measure_roofs(setting)
+        kinds, peaks = measure_roofs(setting)
     except Exception as error:
         setting.problems.append(f"roofs: {describe_error(error)}")
         return Peaks()
-    report.add_case("what the device does at most", rows)
+    for kind, rows in kinds.items():
+        report.add_case(f"what the device does at most: {kind}", rows)
     return peaks
 
 
