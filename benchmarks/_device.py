@@ -89,17 +89,20 @@ class OnDevice(Contestant):
         finish: waits for what a run returned.
         repeats: how often one run does the work, in one program.
         bound: seconds of one work at the measured peaks; asked for after the rounds.
+            None: that of the case.
     """
 
     finish: Callable[[Any], Any] = jax.block_until_ready
     repeats: int = 1
-    bound: Callable[[], float | None] = lambda: None
+    bound: Callable[[], float] | None = None
 
 
 def measure(
     contestants: Sequence[OnDevice],
     setting: Setting,
     judge: Callable[[Any], dict[str, float]] | None = None,
+    *,
+    work: Work | None = None,
 ) -> list[dict[str, Any]]:
     """Run contestants in turns; one that raises an error is left out and told.
 
@@ -107,6 +110,7 @@ def measure(
         contestants: what to run, each with a name of its own.
         setting: rounds, and where to tell.
         judge: from the answer of the last round to its errors.
+        work: what all of them do, unless they say otherwise.
 
     Returns:
         One row a contestant, as `_measure.measure` gives them, with `of_bound`, the
@@ -131,12 +135,12 @@ def measure(
     for contestant, _, row in running:
         median = statistics.median(row["seconds"])
         row["seconds_median"] = median
-        if contestant.work is not None:
-            row |= {
-                "rate": contestant.work / median / 1e9,
-                "unit": f"G{contestant.unit}",
-            }
-        bound = contestant.bound()
+        flops = contestant.work or (work.flops if work else None)
+        if flops:
+            row |= {"rate": flops / median / 1e9, "unit": f"G{contestant.unit}"}
+        bound = contestant.bound() if contestant.bound else None
+        if contestant.bound is None and work is not None:
+            bound = setting.peaks.seconds(work)
         if bound is not None and bound > 0:  # NaN is not
             row |= {"bound_seconds": bound, "of_bound": bound / median}
         if judge is not None and contestant.kind != "limit":

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse
 
 from _accuracy import Triples
-from _device import OnDevice, Work, library, moved, peer, platform
+from _device import OnDevice, library, moved, peer, platform
 
 __all__ = [
     "CHECKED",
@@ -91,7 +91,7 @@ def first_rows(found: Any) -> np.ndarray:
     return np.asarray(part.cpu() if hasattr(part, "cpu") else part)
 
 
-def torch_attention(problem: Any, work: Work) -> list[OnDevice]:
+def torch_attention(problem: Any) -> list[OnDevice]:
     from kernel_operator import SDPA, fused_attention
 
     torch = library("torch")
@@ -103,7 +103,6 @@ def torch_attention(problem: Any, work: Work) -> list[OnDevice]:
             torch,
             c.run,
             settings=c.settings,
-            work=work.flops,
             answer=first_rows,
         )
         for c in fused_attention(problem, torch_device())
@@ -157,7 +156,8 @@ def cupy_csr(matrix: Any, block: Any) -> list[OnDevice]:
 
 def csr_parts(matrix: Any) -> list[np.ndarray]:
     """Row starts, columns, entries."""
-    csr: Any = scipy.sparse.csr_array(matrix)
+    csr: Any = scipy.sparse.csr_array(matrix, copy=True)
+    csr.sum_duplicates()  # sorts too
     return [csr.indptr.astype(np.int32), csr.indices.astype(np.int32), csr.data]
 
 
@@ -169,9 +169,7 @@ def cupy_sparse(matrix: Any, rank: int) -> list[OnDevice]:
     return [cupy_svds(cupy, csr_matrix(matrix.astype(np.float32)), rank, dropped=1)]
 
 
-def torch_search(
-    points: np.ndarray, queries: np.ndarray, k: int, work: Work
-) -> list[OnDevice]:
+def torch_search(points: np.ndarray, queries: np.ndarray, k: int) -> list[OnDevice]:
     """Distances by products of blocks of queries, and `topk`."""
     torch = library("torch")
     if torch is None:
@@ -188,16 +186,13 @@ def torch_search(
         return torch.cat(found)
 
     answer = lambda t: t.cpu().numpy()  # noqa: E731
-    return [peer("torch products and topk", torch, run, work=work.flops, answer=answer)]
+    return [peer("torch products and topk", torch, run, answer=answer)]
 
 
-def torch_training(args: Any, views: np.ndarray, work: Work) -> list[OnDevice]:
+def torch_training(args: Any, views: np.ndarray) -> list[OnDevice]:
     from train_step import TORCH, torch_step
 
     torch = library("torch")
     if torch is None:
         return []
-    return [
-        peer(TORCH, torch, c.run, work=work.flops)
-        for c in torch_step(args, views, torch_device())
-    ]
+    return [peer(TORCH, torch, c.run) for c in torch_step(args, views, torch_device())]

@@ -115,7 +115,7 @@ def device_lines(result: dict[str, Any]) -> list[str]:
     memory = "" if memory is None else f" of {memory} GB"
     what = f"Measured on: **{device['platform'].upper()}**, {device['kind']}{memory}."
     if device["platform"] == "cpu":
-        what += " No GPU or TPU was there: these are small sizes, to show that it runs."
+        what += " No GPU or TPU was there: small sizes, to show that it runs."
     groups: dict[str, list[dict[str, Any]]] = {}
     for check in checks:
         groups.setdefault(check["name"].partition(":")[0], []).append(check)
