@@ -155,7 +155,7 @@ def torch_step(
             loss = loss_of(network(first), network(second))
             loss.backward()
             optimizer.step()
-        return {"loss": float(loss)}
+        return {"loss": float(loss.detach())}
 
     return [Contestant(TORCH, run)]
 
