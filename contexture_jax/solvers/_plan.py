@@ -1,7 +1,13 @@
-"""Which method runs and with what widths: decided from shapes, before any work."""
+"""Which method runs and with what widths: decided from sizes, before any work.
+
+"auto" takes the method that a model of their times says is the fastest (theory.md
+§6.6). Its constants were fitted to processor seconds of `benchmarks/auto_grid.py`; what
+counts is their ratios, which differ little between machines.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
@@ -9,12 +15,12 @@ import numpy as np
 
 from contexture_jax._core.checks import check_integer, check_number
 from contexture_jax._core.types import summary
+from contexture_jax.operators import AssociationOperator
 
-__all__ = ["Method", "Plan", "make_plan"]
+__all__ = ["Method", "Plan", "Work", "make_plan", "work_of"]
 
 Method = Literal["auto", "exact", "randomized", "krylov", "nystrom"]
 
-_EXACT_SIDE = 1024  # a dense SVD of that side takes about a second on two cores
 _EXACT_ENTRIES = 2**25  # 128 MB in float32
 _DEPTH = 3  # blocks in a Krylov basis: memory against passes
 _MIN_BLOCKS = 3  # two in the basis and the one that follows
@@ -22,6 +28,67 @@ _MAX_PASSES = 300
 _MULTIPLE = 16  # widths that vector units like; oversampling is cheap in large problems
 _NYSTROM_FACTOR = 4
 _PASSES_TO_STORE = 6  # storing a transpose takes as long as it saves in so many
+
+# What one core of a processor does in a second, roughly.
+_FLOPS = 7e10
+_BYTES = 1e10
+_GATHERED_BYTES = 3e10  # rows of a block, which stay in caches
+_SMALL_SVD = 2.7e-10  # seconds, times the cube of the side
+_PASS = 1e-3  # seconds of calls and of factorisations with few columns
+_WORDS = {
+    "exact": "a dense SVD",
+    "randomized": "subspace iteration",
+    "krylov": "block Krylov iteration",
+}
+
+
+class Work(NamedTuple):
+    """What one product with M takes, as a function of the number of columns.
+
+    Attributes:
+        flops: operations for each column.
+        fixed_flops: operations whatever the number of columns.
+        stored_bytes: bytes of M that are read.
+        gathered_bytes: bytes that each column reads at scattered places.
+    """
+
+    flops: float
+    fixed_flops: float = 0.0
+    stored_bytes: float = 0.0
+    gathered_bytes: float = 0.0
+
+    @classmethod
+    def dense(cls, shape: tuple[int, int], itemsize: int) -> Work:
+        """Of a matrix whose every entry is read; also of what is not known."""
+        entries = float(shape[0]) * shape[1]
+        return cls(2.0 * entries, stored_bytes=itemsize * entries)
+
+    @classmethod
+    def sparse(cls, num_entries: int, itemsize: int) -> Work:
+        """Of a matrix whose entries each take a row of the block."""
+        flops, moved = 2.0 * num_entries, float(itemsize * num_entries)
+        return cls(flops, stored_bytes=2 * moved, gathered_bytes=moved)
+
+    def seconds(self, columns: int) -> float:
+        """Of a product with M and one with Mᴴ."""
+        work = (self.flops * columns + self.fixed_flops) / _FLOPS
+        moved = self.gathered_bytes * columns / _GATHERED_BYTES
+        return 2.0 * (work + moved + self.stored_bytes / _BYTES)
+
+
+def work_of(op: AssociationOperator) -> Work | None:
+    """What a product takes, as an operator says it; None if it does not."""
+    try:
+        fixed, column = op.cost(0), op.cost(1)
+    except NotImplementedError:
+        return None
+    flops, stored = column.flops - fixed.flops, fixed.argument_bytes
+    itemsize = op.dtype.itemsize
+    # A number of a table, or of a factor, is two operations for a column; beside a
+    # number that stands somewhere stands where.
+    is_sparse = flops < op.shape[0] * op.shape[1] and flops * itemsize < 1.5 * stored
+    gathered = itemsize * flops / 2.0 if is_sparse else 0.0
+    return Work(flops, fixed.flops, stored, gathered)
 
 
 class Plan(NamedTuple):
@@ -37,6 +104,9 @@ class Plan(NamedTuple):
         tol: relative residual to stop at; 0 to run all passes.
         reason: why this method, in words.
         range_dtype: name of the dtype of a first, coarse solve; "": none.
+        guards_clusters: whether a Krylov solve that meets as many equal values as a
+            block has columns, and might miss more of them, is done again by subspace
+            iteration.
     """
 
     method: str
@@ -48,6 +118,7 @@ class Plan(NamedTuple):
     tol: float
     reason: str
     range_dtype: str = ""
+    guards_clusters: bool = False
 
     @property
     def stores_transpose(self) -> bool:
@@ -77,7 +148,9 @@ def make_plan(
     num_power_iterations: int | None = None,
     block_size: int | None = None,
     range_dtype: Any = None,
+    work: Work | None = None,
     sharded: bool = False,
+    traced: bool = False,
 ) -> Plan:
     """Decide how to solve a problem of this size.
 
@@ -93,8 +166,10 @@ def make_plan(
         num_power_iterations: as in `svd`.
         block_size: as in `svd`.
         range_dtype: as in `svd`.
+        work: what products take; None: as those of a dense matrix.
         sharded: whether the matrix is cut over devices, so that one would have to
             gather it for a dense factorisation.
+        traced: whether it runs inside a program, where no value decides what follows.
 
     Raises:
         TypeError: if a count is not an integer, or a tolerance not a number.
@@ -119,10 +194,15 @@ def make_plan(
         method, passes = "randomized", iterations + 1
         tolerance = 0.0 if tol is None else tolerance
     width = _width(rank, num_oversamples, limit)
-    chosen, reason = method, "asked for"
+    chosen, reason, block, depth = method, "asked for", width, 0
     if method == "auto":
-        chosen, reason = _choose(shape, rank, width, limit, sharded=sharded)
-    block, depth = width, 0
+        if work is None:
+            work = Work.dense(shape, np.dtype(dtype).itemsize)
+        size = _Sizes(shape, np.dtype(dtype).itemsize, rank, width, limit, tolerance)
+        blocks_fit = not (sharded or traced) and range_dtype is None
+        chosen, block, reason = _choose(
+            size, work, max_passes, sharded=sharded, blocks_fit=blocks_fit
+        )
     if block_size is not None:
         block = min(check_integer(block_size, "block_size", low=1), width)
         if method != "krylov":
@@ -140,7 +220,10 @@ def make_plan(
     if range_dtype is not None:
         coarse = _check_range_dtype(range_dtype, dtype, method, tolerance)
         chosen, reason = "randomized", f"a range finder in {coarse} was asked for"
-    return Plan(chosen, rank, width, block, depth, passes, tolerance, reason, coarse)
+    guards = chosen == "krylov" and method == "auto"
+    return Plan(
+        chosen, rank, width, block, depth, passes, tolerance, reason, coarse, guards
+    )
 
 
 def _check_rank(rank: Any, limit: int, shape: tuple[int, int]) -> int:
@@ -184,23 +267,87 @@ def _width(rank: int, num_oversamples: Any, limit: int) -> int:
     return min(rounded if _MIN_BLOCKS * rounded <= limit else width, limit)
 
 
+class _Sizes(NamedTuple):
+    """What the times of all methods depend on, beside the work of products."""
+
+    shape: tuple[int, int]
+    itemsize: int
+    rank: int
+    width: int
+    limit: int
+    tol: float
+
+    @property
+    def num_passes(self) -> float:
+        """Of subspace iteration over a spectrum that is neither fast nor flat."""
+        return max(3.0, -3.0 * math.log10(self.tol))
+
+
 def _choose(
-    shape: tuple[int, int], rank: int, width: int, limit: int, *, sharded: bool
-) -> tuple[str, str]:
-    n, m = shape
-    small = min(n, m) <= _EXACT_SIDE
-    whole = _MIN_BLOCKS * width > limit
-    if n * m <= _EXACT_ENTRIES and (small or whole) and not sharded:
-        why = (
-            f"the smaller side is at most {_EXACT_SIDE}"
-            if small
-            else f"{rank} triples are a large part of the {limit} that exist"
-        )
-        return "exact", why
+    size: _Sizes,
+    work: Work,
+    max_passes: int | None,
+    *,
+    sharded: bool,
+    blocks_fit: bool,
+) -> tuple[str, int, str]:
+    """Method, columns of a block, and why: the least of the estimated times."""
+    (n, m), width = size.shape, size.width
     if sharded:
         why = f"{n} × {m} is spread over devices, where iterations leave it"
-        return "randomized", why
-    return "randomized", f"{n} × {m} is too large for a dense factorisation"
+        return "randomized", width, why
+    is_dense = n * m <= _EXACT_ENTRIES
+    if is_dense and _MIN_BLOCKS * width > size.limit:
+        why = f"{size.rank} triples are a large part of the {size.limit} that exist"
+        return "exact", width, why
+    times = {("randomized", width): size.num_passes * _subspace_pass(size, work)}
+    if is_dense:
+        times["exact", width] = _SMALL_SVD * n * m * min(n, m)
+    if blocks_fit and (max_passes is None or max_passes > 4 * size.num_passes):
+        for block in range(_MULTIPLE, max(_MULTIPLE, width // 2) + 1, _MULTIPLE):
+            _, depth = _krylov_blocks(size.rank, width, block, size.limit, _MAX_PASSES)
+            if depth:
+                each = _krylov_pass(size, work, block, depth)
+                # Fitted: passes by those of subspace iteration, for all spectra.
+                share = 0.35 + 0.2 * width / block
+                times["krylov", block] = size.num_passes * share * each
+    method, block = min(times, key=times.__getitem__)
+    others = {
+        name: min(t for (of, _), t in times.items() if of == name)
+        for name, _ in times
+        if name != method
+    }
+    if not others:
+        return method, block, f"{n} × {m} is too large for a dense factorisation"
+    other = min(others, key=others.__getitem__)
+    share = times[method, block] / others[other]
+    blocks = f" in blocks of {block}" if method == "krylov" else ""
+    why = f"{_WORDS[method]}{blocks} is estimated at {share:.2g} of the time of"
+    return method, block, f"{n} × {m}, rank {size.rank}: {why} {_WORDS[other]}"
+
+
+def _subspace_pass(size: _Sizes, work: Work) -> float:
+    """Seconds of a pass of subspace iteration; two in five end in a Ritz step."""
+    rows, width = sum(size.shape), size.width
+    flops = 3.6 * rows * width**2 / _FLOPS
+    moved = 5.0 * size.itemsize * rows * width / _BYTES
+    small = 0.4 * _SMALL_SVD * width**3
+    return work.seconds(width) + flops + moved + small + _PASS
+
+
+def _krylov_pass(size: _Sizes, work: Work, block: int, depth: int) -> float:
+    """Seconds of a pass of block Krylov iteration, with its share of a restart.
+
+    A block is cleaned twice off its basis, which takes two products each time.
+    """
+    rows, columns = sum(size.shape), block * depth
+    basis = size.itemsize * rows * columns / _BYTES
+    passes_to_restart = depth - -(-size.width // block)
+    restart = _SMALL_SVD * columns**3 + 2.0 * rows * columns * size.width / _FLOPS
+    restart += 2.0 * basis
+    flops = 8.0 * rows * columns * block / _FLOPS
+    each = work.seconds(block) + flops + 6.0 * basis + 2.0 * _PASS
+    return each + restart / passes_to_restart
 
 
 def _krylov_blocks(

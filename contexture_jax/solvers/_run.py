@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Float
@@ -61,7 +62,8 @@ class Begun(NamedTuple):
 
     Attributes:
         state: of the method.
-        stage: which of the matrices it works on: 1 after a coarse one.
+        stage: which of `_stages` it is in: 1 after a coarse solve, or after one that
+            may lack copies of equal values.
         earlier: passes of the stages before.
     """
 
@@ -107,8 +109,12 @@ def solve(
             state = solver.complete(a, part, state)
         if stage + 1 == len(stages):
             break
-        start = solver.extract(state).right
-        following = METHODS[plan.method].init(*stages[-1], state.seed, start)
+        start = None
+        if not plan.guards_clusters:
+            start = solver.extract(state).right
+        elif stopped or not _may_lack_copies(plan, state):
+            break
+        following = METHODS[stages[-1][1].method].init(*stages[-1], state.seed, start)
         begun = Begun(following, stage + 1, earlier + state.passes)
     triples = solver.extract(state)
     triples = triples._replace(num_passes=triples.num_passes + earlier)
@@ -120,7 +126,28 @@ def solve(
         triples, task.squared_norm, image, plan.tol, stopped, task.op,
         rank=plan.rank, norm=a.scale,
     )  # fmt: skip
+    if part.method != plan.method:
+        why = f"Krylov blocks of {plan.block_size} met a cluster of as many values"
+        info = dataclasses.replace(info, method=part.method, reason=why)
     return result, info
+
+
+def _may_lack_copies(plan: Plan, state: Any) -> bool:
+    """Whether Krylov blocks met exactly as many equal values as they have columns.
+
+    In exact arithmetic the space holds, with probability 1, as many copies of a value
+    as a block has columns, or all if they are fewer. Copies beyond grow out of
+    rounding, one after the other: once some are there, those behind show as triples
+    that have not converged. Values as small as the last that is asked for lack none
+    that matters.
+    """
+    s = np.asarray(state.s)[: plan.rank]
+    near = 3.0 * plan.tol * s[:-1] + 10.0 * np.finfo(s.dtype).eps * s[0]
+    ends = np.concatenate([[True], s[:-1] - s[1:] > near, [True]])
+    starts = np.flatnonzero(ends)
+    is_block = np.diff(starts) == plan.block_size
+    above_last = s[starts[:-1]] - s[-1] > plan.tol * s[0]
+    return bool((is_block & above_last).any())
 
 
 def _look(on_pass: Callable[[Begun], bool], begun: Begun, state: Any) -> bool:
@@ -129,6 +156,9 @@ def _look(on_pass: Callable[[Begun], bool], begun: Begun, state: Any) -> bool:
 
 def _stages(task: Task, plan: Plan) -> list[tuple[LinearMap, Plan]]:
     """The matrices that are solved one after the other, each with its plan."""
+    if plan.guards_clusters:
+        again = plan._replace(method="randomized", guards_clusters=False)
+        return [(task.map, plan), (task.map, again)]
     if task.coarse is None:
         return [(task.map, plan)]
     # As exact as the coarse dtype makes them.
@@ -196,7 +226,8 @@ def _report(
 
 def finish(plan: Plan, info: SolveInfo) -> SolveInfo:
     """What no program returns: which method ran, and why."""
-    return dataclasses.replace(info, method=plan.method, reason=plan.reason)
+    method, reason = info.method or plan.method, info.reason or plan.reason
+    return dataclasses.replace(info, method=method, reason=reason)
 
 
 def total_energy(

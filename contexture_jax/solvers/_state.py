@@ -38,7 +38,8 @@ class SolveState:
 
     Attributes:
         inner: the state of the method, a NamedTuple (`solvers._randomized` and beside).
-        stage: 1 after the coarse solve that `range_dtype` asks for, else 0, shape ().
+        stage: 1 after the coarse solve that `range_dtype` asks for, or after one that
+            may lack copies of equal values, else 0, shape ().
         earlier: passes of the stages before, shape ().
         fingerprint: of what is solved, shape (8,); None if not known.
         plan: method, widths and goals.
@@ -242,7 +243,8 @@ def load_state(path: str | os.PathLike[str]) -> SolveState:
 def _rebuilt(header: dict[str, Any], parts: dict[str, np.ndarray]) -> SolveState:
     shape, dtype = tuple(header.pop("shape")), header.pop("dtype")
     plan = Plan(**header)
-    kind = METHODS[plan.method].state
+    is_again = plan.guards_clusters and int(parts["stage"]) > 0
+    kind = METHODS["randomized" if is_again else plan.method].state
     inner = kind(**{name: parts[f"state {name}"] for name in kind._fields})
     mark = parts.get("fingerprint")
     return SolveState(inner, parts["stage"], parts["earlier"], mark, plan, shape, dtype)

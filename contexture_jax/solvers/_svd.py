@@ -23,7 +23,7 @@ from contexture_jax.solvers._linear_map import (
     symmetrised_map,
     unmarked,
 )
-from contexture_jax.solvers._plan import Method, Plan, make_plan
+from contexture_jax.solvers._plan import Method, Plan, make_plan, work_of
 from contexture_jax.solvers._results import SolveInfo, SVDResult
 from contexture_jax.solvers._run import Task, finish, solve
 from contexture_jax.solvers._state import (
@@ -73,9 +73,12 @@ def svd(
         method: "exact" (dense SVD), "randomized" (subspace iteration, accelerated by
             Chebyshev polynomials), "krylov" (block Krylov, restarted), "nystrom" (one
             pass: exact for ranks below its block, rough for spectra that decay slowly,
-            where it does not reach `tol` and says "max passes"), or "auto": exact for
-            small operators on one device, else randomized. `info.method` and
-            `info.reason` say what ran and why.
+            where it does not reach `tol` and says "max passes"), or "auto": what is
+            estimated to be the fastest of the first three, from shape, rank, `tol` and
+            `op.cost` (theory.md §6.6): exact where the operator is small or much of its
+            spectrum is asked for, krylov in narrow blocks where products are dear,
+            randomized where they are cheap, over several devices and in a trace.
+            `info.method` and `info.reason` say what ran and why.
         tol: stop when every ‖T* μ_i − s_i ν_i‖ ≤ tol · s_1; None: 1e-10 in float64 and
             100 eps in float32.
         max_passes: bound on passes (`matmat` + `rmatmat`); None: 300.
@@ -86,7 +89,9 @@ def svd(
         block_size: columns of a Krylov block, at most the width that oversampling
             gives, which is the default. With few passes, narrow blocks are the more
             exact for the work: half the rank and less (theory.md §6.4). Clusters of
-            equal values should have room in a block.
+            equal values should have room in a block: copies beyond its width come late,
+            through rounding. "auto" solves again, by subspace iteration, where as many
+            equal values were found as a block has columns.
         range_dtype: find the range first with products in this coarser dtype (float32
             for a float64 operator, bfloat16 for a float32 one on an accelerator, whose
             sums are float32: `AssociationOperator.narrowed`), to 50 of its eps; exact
@@ -172,7 +177,9 @@ def svd(
         num_power_iterations=num_power_iterations,
         block_size=block_size,
         range_dtype=range_dtype,
+        work=work_of(op),
         sharded=_num_devices(op) > 1,
+        traced=in_trace(op, key),
     )
     if plan.stores_transpose:
         op = op.for_passes()

@@ -22,7 +22,7 @@ from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._maps import Products
 from contexture_jax.solvers._matrix import Layouts, take_apart
 from contexture_jax.solvers._pieces import new_seed, random_columns
-from contexture_jax.solvers._plan import Method, Plan, make_plan
+from contexture_jax.solvers._plan import Method, Plan, Work, make_plan
 from contexture_jax.solvers._results import SolveInfo, SVDResult
 from contexture_jax.solvers._run import Begun, Task, finish, solve
 from contexture_jax.solvers._scaling import (
@@ -126,6 +126,8 @@ def truncated_svd(
         num_oversamples=num_oversamples,
         num_power_iterations=num_power_iterations,
         block_size=block_size,
+        work=_work(arrays, dtype),
+        traced=in_trace(arrays, key),
     )
     if _wants_transpose(arrays, plan):
         arrays = (arrays, transpose_rows(arrays))
@@ -275,6 +277,14 @@ def _program(
     if products.programs is None:
         return program
     return products.programs.setdefault(plan, program)
+
+
+def _work(arrays: Any, dtype: Any) -> Work | None:
+    """What a product with a sparse matrix takes; None for any other."""
+    if not isinstance(arrays, Layouts):
+        return None
+    count = sum(entries.size for entries in arrays.forward.entries())
+    return Work.sparse(count, np.dtype(dtype).itemsize)
 
 
 def _wants_transpose(arrays: Any, plan: Plan) -> bool:

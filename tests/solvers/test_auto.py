@@ -1,0 +1,114 @@
+"""What "auto" chooses, and that it misses nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import contexture_jax as cx
+from contexture_jax.solvers import load_state, save_state
+from contexture_jax.solvers._plan import Plan, Work, make_plan, work_of
+
+SINGLE = np.dtype(np.float32)
+
+
+def plan(n: int, m: int, rank: int, entries: int | None = None, **settings) -> Plan:
+    work = None if entries is None else Work.sparse(entries, 4)
+    return make_plan((n, m), SINGLE, rank, min(n, m), work=work, **settings)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rank", "entries", "method"),
+    [
+        ((60, 50), 3, None, "exact"),
+        ((200, 200), 16, None, "exact"),
+        ((1000, 1000), 200, None, "exact"),
+        ((1000, 900), 400, None, "exact"),  # three blocks do not fit
+        ((3000, 2000), 32, None, "krylov"),
+        ((6000, 5000), 48, None, "krylov"),
+        ((12000, 2500), 64, None, "krylov"),
+        ((60000, 30000), 64, 1_500_000, "randomized"),
+        ((100_000, 100_000), 64, 3_000_000, "randomized"),
+    ],
+)
+def test_the_method_follows_what_products_take(shape, rank, entries, method):
+    found = plan(*shape, rank, entries)
+    assert found.method == method
+    assert str(rank) in found.reason
+    if method == "krylov":
+        assert found.block_size % 16 == 0
+        assert 2 * found.block_size <= found.width
+        assert found.guards_clusters
+        assert f"in blocks of {found.block_size}" in found.reason
+
+
+def test_no_dense_decomposition_of_a_thousand_rows_for_a_few_triples():
+    assert {plan(1000, 1000, rank).method for rank in (1, 8, 32)} <= {
+        "krylov",
+        "randomized",
+    }
+
+
+@pytest.mark.parametrize(
+    "settings", [{"traced": True}, {"sharded": True}, {"max_passes": 4}]
+)
+def test_subspace_iteration_where_krylov_may_not_run(settings):
+    assert plan(6000, 5000, 48).method == "krylov"
+    assert plan(6000, 5000, 48, **settings).method == "randomized"
+
+
+def test_wider_problems_have_wider_blocks():
+    blocks = [plan(200_000, 3000, rank).block_size for rank in (8, 64, 200, 500)]
+    assert blocks == sorted(set(blocks))
+
+
+def test_operators_say_what_their_products_take():
+    rng = np.random.default_rng(0)
+    shape = (600, 500)
+    dense = cx.contexts.joint(rng.random(shape, np.float32))
+    lists = rng.integers(0, 500, (600, 10))
+    sparse = cx.contexts.neighbors(lists, num_points=500)
+    table, neighbors = (
+        work_of(cx.association_operator(context)) for context in (dense, sparse)
+    )
+    assert table is not None
+    assert neighbors is not None
+    known = Work.dense(shape, 4)
+    assert table.seconds(16) == pytest.approx(known.seconds(16), rel=0.02)
+    assert table.gathered_bytes == 0
+    assert neighbors.gathered_bytes > 0
+    assert neighbors.seconds(16) < table.seconds(16) / 5
+
+
+def clustered(copies: int) -> tuple[jax.Array, np.ndarray]:
+    """Equal values, and others, in an order that says nothing."""
+    s = np.concatenate([np.ones(copies), 0.9 * 0.7 ** np.arange(1200.0 - copies)])
+    order = np.random.default_rng(0).permutation(1200)
+    return jnp.asarray(np.diag(s[order]), jnp.float32), s
+
+
+def test_a_cluster_as_large_as_a_block_is_solved_again(tmp_path):
+    a, s = clustered(16)
+    seen, run = [], {"rank": 24, "key": jax.random.key(0)}
+    result, info = cx.solvers.truncated_svd(a, on_step=seen.append, **run)
+    assert seen[0].state.plan.method == "krylov"
+    assert seen[0].state.plan.block_size == 16
+    assert {int(progress.state.stage) for progress in seen} == {0, 1}
+    assert info.method == "randomized"
+    assert "met a cluster" in info.reason
+    np.testing.assert_allclose(result.singular_values, s[:24], atol=1e-5)
+    for progress in (seen[2], seen[-2]):
+        save_state(tmp_path / "state", progress.state)
+        again, more = cx.solvers.truncated_svd(
+            a, state=load_state(tmp_path / "state"), **run
+        )
+        np.testing.assert_array_equal(again.left, result.left)
+        assert more.method == info.method
+
+
+@pytest.mark.parametrize("copies", [15, 17, pytest.param(40, marks=pytest.mark.slow)])
+def test_clusters_are_found_whole(copies):
+    a, s = clustered(copies)
+    result, info = cx.solvers.truncated_svd(a, copies + 5, key=jax.random.key(1))
+    assert info.status == "converged"
+    np.testing.assert_allclose(result.singular_values, s[: copies + 5], atol=1e-5)
