@@ -34,7 +34,7 @@ _FLOPS = 7e10
 _BYTES = 1e10
 _GATHERED_BYTES = 3e10  # rows of a block, which stay in caches
 _SMALL_SVD = 2.7e-10  # seconds, times the cube of the side
-_PASS = 1e-3  # seconds of calls and of factorisations with few columns
+_PASS = 1.5e-3  # seconds of calls and of factorisations with few columns
 _WORDS = {
     "exact": "a dense SVD",
     "randomized": "subspace iteration",
@@ -280,7 +280,7 @@ class _Sizes(NamedTuple):
     @property
     def num_passes(self) -> float:
         """Of subspace iteration over a spectrum that is neither fast nor flat."""
-        return max(3.0, -3.0 * math.log10(self.tol))
+        return max(3.0, -3.3 * math.log10(self.tol))
 
 
 def _choose(
@@ -346,7 +346,7 @@ def _krylov_pass(size: _Sizes, work: Work, block: int, depth: int) -> float:
     restart = _SMALL_SVD * columns**3 + 2.0 * rows * columns * size.width / _FLOPS
     restart += 2.0 * basis
     flops = 8.0 * rows * columns * block / _FLOPS
-    each = work.seconds(block) + flops + 6.0 * basis + 2.0 * _PASS
+    each = work.seconds(block) + flops + 6.0 * basis + 1.5 * _PASS
     return each + restart / passes_to_restart
 
 
