@@ -33,6 +33,7 @@ __all__ = [
     "as_floating",
     "as_integers",
     "as_real",
+    "as_rows",
     "check_coefficient",
     "check_concrete",
     "check_finite",
@@ -96,6 +97,15 @@ def check_concrete(arrays: Any, name: str) -> None:
             " it outside jit, vmap or grad, and pass what is made of it inside"
         )
         raise TypeError(msg)
+
+
+def as_rows(x: Any, name: str) -> jax.Array:
+    """Convert to a device array; raise a `ValueError` unless it has a row or more."""
+    rows = as_device_array(x, name)
+    if rows.ndim == 0 or rows.shape[0] == 0:
+        msg = f"{name} must have at least one row; got shape {tuple(rows.shape)}"
+        raise ValueError(msg)
+    return rows
 
 
 def check_ndim(x: Any, ndim: int, name: str) -> None:

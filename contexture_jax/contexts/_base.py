@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -170,19 +170,30 @@ def _methods(given: Any) -> list[str]:
     return [name for name in _CAPABILITIES if callable(getattr(given, name, None))]
 
 
-def as_context(context: Any, name: str = "context") -> Context:
+def as_context(
+    context: Any, name: str = "context", *, needs: Sequence[str] = ()
+) -> Context:
     """A `Context` as it is; any other object with methods of one as a `Context`.
 
     Args:
         context: an object with one or more of `sample`, `log_density`, `kernel` and
             `table`, and any other of a context's, which mean what they mean there.
         name: what the caller calls it, for the message.
+        needs: the methods that it must have.
 
     Raises:
+        CapabilityError: if it lacks one that is needed.
         TypeError: if it has none of them, or is an array, a frame or a class.
     """
-    if isinstance(context, Context):
-        return context
+    if not isinstance(context, Context):
+        context = _adopted(context, name)
+    for method in needs:
+        if method not in context.capabilities:
+            raise context._lacks(method)
+    return context
+
+
+def _adopted(context: Any, name: str) -> Context:
     # Frames have a `sample` of their own.
     # A class has the methods of its objects, but no law.
     is_data = isinstance(context, type) or hasattr(context, "__array__")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import as_device_array, check_integer, check_key
+from contexture_jax._core.checks import as_rows, check_integer, check_key
 from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
 from contexture_jax.contexts._base import Context, as_context
 from contexture_jax.contexts._sampling import SamplingContext, one_each
@@ -94,15 +94,9 @@ def check_density(
         True
     """
     check_key(key)
-    context = as_context(context)
+    context = as_context(context, needs=("sample", "log_density"))
     num_samples = check_integer(num_samples, "num_samples", low=16)
-    for name in ("sample", "log_density"):
-        if name not in context.capabilities:
-            raise context._lacks(name)
-    x = as_device_array(x, "x")
-    if x.ndim == 0 or x.shape[0] == 0:
-        msg = f"x must have at least one row; got shape {tuple(x.shape)}"
-        raise ValueError(msg)
+    x = as_rows(x, "x")
     key_rows, key_values = jax.random.split(key)
     # Eight draws a row at least: the halves below need several of each.
     num_rows = min(x.shape[0], num_samples // 8)

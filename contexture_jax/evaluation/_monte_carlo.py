@@ -14,8 +14,7 @@ from contexture_jax._core.types import Array, Float, short_repr
 from contexture_jax.operators import (
     AssociationOperator,
     DenseOperator,
-    MonteCarloOperator,
-    ShardedMonteCarloOperator,
+    check_monte_carlo,
     symmetrised_matrix,
 )
 
@@ -113,12 +112,7 @@ def monte_carlo_error(
         >>> bool((error.band.lower <= error.band.estimate).all())
         True
     """
-    if not isinstance(op, (MonteCarloOperator, ShardedMonteCarloOperator)):
-        msg = (
-            "op must be a Monte Carlo operator, as from monte_carlo_operator(context,"
-            f" x, num_samples, key=...); got {type(op).__name__}"
-        )
-        raise TypeError(msg)
+    check_monte_carlo(op)
     check_key(key)
     level = check_level(level)
     rank = check_integer(rank, "rank", low=1, high=min(op.shape) - 1)

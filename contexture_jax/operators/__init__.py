@@ -27,6 +27,7 @@ from contexture_jax.operators._low_rank import LowRankOperator, low_rank_operato
 from contexture_jax.operators._monte_carlo import (
     MonteCarloOperator,
     ShardedMonteCarloOperator,
+    check_monte_carlo,
     monte_carlo_kernel,
     monte_carlo_operator,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "ShardedSparseOperator",
     "SparseOperator",
     "association_operator",
+    "check_monte_carlo",
     "compose",
     "conditional_expectation",
     "convex_combination",

@@ -91,9 +91,7 @@ def monte_carlo_expectation(
             possible at some x; NaN there inside a trace.
     """
     check_monte_carlo(op)
-    context = as_context(context)
-    if "log_density" not in context.capabilities:
-        raise context._lacks("log_density")
+    context = as_context(context, needs=("log_density",))
     expected = "context must be the one of the operator"
     same = of_one_law(op.source, context.fingerprint, expected)
     block, x = as_floating(g, "g"), as_device_array(x, "x")

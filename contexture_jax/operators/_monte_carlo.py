@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from contexture_jax._core.checks import (
     as_device_array,
+    as_rows,
     check_finite,
     check_integer,
     check_key,
@@ -43,6 +44,7 @@ from contexture_jax.operators.sharded._dense import ShardedDenseOperator, shard_
 __all__ = [
     "MonteCarloOperator",
     "ShardedMonteCarloOperator",
+    "check_monte_carlo",
     "monte_carlo_kernel",
     "monte_carlo_operator",
 ]
@@ -148,11 +150,8 @@ def monte_carlo_operator(
             f" {num_samples}"
         )
         raise ValueError(msg)
-    context = tree_on_auto_axes(_capable(context, "sample", "log_density"))
-    x = as_device_array(x, "x")
-    if x.ndim == 0 or x.shape[0] == 0:
-        msg = f"x must have at least one row; got shape {tuple(x.shape)}"
-        raise ValueError(msg)
+    context = tree_on_auto_axes(as_context(context, needs=("sample", "log_density")))
+    x = as_rows(x, "x")
     n = x.shape[0]
     key_rows, key_values = jax.random.split(key)
     rows = _systematic(key_rows, n, num_samples // num_batches, num_batches)
@@ -189,14 +188,6 @@ def _refuse_wrong(found: DensityCheck) -> None:
             f" {np.round(found.scores, 1).tolist()}: see contexts.check_density"
         )
         raise ValueError(msg)
-
-
-def _capable(context: Any, *names: str) -> Context:
-    context = as_context(context)
-    for name in names:
-        if name not in context.capabilities:
-            raise context._lacks(name)
-    return context
 
 
 def _systematic(key: Array, n: int, size: int, num_batches: int) -> Array:

@@ -23,6 +23,7 @@ from contexture_jax._core.types import Array, ArrayLike, summary
 __all__ = [
     "as_inputs",
     "as_integers",
+    "as_samples",
     "check_fraction",
     "check_law",
     "check_parameter",
@@ -54,6 +55,27 @@ def check_parameter(
     check_values(value, name, ok, expected)
     # Hashable and exact: a family is static but for what is traced.
     return float(value)
+
+
+def as_samples(
+    density: Callable[[np.ndarray], np.ndarray], points: np.ndarray, name: str
+) -> np.ndarray:
+    """What a caller's density is at some points, in float64.
+
+    Raises:
+        ValueError: if it changes the shape, is negative or not finite, or has no mass.
+    """
+    samples = np.asarray(density(points), dtype=np.float64)
+    if samples.shape != points.shape:
+        msg = f"{name} must map shape {points.shape} to itself; got {samples.shape}"
+        raise ValueError(msg)
+    if not np.isfinite(samples).all() or samples.min() < 0 or samples.max() == 0:
+        msg = (
+            f"{name} must be finite and non-negative with positive mass; got values"
+            f" from {samples.min()} to {samples.max()}"
+        )
+        raise ValueError(msg)
+    return samples
 
 
 def check_fraction(

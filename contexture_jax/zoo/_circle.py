@@ -23,7 +23,7 @@ from contexture_jax.zoo._base import (
     IndexedContext,
     host,
 )
-from contexture_jax.zoo._checks import check_parameter, check_positive
+from contexture_jax.zoo._checks import as_samples, check_parameter, check_positive
 
 __all__ = ["circle", "circle_heat", "circle_shift"]
 
@@ -365,16 +365,7 @@ def circle(
             rough for its coefficients to have decayed.
     """
     angles = 2 * np.pi * np.arange(_NUM_SAMPLES) / _NUM_SAMPLES
-    samples = np.asarray(density(angles), dtype=np.float64)
-    if samples.shape != angles.shape:
-        msg = f"density must map shape {angles.shape} to itself; got {samples.shape}"
-        raise ValueError(msg)
-    if not np.isfinite(samples).all() or samples.min() < 0 or samples.max() == 0:
-        msg = (
-            "density must be finite and non-negative with positive mass; got values"
-            f" from {samples.min()} to {samples.max()}"
-        )
-        raise ValueError(msg)
+    samples = as_samples(density, angles, "density")
     # E e^{ikU}: NumPy's transform has the sign of e^{-ikU}.
     coefficients = np.conj(np.fft.rfft(samples / samples.sum()))[1:]
     # Below it they are rounding of the transform.

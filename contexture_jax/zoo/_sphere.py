@@ -26,7 +26,7 @@ from contexture_jax.zoo._base import (
     check_table_size,
     host,
 )
-from contexture_jax.zoo._checks import as_inputs, check_positive
+from contexture_jax.zoo._checks import as_inputs, as_samples, check_positive
 from contexture_jax.zoo._quadrature import gauss_rule
 
 __all__ = ["sphere_heat", "von_mises_fisher", "zonal"]
@@ -351,16 +351,7 @@ def zonal(
     m = check_integer(dimension, "dimension", low=2)
     nodes = check_integer(num_nodes, "num_nodes", low=2)
     heights, weights = gauss_rule(*_gegenbauer_coefficients(m, _NUM_GAUSS))
-    samples = np.asarray(profile(heights), dtype=np.float64)
-    if samples.shape != heights.shape:
-        msg = f"profile must map shape {heights.shape} to itself; got {samples.shape}"
-        raise ValueError(msg)
-    if not np.isfinite(samples).all() or samples.min() < 0 or samples.max() == 0:
-        msg = (
-            "profile must be finite and non-negative with positive mass; got values"
-            f" from {samples.min()} to {samples.max()}"
-        )
-        raise ValueError(msg)
+    samples = as_samples(profile, heights, "profile")
     mass = weights * samples
     # f times a harmonic of this degree is far below what 256 nodes integrate exactly.
     degree = _NUM_GAUSS // 2
