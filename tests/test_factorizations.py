@@ -10,6 +10,7 @@ import pytest
 from contexture_jax._core import factorizations
 from contexture_jax._core.factorizations import orthonormal_columns, singular_values
 from contexture_jax._core.factorizations import thin_svd as on_this_platform
+from tests.conftest import X64
 
 WIDTH, ROWS = 24, 300
 SPECTRA = {
@@ -99,10 +100,10 @@ def test_columns_become_orthonormal_in_order_and_those_that_add_nothing_zero():
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (5, 7)])
-@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize(
+    "dtype", [np.float64, np.complex128] if X64 else [np.float32, np.complex64]
+)
 def test_derivatives_are_those_of_jax(dtype, shape):
-    if jnp.zeros((), dtype).dtype != dtype:
-        dtype = np.float32
     rng = np.random.default_rng(0)
     real, imaginary = rng.normal(size=(2, 2, *shape))
     is_complex = np.issubdtype(dtype, np.complexfloating)
