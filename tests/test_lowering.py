@@ -119,7 +119,7 @@ def leaves(tree: Any) -> list[Any]:
 
 def test_coarse_passes():
     def solve(op: cx.AssociationOperator) -> Any:
-        low = {"method": "randomized", "range_dtype": "bfloat16"}
+        low: dict[str, Any] = {"method": "randomized", "range_dtype": "bfloat16"}
         return leaves(cx.svd(op.with_precision("split"), 2, key=KEY, **low))
 
     assert not faults(solve, large_operator())
