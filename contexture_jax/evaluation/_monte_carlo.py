@@ -112,7 +112,7 @@ def monte_carlo_error(
         >>> bool((error.band.lower <= error.band.estimate).all())
         True
     """
-    check_monte_carlo(op)
+    op = check_monte_carlo(op)
     check_key(key)
     level = check_level(level)
     rank = check_integer(rank, "rank", low=1, high=min(op.shape) - 1)

@@ -259,14 +259,15 @@ def monte_carlo_kernel(
     return normal_interval(mean, safe_sqrt(scatter / op.num_batches), level)
 
 
-def check_monte_carlo(op: Any) -> None:
-    """Raise a `TypeError` unless `op` is a Monte Carlo operator."""
-    if not isinstance(op, (MonteCarloOperator, ShardedMonteCarloOperator)):
-        msg = (
-            "op must be an operator as from cx.operators.monte_carlo_operator; got"
-            f" {type(op).__name__}"
-        )
-        raise TypeError(msg)
+def check_monte_carlo(op: Any) -> MonteCarloOperator | ShardedMonteCarloOperator:
+    """The operator as it is; a `TypeError` unless it is a Monte Carlo operator."""
+    if isinstance(op, (MonteCarloOperator, ShardedMonteCarloOperator)):
+        return op
+    msg = (
+        "op must be an operator as from cx.operators.monte_carlo_operator; got"
+        f" {type(op).__name__}"
+    )
+    raise TypeError(msg)
 
 
 def _numbers(numbers: ArrayLike, name: str, size: int) -> Array:
