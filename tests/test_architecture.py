@@ -90,6 +90,7 @@ JIT_ALLOWED = {
     "solvers/_linear_map.py": "products with M, of solvers and certificates alike",
     "solvers/_maps.py": "the products of a caller's functions",
     "solvers/_nystrom.py": "the small programs of a step, likewise",
+    "solvers/_orthonormal.py": "the programs of a round of Cholesky QR",
     "solvers/_pieces.py": "those that several methods share",
     "solvers/_randomized.py": "those of subspace iteration",
     "solvers/_run.py": "signs, energies and status of a result",

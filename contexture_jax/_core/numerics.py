@@ -214,8 +214,8 @@ def _shares(values: np.ndarray, axis: int | None) -> np.ndarray:
 
 
 def rank_cutoff(
-    shape: tuple[int, int], dtype: Any, largest: Float[Array, ""]
-) -> Float[Array, ""]:
+    shape: tuple[int, int], dtype: Any, largest: Float[Any, ""]
+) -> Float[Any, ""]:
     """10 · √max(n, m) · eps · s_max: singular values not above it count as zero.
 
     The square root, where LAPACK's users write max(n, m), is how rounding in sums of

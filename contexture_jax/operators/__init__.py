@@ -33,6 +33,8 @@ from contexture_jax.operators._monte_carlo import (
 )
 from contexture_jax.operators._sparse import SparseOperator, sparse_operator
 from contexture_jax.operators._symmetrised import (
+    Roots,
+    marginal_roots,
     symmetrised_matrix,
     symmetrised_products,
     to_functions,
@@ -63,6 +65,7 @@ __all__ = [
     "LowRankOperator",
     "MixtureOperator",
     "MonteCarloOperator",
+    "Roots",
     "ShardedDenseOperator",
     "ShardedKernelOperator",
     "ShardedLowRankOperator",
@@ -80,6 +83,7 @@ __all__ = [
     "fixed_degree_operator",
     "kernel_operator",
     "low_rank_operator",
+    "marginal_roots",
     "mesh_of",
     "mixture",
     "monte_carlo_expectation",

@@ -7,12 +7,55 @@ in ordinary coordinates (theory.md §6). Whoever needs that has it from here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+import numpy as np
+
+from contexture_jax._core.either import Either, namespace
 from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
 from contexture_jax._core.types import Array, Float
 from contexture_jax.operators._base import AssociationOperator
 
-__all__ = ["symmetrised_matrix", "symmetrised_products", "to_functions", "to_vectors"]
+__all__ = [
+    "Roots",
+    "marginal_roots",
+    "symmetrised_matrix",
+    "symmetrised_products",
+    "to_functions",
+    "to_vectors",
+]
+
+
+class Roots(NamedTuple):
+    """Square roots of the marginals, for many products with one M.
+
+    Attributes:
+        x: √p_x, shape (n,).
+        a: √p_a, shape (m,).
+        inverse_x: 1 / √p_x, and 0 where there is no mass, shape (n,).
+        inverse_a: likewise, shape (m,).
+    """
+
+    x: Float[Array, " n"]
+    a: Float[Array, " m"]
+    inverse_x: Float[Array, " n"]
+    inverse_a: Float[Array, " m"]
+
+
+def marginal_roots(p_x: Either, p_a: Either) -> Roots:
+    """The square roots of both marginals and their reciprocals, of NumPy or JAX."""
+    x, a = map(_root, (p_x, p_a))
+    return Roots(x, a, _inverse(x), _inverse(a))
+
+
+def _root(p: Either) -> Either:
+    return np.sqrt(p) if namespace(p) is np else safe_sqrt(p)
+
+
+def _inverse(x: Either) -> Either:
+    if namespace(x) is not np:
+        return safe_reciprocal(x)
+    return np.divide(1.0, x, out=np.zeros_like(x), where=x != 0)
 
 
 def symmetrised_matrix(
@@ -38,17 +81,22 @@ def symmetrised_matrix(
         >>> bool(jnp.allclose(M @ jnp.sqrt(op.p_a), jnp.sqrt(op.p_x), atol=1e-6))
         True
     """
-    root_x, root_a = safe_sqrt(op.p_x), safe_sqrt(op.p_a)
-    matrix = root_x[:, None] * op.as_matrix() * safe_reciprocal(root_a)[None, :]
-    return matrix - root_x[:, None] * root_a[None, :] if deflated else matrix
+    roots = marginal_roots(op.p_x, op.p_a)
+    matrix = roots.x[:, None] * op.as_matrix() * roots.inverse_a[None, :]
+    return matrix - roots.x[:, None] * roots.a[None, :] if deflated else matrix
 
 
 def symmetrised_products(
-    op: AssociationOperator,
+    op: AssociationOperator, roots: Roots | None = None
 ) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
-    """M and Mᵀ times blocks (m, r) and (n, r), without the matrix."""
-    root_x, root_a = safe_sqrt(op.p_x)[:, None], safe_sqrt(op.p_a)[:, None]
-    inverse_x, inverse_a = safe_reciprocal(root_x), safe_reciprocal(root_a)
+    """M and Mᵀ times blocks (m, r) and (n, r), without the matrix.
+
+    Args:
+        op: T, shape (n, m).
+        roots: those of its marginals, if they are at hand.
+    """
+    roots = marginal_roots(op.p_x, op.p_a) if roots is None else roots
+    root_x, root_a, inverse_x, inverse_a = (root[:, None] for root in roots)
 
     def matmat(g: Array) -> Array:
         return root_x * op.matmat(inverse_a * g)
@@ -63,12 +111,13 @@ def to_vectors(
     op: AssociationOperator, left: Float[Array, "n r"], right: Float[Array, "m r"]
 ) -> tuple[Float[Array, "n r"], Float[Array, "m r"]]:
     """The vectors u = D_X^{1/2} μ and v = D_A^{1/2} ν of functions of X and of A."""
-    return safe_sqrt(op.p_x)[:, None] * left, safe_sqrt(op.p_a)[:, None] * right
+    roots = marginal_roots(op.p_x, op.p_a)
+    return roots.x[:, None] * left, roots.a[:, None] * right
 
 
 def to_functions(
     op: AssociationOperator, left: Float[Array, "n r"], right: Float[Array, "m r"]
 ) -> tuple[Float[Array, "n r"], Float[Array, "m r"]]:
     """The functions μ and ν of vectors u and v, 0 where there is no mass."""
-    inverse_x, inverse_a = (safe_reciprocal(safe_sqrt(p)) for p in (op.p_x, op.p_a))
-    return inverse_x[:, None] * left, inverse_a[:, None] * right
+    roots = marginal_roots(op.p_x, op.p_a)
+    return roots.inverse_x[:, None] * left, roots.inverse_a[:, None] * right

@@ -41,7 +41,7 @@ from contexture_jax.solvers._linear_map import (
     symmetrised_map,
     unmarked,
 )
-from contexture_jax.solvers._pieces import new_seed
+from contexture_jax.solvers._pieces import new_seed, squared_norm
 from contexture_jax.solvers._remainder import remainder_norm
 from contexture_jax.solvers._results import SolveInfo, SVDResult
 
@@ -345,7 +345,7 @@ def _probed(
     u, v = map(_vectors, laws, functions)
     if measures:
         images = at_hand((a.matmat(v), a.rmatmat(u)))
-        found = _measured(s, at_hand(_squared_norm(unmarked(op))), images, (u, v))
+        found = _measured(s, at_hand(squared_norm(unmarked(op))), images, (u, v))
         info = dataclasses.replace(info, **jax.device_put(found))
     remainder = remainder_norm(
         a,
@@ -400,11 +400,6 @@ def _placed_beside(tree: Any, x: Any) -> Any:
 
 
 _compiled = jax.jit(bounds_from, static_argnames=("shape", "dtype", "orthonormal"))
-
-
-@jax.jit
-def _squared_norm(op: AssociationOperator) -> Float[Array, ""] | None:
-    return op.squared_norm()
 
 
 @compiled_unless_numpy

@@ -109,8 +109,11 @@ def _init(a: LinearMap, plan: Plan, seed: Seed, start: Any) -> ExactState:
     )
 
 
-def _step(a: LinearMap, plan: Plan, state: ExactState) -> ExactState:
+def _step(
+    a: LinearMap, plan: Plan, state: ExactState, *, in_place: bool = False
+) -> ExactState:
     """A full dense SVD of the n × m entries: O(n m min(n, m)) flops."""
+    del in_place
     n, m = a.shape
     is_tall = m <= n
     one, other = (a.matmat, a.rmatmat) if is_tall else (a.rmatmat, a.matmat)
@@ -118,7 +121,7 @@ def _step(a: LinearMap, plan: Plan, state: ExactState) -> ExactState:
     # Through the smaller of the two identity blocks.
     stored = one(eye.eye(min(n, m), dtype=a.dtype))
     s, left, right, own = _factored(
-        stored, a.left_law, a.right_law, state.seed,
+        stored, a.left_unit, a.right_unit, state.seed,
         rank=plan.rank, scale=a.scale, is_tall=is_tall,
     )  # fmt: skip
     # The matrix came from one of the two maps: the other one is asked itself, so that
@@ -137,7 +140,7 @@ def _step(a: LinearMap, plan: Plan, state: ExactState) -> ExactState:
 
 @functools.partial(jax.jit, static_argnames=("rank", "scale", "is_tall"))
 def _factored(
-    stored: Array, left_law: Any, right_law: Any, seed: Seed,
+    stored: Array, left_unit: Any, right_unit: Any, seed: Seed,
     *, rank: int, scale: float, is_tall: bool,
 ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
     """The leading triples of a matrix, or of what it is the adjoint of.
@@ -149,7 +152,7 @@ def _factored(
     left, values = left[:, :rank], values[:rank]
     right = right_h[:rank].conj().T
     a = LinearMap(
-        identity, identity, matrix.shape, matrix.dtype, left_law, right_law, scale
+        identity, identity, matrix.shape, matrix.dtype, left_unit, right_unit, scale
     )
     left, right = complete(a, values, left, right, seed)
     own = (

@@ -41,7 +41,7 @@ class Problem(NamedTuple):
     """
 
     map: LinearMap
-    squared_norm: Float[Array, ""] | None
+    squared_norm: Float[Any, ""] | None
     pairing: Callable[[SVDResult, Float[Array, " rank"]], Float[Array, ""]]
 
 

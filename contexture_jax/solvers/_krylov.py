@@ -95,7 +95,9 @@ def _init(a: LinearMap, plan: Plan, seed: Seed, start: Any) -> KrylovState:
     )
 
 
-def _step(a: LinearMap, plan: Plan, state: KrylovState) -> KrylovState:
+def _step(
+    a: LinearMap, plan: Plan, state: KrylovState, *, in_place: bool = False
+) -> KrylovState:
     """Add the next block to each basis and find the one after it; restart full bases.
 
     Before the first pass there is a half one, which adds nothing.
@@ -105,23 +107,24 @@ def _step(a: LinearMap, plan: Plan, state: KrylovState) -> KrylovState:
     image = choose(
         is_half,
         lambda: random_columns(
-            seed, a.left_law, size=a.shape[0], width=width, dtype=a.dtype
+            seed, a.left_unit, size=a.shape[0], width=width, dtype=a.dtype
         ),
         lambda: a.matmat(state.block),
     )
     u = choose(
         is_half,
         lambda: image,
-        lambda: orthonormal(image, seed, twice + 2, a.left_law, state.left),
+        lambda: orthonormal(image, seed, twice + 2, a.left_unit, state.left),
     )
-    left, right, small = _extended(
+    extended = _extended_in_place if in_place else _extended
+    left, right, small = extended(
         state.left, state.right, state.small, state.block, state.coupling,
         image, u, state.number,
     )  # fmt: skip
     back = a.rmatmat(u)
     # Full bases need random directions at most once the operator's rank is exhausted;
     # they cost passes, not correctness.
-    block = orthonormal(back, seed, twice + 3, a.right_law, right)
+    block = orthonormal(back, seed, twice + 3, a.right_unit, right)
     link, coupling = _linked(block, back, state.coupling, state.number)
     state = state._replace(
         passes=state.passes + 1,
@@ -138,8 +141,7 @@ def _step(a: LinearMap, plan: Plan, state: KrylovState) -> KrylovState:
     return when(is_full, restart, state)
 
 
-@jax.jit
-def _extended(
+def _extend(
     left: Array, right: Array, small: Array, block: Array, coupling: Array,
     image: Array, u: Array, number: Any,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
@@ -151,6 +153,10 @@ def _extended(
     own = mm(u.conj().T, image)
     column = jax.lax.dynamic_update_slice(coupling, own, (at, zero))
     return left, right, jax.lax.dynamic_update_slice(small, column, (zero, at))
+
+
+_extended = jax.jit(_extend)
+_extended_in_place = jax.jit(_extend, donate_argnums=(0, 1, 2))
 
 
 @jax.jit

@@ -9,10 +9,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from contexture_jax._core.numerics import mm, rank_cutoff, safe_reciprocal, safe_sqrt
+from contexture_jax._core.either import (
+    Either,
+    at_hand,
+    compiled_unless_numpy,
+    namespace,
+)
+from contexture_jax._core.numerics import mm, rank_cutoff
 from contexture_jax._core.types import Array, Float
-from contexture_jax.operators import AssociationOperator, symmetrised_products
+from contexture_jax.operators import (
+    AssociationOperator,
+    Roots,
+    marginal_roots,
+    symmetrised_products,
+)
 
 __all__ = [
     "LinearMap",
@@ -41,58 +53,63 @@ def identity(block: Array) -> Array:
     return block
 
 
-def projection(law: Float[Array, " n"] | None) -> Callable[[Array], Array]:
-    """The projection of (n, r) blocks off √law, 0 at points of no mass.
+def projection(unit: Float[Array, " n"] | None) -> Callable[[Array], Array]:
+    """The projection of (n, r) blocks off a unit vector, 0 where that is.
 
-    The identity if there is no law.
+    The identity if there is none; else a tree, whose leaf the vector is.
     """
-    return identity if law is None else functools.partial(_off_root, law)
+    return identity if unit is None else jax.tree_util.Partial(_masked_off, unit)
 
 
 class LinearMap(NamedTuple):
     """A matrix M known by its products with blocks, on subspaces of its own.
 
-    Left singular vectors are looked for off √left_law, into which M maps; right ones
-    likewise. The laws are arrays, so that programs take them as arguments.
+    Singular vectors are looked for off a unit vector on each side, which M maps off.
+    They are arrays, so that programs take them as arguments.
 
     Attributes:
         matmat: M times an (m, r) block.
         rmatmat: the conjugate transpose of M times an (n, r) block.
         shape: (n, m).
         dtype: floating or complex.
-        left_law: what left singular vectors have no part along the root of, shape
-            (n,); None: nothing is deflated.
-        right_law: likewise, shape (m,).
+        left_unit: what left singular vectors are orthogonal to, and 0 where that is,
+            shape (n,); None: nothing is deflated.
+        right_unit: likewise, shape (m,).
         scale: what rounding is measured by if it is larger than the largest singular
             value: the norm of the matrix before deflation; 0 where nothing is deflated.
+        weights: what left and right vectors are multiplied by to be functions, shapes
+            (n,) and (m,); None: vectors are what is wanted.
     """
 
     matmat: Callable[[Array], Array]
     rmatmat: Callable[[Array], Array]
     shape: tuple[int, int]
     dtype: Any
-    left_law: Float[Array, " n"] | None = None
-    right_law: Float[Array, " m"] | None = None
+    left_unit: Float[Array, " n"] | None = None
+    right_unit: Float[Array, " m"] | None = None
     scale: float = 0.0
+    weights: tuple[Float[Array, " n"], Float[Array, " m"]] | None = None
 
     @property
     def project_left(self) -> Callable[[Array], Array]:
         """The orthogonal projection of (n, r) blocks onto where left vectors lie."""
-        return projection(self.left_law)
+        return projection(self.left_unit)
 
     @property
     def project_right(self) -> Callable[[Array], Array]:
         """Likewise of (m, r) blocks for right ones."""
-        return projection(self.right_law)
+        return projection(self.right_unit)
 
-    def cutoff(self, singular_values: Float[Array, " b"]) -> Float[Array, ""]:
+    def cutoff(self, singular_values: Float[Either, " b"]) -> Float[Either, ""]:
         """Singular values not above it count as zero."""
-        largest = jnp.maximum(singular_values.max(), self.scale)
+        xp = namespace(singular_values)
+        largest = xp.maximum(singular_values.max(), self.scale)
         return rank_cutoff(self.shape, self.dtype, largest)
 
-    def goal(self, singular_values: Float[Array, " b"], tol: Any) -> Float[Array, ""]:
+    def goal(self, singular_values: Float[Either, " b"], tol: Any) -> Any:
         """The residual that counts as converged: tol · s_1, but not below rounding."""
-        return jnp.maximum(tol * singular_values.max(), self.goal_floor)
+        xp = namespace(singular_values)
+        return xp.maximum(tol * singular_values.max(), self.goal_floor)
 
     @property
     def goal_floor(self) -> float:
@@ -109,23 +126,42 @@ def symmetrised_map(operator: AssociationOperator) -> LinearMap:
     """
     # A program of its own for each product and width, whoever multiplies.
     plain = unmarked(operator)
+    roots, units = _frame(plain)
     return LinearMap(
-        functools.partial(_product, plain, adjoint=False),
-        functools.partial(_product, plain, adjoint=True),
+        functools.partial(_product, plain, roots, units, adjoint=False),
+        functools.partial(_product, plain, roots, units, adjoint=True),
         operator.shape,
         operator.dtype,
-        operator.p_x,
-        operator.p_a,
+        *units,
         scale=1.0,
+        weights=(roots.inverse_x, roots.inverse_a),
     )
 
 
 def compile_products(op: AssociationOperator, width: int) -> None:
     """Compile the two products of `symmetrised_map`, for blocks of so many columns."""
     plain, (n, m) = unmarked(op), op.shape
+    frame = _frame(plain)
     for adjoint, size in ((False, m), (True, n)):
         block = jax.ShapeDtypeStruct((size, width), op.dtype)
-        _product.lower(plain, block, adjoint=adjoint).compile()
+        _product.lower(plain, *frame, block, adjoint=adjoint).compile()
+
+
+def _frame(op: AssociationOperator) -> tuple[Roots, tuple[Array, Array]]:
+    """The roots of the marginals, and as unit vectors, on the device."""
+    return jax.tree.map(_on_device, _roots(*at_hand((op.p_x, op.p_a))))
+
+
+@compiled_unless_numpy
+def _roots(p_x: Either, p_a: Either) -> tuple[Roots, tuple[Either, Either]]:
+    """The roots of the marginals, and as unit vectors."""
+    roots = marginal_roots(p_x, p_a)
+    one, other = (root / ((root * root).sum() ** 0.5) for root in roots[:2])
+    return roots, (one, other)
+
+
+def _on_device(x: Either) -> Array:
+    return jax.device_put(x) if isinstance(x, np.ndarray) else x
 
 
 def unmarked(op: AssociationOperator) -> AssociationOperator:
@@ -137,12 +173,17 @@ def unmarked(op: AssociationOperator) -> AssociationOperator:
 
 
 @functools.partial(jax.jit, static_argnames="adjoint")
-def _product(op: AssociationOperator, block: Array, *, adjoint: bool) -> Array:
+def _product(
+    op: AssociationOperator,
+    roots: Roots,
+    units: tuple[Array, Array],
+    block: Array,
+    *,
+    adjoint: bool,
+) -> Array:
     """The deflated M, or its transpose, times a block."""
-    matmat, rmatmat = symmetrised_products(op)
-    if adjoint:
-        return _deflate(rmatmat(block), op.p_a)
-    return _deflate(matmat(block), op.p_x)
+    matmat, rmatmat = symmetrised_products(op, roots)
+    return _off(units[1], rmatmat(block)) if adjoint else _off(units[0], matmat(block))
 
 
 def coarse_map(a: LinearMap, low: LinearMap) -> LinearMap:
@@ -160,13 +201,10 @@ def coarse_map(a: LinearMap, low: LinearMap) -> LinearMap:
     return a._replace(matmat=matmat, rmatmat=rmatmat)
 
 
-def _off_root(p: Float[Array, " n"], block: Array) -> Array:
-    """Off √p, and 0 at points of no mass."""
-    return _deflate(jnp.where(p[:, None] > 0, block, 0.0), p)
+def _masked_off(unit: Float[Array, " n"], block: Array) -> Array:
+    """Off a unit vector, and 0 where that is."""
+    return _off(unit, jnp.where(unit[:, None] > 0, block, 0.0))
 
 
-def _deflate(block: Array, p: Float[Array, " n"]) -> Array:
-    """Off the unit vector √p."""
-    root = safe_sqrt(p)
-    unit = (root * safe_reciprocal(jnp.sqrt((root * root).sum())))[:, None]
-    return block - mm(unit, mm(unit.T, block))
+def _off(unit: Float[Array, " n"], block: Array) -> Array:
+    return block - unit[:, None] * mm(unit[None, :], block)

@@ -67,21 +67,24 @@ def _init(a: LinearMap, plan: Plan, seed: Seed, start: Any) -> NystromState:
     )
 
 
-def _step(a: LinearMap, plan: Plan, state: NystromState) -> NystromState:
+def _step(
+    a: LinearMap, plan: Plan, state: NystromState, *, in_place: bool = False
+) -> NystromState:
     """The sample and its leading subspace; then, in a pass and a half, the triples."""
+    del in_place
     seed, passes = state.seed, state.passes + 1
     if state.passes == 0:
         size, dtype = a.shape[0], a.dtype
         test = random_columns(
-            seed, a.left_law, size=size, width=plan.width, dtype=dtype
+            seed, a.left_unit, size=size, width=plan.width, dtype=dtype
         )
-        test = orthonormal(test, seed, 0, a.left_law)
+        test = orthonormal(test, seed, 0, a.left_unit)
         leading = _leading(a.matmat(a.rmatmat(test)), test, rank=plan.rank)
-        u = orthonormal(leading, seed, 1, a.left_law)
+        u = orthonormal(leading, seed, 1, a.left_unit)
         return state._replace(passes=passes, u=u)
-    q = orthonormal(a.rmatmat(state.u), seed, 2, a.right_law)
+    q = orthonormal(a.rmatmat(state.u), seed, 2, a.right_unit)
     y = a.matmat(q)
-    s, u, v = ritz(y, orthonormal(y, seed, 3, a.left_law), q)
+    s, u, v = ritz(y, orthonormal(y, seed, 3, a.left_unit), q)
     residuals = gaps(a.rmatmat(u), v, s)
     is_open = np.asarray(False)[()]
     return state._replace(

@@ -8,18 +8,21 @@ are replaced by random ones, so that a basis is always complete.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.checks import is_traced
+from contexture_jax._core.either import at_hand, compiled_unless_numpy, namespace
 from contexture_jax._core.factorizations import thin_svd
 from contexture_jax._core.numerics import mm, safe_reciprocal
 from contexture_jax._core.types import Array, Bool, Float, Inexact, Int
 from contexture_jax.solvers._linear_map import LinearMap, identity
 from contexture_jax.solvers._random import Seed, fold, random_block
+from contexture_jax.solvers._steps import read, when
 
 __all__ = ["complete", "fix_signs", "orthonormalize", "ritz_svd", "ritz_triples"]
 
@@ -64,63 +67,23 @@ def orthonormalize(
     Returns:
         Q, shape (n, b), orthonormal to rounding even if Z has rank 0.
     """
-    n, width = block.shape
-    dtype = block.dtype
-    shift = 10 * width * float(np.finfo(dtype).eps)
-    enough = 0.01 if basis is None else 0.5
-    eye = jnp.eye(width, dtype=dtype)
-
-    def clean(z: Array) -> Array:
-        z = project(z)
-        return z if basis is None else z - mm(basis, mm(basis.conj().T, z))
-
-    def not_done(state: _State) -> Array:
-        return ~state.done & (state.number < _MAX_ROUNDS)
-
-    def one_round(state: _State) -> _State:
-        number, z, lengths = state.number, state.block, state.lengths
-        if basis is not None or project is not identity:
-            (z,) = _if_needed(state.is_dirty, lambda z: (clean(z),), z)
-        gram = mm(z.conj().T, z)
-        left_over = jnp.diagonal(gram).real
-        least = jnp.where(number == 0, shift**2, shift).astype(lengths.dtype) * lengths
-        # NaN counts as there: it must come through.
-        there = ~(left_over <= least)
-        complete = there.all()
-
-        def fill(z: Array, _: Array) -> tuple[Array, Array]:
-            z = jnp.where(there[None, :], z, fresh(number))
-            return z, mm(z.conj().T, z)
-
-        z, gram = _if_needed(~complete, fill, z, gram)
-        # Orthogonality that is lost to cancellation shows as lost length; new columns
-        # are cleaned in the next round.
-        close = complete & (jnp.abs(gram - eye).max() < 0.5 / width**0.5)
-        scale = jax.lax.rsqrt(jnp.diagonal(gram).real).astype(dtype)
-        unit = gram * scale[:, None] * scale[None, :]
-        unit = unit + jnp.where(close, 0.0, shift).astype(dtype) * eye
-        factor = jnp.linalg.cholesky(unit)
-        inverse = jax.scipy.linalg.solve_triangular(factor, eye, lower=True)
-        done = close
-        if loose:  # QᴴQ has the eigenvalues λ / (λ + δ), and 1 / (λ + δ) ≤ ‖L⁻¹‖²
-            done |= complete & ((jnp.abs(inverse) ** 2).sum() * shift < 0.1)
-        left_over = left_over * jnp.diagonal(factor).real ** 2
-        return _State(
-            number + 1,
-            mm(z, scale[:, None] * inverse.conj().T),
-            jnp.ones_like(lengths),
-            ~complete | (left_over < enough * lengths).any(),
-            done,
-        )
-
-    def fresh(number: Array) -> Array:
-        return random_block(fold(seed, number), n, width, dtype) * n**-0.5
-
-    z, lengths = _in_range(block)
-    start = _State(
-        jnp.zeros((), jnp.int32), z, lengths, jnp.ones((), bool), jnp.zeros((), bool)
+    off: Any = None if project is identity else project
+    z, lengths = _begun(block, off, basis)
+    # The square of a length must be one that rounding can tell from 0.
+    z, lengths = when(
+        ~read(_in_range(lengths))[0],
+        lambda _: _begun(_scaled(block), off, basis),
+        (z, lengths),
     )
-    return jax.lax.while_loop(not_done, one_round, start).block
+    traced = is_traced(block, seed, z)
+    true: Any = jnp.ones((), bool) if traced else np.asarray(True)[()]
+    one_round = functools.partial(_one_round, seed, off, basis, np.bool_(loose))
+    state = _State(0 * seed.astype(np.int32), z, lengths, ~true, ~true)
+    if traced:
+        return jax.lax.while_loop(_not_done, one_round, state).block
+    while _not_done(state):
+        state = one_round(state)
+    return state.block
 
 
 class _State(NamedTuple):
@@ -141,38 +104,132 @@ class _State(NamedTuple):
     done: Bool[Array, ""]
 
 
-def _if_needed(
-    wanted: Array, function: Callable[..., tuple[Array, ...]], *values: Array
-) -> tuple[Array, ...]:
-    """function(*values) if wanted, else the values as they are, which copies nothing.
-
-    A conditional copies what a branch hands through; a loop of no turns does not.
-    """
-    return jax.lax.fori_loop(
-        0, wanted.astype(jnp.int32), lambda _, now: function(*now), values
-    )
+def _not_done(state: _State) -> Any:
+    return ~state.done & (state.number < _MAX_ROUNDS)
 
 
-def _in_range(
-    z: Inexact[Array, "n b"],
-) -> tuple[Inexact[Array, "n b"], Float[Array, " b"]]:
-    """A block and the squared lengths of its columns, scaled if they are extreme."""
-    info = jnp.finfo(z.dtype)
+def _one_round(seed: Seed, off: Any, basis: Any, loose: Any, state: _State) -> _State:
+    number, z, lengths = state.number, state.block, state.lengths
+    if basis is not None or off is not None:
+        z = when(state.is_dirty, lambda z: _opened(z, off, basis)[0], z)
+    gram = at_hand(_gram(z))
+    there, complete = _there(gram, lengths, number)
+    (complete,) = read(complete)
+
+    def fill(now: tuple[Array, Any]) -> tuple[Array, Any]:
+        z, gram = _filled(now[0], there, seed, number)
+        return z, at_hand(gram)
+
+    z, gram = when(~complete, fill, (z, gram))
+    unit, scale, close = _unit(gram, complete)
+    factors = at_hand(_inverse_factor(unit))
+    enough = np.asarray(0.01 if basis is None else 0.5, lengths.dtype)
+    turn, *found = _turn(gram, lengths, complete, scale, close, *factors, loose, enough)
+    is_dirty, done = read(*found)
+    ones = namespace(lengths).ones_like(lengths)
+    return _State(number + 1, _turned(z, turn), ones, is_dirty, done)
+
+
+def _shift(gram: Any) -> float:
+    return 10 * gram.shape[0] * float(np.finfo(gram.dtype).eps)
+
+
+@jax.jit
+def _scaled(z: Array) -> Array:
+    """Columns of length 1, but those of zeros."""
+    # The largest entry goes first: its square must not leave the range.
+    z = z * safe_reciprocal(jnp.abs(z).max(axis=0))[None, :]
+    return z * safe_reciprocal(jnp.sqrt((jnp.abs(z) ** 2).sum(axis=0)))[None, :]
+
+
+_turned = jax.jit(mm)
+
+
+@jax.jit
+def _opened(
+    z: Array, off: Any, basis: Array | None
+) -> tuple[Array, Float[Array, " b"]]:
+    """A block off the basis, and its squared lengths before."""
     squares = (jnp.abs(z) ** 2).sum(axis=0)
-    # The square of a length that rounding can tell from 0, with room for what is left
-    # of it; columns of zeros are as good as any.
-    small = float(info.tiny) / float(info.eps) ** 3
-    inside = (squares > small) & (squares < float(info.max) * float(info.eps))
-
-    def scaled(z: Array, squares: Array) -> tuple[Array, Array]:
-        del squares
-        # The largest entry goes first: its square must not leave the range.
-        z = z * safe_reciprocal(jnp.abs(z).max(axis=0))[None, :]
-        z = z * safe_reciprocal(jnp.sqrt((jnp.abs(z) ** 2).sum(axis=0)))[None, :]
-        return z, (jnp.abs(z) ** 2).sum(axis=0)
-
-    z, squares = _if_needed(~inside.all(), scaled, z, squares)
+    z = z if off is None else off(z)
+    z = z if basis is None else z - mm(basis, mm(basis.conj().T, z))
     return z, squares
+
+
+def _begun(z: Any, off: Any, basis: Any) -> tuple[Array, Any]:
+    z, squares = _opened(z, off, basis)
+    return z, at_hand(squares)
+
+
+@compiled_unless_numpy
+def _in_range(squares: Any) -> Any:
+    """Whether squared lengths have room for what is left of them.
+
+    Columns of zeros are as good as any.
+    """
+    info = jnp.finfo(squares.dtype)
+    small = float(info.tiny) / float(info.eps) ** 3
+    return ((squares > small) & (squares < float(info.max) * float(info.eps))).all()
+
+
+@jax.jit
+def _gram(z: Array) -> Array:
+    return mm(z.conj().T, z)
+
+
+@compiled_unless_numpy
+def _there(gram: Any, lengths: Any, number: Any) -> tuple[Any, Any]:
+    """Which columns have something left, and whether all have."""
+    xp, shift = namespace(gram), _shift(gram)
+    least = xp.where(number == 0, shift**2, shift).astype(lengths.dtype) * lengths
+    # NaN counts as there: it must come through.
+    there = ~(xp.diagonal(gram).real <= least)
+    return there, there.all()
+
+
+@jax.jit
+def _filled(z: Array, there: Array, seed: Seed, number: Any) -> tuple[Array, Array]:
+    """Random columns in place of those that are not there, and the Gram matrix."""
+    (n, width), dtype = z.shape, z.dtype
+    fresh = random_block(fold(seed, number), n, width, dtype) * n**-0.5
+    z = jnp.where(there[None, :], z, fresh)
+    return z, mm(z.conj().T, z)
+
+
+@compiled_unless_numpy
+def _unit(gram: Any, complete: Any) -> tuple[Any, Any, Any]:
+    """A Gram matrix of unit diagonal, shifted; the scale; whether it was close to I."""
+    xp, (width, dtype) = namespace(gram), (gram.shape[0], gram.dtype)
+    eye = xp.eye(width, dtype=dtype)
+    # Orthogonality that is lost to cancellation shows as lost length; new columns are
+    # cleaned in the next round.
+    close = complete & (xp.abs(gram - eye).max() < 0.5 / width**0.5)
+    scale = (1.0 / xp.sqrt(xp.diagonal(gram).real)).astype(dtype)
+    unit = gram * scale[:, None] * scale[None, :]
+    return unit + xp.where(close, 0.0, _shift(gram)).astype(dtype) * eye, scale, close
+
+
+@jax.jit
+def _inverse_factor(unit: Array) -> tuple[Array, Array]:
+    """L⁻¹ and the diagonal of L, of which the matrix is L Lᴴ."""
+    factor = jax.lax.linalg.cholesky(unit, symmetrize_input=False)
+    eye = jnp.eye(unit.shape[0], dtype=unit.dtype)
+    inverse = jax.lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
+    return inverse, jnp.diagonal(factor).real
+
+
+@compiled_unless_numpy
+def _turn(
+    gram: Any, lengths: Any, complete: Any, scale: Any, close: Any, inverse: Any,
+    diagonal: Any, loose: Any, enough: Any,
+) -> tuple[Any, Any, Any]:  # fmt: skip
+    """What Z is multiplied by; whether it needs cleaning then, and is orthonormal."""
+    # QᴴQ has the eigenvalues λ / (λ + δ), and 1 / (λ + δ) ≤ ‖L⁻¹‖².
+    loss = (abs(inverse) ** 2).sum() * _shift(gram)
+    done = close | (loose & complete & (loss < 0.1))
+    left_over = gram.diagonal().real * diagonal**2
+    is_dirty = ~complete | (left_over < enough * lengths).any()
+    return scale[:, None] * inverse.conj().T, is_dirty, done
 
 
 def ritz_svd(
@@ -239,6 +296,10 @@ def fix_signs(
     left: Inexact[Array, "n b"], right: Inexact[Array, "m b"]
 ) -> tuple[Inexact[Array, "n b"], Inexact[Array, "m b"]]:
     """Turn each pair so that the left entry of largest modulus is positive."""
+    if not jnp.iscomplexobj(left):
+        turn = jnp.where(left.max(axis=0) >= -left.min(axis=0), 1.0, -1.0)[None, :]
+        turn = turn.astype(left.dtype)
+        return left * turn, right * turn
     largest = jnp.argmax(jnp.abs(left), axis=0)
     entries = jnp.take_along_axis(left, largest[None, :], axis=0)[0]
     turn = _phase(entries).conj()[None, :]

@@ -13,36 +13,42 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.types import Array, Float, Inexact, Int
+from contexture_jax._core.types import Array, Float, Inexact
+from contexture_jax.operators import AssociationOperator
 from contexture_jax.solvers._linear_map import projection
 from contexture_jax.solvers._orthonormal import orthonormalize, ritz_triples
 from contexture_jax.solvers._random import Seed, fold, make_seed, random_block
 
-__all__ = ["gaps", "new_seed", "orthonormal", "random_columns", "ritz"]
+__all__ = ["gaps", "new_seed", "orthonormal", "random_columns", "ritz", "squared_norm"]
 
 new_seed = jax.jit(make_seed)
 
 
+@jax.jit
+def squared_norm(op: AssociationOperator) -> Float[Array, ""] | None:
+    """‖T‖_HS², the trivial 1 included; None where it is not known."""
+    return op.squared_norm()
+
+
 @functools.partial(jax.jit, static_argnames=("size", "width", "dtype"))
 def random_columns(
-    seed: Seed, law: Float[Array, " n"] | None, *, size: int, width: int, dtype: Any
+    seed: Seed, unit: Float[Array, " n"] | None, *, size: int, width: int, dtype: Any
 ) -> Inexact[Array, "n b"]:
-    """A random block off √law, shape (size, width)."""
-    return projection(law)(random_block(seed, size, width, dtype))
+    """A random block off a unit vector, shape (size, width)."""
+    return projection(unit)(random_block(seed, size, width, dtype))
 
 
-@functools.partial(jax.jit, static_argnames="loose")
 def orthonormal(
-    block: Inexact[Array, "n b"],
+    block: Any,
     seed: Seed,
-    number: Int[Array, ""] | int,
-    law: Float[Array, " n"] | None,
-    basis: Inexact[Array, "n l"] | None = None,
+    number: Any,
+    unit: Float[Array, " n"] | None,
+    basis: Any = None,
     *,
     loose: bool = False,
 ) -> Inexact[Array, "n b"]:
-    """`orthonormalize` off √law and a basis, with the seed of that number."""
-    project, fresh = projection(law), fold(seed, number)
+    """`orthonormalize` off a unit vector and a basis, with the seed of that number."""
+    project, fresh = projection(unit), fold(seed, number)
     return orthonormalize(block, fresh, project=project, basis=basis, loose=loose)
 
 

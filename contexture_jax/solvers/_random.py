@@ -27,8 +27,9 @@ def make_seed(key: Array) -> Seed:
 
 
 def fold(seed: Seed, number: Either) -> Seed:
-    """Another seed for each number."""
-    xp = np if isinstance(seed, np.ndarray) else jnp
+    """Another seed for each number; of NumPy if both are."""
+    host = (np.ndarray, np.generic)
+    xp = np if isinstance(seed, host) and isinstance(number, (int, *host)) else jnp
     with np.errstate(over="ignore"):
         offset = xp.asarray(number).astype(np.uint32) * np.uint32(0x9E3779B9)
         return _mix(seed ^ _mix(offset + np.uint32(1)))

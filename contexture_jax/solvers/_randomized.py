@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.numerics import safe_divide
+from contexture_jax._core.either import Either, namespace
 from contexture_jax._core.types import Array, Bool, Float, Inexact, Int
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._pieces import gaps, orthonormal, random_columns, ritz
@@ -49,6 +49,8 @@ class RandomizedState(NamedTuple):
         before: the filtered block of one degree less, shape (m, b); of no rows if none
             is filtered.
         block: what the next pass multiplies, shape (m, b).
+        edge: the end of what the filter damps, shape ().
+        top: s_1² where the filter has moved [0, edge] to [−1, 1], shape ().
         sigma: scale of the recurrence, shape ().
         u: left Ritz vectors of the last Ritz step, shape (n, b); scratch after others.
         s: Ritz values of that step, shape (b,).
@@ -63,6 +65,8 @@ class RandomizedState(NamedTuple):
     left: Int[Array, ""]
     before: Inexact[Array, "k b"]
     block: Inexact[Array, "m b"]
+    edge: Float[Array, ""]
+    top: Float[Array, ""]
     sigma: Float[Array, ""]
     u: Inexact[Array, "n b"]
     s: Float[Array, " b"]
@@ -82,7 +86,9 @@ def _init(a: LinearMap, plan: Plan, seed: Seed, start: Any) -> RandomizedState:
         left=np.int32(0),
         before=zeros((m if plan.tol > 0 else 0, width), dtype, seed),
         block=zeros((m, width), dtype, seed) if start is None else start,
-        sigma=np.zeros((), real),
+        edge=np.zeros((), real)[()],
+        top=np.zeros((), real)[()],
+        sigma=np.zeros((), real)[()],
         u=zeros((n, width), dtype, seed),
         s=zeros((width,), real, seed),
         v=zeros((m, width), dtype, seed),
@@ -90,8 +96,11 @@ def _init(a: LinearMap, plan: Plan, seed: Seed, start: Any) -> RandomizedState:
     )
 
 
-def _step(a: LinearMap, plan: Plan, state: RandomizedState) -> RandomizedState:
+def _step(
+    a: LinearMap, plan: Plan, state: RandomizedState, *, in_place: bool = False
+) -> RandomizedState:
     """A product with M and one with Mᴴ: a Ritz step, or one degree of the filter."""
+    del in_place
     first = state.passes < 0
     # A fixed number of passes needs triples in the last one alone.
     is_last = state.passes == plan.max_passes - 1
@@ -99,23 +108,23 @@ def _step(a: LinearMap, plan: Plan, state: RandomizedState) -> RandomizedState:
     is_ritz = ~first & (state.left == 0)
     seed, fresh = state.seed, state.passes + 2
 
-    def basis(block: Any, law: Any) -> Any:
+    def basis(block: Any, unit: Any) -> Any:
         return choose(
             is_whole,
-            lambda: orthonormal(block, seed, fresh, law),
+            lambda: orthonormal(block, seed, fresh, unit),
             lambda: orthonormal(block, seed, fresh, None, loose=True),
         )
 
-    q = choose(is_ritz, lambda: basis(state.block, a.right_law), lambda: state.block)
+    q = choose(is_ritz, lambda: basis(state.block, a.right_unit), lambda: state.block)
     size, dtype = a.shape[0], a.dtype
     y = choose(
         first,
         lambda: random_columns(
-            seed, a.left_law, size=size, width=plan.width, dtype=dtype
+            seed, a.left_unit, size=size, width=plan.width, dtype=dtype
         ),
         lambda: a.matmat(q),
     )
-    u = choose(is_ritz, lambda: basis(y, a.left_law), lambda: y)
+    u = choose(is_ritz, lambda: basis(y, a.left_unit), lambda: y)
     s, u, v = choose(
         is_ritz & is_whole, lambda: ritz(y, u, q), lambda: (state.s, u, state.v)
     )
@@ -130,7 +139,7 @@ def _step(a: LinearMap, plan: Plan, state: RandomizedState) -> RandomizedState:
             return state._replace(block=z)
         return choose(
             state.left > 0,
-            lambda: _next_degree(plan, state, q, z),
+            lambda: _next_degree(state, q, z),
             lambda: state._replace(block=z),
         )
 
@@ -142,91 +151,88 @@ def _after_ritz(
 ) -> RandomizedState:
     """Residuals of new triples, and the degree of the filter that follows."""
     s, v, passes = state.s, state.v, state.passes
-    residuals = gaps(z, v, s)
     # The last pass is a Ritz step; of a fixed number of passes it was this one.
     budget = plan.max_passes if plan.tol > 0 else passes
-    is_open, degree = _plan_filter(
-        s, residuals, passes, plan.rank, budget, plan.tol, a.goal_floor
+    residuals = gaps(z, v, s)
+    values = read(s, residuals)
+    with np.errstate(all="ignore"):
+        is_open, degree, edge, top = _judged(
+            *values, passes, plan.rank, budget, plan.tol, a.goal_floor
+        )
+    # Degree 1 of the scaled polynomial, from Mᴴ M V = Z S; plain Z if that is all.
+    block = choose(
+        degree > 1,
+        lambda: _combined(z, s, v, v, 2.0 / (edge * top), -1.0 / top, 0.0 * top),
+        lambda: z,
     )
-    is_open, degree = read(is_open, degree)
-    block, sigma = _start_filter(z, s, v, degree, plan.rank)
     return state._replace(
         is_open=is_open & (passes < plan.max_passes),
         left=degree - np.int32(1),
         before=v if plan.tol > 0 else state.before,
         block=block,
-        sigma=sigma,
+        edge=edge,
+        top=top,
+        sigma=1.0 / top,
         residuals=residuals,
     )
 
 
-@jax.jit
-def _plan_filter(
-    s: Array,
-    residuals: Array,
-    passes: Any,
-    rank: Any,
-    budget: Any,
-    tol: Any,
-    floor: Any,
-) -> tuple[Bool[Array, ""], Int[Array, ""]]:
-    """Whether residuals are above the goal; the degree that brings them there."""
-    largest = jnp.where(jnp.arange(len(s)) < rank, residuals, 0.0).max()
-    goal = jnp.maximum(tol * s.max(), floor).astype(s.dtype)
-    degree = _degree(s, largest / goal, rank)
+def _judged(
+    s: Either, residuals: Either, passes: Any, rank: int, budget: Any, tol: float,
+    floor: float,
+) -> tuple[Any, ...]:  # fmt: skip
+    """Whether residuals are above the goal, and the filter that brings them there.
+
+    Of the filter T_k(2 Mᴴ M / edge − 1) its degree, its edge, and where it has s_1².
+    """
+    xp = namespace(s)
+    largest = residuals[:rank].max()
+    goal = xp.maximum(tol * s.max(), floor)
+    # What is damped is [0, s_width²], but off s_rank² where values tie.
+    edge = xp.minimum(s[-1] ** 2, (1.0 - _MARGIN) * s[rank - 1] ** 2).astype(s.dtype)
+    degree = _degree(s, edge, largest / goal, rank)
     # Little is known of the spectrum at first.
-    limit = jnp.minimum(2 ** jnp.minimum(passes - 1, 5), budget - passes)
+    limit = xp.minimum(2 ** xp.minimum(passes - 1, 5), budget - passes)
+    degree = xp.clip(degree, 1, xp.maximum(limit, 1)).astype(np.int32)
+    top = (2.0 * s[0] ** 2 / edge - 1.0).astype(s.dtype)
     # NaN compares false and ends it.
-    return largest > goal, jnp.clip(degree, 1, jnp.maximum(limit, 1)).astype(jnp.int32)
+    return largest > goal, degree, edge, top
 
 
-def _degree(
-    s: Float[Array, " b"], ratio: Float[Array, ""], rank: Any
-) -> Int[Array, ""]:
+def _degree(s: Either, edge: Either, ratio: Either, rank: int) -> Either:
     """The degree that brings the residual down by `ratio`, if rounding allows it.
 
     T_k(x) ≈ exp(k arccosh x) / 2. Columns of the filtered block differ in size by
     T_k(x_1); beyond 0.1 / eps the small ones are nothing but rounding of the large.
     """
-    edge = _edge(s, rank)
+    xp = namespace(s)
 
-    def growth(value: Array) -> Array:
-        x = 2.0 * safe_divide(value**2, edge) - 1.0
-        return jnp.arccosh(jnp.maximum(x, 1.0 + 1e-6))
+    def growth(value: Either) -> Either:
+        x = 2.0 * value**2 / edge - 1.0
+        return xp.arccosh(xp.maximum(x, 1.0 + 1e-6))
 
     allowed = (np.log(0.2) - np.log(np.finfo(s.dtype).eps)) / growth(s[0])
-    needed = jnp.log(2.0 * ratio) / growth(s[rank - 1]) + 1.0
-    degree = jnp.minimum(jnp.minimum(allowed, jnp.ceil(needed)), float(_MAX_DEGREE))
+    needed = xp.log(2.0 * ratio) / growth(s[rank - 1]) + 1.0
+    degree = xp.minimum(xp.minimum(allowed, xp.ceil(needed)), float(_MAX_DEGREE))
     # With s_width = 0 the block holds the whole range: there is nothing to filter.
-    return jnp.where(edge > 0, degree, 1.0).astype(jnp.int32)
+    return xp.where((edge > 0) & (degree > 1), degree, 1.0).astype(np.int32)
 
 
-def _edge(s: Float[Array, " b"], rank: Any) -> Float[Array, ""]:
-    """The end of what is damped, [0, s_width²], but off s_rank² where values tie."""
-    return jnp.minimum(s[-1] ** 2, (1.0 - _MARGIN) * s[rank - 1] ** 2)
+def _next_degree(state: RandomizedState, now: Any, image: Array) -> RandomizedState:
+    """One degree more, from the image Mᴴ M of the block.
 
-
-@jax.jit
-def _start_filter(
-    z: Array, s: Array, v: Array, degree: Any, rank: Any
-) -> tuple[Array, Array]:
-    """Degree 1 of the scaled polynomial, from Mᴴ M V = Z S; plain Z if that is all.
-
-    T_k(2 Mᴴ M / edge − 1) V over its value at s_1 (Zhou & Saad 2007, Algorithm
-    3.1), so that nothing overflows.
+    Over the value of the polynomial at s_1 (Zhou & Saad 2007, Algorithm 3.1), so that
+    nothing overflows.
     """
-    filtered = degree > 1
-    edge, top = _interval(s, rank, filtered)
-    first = ((2.0 / edge) * (z * s[None, :]) - v) / top
-    return jnp.where(filtered, first, z), 1.0 / top
-
-
-def _next_degree(
-    plan: Plan, state: RandomizedState, now: Any, image: Array
-) -> RandomizedState:
-    """One degree more, from the image Mᴴ M of the block."""
-    block, sigma = _recurrence(
-        now, image, state.before, state.s, state.sigma, plan.rank
+    sigma = 1 / (2 * state.top - state.sigma)
+    block = _combined(
+        image,
+        np.ones(state.s.shape, state.s.dtype),
+        now,
+        state.before,
+        4 * sigma / state.edge,
+        -2 * sigma,
+        -sigma * state.sigma,
     )
     return state._replace(
         left=state.left - np.int32(1), before=now, block=block, sigma=sigma
@@ -234,21 +240,12 @@ def _next_degree(
 
 
 @jax.jit
-def _recurrence(
-    now: Array, image: Array, before: Array, s: Array, last: Array, rank: Any
-) -> tuple[Array, Array]:
-    edge, top = _interval(s, rank, jnp.ones((), bool))
-    sigma = 1.0 / (2.0 * top - last)
-    shifted = (2.0 / edge) * image - now
-    return 2.0 * sigma * shifted - (sigma * last) * before, sigma
-
-
-def _interval(
-    s: Float[Array, " b"], rank: Any, is_used: Array
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The end of what is damped, and s_1² where that is moved to [−1, 1]."""
-    edge = jnp.where(is_used, _edge(s, rank), 1.0)
-    return edge, jnp.where(is_used, 2.0 * s[0] ** 2 / edge - 1.0, 1.0)
+def _combined(
+    x: Array, columns: Array, y: Array, z: Array, a: Any, b: Any, c: Any
+) -> Array:
+    """A · x · diag(columns) + b · y + c · z."""
+    a, b, c = (jnp.asarray(factor, columns.dtype) for factor in (a, b, c))
+    return a * (x * columns[None, :]) + b * y + c * z
 
 
 def _complete(a: LinearMap, plan: Plan, state: RandomizedState) -> RandomizedState:

@@ -78,9 +78,9 @@ def remainder_norm(
         return _beside(basis, block, known or (block, block), parts or (none, none))
 
     probes = random_block(seed, a.shape[1], width, a.dtype)
-    if a.right_law is not None:
-        # M takes its root to 0, and has nothing where it is 0.
-        probes = _off_law(at_hand(a.right_law), probes)
+    if a.right_unit is not None:
+        # M takes it to 0, and has nothing where it is 0.
+        probes = _off(at_hand(a.right_unit), probes)
     start = beside(right, probes)
 
     def step(state: _State) -> tuple[_State, tuple[Any, Any]]:
@@ -143,12 +143,10 @@ class _Rest(NamedTuple):
 
 
 @compiled_unless_numpy
-def _off_law(law: Float[Either, " m"], block: Either) -> Either:
-    """Off the unit vector along √law, and 0 where that is 0."""
-    xp = namespace(block)
-    root = xp.sqrt(law)[:, None]
-    block = xp.where(root > 0, block, 0)
-    return block - root * (product(root.T, block) / (root * root).sum())
+def _off(unit: Float[Either, " m"], block: Either) -> Either:
+    """Off a unit vector, and 0 where that is 0."""
+    block = namespace(block).where(unit[:, None] > 0, block, 0)
+    return block - unit[:, None] * product(unit[None, :], block)
 
 
 @compiled_unless_numpy

@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
+from contexture_jax._core.either import Either, namespace
 from contexture_jax._core.numerics import mm
+from contexture_jax._core.processes import placed
 from contexture_jax._core.types import Array, Float
-from contexture_jax.operators import AssociationOperator, to_functions
 from contexture_jax.solvers._exact import EXACT
 from contexture_jax.solvers._krylov import KRYLOV
-from contexture_jax.solvers._linear_map import LinearMap, identity
+from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._nystrom import NYSTROM
 from contexture_jax.solvers._orthonormal import fix_signs
 from contexture_jax.solvers._pieces import new_seed, random_columns
@@ -25,7 +27,6 @@ from contexture_jax.solvers._random import fold, make_seed, random_block
 from contexture_jax.solvers._randomized import RANDOMIZED
 from contexture_jax.solvers._results import SolveInfo, Status, SVDResult
 from contexture_jax.solvers._steps import drive, read
-from contexture_jax.solvers._triples import Triples
 
 __all__ = ["METHODS", "Task", "finish", "rounding_of", "solve", "total_energy"]
 
@@ -48,13 +49,11 @@ class Task(NamedTuple):
         squared_norm: ‖M‖_F², shape (); None: estimated from random probes, with its
             error.
         coarse: the same matrix in `plan.range_dtype`, solved first.
-        op: the operator whose functions are wanted in place of vectors.
     """
 
     map: LinearMap
-    squared_norm: Float[Array, ""] | None
+    squared_norm: Float[Any, ""] | None
     coarse: LinearMap | None = None
-    op: AssociationOperator | None = None
 
 
 class Begun(NamedTuple):
@@ -117,19 +116,24 @@ def solve(
         following = METHODS[stages[-1][1].method].init(*stages[-1], state.seed, start)
         begun = Begun(following, stage + 1, earlier + state.passes)
     triples = solver.extract(state)
-    triples = triples._replace(num_passes=triples.num_passes + earlier)
-    image = None
+    energies = None
     if task.squared_norm is None:
-        width = _NUM_PROBES
-        image = a.matmat(_off(triples.right, state.seed, a.right_law, num=width))
-    result, info = _report(
-        triples, task.squared_norm, image, plan.tol, stopped, task.op,
-        rank=plan.rank, norm=a.scale,
-    )  # fmt: skip
+        probes = _off(triples.right, state.seed, a.right_unit, num=_NUM_PROBES)
+        energies = _energies(a.matmat(probes))
+    left, right, ends = _finished(
+        triples.left, triples.right, a.weights, rank=plan.rank
+    )
+    with np.errstate(all="ignore"):
+        described = _described(
+            a, plan, triples.num_passes + earlier, stopped,
+            *read(triples[0], *triples[3:5], task.squared_norm, energies, ends),
+        )  # fmt: skip
+    s, info = described if traced else _beside(left, described)
+    info = SolveInfo(**info)
     if part.method != plan.method:
         why = f"Krylov blocks of {plan.block_size} met a cluster of as many values"
         info = dataclasses.replace(info, method=part.method, reason=why)
-    return result, info
+    return SVDResult(s, left, right), info
 
 
 def _may_lack_copies(plan: Plan, state: Any) -> bool:
@@ -168,60 +172,78 @@ def _stages(task: Task, plan: Plan) -> list[tuple[LinearMap, Plan]]:
 
 
 @functools.partial(jax.jit, static_argnames="num")
-def _off(right: Array, seed: Any, law: Any, *, num: int) -> Array:
+def _off(right: Array, seed: Any, unit: Any, *, num: int) -> Array:
     """Random probes off the right vectors."""
     m, dtype = right.shape[0], right.dtype
-    probes = random_columns(fold(seed, -1), law, size=m, width=num, dtype=dtype)
+    probes = random_columns(fold(seed, -1), unit, size=m, width=num, dtype=dtype)
     return probes - mm(right, mm(right.conj().T, probes))
 
 
-@functools.partial(jax.jit, static_argnames=("rank", "norm"))
-def _report(
-    triples: Triples,
-    squared_norm: Float[Array, ""] | None,
-    image: Float[Array, "n p"] | None,
-    tol: Any,
-    stopped: Any,
-    op: AssociationOperator | None,
-    *,
-    rank: int,
-    norm: float,
-) -> tuple[SVDResult, SolveInfo]:
-    """The leading triples in their final form, and all that is said of them.
+@jax.jit
+def _energies(image: Array) -> Float[Array, " p"]:
+    return (jnp.abs(image) ** 2).sum(axis=0)
 
-    E‖W ω‖² = ‖W‖_F² over random ω of variance 1 (Hutchinson 1989), the columns of
-    `image`. What V holds is known and taken out first, so that the error is one of the
-    tail and not of the whole (as in Hutch++: Meyer, Musco, Musco & Woodruff 2021).
+
+@functools.partial(jax.jit, static_argnames="rank")
+def _finished(
+    left: Array, right: Array, weights: tuple[Array, Array] | None, *, rank: int
+) -> tuple[Array, Array, Float[Array, " r"]]:
+    """The leading vectors as they are wanted, and zeros: NaN if one is not finite."""
+    left, right = fix_signs(left[:, :rank], right[:, :rank])
+    ends = 0.0 * (jnp.abs(left).max(axis=0) + jnp.abs(right).max(axis=0))
+    if weights is not None:
+        left, right = (
+            w[:, None] * x for w, x in zip(weights, (left, right), strict=True)
+        )
+    return left, right, ends
+
+
+def _described(
+    a: LinearMap, plan: Plan, num_passes: Any, stopped: bool, s: Either,
+    left_gap: Either, right_gap: Either, squared_norm: Any, energies: Any, ends: Either,
+) -> tuple[Either, dict[str, Any]]:  # fmt: skip
+    """The leading values in their final form, and all that is said of the triples.
+
+    E‖W ω‖² = ‖W‖_F² over random ω of variance 1 (Hutchinson 1989), of which `energies`
+    are samples. What V holds is known and taken out first, so that the error is one of
+    the tail and not of the whole (as in Hutch++: Meyer, Musco, Musco & Woodruff 2021).
     """
-    left, right = fix_signs(triples.left[:, :rank], triples.right[:, :rank])
-    a = LinearMap(
-        identity, identity, (left.shape[0], right.shape[0]), left.dtype, scale=norm
-    )
-    s, *gaps = (x[:rank] for x in (triples[0], *triples[3:5]))
-    s, gaps = _within_norm(a, s, gaps)
-    head = (s * s).sum()
+    xp, dtype = namespace(s), s.dtype
+    s, *gap = (x[: plan.rank] for x in (s, left_gap, right_gap))
+    s, gap = _within_norm(a, s, gap)
+    head, error = (s * s).sum(), 0.0
     if squared_norm is None:
-        samples = (jnp.abs(image) ** 2).sum(axis=0)
-        total = head + samples.mean()
-        error = samples.std(ddof=1) / _NUM_PROBES**0.5
+        total = head + energies.mean()
+        error = energies.std(ddof=1) / _NUM_PROBES**0.5
     else:
-        total, error = squared_norm.astype(s.dtype), jnp.zeros((), s.dtype)
+        total = squared_norm
     # Rounding must not make the whole smaller than its part.
-    total = jnp.maximum(total, head)
-    residuals = jnp.maximum(*gaps)
-    info = SolveInfo(
-        residuals,
-        *gaps,
-        jnp.asarray(triples.num_passes).astype(s.dtype),
-        total,
-        total - head,
-        error,
-        _status(a, tol, s, residuals, left, right, stopped),
-        scale=jnp.full((), norm, s.dtype),
+    total = xp.maximum(total, head)
+    numbers = {
+        "residuals": xp.maximum(*gap),
+        "left_residuals": gap[0],
+        "right_residuals": gap[1],
+        "num_passes": num_passes,
+        "total_energy": total,
+        "tail_energy": total - head,
+        "tail_error": error,
+        "scale": a.scale,
+    }
+    code = _status(
+        a, plan, s, numbers["residuals"], xp.isfinite(s + ends).all(), stopped
     )
-    if op is not None:
-        left, right = to_functions(op, left, right)
-    return SVDResult(s, left, right), info
+    info = {name: xp.asarray(x).astype(dtype) for name, x in numbers.items()}
+    info["code"] = xp.asarray(code).astype(np.int32)
+    return s.astype(dtype), info
+
+
+def _beside(array: Array, tree: Any) -> Any:
+    """Values of the host as arrays of JAX where another one lies, whole."""
+    sharding = array.sharding
+    if isinstance(sharding, NamedSharding):
+        everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+        return jax.tree.map(lambda x: placed(x, everywhere), tree)
+    return jax.device_put(tree, sharding if array.committed else None)
 
 
 def finish(plan: Plan, info: SolveInfo) -> SolveInfo:
@@ -231,7 +253,7 @@ def finish(plan: Plan, info: SolveInfo) -> SolveInfo:
 
 
 def total_energy(
-    a: LinearMap, key: Array, squared_norm: Float[Array, ""] | None
+    a: LinearMap, key: Array, squared_norm: Float[Any, ""] | None
 ) -> Float[Array, ""]:
     """‖M‖_F² as a function to differentiate: as given, or from random probes.
 
@@ -245,20 +267,18 @@ def total_energy(
     return squared_norm.astype(jnp.zeros((), a.dtype).real.dtype)
 
 
-def _within_norm(
-    a: LinearMap, s: Array, gaps: list[Array]
-) -> tuple[Array, list[Array]]:
+def _within_norm(a: LinearMap, s: Either, gaps: list[Any]) -> tuple[Either, list[Any]]:
     """Values above the norm that M has at most, by no more than rounding, are that.
 
     Residuals grow by as much as a value moves.
     """
     if a.scale == 0:
         return s, gaps
-    over = jnp.clip(s - a.scale, 0.0)
-    over = jnp.where(over <= rounding_of(a.shape, s.dtype) * a.scale, over, 0.0)
+    xp = namespace(s)
+    over = xp.maximum(s - a.scale, 0.0)
+    over = xp.where(over <= rounding_of(a.shape, s.dtype) * a.scale, over, 0.0)
     # Not s − over, which rounds.
-    s = jnp.where(over > 0, jnp.asarray(a.scale, s.dtype), s)
-    return s, [gap + over for gap in gaps]
+    return xp.where(over > 0, a.scale, s), [gap + over for gap in gaps]
 
 
 def rounding_of(shape: tuple[int, int], dtype: Any) -> float:
@@ -270,34 +290,26 @@ def rounding_of(shape: tuple[int, int], dtype: Any) -> float:
 
 
 def _status(
-    a: LinearMap,
-    tol: Any,
-    s: Array,
-    residuals: Array,
-    left: Array,
-    right: Array,
-    stopped: Any,
-) -> Array:
+    a: LinearMap, plan: Plan, s: Either, residuals: Either, finite: Any, stopped: bool
+) -> Any:
     """The code of the status: the gravest of what holds."""
-    finite = (
-        jnp.isfinite(s).all() & jnp.isfinite(left).all() & jnp.isfinite(right).all()
-    )
+    xp = namespace(s)
     deficient = ~(s[-1] > a.cutoff(s))
     # A run of a fixed number of passes is judged by what would be asked for.
     default = max(1e-10, 100 * float(jnp.finfo(a.dtype).eps))
-    tol = jnp.where(tol > 0, tol, default).astype(s.dtype)
+    goal = a.goal(s, plan.tol if plan.tol > 0 else default)
     # Iterations may stop on a recurrence for the residual; the residuals returned are
     # computed anew and differ by rounding, as do those of a dense factorisation.
-    rounding = 2.0 * rounding_of(a.shape, a.dtype) * jnp.maximum(s[0], a.scale)
-    close = residuals.max() <= a.goal(s, tol) + rounding
-    above = (a.scale > 0) & (s[0] > a.scale + a.goal(s, tol) + rounding)
-    code = jnp.asarray(Status.CONVERGED.code, jnp.int32)
+    rounding = 2.0 * rounding_of(a.shape, a.dtype) * xp.maximum(s[0], a.scale)
+    close = residuals.max() <= goal + rounding
+    above = (a.scale > 0) & (s[0] > a.scale + goal + rounding)
+    code: Any = Status.CONVERGED.code
     for holds, status in (
         (deficient, Status.RANK_DEFICIENT),
         (~close, Status.MAX_PASSES),
-        (stopped, Status.STOPPED),
+        (np.asarray(stopped), Status.STOPPED),
         (above, Status.ABOVE_ONE),
         (~finite, Status.NON_FINITE),
     ):
-        code = jnp.where(holds, status.code, code)
+        code = xp.where(holds, status.code, code)
     return code

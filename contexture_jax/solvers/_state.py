@@ -91,7 +91,7 @@ def observed(
     def look(begun: Begun) -> bool:
         inner, rank = begun.state, empty.plan.rank
         s, residuals = (
-            scale * np.resize(gathered(x), max(len(x), rank))[:rank]
+            float(scale) * np.resize(gathered(x), max(len(x), rank))[:rank]
             for x in (inner.s, inner.residuals)
         )
         half = 0.0 if empty.plan.method == "exact" else 0.5
@@ -150,12 +150,12 @@ def begun_of(state: Any, expected: SolveState) -> Begun | None:
         "state must be that of the same operator or matrix",
     )
     inner = state.inner
-    numbers = {
-        name: np.asarray(value)[()]
-        for name, value in inner._asdict().items()
-        if np.ndim(value) == 0 and name != "sigma"
+    # Numbers that decide are NumPy's, the rest lies on the device.
+    parts = {
+        name: np.asarray(x)[()] if np.ndim(x) == 0 else jax.device_put(x)
+        for name, x in inner._asdict().items()
     }
-    return Begun(inner._replace(**numbers), int(state.stage), np.int32(state.earlier))
+    return Begun(inner._replace(**parts), int(state.stage), np.int32(state.earlier))
 
 
 def _check_kind(state: Any) -> None:

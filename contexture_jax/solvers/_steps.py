@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from contexture_jax._core.checks import is_traced
+from contexture_jax._core.checks import gathered, is_traced
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._plan import Plan
 from contexture_jax.solvers._random import Seed
@@ -36,7 +36,8 @@ class Solver(NamedTuple):
         state: the type of the state.
         init: (a, plan, seed, start) to the state before any pass; `start`, shape (m,
             width) or None, is what to begin with.
-        step: (a, plan, state) to the state after one pass more.
+        step: (a, plan, state, in_place=False) to the state after one pass more; where
+            `in_place`, arrays of the last one may be written over.
         complete: (a, plan, state) to a state that has the triples of its passes,
             whatever that still takes; for those who stop early.
         extract: the triples of a state, `plan.rank` of them or more.
@@ -45,7 +46,7 @@ class Solver(NamedTuple):
 
     state: type
     init: Callable[[LinearMap, Plan, Seed, Any], Any]
-    step: Callable[[LinearMap, Plan, Any], Any]
+    step: Callable[..., Any]
     complete: Callable[[LinearMap, Plan, Any], Any]
     extract: Callable[[Any], Triples]
     decides: bool = True
@@ -76,13 +77,15 @@ def drive(
     if traced and solver.decides:
         step = functools.partial(solver.step, a, plan)
         return jax.lax.while_loop(lambda now: now.is_open, step, state), False
+    in_place = False
     while state.is_open:
-        state = solver.step(a, plan, state)
-        if traced:
+        state = solver.step(a, plan, state, in_place=in_place)
+        if on_pass is None:
+            # What the caller went on from is its own; the rest nobody else has seen.
+            in_place = not traced
             continue
-        # Nothing runs ahead of what decides, so that memory holds one pass.
         jax.block_until_ready(state)
-        if on_pass is not None and on_pass(state) and state.is_open:
+        if on_pass(state) and state.is_open:
             return state, True
     return state, False
 
@@ -106,10 +109,10 @@ def when(condition: Any, function: Callable[[_T], _T], state: _T) -> _T:
 
 
 def read(*values: Any) -> tuple[Any, ...]:
-    """Numbers as values of NumPy; traced ones as they are."""
+    """Small arrays and numbers as values of NumPy; traced ones as they are."""
     if is_traced(values):
         return values
-    return tuple(np.asarray(value)[()] for value in jax.device_get(values))
+    return tuple(None if x is None else np.asarray(gathered(x))[()] for x in values)
 
 
 def zeros(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
@@ -121,4 +124,5 @@ def zeros(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
 
 def in_trace(*trees: Any) -> bool:
     """Whether something is traced, or what is made here would be."""
-    return is_traced(trees) or isinstance(jnp.zeros(()), Tracer)
+    # What is put on a device in a trace is traced, and outside compiles nothing.
+    return is_traced(trees) or isinstance(jax.device_put(np.zeros(())), Tracer)

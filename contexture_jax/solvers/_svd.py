@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from contexture_jax._core.checks import check_key, gathered, is_traced
+from contexture_jax._core.either import at_hand
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.threads import held_lapack
@@ -23,6 +24,7 @@ from contexture_jax.solvers._linear_map import (
     symmetrised_map,
     unmarked,
 )
+from contexture_jax.solvers._pieces import squared_norm
 from contexture_jax.solvers._plan import Method, Plan, make_plan, work_of
 from contexture_jax.solvers._results import SolveInfo, SVDResult
 from contexture_jax.solvers._run import Task, finish, solve
@@ -208,7 +210,7 @@ def _solve(
     if plan.range_dtype:
         low = symmetrised_map(op.narrowed(plan.range_dtype))
         coarse = coarse_map(problem.map, low)
-    task = Task(problem.map, problem.squared_norm, coarse, unmarked(op))
+    task = Task(problem.map, problem.squared_norm, coarse)
     return solve(task, plan, key, **driving)
 
 
@@ -234,23 +236,18 @@ def _compiled(
 
 def euclidean_problem(op: AssociationOperator) -> Problem:
     """The symmetrised, deflated matrix of an operator."""
-    law = jax.lax.stop_gradient(op.p_x)[:, None]
 
     def pairing(result: SVDResult, c: Float[Array, " rank"]) -> Float[Array, ""]:
         """Σ_i c_i (⟨μ_i, T ν_i⟩ + s_i (⟨μ_i², p_x⟩ − ⟨ν_i², p_a⟩) / 2)."""
         s, left, right = result
         shares = mm(op.p_x, left * left) - mm(op.p_a, right * right)
         image = op.matmat(right * c[None, :])
+        law = jax.lax.stop_gradient(op.p_x)[:, None]
         return jnp.sum(law * left * image) + 0.5 * jnp.sum(c * s * shares)
 
-    return Problem(symmetrised_map(op), _deflated_norm(unmarked(op)), pairing)
-
-
-@jax.jit
-def _deflated_norm(op: AssociationOperator) -> Float[Array, ""] | None:
-    """‖M‖_F² without the trivial value."""
-    squared_norm = op.squared_norm()
-    return None if squared_norm is None else squared_norm - 1.0
+    # Without the trivial value.
+    norm = at_hand(squared_norm(unmarked(op)))
+    return Problem(symmetrised_map(op), None if norm is None else norm - 1.0, pairing)
 
 
 def _num_nontrivial(op: AssociationOperator) -> int:

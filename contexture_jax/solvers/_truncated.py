@@ -255,9 +255,9 @@ def _scale(
     scale, squared_norm = _chosen(entries, squared_norm)
     if traced:
         return scale, squared_norm
-    (scale,) = read(scale)
+    (number,) = read(scale)
     with np.errstate(all="ignore"):
-        return (None if in_range(scale * scale) else scale), squared_norm
+        return (None if in_range(number * number) else scale), squared_norm
 
 
 _chosen = jax.jit(choose_scale)

@@ -217,3 +217,39 @@ def test_an_array_on_disk_is_read_by_its_owner(tmp_path):
     np.testing.assert_allclose(
         result.singular_values, expected.singular_values, rtol=10 * promised(DTYPE)
     )
+
+
+def other_points(kind: str, seed: int) -> cx.AssociationOperator:
+    """Operators of the same sizes, of other data for each seed."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(61, 2)).astype(DTYPE)
+    make = cx.contexts
+    context = {
+        "dense": lambda: make.joint(rng.gamma(1.0, size=(61, 47)).astype(DTYPE)),
+        "rbf": lambda: make.rbf(x, 0.5),
+    }[kind]()
+    return cx.association_operator(context)
+
+
+@pytest.mark.slow_cases("dense-krylov", "rbf-randomized")
+@pytest.mark.parametrize("method", ["randomized", "krylov"])
+@pytest.mark.parametrize("kind", ["dense", "rbf"])
+def test_another_operator_of_the_same_sizes_compiles_nothing(kind, method, caplog):
+    one, other = (other_points(kind, seed) for seed in (0, 1))
+    run = {"rank": 3, "method": method, "num_oversamples": 3}
+
+    def compiled(op: cx.AssociationOperator, key: jax.Array) -> list[str]:
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level("WARNING"):
+            cx.svd(op, key=key, **run)
+        texts = [record.getMessage() for record in caplog.records]
+        return [text.split(" with ")[0] for text in texts if "Compiling" in text]
+
+    keys = jax.random.split(KEY, 2)
+    first, second = keys[0], keys[1]
+    found = compiled(one, first)
+    assert len(found) > 5  # the log does tell of compilations
+    # Small programs, each once for a shape.
+    assert "Compiling jit(_product)" in found
+    assert len(found) <= 24
+    assert compiled(other, second) == []
