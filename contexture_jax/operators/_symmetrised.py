@@ -44,12 +44,9 @@ class Roots(NamedTuple):
 
 def marginal_roots(p_x: Either, p_a: Either) -> Roots:
     """The square roots of both marginals and their reciprocals, of NumPy or JAX."""
-    x, a = map(_root, (p_x, p_a))
+    on_host = namespace(p_x) is np
+    x, a = (np.sqrt(p) if on_host else safe_sqrt(p) for p in (p_x, p_a))
     return Roots(x, a, _inverse(x), _inverse(a))
-
-
-def _root(p: Either) -> Either:
-    return np.sqrt(p) if namespace(p) is np else safe_sqrt(p)
 
 
 def _inverse(x: Either) -> Either:
