@@ -1,14 +1,21 @@
 """Sparse matrix times tall block, in the layout that XLA is fast with.
 
-Rows are cut into pieces of at most `_MAX_WIDTH` entries, pieces of like width form a
-bucket, and a bucket stores its entries slot by slot, shape (width, number of pieces).
-A product adds up slots: `total += weight[j][:, None] * x[index[j]]`, which XLA fuses
-into one loop without a temporary. Gathering into a 3-d array and reducing it, scatters
-and segment sums are several times slower on CPU and take gigabytes.
+Rows are cut into pieces, which are sorted by length and taken in slices of equal size;
+a slice is stored slot by slot, as many as its longest piece has entries. A product adds
+up slots: `total += weight[j][:, None] * x[index[j]]`, which XLA fuses into one loop
+without a temporary, and the sums of a slice stay in cache until they are added to their
+rows. Gathering into a 3-d array and reducing it, scatters of entries and segment sums
+are several times slower on CPU and take gigabytes.
+
+Shapes follow from the numbers of rows and entries: the length of a piece and the size
+of a slice do, and with them how many slots there are at most, whatever the degrees.
+How many of those a slice takes is data. So matrices of like sizes share a program, and
+there is one loop in it, however uneven the rows are.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -28,10 +35,11 @@ __all__ = [
     "sum_slots",
 ]
 
-# A bucket takes a tenth of a second to compile. Slots that are not used all read row 0,
-# which stays in cache.
-_WIDTHS = (2, 8, 16, 32, 64, 128, 256, 512)
-_MAX_WIDTH = _WIDTHS[-1]
+# Pieces are at most so long, or some times the mean degree, whichever is less.
+_LONGEST, _SHORTEST, _TIMES_MEAN = 512, 4, 2
+_SLICES = 16  # about so many of them, unless they would be too small or too large
+_SMALLEST, _LARGEST = 64, 4096  # pieces in a slice
+_STEPS = ((12, 8), (6, 4), (2, 2))  # from this mean degree on, slots at a time
 _UNROLLS = (10, 9, 8)  # slots in one step of the loop: the first that divides the width
 
 
@@ -53,21 +61,60 @@ class Slots(NamedTuple):
     """A sparse (n, m) matrix for products with (m, r) blocks.
 
     Attributes:
-        buckets: the entries, in buckets of ascending width.
-        position: where each row's first piece is in the concatenated bucket results,
-            shape (n,); rows without entries point past the end, at a row of zeros.
-        extra_rows: rows that have further pieces, shape (e,).
-        extra_pieces: where those are, shape (e,).
+        indices: which row of the block each entry multiplies, shape (l, c): slots of c
+            pieces of rows, those of each slice in turn.
+        weights: the entries, 0 in unused slots, shape (l, c).
+        starts: the first slot of each slice and the end of the last, shape (s + 1,).
+        rows: the row that each piece is of, n where there is none, shape (s, c).
+        num_rows: n.
+        step: how many slots are added at a time.
     """
 
-    buckets: tuple[Bucket, ...]
-    position: Int[Array, " n"]
-    extra_rows: Int[Array, " e"]
-    extra_pieces: Int[Array, " e"]
+    indices: Int[Array, "l c"]
+    weights: Inexact[Array, "l c"]
+    starts: Int[Array, " s1"]
+    rows: Int[Array, "s c"]
+    num_rows: Static
+    step: Static
 
-    def entries(self) -> list[Array]:
-        """The stored weights, those of unused slots (0) included."""
-        return [b.weights for b in self.buckets if b.weights is not None]
+
+class _Sizes(NamedTuple):
+    """What follows from the numbers of rows and of entries.
+
+    Attributes:
+        length: of a piece, at most.
+        step: slots that are added at a time.
+        pieces: in a slice.
+        slices: how many hold all pieces.
+        slots: how many there are at most, with those that a last step may look at.
+    """
+
+    length: int
+    step: int
+    pieces: int
+    slices: int
+    slots: int
+
+
+def _sizes(num_rows: int, num_entries: int) -> _Sizes:
+    """Of a layout; of a few numbers of entries, so that like ones share a program.
+
+    Slices are sorted: the longest piece of one is no longer than any of the one before,
+    so that the sum of longest pieces times the size of a slice is at most all entries
+    and one slice of pieces of full length.
+    """
+    unit = 2 ** max(0, num_entries.bit_length() - 5)
+    entries = max(1, -(-num_entries // unit) * unit)
+    mean = entries / num_rows
+    # A slice of pieces of full length is to be a small share of all entries.
+    length = min(_LONGEST, math.ceil(_TIMES_MEAN * mean), entries // (16 * _SMALLEST))
+    length = max(_SHORTEST, length)
+    step = next((size for least, size in _STEPS if mean >= least), 1)
+    places = num_rows + entries // length
+    pieces = places // (_SLICES * _SMALLEST) * _SMALLEST
+    pieces = min(_LARGEST, max(_SMALLEST, pieces))
+    slots = -(-entries // pieces) + length + step - 1
+    return _Sizes(length, step, pieces, -(-places // pieces), slots)
 
 
 def make_slots(
@@ -82,45 +129,37 @@ def make_slots(
         num_rows: n.
     """
     rows, columns, weights = map(np.asarray, (rows, columns, weights))
+    sizes = _sizes(num_rows, len(rows))
     degrees = np.bincount(rows, minlength=num_rows)
-    starts = np.concatenate([[0], np.cumsum(degrees)])[:-1]
-    num_pieces = -(-degrees // _MAX_WIDTH)
-    piece_rows = np.repeat(np.arange(num_rows), num_pieces)
-    first_piece = np.concatenate([[0], np.cumsum(num_pieces)])[:-1]
-    number_in_row = np.arange(len(piece_rows)) - first_piece[piece_rows]
-    offsets = number_in_row * _MAX_WIDTH
-    piece_starts = starts[piece_rows] + offsets
-    lengths = np.minimum(degrees[piece_rows] - offsets, _MAX_WIDTH)
-    classes = np.searchsorted(_WIDTHS, lengths)
+    first_entry = np.cumsum(degrees) - degrees
+    num_pieces = -(-degrees // sizes.length)
+    first_piece = np.cumsum(num_pieces) - num_pieces
+    row = np.repeat(np.arange(num_rows), num_pieces)
+    offset = (np.arange(len(row)) - first_piece[row]) * sizes.length
+    length = np.minimum(degrees[row] - offset, sizes.length)
 
-    buckets, done = [], 0
-    position = np.empty(len(piece_rows), np.int32)
-    for number, width in enumerate(_WIDTHS):
-        members = np.flatnonzero(classes == number)
-        if not len(members):
-            continue
-        slot = np.arange(width)[:, None]
-        used = slot < lengths[members][None, :]
-        entry = np.where(used, piece_starts[members][None, :] + slot, 0)
-        buckets.append(
-            Bucket(
-                jnp.asarray(np.where(used, columns[entry], 0).astype(np.int32)),
-                jnp.asarray(np.where(used, weights[entry], 0).astype(weights.dtype)),
-            )
-        )
-        position[members] = done + np.arange(len(members), dtype=np.int32)
-        done += len(members)
-
-    has_entries = degrees > 0
-    first = np.full(num_rows, done, np.int32)
-    first[has_entries] = position[first_piece[has_entries]]
-    further = number_in_row > 0
-    return Slots(
-        tuple(buckets),
-        jnp.asarray(first),
-        jnp.asarray(piece_rows[further].astype(np.int32)),
-        jnp.asarray(position[further]),
-    )
+    order = np.argsort(-length, kind="stable")
+    # In a slice by row, so that the sums are added in order.
+    order = order[np.lexsort((row[order], np.arange(len(row)) // sizes.pieces))]
+    places = (sizes.slices, sizes.pieces)
+    lengths, entries = np.zeros((2, *places), np.int64)
+    lengths.flat[: len(row)] = length[order]
+    entries.flat[: len(row)] = (first_entry[row] + offset)[order]
+    rows_of = np.full(places, num_rows, np.int32)
+    rows_of.flat[: len(row)] = row[order]
+    starts = np.cumsum(np.append(0, lengths.max(axis=1)))
+    shape = (sizes.slots, sizes.pieces)
+    index, weight = np.zeros(shape, np.int32), np.zeros(shape, weights.dtype)
+    for number in np.flatnonzero(np.diff(starts)):
+        begin, end = starts[number : number + 2]
+        slot = np.arange(end - begin)[:, None]
+        used = slot < lengths[number][None, :]
+        entry = np.where(used, entries[number][None, :] + slot, 0)
+        index[begin:end] = np.where(used, columns[entry], 0)
+        weight[begin:end] = np.where(used, weights[entry], 0)
+    # Not `jnp.asarray`, which compiles a program for each shape.
+    arrays = jax.device_put((index, weight, starts.astype(np.int32), rows_of))
+    return Slots(*arrays, Static(num_rows), Static(sizes.step))
 
 
 @jax.custom_vjp
@@ -194,16 +233,81 @@ def _rows(x: Array, index: Array) -> Array:
     return x.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
+@jax.custom_vjp
 def slots_matmat(slots: Slots, x: Inexact[Array, "m r"]) -> Inexact[Array, "n r"]:
-    """The sparse matrix times a block, shape (n, r)."""
-    x = jnp.asarray(x)
-    zero_row = jnp.zeros((1, x.shape[1]), x.dtype)
-    parts = [sum_slots(bucket, x) for bucket in slots.buckets]
-    pieces = jnp.concatenate([*parts, zero_row])
-    out = _rows(pieces, slots.position)
-    if slots.extra_rows.shape[0]:
-        out = out.at[slots.extra_rows].add(pieces[slots.extra_pieces])
-    return out
+    """The sparse matrix times a block, shape (n, r).
+
+    Gradients, in reverse mode only, slot by slot, as those of `sum_slots`.
+    """
+    return _multiply(slots, x)
+
+
+def _multiply(slots: Slots, x: Array) -> Array:
+    indices, weights, starts, rows_of, num_rows, step = slots
+
+    def add_slice(number: Array, out: Array) -> Array:
+        begin, end = starts[number], starts[number + 1]
+
+        def add_step(turn: Array, total: Array) -> Array:
+            for j in range(step.value):
+                # What a last step sees of the next slice counts as unused.
+                slot = begin + turn * step.value + j
+                there = slot < end
+                rows = _rows(x, jnp.where(there, indices[slot], 0))
+                weight = jnp.where(there, weights[slot], 0)
+                total = total + weight[:, None] * rows
+            return total
+
+        total = jnp.zeros((indices.shape[1], x.shape[1]), x.dtype)
+        turns = -(-(end - begin) // step.value)
+        total = jax.lax.fori_loop(0, turns, add_step, total)
+        return out.at[rows_of[number]].add(total, mode="drop")
+
+    out = jnp.zeros((num_rows.value, x.shape[1]), x.dtype)
+    return jax.lax.fori_loop(0, rows_of.shape[0], add_slice, out)
+
+
+def _slots_matmat_saved(slots: Any, x: Any) -> tuple[Array, Any]:
+    wants = Static((slots.weights.perturbed, x.perturbed))
+    slots, x = jax.tree.map(lambda primal: primal.value, (slots, x))
+    return _multiply(slots, x), (slots, x, wants)
+
+
+def _slots_matmat_backward(saved: Any, out_bar: Any) -> tuple[Any, Array | None]:
+    slots, x, wants = saved
+    if isinstance(out_bar, SymbolicZero):
+        return None, None
+    wants_weights, wants_x = wants.value
+    indices, weights, starts, rows_of, *_ = slots
+    # Of each piece, the cotangent of its row.
+    bars = out_bar.at[rows_of].get(mode="fill", fill_value=0)
+    slots_of = jnp.arange(indices.shape[0])
+    owner = jnp.searchsorted(starts, slots_of, side="right") - 1
+    # Slots that no slice has come after the last.
+    owner = jnp.minimum(owner, rows_of.shape[0] - 1)
+    slots_bar = x_bar = None
+    if wants_weights:
+
+        def product(slot: Array) -> Array:
+            return (bars[owner[slot]] * x[indices[slot]]).sum(axis=1)
+
+        slots_bar = _nothing(slots)._replace(weights=jax.lax.map(product, slots_of))
+    if wants_x:
+
+        def scatter(slot: Array, total: Array) -> Array:
+            rows = weights[slot][:, None] * bars[owner[slot]]
+            return total.at[indices[slot]].add(rows)
+
+        x_bar = jax.lax.fori_loop(0, starts[-1], scatter, jnp.zeros_like(x))
+    return slots_bar, x_bar
+
+
+slots_matmat.defvjp(_slots_matmat_saved, _slots_matmat_backward, symbolic_zeros=True)
+
+
+def _nothing(layout: Any) -> Any:
+    """None in place of each array: no gradient."""
+    return type(layout)(*(None,) * len(layout))
 
 
 @jax.custom_vjp
@@ -241,22 +345,10 @@ def _paired_saved(*arguments: Any) -> tuple[Array, Any]:
 
 def _paired_backward(saved: Any, out_bar: Array) -> tuple[Any, ...]:
     layout, transpose, scale_out, scale_in, x = saved
-    single = isinstance(layout, Bucket)
-    buckets = (layout,) if single else layout.buckets
-    # None in place of an array: no gradient.
-    nothing: Any = None
-
-    def product(weights: tuple[Any, ...]) -> Array:
-        filled = tuple(
-            bucket._replace(weights=w)
-            for bucket, w in zip(buckets, weights, strict=True)
-        )
-        return _apply(filled[0] if single else layout._replace(buckets=filled), x)
-
-    _, pull_back = jax.vjp(product, tuple(bucket.weights for bucket in buckets))
-    (weights_bar,) = pull_back(out_bar)
-    bars = tuple(Bucket(nothing, w) for w in weights_bar)
-    layout_bar = bars[0] if single else Slots(bars, nothing, nothing, nothing)
+    _, pull_back = jax.vjp(
+        lambda weights: _apply(layout._replace(weights=weights), x), layout.weights
+    )
+    layout_bar = _nothing(layout)._replace(weights=pull_back(out_bar)[0])
     x_bar = scale_in[:, None] * _apply(transpose, scale_out[:, None] * out_bar)
     return layout_bar, None, None, None, x_bar
 
@@ -266,10 +358,8 @@ paired_matmat.defvjp(_paired_saved, _paired_backward)
 
 def slots_cost(slots: Slots, r: int, itemsize: int) -> tuple[int, int, int]:
     """Flops, bytes of the layout, and bytes of work space of one product."""
-    entries = sum(bucket.indices.size for bucket in slots.buckets)
-    pieces = 1 + sum(bucket.indices.shape[1] for bucket in slots.buckets)
-    weighted = sum(b.indices.size for b in slots.buckets if b.weights is not None)
-    numbers = slots.position.size + 2 * slots.extra_rows.size
-    layout = 4 * (entries + numbers) + itemsize * weighted
-    # The results of the buckets, side by side before rows are put in order.
-    return 2 * entries * r, layout, itemsize * pieces * r
+    others = slots.starts.size + slots.rows.size
+    layout = 4 * (slots.indices.size + others) + itemsize * slots.weights.size
+    # The sums of a slice, before they are added to their rows.
+    work = itemsize * slots.rows.shape[1] * r
+    return 2 * slots.indices.size * r, layout, work

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from contexture_jax._core.checks import (
@@ -145,13 +145,16 @@ def fixed_degree_operator(
         _, inverse = np.unique(entries, return_inverse=True)
         summed = np.bincount(inverse, backward)
         norm2 = (summed * np.bincount(inverse, shares.reshape(-1))).sum()
-    return FixedDegreeOperator(
-        jnp.asarray(np.ascontiguousarray(index.T), jnp.int32),
-        None if weights is None else jnp.asarray(weights.T.astype(dtype)),
-        make_slots(
-            flat[order], inputs[order], backward[order].astype(dtype), num_points
-        ),
-        jnp.asarray(p_x),
-        jnp.asarray(p_a.astype(dtype)),
-        jnp.asarray(norm2, dtype),
+    arrays = (
+        np.ascontiguousarray(index.T).astype(np.int32),
+        None if weights is None else np.ascontiguousarray(weights.T).astype(dtype),
+        p_x,
+        p_a.astype(dtype),
+        np.asarray(norm2, dtype),
     )
+    # Not `jnp.asarray`, which compiles a program for each shape.
+    index_there, weights_there, *laws = jax.device_put(arrays)
+    transpose = make_slots(
+        flat[order], inputs[order], backward[order].astype(dtype), num_points
+    )
+    return FixedDegreeOperator(index_there, weights_there, transpose, *laws)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from contexture_jax._core.checks import (
@@ -122,11 +122,10 @@ def entry_operator(
     p_x, p_a = np.bincount(rows, exact, n), np.bincount(columns, exact, m)
     forward = exact / np.where(p_x > 0, p_x, 1.0)[rows]
     backward = exact / np.where(p_a > 0, p_a, 1.0)[columns]
+    norm2 = np.asarray((forward * backward).sum())
     order = np.argsort(columns, kind="stable")
     return SparseOperator(
         make_slots(rows, columns, forward.astype(dtype), n),
         make_slots(columns[order], rows[order], backward[order].astype(dtype), m),
-        jnp.asarray(p_x.astype(dtype)),
-        jnp.asarray(p_a.astype(dtype)),
-        jnp.asarray((forward * backward).sum().astype(dtype)),
+        *jax.device_put(tuple(x.astype(dtype) for x in (p_x, p_a, norm2))),
     )

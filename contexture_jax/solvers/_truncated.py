@@ -196,9 +196,9 @@ class _MatrixProblem(NamedTuple):
         return Problem(linear_map, squared_norm, pairing)
 
     def entries(self, arrays: Any) -> list[Array]:
-        """The stored entries; of a matrix without any a zero."""
+        """The stored entries."""
         if isinstance(arrays, Layouts):
-            return arrays.forward.entries() or [jnp.zeros((), self.dtype)]
+            return [arrays.forward.weights]
         return [arrays[0] if isinstance(arrays, tuple) else arrays]
 
 

@@ -1,6 +1,8 @@
 """What holds for every operator, whatever its storage."""
 
 import functools
+import math
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -200,7 +202,7 @@ def test_a_stack_mixes_dual_kernels_and_a_sum_mixes_operators():
 
 
 def test_heavy_rows_are_cut_into_pieces():
-    """A row longer than the widest bucket, rows of every width below, empty rows."""
+    """Rows longer than a piece may be, rows of many lengths, empty rows."""
     rng = np.random.default_rng(0)
     table = np.zeros((40, 1500))
     for row in range(1, 40):
@@ -294,15 +296,26 @@ def test_gradients_in_the_block_are_products_with_the_stored_transpose(name):
         )
 
 
-def test_the_gradient_of_a_neighbour_product_scatters_nothing():
-    op: Any = cx.association_operator(CONTEXTS["knn"](DTYPE))
+def test_the_gradient_of_a_neighbour_product_scatters_no_entries():
+    """Only what rows sum to, a slice of them at a time."""
+    points = np.random.default_rng(0).normal(size=(60, 2)).astype(DTYPE)
+    op: Any = cx.association_operator(cx.contexts.knn(points, 6))
     block = jnp.ones((op.shape[1], 2), DTYPE)
 
     def program(product):
         return jax.jit(jax.grad(lambda g: product(g).sum())).lower(block).as_text()
 
-    assert "stablehlo.scatter" not in program(op.matmat)
-    assert "stablehlo.scatter" in program(lambda g: g[op.indices].sum(axis=0))
+    def scattered(product):
+        """How many rows each scatter takes."""
+        text = program(product)
+        found = re.findall(r"stablehlo.scatter.*?\}\) : \((.*?)\) ->", text, re.S)
+        shapes = [re.findall(r"tensor<([\dx]+)x1xi32>", types)[0] for types in found]
+        return [math.prod(map(int, shape.split("x"))) for shape in shapes]
+
+    sums = op.backward.rows.shape[1]
+    assert sums < op.indices.size
+    assert scattered(op.matmat) == [sums]
+    assert scattered(lambda g: g[op.indices].sum(axis=0)) == [op.indices.size]
 
 
 def test_a_stored_transpose_gives_the_same_products():

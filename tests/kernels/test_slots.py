@@ -1,0 +1,112 @@
+"""Sparse layouts: any rows are multiplied right, and their shapes follow from sizes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse
+
+import contexture_jax as cx
+from contexture_jax.kernels import make_slots, slots_matmat
+from tests.tolerances import tol
+
+RNG = np.random.default_rng(4)
+N, M, ENTRIES = 150, 1200, 1100
+MULTIPLY = jax.jit(slots_matmat)
+
+
+def zipf(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
+    law = 1.0 / np.arange(1, size + 1)
+    return rng.choice(size, count, p=law / law.sum())
+
+
+ROWS = {
+    "even": RNG.integers(0, N, ENTRIES),
+    "zipf": zipf(RNG, N, ENTRIES),
+    "one hub": np.concatenate([np.full(ENTRIES - 100, 7), np.arange(100)]),
+    "all in the last": np.full(ENTRIES, N - 1),
+    "most empty": RNG.integers(0, 3, ENTRIES) * 40,
+}
+
+
+def dense_product(rows, columns, weights, x, num_rows):
+    shape = (num_rows, len(x))
+    matrix = scipy.sparse.coo_matrix((weights, (rows, columns)), shape)
+    return matrix.tocsr().astype(np.float64) @ x
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_of_any_degrees_are_multiplied_and_differentiated(name):
+    rows, columns = np.sort(ROWS[name]), RNG.integers(0, M, ENTRIES)
+    weights = RNG.normal(size=ENTRIES).astype(np.float32)
+    x, f = (RNG.normal(size=(k, 2)).astype(np.float32) for k in (M, N))
+    slots = make_slots(rows, columns, weights, N)
+    atol = tol(np.float32, factor=100)
+    expected = dense_product(rows, columns, weights, x, N)
+    np.testing.assert_allclose(MULTIPLY(slots, x), expected, atol=atol)
+
+    @jax.jit
+    @jax.grad
+    def gradient(arguments):
+        weights, x = arguments
+        return (f * slots_matmat(slots._replace(weights=weights), x)).sum()
+
+    of_weights, of_x = gradient((slots.weights, jnp.asarray(x)))
+    expected = dense_product(columns, rows, weights, f, M)
+    np.testing.assert_allclose(of_x, expected, atol=atol)
+    # Along the weights themselves: the product is linear in them.
+    along = (np.asarray(of_weights) * np.asarray(slots.weights)).sum()
+    total = (f * dense_product(rows, columns, weights, x, N)).sum()
+    np.testing.assert_allclose(along, total, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("num_rows", "count"), [(1, 0), (1, 1), (5, 0), (1, 700)])
+def test_small_and_empty_matrices(num_rows, count):
+    rows, columns = np.zeros(count, np.int64), np.arange(count)
+    weights = np.ones(count, np.float32)
+    x = RNG.normal(size=(max(count, 1), 2)).astype(np.float32)
+    found = slots_matmat(make_slots(rows, columns, weights, num_rows), jnp.asarray(x))
+    expected = dense_product(rows, columns, weights, x, num_rows)
+    np.testing.assert_allclose(found, expected, atol=tol(np.float32, factor=100))
+
+
+def test_padding_is_bounded_whatever_the_degrees():
+    for n, count in ((200_000, 5_000_000), (20_000, 500_000), (2_000, 60_000)):
+        for rows in (np.zeros(count, np.int64), np.sort(zipf(RNG, n, count))):
+            weights = np.ones(count, np.float32)
+            slots = make_slots(rows, np.zeros(count, np.int64), weights, n)
+            assert slots.indices.size <= 1.4 * count
+
+
+def table(kind: str, seed: int) -> cx.AssociationOperator:
+    """Of one size and number of entries, with even or uneven rows and columns."""
+    rng = np.random.default_rng(seed)
+    n, m, count = 90, 70, 600
+    law = np.outer(*(1.0 / np.arange(1, k + 1) ** (kind == "zipf") for k in (n, m)))
+    places = rng.choice(n * m, count, replace=False, p=law.ravel() / law.sum())
+    weights = np.full(count, 1.0 / count, np.float32)
+    return cx.operators.sparse_operator(places // m, places % m, weights, (n, m))
+
+
+def graph(kind: str, seed: int) -> cx.AssociationOperator:
+    """Lists of ten neighbours, with hubs or without."""
+    rng = np.random.default_rng(seed)
+    law = 1.0 / np.arange(1, 81) ** (kind == "zipf")
+    lists = [rng.choice(80, 10, replace=False, p=law / law.sum()) for _ in range(80)]
+    uniform = np.full(80, 1 / 80, np.float32)
+    return cx.operators.fixed_degree_operator(np.stack(lists), None, uniform, 80)
+
+
+@pytest.mark.parametrize("make", [table, graph])
+def test_other_data_of_the_same_sizes_compile_nothing(make, caplog):
+    def use(kind: str, seed: int) -> int:
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level("WARNING"):
+            op = make(kind, seed)
+            op.matmat(np.ones((op.shape[1], 3), np.float32))
+            op.rmatmat(np.ones((op.shape[0], 3), np.float32))
+        return sum("Finished XLA compilation" in m for m in caplog.messages)
+
+    assert use("even", 0) > 0
+    assert use("even", 1) == 0
+    assert use("zipf", 2) == 0
