@@ -15,6 +15,7 @@ with status 1 if a check or a workload of ours failed.
 
 import argparse
 import functools
+import itertools
 import os
 import subprocess
 import sys
@@ -200,9 +201,9 @@ def roofs(report: Report, setting: Setting) -> Peaks:
 def workload(report: Report, setting: Setting, name: str, clock: Clock) -> None:
     """One workload; an error or the end of the time takes no other with it."""
     cases = WORKLOADS[name](setting)
-    while True:
+    for done in itertools.count():
         if clock.left() < clock.least:
-            setting.notes.append(f"{name}: time was up")
+            setting.notes.append(f"{name}: time was up after {done} cases")
             return
         try:
             title, rows, facts = next(cases)
