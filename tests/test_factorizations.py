@@ -32,7 +32,7 @@ def by_eigenvectors(a: Any) -> Any:
 @jax.jit
 def by_lapack(a: Any) -> Any:
     """As a large matrix on CPU."""
-    return factorizations._by_products(a, factorizations._by_lapack)
+    return factorizations._by_products(a, factorizations._directly)
 
 
 WAYS = {

@@ -1,13 +1,13 @@
 """Singular value decompositions by platform, and tall ones through small ones.
 
 On CPU a small matrix goes to LAPACK. On a GPU JAX would take Jacobi rotations, many
-times slower than an eigendecomposition, and on TPU a polar iteration. There A comes
-from the symmetric matrix [[0, A], [Aᴴ, 0]], whose eigenvalues are ±s_i with the vectors
-(u_i, ±v_i) / √2 (Golub & Kahan 1965). Unlike with AᴴA nothing is squared: errors are
-eps · s_1 in all values. Where s_i is so small that rounding mixes (u_i, v_i) with
-(u_j, −v_j), by about eps · s_1 / (s_i + s_j), both halves are orthonormalised anew, in
-the same order; to first order that turns both alike, and A v_i − s_i u_i remains a
-rounding of s_1.
+times slower than an eigendecomposition, and on TPU a polar iteration, which is kept
+there for what is large. Otherwise A comes from the symmetric matrix [[0, A], [Aᴴ, 0]],
+whose eigenvalues are ±s_i with the vectors (u_i, ±v_i) / √2 (Golub & Kahan 1965).
+Unlike with AᴴA nothing is squared: errors are eps · s_1 in all values. Where s_i is so
+small that rounding mixes (u_i, v_i) with (u_j, −v_j), by about eps · s_1 / (s_i + s_j),
+both halves are orthonormalised anew, in the same order; to first order that turns both
+alike, and A v_i − s_i u_i remains a rounding of s_1.
 
 A tall matrix is never handed to a factorisation, but for a little one on CPU: its
 columns are made orthonormal by repeated Cholesky QR, which is matrix products (Fukaya,
@@ -28,6 +28,7 @@ from contexture_jax._core.types import Array, Float, Inexact
 __all__ = ["orthonormal_columns", "singular_values", "thin_svd"]
 
 _LITTLE = 2**20  # entries of a tall matrix that LAPACK does as soon as products
+_LARGEST_ON_TPU = 256  # rows of what Jacobi rotations there take; more is QDWH
 _MAX_ROUNDS = 8
 _PATIENCE = 3  # rounds by which what is not wholly dependent has come out
 
@@ -137,12 +138,16 @@ def orthonormal_columns(x: Inexact[Array, "n d"]) -> Inexact[Array, "n d"]:
 @jax.jit
 def _thin_svd(a: Array) -> _Svd:
     def on_cpu(a: Array) -> _Svd:
-        return _by_lapack(a) if a.size <= _LITTLE else _by_products(a, _by_lapack)
+        return _directly(a) if a.size <= _LITTLE else _by_products(a, _directly)
 
     def elsewhere(a: Array) -> _Svd:
         return _by_products(a, _by_eigenvectors)
 
-    return jax.lax.platform_dependent(a, cpu=on_cpu, default=elsewhere)
+    def on_tpu(a: Array) -> _Svd:
+        return _by_products(a, _directly)
+
+    ways = {"cpu": on_cpu} | ({"tpu": on_tpu} if _is_large(a) else {})
+    return jax.lax.platform_dependent(a, default=elsewhere, **ways)
 
 
 @jax.jit
@@ -156,7 +161,18 @@ def _singular_values(a: Array) -> Array:
         values = jnp.linalg.eigvalsh(_doubled(core))[::-1]
         return jnp.maximum(values[: min(core.shape)], 0.0)
 
-    return jax.lax.platform_dependent(a, cpu=on_cpu, default=elsewhere)
+    def on_tpu(a: Array) -> Array:
+        return jnp.linalg.svd(_core(a), compute_uv=False)
+
+    ways = {"cpu": on_cpu} | ({"tpu": on_tpu} if _is_large(a) else {})
+    return jax.lax.platform_dependent(a, default=elsewhere, **ways)
+
+
+def _is_large(a: Array) -> bool:
+    """Whether a TPU has no eigendecomposition of [[0, A], [Aᴴ, 0]] in one piece."""
+    small = min(a.shape)
+    other = max(a.shape) if max(a.shape) <= 2 * small else small
+    return small + other > _LARGEST_ON_TPU
 
 
 def _is_tall(a: Array) -> bool:
@@ -180,7 +196,7 @@ def _core(a: Array) -> Array:
     return mm(orthonormal_columns(a).conj().T, a) if _is_tall(a) else a
 
 
-def _by_lapack(a: Array) -> _Svd:
+def _directly(a: Array) -> _Svd:
     u, s, vh = jnp.linalg.svd(a, full_matrices=False)
     return u, s, vh
 
