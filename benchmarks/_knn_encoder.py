@@ -1,8 +1,7 @@
-"""An encoder that learns a k-NN context from its neighbours, for benchmarks."""
+"""A k-NN context of a table, and how an encoder learns it, for benchmarks."""
 
 import argparse
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,15 +10,14 @@ import optax
 from flax import nnx
 
 import contexture_jax as cx
-from contexture_jax.data._features import load_features
 
 __all__ = [
     "Problem",
     "Setting",
     "add_arguments",
+    "learn",
     "parse_setting",
     "prepare",
-    "train_encoder",
 ]
 
 
@@ -28,13 +26,13 @@ class Problem(NamedTuple):
 
     Attributes:
         x: the features, shape (n, d), float32.
-        neighbors: by number, shape (n, K).
+        context: of K neighbours.
         operator: of the context.
         exact: its leading singular functions.
     """
 
     x: np.ndarray
-    neighbors: np.ndarray
+    context: cx.contexts.Neighbors
     operator: cx.AssociationOperator
     exact: cx.SVDResult
 
@@ -53,23 +51,21 @@ def add_arguments(
 
 def prepare(args: argparse.Namespace) -> Problem:
     """Read, search and solve."""
-    table = load_features(args.data, target=args.target)
+    table = cx.data.load_features(args.data, target=args.target)
     x = table.features.astype(np.float32)
     context = cx.contexts.knn(x, num_neighbors=args.neighbors)
     operator = cx.association_operator(context)
     exact, _ = cx.svd(operator, args.rank, key=jax.random.key(0))
-    return Problem(x, np.asarray(context.indices), operator, exact)
+    return Problem(x, context, operator, exact)
 
 
 class Setting(NamedTuple):
-    """How an encoder is trained.
+    """How an encoder is trained; 0 or "" is for what `learn` chooses.
 
     Attributes:
-        loss: "kise", "kise-squared" (penalty), "kise-none" (low rank) or "vicreg",
-            which embed two neighbours of a row by one encoder Ψ; "svme", "svme-plain"
-            (Ψ by descent alone), "vamp" or "lora", which embed a row and a neighbour by
-            Φ and Ψ; or "svme-views", a row and two neighbours.
-        ridge: of the whitening, relative to the mean variance.
+        loss: a name that `learn` takes; or "kise-squared" (penalty), "svme-pairs" (one
+            draw of A) and "svme-plain" (one draw, Ψ by descent alone).
+        ridge: of the whitening of "kise…" and "svme-…", relative to the mean variance.
         batch: rows of a step.
         width: of each hidden layer.
         depth: hidden layers.
@@ -77,24 +73,19 @@ class Setting(NamedTuple):
         optimizer: "adamw", "adam", "sgd" (with momentum) or "muon".
         rate: highest learning rate.
         steps: of training.
-        skip: 1 for skip connections.
+        skip: 0 for no skip connections.
     """
 
     loss: str = "kise"
     ridge: float = 0.1
     batch: int = 1024
     width: int = 512
-    depth: int = 2
+    depth: int = 0
     output: int = 512
     optimizer: str = "adamw"
-    rate: float = 1e-3
+    rate: float = 0.0
     steps: int = 300
     skip: int = 1
-
-    @property
-    def two_views(self) -> bool:
-        """Whether there is one encoder, of two neighbours."""
-        return self.loss in ("kise", "kise-squared", "kise-none", "vicreg")
 
 
 def parse_setting(text: str, base: Setting) -> Setting:
@@ -104,65 +95,59 @@ def parse_setting(text: str, base: Setting) -> Setting:
     return base._replace(**{name: kinds[name](value) for name, value in given.items()})
 
 
-def train_encoder(
-    setting: Setting, seed: int, x: np.ndarray, neighbors: np.ndarray
-) -> tuple[Any, Callable[[Any, Any], Any]]:
-    """Parameters of Ψ for two views of a row, else of Φ and Ψ; the function of both."""
-    config = cx.models.MLPConfig(
-        in_features=x.shape[1],
-        hidden=(setting.width,) * setting.depth,
-        out_features=setting.output,
-        activation="tanh",
-        skip=bool(setting.skip),
+def learn(setting: Setting, seed: int, problem: Problem) -> cx.learning.Learned:
+    """Train with a seed."""
+    return cx.learning.learn(
+        problem.context,
+        problem.x,
+        rank=len(problem.exact.singular_values),
+        num_steps=setting.steps,
+        batch_size=setting.batch,
+        seed=seed,
+        loss=make_loss(setting),
+        encoder=make_encoder(setting),
+        optimizer=make_optimizer(setting),
+        op=problem.operator,
+        logging=cx.training.Logging(progress=False),
     )
-    rngs = nnx.Rngs(seed)
-    towers = [
-        cx.models.functional(cx.models.MLP(config, rngs=rngs))
-        for _ in range(1 if setting.two_views else 2)
-    ]
-    apply = towers[0][1]
-
-    def encode(params: Any, batch: Any, key: Any) -> Any:
-        del key
-        first, *others = batch
-        return apply(params[0], first), *(apply(params[-1], a) for a in others)
-
-    optimizer = make_optimizer(setting)
-    objective = cx.training.from_loss(make_loss(setting))
-    step = cx.training.compile_step(cx.training.make_step(encode, objective, optimizer))
-    params = tuple(tower[0] for tower in towers)
-    state = step.place_state(cx.training.init_state(params, optimizer))
-    key = step.place_state(jax.random.key(seed))
-    batches = cx.training.batches(np.arange(len(x)), setting.batch, seed=seed)
-    for number in range(setting.steps):
-        rng = np.random.default_rng((seed, number))
-        rows = batches.at(number)
-        slots = rng.integers(neighbors.shape[1], size=(2, len(rows)))
-        views = [x[neighbors[rows, slot]] for slot in slots]
-        if setting.loss == "svme-views":
-            views = [x[rows], *views]
-        elif not setting.two_views:
-            views = [x[rows], views[0]]
-        state, _ = step(state, step.place_batch(tuple(views)), key)
-    return state.params, jax.jit(apply)
 
 
-def make_loss(setting: Setting) -> Callable[..., Any]:
+def make_loss(setting: Setting) -> Any:
     losses, whiten = cx.losses, cx.losses.Whiten(setting.ridge)
-    return {
-        "kise": functools.partial(losses.kise_pairs, constraint=whiten),
-        "kise-squared": functools.partial(losses.kise_pairs, constraint="squared"),
-        "kise-none": losses.lora_evd,
-        "vicreg": losses.vicreg,
-        "svme": functools.partial(losses.svme, constraint=whiten, solved=True),
-        "svme-plain": functools.partial(losses.svme, constraint=whiten),
-        "svme-views": functools.partial(losses.svme_views, ridge=setting.ridge),
-        "vamp": functools.partial(losses.vamp, ridge=setting.ridge),
-        "lora": losses.lora_svd,
-    }[setting.loss]
+    make = {
+        "kise": (losses.kise_pairs, {"constraint": whiten}, "views"),
+        "kise-squared": (losses.kise_pairs, {"constraint": "squared"}, "views"),
+        "svme-pairs": (losses.svme, {"constraint": whiten, "solved": True}, "towers"),
+        "svme-plain": (losses.svme, {"constraint": whiten}, "towers"),
+    }
+    if setting.loss not in make:
+        return setting.loss
+    loss, given, sees = make[setting.loss]
+    return cx.learning.Objective(functools.partial(loss, **given), sees)
+
+
+def make_encoder(setting: Setting) -> Any:
+    hidden = {"hidden": (setting.width,) * setting.depth} if setting.depth else {}
+    if setting.skip:
+        return cx.learning.Encoder(output=setting.output, **hidden)
+
+    def without_skips(inputs: Any, output: int, rngs: nnx.Rngs) -> Any:
+        del output
+        config = cx.models.MLPConfig(
+            in_features=inputs.shape[1],
+            out_features=setting.output,
+            activation="tanh",
+            skip=False,
+            **hidden,
+        )
+        return cx.models.functional(cx.models.MLP(config, rngs=rngs))
+
+    return without_skips
 
 
 def make_optimizer(setting: Setting) -> Any:
+    if not setting.rate:
+        return None
     rate = cx.training.warmup_cosine(setting.rate, setting.steps)
     return {
         "adamw": lambda: optax.adamw(rate, weight_decay=1e-5),

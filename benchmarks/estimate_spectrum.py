@@ -21,18 +21,19 @@ import numpy as np
 import contexture_jax as cx
 from _common import Report, make_parser, parse
 from _knn_encoder import (
+    Problem,
     Setting,
     add_arguments,
+    learn,
     parse_setting,
     prepare,
-    train_encoder,
 )
 
 # Rows → mean absolute error; 0 for all rows.
 PUBLISHED = {100: 0.157, 300: 0.124, 600: 0.088, 1000: 0.104, 2000: 0.110, 0: 0.088}
 HALF_FROM = 600
 SMOKE = {
-    "base": "steps=4,batch=64,width=16,output=16",
+    "base": "steps=4,batch=64,width=16,depth=2,output=16",
     "rank": 8,
     "seeds": 1,
     "sizes": [50, 0],
@@ -51,7 +52,7 @@ def main() -> None:
     problem = prepare(args)
     x, truth = problem.x, np.asarray(problem.exact.singular_values) ** 2
     with cx.single_threaded_lapack():
-        errors, seconds = measure(args, x, problem.neighbors, truth)
+        errors, seconds = measure(args, problem, truth)
     rows = [
         {
             "name": f"{size or len(x)} rows",
@@ -86,15 +87,16 @@ def main() -> None:
 
 
 def measure(
-    args: argparse.Namespace, x: np.ndarray, neighbors: np.ndarray, truth: np.ndarray
+    args: argparse.Namespace, problem: Problem, truth: np.ndarray
 ) -> tuple[dict[int, list[float]], dict[int, list[float]]]:
     """Errors and seconds of the estimate by size, over seeds."""
     setting = parse_setting(args.base, Setting())
+    x, neighbors = problem.x, np.asarray(problem.context.indices)
     errors: dict[int, list[float]] = {size: [] for size in args.sizes}
     seconds: dict[int, list[float]] = {size: [] for size in args.sizes}
     for seed in range(args.seeds):
-        params, apply = train_encoder(setting, seed, x, neighbors)
-        psi = apply(params[-1], x)
+        encoder = learn(setting, seed, problem).towers["psi"]
+        psi = encoder.apply(encoder.params, x)
         for size in args.sizes:
             start = time.perf_counter()
             rng = np.random.default_rng((seed, size))

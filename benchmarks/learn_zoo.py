@@ -33,8 +33,6 @@ from _common import Report, make_parser, parse
 
 zoo = cx.zoo
 LEAST_COSINE, MOST_ERROR, MOST_SECONDS = 0.99, 0.02, 180.0
-# What embeds X and A; the others embed A alone.
-TWO_TOWERS = ("svme", "joint_nesting")
 # Highest learning rate of Adam.
 RATES = {
     "svme": 2e-3,
@@ -68,12 +66,11 @@ class Budget(NamedTuple):
 
 
 class Family(NamedTuple):
-    """A context, how to draw X, and what encoders see of X and A."""
+    """A context, how to draw X, what encoders see of X and A, and the exact μ."""
 
     context: Any
     draw_x: Callable[[Any, int], Any]
-    see_x: Callable[[Any], Any]
-    see_a: Callable[[Any], Any]
+    see: Callable[[Any], Any]
     functions: Callable[[int], Any]
 
 
@@ -150,12 +147,10 @@ def run(
 
 
 class Problem(NamedTuple):
-    """The truth about one family, and the points to evaluate at."""
+    """The truth about one family."""
 
     family: Family
     operator: Any
-    inputs: Any
-    contexts: Any
     values: np.ndarray
     functions: np.ndarray
     bounds: list[tuple[int, int]]
@@ -168,102 +163,82 @@ def prepare(family: Family, least: float) -> Problem:
     return Problem(
         family,
         cx.association_operator(cx.contexts.joint(np.asarray(context.table()))),
-        family.see_x(context.inputs()),
-        family.see_a(context.context_values()),
         values,
         np.asarray(family.functions(k)),
         cx.evaluation.clusters(values, gap=1e-3),
     )
 
 
-def make_loss(objective: str, budget: Budget) -> Callable[..., Any]:
-    losses = cx.losses
-    return {
-        "svme": functools.partial(
-            losses.svme, constraint=losses.Whiten(budget.svme_ridge)
+def make_loss(objective: str, budget: Budget) -> cx.learning.Objective:
+    losses, partial = cx.losses, functools.partial
+    loss, sees = {
+        "svme": (
+            partial(losses.svme, constraint=losses.Whiten(budget.svme_ridge)),
+            "towers",
         ),
-        "joint_nesting": losses.joint_nesting,
-        "kise_pairs": functools.partial(
-            losses.kise_pairs, constraint=losses.Whiten(budget.kise_ridge)
+        "joint_nesting": (losses.joint_nesting, "towers"),
+        "kise_pairs": (
+            partial(losses.kise_pairs, constraint=losses.Whiten(budget.kise_ridge)),
+            "views",
         ),
-        "spectral_contrastive": functools.partial(
-            losses.spectral_contrastive, unbiased=True
+        "spectral_contrastive": (
+            partial(losses.spectral_contrastive, unbiased=True),
+            "views",
         ),
     }[objective]
+    return cx.learning.Objective(loss, sees)
 
 
 def train(
     problem: Problem, budget: Budget, objective: str, seed: int
 ) -> tuple[float, float, float, float]:
     """The least squared cosine and largest error, of T Ψ and then of Φ."""
-    family, by_x = problem.family, objective in TWO_TOWERS
-    rngs = nnx.Rngs(seed)
-    keys = jax.random.split(jax.random.key(0), 2)
-    x = family.draw_x(keys[0], 2)
-    examples = {"a": family.see_a(family.context.sample(keys[1], x))}
-    if by_x:
-        examples["x"] = family.see_x(x)
-    towers = {
-        name: cx.models.functional(
-            cx.models.MLP(
-                cx.models.MLPConfig(
-                    in_features=example.shape[1],
-                    hidden=(budget.width,) * 2,
-                    out_features=budget.output,
-                    activation="gelu",
-                ),
-                rngs=rngs,
-            )
+    family = problem.family
+
+    def encoder(inputs: Any, output: int, rngs: nnx.Rngs) -> Any:
+        del output
+        config = cx.models.MLPConfig(
+            in_features=family.see(inputs[:2]).shape[1],
+            hidden=(budget.width,) * 2,
+            out_features=budget.output,
         )
-        for name, example in examples.items()
-    }
-    applies = {name: tower[1] for name, tower in towers.items()}
+        params, apply = cx.models.functional(cx.models.MLP(config, rngs=rngs))
+        return params, lambda params, inputs: apply(params, family.see(inputs))
 
-    def encode(params: Any, batch: Any, key: Any) -> Any:
-        first, second, third = jax.random.split(key, 3)
-        x = family.draw_x(first, batch.shape[0])
-        a = family.see_a(family.context.sample(second, x))
-        psi = applies["a"](params["a"], a)
-        if by_x:
-            return applies["x"](params["x"], family.see_x(x)), psi
-        other = family.see_a(family.context.sample(third, x))
-        return psi, applies["a"](params["a"], other)
-
-    loss = make_loss(objective, budget)
-    optimizer = optax.adam(cx.training.warmup_cosine(RATES[objective], budget.steps))
-    step = cx.training.compile_step(
-        cx.training.make_step(encode, cx.training.from_loss(loss), optimizer)
+    learned = cx.learning.learn(
+        family.context,
+        family.draw_x,
+        rank=len(problem.values),
+        num_steps=budget.steps,
+        batch_size=budget.batch,
+        seed=seed,
+        loss=make_loss(objective, budget),
+        encoder=encoder,
+        optimizer=optax.adam(cx.training.warmup_cosine(RATES[objective], budget.steps)),
+        op=problem.operator,
+        logging=cx.training.Logging(progress=False),
     )
-    params = {name: tower[0] for name, tower in towers.items()}
-    state = step.place_state(cx.training.init_state(params, optimizer))
-    batch = step.place_batch(np.zeros(budget.batch, np.float32))
-    key = step.place_state(jax.random.key(seed))
-    for number in range(budget.steps):
-        state, metrics = step(state, batch, key)
-        if number % 20 == 0:
-            jax.block_until_ready(metrics)
-    psi = jax.jit(applies["a"])(state.params["a"], problem.contexts)
-    found = judge(problem, problem.operator.matmat(psi))
-    if by_x:
-        phi = jax.jit(applies["x"])(state.params["x"], problem.inputs)
-        return *found, *judge(problem, phi)
+    found = judge(problem, learned.ritz["psi"])
+    if "phi" in learned.ritz:
+        return *found, *judge(problem, learned.ritz["phi"])
     return *found, *found
 
 
-def judge(problem: Problem, phi: Any) -> tuple[float, float]:
+def judge(problem: Problem, found: Any) -> tuple[float, float]:
     """The least squared cosine and the largest error of a value."""
-    operator, values = problem.operator, problem.values
-    found = cx.evaluation.rayleigh_ritz(phi, operator, rank=len(values))
     cosines = cx.evaluation.cluster_cosines(
-        found.left, problem.functions.astype(np.float32), problem.bounds, operator.p_x
+        found.left,
+        problem.functions.astype(np.float32),
+        problem.bounds,
+        problem.operator.p_x,
     )
     learned = np.asarray(found.singular_values)
-    return min(cosines), float(np.abs(learned / values - 1).max())
+    return min(cosines), float(np.abs(learned / problem.values - 1).max())
 
 
 def fourier_features(x: Any) -> Any:
     """Random waves (Rahimi and Recht 2007): perceptrons alone are slow to bend."""
-    x = jnp.asarray(x)
+    x = jnp.asarray(x).reshape(len(x), -1)
     normal = np.random.default_rng(0).normal(size=(x.shape[1], NUM_WAVES))
     waves = x @ jnp.asarray(FREQUENCY * normal, x.dtype)
     return jnp.concatenate([x, jnp.sin(waves), jnp.cos(waves)], axis=1)
@@ -274,8 +249,7 @@ def one_gaussian() -> Family:
     return Family(
         context,
         lambda key, size: jax.random.normal(key, (size,)),
-        lambda x: fourier_features(jnp.asarray(x)[:, None]),
-        lambda a: fourier_features(jnp.asarray(a)[:, None]),
+        fourier_features,
         context.left_functions,
     )
 
@@ -286,7 +260,6 @@ def two_gaussians() -> Family:
         context,
         lambda key, size: jax.random.normal(key, (size, 2)),
         fourier_features,
-        fourier_features,
         context.left_functions,
     )
 
@@ -296,8 +269,8 @@ def erasure_cube() -> Family:
     return Family(
         context,
         lambda key, size: jax.random.randint(key, (size, 8), 0, 2),
-        lambda x: 2.0 * jnp.asarray(x, jnp.float32) - 1.0,
-        lambda a: jax.nn.one_hot(jnp.asarray(a), 3).reshape(len(a), -1),
+        # A is 0, 1 or erased.
+        lambda x: jax.nn.one_hot(jnp.asarray(x), 3).reshape(len(x), -1),
         context.left_functions,
     )
 
@@ -315,7 +288,7 @@ def von_mises_circle() -> Family:
         both = np.stack([np.cos(angles), np.sin(angles)], axis=2)
         return np.sqrt(2) * both.reshape(len(x), -1)
 
-    return Family(context, draw, jnp.asarray, jnp.asarray, waves)
+    return Family(context, draw, jnp.asarray, waves)
 
 
 def logistic_map() -> Family:
@@ -332,7 +305,6 @@ def logistic_map() -> Family:
     return Family(
         context,
         lambda key, size: states[jax.random.randint(key, (size,), 0, NUM_STATES)],
-        waves,
         waves,
         lambda k: exact_functions(context, k),
     )

@@ -14,7 +14,6 @@ __all__ = ["NUMBERED", "plan_encoder", "plan_output"]
 
 NUMBERED = ("joint", "graph")  # contexts whose rows have no features
 _LARGEST_OUTPUT = 512
-_HIDDEN = (512, 512)
 
 
 def plan_encoder(options: TrainOptions, recipe: Recipe) -> dict[str, Any]:
@@ -33,8 +32,12 @@ def plan_encoder(options: TrainOptions, recipe: Recipe) -> dict[str, Any]:
         return {"kind": "table"}
     shared = {"activation": options.activation}
     if options.encoder == "mlp":
-        hidden = _HIDDEN if options.hidden is None else tuple(options.hidden)
-        return {"kind": "mlp", "hidden": hidden, **shared}
+        import contexture_jax as cx
+
+        hidden = options.hidden
+        if hidden is None:
+            hidden = cx.learning.OBJECTIVES[options.loss].hidden
+        return {"kind": "mlp", "hidden": tuple(hidden), **shared}
     if options.hidden is not None:
         raise InputError(
             f"--hidden is of --encoder mlp; got --encoder {options.encoder}"
@@ -47,7 +50,7 @@ def plan_output(options: TrainOptions, rank: int) -> int:
     if options.output is None:
         if options.loss == "joint_nesting":
             return rank
-        wide = min(4 * rank, _LARGEST_OUTPUT, options.batch_size // 4)
+        wide = min(4 * rank, _LARGEST_OUTPUT, options.batch_size // 2)
         return max(rank, wide)
     if options.output < rank:
         raise InputError(

@@ -70,7 +70,6 @@ _LOG_EVERY = 50
 _SETTINGS = (
     "steps",
     "batch_size",
-    "learning_rate",
     "weight_decay",
     "dtype",
     "seed",
@@ -97,7 +96,7 @@ class TrainOptions(Options):
         output: width of the embedding.
         steps: how many steps.
         batch_size: pairs of a batch.
-        learning_rate: the highest.
+        learning_rate: the highest, see `rate`.
         weight_decay: of AdamW.
         strategy: how a step is compiled for devices.
         resume: go on with the run in `out`.
@@ -110,10 +109,18 @@ class TrainOptions(Options):
     output: int | None = None
     steps: int = 1000
     batch_size: int = 1024
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     weight_decay: float = 1e-5
     strategy: str = "jit"
     resume: bool = False
+
+    @property
+    def rate(self) -> float:
+        """The highest learning rate, that of the loss where none was given."""
+        import contexture_jax as cx
+
+        of_loss = cx.learning.OBJECTIVES[self.loss].rate
+        return of_loss if self.learning_rate is None else self.learning_rate
 
 
 def add_options(parser: Any) -> None:
@@ -144,22 +151,26 @@ def _add_learning_options(group: Any) -> None:
         "--hidden",
         type=widths,
         metavar="W,W,…",
-        help="widths of the hidden layers of an mlp, or none; default: 512,512",
+        help="widths of the hidden layers of an mlp, or none; default: 512,512 (svme:"
+        " four of 512 for rows)",
     )
     group.add_argument("--activation", choices=("tanh", "gelu", "relu"), default="tanh")
     group.add_argument(
         "--output",
         type=count,
         metavar="D",
-        help="width of the embedding; default: four times the rank, at most 512 and a"
-        " quarter of a batch (joint_nesting: the rank)",
+        help="width of the embedding; default: four times the rank, at most 512 and"
+        " half a batch (joint_nesting: the rank)",
     )
     group.add_argument("--steps", type=count, default=1000, help="default: 1000")
     group.add_argument(
         "--batch-size", type=batch, default=1024, metavar="B", help="default: 1024"
     )
     group.add_argument(
-        "--learning-rate", type=positive, default=1e-3, help="default: 0.001"
+        "--learning-rate",
+        type=positive,
+        metavar="RATE",
+        help="the highest; default: 0.001 (svme: 0.003)",
     )
     group.add_argument(
         "--weight-decay", type=not_negative, default=1e-5, help="default: 0.00001"
@@ -224,7 +235,7 @@ def run(options: TrainOptions, ending: Ending) -> Path:
         if not np.isfinite(learned.singular_values).all():
             raise InputError(
                 f"{learned.message}; no results were written: expected a smaller"
-                f" --learning-rate than {options.learning_rate:g}, and another --out"
+                f" --learning-rate than {options.rate:g}, and another --out"
             )
         with stages.stage("compare"):
             comparison = _train_report.compare(
@@ -283,9 +294,12 @@ def _learned(
     # A label or a column is a number, a neighbour a row.
     x = table.features.astype(options.dtype) if recipe.name not in NUMBERED else None
     a = x if recipe.name in ("knn", "rbf") else None
-    schedule = cx.training.warmup_cosine(options.learning_rate, steps)
+    schedule = cx.training.warmup_cosine(options.rate, steps)
     is_table = encoder["kind"] == "table"  # which the library makes by itself
-    given = {"output": encoder["output"]} if is_table else encoder
+    # Without layers of the user's own each tower has those of the objective.
+    given = {"output": encoder["output"]} if is_table else dict(encoder)
+    if options.hidden is None:
+        given.pop("hidden", None)
     every = min(_LOG_EVERY, steps)
     is_shown = not options.quiet and sys.stderr.isatty()
     with warnings.catch_warnings():
@@ -429,6 +443,7 @@ def _settings(
         "encoder": encoder,
         "rank": rank,
         **{name: getattr(options, name) for name in _SETTINGS},
+        "learning_rate": options.rate,
     }
 
 

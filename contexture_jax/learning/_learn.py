@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -33,7 +34,6 @@ __all__ = ["learn"]
 
 _LARGEST_OUTPUT = 512
 _WEIGHT_DECAY = 1e-5
-_LEARNING_RATE = 1e-3
 
 
 class _Law(NamedTuple):
@@ -100,13 +100,14 @@ def learn(
         seed: of all that is random.
         loss: the name of one of `cx.losses`, or an `Objective`. "kise" is `kise_pairs`,
             or `kise` where a context has a kernel and no samples.
-        encoder: an `Encoder`, None for its defaults, or a function of (inputs, output,
+        encoder: an `Encoder`, None for its defaults (of SVME Φ has twice the layers of
+            Ψ: it is not averaged), or a function of (inputs, output,
             rngs) which returns (params, apply), as from `cx.models.functional`.
         num_draws: draws of A for an x; None: as many as the loss takes. More make more
             pairs of a row: less noise, for as many more embeddings.
         source: "phi" or "psi": of which of two encoders the functions are; None: Φ.
         optimizer: an Optax transformation of {"phi": …, "psi": …}; None: AdamW with a
-            rate of 0.001 at most.
+            rate of 0.001 at most, of SVME 0.003.
         op: the operator of the context, which may lie over a mesh; None: it is built
             where that can be.
         held_out: the share of the rows that are held out where there is no operator.
@@ -144,7 +145,7 @@ def learn(
     law = _law(context, x, a, op, objective, batch_size, seed, draws, held_out)
     towers = _towers(law, objective, encoder, rank, batch_size, seed)
     if optimizer is None:
-        schedule = warmup_cosine(_LEARNING_RATE, num_steps)
+        schedule = warmup_cosine(objective.rate, num_steps)
         optimizer = optax.adamw(schedule, weight_decay=_WEIGHT_DECAY)
     params = {name: tower.params for name, tower in towers.items()}
     encode = embeddings_of(
@@ -285,7 +286,7 @@ def _towers(
 ) -> dict[str, Tower]:
     output = encoder.output if isinstance(encoder, Encoder) else None
     if output is None:
-        wide = min(4 * rank, _LARGEST_OUTPUT, batch_size // 4)
+        wide = min(4 * rank, _LARGEST_OUTPUT, batch_size // 2)
         output = rank if objective.ordered else max(rank, wide)
     if output < rank:
         msg = f"the output of the encoder must be at least rank = {rank}; got {output}"
@@ -297,8 +298,11 @@ def _towers(
             _check_no_numbers(seen["psi"])
     dtype = jnp.zeros(()).dtype if law.op is None else law.op.dtype
     rngs = nnx.Rngs(seed)
+    encoders = {"phi": encoder, "psi": encoder}
+    if isinstance(encoder, Encoder) and encoder.hidden is None:
+        encoders["phi"] = dataclasses.replace(encoder, hidden=objective.hidden)
     return {
-        name: make_tower(seen[name], encoder, output, dtype, rngs)
+        name: make_tower(seen[name], encoders[name], output, dtype, rngs)
         for name in objective.towers
     }
 

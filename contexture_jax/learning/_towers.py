@@ -14,7 +14,9 @@ from flax import nnx
 from contexture_jax import models
 from contexture_jax._core.types import Array, summary
 
-__all__ = ["Encoder", "Tower", "describe", "make_tower", "rebuild"]
+__all__ = ["HIDDEN", "Encoder", "Tower", "describe", "make_tower", "rebuild"]
+
+HIDDEN = (512, 512)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,14 +25,15 @@ class Encoder:
 
     Attributes:
         kind: "mlp": all columns together; "transformer": a token a column.
-        hidden: widths of the hidden layers of an MLP.
+        hidden: widths of the hidden layers of an MLP; None: (512, 512), and for Φ what
+            the objective says.
         activation: of the hidden layers: "tanh", "gelu" or "relu".
-        output: width of the embedding; None: four times the rank, at most 512 and a
-            quarter of a batch, and the rank for losses that learn functions in order.
+        output: width of the embedding; None: four times the rank, at most 512 and
+            half a batch, and the rank for losses that learn functions in order.
     """
 
     kind: str = "mlp"
-    hidden: tuple[int, ...] = (512, 512)
+    hidden: tuple[int, ...] | None = None
     activation: str = "tanh"
     output: int | None = None
 
@@ -77,7 +80,8 @@ def describe(inputs: Any, encoder: Encoder, output: int, dtype: Any) -> dict[str
             " which returns (params, apply), as cx.models.functional does"
         )
         raise ValueError(msg)
-    given = dataclasses.asdict(encoder) | {"hidden": list(encoder.hidden)}
+    hidden = HIDDEN if encoder.hidden is None else encoder.hidden
+    given = dataclasses.asdict(encoder) | {"hidden": list(hidden)}
     return {**given, "columns": shape[1] if len(shape) == 2 else 1, **shared}
 
 

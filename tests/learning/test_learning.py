@@ -141,6 +141,21 @@ def test_every_loss_is_trained_by_name_or_says_why_not() -> None:
         learned_of(KNN, loss="kiss")
 
 
+def test_an_objective_says_rate_and_layers_where_nobody_else_does() -> None:
+    still = OBJECTIVES["svme_views"]._replace(rate=0.0, hidden=(8, 8, 8))
+    given = {"loss": still, "encoder": Encoder(output=4)}
+    once, twice = (learned_of(KNN, **given, num_steps=steps) for steps in (1, 2))
+    layers = {name: tower.made_of for name, tower in once.towers.items()}
+    assert layers["phi"]["hidden"] == [8, 8, 8]
+    assert layers["psi"]["hidden"] == [512, 512]
+    for name in ("phi", "psi"):
+        first, second = (run.towers[name].params for run in (once, twice))
+        jax.tree.map(np.testing.assert_array_equal, first, second)
+    svme, kise = OBJECTIVES["svme"], OBJECTIVES["kise"]
+    assert svme.rate > kise.rate
+    assert len(svme.hidden) > len(kise.hidden)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", OBJECTIVES)
 def test_every_objective_learns(loss: str) -> None:
