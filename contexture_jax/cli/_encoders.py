@@ -32,12 +32,8 @@ def plan_encoder(options: TrainOptions, recipe: Recipe) -> dict[str, Any]:
         return {"kind": "table"}
     shared = {"activation": options.activation}
     if options.encoder == "mlp":
-        import contexture_jax as cx
-
-        hidden = options.hidden
-        if hidden is None:
-            hidden = cx.learning.OBJECTIVES[options.loss].hidden
-        return {"kind": "mlp", "hidden": tuple(hidden), **shared}
+        hidden = None if options.hidden is None else tuple(options.hidden)
+        return {"kind": "mlp", "hidden": hidden, **shared}
     if options.hidden is not None:
         raise InputError(
             f"--hidden is of --encoder mlp; got --encoder {options.encoder}"

@@ -296,10 +296,7 @@ def _learned(
     a = x if recipe.name in ("knn", "rbf") else None
     schedule = cx.training.warmup_cosine(options.rate, steps)
     is_table = encoder["kind"] == "table"  # which the library makes by itself
-    # Without layers of the user's own each tower has those of the objective.
-    given = {"output": encoder["output"]} if is_table else dict(encoder)
-    if options.hidden is None:
-        given.pop("hidden", None)
+    given = {"output": encoder["output"]} if is_table else encoder
     every = min(_LOG_EVERY, steps)
     is_shown = not options.quiet and sys.stderr.isatty()
     with warnings.catch_warnings():
@@ -430,6 +427,9 @@ def _settings(
     """What makes a run the run that it is."""
     import contexture_jax as cx
 
+    if encoder.get("hidden", ()) is None:
+        hidden = cx.learning.OBJECTIVES[options.loss].hidden
+        encoder = {**encoder, "hidden": hidden}
     content = hashlib.sha256(np.ascontiguousarray(table.features).data)
     if table.target is not None:
         content.update(np.asarray(table.target.values).astype(str).tobytes())

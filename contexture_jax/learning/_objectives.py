@@ -62,8 +62,8 @@ def _whitened(loss: Callable[..., Array]) -> Callable[..., Array]:
     return functools.partial(loss, constraint=losses.Whiten(_RIDGE))
 
 
-# T averages away much of what Ψ gets wrong; Φ is read as it is, and takes longest to fit
-# (theory.md §7.2).
+# T averages away much of what Ψ gets wrong; Φ is read as it is, and takes longest to
+# fit (theory.md §7.2).
 _FOR_PHI: dict[str, Any] = {"rate": 3e-3, "hidden": 2 * HIDDEN}
 # From two draws of A; of pairs that hold one a for an x, from that.
 _SVME = Objective(
