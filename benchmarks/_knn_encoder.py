@@ -67,11 +67,11 @@ class Setting(NamedTuple):
             draw of A) and "svme-plain" (one draw, Ψ by descent alone).
         ridge: of the whitening of "kise…" and "svme-…", relative to the mean variance.
         batch: rows of a step.
-        width: of each hidden layer.
-        depth: hidden layers.
+        width: of each hidden layer; 512 where a depth is given.
+        depth: hidden layers; 2 where a width is given.
         output: width of the embedding.
-        optimizer: "adamw", "adam", "sgd" (with momentum) or "muon".
-        rate: highest learning rate.
+        optimizer: "adam", "sgd" (with momentum) or "muon".
+        rate: highest learning rate; 0.001 where an optimizer is given.
         steps: of training.
         skip: 0 for no skip connections.
     """
@@ -79,10 +79,10 @@ class Setting(NamedTuple):
     loss: str = "kise"
     ridge: float = 0.1
     batch: int = 1024
-    width: int = 512
+    width: int = 0
     depth: int = 0
     output: int = 512
-    optimizer: str = "adamw"
+    optimizer: str = ""
     rate: float = 0.0
     steps: int = 300
     skip: int = 1
@@ -127,7 +127,9 @@ def make_loss(setting: Setting) -> Any:
 
 
 def make_encoder(setting: Setting) -> Any:
-    hidden = {"hidden": (setting.width,) * setting.depth} if setting.depth else {}
+    hidden: dict[str, Any] = {}
+    if setting.width or setting.depth:
+        hidden["hidden"] = (setting.width or 512,) * (setting.depth or 2)
     if setting.skip:
         return cx.learning.Encoder(output=setting.output, **hidden)
 
@@ -146,11 +148,11 @@ def make_encoder(setting: Setting) -> Any:
 
 
 def make_optimizer(setting: Setting) -> Any:
-    if not setting.rate:
+    if not (setting.rate or setting.optimizer):
         return None
-    rate = cx.training.warmup_cosine(setting.rate, setting.steps)
+    rate = cx.training.warmup_cosine(setting.rate or 1e-3, setting.steps)
     return {
-        "adamw": lambda: optax.adamw(rate, weight_decay=1e-5),
+        "": lambda: optax.adamw(rate, weight_decay=1e-5),
         "adam": lambda: optax.adam(rate),
         "sgd": lambda: optax.sgd(rate, momentum=0.9),
         "muon": lambda: optax.contrib.muon(rate),

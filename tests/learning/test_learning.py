@@ -145,10 +145,10 @@ def test_an_objective_says_rate_and_layers_where_nobody_else_does() -> None:
     still = OBJECTIVES["svme_views"]._replace(rate=0.0, hidden=(8, 8, 8))
     given = {"loss": still, "encoder": Encoder(output=4)}
     once, twice = (learned_of(KNN, **given, num_steps=steps) for steps in (1, 2))
-    layers = {name: tower.made_of for name, tower in once.towers.items()}
-    assert layers["phi"]["hidden"] == [8, 8, 8]
-    assert layers["psi"]["hidden"] == [512, 512]
-    for name in ("phi", "psi"):
+    for name, layers in (("phi", [8, 8, 8]), ("psi", [512, 512])):
+        made_of = once.towers[name].made_of
+        assert made_of is not None
+        assert made_of["hidden"] == layers
         first, second = (run.towers[name].params for run in (once, twice))
         jax.tree.map(np.testing.assert_array_equal, first, second)
     svme, kise = OBJECTIVES["svme"], OBJECTIVES["kise"]
