@@ -10,7 +10,7 @@ from contexture_jax.data import InputError, counted
 if TYPE_CHECKING:
     from contexture_jax.cli._train import TrainOptions
 
-__all__ = ["NUMBERED", "plan_encoder", "plan_output"]
+__all__ = ["NUMBERED", "plan_encoder", "plan_output", "plan_rate"]
 
 NUMBERED = ("joint", "graph")  # contexts whose rows have no features
 _LARGEST_OUTPUT = 512
@@ -54,3 +54,11 @@ def plan_output(options: TrainOptions, rank: int) -> int:
             f" learn; expected --output {rank} or more, or a smaller --rank"
         )
     return options.output
+
+
+def plan_rate(options: TrainOptions) -> float:
+    """The highest learning rate."""
+    import contexture_jax as cx
+
+    of_loss = cx.learning.OBJECTIVES[options.loss].rate
+    return of_loss if options.learning_rate is None else options.learning_rate

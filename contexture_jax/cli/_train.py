@@ -32,7 +32,7 @@ from contexture_jax.cli._contexts import (
     plan_context,
     plan_rank,
 )
-from contexture_jax.cli._encoders import NUMBERED, plan_encoder, plan_output
+from contexture_jax.cli._encoders import NUMBERED, plan_encoder, plan_output, plan_rate
 from contexture_jax.cli.session import (
     RUN,
     Ending,
@@ -96,7 +96,7 @@ class TrainOptions(Options):
         output: width of the embedding.
         steps: how many steps.
         batch_size: pairs of a batch.
-        learning_rate: the highest, see `rate`.
+        learning_rate: the highest, that of the loss by default.
         weight_decay: of AdamW.
         strategy: how a step is compiled for devices.
         resume: go on with the run in `out`.
@@ -113,14 +113,6 @@ class TrainOptions(Options):
     weight_decay: float = 1e-5
     strategy: str = "jit"
     resume: bool = False
-
-    @property
-    def rate(self) -> float:
-        """The highest learning rate, that of the loss where none was given."""
-        import contexture_jax as cx
-
-        of_loss = cx.learning.OBJECTIVES[self.loss].rate
-        return of_loss if self.learning_rate is None else self.learning_rate
 
 
 def add_options(parser: Any) -> None:
@@ -235,7 +227,7 @@ def run(options: TrainOptions, ending: Ending) -> Path:
         if not np.isfinite(learned.singular_values).all():
             raise InputError(
                 f"{learned.message}; no results were written: expected a smaller"
-                f" --learning-rate than {options.rate:g}, and another --out"
+                f" --learning-rate than {plan_rate(options):g}, and another --out"
             )
         with stages.stage("compare"):
             comparison = _train_report.compare(
@@ -294,7 +286,7 @@ def _learned(
     # A label or a column is a number, a neighbour a row.
     x = table.features.astype(options.dtype) if recipe.name not in NUMBERED else None
     a = x if recipe.name in ("knn", "rbf") else None
-    schedule = cx.training.warmup_cosine(options.rate, steps)
+    schedule = cx.training.warmup_cosine(plan_rate(options), steps)
     is_table = encoder["kind"] == "table"  # which the library makes by itself
     given = {"output": encoder["output"]} if is_table else encoder
     every = min(_LOG_EVERY, steps)
@@ -443,7 +435,7 @@ def _settings(
         "encoder": encoder,
         "rank": rank,
         **{name: getattr(options, name) for name in _SETTINGS},
-        "learning_rate": options.rate,
+        "learning_rate": plan_rate(options),
     }
 
 
