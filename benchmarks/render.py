@@ -18,6 +18,8 @@ BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 ORDER = (
     "roofline",
     "dense_svd",
+    "dense_defaults",
+    "auto_grid",
     "sparse_svd",
     "neighbor_operator",
     "neighbor_graph",

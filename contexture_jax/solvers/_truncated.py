@@ -283,8 +283,7 @@ def _work(arrays: Any, dtype: Any) -> Work | None:
     """What a product with a sparse matrix takes; None for any other."""
     if not isinstance(arrays, Layouts):
         return None
-    count = sum(entries.size for entries in arrays.forward.entries())
-    return Work.sparse(count, np.dtype(dtype).itemsize)
+    return Work.sparse(arrays.forward.indices.size, np.dtype(dtype).itemsize)
 
 
 def _wants_transpose(arrays: Any, plan: Plan) -> bool:
