@@ -36,9 +36,9 @@ __all__ = [
 ]
 
 # Pieces are at most so long, or some times the mean degree, whichever is less.
-_LONGEST, _SHORTEST, _TIMES_MEAN = 512, 4, 2
+_LONGEST, _SHORTEST, _TIMES_MEAN = 512, 4, 4
 _SLICES = 16  # about so many of them, unless they would be too small or too large
-_SMALLEST, _LARGEST = 64, 4096  # pieces in a slice
+_SMALLEST, _LARGEST = 64, 2048  # pieces in a slice
 _STEPS = ((12, 8), (6, 4), (2, 2))  # from this mean degree on, slots at a time
 _UNROLLS = (10, 9, 8)  # slots in one step of the loop: the first that divides the width
 
