@@ -297,8 +297,8 @@ def fix_signs(
 ) -> tuple[Inexact[Array, "n b"], Inexact[Array, "m b"]]:
     """Turn each pair so that the left entry of largest modulus is positive."""
     if not jnp.iscomplexobj(left):
-        turn = jnp.where(left.max(axis=0) >= -left.min(axis=0), 1.0, -1.0)[None, :]
-        turn = turn.astype(left.dtype)
+        one = jnp.ones((), left.dtype)
+        turn = jnp.where(left.max(axis=0) >= -left.min(axis=0), one, -one)[None, :]
         return left * turn, right * turn
     largest = jnp.argmax(jnp.abs(left), axis=0)
     entries = jnp.take_along_axis(left, largest[None, :], axis=0)[0]
