@@ -118,7 +118,9 @@ def solve(
     triples = solver.extract(state)
     energies = None
     if task.squared_norm is None:
-        probes = _off(triples.right, state.seed, a.right_unit, num=_NUM_PROBES)
+        probes = _off(
+            triples.right[:, : plan.rank], state.seed, a.right_unit, num=_NUM_PROBES
+        )
         energies = _energies(a.matmat(probes))
     left, right, ends = _finished(
         triples.left, triples.right, a.weights, rank=plan.rank
