@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from contexture_jax._core.checks import gathered, is_traced
+from contexture_jax._core.either import Either
 from contexture_jax._core.factorizations import singular_values, thin_svd
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import mm
@@ -84,13 +85,13 @@ class ExactState(NamedTuple):
     """
 
     seed: Seed
-    passes: Int[Array, ""]
-    is_open: Bool[Array, ""]
-    left: Inexact[Array, "n r"]
-    s: Float[Array, " r"]
-    right: Inexact[Array, "m r"]
-    left_residuals: Float[Array, " r"]
-    residuals: Float[Array, " r"]
+    passes: Int[Either, ""]
+    is_open: Bool[Either, ""]
+    left: Inexact[Either, "n r"]
+    s: Float[Either, " r"]
+    right: Inexact[Either, "m r"]
+    left_residuals: Float[Either, " r"]
+    residuals: Float[Either, " r"]
 
 
 def _init(a: LinearMap, plan: Plan, seed: Seed, start: Any) -> ExactState:

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.either import Either
 from contexture_jax._core.factorizations import thin_svd
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Bool, Float, Inexact, Int
@@ -55,17 +56,17 @@ class KrylovState(NamedTuple):
     """
 
     seed: Seed
-    passes: Int[Array, ""]
-    is_open: Bool[Array, ""]
-    number: Int[Array, ""]
-    left: Inexact[Array, "n k"]
-    right: Inexact[Array, "m k"]
-    small: Inexact[Array, "k k"]
-    block: Inexact[Array, "m b"]
-    link: Inexact[Array, "b b"]
-    coupling: Inexact[Array, "k b"]
-    s: Float[Array, " c"]
-    residuals: Float[Array, " c"]
+    passes: Int[Either, ""]
+    is_open: Bool[Either, ""]
+    number: Int[Either, ""]
+    left: Inexact[Either, "n k"]
+    right: Inexact[Either, "m k"]
+    small: Inexact[Either, "k k"]
+    block: Inexact[Either, "m b"]
+    link: Inexact[Either, "b b"]
+    coupling: Inexact[Either, "k b"]
+    s: Float[Either, " c"]
+    residuals: Float[Either, " c"]
 
 
 def _num_kept(plan: Plan) -> int:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.either import Either
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Bool, Float, Inexact, Int
 from contexture_jax.solvers._linear_map import LinearMap
@@ -43,12 +44,12 @@ class NystromState(NamedTuple):
     """
 
     seed: Seed
-    passes: Int[Array, ""]
-    is_open: Bool[Array, ""]
-    u: Inexact[Array, "n r"]
-    s: Float[Array, " r"]
-    v: Inexact[Array, "m r"]
-    residuals: Float[Array, " r"]
+    passes: Int[Either, ""]
+    is_open: Bool[Either, ""]
+    u: Inexact[Either, "n r"]
+    s: Float[Either, " r"]
+    v: Inexact[Either, "m r"]
+    residuals: Float[Either, " r"]
 
 
 def _init(a: LinearMap, plan: Plan, seed: Seed, start: Any) -> NystromState:

@@ -59,19 +59,19 @@ class RandomizedState(NamedTuple):
     """
 
     seed: Seed
-    passes: Int[Array, ""]
-    is_open: Bool[Array, ""]
-    has_triples: Bool[Array, ""]
-    left: Int[Array, ""]
-    before: Inexact[Array, "k b"]
-    block: Inexact[Array, "m b"]
-    edge: Float[Array, ""]
-    top: Float[Array, ""]
-    sigma: Float[Array, ""]
-    u: Inexact[Array, "n b"]
-    s: Float[Array, " b"]
-    v: Inexact[Array, "m b"]
-    residuals: Float[Array, " b"]
+    passes: Int[Either, ""]
+    is_open: Bool[Either, ""]
+    has_triples: Bool[Either, ""]
+    left: Int[Either, ""]
+    before: Inexact[Either, "k b"]
+    block: Inexact[Either, "m b"]
+    edge: Float[Either, ""]
+    top: Float[Either, ""]
+    sigma: Float[Either, ""]
+    u: Inexact[Either, "n b"]
+    s: Float[Either, " b"]
+    v: Inexact[Either, "m b"]
+    residuals: Float[Either, " b"]
 
 
 def _init(a: LinearMap, plan: Plan, seed: Seed, start: Any) -> RandomizedState:
@@ -154,10 +154,10 @@ def _after_ritz(
     # The last pass is a Ritz step; of a fixed number of passes it was this one.
     budget = plan.max_passes if plan.tol > 0 else passes
     residuals = gaps(z, v, s)
-    values = read(s, residuals)
+    on_host = read(s, residuals)
     with np.errstate(all="ignore"):
         is_open, degree, edge, top = _judged(
-            *values, passes, plan.rank, budget, plan.tol, a.goal_floor
+            on_host[0], on_host[1], passes, plan.rank, budget, plan.tol, a.goal_floor
         )
     # Degree 1 of the scaled polynomial, from Mᴴ M V = Z S; plain Z if that is all.
     block = choose(
