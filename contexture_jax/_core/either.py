@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from contexture_jax._core.numerics import mm
 
@@ -39,7 +40,7 @@ def at_hand(tree: Any) -> Any:
 
 
 def _is_at_hand(x: Any) -> bool:
-    if isinstance(x, jax.core.Tracer):
+    if isinstance(x, Tracer):
         return False
     if not isinstance(x, jax.Array):
         return isinstance(x, (np.ndarray, np.generic))

@@ -159,7 +159,7 @@ def make_slots(
         weight[begin:end] = np.where(used, weights[entry], 0)
     # Not `jnp.asarray`, which compiles a program for each shape.
     arrays = jax.device_put((index, weight, starts.astype(np.int32), rows_of))
-    return Slots(*arrays, Static(num_rows), Static(sizes.step))
+    return Slots(*arrays, num_rows=Static(num_rows), step=Static(sizes.step))
 
 
 @jax.custom_vjp
