@@ -143,8 +143,7 @@ def _add_learning_options(group: Any) -> None:
         "--hidden",
         type=widths,
         metavar="W,W,…",
-        help="widths of the hidden layers of an mlp, or none; default: 512,512 (svme:"
-        " four of 512 for rows)",
+        help="widths of the hidden layers of an mlp, or none; default: 512,512",
     )
     group.add_argument("--activation", choices=("tanh", "gelu", "relu"), default="tanh")
     group.add_argument(

@@ -100,8 +100,7 @@ def learn(
         seed: of all that is random.
         loss: the name of one of `cx.losses`, or an `Objective`. "kise" is `kise_pairs`,
             or `kise` where a context has a kernel and no samples.
-        encoder: an `Encoder`, None for its defaults (of SVME Φ has twice the layers of
-            Ψ: it is not averaged), or a function of (inputs, output,
+        encoder: an `Encoder`, None for its defaults, or a function of (inputs, output,
             rngs) which returns (params, apply), as from `cx.models.functional`.
         num_draws: draws of A for an x; None: as many as the loss takes. More make more
             pairs of a row: less noise, for as many more embeddings.

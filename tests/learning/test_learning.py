@@ -151,9 +151,7 @@ def test_an_objective_says_rate_and_layers_where_nobody_else_does() -> None:
         assert made_of["hidden"] == layers
         first, second = (run.towers[name].params for run in (once, twice))
         jax.tree.map(np.testing.assert_array_equal, first, second)
-    svme, kise = OBJECTIVES["svme"], OBJECTIVES["kise"]
-    assert svme.rate > kise.rate
-    assert len(svme.hidden) > len(kise.hidden)
+    assert OBJECTIVES["svme"].rate > OBJECTIVES["kise"].rate
 
 
 @pytest.mark.slow
