@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -122,11 +123,11 @@ def _is_on() -> bool:
 def _library() -> _Threads | None:
     """What jaxlib takes its LAPACK from, loaded if it was not; None if not OpenBLAS."""
     try:
-        from scipy.linalg import cython_lapack
+        cython_lapack = importlib.import_module("scipy.linalg.cython_lapack")
     except ImportError:
         return None
     # A symbol is looked for in the libraries that the module is linked with, too.
-    module = ctypes.CDLL(cython_lapack.__file__)
+    module = ctypes.CDLL(str(cython_lapack.__file__))
     for prefix in _PREFIXES:
         names = (f"{prefix}_get_num_threads", f"{prefix}_set_num_threads")
         if all(hasattr(module, name) for name in names):

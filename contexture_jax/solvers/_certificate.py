@@ -233,7 +233,7 @@ def certify(
     bound: Any = info.scale if scale is None else scale
     same, measures, failure = True, False, 0.0
     lost = remainder = None
-    if op is not None:
+    if op is not None and key is not None:  # neither comes without the other
         same, measures = _whose(result, op)
         failure = float(failure_probability)
         info, lost, remainder = _probed(

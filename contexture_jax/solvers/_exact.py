@@ -149,11 +149,12 @@ def _factored(
     And what M times the right vectors, or Mᴴ times the left ones, is off.
     """
     matrix = stored if is_tall else stored.conj().T
+    n, m = matrix.shape
     left, values, right_h = thin_svd(matrix)
     left, values = left[:, :rank], values[:rank]
     right = right_h[:rank].conj().T
     a = LinearMap(
-        identity, identity, matrix.shape, matrix.dtype, left_unit, right_unit, scale
+        identity, identity, (n, m), matrix.dtype, left_unit, right_unit, scale
     )
     left, right = complete(a, values, left, right, seed)
     own = (

@@ -166,9 +166,9 @@ def _on_device(x: Either) -> Array:
 
 def unmarked(op: AssociationOperator) -> AssociationOperator:
     """Without a fingerprint, so that a program serves operators with and without."""
-    any_op: Any = op
-    if not dataclasses.is_dataclass(any_op) or any_op.fingerprint is None:
+    if not dataclasses.is_dataclass(op) or op.fingerprint is None:
         return op
+    any_op: Any = op
     return dataclasses.replace(any_op, fingerprint=None)
 
 

@@ -122,9 +122,11 @@ def _one_round(seed: Seed, off: Any, basis: Any, loose: Any, state: _State) -> _
 
     z, gram = when(~complete, fill, (z, gram))
     unit, scale, close = _unit(gram, complete)
-    factors = at_hand(_inverse_factor(unit))
+    inverse, diagonal = at_hand(_inverse_factor(unit))
     enough = np.asarray(0.01 if basis is None else 0.5, lengths.dtype)
-    turn, *found = _turn(gram, lengths, complete, scale, close, *factors, loose, enough)
+    turn, *found = _turn(
+        gram, lengths, complete, scale, close, inverse, diagonal, loose, enough
+    )
     is_dirty, done = read(*found)
     ones = namespace(lengths).ones_like(lengths)
     return _State(number + 1, _turned(z, turn), ones, is_dirty, done)

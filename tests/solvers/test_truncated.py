@@ -81,7 +81,7 @@ def test_many_restarts_keep_krylov_bases_orthonormal():
     s, u, v = map(np.asarray, result)
     assert info.status == "converged"
     assert info.num_passes > 20
-    atol = 100 * np.finfo(np.float32).eps
+    atol = 100 * float(np.finfo(np.float32).eps)
     np.testing.assert_allclose(s, 1.0 - np.arange(8) / 400, atol=atol)
     np.testing.assert_allclose(v.T @ v, np.eye(8), atol=atol)
     assert np.linalg.norm(np.asarray(a) @ v - u * s, axis=0).max() < atol
