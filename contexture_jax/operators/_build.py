@@ -313,6 +313,7 @@ def _(context: Neighbors, place: _Place) -> AssociationOperator:
     n, num_slots = indices.shape
     # Over a mesh as entries of the joint law, in float64 until they are laid out.
     shares = 1.0 / num_slots if weights is None else weights.astype(np.float64)
+    # (n, K): p_x P⁺(a|x) of each slot.
     joint = np.broadcast_to(p_x.astype(np.float64)[:, None] * shares, indices.shape)
     return shard_entries(
         np.repeat(np.arange(n), num_slots),

@@ -86,6 +86,7 @@ class ShardedDenseOperator(ShardedOperator):
     def cost(self, r: int) -> Cost:
         """Of one device: a product with its share of the rows."""
         n, m = self.shape
+        # Padding is multiplied like the rest.
         rows = padded_size(n, self.num_devices) // self.num_devices
         size = self.dtype.itemsize
         return Cost(
@@ -145,6 +146,7 @@ class ShardedLowRankOperator(ShardedOperator):
         # Zeros in the padding, for the mean as well.
         weighted = pad_rows(law[:, None] * block, self.num_devices)
         static = axis, self.precision
+        # X and A are both cut: a device has a share of either.
         local = spmd(_through_features, self.mesh, (axis,) * 3, axis, *static)
         return local(out, into, weighted)
 
@@ -182,6 +184,7 @@ class ShardedLowRankOperator(ShardedOperator):
 
 def shard_dense(op: DenseOperator, mesh: Mesh, axis: str) -> ShardedDenseOperator:
     """The same operator over a mesh."""
+    # Rows of zeros have no mass: the marginals are those of the table.
     joint = pad_rows(op.joint, mesh.shape[axis])
     return ShardedDenseOperator(
         place_rows(joint, mesh, axis),

@@ -119,6 +119,7 @@ class ShardedKernelOperator(ShardedOperator):
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
+        # Keys of padding are masked: no value of theirs counts.
         values = pad_rows(g, self.num_devices)
         out = _ring_exp_matmul(self.queries, self.keys, values, self._ring)
         return jnp.where(self.p_x[:, None] > 0, out[: self.shape[0]], 0.0)
@@ -286,6 +287,7 @@ def _pull_back_in_ring(
         return block, for_queries + new[0]
 
     both = jnp.concatenate([keys, values], axis=1)
+    # Behind keys and values their cotangents, (m2 / k, 2 (e + r)).
     start = (
         jnp.concatenate([both, jnp.zeros_like(both)], axis=1),
         jnp.zeros_like(queries),
@@ -341,6 +343,7 @@ def _logsumexp_backward(
     """With the softmax P of the scores and the cotangent c, c ∘ P is that of L."""
     queries, keys, out = kept
     ones = jnp.ones((len(keys), 1), keys.dtype)
+    # exp(L − lse) is that softmax: the rule of the product, with ones for values.
     arrays = shifted(ring.form, queries, *out), keys, ones
     return _exp_matmul_backward(ring, arrays, cotangent[1][:, None])[:2]
 

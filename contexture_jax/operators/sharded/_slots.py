@@ -317,6 +317,7 @@ def _make_buckets(
     line, start, length = map(np.concatenate, zip(*pieces, strict=True))
     buckets, below = [], 0
     for width in _WIDTHS:
+        # Pieces that this width holds and no narrower one.
         members = np.flatnonzero((length > below) & (length <= width))
         below = width
         if not len(members):
@@ -386,6 +387,7 @@ def _add(
     """Add the product of the buckets of one device with a block."""
     for bucket in buckets:
         sums = sum_slots(Bucket(bucket.indices, bucket.weights), x)
+        # A long row is several pieces, which add up.
         out = out.at[bucket.rows].add(sums, mode="drop")
     return out
 
