@@ -269,7 +269,7 @@ def _upper(
     rows = xp.arange(num)
     above = rows[:, None] <= rows[None, :]  # k ≤ j
     rounding = residuals.rounding
-    # (r,): ‖e_{1..j}‖, by which E Vᵀ moves any value.
+    # (r,): ‖e_{1..j}‖, by which E Vᵀ moves a value at most.
     left = _cumulative_norm(residuals.left) + rounding
     # norms[k, j] = ‖f_{k..j}‖; the last column is ‖f_{k..r}‖.
     norms = _norms_from(residuals.right) + rounding

@@ -217,7 +217,7 @@ def _average_over_clusters(
     gap = s[:-1] - s[1:]
     # (r − 1,): pairs of neighbours within one cluster.
     linked = (gap <= cutoff) & ~zero[:-1] & ~zero[1:]
-    # Values are not quite equal, so that those of a smooth function need not be.
+    # Values of a cluster are not quite equal, and so need cotangents not be.
     smooth = near * top + _STEEPNESS * top * safe_divide(gap, largest)
     jump = linked & (jnp.abs(c[:-1] - c[1:]) > smooth)
     number = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(~linked)])

@@ -124,6 +124,7 @@ def _one_round(seed: Seed, off: Any, basis: Any, loose: Any, state: _State) -> _
         z, gram = _filled(now[0], there, seed, number)
         return z, at_hand(gram)
 
+    # A block and its Gram matrix change together or not at all.
     z, gram = when(~complete, fill, (z, gram))
     unit, scale, close = _unit(gram, complete)
     factors = at_hand(_inverse_factor(unit))
@@ -191,8 +192,8 @@ def _gram(z: Array) -> Array:
 def _there(gram: Any, lengths: Any, number: Any) -> tuple[Any, Any]:
     """Which columns have something left, and whether all have."""
     xp, shift = namespace(gram), _shift(gram)
-    # Columns that depend on each other come out of a shifted round shorter than √δ; as
-    # they were given their lengths say little, and only δ of one is too short.
+    # A shifted round leaves what depends on other columns shorter than √δ. Before the
+    # first one a projection alone has shortened them: less than δ is rounding.
     least = xp.where(number == 0, shift**2, shift).astype(lengths.dtype) * lengths
     # NaN counts as there: it must come through.
     there = ~(xp.diagonal(gram).real <= least)

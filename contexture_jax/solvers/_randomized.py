@@ -198,6 +198,7 @@ def _judged(
     largest = residuals[:rank].max()
     goal = xp.maximum(tol * s.max(), floor)
     # What is damped is [0, s_width²], but off s_rank² where values tie.
+    # A filter whose edge is s_rank² itself would gain nothing on the last triple.
     edge = xp.minimum(s[-1] ** 2, (1.0 - _MARGIN) * s[rank - 1] ** 2).astype(s.dtype)
     degree = _degree(s, edge, largest / goal, rank)
     # Little is known of the spectrum at first.
@@ -257,7 +258,7 @@ def _combined(
     x: Array, columns: Array, y: Array, z: Array, a: Any, b: Any, c: Any
 ) -> Array:
     """A · x · diag(columns) + b · y + c · z."""
-    # Of one dtype: numbers of Python's and NumPy's would each be another program.
+    # In the dtype of the values: a float64 number would widen a float32 block.
     a, b, c = (jnp.asarray(factor, columns.dtype) for factor in (a, b, c))
     return a * (x * columns[None, :]) + b * y + c * z
 

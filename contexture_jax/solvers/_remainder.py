@@ -26,7 +26,7 @@ __all__ = ["remainder_norm"]
 
 # Of logarithms between eps² and 1: more digits than float64 has.
 _BISECTIONS = 60
-# Squares of it are above every goal, and sums of them within the range of float32.
+# Polynomials are cut there: sums of their squares stay in the range of float32.
 _LARGE = 1e12
 
 

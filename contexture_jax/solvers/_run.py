@@ -113,7 +113,9 @@ def solve(
             break
         start = None
         if not plan.guards_clusters:
+            # (m, b): what is left to do is what the coarse dtype could not see.
             start = solver.extract(state).right
+        # A second solve is for clusters that the first may have cut, and for no other.
         elif stopped or not _may_lack_copies(plan, state):
             break
         following = METHODS[stages[-1][1].method].init(*stages[-1], state.seed, start)

@@ -257,7 +257,7 @@ def load_state(path: str | os.PathLike[str]) -> SolveState:
 def _rebuilt(header: dict[str, Any], parts: dict[str, np.ndarray]) -> SolveState:
     shape, dtype = tuple(header.pop("shape")), header.pop("dtype")
     plan = Plan(**header)
-    # Its second stage is subspace iteration (`_run._stages`).
+    # The second stage of such a plan is subspace iteration (`_run._stages`).
     is_again = plan.guards_clusters and int(parts["stage"]) > 0
     kind = METHODS["randomized" if is_again else plan.method].state
     inner = kind(**{name: parts[f"state {name}"] for name in kind._fields})

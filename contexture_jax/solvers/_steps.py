@@ -117,6 +117,7 @@ def read(*values: Any) -> tuple[Any, ...]:
     """Small arrays and numbers as values of NumPy; traced ones as they are."""
     if is_traced(values):
         return values
+    # An array of no axes becomes a number, which decides in Python as one.
     return tuple(None if x is None else np.asarray(gathered(x))[()] for x in values)
 
 

@@ -214,6 +214,7 @@ def _solve(
     problem, coarse = euclidean_problem(op), None
     if plan.range_dtype:
         low = symmetrised_map(op.narrowed(plan.range_dtype))
+        # Only products are coarse: units and weights are those of the exact problem.
         coarse = coarse_map(problem.map, low)
     task = Task(problem.map, problem.squared_norm, coarse)
     return solve(task, plan, key, **driving)
