@@ -89,6 +89,7 @@ def as_array(x: Any, name: str) -> np.ndarray:
 
 def as_host(x: Any, name: str) -> np.ndarray:
     """As `as_array`, but objects stay what they are."""
+    # Subclasses may carry a mask, or a unit.
     if isinstance(x, np.ndarray) and type(x) is np.ndarray:
         return _native(x)
     if _has_mask(x):
@@ -237,6 +238,7 @@ def in_range(array: np.ndarray, dtype: Any, name: str) -> np.ndarray:
     would be another one, and devices take subnormal numbers for 0.
     """
     try:
+        # Infinity that was given casts without a flag; a number that becomes it raises.
         with np.errstate(over="raise"):
             cast = array.astype(dtype, copy=False)
     except FloatingPointError as error:
@@ -424,6 +426,7 @@ def _missing_column(x: Any) -> str | None:
     names = list(x.columns) if hasattr(x, "columns") else [None]
     for place, name in enumerate(names):
         column = x if name is None else x.iloc[:, place]
+        # NaN in a column of floats is a number, and NA of pandas is none.
         null = getattr(getattr(column, "dtype", None), "na_value", None)
         if type(null).__name__ == "NAType" and column.isna().any():
             return "" if name is None else f" in column {name!r}"

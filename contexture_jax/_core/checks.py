@@ -124,6 +124,7 @@ def check_integer(value: Any, name: str, *, low: int, high: int | None = None) -
         number = operator.index(value)
     except TypeError:
         number = None
+    # True is an index to Python; a float is none, whole or not.
     if number is None or isinstance(value, bool):
         msg = f"{name} must be an integer; got {summary(value)}"
         raise TypeError(msg)
@@ -136,6 +137,7 @@ def check_integer(value: Any, name: str, *, low: int, high: int | None = None) -
 
 def check_number(value: Any, name: str) -> float:
     """Return `value` as a `float`; raise a `TypeError` unless it is one real number."""
+    # Booleans and text are refused by their kind: neither is a number here.
     scalar = as_array(value, name) if is_concrete(value) else None
     if scalar is None or scalar.ndim or scalar.dtype.kind not in "iuf":
         msg = f"{name} must be one number; got {summary(value)}"
@@ -166,6 +168,7 @@ def check_coefficient(value: Any, name: str, *, positive: bool = False) -> Any:
 
 def check_key(key: Any) -> None:
     """Raise a `TypeError` unless `key` is one JAX random key."""
+    # Of the typed kind, or raw as `jax.random.PRNGKey` makes them.
     is_key = isinstance(key, jax.Array) and (
         jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         or (key.dtype == jnp.uint32 and key.ndim >= 1)
@@ -173,6 +176,7 @@ def check_key(key: Any) -> None:
     if not is_key:
         msg = f"key must be a random key, as from jax.random.key(0); got {summary(key)}"
         raise TypeError(msg)
+    # The last axis of a raw key is its words.
     batch = key.shape if key.dtype != jnp.uint32 else key.shape[:-1]
     if batch:
         msg = (
@@ -194,14 +198,17 @@ def check_values(
         return
     start, total = 0, None
     if spans_processes(x):
+        # Counts, which all can have; then the one row that is named.
         in_rows = _bad_in_rows(x, ok)
         if not in_rows.any():
             return
         start, total = int(np.argmax(in_rows > 0)), int(in_rows.sum())
         x = gathered(x[start : start + 1])
     values = np.asarray(x)
+    # By what is not ok: NaN fails every comparison.
     bad = ~ok(values)
     if bad.any():
+        # Integers of Python's, which print as such.
         where = tuple(int(i) for i in np.argwhere(bad)[0])
         msg = f"{name} must be {expected}; got {values[where]}"
         if where:
@@ -214,6 +221,7 @@ def check_values(
 def _bad_in_rows(x: Array, ok: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """How many entries of each row of an array of several processes are not `ok`."""
     bad = judged(x, lambda values: ~ok(values))
+    # (rows,): no process reads what another holds, and all come to one answer.
     counts = jnp.sum(bad, axis=tuple(range(1, bad.ndim)), dtype=jnp.int32)
     return gathered(counts).astype(np.int64)
 
@@ -233,6 +241,7 @@ def check_nonnegative(x: Any, name: str) -> None:
 def check_probabilities(p: Any, name: str, size: int) -> None:
     """Raise unless `p` is a vector of `size` non-negative weights with mass."""
     check_ndim(p, 1, name)
+    # First, since a trace knows it.
     if p.shape[0] != size:
         msg = f"{name} must have length {size}; got {p.shape[0]}"
         raise ValueError(msg)
@@ -245,8 +254,10 @@ def check_mass(weights: Any, name: str) -> None:
     if is_traced(weights):
         return
     if spans_processes(weights):
+        # Truth values leave a process, and no weights.
         some = bool(jnp.any(judged(weights, lambda values: values != 0)))
     else:
+        # Not by a sum, which overflows or loses what is small.
         some = bool(np.asarray(weights).any())
     if not some:
         msg = f"{name} must have positive total mass; all its entries are 0"

@@ -38,15 +38,18 @@ def as_classes(values: Any, name: str, *, discrete: bool = False) -> np.ndarray:
         msg = f"{name} must not be empty"
         raise ValueError(msg)
     kind = array.dtype.kind
+    # T is NumPy's text of any length, which comes as Python's.
     if kind in "OT":
         array = _from_objects(array, name)
         kind = array.dtype.kind
     if kind == "S":
         array = _decoded(array)
+    # All others are int64, so that equal classes have equal dtypes.
     elif kind == "u" and array.max() > np.iinfo(np.int64).max:
         array = array.astype(np.uint64)
     elif kind in "biu":
         array = array.astype(np.int64)
+    # What sorts can name classes; without a place in the order it cannot.
     elif kind in "fMm" and not discrete:
         _check_none_missing(np.isnan(array) if kind == "f" else np.isnat(array), name)
     elif kind != "U":
@@ -105,8 +108,10 @@ def _is_text(values: Any) -> bool:
 
 def _objects(values: Any) -> np.ndarray:
     """A list as a vector of its entries, whatever they are."""
+    # Filled one by one: NumPy would look into entries that are sequences.
     array = np.empty(len(values), dtype=object)
     for place, value in enumerate(values):
+        # Scalars of NumPy, JAX and other libraries are what they hold.
         is_scalar = getattr(value, "ndim", None) == 0 and hasattr(value, "item")
         array[place] = value.item() if is_scalar else value
     return array
@@ -115,8 +120,10 @@ def _objects(values: Any) -> np.ndarray:
 def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
     """A vector of Python objects as one of text, of bytes, or of numbers."""
     entries = array.tolist()
+    # First: a missing value would be told as one of another type.
     _check_none_missing(np.array([is_missing(v) for v in entries]), name)
     kinds = [_kind(v) for v in entries]
+    # NumPy would write 1 and "1" alike.
     other = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), None)
     if other is not None:
         msg = (
@@ -126,6 +133,7 @@ def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
         )
         raise TypeError(msg)
     if kinds[0] == "integer":
+        # All digits: float64, which NumPy might take for large ones, has 53 bits.
         low, high = int(min(entries)), int(max(entries))
         for dtype in (np.int64, np.uint64):
             if np.iinfo(dtype).min <= low <= high <= np.iinfo(dtype).max:
@@ -163,6 +171,7 @@ def _kind(value: Any) -> str:
 
 
 def _decoded(array: np.ndarray) -> np.ndarray:
+    # Bytes that are no UTF-8 stay apart: two classes must not become one.
     return np.char.decode(array, "utf-8", "surrogateescape")
 
 

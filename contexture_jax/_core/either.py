@@ -44,6 +44,7 @@ def _is_at_hand(x: Any) -> bool:
         return False
     if not isinstance(x, jax.Array):
         return isinstance(x, (np.ndarray, np.generic))
+    # On one CPU `np.asarray` is a view of the same memory.
     devices = x.devices()
     return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
@@ -54,7 +55,9 @@ def compiled_unless_numpy(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        # One array of JAX is enough for a program: NumPy would bring it to the host.
         ours = all(namespace(x) is np for x in jax.tree.leaves((args, kwargs)))
+        # As JAX, which says nothing of 0 / 0: a status or a bound tells of it.
         with np.errstate(all="ignore"):
             return (function if ours else program)(*args, **kwargs)
 
@@ -70,6 +73,7 @@ def fold(
     step: Callable[[tuple, tuple], tuple], carry: tuple, columns: tuple[Either, ...]
 ) -> tuple:
     """The carry after a step for each row of some columns."""
+    # The step is compiled once, and not once a row.
     if namespace(columns[0]) is jnp:
         return jax.lax.scan(lambda now, x: (step(now, x), None), carry, columns)[0]
     for row in zip(*columns, strict=True):

@@ -58,8 +58,11 @@ def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[_Svd, _Svd]:
     (a,), (da,) = primals, tangents
     u, s, vh = thin_svd(a)
     v = vh.conj().T
+    # (n, k) and (m, k): Ȧ V and Ȧᴴ U.
     image, shadow = mm(da, v), mm(da.conj().T, u)
+    # (k, k): Uᴴ Ȧ V, with ṡ as the real part of its diagonal.
     core = mm(u.conj().T, image)
+    # 0 for equal values: their vectors do not turn towards each other.
     gaps = safe_reciprocal(s[None, :] ** 2 - s[:, None] ** 2)
     inverse = safe_reciprocal(s)
 
@@ -69,6 +72,7 @@ def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[_Svd, _Svd]:
 
     phase = 0.5 * inverse * jnp.diag(core - core.conj().T)  # 0 of real numbers
     du = mm(u, turn(core) + jnp.diag(phase))
+    # What leaves the span, and dv likewise.
     du = du + (image - mm(u, core)) * inverse[None, :]
     dv = mm(v, turn(core.conj().T))
     dv = dv + (shadow - mm(v, core.conj().T)) * inverse[None, :]
@@ -110,6 +114,7 @@ def orthonormal_columns(x: Inexact[Array, "n d"]) -> Inexact[Array, "n d"]:
     def one_round(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         number, z, _ = state
         gram = mm(z.conj().T, z)
+        # A column of zeros stays one: with 1 on the diagonal it disturbs nobody.
         there = jnp.diagonal(gram).real > 0
         apart = jnp.where(there[:, None], gram - eye, 0)
         close = jnp.abs(apart).max() < 0.5 / d**0.5
@@ -129,6 +134,7 @@ def orthonormal_columns(x: Inexact[Array, "n d"]) -> Inexact[Array, "n d"]:
         number, _, done = state
         return ~done & (number < _MAX_ROUNDS)
 
+    # Entries up to 1: squares of any scale are then in range.
     x = x * safe_reciprocal(jnp.abs(x).max(axis=0)).astype(x.dtype)[None, :]
     start = jnp.zeros((), jnp.int32), x, jnp.zeros((), bool)
     return jax.lax.while_loop(not_done, one_round, start)[1]
@@ -146,6 +152,7 @@ def _thin_svd(a: Array) -> _Svd:
     def on_tpu(a: Array) -> _Svd:
         return _by_products(a, _directly)
 
+    # By the platform that a program is lowered for, which need not be this one.
     ways = {"cpu": on_cpu} | ({"tpu": on_tpu} if _is_large(a) else {})
     return jax.lax.platform_dependent(a, default=elsewhere, **ways)
 
@@ -158,6 +165,7 @@ def _singular_values(a: Array) -> Array:
 
     def elsewhere(a: Array) -> Array:
         core = _core(a)
+        # ±s_i: a zero may come out negative.
         values = jnp.linalg.eigvalsh(_doubled(core))[::-1]
         return jnp.maximum(values[: min(core.shape)], 0.0)
 
@@ -171,6 +179,7 @@ def _singular_values(a: Array) -> Array:
 def _is_large(a: Array) -> bool:
     """Whether a TPU has no eigendecomposition of [[0, A], [Aᴴ, 0]] in one piece."""
     small = min(a.shape)
+    # What is tall goes through a core whose sides are both the small one.
     other = max(a.shape) if max(a.shape) <= 2 * small else small
     return small + other > _LARGEST_ON_TPU
 
@@ -185,6 +194,7 @@ def _by_products(a: Array, small: Callable[[Array], _Svd]) -> _Svd:
         return uh.conj().T, s, v.conj().T
     if not _is_tall(a):
         return small(a)
+    # (n, m) with m short: what is factored is m × m.
     q = orthonormal_columns(a)
     u, s, vh = small(mm(q.conj().T, a))
     return mm(q, u), s, vh
@@ -206,7 +216,9 @@ def _by_eigenvectors(a: Array) -> _Svd:
     n, m = a.shape
     k = min(n, m)
     values, vectors = jnp.linalg.eigh(_doubled(a))
+    # (n + m, k): ascending, so that the positive half of ±s_i comes last.
     vectors = vectors[:, ::-1][:, :k]
+    # Both in the same order: K of theory.md §6.12 must be that of both.
     u, v = _turned(vectors[:n]), _turned(vectors[n:])
     return u, jnp.maximum(values[::-1][:k], 0.0), v.conj().T
 
@@ -218,6 +230,7 @@ def _doubled(a: Array) -> Array:
 
 def _turned(x: Array) -> Array:
     """Orthonormal columns, each with a positive part along the one given."""
+    # QR leaves the phase of a column open: that of R's diagonal undoes it.
     q, r = jnp.linalg.qr(x)
     diagonal = jnp.diagonal(r)
     size = jnp.abs(diagonal)

@@ -30,6 +30,7 @@ def as_features(x: ArrayLike, name: str) -> Float[Array, "n d"]:
         UserWarning: if float32 rounds off what a column varies by.
     """
     values = _matrix(x, name)
+    # An array of JAX has lost its digits before it came here.
     from_host = not isinstance(x, jax.Array) and is_concrete(values)
     if from_host and values.dtype == np.float32:
         _warn_of_lost_digits(as_array(x, name), name)
@@ -40,9 +41,11 @@ def _warn_of_lost_digits(x: np.ndarray, name: str) -> None:
     """Seconds since 1970, say: float32 holds them to 64 or 128."""
     if not (x.dtype == np.float64 or (x.dtype.kind in "iu" and x.dtype.itemsize > 2)):
         return
+    # Spread over all rows, as those of a series are in order.
     some = x[:: -(-len(x) // _LOOK)]
     spread = some.astype(np.float64).std(axis=0)
     lost = np.abs(some.astype(np.float32).astype(np.float64) - some).max(axis=0)
+    # A constant column has nothing to lose.
     worst = int(np.argmax(lost / np.where(spread > 0, spread, np.inf)))
     if lost[worst] > _LOST * spread[worst] > 0:
         warnings.warn(
@@ -75,6 +78,7 @@ def new_rows(
     x_new: ArrayLike, points: Array, name: str = "x_new"
 ) -> Float[Array, "k d"]:
     """New feature vectors: as `as_features`, of the width and dtype of `points`."""
+    # No warning again: the points had it.
     new = _matrix(x_new, name).astype(points.dtype)
     if new.shape[1] != points.shape[1]:
         msg = f"{name} must have {points.shape[1]} columns; got shape {new.shape}"

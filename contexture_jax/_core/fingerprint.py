@@ -22,6 +22,8 @@ from contexture_jax._core.types import Array, Bool
 __all__ = ["fingerprint", "forgotten", "is_known", "of_one_law", "words"]
 
 _WORD = 2**32
+# The golden ratio, both multipliers of MurmurHash3, a prime of xxHash: all odd, so that
+# products modulo 2³² lose nothing.
 _STEP, _FIRST, _SECOND, _THIRD = 0x9E3779B9, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F
 _SMALL = 2**23  # words that NumPy sums sooner than a program would be compiled
 
@@ -49,12 +51,14 @@ def fingerprint(tree: Any) -> Any:
     # Functions among static fields print with an address, which says nothing.
     text = re.sub(r" at 0x[0-9a-f]+", "", repr(named))
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    # Four numbers of 16 bits, in one order of bytes on every machine.
     head = np.frombuffer(digest, "<u2").astype(np.float32)
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         return jnp.concatenate([jnp.asarray(head), _sums(leaves)])
     near = all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves)
     if near and sum(leaf.nbytes for leaf in leaves) <= 4 * _SMALL:
         return np.concatenate([head, _sums([np.asarray(leaf) for leaf in leaves])])
+    # In the middle of a trace, too: what is given has values.
     with jax.ensure_compile_time_eval():
         return np.concatenate([head, np.asarray(_compiled_sums(leaves))])
 
@@ -98,6 +102,7 @@ def of_one_law(one: Any, two: Any, expected: str) -> Bool[Array, ""] | bool:
         return True
     if is_traced(one, two):
         one, two = jnp.asarray(one), jnp.asarray(two)
+        # What is `forgotten` is −1, and agrees with anything.
         return (one == two).all() | (one < 0).any() | (two < 0).any()
     found = _difference(one, two)
     if found is not None:
@@ -111,10 +116,12 @@ def _as_words(leaf: Any) -> Any:
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(leaf)
     if isinstance(leaf, Tracer):
+        # Bits have no derivative.
         return jax.lax.stop_gradient(leaf)
     if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float, complex)):
         return None
     leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+    # bfloat16 and narrower floats are of no kind that NumPy has.
     return leaf if leaf.dtype.kind in "biufc" or leaf.dtype.itemsize < 4 else None
 
 
@@ -128,6 +135,7 @@ def _sums(leaves: list[Any]) -> Any:
     total = xp.zeros((2,), np.uint32)
     for number, leaf in enumerate(leaves):
         bits = words(leaf, xp)
+        # Another one a leaf: two that change places change the sums.
         start = np.uint32((number + 1) * _THIRD % _WORD)
         h = bits ^ (xp.arange(bits.shape[0], dtype=np.uint32) * np.uint32(_STEP))
         h = (h + start) * np.uint32(_FIRST)

@@ -65,8 +65,10 @@ def correlation_interval(
         level: the confidence.
     """
     centre = jnp.arctanh(jnp.clip(values, -_LARGEST, _LARGEST))
+    # d artanh r = dr / (1 − r²).
     reach = _quantile(level) * safe_divide(errors, 1 - values**2)
     lower, upper = jnp.tanh(centre - reach), jnp.tanh(centre + reach)
+    # Where the centre was cut at _LARGEST the estimate may lie outside.
     return Interval(
         values, jnp.minimum(lower, values), jnp.maximum(upper, values), level
     )

@@ -48,9 +48,11 @@ def on_auto_axes(x: Array) -> Array:
     if AxisType.Explicit not in mesh.axis_types:
         return x
     if not jax.sharding.get_abstract_mesh().empty:
+        # Every device has all of it already.
         if all(part is None for part in sharding.spec):
             return x
         new = NamedSharding(mesh, PartitionSpec())
+    # The cut is a part of a tracer's type: without it the compiler makes its own.
     elif is_traced:
         kinds = (AxisType.Auto,) * len(mesh.axis_names)
         new = NamedSharding(mesh.update(axis_types=kinds), PartitionSpec())
@@ -65,6 +67,7 @@ def tree_on_auto_axes(tree: Any) -> Any:
     new = [
         on_auto_axes(leaf) if isinstance(leaf, jax.Array) else leaf for leaf in leaves
     ]
+    # Nothing is rebuilt for nothing: operators may be compared by identity.
     if all(one is other for one, other in zip(leaves, new, strict=True)):
         return tree
     return jax.tree.unflatten(structure, new)
@@ -84,6 +87,7 @@ def beside_context(function: Callable[_P, _T]) -> Callable[_P, _T]:
         if around.empty:
             return function(*args, **kwargs)
         try:
+            # A mesh without axes is how none is set.
             nowhere = jax.set_mesh(Mesh(np.empty((), dtype=object), ()))
         except ValueError:  # inside a trace
             return function(*args, **kwargs)
@@ -100,6 +104,7 @@ def _typed_as(x: Any, around: Any) -> Any:
     if not isinstance(x, jax.Array) or not isinstance(sharding, NamedSharding):
         return x
     mesh: Any = sharding.mesh
+    # It lies on another mesh than the caller's, whose types say nothing of it.
     if mesh.axis_names != around.axis_names or mesh.axis_sizes != around.axis_sizes:
         return x
     typed = Mesh(mesh.devices, mesh.axis_names, axis_types=around.axis_types)
@@ -111,4 +116,5 @@ def within(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
     around = jax.sharding.get_abstract_mesh()
     if around.empty or around == mesh.abstract_mesh:
         return contextlib.nullcontext()
+    # None meanwhile: `shard_map` brings the mesh that it maps over.
     return jax.sharding.use_abstract_mesh(AbstractMesh((), ()))

@@ -66,7 +66,9 @@ class Batch:
     def mean(self, x: Float[Array, "b ..."]) -> Float[Array, "..."]:
         """E x, shape of one row."""
         if self.probabilities is None:
+            # By the rows of all devices, whose sums are then added.
             return self._reduce(jnp.sum(x, axis=0) / self.global_size)
+        # Rows may have any number of axes, for which `mm` has no product.
         exact = PRECISIONS["exact"]
         return self._reduce(
             jnp.tensordot(self.probabilities, x, axes=1, precision=exact)
@@ -78,6 +80,7 @@ class Batch:
         """E x yᵀ, at full precision of the dtype."""
         if self.probabilities is None:
             return self._reduce(mm(x.T, y) / self.global_size)
+        # (k, l): devices exchange moments and no rows.
         return self._reduce(mm((self.probabilities[:, None] * x).T, y))
 
     def centre(self, x: Float[Array, "b k"]) -> Float[Array, "b k"]:
@@ -103,6 +106,7 @@ class Batch:
             raise ValueError(msg)
         if self.probabilities is None:
             return self.global_size / (self.global_size - 1)
+        # All mass in one row leaves nothing to vary: 0 and not infinite.
         return safe_reciprocal(1 - self.collision())
 
     def halves(self) -> tuple["Batch", "Batch"]:
@@ -120,6 +124,7 @@ class Batch:
         if self.probabilities is None:
             half = Batch(None, self.size // 2, self.axis_name)
             return half, half
+        # Either half is a law of its own, over all devices.
         even, odd = (
             Batch(self._normalised(part), self.size // 2, self.axis_name)
             for part in (self.probabilities[0::2], self.probabilities[1::2])
@@ -130,6 +135,7 @@ class Batch:
         """The rows of all devices, in the order of the mapped axis."""
         if self.axis_name is None:
             return x
+        # (N, …), and not a block for each device.
         return jax.lax.all_gather(x, self.axis_name, axis=0, tiled=True)
 
     def row_numbers(self) -> Int[Array, " b"]:
@@ -137,6 +143,7 @@ class Batch:
         local = jnp.arange(self.size, dtype=jnp.int32)
         if self.axis_name is None:
             return local
+        # Every device has as many rows.
         first = jax.lax.axis_index(self.axis_name) * self.size
         return local + first.astype(jnp.int32)
 
@@ -149,6 +156,7 @@ class Batch:
         if self.axis_name is not None:
             largest = jax.lax.pmax(largest, self.axis_name)
         scaled = safe_divide(weights, largest)
+        # Without mass it stays 0, and so is every moment.
         return safe_divide(scaled, self._reduce(jnp.sum(scaled)))
 
 
@@ -175,6 +183,7 @@ def batch_of(
         return batch
     w = as_floating(weights, "weights").astype(x.dtype)
     check_probabilities(w, "weights", x.shape[0])
+    # On the host, where small weights are not flushed to 0.
     if axis_name is None and is_concrete(w):
         return Batch(normalised(w), x.shape[0], axis_name)
     return Batch(batch._normalised(w), x.shape[0], axis_name)

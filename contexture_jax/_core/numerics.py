@@ -71,6 +71,7 @@ def cast_floating(tree: Any, dtype: Any) -> Any:
     """A pytree with its real floating arrays in another dtype."""
 
     def cast(leaf: Any) -> Any:
+        # Places and keys are left alone, and so are complex numbers.
         real = jnp.issubdtype(leaf.dtype, jnp.floating)
         return leaf.astype(dtype) if real else leaf
 
@@ -100,6 +101,7 @@ def mm(a: Array, b: Array, precision: Precision = "exact") -> Array:
     halves = [x.dtype for x in (a, b) if jnp.issubdtype(x.dtype, jnp.floating)]
     halves = [half for half in halves if half.itemsize < 4]
     if halves:
+        # float16 and bfloat16 together are float32: neither holds the other.
         narrow = functools.reduce(jnp.promote_types, halves)
         sums = jnp.promote_types(narrow, jnp.float32)
         out = jnp.matmul(
@@ -109,12 +111,14 @@ def mm(a: Array, b: Array, precision: Precision = "exact") -> Array:
             preferred_element_type=sums,
         )
         return out.astype(jnp.promote_types(dtype, sums))
+    # Levels split float32 numbers; all others have one way to be multiplied.
     level = precision if dtype == jnp.float32 else "exact"
     return jnp.matmul(a, b, precision=PRECISIONS[level])
 
 
 def safe_reciprocal(x: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
     """1 / x, and 0 where x is 0, with a finite gradient in both cases."""
+    # The inner `where` keeps 1 / 0 out of the gradient, where 0 · ∞ is NaN.
     nonzero = x != 0
     return jnp.where(nonzero, 1.0 / jnp.where(nonzero, x, jnp.ones_like(x)), 0.0)
 
@@ -149,6 +153,7 @@ def normalised(
     dtype = np.dtype(floating_dtype(weights.dtype) if dtype is None else dtype)
     tiny = jnp.finfo(dtype).tiny
     if isinstance(weights, np.ndarray):
+        # Before the dtype of the shares: counts may be beyond its range.
         shares = _shares(weights.astype(np.float64), axis)
         return jnp.asarray(np.where(shares >= tiny, shares, 0.0).astype(dtype))
     weights = weights.astype(dtype)
@@ -160,6 +165,7 @@ def normalised(
         return jnp.where(shares < tiny, 0.0, shares)  # NaN stays
     shares = _shares(np.asarray(weights), axis)
     shares = np.where(shares >= tiny, shares, np.zeros_like(shares))
+    # Back to where they were cut.
     if len(weights.sharding.device_set) > 1:
         return jax.device_put(shares, weights.sharding)
     return jnp.asarray(shares)
@@ -201,14 +207,17 @@ def weights_or_nan(
         return weights
     weights = weights.astype(floating_dtype(weights.dtype))
     valid = jnp.isfinite(weights) & (weights >= 0)
+    # Not a sum, which NaN in one place would make NaN in all.
     has_mass = (weights > 0).any(axis=axis, keepdims=True)
     return jnp.where(valid & has_mass, weights, jnp.nan)
 
 
 def _shares(values: np.ndarray, axis: int | None) -> np.ndarray:
     """Weights over their sum, in their own dtype, which no scale overflows."""
+    # A power of two, which costs no digit of a weight.
     _, exponent = np.frexp(values.max(axis=axis, keepdims=True, initial=0))
     scaled = np.ldexp(values, -exponent)
+    # In float64, as a law of many rows must sum to 1.
     total = scaled.sum(axis=axis, keepdims=True, dtype=np.float64)
     return scaled / np.where(total > 0, total, 1.0).astype(values.dtype)
 

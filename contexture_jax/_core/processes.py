@@ -27,6 +27,7 @@ def spans_processes(x: Any) -> bool:
     return (
         isinstance(x, jax.Array)
         and not isinstance(x, Tracer)
+        # A copy on every device can be read by every process.
         and not (x.is_fully_addressable or x.is_fully_replicated)
     )
 
@@ -34,6 +35,7 @@ def spans_processes(x: Any) -> bool:
 def gathered(x: Any) -> np.ndarray:
     """The values of a concrete array, whole, in each process."""
     if spans_processes(x):
+        # Tiled: the whole, and not a stack of parts.
         return multihost_utils.process_allgather(x, tiled=True)
     return np.asarray(x)
 
@@ -52,6 +54,7 @@ def judged(x: Array, ok: Callable[[np.ndarray], np.ndarray]) -> Bool[Array, "...
         x: an array of several processes.
         ok: from values to booleans of the same shape, entry by entry.
     """
+    # Truth values are made where each part lies: no number is sent.
     parts = [
         jax.device_put(ok(np.asarray(shard.data)), shard.device)
         for shard in x.addressable_shards
@@ -65,6 +68,7 @@ def placed(x: Any, sharding: NamedSharding) -> Array:
     Values of the host must be the same in every process; each places what its devices
     are to hold, and no one compares, as `jax.device_put` would by sending all of it.
     """
+    # What is traced or cut already JAX moves by itself.
     is_here = not isinstance(x, Tracer) and not spans_processes(x)
     if sharding.is_fully_addressable or not is_here:
         return jax.device_put(x, sharding)
@@ -82,6 +86,7 @@ def ready(arrays: Any) -> Any:
     Chains of operations outside a program must be shorter than that.
     """
     leaves = jax.tree.leaves(arrays)
+    # Within one process nobody waits for another, and programs may run ahead.
     if any(
         isinstance(leaf, jax.Array)
         and not isinstance(leaf, Tracer)

@@ -33,6 +33,7 @@ def rescaled(
         and e with the reduced axes kept: 0 where all entries are 0 or one is not
         finite.
     """
+    # Of bits, through which no gradient goes.
     top = jnp.max(_magnitude(x), axis=axis, keepdims=True, initial=0)
     exponent = _exponent(ready(top), x.dtype)
     return times_power_of_two(x, -exponent), exponent
@@ -49,6 +50,7 @@ def common_exponent(
     """
     held = [_magnitude(jax.lax.stop_gradient(x)) for x in arrays]
     if len({x.shape for x in held}) == 1:
+        # Entry by entry first: one reduction and not one an array.
         held = [functools.reduce(jnp.maximum, held)]
     # One axis first, along which CPUs take whole vectors: half the time of all at once.
     tops = [jnp.max(jnp.atleast_1d(x), axis=0, initial=0) for x in held]
@@ -61,9 +63,11 @@ def common_exponent(
 def _exponent(top: Array, dtype: Any) -> Int[Array, ...]:
     """Of the largest number by its bits; 0 for 0 and what is not finite."""
     bits, mantissa, bias = _layout(dtype)
+    # 0 of a subnormal number, whose leading bit tells instead.
     biased = (top >> mantissa).astype(jnp.int32)
     leading = bits - 1 - jax.lax.clz(top).astype(jnp.int32)
     exponent = jnp.where(biased > 0, biased - bias, leading - (bias + mantissa - 1))
+    # All bits of the exponent are set in infinity and NaN.
     return jnp.where((top == 0) | (biased > 2 * bias), 0, exponent)
 
 
@@ -77,8 +81,10 @@ def times_power_of_two(
     subnormal = (magnitude >> mantissa) == 0
     # As an integer the fraction of a subnormal number is exact.
     raised = magnitude.astype(x.dtype) * 2.0**-mantissa
+    # They differ in the sign bit alone.
     negative = jax.lax.bitcast_convert_type(x, magnitude.dtype) != magnitude
     y = jnp.where(subnormal, jnp.where(negative, -raised, raised), x)
+    # A subnormal number is `raised` times 2^(1 − bias).
     return _scaled(y, jnp.where(subnormal, exponent - (bias - 1), exponent))
 
 
@@ -93,6 +99,7 @@ def _scaled(x: Array, exponent: Array) -> Array:
     _, mantissa, bias = _layout(x.dtype)
 
     def power(k: Array) -> Array:
+        # Out of bits: `exp2` need not be exact.
         biased = jnp.clip(k + bias, 0, 2 * bias)
         word = biased.astype(_unsigned(x.dtype)) << mantissa
         return jax.lax.bitcast_convert_type(word, x.dtype)

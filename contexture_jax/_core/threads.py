@@ -49,6 +49,7 @@ class _Held:
                 self._before = library.get()
                 library.set(1)
             self._num_holders += 1
+        # The lock is free while the block runs: others begin and end meanwhile.
         try:
             yield
         finally:
@@ -129,9 +130,11 @@ def _library() -> _Threads | None:
     # A symbol is looked for in the libraries that the module is linked with, too.
     module = ctypes.CDLL(str(cython_lapack.__file__))
     for prefix in _PREFIXES:
+        # Wheels of SciPy rename what they bring along.
         names = (f"{prefix}_get_num_threads", f"{prefix}_set_num_threads")
         if all(hasattr(module, name) for name in names):
             get, put = (getattr(module, name) for name in names)
+            # Their signatures in C, which ctypes would guess.
             get.argtypes, get.restype = [], ctypes.c_int
             put.argtypes, put.restype = [ctypes.c_int], None
             return _Threads(get, put)

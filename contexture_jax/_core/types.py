@@ -100,6 +100,7 @@ def pytree_dataclass(cls: type[_T]) -> type[_T]:
     `describe` does, unless the class says how.
     """
     made: Any = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+    # Unless the class, or one that it is made from, prints itself.
     if made.__repr__ is object.__repr__:
         made.__repr__ = describe
     is_static = {
@@ -113,6 +114,7 @@ def pytree_dataclass(cls: type[_T]) -> type[_T]:
         keyed = [(jax.tree_util.GetAttrKey(n), getattr(instance, n)) for n in leaves]
         return keyed, tuple(getattr(instance, name) for name in static)
 
+    # Without paths, for all who do not ask for them.
     def flatten(instance: Any) -> tuple[Any, Any]:
         return (
             [getattr(instance, name) for name in leaves],
@@ -154,6 +156,7 @@ def describe(instance: Any, first: Mapping[str, Any] | None = None) -> str:
     for number, part in enumerate(parts):
         ends = number + 1 == len(parts)
         text = part + (")" if ends else ",")
+        # The first field stays beside the name.
         if len(line) + 1 + len(text) > _LINE and number:
             lines.append(line.rstrip())
             line = "    "
@@ -174,12 +177,14 @@ def _fields(instance: Any) -> dict[str, Any]:
 def summary(value: Any) -> str:
     """A value in a few words, without a line break: for messages of what came."""
     if isinstance(value, str):
+        # A member of an enum of texts is named by its text.
         return _cut(str(value) if isinstance(value, Enum) else repr(value))
     if isinstance(value, np.dtype):
         return str(value)
     if value is None or isinstance(value, (bool, int, float, complex)):
         return _cut(repr(value))
     if hasattr(value, "shape") and hasattr(value, "dtype"):
+        # Operators have a shape and a dtype, too.
         is_ours = dataclasses.is_dataclass(value)
         kind, shape = type(value).__name__, getattr(value, "shape", ())
         return f"{kind}{shape}" if is_ours else _array(value)
@@ -189,6 +194,7 @@ def summary(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{_joined([_cut(repr(key)) for key in value])}}}"
     if isinstance(value, (list, tuple)):
+        # Cut before anything is printed: a list may hold millions.
         few = list(value[:_MOST_SHOWN])
         shown = _joined([summary(item) for item in few], len(value) - len(few))
         return f"[{shown}]" if isinstance(value, list) else f"({shown})"
@@ -204,6 +210,7 @@ def _array(x: Any) -> str:
     if isinstance(x, Tracer) or not short or not hasattr(x, "__array__"):
         return kind
     try:
+        # Few entries, by what was asked above: a device sends them soon.
         values = np.asarray(x)
     except (RuntimeError, TypeError, ValueError):
         return kind  # deleted, on another process, or no numbers (keys)
@@ -223,6 +230,7 @@ def _number(value: Any) -> str:
 def _joined(parts: list[str], more: int = 0) -> str:
     text, count = "", 0
     for part in parts:
+        # With room for how many are left out.
         if count and len(text) + len(part) > _WORDS - len(", … 999 more"):
             break
         text += f", {part}" if count else part

@@ -20,5 +20,6 @@ def rounded(value: float, digits: int = 3) -> str:
     if distance < _SAME:
         return "1"
     if distance < 0.1:
+        # The nines, or the zeros behind 1, and two digits of the distance.
         digits = max(digits, (value > 1) + 1 + math.ceil(-math.log10(distance)))
     return f"{value:.{digits}g}"

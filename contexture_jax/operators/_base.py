@@ -101,6 +101,7 @@ class AssociationOperator:
     @property
     def T(self) -> AssociationOperator:
         """T* as an operator, from L²(P_X) to L²(P_A); no transposed matrix."""
+        # Here, since `_composed` is built on this module.
         from contexture_jax.operators._composed import reverse
 
         return reverse(self)
@@ -171,6 +172,7 @@ class AssociationOperator:
         level = check_precision(precision)
 
         def changes(part: AssociationOperator) -> dict[str, Any]:
+            # Storages without levels are exact and stay as they are.
             same = getattr(part, "precision", level) == level
             return {} if same else {"precision": level}
 
@@ -182,6 +184,7 @@ class AssociationOperator:
         In half precision only the tables of products are: sums and marginals are in
         float32, which then is the dtype.
         """
+        # float32 is a whole precision: all of it may be, marginals too.
         if np.dtype(dtype).itemsize >= 4:
             return cast_floating(self, dtype)
 
@@ -200,6 +203,7 @@ class AssociationOperator:
         def is_inner(part: Any) -> bool:
             return isinstance(part, AssociationOperator) and part is not self
 
+        # From the inside: parts first, then what is made of them.
         whole = jax.tree.map(
             lambda part: part._changed(change) if is_inner(part) else part,
             self,
@@ -218,6 +222,7 @@ class AssociationOperator:
 
     def as_matrix(self) -> Float[Array, "n m"]:
         """The matrix of T, entry P⁺(a|x); for small cases: it stores n × m numbers."""
+        # Column a is T of the indicator of a.
         return self.matmat(jnp.eye(self.shape[1], dtype=self.dtype))
 
 
@@ -228,10 +233,12 @@ _Map = Literal["_matmat", "_rmatmat"]
 def _product(op: AssociationOperator, name: _Map, block: Any, what: str) -> Array:
     """A map of an operator, on a block as it came from the caller."""
     num_rows = op.shape[1] if name == "_matmat" else op.shape[0]
+    # Before anything is compiled: what is wrong raises here, by its name.
     block = _as_block(block, num_rows, what).astype(op.dtype)
     op = tree_on_auto_axes(op)
     if _can_compile(op, block):
         return ready(_compiled(op, block, name=name))
+    # In a trace, or with a part of the user's own, which may give another dtype.
     return getattr(op, name)(block).astype(op.dtype)
 
 
@@ -263,6 +270,7 @@ def _can_compile(op: AssociationOperator, block: Array) -> bool:
             or type(node).rmatmat is not AssociationOperator.rmatmat
         )
 
+    # A foreign part is a leaf here and no array: one is enough to say no.
     leaves = jax.tree.leaves(op, is_leaf=is_foreign)
     return all(
         isinstance(leaf, (jax.Array, np.ndarray)) and not isinstance(leaf, Tracer)
@@ -286,6 +294,7 @@ def as_law_of(law: Any, name: str, size: int, dtype: Any) -> Float[Array, " n"]:
     """
     law = as_floating(law, name).astype(dtype)
     check_probabilities(law, name, size)
+    # By NumPy where it can be: a sum is no reason for a program.
     check_total(np.asarray(law).sum() if is_concrete(law) else law.sum(), name)
     if is_traced(law):
         is_one = abs(law.sum() - 1) <= _MASS_TOLERANCE
@@ -295,6 +304,7 @@ def as_law_of(law: Any, name: str, size: int, dtype: Any) -> Float[Array, " n"]:
 
 def check_total(total: Any, name: str) -> None:
     """Raise a `ValueError` unless a concrete sum is 1 up to rounding."""
+    # So written NaN is refused, too.
     if is_concrete(total) and not abs(float(total) - 1) <= _MASS_TOLERANCE:
         msg = f"{name} must sum to 1; got {float(total):.6g}"
         raise ValueError(msg)

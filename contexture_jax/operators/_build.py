@@ -135,6 +135,7 @@ def association_operator(
         >>> op.shape
         (8, 8)
     """
+    # First: a layout may take long.
     check_precision(precision)
     context = tree_on_auto_axes(as_context(context))
     if storage not in (None, "dense", "sparse"):
@@ -144,10 +145,12 @@ def association_operator(
         msg = f"axis goes with a mesh; got axis={summary(axis)} and none"
         raise ValueError(msg)
     _warn_of_point_masses(context)
+    # With axes of type Auto, on which builders may place what they make.
     mesh = None if mesh is None else check_mesh(mesh, axis)
     place = _Place(mesh, axis, _side_of_tiles(context, storage, tile_size))
     build = {None: _build, "dense": _build_dense, "sparse": _build_sparse}[storage]
     op = build(context, place).with_precision(precision)
+    # The mark of the law and not of its storage: results of two storages agree.
     return _marked(op, context.fingerprint)
 
 
@@ -190,15 +193,18 @@ def _build_dense(context: Context, place: _Place) -> AssociationOperator:
 
 
 def _dense_over(table: Array, place: _Place) -> AssociationOperator:
+    # Summed before the cut: rows and columns are still whole.
     op = table_operator(table)
     return op if place.mesh is None else shard_dense(op, place.mesh, place.axis)
 
 
 def _build_sparse(context: Context, place: _Place) -> AssociationOperator:
+    # These know their entries: no table of n · m numbers.
     if isinstance(context, (SparseJoint, TimeLag)):
         return _build(context, place)
     check_concrete(context, "a context to be stored sparse")
     table = np.asarray(_table(context))
+    # Row by row, as layouts want them.
     rows, columns = np.nonzero(table)
     entries = (rows, columns, table[rows, columns], table.shape)
     return entries_operator(*entries, place.mesh, place.axis)
@@ -209,6 +215,7 @@ def _table(context: Context) -> Array:
     table = as_floating(context.table(), "table()")
     check_ndim(table, 2, "table()")
     check_finite(table, "table()")
+    # The sum alone: a teacher's table may have negative entries (theory.md §4.5).
     if is_concrete(table) and abs(float(table.sum()) - 1) > _MASS_TOLERANCE:
         msg = (
             f"table() of a {context._kind} must sum to 1; got {float(table.sum()):.6g}"
@@ -227,6 +234,8 @@ def _warn_of_point_masses(context: Context) -> None:
         rows, columns = np.asarray(context.rows), np.asarray(context.columns)
     else:
         return
+    # Rows that ascend strictly have an entry each. All of them in one column are
+    # independent of it, which nobody takes for a finding.
     if (np.diff(rows) > 0).all() and (columns[1:] != columns[:-1]).any():
         warnings.warn(
             "each input of this context has one context value, so that its singular"
@@ -234,6 +243,7 @@ def _warn_of_point_masses(context: Context) -> None:
             " `time_lag` say what to use for steps of a series and for pairs of"
             " features",
             UserWarning,
+            # Through `beside_context` to the line that called.
             stacklevel=4,
         )
 
@@ -244,6 +254,7 @@ def _build(context: Any, place: _Place) -> AssociationOperator:
     try:
         return _build_dense(context, place)
     except CapabilityError as error:
+        # A law at any x has no finite table, but can be drawn from.
         if not {"sample", "log_density"} <= set(context.capabilities):
             raise
         msg = (
@@ -268,6 +279,7 @@ def _(context: SparseJoint, place: _Place) -> AssociationOperator:
 @_build.register
 def _(context: Labels, place: _Place) -> AssociationOperator:
     check_concrete(context, "a labels context")
+    # Laid out on the host, as all that is sorted by place.
     codes = np.asarray(context.codes)
     return group_operator(codes, context.num_classes, place.mesh, place.axis)
 
@@ -296,9 +308,12 @@ def _(context: Neighbors, place: _Place) -> AssociationOperator:
     indices, p_x = np.asarray(context.indices), np.asarray(context.p_x)
     weights = None if context.weights is None else np.asarray(context.weights)
     if place.mesh is None:
+        # As many slots in each row: no row has to be found.
         return fixed_degree_operator(indices, weights, p_x, context.num_points)
     n, num_slots = indices.shape
+    # Over a mesh as entries of the joint law, in float64 until they are laid out.
     shares = 1.0 / num_slots if weights is None else weights.astype(np.float64)
+    # (n, K): p_x P⁺(a|x) of each slot.
     joint = np.broadcast_to(p_x.astype(np.float64)[:, None] * shares, indices.shape)
     return shard_entries(
         np.repeat(np.arange(n), num_slots),
@@ -313,6 +328,7 @@ def _(context: Neighbors, place: _Place) -> AssociationOperator:
 
 @_build.register
 def _(context: ReversedNeighbors, place: _Place) -> AssociationOperator:
+    # T stores its adjoint: nothing is laid out for this one.
     return reverse(_build(context.forward, place))
 
 

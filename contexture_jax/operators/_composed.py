@@ -62,6 +62,7 @@ class AdjointOperator(AssociationOperator):
         forward = self.operator.cost(r)
         size = self.dtype.itemsize
         return forward._replace(
+            # The block comes from the other side; the arrays are the same.
             argument_bytes=forward.argument_bytes + size * (m - n) * r,
             output_bytes=size * n * r,
         )
@@ -84,6 +85,7 @@ class ComposedOperator(AssociationOperator):
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T₁ (T₂ (… g))."""
+        # Each takes functions of its A to functions of its X: the last one begins.
         for operator in reversed(self.operators):
             g = operator.matmat(g)
         return g
@@ -121,17 +123,20 @@ class MixtureOperator(AssociationOperator):
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """Σ_j w_j (p_j / p) T_j g."""
+        # Of joint laws: p_j T_j g is added up, and p divided out at the end.
         total = jnp.zeros((self.shape[0], g.shape[1]), self.dtype)
         for j, operator in enumerate(self.operators):
             total = total + (self.weights[j] * operator.p_x)[:, None] * operator.matmat(
                 g
             )
+        # 0 where no part has mass.
         return safe_divide(total, self.p_x[:, None])
 
     def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """Σ_j w_j (p_j / p) T_j* f."""
         total = jnp.zeros((self.shape[1], f.shape[1]), self.dtype)
         for j, operator in enumerate(self.operators):
+            # By Bayes' rule: part j is behind a value a with w_j p_j(a) / p(a).
             weight = (self.weights[j] * operator.p_a)[:, None]
             total = total + weight * operator.rmatmat(f)
         return safe_divide(total, self.p_a[:, None])
@@ -167,6 +172,7 @@ class ConvexCombinationOperator(AssociationOperator):
         start = 0
         for j, operator in enumerate(self.operators):
             stop = start + operator.shape[1]
+            # Functions of (J, A_J) are those of the parts, one below the other.
             part = operator.matmat(g[start:stop])
             total = total + (self.weights[j] * operator.p_x)[:, None] * part
             start = stop
@@ -174,6 +180,7 @@ class ConvexCombinationOperator(AssociationOperator):
 
     def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T_j* f, one after the other."""
+        # Given J = j and a, X has the law of part j: no weights.
         return jnp.concatenate([operator.rmatmat(f) for operator in self.operators])
 
     def cost(self, r: int) -> Cost:
@@ -185,6 +192,7 @@ def reverse(operator: AssociationOperator) -> AssociationOperator:
     """X and A in each other's place: T*, as `op.T`; the reverse of that is T again."""
     check_operator(operator, "operator")
     if isinstance(operator, AdjointOperator):
+        # Not the adjoint of an adjoint: products go no deeper.
         return operator.operator
     return AdjointOperator(operator, operator.p_a, operator.p_x)
 
@@ -204,7 +212,9 @@ def compose(*operators: AssociationOperator) -> ComposedOperator:
             )
             raise ValueError(msg)
         if not is_traced(one.p_a, two.p_x):
+            # Between two laws of A₁ the adjoints would not compose.
             gap = float(np.abs(gathered(one.p_a) - gathered(two.p_x)).sum())
+            # Both are sums of many rounded numbers: half of their digits.
             if gap > float(np.sqrt(np.finfo(one.dtype).eps)):
                 msg = (
                     f"the law of A in operator {number} must be the law of X in"
@@ -225,6 +235,7 @@ def convolve(
     Raises:
         ValueError: if the two have not one law of X.
     """
+    # T₁ T₁* leads from X to X, and keeps its law (theory.md §4.6).
     return compose(first, reverse(first), second)
 
 
@@ -246,6 +257,7 @@ def mixture(
         msg = f"operators must have one shape; got {sorted(shapes)}"
         raise ValueError(msg)
     w = _as_weights(weights, terms)
+    # Marginals of a mixture are mixtures of marginals, (n,) and (m,).
     p_x = sum(w[j] * op.p_x for j, op in enumerate(terms))
     p_a = sum(w[j] * op.p_a for j, op in enumerate(terms))
     mark = _mark("mixture", terms, w)
@@ -272,6 +284,7 @@ def convex_combination(
         msg = f"operators must have one number of inputs; got {sorted(sizes)}"
         raise ValueError(msg)
     w = _as_weights(weights, terms)
+    # A sees the index: P_A is on the disjoint union of the parts' values.
     p_x = sum(w[j] * op.p_x for j, op in enumerate(terms))
     p_a = jnp.concatenate([w[j] * op.p_a for j, op in enumerate(terms)])
     mark = _mark("convex combination", terms, w)
@@ -279,6 +292,7 @@ def convex_combination(
 
 
 def _as_tuple(operators: Any) -> tuple[AssociationOperator, ...]:
+    # Text and tables can be iterated over, and hold no operators.
     if isinstance(operators, (AssociationOperator, str, dict)) or not isinstance(
         operators, Iterable
     ):
@@ -296,6 +310,7 @@ def _mark(
     kind: str, parts: tuple[AssociationOperator, ...], weights: Array | None = None
 ) -> Any:
     """The fingerprint of a composed law, from those of its parts: none of theirs."""
+    # A part without a mark is told by its own values.
     known = [part if part.fingerprint is None else part.fingerprint for part in parts]
     return fingerprint((Static(kind), known, weights))
 
@@ -314,6 +329,7 @@ def _sum_costs(
     costs = [part.cost(r) for part in parts]
     n, m = whole.shape
     size = whole.dtype.itemsize
+    # Each counts a block that comes in, and the whole has only one.
     inputs = sum(size * part.shape[1] * r for part in parts)
     return Cost(
         flops=sum(c.flops for c in costs),

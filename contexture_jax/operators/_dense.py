@@ -56,15 +56,18 @@ class DenseOperator(AssociationOperator):
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
+        # D_X⁻¹ last: n · r products and not n · m, and 0 in rows without mass.
         return safe_reciprocal(self.p_x)[:, None] * mm(self.joint, g, self.precision)
 
     def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f, shape (m, r)."""
+        # A view, which products on CPU read at half the speed; `for_passes` stores it.
         back = self.joint.T if self.transposed is None else self.transposed
         return safe_reciprocal(self.p_a)[:, None] * mm(back, f, self.precision)
 
     def for_passes(self) -> DenseOperator:
         """With its transpose stored, where products with a view are slow (on CPU)."""
+        # In a trace it would be stored anew by each run of the program.
         if self.transposed is not None or not is_concrete(self) or not on_cpu(self.p_x):
             return self
         return dataclasses.replace(self, transposed=transpose_rows(self.joint))
@@ -85,6 +88,7 @@ class DenseOperator(AssociationOperator):
             flops=2 * n * m * r + n * r,
             argument_bytes=size * (copies * n * m + n + m + m * r),
             output_bytes=size * n * r,
+            # The reciprocals of the marginal.
             temporary_bytes=size * n,
         )
 
@@ -109,10 +113,12 @@ def dense_operator(joint: ArrayLike) -> DenseOperator:
         msg = f"joint must not be empty; got shape {tuple(table.shape)}"
         raise ValueError(msg)
     op = table_operator(table)
+    # Of sums that are there: the table is not read again.
     check_total(op.p_a.sum(), "joint")
     return op
 
 
 def table_operator(table: Float[Array, "n m"]) -> DenseOperator:
     """The same of a table that is checked: known rows without mass may be all of it."""
+    # Its own sums and no law that is given: T and T* are adjoint to rounding.
     return DenseOperator(table, jnp.sum(table, axis=1), jnp.sum(table, axis=0))

@@ -93,6 +93,7 @@ def monte_carlo_expectation(
     check_monte_carlo(op)
     context = as_context(context, needs=("log_density",))
     expected = "context must be the one of the operator"
+    # Its source: the mark of the operator itself is of inputs and draws as well.
     same = of_one_law(op.source, context.fingerprint, expected)
     block, x = as_floating(g, "g"), as_device_array(x, "x")
     check_ndim(block, 2, "g")
@@ -100,12 +101,14 @@ def monte_carlo_expectation(
     if x.ndim == 0:
         raise ValueError("x must have a leading axis, one entry an input; got a scalar")
     arguments = context, op.samples, op.log_p_a, x, block
+    # A context of the user's own may hold what no program takes.
     is_tree = all(
         isinstance(leaf, (jax.Array, np.ndarray, float, int))
         for leaf in jax.tree.leaves(context)
     )
     found = (_compiled_by_draws if is_tree else _by_draws)(*arguments)
     if not is_traced(found):
+        # A softmax of nothing but −∞ is 0 / 0.
         lost = np.isnan(np.asarray(found)).any(axis=1)
         if lost.any():
             msg = (
@@ -119,7 +122,10 @@ def monte_carlo_expectation(
 def _by_draws(
     context: Context, samples: Array, log_p_a: Array, x: Array, g: Array
 ) -> Float[Array, "k r"]:
+    # (m, k): log P⁺(a_j|x_i).
     logs = all_log_densities(context, samples, x, samples.shape[0])
+    # In logarithms: a density of many coordinates leaves the range of the dtype. The
+    # sum over draws is divided out, so that g = 1 gives 1 exactly.
     weights = jax.nn.softmax(logs - log_p_a[:, None], axis=0)
     return mm(weights.T.astype(g.dtype), g)
 
@@ -146,6 +152,7 @@ def _(context: Neighbors, g: Array) -> Array:
 @_expectation.register
 def _(context: Labels, g: Array) -> Array:
     _check_rows(g, context.num_classes)
+    # A slot for each input: its class.
     return _by_slots(context.codes[:, None], None, g)
 
 
@@ -157,6 +164,7 @@ def _(context: SparseJoint, g: Array) -> Array:
     size = context.weights.shape[0]
     # Of few lengths, since each is a program.
     padding = (0, _CHUNK * 2 ** int(np.ceil(np.log2(max(size / _CHUNK, 1)))) - size)
+    # Padding has weight 0 and adds nothing to row 0.
     entries = (
         np.pad(np.asarray(entry), padding)
         for entry in (context.rows, context.columns, context.weights)
@@ -183,6 +191,7 @@ def _by_tiles(
 def _by_slots(
     indices: Int[Array, "n k"], weights: Float[Array, "n k"] | None, g: Array
 ) -> Float[Array, "n r"]:
+    # (K, n), slot-major.
     slots = Bucket(indices.T, None if weights is None else weights.T)
     total = sum_slots(slots, g)
     return total / indices.shape[1] if weights is None else total
@@ -195,10 +204,12 @@ def _by_entries(
     def add(state: Any, chunk: Any) -> tuple[Any, None]:
         total, mass = state
         row, column, weight = chunk
+        # A chunk at a time: nnz · r numbers may be far more than the result.
         total = total.at[row].add(weight[:, None] * g[column])
         return (total, mass.at[row].add(weight)), None
 
     chunks = jax.tree.map(lambda x: x.reshape(-1, _CHUNK), (rows, columns, weights))
     start = jnp.zeros((num_rows, g.shape[1]), g.dtype), jnp.zeros(num_rows, g.dtype)
     (total, mass), _ = jax.lax.scan(add, start, chunks)
+    # Weights are of the joint law; the row's mass makes them conditional.
     return safe_divide(total, mass[:, None])

@@ -57,7 +57,9 @@ class FixedDegreeOperator(AssociationOperator):
         """T g, shape (n, r)."""
         slots, share = self._forward()
         inverse = safe_reciprocal(self.p_x)
+        # Without weights the layout is T over `share`, and its transpose likewise.
         total = paired_matmat(slots, self.backward, inverse, self.p_a / share, g)
+        # Equal shares come last: slots are added and not multiplied.
         return total if self.weights is not None else total * share
 
     def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
@@ -85,6 +87,7 @@ class FixedDegreeOperator(AssociationOperator):
         _, layout, _ = slots_cost(self.backward, r, size)
         return Cost(
             flops=(1 if self.weights is None else 2) * entries * r + n * r,
+            # Places are int32.
             argument_bytes=4 * entries + weights + layout + size * (n + m + m * r),
             output_bytes=size * n * r,
             temporary_bytes=0,  # slots add up in the result
@@ -119,7 +122,9 @@ def fixed_degree_operator(
     n, num_slots = index.shape
     dtype = floating_dtype(as_real(p_x, "p_x").dtype)
     p_x = np.asarray(as_law_of(p_x, "p_x", n, dtype))
+    # float64 on the host: an in-degree is a sum of many, and is divided by.
     law = p_x.astype(np.float64)
+    # Without slots there is no law: their row sums are refused below.
     shares = np.full(index.shape, 1.0 / max(num_slots, 1))
     if weights is not None:
         weights = np.asarray(as_floating(weights, "weights"))
@@ -134,8 +139,10 @@ def fixed_degree_operator(
     flat = index.reshape(-1)
     joint = (law[:, None] * shares).reshape(-1)
     p_a = np.bincount(flat, joint, num_points)
+    # The transpose row by row, with its inputs in order.
     order = np.argsort(flat, kind="stable")
     inputs = np.repeat(np.arange(n), num_slots)
+    # P⁺(x|a) of each entry; where p_a is 0 so are its entries.
     backward = joint / np.where(p_a > 0, p_a, 1.0)[flat]
     # A value listed twice by one input must count as one entry of twice the weight.
     entries = flat * n + inputs

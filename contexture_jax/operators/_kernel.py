@@ -52,10 +52,12 @@ class KernelOperator(AssociationOperator):
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
         out = self._product(self.queries, self.keys, g)
+        # A softmax has a law in every row; those without mass are masked, as elsewhere.
         return jnp.where(self.p_x[:, None] > 0, out, 0.0)
 
     def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f = (1 / p_a) Σ_x p_x P⁺(a|x) f(x), shape (m, r)."""
+        # P_X goes onto the functions, so that both directions form the same tiles.
         weighted = self.p_x[:, None] * f
         total = self._product(self.keys, self.queries, weighted)
         return safe_reciprocal(self.p_a)[:, None] * total
@@ -81,6 +83,7 @@ class KernelOperator(AssociationOperator):
         size = self.dtype.itemsize
         e = self.queries.shape[1]
         rows, columns = tile_shape(n, m, self.tile_size)
+        # Tiles at the edges are filled up to whole ones.
         padded_n, padded_m = -(-n // rows) * rows, -(-m // columns) * columns
         return Cost(
             flops=padded_n * padded_m * (self.form.flops() + 1 + 2 * r),
@@ -119,8 +122,11 @@ def kernel_operator(
 
 @functools.partial(jax.jit, static_argnames=("tile_size", "form"))
 def _build(context: SoftmaxContext, tile_size: int, form: Form) -> KernelOperator:
+    # log Z(x) goes into the queries: each weight is exp of one product, and that is at
+    # most 0 (theory.md §4.4).
     law = context.factors(form=form, tile_size=tile_size)
     p_a = context.context_law(law, tile_size=tile_size)
+    # (n,): Σ_a P⁺(a|x)² / p_a, squares by doubled logits (theory.md §6.7).
     squares = exp_matmul(
         law.queries,
         law.keys,
@@ -130,5 +136,6 @@ def _build(context: SoftmaxContext, tile_size: int, form: Form) -> KernelOperato
         power=2.0,
     )[:, 0]
     p_x = context.p_x
+    # 0 · NaN is no 0: a row without mass may hold anything.
     norm2 = jnp.sum(p_x * jnp.where(p_x > 0, squares, 0.0))
     return KernelOperator(law.queries, law.keys, p_x, p_a, norm2, tile_size, form)

@@ -51,12 +51,16 @@ class LowRankOperator(AssociationOperator):
         return out * _support(self.p_a)
 
     def _apply(self, out: Array, into: Array, law: Array, block: Array) -> Array:
+        # (m, r), as of T.
         weighted = law[:, None] * block
+        # (e, r): nothing of size n × m is formed.
         through = mm(into.T, weighted, self.precision)
+        # The 1 in the density gives the mean, which no coarse product must round.
         return weighted.sum(axis=0)[None, :] + mm(out, through, self.precision)
 
     def squared_norm(self) -> Float[Array, ""]:
         """1 + Tr(Cov l · Cov r)."""
+        # (e, e) each; features of mean 0 have no product with the constant.
         left = mm(self.left.T, self.p_x[:, None] * self.left)
         right = mm(self.right.T, self.p_a[:, None] * self.right)
         return 1.0 + (left * right.T).sum()
@@ -102,10 +106,12 @@ def low_rank_operator(
         raise ValueError(msg)
     law_x = as_law_of(p_x, "p_x", one.shape[0], one.dtype)
     law_a = as_law_of(p_a, "p_a", two.shape[0], one.dtype)
+    # Centred: otherwise the density would have other marginals.
     return LowRankOperator(
         one - mm(law_x, one)[None, :], two - mm(law_a, two)[None, :], law_x, law_a
     )
 
 
 def _support(law: Array) -> Array:
+    # Features may be there where mass is not.
     return (law > 0).astype(law.dtype)[:, None]

@@ -156,17 +156,23 @@ def monte_carlo_operator(
     key_rows, key_values = jax.random.split(key)
     rows = _systematic(key_rows, n, num_samples // num_batches, num_batches)
     samples = context.sample(key_values, x[rows])
+    # (m, n): log P⁺(a_j|x_i).
     logs = all_log_densities(context, samples, x, num_samples)
+    # (m,): log P_A(a_j), exact for these inputs.
     log_mixture = jax.nn.logsumexp(logs, axis=1) - math.log(n)
+    # Each draw is from one of the rows, and has a density there.
     check_finite(log_mixture, "the mixture of log_density at what `sample` drew")
     if is_concrete(samples, rows, logs):
         _refuse_wrong(judge_density(samples, rows, logs))
+        # By draws of its own, too: those at hand may be too few to tell.
         own = jax.random.fold_in(key, _OWN_DRAWS)
         _refuse_wrong(check_density(context, x, key=own))
+    # A difference of logarithms: a density alone may overflow.
     ratios = jnp.exp(logs - log_mixture[:, None])
     joint = ratios.T / (n * num_samples)
     op = MonteCarloOperator(
         joint,
+        # Not 1 / n, which it is in the mean: adjoint for the table as it is.
         joint.sum(axis=1),
         joint.sum(axis=0),
         None,
@@ -176,6 +182,7 @@ def monte_carlo_operator(
         context.fingerprint,
         fingerprint=fingerprint((context.fingerprint, x, samples)),
     )
+    # Cut last: draws are the same on any number of devices.
     return op if mesh is None else _shard(op, check_mesh(mesh, axis), axis)
 
 
@@ -192,8 +199,10 @@ def _refuse_wrong(found: DensityCheck) -> None:
 
 def _systematic(key: Array, n: int, size: int, num_batches: int) -> Array:
     """Rows (b size,): batches that go evenly round 0..n − 1 from a random start."""
+    # A start for each batch: they stay independent, and the error is told by them.
     start = jax.random.uniform(key, (num_batches, 1))
     places = (jnp.arange(size)[None, :] + start) * (n / size)
+    # Rounding may take the last place to n.
     return jnp.clip(places.astype(jnp.int32), 0, n - 1).reshape(-1)
 
 
@@ -249,12 +258,15 @@ def monte_carlo_kernel(
     n, m = op.shape
 
     def ratios(numbers: ArrayLike, name: str) -> Array:
+        # (B, k, m / B): P⁺(a_j|x) / P_A(a_j), batch by batch.
         rows = n * m * op.joint[_numbers(numbers, name, n)]
         return jnp.moveaxis(rows.reshape(len(rows), op.num_batches, -1), 1, 0)
 
     one, two = ratios(x, "x"), ratios(x2, "x2")
+    # (B, k, l): each batch alone is unbiased.
     means = jax.vmap(lambda r, r2: mm(r, r2.T) / r.shape[1])(one, two)
     mean = means.mean(axis=0)
+    # Between batches: what depends on each other within one is counted as well.
     scatter = ((means - mean[None]) ** 2).sum(axis=0) / (op.num_batches - 1)
     return normal_interval(mean, safe_sqrt(scatter / op.num_batches), level)
 
@@ -272,6 +284,7 @@ def check_monte_carlo(op: Any) -> MonteCarloOperator | ShardedMonteCarloOperator
 
 def _numbers(numbers: ArrayLike, name: str, size: int) -> Array:
     """Numbers of inputs, shape (k,), checked."""
+    # Checked, since a gather of JAX clips what is out of range.
     index = as_device_array(numbers, name)
     if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.integer):
         msg = (

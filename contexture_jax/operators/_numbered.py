@@ -65,6 +65,7 @@ class GroupedOperator(AssociationOperator):
         """S, then G."""
         check_integer(r, "r", low=0)
         law, groups = self.law.cost(r), self.groups.cost(r)
+        # (g, r): comes out of S and goes into G, work space of the whole.
         between = self.dtype.itemsize * self.law.shape[0] * r
         return Cost(
             flops=law.flops + groups.flops,
@@ -98,11 +99,13 @@ class SameClassOperator(AssociationOperator):
 
     def _matmat(self, g: Float[Array, "n r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
+        # (n_c M g − g) / (n_c − 1), without the product that cancels.
         mean = self.means.matmat(g)
         return mean + self.others[:, None] * (mean - g)
 
     def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "n r"]:
         """T* f = T f."""
+        # Pairs within a class are symmetric, and P_X = P_A.
         return self._matmat(f)
 
     def squared_norm(self) -> Float[Array, ""]:
@@ -131,9 +134,11 @@ def group_operator(
         mesh: devices to cut the rows over; None: one device.
         axis: of the mesh.
     """
+    # Classes have no floating dtype of their own: JAX's default.
     n, dtype = len(codes), jnp.zeros(()).dtype
     p_x = np.full(n, 1.0 / n, dtype)
     if mesh is None:
+        # One slot an input, of weight 1.
         return fixed_degree_operator(codes[:, None], None, p_x, num_groups)
     return shard_entries(np.arange(n), codes, p_x, (n, num_groups), mesh, axis)
 
@@ -161,18 +166,23 @@ def same_class_operator(
     codes = np.asarray(context.inputs.codes)
     classes = group_operator(codes, len(counts), mesh, axis)
     if not np.array_equal(codes, group):  # new inputs
+        # An input meets all known rows of its class: the law needs classes × rows.
         inputs = np.bincount(codes, minlength=len(counts))
+        # The law of class and row, which is P_A as well: a row has one class.
         shares = (inputs / counts / len(codes)).astype(classes.dtype)[group]
+        # Rows of classes without an input have no mass.
         rows = np.flatnonzero(shares)
         entries = (group[rows], rows, shares[rows], (len(counts), len(group)))
         law = entries_operator(*entries, mesh, axis)
         return GroupedOperator(classes, law, classes.p_x, law.p_a)
+    # G G*: the mean over a class, as a function of each of its rows.
     means = GroupedOperator(classes, reverse(classes), classes.p_x, classes.p_x)
     if context.include_self:
         return means
     dtype = classes.dtype
     return SameClassOperator(
         means,
+        # Every class has two rows: its context sees to that.
         jnp.asarray((1.0 / (counts - 1))[group], dtype),
         means.p_x,
         means.p_a,

@@ -51,6 +51,7 @@ class SparseOperator(AssociationOperator):
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
         inverse = safe_reciprocal(self.p_x)
+        # Each layout is the other's pull-back, where autodiff would scatter.
         return paired_matmat(self.forward, self.backward, inverse, self.p_a, g)
 
     def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
@@ -67,6 +68,7 @@ class SparseOperator(AssociationOperator):
         check_integer(r, "r", low=0)
         n, m = self.shape
         size = self.dtype.itemsize
+        # The work of one direction; the layouts of both are held.
         flops, forward, work = slots_cost(self.forward, r, size)
         _, backward, _ = slots_cost(self.backward, r, size)
         own = forward + backward + size * (n + m)
@@ -106,6 +108,7 @@ def sparse_operator(
         )
         raise ValueError(msg)
     dtype = floating_dtype(as_real(weights, "weights").dtype)
+    # Not normalised: another sum than 1 is a mistake of the caller's.
     law = np.asarray(as_law_of(weights, "weights", len(rows), dtype))
     return entry_operator(rows, columns, law, (n, m))
 
@@ -115,14 +118,19 @@ def entry_operator(
 ) -> SparseOperator:
     """As `sparse_operator`, of entries that are checked, or of none at all."""
     (n, m), dtype = shape, law.dtype
+    # Contexts give them in order: nothing to sort then.
     if (np.diff(rows) < 0).any():
         order = np.argsort(rows, kind="stable")
         rows, columns, law = rows[order], columns[order], law[order]
+    # On the host in float64: marginals are divided by, and norm2 sums all entries.
     exact = law.astype(np.float64)
     p_x, p_a = np.bincount(rows, exact, n), np.bincount(columns, exact, m)
+    # P⁺(a|x) and P⁺(x|a); entries of a mass of 0 are 0 themselves.
     forward = exact / np.where(p_x > 0, p_x, 1.0)[rows]
     backward = exact / np.where(p_a > 0, p_a, 1.0)[columns]
+    # Σ P² / (p_x p_a), which takes each place to be there once.
     norm2 = np.asarray((forward * backward).sum())
+    # By column, rows in order within it.
     order = np.argsort(columns, kind="stable")
     return SparseOperator(
         make_slots(rows, columns, forward.astype(dtype), n),

@@ -45,6 +45,7 @@ class Roots(NamedTuple):
 def marginal_roots(p_x: Either, p_a: Either) -> Roots:
     """The square roots of both marginals and their reciprocals, of NumPy or JAX."""
     on_host = namespace(p_x) is np
+    # Only JAX differentiates, and √p has an infinite slope at 0.
     x, a = (np.sqrt(p) if on_host else safe_sqrt(p) for p in (p_x, p_a))
     return Roots(x, a, _inverse(x), _inverse(a))
 
@@ -52,6 +53,7 @@ def marginal_roots(p_x: Either, p_a: Either) -> Roots:
 def _inverse(x: Either) -> Either:
     if namespace(x) is not np:
         return safe_reciprocal(x)
+    # 0 stays 0, without a warning.
     return np.divide(1.0, x, out=np.zeros_like(x), where=x != 0)
 
 
@@ -79,6 +81,7 @@ def symmetrised_matrix(
         True
     """
     roots = marginal_roots(op.p_x, op.p_a)
+    # √p_x P⁺(a|x) / √p_a (theory.md §1.2).
     matrix = roots.x[:, None] * op.as_matrix() * roots.inverse_a[None, :]
     return matrix - roots.x[:, None] * roots.a[None, :] if deflated else matrix
 
@@ -95,9 +98,11 @@ def symmetrised_products(
     roots = marginal_roots(op.p_x, op.p_a) if roots is None else roots
     root_x, root_a, inverse_x, inverse_a = (root[:, None] for root in roots)
 
+    # D_X^{1/2} T D_A^{-1/2}, as three products (theory.md §6.1).
     def matmat(g: Array) -> Array:
         return root_x * op.matmat(inverse_a * g)
 
+    # Mᵀ is D_A^{1/2} T* D_X^{-1/2}: T* is the adjoint between weighted spaces.
     def rmatmat(f: Array) -> Array:
         return root_a * op.rmatmat(inverse_x * f)
 

@@ -111,6 +111,7 @@ def bounds_from(
     # At a scale of their own squares of values stay in range.
     s, exponent = _rescaled(known.values)
     one, ceiling = xp.ones_like(s[0]), xp.inf
+    # What is in the unit of values goes by 2^e, energies by 4^e: powers of two, exact.
     left_residuals, right_residuals, scale, cluster_tol = (
         _times(x, -exponent)
         for x in (
@@ -127,10 +128,13 @@ def bounds_from(
     )
     head = xp.sum(s**2)
     slack = rounding_of(shape, dtype)
+    # The model of theory.md §6.11: the deflated norm has been rounded like the rest.
     rounding = slack * xp.maximum(scale, s[0])
     # The energies of large or small matrices may have left the range of the dtype.
     lowest = float(jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps)
     in_range = xp.isfinite(total) & (known.total_energy > lowest)
+    # Of one solve the whole is head and tail, to the rounding of ‖M‖_F² before
+    # deflation, of which scale² was a part.
     gap = xp.abs(total - head - xp.maximum(tail, 0))
     coherent = ~(in_range & (gap > 4 * slack * (scale**2 + total)))
     # The energies are sums of squares; an estimate bounds nothing. The head is Σ s_i²
@@ -140,10 +144,13 @@ def bounds_from(
         # What they hold is less than Σ s_i² by as much.
         hidden = hidden + 2 * head * known.lost
     tail = xp.maximum(tail, 0) + hidden + slack * (scale**2 + total)
+    # The zero matrix has energies below `lowest`, and they are exact.
     exact = (known.tail_error == 0) & (in_range | (s[0] == 0))
     tail = xp.where(exact, tail, xp.inf)
+    # ‖M₂₂‖ ≤ ‖M₂₂‖_F: no value that was missed is larger.
     remainder = xp.sqrt(tail)
     if known.lost is not None and known.remainder is not None:
+        # M is seen between two bases, each of which may be off by as much.
         rounding = rounding + 2 * xp.maximum(scale, s[0]) * known.lost
         probed = _times(known.remainder, -exponent)
         remainder = xp.minimum(remainder, probed + rounding)
@@ -151,11 +158,15 @@ def bounds_from(
     lower = _lower(s, residuals)
     cluster = _clusters(s, residuals, cluster_tol)
     make = functools.partial(_bounds, s, residuals, lower, cluster, tail, ceiling)
+    # t is what energy and probes allow, or s_r if nothing was missed: (2, r) each.
     both = _each(make, xp.stack([remainder, xp.minimum(remainder, s[-1])]))
+    # s_{r+1} may be as large as the least that s_r can be.
     cut = both.next_upper[0] >= lower[-1]
+    # Bounds that cross are of no matrix: some part is that of another one.
     coherent = coherent & ~(lower[None, :] > both.upper).any()
 
     def given(x: Either) -> Either:
+        # A trace cannot raise.
         return xp.where(coherent & (known.same != 0), _times(x, exponent), xp.nan)
 
     both = both._replace(upper=given(both.upper), next_upper=given(both.next_upper))
@@ -177,6 +188,7 @@ def _rescaled(s: Float[Either, " r"]) -> tuple[Float[Either, " r"], Int[Either, 
         s, exponent = rescaled(s)
         return s, exponent[0]
     top = np.abs(s).max()
+    # Mantissas of frexp are in [1/2, 1), entries of `rescaled` in [1, 2).
     exponent = np.frexp(top)[1] - 1 if top > 0 and np.isfinite(top) else np.intc(0)
     return _times(s, -exponent), exponent
 
@@ -204,6 +216,7 @@ class Residuals(NamedTuple):
 def _lower(s: Float[Either, " r"], residuals: Residuals) -> Float[Either, " r"]:
     left, right = (_cumulative_norm(x) for x in residuals[:2])
     xp = namespace(s)
+    # U_kᵀ M V_k has smaller values than M, and is S_k up to the smaller of both norms.
     single = s - xp.minimum(left, right) - residuals.rounding
     # s_k(M) ≥ s_j(M) for j ≥ k.
     return xp.maximum(-_running_min(-single[::-1])[::-1], 0.0)
@@ -214,7 +227,10 @@ def _clusters(
 ) -> Int[Either, " r"]:
     """Join neighbours whose residual intervals meet, or that are closer than `tol`."""
     xp = namespace(s)
+    # Some value is within the residual of each computed one; where two such intervals
+    # meet it may be the same.
     reach = xp.maximum(residuals.left, residuals.right) + residuals.rounding
+    # (r − 1,), by neighbours: a chain of close values is one cluster.
     apart = s[:-1] - s[1:] > xp.maximum(reach[:-1] + reach[1:], tol)
     return xp.concatenate([xp.zeros(1, xp.int32), xp.cumsum(apart, dtype=xp.int32)])
 
@@ -230,6 +246,7 @@ def _bounds(
 ) -> Bounds:
     xp = namespace(s)
     upper, next_upper = _upper(s, residuals, tail, remainder)
+    # Values descend: what bounds one bounds all behind it.
     upper = xp.minimum(_running_min(upper), ceiling)
     next_upper = xp.minimum(next_upper, upper[-1])
     return Bounds(
@@ -252,21 +269,27 @@ def _upper(
     rows = xp.arange(num)
     above = rows[:, None] <= rows[None, :]  # k ≤ j
     rounding = residuals.rounding
+    # (r,): ‖e_{1..j}‖, by which E Vᵀ moves a value at most.
     left = _cumulative_norm(residuals.left) + rounding
     # norms[k, j] = ‖f_{k..j}‖; the last column is ‖f_{k..r}‖.
     norms = _norms_from(residuals.right) + rounding
     # What is left beside the first j triples: the others and what was missed.
     others = _two_by_two(s, norms[:, -1], remainder) + left[-1]
+    # (r,): nor has it more energy than the rest of the head and the tail.
     energy = tail + xp.cumsum((s**2)[::-1])[::-1]
     others = xp.minimum(others, xp.sqrt(energy))
+    # t_j at [j]; beside all r triples there is only what was missed.
     beside = xp.concatenate([others[1:], remainder[None]])
+    # (r, r): h(s_k, ‖f_{k..j}‖, t_j) + ‖e_{1..j}‖ at [k, j]; the best j ≥ k counts.
     upper = _two_by_two(s[:, None], norms, beside[None, :]) + left[None, :]
     upper = xp.where(above, upper, xp.inf).min(axis=1)
     # Energy alone: levels[a, k] has the squares of the last k − a + 1 values up to k.
     squares = _norms_from(s) ** 2
+    # q x² ≤ s_{k−q+1}² + … + s_k² + tail for x = s_k(M) and every q ≤ k.
     count = xp.where(above, rows[None, :] - rows[:, None] + 1, 1)
     levels = xp.sqrt((tail + squares) / count) + rounding
     by_energy = xp.where(above, levels, xp.inf).min(axis=0)
+    # Interlacing: without its first r rows M is M₂₂, and E.
     return xp.minimum(upper, by_energy), remainder + left[-1]
 
 
@@ -299,14 +322,17 @@ def _cluster_sines(
 ) -> Float[Either, " r"]:
     """Wedin's bound for each cluster, against the true values on both sides of it."""
     xp = namespace(s)
+    # (r, r): by how many clusters j stands behind i.
     step = cluster[None, :] - cluster[:, None]
     same = step == 0
     squares = residuals.left**2 + residuals.right**2 + 2 * residuals.rounding**2
     size = xp.sqrt(xp.where(same, squares[None, :], 0.0).sum(axis=1))
     top = xp.where(same, s[None, :], -xp.inf).max(axis=1)
     bottom = xp.where(same, s[None, :], xp.inf).min(axis=1)
+    # True neighbours, by their bounds on the near side; at either end there are none.
     over = xp.where(step == -1, lower[None, :], xp.inf).min(axis=1)
     under = xp.where(step == 1, upper[None, :], -xp.inf).max(axis=1)
+    # Behind the last cluster comes what was not computed.
     under = xp.maximum(under, xp.where(cluster == cluster[-1], next_upper, -xp.inf))
     return _ratio(size, xp.minimum(over - top, bottom - under))
 
@@ -320,6 +346,7 @@ def _leading_sines(
     """Wedin's bound for the first d functions, d = 1, …, rank."""
     xp = namespace(s)
     left, right = (_cumulative_norm(x) for x in residuals[:2])
+    # There are no values above the first d: the larger of both norms is enough.
     under = xp.concatenate([upper[1:], next_upper[None]])
     return _ratio(xp.maximum(left, right) + residuals.rounding, s - under)
 
@@ -327,5 +354,6 @@ def _leading_sines(
 def _ratio(size: Float[Either, " r"], gap: Float[Either, " r"]) -> Float[Either, " r"]:
     """The quotient size / gap where that says anything, else 1."""
     xp = namespace(size)
+    # No sine is above 1; NaN compares false and becomes 1, too.
     useful = gap > size
     return xp.where(useful, size / xp.where(useful, gap, 1.0), 1.0)

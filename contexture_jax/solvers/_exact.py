@@ -58,6 +58,7 @@ def all_singular_values(op: AssociationOperator) -> Float[Array, " k"]:
         matrix = symmetrised_matrix(op, deflated=True)
         values = singular_values(matrix)
     else:
+        # In each process the whole, wherever the rows of the operator lie.
         matrix = np.asarray(gathered(_deflated(op)), np.float64)
         # NumPy raises at what is not finite.
         finite = np.isfinite(matrix).all()
@@ -67,6 +68,7 @@ def all_singular_values(op: AssociationOperator) -> Float[Array, " k"]:
     return jnp.clip(jnp.asarray(values[:-1], op.dtype), 0.0, 1.0)
 
 
+# Operation by operation each would be a program.
 _deflated = jax.jit(lambda op: symmetrised_matrix(op, deflated=True))
 
 
@@ -118,8 +120,10 @@ def _step(
     n, m = a.shape
     is_tall = m <= n
     one, other = (a.matmat, a.rmatmat) if is_tall else (a.rmatmat, a.matmat)
+    # From NumPy: otherwise each size is a program more.
     eye: Any = jnp if isinstance(state.seed, Tracer) else np
     # Through the smaller of the two identity blocks.
+    # (max(n, m), min(n, m)), itself or its adjoint.
     stored = one(eye.eye(min(n, m), dtype=a.dtype))
     s, left, right, own = _factored(
         stored, a.left_unit, a.right_unit, state.seed,
@@ -151,12 +155,16 @@ def _factored(
     matrix = stored if is_tall else stored.conj().T
     n, m = matrix.shape
     left, values, right_h = thin_svd(matrix)
+    # Cut first: what nobody asked for need not be orthonormal.
     left, values = left[:, :rank], values[:rank]
     right = right_h[:rank].conj().T
+    # For its units and its cutoff alone: there is nothing left to multiply.
     a = LinearMap(
         identity, identity, (n, m), matrix.dtype, left_unit, right_unit, scale
     )
     left, right = complete(a, values, left, right, seed)
+    # The error of the factorisation itself, which is more than rounding of s_1 where
+    # entries span more than the dtype has.
     own = (
         gaps(mm(matrix, right), left, values)
         if is_tall
@@ -183,4 +191,5 @@ def _extract(state: ExactState) -> Triples:
     )
 
 
+# One pass whatever the values are: a trace needs no loop for it.
 EXACT = Solver(ExactState, _init, _step, _complete, _extract, decides=False)

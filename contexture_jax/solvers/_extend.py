@@ -81,12 +81,15 @@ def extend(
     if operator is not None and side == "right":
         raise ValueError('side must be "left" with a Monte Carlo operator; got "right"')
     context = tree_on_auto_axes(as_context(context))
+    # Each function is an average of its partner (theory.md §6.8).
     name = "right" if side == "left" else "left"
     values = as_floating(getattr(result, name), f"result.{name}")
     s = as_floating(result.singular_values, "result.singular_values")
     there: Any = None
     if operator is None:
+        # T* is the expectation of the reversed context.
         there = (context if side == "left" else context.reverse()).at(x_new)
+        # Before the product, which is what takes time.
         same = _is_of(result, context, "context")
         image = conditional_expectation(there, values)
     else:
@@ -95,7 +98,9 @@ def extend(
     shape = (result.left.shape[0], result.right.shape[0])
     # The trivial value 1 is the scale of rounding, as in the solvers.
     determined = s > rank_cutoff(shape, s.dtype, jnp.ones((), s.dtype))
+    # Over a value that is rounding a function would be rounding at unit size.
     inverse = safe_reciprocal(jnp.where(determined, s, 0.0))
+    # (k, rank), and NaN where a trace could not raise.
     return image * jnp.where(same, inverse, jnp.nan)[None, :]
 
 

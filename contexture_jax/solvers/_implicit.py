@@ -84,6 +84,7 @@ def _forward(
     run: Any, make_problem: Any, kept: bool, operands: Any, key: Any
 ) -> tuple[Any, Any]:
     del make_problem, kept
+    # With symbolic zeros a primal comes as its value and whether it is perturbed.
     operands, key = jax.tree.map(lambda primal: primal.value, (operands, key))
     result, info = run(operands, key)
     return (result, info), (operands, key, result)
@@ -95,23 +96,30 @@ def _backward(
     del run
     operands, key, result = _differentiated_once(saved)
     result_bar, info_bar = cotangents
+    # First: nothing need be compiled to refuse.
     for side in ("left", "right"):
         _require_zero(getattr(result_bar, side), side)
     bars = _as_zero(
         result_bar.singular_values, info_bar.total_energy, info_bar.tail_energy
     )
+    # Only what counts as constant was used: residuals, say.
     if all(bar is None for bar in bars):
         return None, None
+    # Functions of a map may be made anew at each call: kept, they would pile up with
+    # their programs.
     if kept:
         pull_back = functools.partial(_compiled, make_problem=make_problem)
     else:
         pull_back = jax.jit(functools.partial(_pull_back, make_problem=make_problem))
     gradient, vanishing, tied = pull_back(operands, key, result, bars)
+    # With values at hand what does not exist is refused; a trace gets an element of
+    # the generalised gradient.
     if not is_traced(vanishing, tied):
         found = (result.singular_values, vanishing, tied)
         _raise_where_undefined(*map(gathered, found))
     leaves, structure = jax.tree.flatten(operands)
     inexact = iter(gradient)
+    # Integers and keys have no cotangent.
     full = [next(inexact) if _is_inexact(leaf) else None for leaf in leaves]
     return jax.tree.unflatten(structure, full), None
 
@@ -146,6 +154,7 @@ def _pull_back(
     """Cotangents of the floating leaves, and which values have no gradient."""
     s = result.singular_values
     s_bar, total_bar, tail_bar = bars
+    # (rank,): c_i = ∂L / ∂s_i.
     c = jnp.zeros_like(s) if s_bar is None else s_bar
     if tail_bar is not None:
         # The tail is the whole less Σ s_i².
@@ -154,6 +163,7 @@ def _pull_back(
     c, vanishing, tied = _average_over_clusters(s, c, make_problem(operands).map)
     leaves, structure = jax.tree.flatten(operands)
 
+    # Of this only the gradient means something (theory.md §6.10): triples are held.
     def functional(inexact: list[Array]) -> Float[Array, ""]:
         fill = iter(inexact)
         full = [next(fill) if _is_inexact(leaf) else leaf for leaf in leaves]
@@ -188,27 +198,35 @@ def _average_over_clusters(
         The cotangents, the zeros that had one, the members of clusters with unequal
         ones; each of shape (rank,).
     """
+    # What solvers take for 0 they cannot tell apart either.
     cutoff = a.cutoff(s)
     top = jnp.abs(c).max()
+    # Cotangents come from rounded values: half of their digits must agree.
     near = float(np.finfo(s.dtype).eps) ** 0.5
     largest = jnp.maximum(s.max(), a.scale)
 
+    # A smooth function that is even in s has a cotangent that goes to 0 with s.
     zero = s <= cutoff
     even = near * top + _STEEPNESS * top * safe_divide(s, largest)
     # With no other value to compare with, the norm before deflation, 1, is the scale.
     even = jnp.where(zero.all(), jnp.maximum(even, near * a.scale), even)
     vanishing = zero & (jnp.abs(c) > even)
+    # (u, v) and (u, −v) both occur near a 0: their average (theory.md §6.10).
     c = jnp.where(vanishing, 0.0, c)
 
     gap = s[:-1] - s[1:]
+    # (r − 1,): pairs of neighbours within one cluster.
     linked = (gap <= cutoff) & ~zero[:-1] & ~zero[1:]
+    # Values of a cluster are not quite equal, and so need cotangents not be.
     smooth = near * top + _STEEPNESS * top * safe_divide(gap, largest)
     jump = linked & (jnp.abs(c[:-1] - c[1:]) > smooth)
     number = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(~linked)])
     same = number[:, None] == number[None, :]
+    # One jump anywhere in a cluster unsettles all of it.
     broken = jnp.concatenate([jump, jnp.zeros(1, bool)])
     tied = (same & broken[None, :]).any(axis=1)
     mean = (same * c[None, :]).sum(axis=1) / same.sum(axis=1)
+    # Others stay as they are, to the last bit.
     return jnp.where(tied, mean, c), vanishing, tied
 
 
@@ -250,6 +268,7 @@ def _require_zero(bar: Any, side: str) -> None:
     raise TypeError(msg)
 
 
+# Eagerly a cotangent may be an array of zeros: of something times 0.
 def _vanishes(bar: Any) -> bool:
     return not is_traced(bar) and not np.any(gathered(bar))
 

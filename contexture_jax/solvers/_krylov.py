@@ -78,6 +78,7 @@ def _init(a: LinearMap, plan: Plan, seed: Seed, start: Any) -> KrylovState:
     """Empty bases, before the half pass that begins."""
     del start
     (n, m), dtype, width = a.shape, a.dtype, plan.block_size
+    # All at full size from the start: a pass changes no shape, and compiles once.
     size, real = width * plan.depth, np.zeros((), a.dtype).real.dtype
     ritz = zeros((width * _num_kept(plan),), real, seed)
     return KrylovState(
@@ -103,8 +104,10 @@ def _step(
 
     Before the first pass there is a half one, which adds nothing.
     """
+    # Two blocks a pass are made orthonormal, with seeds numbered from 0.
     seed, width, twice = state.seed, plan.block_size, 2 * state.passes
     is_half = state.number < 0
+    # (n, b): Ω in the half pass, M V_j later.
     image = choose(
         is_half,
         lambda: random_columns(
@@ -112,11 +115,15 @@ def _step(
         ),
         lambda: a.matmat(state.block),
     )
+    # Off all blocks, not just the last: where a Ritz value has converged rounding would
+    # bring its vector back (theory.md §6.4).
     u = choose(
         is_half,
         lambda: image,
         lambda: orthonormal(image, seed, twice + 2, a.left_unit, state.left),
     )
+    # The bases are most of the memory; where nobody else holds them they are written
+    # over.
     extended = _extended_in_place if in_place else _extended
     left, right, small = extended(
         state.left, state.right, state.small, state.block, state.coupling,
@@ -137,6 +144,7 @@ def _step(
         link=link,
         coupling=coupling,
     )
+    # By `when`, which copies no bases where there is no restart.
     is_full = state.number == plan.depth
     restart = functools.partial(_restart, a, plan, filled=plan.depth)
     return when(is_full, restart, state)
@@ -147,10 +155,12 @@ def _extend(
     image: Array, u: Array, number: Any,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Bases with a block more, and R; the half pass writes zeros."""
+    # The half pass has number −1 and writes where the first block will be.
     zero, at = jnp.zeros((), jnp.int32), _place(number, block)
     new = jnp.where(number < 0, 0.0, u).astype(u.dtype)
     left = jax.lax.dynamic_update_slice(left, new, (zero, at))
     right = jax.lax.dynamic_update_slice(right, block, (zero, at))
+    # (b, b). In exact arithmetic all rows above it are `coupling`, and below are 0.
     own = mm(u.conj().T, image)
     column = jax.lax.dynamic_update_slice(coupling, own, (at, zero))
     return left, right, jax.lax.dynamic_update_slice(small, column, (zero, at))
@@ -165,8 +175,10 @@ def _linked(
     block: Array, back: Array, coupling: Array, number: Any
 ) -> tuple[Array, Array]:
     """How the next block hangs on the bases; after the half pass, not at all."""
+    # (b, b): what of Mᴴ U_j lies along V_{j+1}.
     link = jnp.where(number < 0, 0.0, mm(block.conj().T, back)).astype(block.dtype)
     nothing, zero = jnp.zeros_like(coupling), jnp.zeros((), jnp.int32)
+    # Uᴴ M V_{j+1} has rows for U_j alone: Mᴴ of blocks before lies in V_1, …, V_j.
     at = _place(number, block)
     return link, jax.lax.dynamic_update_slice(nothing, link.conj().T, (at, zero))
 
@@ -186,9 +198,11 @@ def _restart(
         plan.rank, plan.tol, a.goal_floor, a.scale,
         filled=filled * plan.block_size, kept=kept * plan.block_size,
     )  # fmt: skip
+    # What decides comes to the host at restarts, not in each pass.
     (is_open,) = read(is_open)
     return state._replace(
         is_open=is_open & (state.passes < plan.max_passes),
+        # Traced where it was.
         number=state.number * 0 + kept,
         left=left,
         right=right,
@@ -210,12 +224,14 @@ def _rotated(
     out = mm(link, w[-link.shape[0] :, :kept])
     residuals, s = jnp.linalg.norm(out, axis=0), s[:kept]
     goal = jnp.maximum(tol * s.max(), floor)
+    # Triples beyond the rank are kept for the space that they span.
     largest = jnp.where(jnp.arange(kept) < rank, residuals, 0.0).max()
     # What rounding adds to the recurrence.
     rounding = 10.0 * float(jnp.finfo(s.dtype).eps) * jnp.maximum(s[0], scale)
     return (
         _rotate(left, w[:, :kept]),
         _rotate(right, xh[:kept].conj().T),
+        # In Ritz vectors R is diagonal, and what comes next hangs on all of them.
         jnp.zeros_like(small).at[:kept, :kept].set(jnp.diag(s).astype(small.dtype)),
         jnp.zeros_like(coupling).at[:kept].set(out.conj().T),
         s,
@@ -228,14 +244,17 @@ def _rotate(
     basis: Inexact[Array, "n k"], w: Inexact[Array, "f c"]
 ) -> Inexact[Array, "n k"]:
     """The first columns of a rotated basis, and zeros in place of the others."""
+    # (n, c).
     new = mm(basis[:, : w.shape[0]], w)
     return jnp.zeros_like(basis).at[:, : w.shape[1]].set(new)
 
 
 def _complete(a: LinearMap, plan: Plan, state: KrylovState) -> KrylovState:
     """With the triples of bases that are not full, once they hold enough columns."""
+    # Fresh from a restart: its triples are those of all passes.
     if state.number == _num_kept(plan) and np.isfinite(np.asarray(state.residuals[0])):
         return state
+    # Fewer columns than triples: who stops that early waits for some more passes.
     while state.number * plan.block_size < plan.rank:
         state = _step(a, plan, state)
     return _restart(a, plan, state, filled=int(state.number))
@@ -243,9 +262,11 @@ def _complete(a: LinearMap, plan: Plan, state: KrylovState) -> KrylovState:
 
 def _extract(state: KrylovState) -> Triples:
     """All that was kept."""
+    # M V = U R by construction: left residuals are rounding.
     nothing = zeros(state.s.shape, state.s.dtype, state.s)
     width = state.s.shape[0]
     left, right = state.left[:, :width], state.right[:, :width]
+    # With the half one that began.
     passes = state.passes + 0.5
     return Triples(state.s, left, right, nothing, state.residuals, passes)
 

@@ -103,6 +103,7 @@ class LinearMap(NamedTuple):
     def cutoff(self, singular_values: Float[Either, " b"]) -> Float[Either, ""]:
         """Singular values not above it count as zero."""
         xp = namespace(singular_values)
+        # The deflated 1 stays the scale of rounding (theory.md §6.1).
         largest = xp.maximum(singular_values.max(), self.scale)
         return rank_cutoff(self.shape, self.dtype, largest)
 
@@ -114,6 +115,7 @@ class LinearMap(NamedTuple):
     @property
     def goal_floor(self) -> float:
         """The least residual that is asked for: the rounding of deflated products."""
+        # theory.md §6.1.
         return 10.0 * float(jnp.finfo(self.dtype).eps) * self.scale
 
 
@@ -133,6 +135,7 @@ def symmetrised_map(operator: AssociationOperator) -> LinearMap:
         operator.shape,
         operator.dtype,
         *units,
+        # ‖T‖ = 1, at the constants that are taken out (theory.md §1.1).
         scale=1.0,
         weights=(roots.inverse_x, roots.inverse_a),
     )
@@ -142,6 +145,7 @@ def compile_products(op: AssociationOperator, width: int) -> None:
     """Compile the two products of `symmetrised_map`, for blocks of so many columns."""
     plain, (n, m) = unmarked(op), op.shape
     frame = _frame(plain)
+    # From shapes and types: no block is made and nothing runs.
     for adjoint, size in ((False, m), (True, n)):
         block = jax.ShapeDtypeStruct((size, width), op.dtype)
         _product.lower(plain, *frame, block, adjoint=adjoint).compile()
@@ -149,6 +153,7 @@ def compile_products(op: AssociationOperator, width: int) -> None:
 
 def _frame(op: AssociationOperator) -> tuple[Roots, tuple[Array, Array]]:
     """The roots of the marginals, and as unit vectors, on the device."""
+    # Put there once, and not as an argument of every product.
     return jax.tree.map(_on_device, _roots(*at_hand((op.p_x, op.p_a))))
 
 
@@ -156,6 +161,7 @@ def _frame(op: AssociationOperator) -> tuple[Roots, tuple[Array, Array]]:
 def _roots(p_x: Either, p_a: Either) -> tuple[Roots, tuple[Either, Either]]:
     """The roots of the marginals, and as unit vectors."""
     roots = marginal_roots(p_x, p_a)
+    # A law sums to 1 but for rounding, of which a projection would leave as much.
     one, other = (root / ((root * root).sum() ** 0.5) for root in roots[:2])
     return roots, (one, other)
 
@@ -166,6 +172,7 @@ def _on_device(x: Either) -> Array:
 
 def unmarked(op: AssociationOperator) -> AssociationOperator:
     """Without a fingerprint, so that a program serves operators with and without."""
+    # An operator of the user's own may be no dataclass.
     if not dataclasses.is_dataclass(op) or op.fingerprint is None:
         return op
     any_op: Any = op
@@ -182,6 +189,8 @@ def _product(
     adjoint: bool,
 ) -> Array:
     """The deflated M, or its transpose, times a block."""
+    # One projection is enough: the block that enters is off the other vector already,
+    # which M takes to this one (theory.md §6.1).
     matmat, rmatmat = symmetrised_products(op, roots)
     return _off(units[1], rmatmat(block)) if adjoint else _off(units[0], matmat(block))
 
@@ -192,6 +201,8 @@ def coarse_map(a: LinearMap, low: LinearMap) -> LinearMap:
     Projections, Gram matrices and factorisations stay in the dtype of `a`.
     """
 
+    # Rounding of a coarse product brings the constants back: they go in the dtype of
+    # `a`.
     def matmat(g: Array) -> Array:
         return a.project_left(low.matmat(g.astype(low.dtype)).astype(a.dtype))
 
@@ -203,8 +214,10 @@ def coarse_map(a: LinearMap, low: LinearMap) -> LinearMap:
 
 def _masked_off(unit: Float[Array, " n"], block: Array) -> Array:
     """Off a unit vector, and 0 where that is."""
+    # Random blocks have entries where there is no mass.
     return _off(unit, jnp.where(unit[:, None] > 0, block, 0.0))
 
 
 def _off(unit: Float[Array, " n"], block: Array) -> Array:
+    # (1, n) × (n, r) first: the (n, n) projector is never formed.
     return block - unit[:, None] * mm(unit[None, :], block)

@@ -67,6 +67,7 @@ _KNOWN: dict[Any, Products] = {}
 
 def is_map(a: Any) -> bool:
     """Whether `a` is known by its products alone: it has a shape and is no array."""
+    # Arrays have a shape and `@`, too, and so has what NumPy would take for one.
     is_array = isinstance(a, (jax.Array, np.ndarray, np.generic)) or any(
         hasattr(a, name)
         for name in ("__array__", "__jax_array__", "__array_interface__")
@@ -84,6 +85,7 @@ def sources_of(a: Any, expected: str) -> tuple[Source, Source]:
     for name in ("rmatmat", "rmatvec"):
         if callable(getattr(a, name, None)):
             return Source(a, ""), Source(a, name)
+    # A bare transpose last: it takes two conjugations to be an adjoint.
     for name in ("H", "adjoint", "T"):
         if _attribute(a, name) is not None:
             return Source(a, ""), Source(a, name)
@@ -92,6 +94,7 @@ def sources_of(a: Any, expected: str) -> tuple[Source, Source]:
 
 def output_dtype(source: Source, num_rows: int) -> Any:
     """The dtype of a product with a block in float32."""
+    # Promotion tells: a wider map makes a float32 block wider.
     product = _Product(_strongly(source.owner), source.way)
     return _apply(product, (num_rows, 1), np.dtype(np.float32), "matmat")[0].dtype
 
@@ -112,12 +115,15 @@ def products_of(
         and the functions.
     """
     (n, m), nothing = shape, ((), ())
+    # In a trace all that is made is traced and must not outlive it.
     kept = kept and not isinstance(jnp.zeros(()), Tracer)
     key = (*(source.identity for source in sources), shape, dtype)
     if kept and key in _KNOWN:
         return nothing, _KNOWN[key]
     sizes = ((m, n), (n, m))
+    # Strong for this call: the caller may hold no reference itself.
     strong = [_Product(_strongly(s.owner), s.way) for s in sources]
+    # Both are tried before work begins, so that what is wrong raises with its name.
     traceable = [
         _is_traceable(product, size, dtype, name)
         for product, size, name in zip(
@@ -129,6 +135,7 @@ def products_of(
         one, other = map(_wrap, products, (n, m), traceable, (dtype, dtype))
         return one, other
 
+    # A custom derivative refuses tracers that its functions close over.
     one, other = map(_hoist, wrapped(strong), (m, n), (dtype, dtype), traceable)
     values = (one[1], other[1])
 
@@ -142,14 +149,18 @@ def products_of(
 
     functions = compiled((one[0], other[0]))
     on_host = not all(traceable)
+    # Programs with the values of one trace serve that trace alone.
     if any(values) or not kept:
         return values, Products(functions, None, on_host)
     try:
         weak = [_Product(_weakly(s.owner), s.way) for s in sources]
     except TypeError:  # there are no weak references to it
         return nothing, Products(functions, None, on_host)
+    # Weak, or an entry would keep alive the owner whose end it waits for.
     products = Products(compiled(wrapped(weak)), {}, on_host)
     _KNOWN[key] = products
+    # An id is used again once its owner is gone: the entry must go first. At exit there
+    # is nothing to free.
     for part in {id(p): p for s in sources for p in _parts(s.owner)}.values():
         weakref.finalize(part, _KNOWN.pop, key, None).atexit = False
     return nothing, products
@@ -196,6 +207,7 @@ def _multiply(
     multiply = getattr(a, of_vectors, None)
     if not callable(multiply):
         return a @ block
+    # NumPy code takes its vectors one by one.
     if isinstance(block, np.ndarray):
         return np.stack([np.asarray(multiply(x)).ravel() for x in block.T], axis=1)
     return jax.vmap(multiply, in_axes=1, out_axes=1)(block)
@@ -203,6 +215,7 @@ def _multiply(
 
 def _attribute(a: Any, name: str) -> Any:
     """An attribute, or what it gives if it is a method without arguments."""
+    # `H` is a property of SciPy's operators, `adjoint` a method.
     value = getattr(a, name, None)
     return value() if inspect.ismethod(value) else value
 
@@ -216,6 +229,7 @@ def _hoist(
     """
     if not traceable:
         return function, ()
+    # Of one column: shapes are part of a jaxpr, and blocks have several widths.
     column = jax.make_jaxpr(lambda g: function(g[:, None])[:, 0])(
         jax.ShapeDtypeStruct((size,), dtype)
     )
@@ -238,6 +252,7 @@ def _is_traceable(
     if out.shape != give:
         msg = f"{name} must take {take} blocks to {give}; got shape {out.shape}"
         raise ValueError(msg)
+    # Work in a real dtype would drop the imaginary part in silence.
     narrower = jnp.issubdtype(out.dtype, jnp.complexfloating) and dtype.kind == "f"
     if narrower:
         msg = f"{name} must give the dtype of a, {dtype}; got {out.dtype}"
@@ -268,6 +283,7 @@ def _apply(
     function: Any, take: tuple[int, int], dtype: Any, name: str
 ) -> tuple[jax.ShapeDtypeStruct, bool]:
     """What the function makes of a block, and whether JAX can trace it."""
+    # Nothing is computed: a tracer goes through, or foreign code fails on it.
     try:
         block = jax.ShapeDtypeStruct(take, dtype)
         return jax.eval_shape(lambda g: jnp.asarray(function(g)), block), True
@@ -276,6 +292,7 @@ def _apply(
     try:
         out = jax.eval_shape(lambda: jnp.asarray(function(np.zeros(take, dtype))))
     except Exception as error:
+        # It is JAX code after all: what it said of the tracer is the reason.
         cause = failure if isinstance(error, jax.errors.JAXTypeError) else error
         msg = (
             f"{name} must take blocks such as those of shape {take}; it failed with"

@@ -72,9 +72,11 @@ def take_apart(a: Any, *, kept: bool = True) -> Parts:
         TypeError: if it is none, or its entries are not numbers.
         ValueError: if its shape is not that of a matrix with rows and columns.
     """
+    # Nested tuples of numbers are matrices, too, but none begins with a function.
     if isinstance(a, tuple) and len(a) == 4 and callable(a[0]):
         matmat, rmatmat, shape, dtype = a
         return _map((Source(matmat), Source(rmatmat)), shape, dtype, kept=kept)
+    # It has a shape and both products, and would pass for a map.
     if isinstance(a, AssociationOperator):
         msg = (
             "a must be a plain matrix; got an operator between weighted spaces: use"
@@ -95,6 +97,7 @@ def take_apart(a: Any, *, kept: bool = True) -> Parts:
 
 
 def _dense(a: Any) -> Parts:
+    # What is on a device stays there.
     array = on_auto_axes(a) if isinstance(a, jax.Array) else as_array(a, "a")
     is_complex = jnp.issubdtype(array.dtype, jnp.complexfloating)
     is_real = jnp.issubdtype(array.dtype, jnp.number) or array.dtype == np.dtype(bool)
@@ -105,6 +108,7 @@ def _dense(a: Any) -> Parts:
     _check_shape(array.shape)
     if is_complex:
         dtype = _working_dtype(array.dtype)
+        # Numbers in double precision may be beyond what work is done in.
         if isinstance(array, np.ndarray):
             array = in_range(array, dtype, "a")
         array = jnp.asarray(array, dtype)
@@ -116,6 +120,7 @@ def _dense(a: Any) -> Parts:
 
 def _of_jax_sparse(a: Any) -> Parts:
     kind = type(a).__name__
+    # Its layout is made on the host, by where entries stand.
     check_concrete(a, f"a, a {kind},")
     if kind == "BCSR":
         a = a.to_bcoo()
@@ -133,6 +138,7 @@ def _of_jax_sparse(a: Any) -> Parts:
     elif kind in ("CSR", "CSC"):
         starts = np.asarray(a.indptr)
         major = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        # Behind the last row there may be padding.
         minor, data = a.indices[: starts[-1]], a.data[: starts[-1]]
         rows, columns = (major, minor) if kind == "CSR" else (minor, major)
     else:
@@ -146,16 +152,21 @@ def _sparse(rows: Any, columns: Any, data: Any, shape: tuple[int, ...]) -> Parts
     _check_shape(shape)
     n, m = int(shape[0]), int(shape[1])
     values = as_array(data, "the entries of a")
+    # bfloat16 is of no kind of NumPy's own.
     if values.dtype.kind not in "biufc" and not jnp.issubdtype(
         values.dtype, jnp.floating
     ):
         raise TypeError(f"a must hold numbers; got dtype {values.dtype}")
     dtype = _working_dtype(values.dtype)
+    # Indices of 32 bits hold a row or a column, and not n · m.
     flat = np.asarray(rows).astype(np.int64) * m + np.asarray(columns)
+    # By row and then by column, one entry a place.
     unique, inverse = np.unique(flat, return_inverse=True)
     entries = np.zeros(len(unique), dtype)
+    # Repeated places add up, as in SciPy; `entries[inverse] += …` would keep one.
     np.add.at(entries, inverse, in_range(values, dtype, "the entries of a"))
     row, column = unique // m, unique % m
+    # Rows stay in order within a column: sorted as a transpose is.
     order = np.argsort(column, kind="stable")
     forward = make_slots(row, column, entries, n)
     backward = make_slots(column[order], row[order], entries[order].conj(), m)
@@ -170,6 +181,7 @@ def _map(sources: Any, shape: Any, dtype: Any, *, kept: bool) -> Parts:
             kind = type(source.owner).__name__
             raise TypeError(f"{name} must be a function; got {kind}")
     if dtype is None:
+        # An object that does not say is asked with a block.
         dtype = output_dtype(sources[0], m)
     dtype = _working_dtype(dtype)
     values, products = products_of(sources, (n, m), dtype, kept=kept)
@@ -182,6 +194,7 @@ def _working_dtype(dtype: Any) -> Any:
     if dtype.kind == "c":
         wide = np.complex64 if dtype.itemsize == 8 else np.complex128
         return np.dtype(jax.dtypes.canonicalize_dtype(wide))
+    # JAX takes numbers in the byte order of the machine only.
     return floating_dtype(dtype.newbyteorder("=") if dtype.kind in "iuf" else dtype)
 
 

@@ -79,10 +79,13 @@ def _step(
         test = random_columns(
             seed, a.left_unit, size=size, width=plan.width, dtype=dtype
         )
+        # As in Algorithm 3: the core is then no worse conditioned than K.
         test = orthonormal(test, seed, 0, a.left_unit)
+        # (n, width): K Ω by a pass; K = M Mᴴ is not formed.
         leading = _leading(a.matmat(a.rmatmat(test)), test, rank=plan.rank)
         u = orthonormal(leading, seed, 1, a.left_unit)
         return state._replace(passes=passes, u=u)
+    # Half a pass for a basis on the right, a whole one for the Ritz step on it.
     q = orthonormal(a.rmatmat(state.u), seed, 2, a.right_unit)
     y = a.matmat(q)
     s, u, v = ritz(y, orthonormal(y, seed, 3, a.left_unit), q)
@@ -97,13 +100,18 @@ def _step(
 def _leading(sample: Array, test: Array, *, rank: int) -> Array:
     """The leading left vectors of a Nyström approximation, orthogonal to rounding."""
     (n, width), eps = sample.shape, float(np.finfo(sample.dtype).eps)
+    # K + ν I, so that rounding leaves the core positive. What ν adds to values does not
+    # matter: the Ritz step takes them anew.
     sample = sample + eps * n**0.5 * jnp.linalg.norm(sample) * test
     core = mm(test.conj().T, sample)
     values, vectors = jnp.linalg.eigh(0.5 * (core + core.conj().T))
     # eigh in place of Cholesky: the core is singular where the kernel has low rank.
+    # Ascending; below this they are rounding of the largest.
     there = values > width * eps * values[-1]
     scale = jnp.where(there, 1.0 / jnp.sqrt(jnp.where(there, values, 1.0)), 0.0)
+    # (n, width): F with F Fᴴ = Y core⁺ Yᴴ.
     factor = mm(sample, vectors * scale[None, :].astype(sample.dtype))
+    # By squares, without harm: F Fᴴ itself approximates the square of M.
     rotation = jnp.linalg.eigh(mm(factor.conj().T, factor))[1]
     return mm(factor, rotation[:, ::-1][:, :rank])
 
@@ -120,4 +128,5 @@ def _extract(state: NystromState) -> Triples:
     return Triples(state.s, state.u, state.v, nothing, state.residuals, passes)
 
 
+# Two passes whatever the values are.
 NYSTROM = Solver(NystromState, _init, _step, _complete, _extract, decides=False)

@@ -67,6 +67,7 @@ def orthonormalize(
     Returns:
         Q, shape (n, b), orthonormal to rounding even if Z has rank 0.
     """
+    # None is a tree without leaves: one program for all that nothing is projected from.
     off: Any = None if project is identity else project
     z, lengths = _begun(block, off, basis)
     # The square of a length must be one that rounding can tell from 0.
@@ -76,7 +77,9 @@ def orthonormalize(
         (z, lengths),
     )
     traced = is_traced(block, seed, z)
+    # Of the kind that decides: a loop carries traced numbers, Python reads NumPy's.
     true: Any = jnp.ones((), bool) if traced else np.asarray(True)[()]
+    # `loose` is an argument of programs and not a constant: one serves both.
     one_round = functools.partial(_one_round, seed, off, basis, np.bool_(loose))
     state = _State(0 * seed.astype(np.int32), z, lengths, ~true, ~true)
     if traced:
@@ -112,6 +115,7 @@ def _one_round(seed: Seed, off: Any, basis: Any, loose: Any, state: _State) -> _
     number, z, lengths = state.number, state.block, state.lengths
     if basis is not None or off is not None:
         z = when(state.is_dirty, lambda z: _opened(z, off, basis)[0], z)
+    # (b, b): what is small NumPy does without a program, where it can read it.
     gram = at_hand(_gram(z))
     there, complete = _there(gram, lengths, number)
     (complete,) = read(complete)
@@ -120,19 +124,24 @@ def _one_round(seed: Seed, off: Any, basis: Any, loose: Any, state: _State) -> _
         z, gram = _filled(now[0], there, seed, number)
         return z, at_hand(gram)
 
+    # A block and its Gram matrix change together or not at all.
     z, gram = when(~complete, fill, (z, gram))
     unit, scale, close = _unit(gram, complete)
     inverse, diagonal = at_hand(_inverse_factor(unit))
+    # Of squares: a tenth of the length for a projection; half of the square where bases
+    # grow by blocks and losses would multiply (theory.md §6.2).
     enough = np.asarray(0.01 if basis is None else 0.5, lengths.dtype)
     turn, *found = _turn(
         gram, lengths, complete, scale, close, inverse, diagonal, loose, enough
     )
     is_dirty, done = read(*found)
+    # From now on columns have the length 1, but for what a shift takes.
     ones = namespace(lengths).ones_like(lengths)
     return _State(number + 1, _turned(z, turn), ones, is_dirty, done)
 
 
 def _shift(gram: Any) -> float:
+    # δ of theory.md §6.2.
     return 10 * gram.shape[0] * float(np.finfo(gram.dtype).eps)
 
 
@@ -152,6 +161,7 @@ def _opened(
     z: Array, off: Any, basis: Array | None
 ) -> tuple[Array, Float[Array, " b"]]:
     """A block off the basis, and its squared lengths before."""
+    # Before anything is taken off: what is left is held against it.
     squares = (jnp.abs(z) ** 2).sum(axis=0)
     z = z if off is None else off(z)
     z = z if basis is None else z - mm(basis, mm(basis.conj().T, z))
@@ -170,6 +180,7 @@ def _in_range(squares: Any) -> Any:
     Columns of zeros are as good as any.
     """
     info = jnp.finfo(squares.dtype)
+    # `_there` looks for δ² of a square, which must not have been flushed to 0.
     small = float(info.tiny) / float(info.eps) ** 3
     return ((squares > small) & (squares < float(info.max) * float(info.eps))).all()
 
@@ -183,6 +194,8 @@ def _gram(z: Array) -> Array:
 def _there(gram: Any, lengths: Any, number: Any) -> tuple[Any, Any]:
     """Which columns have something left, and whether all have."""
     xp, shift = namespace(gram), _shift(gram)
+    # A shifted round leaves what depends on other columns shorter than √δ. Before the
+    # first one a projection alone has shortened them: less than δ is rounding.
     least = xp.where(number == 0, shift**2, shift).astype(lengths.dtype) * lengths
     # NaN counts as there: it must come through.
     there = ~(xp.diagonal(gram).real <= least)
@@ -193,6 +206,7 @@ def _there(gram: Any, lengths: Any, number: Any) -> tuple[Any, Any]:
 def _filled(z: Array, there: Array, seed: Seed, number: Any) -> tuple[Array, Array]:
     """Random columns in place of those that are not there, and the Gram matrix."""
     (n, width), dtype = z.shape, z.dtype
+    # About as long as the others.
     fresh = random_block(fold(seed, number), n, width, dtype) * n**-0.5
     z = jnp.where(there[None, :], z, fresh)
     return z, mm(z.conj().T, z)
@@ -207,6 +221,7 @@ def _unit(gram: Any, complete: Any) -> tuple[Any, Any, Any]:
     # cleaned in the next round.
     close = complete & (xp.abs(gram - eye).max() < 0.5 / width**0.5)
     scale = (1.0 / xp.sqrt(xp.diagonal(gram).real)).astype(dtype)
+    # A unit diagonal makes the shift relative to each column.
     unit = gram * scale[:, None] * scale[None, :]
     return unit + xp.where(close, 0.0, _shift(gram)).astype(dtype) * eye, scale, close
 
@@ -214,8 +229,11 @@ def _unit(gram: Any, complete: Any) -> tuple[Any, Any, Any]:
 @jax.jit
 def _inverse_factor(unit: Array) -> tuple[Array, Array]:
     """L⁻¹ and the diagonal of L, of which the matrix is L Lᴴ."""
+    # The lower triangle is read alone: symmetric to rounding is enough.
     factor = jax.lax.linalg.cholesky(unit, symmetrize_input=False)
     eye = jnp.eye(unit.shape[0], dtype=unit.dtype)
+    # Small and explicit, so that the tall block is multiplied, its rows wherever they
+    # lie, and not solved with.
     inverse = jax.lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
     return inverse, jnp.diagonal(factor).real
 
@@ -229,6 +247,7 @@ def _turn(
     # QᴴQ has the eigenvalues λ / (λ + δ), and 1 / (λ + δ) ≤ ‖L⁻¹‖².
     loss = (abs(inverse) ** 2).sum() * _shift(gram)
     done = close | (loose & complete & (loss < 0.1))
+    # diag(L)² is the share of a square that the columns before leave.
     left_over = gram.diagonal().real * diagonal**2
     is_dirty = ~complete | (left_over < enough * lengths).any()
     return scale[:, None] * inverse.conj().T, is_dirty, done
@@ -267,6 +286,7 @@ def ritz_triples(
 ) -> tuple[Float[Array, " num"], Inexact[Array, "n num"], Inexact[Array, "m num"]]:
     """`ritz_svd` with a basis of the image at hand, shape (n, b)."""
     # svd(R), not eigh(YᴴY): the latter squares the condition number.
+    # (b, b): U = Q W and V = Q_basis X (theory.md §6.2).
     w, s, xh = thin_svd(mm(q.conj().T, image))
     return s[:num], mm(q, w[:, :num]), mm(basis, xh[:num].conj().T)
 
@@ -283,6 +303,7 @@ def complete(
     A dense factorisation completes its bases with whatever is orthogonal, also with the
     deflated constants.
     """
+    # Columns of zeros are replaced by random ones off all others.
     there = singular_values > a.cutoff(singular_values)
     return (
         orthonormalize(
@@ -300,6 +321,7 @@ def fix_signs(
     """Turn each pair so that the left entry of largest modulus is positive."""
     if not jnp.iscomplexobj(left):
         one = jnp.ones((), left.dtype)
+        # The largest and the smallest entry tell the sign without a gather; ties are +.
         turn = jnp.where(left.max(axis=0) >= -left.min(axis=0), one, -one)[None, :]
         return left * turn, right * turn
     largest = jnp.argmax(jnp.abs(left), axis=0)

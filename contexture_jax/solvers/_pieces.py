@@ -48,6 +48,7 @@ def orthonormal(
     loose: bool = False,
 ) -> Inexact[Array, "n b"]:
     """`orthonormalize` off a unit vector and a basis, with the seed of that number."""
+    # Folded in, so that no two blocks share what replaces their columns.
     project, fresh = projection(unit), fold(seed, number)
     return orthonormalize(block, fresh, project=project, basis=basis, loose=loose)
 
@@ -59,6 +60,7 @@ def ritz(
     basis: Inexact[Array, "m b"],
 ) -> tuple[Float[Array, " b"], Inexact[Array, "n b"], Inexact[Array, "m b"]]:
     """The triples (s, U, V) of M on the span of a basis, from its image."""
+    # All of the block: a rank would make it another program.
     return ritz_triples(image, image_basis, basis, num=image.shape[1])
 
 

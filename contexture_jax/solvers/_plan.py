@@ -24,8 +24,10 @@ Method = Literal["auto", "exact", "randomized", "krylov", "nystrom"]
 _EXACT_ENTRIES = 2**25  # 128 MB in float32
 _DEPTH = 3  # blocks in a Krylov basis: memory against passes
 _MIN_BLOCKS = 3  # two in the basis and the one that follows
+# Nine times what 1e-10 is estimated to take.
 _MAX_PASSES = 300
 _MULTIPLE = 16  # widths that vector units like; oversampling is cheap in large problems
+# Of the rank: its error is the tail beyond the width, and there is but one look.
 _NYSTROM_FACTOR = 4
 _PASSES_TO_STORE = 6  # storing a transpose takes as long as it saves in so many
 
@@ -66,11 +68,13 @@ class Work(NamedTuple):
     @classmethod
     def sparse(cls, num_entries: int, itemsize: int) -> Work:
         """Of a matrix whose entries each take a row of the block."""
+        # Each number stands beside its place, and reads a row of the block.
         flops, moved = 2.0 * num_entries, float(itemsize * num_entries)
         return cls(flops, stored_bytes=2 * moved, gathered_bytes=moved)
 
     def seconds(self, columns: int) -> float:
         """Of a product with M and one with Mᴴ."""
+        # Reading M is paid once for all columns of a block, gathering once for each.
         work = (self.flops * columns + self.fixed_flops) / _FLOPS
         moved = self.gathered_bytes * columns / _GATHERED_BYTES
         return 2.0 * (work + moved + self.stored_bytes / _BYTES)
@@ -79,6 +83,7 @@ class Work(NamedTuple):
 def work_of(op: AssociationOperator) -> Work | None:
     """What a product takes, as an operator says it; None if it does not."""
     try:
+        # Their difference grows with the block, the rest does not.
         fixed, column = op.cost(0), op.cost(1)
     except NotImplementedError:
         return None
@@ -220,6 +225,7 @@ def make_plan(
     if range_dtype is not None:
         coarse = _check_range_dtype(range_dtype, dtype, method, tolerance)
         chosen, reason = "randomized", f"a range finder in {coarse} was asked for"
+    # Who asks for Krylov blocks has chosen how many copies they hold.
     guards = chosen == "krylov" and method == "auto"
     return Plan(
         chosen, rank, width, block, depth, passes, tolerance, reason, coarse, guards
@@ -264,6 +270,7 @@ def _width(rank: int, num_oversamples: Any, limit: int) -> int:
         return min(rank + extra, limit)
     width = rank + max(10, rank // 4)
     rounded = -(-width // _MULTIPLE) * _MULTIPLE
+    # Where dimensions are few, rounding up would take most of them.
     return min(rounded if _MIN_BLOCKS * rounded <= limit else width, limit)
 
 
@@ -280,6 +287,7 @@ class _Sizes(NamedTuple):
     @property
     def num_passes(self) -> float:
         """Of subspace iteration over a spectrum that is neither fast nor flat."""
+        # 3.3 passes a digit (theory.md §6.6).
         return max(3.0, -3.3 * math.log10(self.tol))
 
 
@@ -297,9 +305,11 @@ def _choose(
         why = f"{n} × {m} is spread over devices, where iterations leave it"
         return "randomized", width, why
     is_dense = n * m <= _EXACT_ENTRIES
+    # Where three blocks have no room iterations see the whole matrix anyway.
     if is_dense and _MIN_BLOCKS * width > size.limit:
         why = f"{size.rank} triples are a large part of the {size.limit} that exist"
         return "exact", width, why
+    # Seconds by (method, columns of a block).
     times = {("randomized", width): size.num_passes * _subspace_pass(size, work)}
     if is_dense:
         times["exact", width] = _SMALL_SVD * n * m * min(n, m)
@@ -312,6 +322,7 @@ def _choose(
                 share = 0.35 + 0.2 * width / block
                 times["krylov", block] = size.num_passes * share * each
     method, block = min(times, key=times.__getitem__)
+    # Only to say by how much the choice is ahead.
     others = {
         name: min(t for (of, _), t in times.items() if of == name)
         for name, _ in times
@@ -329,6 +340,7 @@ def _choose(
 def _subspace_pass(size: _Sizes, work: Work) -> float:
     """Seconds of a pass of subspace iteration; two in five end in a Ritz step."""
     rows, width = sum(size.shape), size.width
+    # Factors are fitted, as those of a Krylov pass (theory.md §6.6).
     flops = 3.6 * rows * width**2 / _FLOPS
     moved = 5.0 * size.itemsize * rows * width / _BYTES
     small = 0.4 * _SMALL_SVD * width**3
@@ -342,7 +354,9 @@ def _krylov_pass(size: _Sizes, work: Work, block: int, depth: int) -> float:
     """
     rows, columns = sum(size.shape), block * depth
     basis = size.itemsize * rows * columns / _BYTES
+    # A restart keeps blocks for the width, and the rest is filled again.
     passes_to_restart = depth - -(-size.width // block)
+    # The small matrix is decomposed, and both bases are rotated.
     restart = _SMALL_SVD * columns**3 + 2.0 * rows * columns * size.width / _FLOPS
     restart += 2.0 * basis
     flops = 8.0 * rows * columns * block / _FLOPS
@@ -365,6 +379,7 @@ def _krylov_blocks(
             )
             raise ValueError(msg)
         return block, max_passes
+    # A restart that leaves no room for a block would go on for ever.
     return block, depth if depth > num_kept else 0
 
 
@@ -373,6 +388,7 @@ def _check_range_dtype(
 ) -> str:
     """The name of a floating dtype coarser than `dtype`."""
     name = np.dtype(range_dtype).name
+    # By eps: float16 and bfloat16 have the same size, and are not equally fine.
     if not jnp.issubdtype(np.dtype(range_dtype), jnp.floating) or not (
         jnp.finfo(range_dtype).eps > jnp.finfo(dtype).eps
     ):

@@ -30,7 +30,10 @@ def fold(seed: Seed, number: Either) -> Seed:
     """Another seed for each number; of NumPy if both are."""
     host = (np.ndarray, np.generic)
     xp = np if isinstance(seed, host) and isinstance(number, (int, *host)) else jnp
+    # NumPy warns where scalars wrap around, which is meant here.
     with np.errstate(over="ignore"):
+        # 2³² over the golden ratio, whose multiples spread evenly; 1 is added because
+        # `_mix` takes 0 to 0.
         offset = xp.asarray(number).astype(np.uint32) * np.uint32(0x9E3779B9)
         return _mix(seed ^ _mix(offset + np.uint32(1)))
 
@@ -44,28 +47,34 @@ def random_block(
     Martinsson & Tropp 2011, §4.6). A seed of NumPy gives an array of NumPy.
     """
     if isinstance(seed, np.ndarray):
+        # (size, 1) and (1, width).
         rows, columns = (x.astype(np.uint32) for x in np.ogrid[:size, :width])
     else:
+        # Cut over devices each makes the numbers of its own rows.
         rows, columns = (
             jax.lax.broadcasted_iota(jnp.uint32, (size, width), axis) for axis in (0, 1)
         )
 
     def uniform(stream: int, real: Any) -> Either:
+        # One after the other and each with a seed of its own: (i, j) and (j, i) differ.
         bits = _mix(rows ^ fold(seed, 2 * stream))
         bits = _mix(bits + _mix(columns ^ fold(seed, 2 * stream + 1)))
         # 24 bits are exact in float32; centred, so that the mean is 0.
         unit = ((bits >> 8).astype(real) + 0.5) * 2.0**-23 - 1.0
+        # Uniform on (−√3, √3), of variance 1.
         return unit * 3.0**0.5
 
     if jnp.issubdtype(dtype, jnp.complexfloating):
         real = np.finfo(dtype).dtype
         parts = jax.lax.complex(uniform(0, real), uniform(1, real))
+        # Half of the variance on each axis.
         return parts * np.asarray(0.5**0.5, dtype)
     return uniform(0, dtype)
 
 
 def _mix(x: Either) -> Either:
     """A permutation of 32-bit integers that scrambles them well (two rounds)."""
+    # Those of Wellons' lowbias32; odd, so that products mod 2³² lose nothing.
     for multiplier in (0x7FEB352D, 0x846CA68B):
         x = (x ^ (x >> 16)) * np.uint32(multiplier)
     return x ^ (x >> 16)

@@ -106,8 +106,11 @@ def _step(
     is_last = state.passes == plan.max_passes - 1
     is_whole = is_last | (plan.tol > 0)
     is_ritz = ~first & (state.left == 0)
+    # The random block has the seed itself, bases those numbered from 1.
     seed, fresh = state.seed, state.passes + 2
 
+    # A pass that no triples are read off needs a well-conditioned basis and no more;
+    # the product that follows projects by itself.
     def basis(block: Any, unit: Any) -> Any:
         return choose(
             is_whole,
@@ -115,8 +118,10 @@ def _step(
             lambda: orthonormal(block, seed, fresh, None, loose=True),
         )
 
+    # (m, b). Within a filter as it is: its recurrence is between blocks in one basis.
     q = choose(is_ritz, lambda: basis(state.block, a.right_unit), lambda: state.block)
     size, dtype = a.shape[0], a.dtype
+    # (n, b): Ω in the half pass, M q later.
     y = choose(
         first,
         lambda: random_columns(
@@ -128,6 +133,7 @@ def _step(
     s, u, v = choose(
         is_ritz & is_whole, lambda: ritz(y, u, q), lambda: (state.s, u, state.v)
     )
+    # (m, b): V S and what is off, or Mᴴ M of a filter's block, or the next subspace.
     z = a.rmatmat(u)
     has_triples = is_ritz & is_whole
     state = state._replace(
@@ -154,7 +160,9 @@ def _after_ritz(
     # The last pass is a Ritz step; of a fixed number of passes it was this one.
     budget = plan.max_passes if plan.tol > 0 else passes
     residuals = gaps(z, v, s)
+    # 2 b numbers, and all decisions of a pass from them.
     on_host = read(s, residuals)
+    # What is not finite goes on, for the status to name.
     with np.errstate(all="ignore"):
         is_open, degree, edge, top = _judged(
             on_host[0], on_host[1], passes, plan.rank, budget, plan.tol, a.goal_floor
@@ -167,6 +175,7 @@ def _after_ritz(
     )
     return state._replace(
         is_open=is_open & (passes < plan.max_passes),
+        # Degree 1 is done: each further one is a pass.
         left=degree - np.int32(1),
         before=v if plan.tol > 0 else state.before,
         block=block,
@@ -189,6 +198,7 @@ def _judged(
     largest = residuals[:rank].max()
     goal = xp.maximum(tol * s.max(), floor)
     # What is damped is [0, s_width²], but off s_rank² where values tie.
+    # A filter whose edge is s_rank² itself would gain nothing on the last triple.
     edge = xp.minimum(s[-1] ** 2, (1.0 - _MARGIN) * s[rank - 1] ** 2).astype(s.dtype)
     degree = _degree(s, edge, largest / goal, rank)
     # Little is known of the spectrum at first.
@@ -208,9 +218,11 @@ def _degree(s: Either, edge: Either, ratio: Either, rank: int) -> Either:
     xp = namespace(s)
 
     def growth(value: Either) -> Either:
+        # x_i of theory.md §6.3, kept above 1: arccosh 1 is 0, and divides.
         x = 2.0 * value**2 / edge - 1.0
         return xp.arccosh(xp.maximum(x, 1.0 + 1e-6))
 
+    # T_k(x_1) ≤ 1 / (10 eps), and T_k(x_r) ≥ ratio, solved for k.
     allowed = (np.log(0.2) - np.log(np.finfo(s.dtype).eps)) / growth(s[0])
     needed = xp.log(2.0 * ratio) / growth(s[rank - 1]) + 1.0
     degree = xp.minimum(xp.minimum(allowed, xp.ceil(needed)), float(_MAX_DEGREE))
@@ -224,9 +236,11 @@ def _next_degree(state: RandomizedState, now: Any, image: Array) -> RandomizedSt
     Over the value of the polynomial at s_1 (Zhou & Saad 2007, Algorithm 3.1), so that
     nothing overflows.
     """
+    # T_{k−1} / T_k at s_1: from T_{k+1} = 2 x T_k − T_{k−1}.
     sigma = 1 / (2 * state.top - state.sigma)
     block = _combined(
         image,
+        # The program that also begins a filter, where columns are scaled by S.
         np.ones(state.s.shape, state.s.dtype),
         now,
         state.before,
@@ -244,6 +258,7 @@ def _combined(
     x: Array, columns: Array, y: Array, z: Array, a: Any, b: Any, c: Any
 ) -> Array:
     """A · x · diag(columns) + b · y + c · z."""
+    # In the dtype of the values: a float64 number would widen a float32 block.
     a, b, c = (jnp.asarray(factor, columns.dtype) for factor in (a, b, c))
     return a * (x * columns[None, :]) + b * y + c * z
 
@@ -251,6 +266,7 @@ def _combined(
 def _complete(a: LinearMap, plan: Plan, state: RandomizedState) -> RandomizedState:
     """With a Ritz step for what was filtered since the last one."""
     while not state.has_triples:
+        # What the filter lacks is given up, and this pass is the last: a Ritz step.
         last = plan._replace(max_passes=int(state.passes) + 1)
         state = _step(a, last, state._replace(left=np.int32(0)))
     return state

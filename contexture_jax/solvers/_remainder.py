@@ -24,7 +24,9 @@ from contexture_jax.solvers._random import Seed, random_block
 
 __all__ = ["remainder_norm"]
 
+# Of logarithms between eps² and 1: more digits than float64 has.
 _BISECTIONS = 60
+# Polynomials are cut there: sums of their squares stay in the range of float32.
 _LARGE = 1e12
 
 
@@ -68,15 +70,19 @@ def remainder_norm(
         Outside a trace each product is a program of its own, and what is between two of
         them another, or NumPy's if the arrays are.
     """
+    # c, from (c √(2/3))^num_probes = failure_probability.
     chance = 1.5**0.5 * failure_probability ** (1.0 / num_probes)
     real = right.dtype
     width = num_probes
     none = np.zeros(width, real)
 
     def beside(basis: Any, block: Any, known: Any = None, parts: Any = None) -> _Rest:
+        # One kind of array throughout, that of the basis.
         block = np.asarray(block) if namespace(basis) is np else block
+        # Two known blocks at the start as well, times 0: one program for all steps.
         return _beside(basis, block, known or (block, block), parts or (none, none))
 
+    # (m, q).
     probes = random_block(seed, a.shape[1], width, a.dtype)
     if a.right_unit is not None:
         # M takes it to 0, and has nothing where it is 0.
@@ -85,11 +91,14 @@ def remainder_norm(
 
     def step(state: _State) -> tuple[_State, tuple[Any, Any]]:
         unit, before, link = state
+        # B has a projection on either side: (I − U Uᵀ) M, on vectors off V.
         image = beside(left, a.matmat(unit))
+        # ⟨x, BᵀB x⟩ as ‖B x‖², which no rounding makes negative.
         alpha = image.norm**2
         known, parts = (unit, before), (alpha, link)
         following = beside(right, a.rmatmat(image.rest), known, parts)
         state = _State(following.unit, unit, following.norm)
+        # Outside a trace these are some programs in a row (`_core.processes.ready`).
         return ready(state), (alpha, following.scale)
 
     state, norms = _State(start.unit, start.unit, none), start.norm
@@ -106,9 +115,11 @@ def remainder_norm(
             np.stack([gathered(x).astype(np.float64) for x in column])
             for column in zip(*found, strict=True)
         )
+        # ‖ω‖ off V, of the first step as of any.
         norms = norms[0]
     with np.errstate(all="ignore"):
         largest = _largest_possible(alphas, betas, (norms / chance) ** 2)
+    # One probe has |⟨ω, w⟩| ≥ c, and nobody knows which.
     return namespace(largest).sqrt(largest.max())
 
 
@@ -158,6 +169,7 @@ def _beside(
 ) -> _Rest:
     """A block off an orthonormal basis, less known blocks times a number a column."""
     xp = namespace(block)
+    # Each time: what rounding brings back would grow to the values that were found.
     rest = block - product(basis, product(basis.T, block))
     for one, part in zip(known, parts, strict=True):
         rest = rest - one * part[None, :]
@@ -182,6 +194,7 @@ def _largest_possible(
         def extend(carry: tuple, coefficients: tuple) -> tuple:
             value, before, link, total, beyond, enough = carry
             alpha, beta = coefficients
+            # p_{j+1} = ((x − α_j) p_j − β_{j−1} p_{j−1}) / β_j, from p_0 = 1.
             following = ((x - alpha) * value - link * before) / beta
             following = xp.clip(following, -_LARGE, _LARGE)
             total, beyond = total + following**2, beyond & (following > 0)
@@ -193,9 +206,11 @@ def _largest_possible(
 
     def halve(ends: tuple, _: Any) -> tuple:
         low, high = ends
+        # Two roots: the product of both ends may be subnormal.
         middle = xp.sqrt(low) * xp.sqrt(high)
         enough = excluded(middle)
         return xp.where(enough, low, middle), xp.where(enough, middle, high)
 
+    # Of ‖B‖²: rounding of M, whose norm is at most 1.
     smallest = float(jnp.finfo(goal.dtype).eps) ** 2 * one
     return fold(halve, (smallest, one), (xp.arange(_BISECTIONS),))[1]

@@ -38,6 +38,7 @@ class Status(StrEnum):
     @property
     def code(self) -> int:
         """The integer that compiled solvers return in place of the text."""
+        # By the order of definition, in which `SolveInfo.status` reads it back.
         return list(Status).index(self)
 
     @property
@@ -104,6 +105,7 @@ class SVDResult(_Triples):
 
     @classmethod
     def _of(cls, triples: Iterable[Any], fingerprint: Any) -> SVDResult:
+        # Past `__new__`, which takes them one by one.
         made = tuple.__new__(cls, triples)
         made.fingerprint = fingerprint
         return made
@@ -111,22 +113,26 @@ class SVDResult(_Triples):
     # What a tuple of three does, with a fourth that it knows nothing of.
     def _replace(self, **changes: Any) -> SVDResult:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The result with other fields; of another triple the law is not known."""
+        # Not None, which would be a tree of another structure.
         kept = forgotten(self.fingerprint) if changes else self.fingerprint
         kept = changes.pop("fingerprint", kept)
         return self._of(super()._replace(**changes), kept)
 
 
 def _flatten(result: SVDResult) -> tuple[tuple[Any, ...], None]:
+    # A leaf, since it may be traced; None is a tree without any.
     return (*result, result.fingerprint), None
 
 
 def _flatten_with_keys(result: SVDResult) -> tuple[tuple[Any, ...], None]:
+    # Paths name fields, as those of any NamedTuple.
     keys = map(jax.tree_util.GetAttrKey, (*result._fields, "fingerprint"))
     return tuple(zip(keys, _flatten(result)[0], strict=True)), None
 
 
 def _unflatten(_: None, children: Any) -> SVDResult:
     *triples, mark = children
+    # Unchecked: leaves are whatever a transformation puts there.
     return SVDResult._of(triples, mark)
 
 
@@ -187,5 +193,6 @@ class SolveInfo:
 
     def __repr__(self) -> str:
         """Status and fields in a line or a few."""
+        # Trees of shapes or shardings are printed as well.
         status = self.status if isinstance(self.code, (jax.Array, np.ndarray)) else None
         return describe(self, {"status": status})

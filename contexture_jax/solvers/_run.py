@@ -38,6 +38,7 @@ METHODS = {
 }
 """Name of a method to its functions."""
 
+# Columns that a tail is estimated from (theory.md §6.7).
 _NUM_PROBES = 16
 
 
@@ -92,6 +93,7 @@ def solve(
     """
     stages = _stages(task, plan)
     if begun is None:
+        # A number of NumPy folds others in without a program.
         seed = new_seed(key) if traced else read(new_seed(key))[0]
         begun = Begun(METHODS[stages[0][1].method].init(*stages[0], seed, None))
     stopped = False
@@ -104,13 +106,16 @@ def solve(
         state = begun.state
         if not stopped:
             state, stopped = drive(solver, a, part, state, traced=traced, on_pass=look)
+        # In each stage that is left: triples of a coarse solve are not those asked for.
         if stopped:
             state = solver.complete(a, part, state)
         if stage + 1 == len(stages):
             break
         start = None
         if not plan.guards_clusters:
+            # (m, b): what is left to do is what the coarse dtype could not see.
             start = solver.extract(state).right
+        # A second solve is for clusters that the first may have cut, and for no other.
         elif stopped or not _may_lack_copies(plan, state):
             break
         following = METHODS[stages[-1][1].method].init(*stages[-1], state.seed, start)
@@ -148,9 +153,11 @@ def _may_lack_copies(plan: Plan, state: Any) -> bool:
     that matters.
     """
     s = np.asarray(state.s)[: plan.rank]
+    # What residuals of tol cannot tell apart, nor rounding.
     near = 3.0 * plan.tol * s[:-1] + 10.0 * np.finfo(s.dtype).eps * s[0]
     ends = np.concatenate([[True], s[:-1] - s[1:] > near, [True]])
     starts = np.flatnonzero(ends)
+    # Exactly as many: with fewer all were found, with more the others have come.
     is_block = np.diff(starts) == plan.block_size
     above_last = s[starts[:-1]] - s[-1] > plan.tol * s[0]
     return bool((is_block & above_last).any())
@@ -168,6 +175,7 @@ def _stages(task: Task, plan: Plan) -> list[tuple[LinearMap, Plan]]:
     if task.coarse is None:
         return [(task.map, plan)]
     # As exact as the coarse dtype makes them.
+    # 50 eps is 0.39 for bfloat16; what is coarser is asked for 0.5.
     reachable = min(50.0 * float(jnp.finfo(plan.range_dtype).eps), 0.5)
     rough = plan._replace(method="randomized", tol=max(plan.tol, reachable))
     return [(task.coarse, rough), (task.map, plan)]
@@ -177,6 +185,7 @@ def _stages(task: Task, plan: Plan) -> list[tuple[LinearMap, Plan]]:
 def _off(right: Array, seed: Any, unit: Any, *, num: int) -> Array:
     """Random probes off the right vectors."""
     m, dtype = right.shape[0], right.dtype
+    # −1 is the number of no pass: independent of what V was made from.
     probes = random_columns(fold(seed, -1), unit, size=m, width=num, dtype=dtype)
     return probes - mm(right, mm(right.conj().T, probes))
 
@@ -191,7 +200,9 @@ def _finished(
     left: Array, right: Array, weights: tuple[Array, Array] | None, *, rank: int
 ) -> tuple[Array, Array, Float[Array, " r"]]:
     """The leading vectors as they are wanted, and zeros: NaN if one is not finite."""
+    # Before the weights: signs are by the entries of √p_x μ (theory.md §1.5).
     left, right = fix_signs(left[:, :rank], right[:, :rank])
+    # A number a column is what comes to the host.
     ends = 0.0 * (jnp.abs(left).max(axis=0) + jnp.abs(right).max(axis=0))
     if weights is not None:
         left, right = (
@@ -211,11 +222,13 @@ def _described(
     the tail and not of the whole (as in Hutch++: Meyer, Musco, Musco & Woodruff 2021).
     """
     xp, dtype = namespace(s), s.dtype
+    # Methods give all that they found, a block's width or more.
     s, *gap = (x[: plan.rank] for x in (s, left_gap, right_gap))
     s, gap = _within_norm(a, s, gap)
     head, error = (s * s).sum(), 0.0
     if squared_norm is None:
         total = head + energies.mean()
+        # Of the mean of independent samples.
         error = energies.std(ddof=1) / _NUM_PROBES**0.5
     else:
         total = squared_norm
@@ -243,6 +256,7 @@ def _beside(array: Array, tree: Any) -> Any:
     """Values of the host as arrays of JAX where another one lies, whole."""
     sharding = array.sharding
     if isinstance(sharding, NamedSharding):
+        # For every process to read.
         everywhere = NamedSharding(sharding.mesh, PartitionSpec())
         return jax.tree.map(lambda x: placed(x, everywhere), tree)
     return jax.device_put(tree, sharding if array.committed else None)
@@ -263,6 +277,7 @@ def total_energy(
     estimated tail, whose gradient would need that of the singular vectors.
     """
     if squared_norm is None:
+        # The probes that `solve` took with this key.
         seed, size = fold(make_seed(key), -1), a.shape[1]
         probes = a.project_right(random_block(seed, size, _NUM_PROBES, a.dtype))
         return (jnp.abs(a.matmat(probes)) ** 2).sum(axis=0).mean()
@@ -278,6 +293,7 @@ def _within_norm(a: LinearMap, s: Either, gaps: list[Any]) -> tuple[Either, list
         return s, gaps
     xp = namespace(s)
     over = xp.maximum(s - a.scale, 0.0)
+    # What is further above is a mistake of the operator's, and is to be seen.
     over = xp.where(over <= rounding_of(a.shape, s.dtype) * a.scale, over, 0.0)
     # Not s − over, which rounds.
     return xp.where(over > 0, a.scale, s), [gap + over for gap in gaps]
@@ -296,6 +312,7 @@ def _status(
 ) -> Any:
     """The code of the status: the gravest of what holds."""
     xp = namespace(s)
+    # NaN counts as 0 here, and is named below.
     deficient = ~(s[-1] > a.cutoff(s))
     # A run of a fixed number of passes is judged by what would be asked for.
     default = max(1e-10, 100 * float(jnp.finfo(a.dtype).eps))
@@ -304,8 +321,10 @@ def _status(
     # computed anew and differ by rounding, as do those of a dense factorisation.
     rounding = 2.0 * rounding_of(a.shape, a.dtype) * xp.maximum(s[0], a.scale)
     close = residuals.max() <= goal + rounding
+    # An average has norm 1: more is no conditional expectation.
     above = (a.scale > 0) & (s[0] > a.scale + goal + rounding)
     code: Any = Status.CONVERGED.code
+    # The last that holds is the one that is told.
     for holds, status in (
         (deficient, Status.RANK_DEFICIENT),
         (~close, Status.MAX_PASSES),

@@ -32,18 +32,23 @@ def choose_scale(
     real = jnp.zeros((), entries[0].dtype).real.dtype
 
     def largest() -> Float[Array, ""]:
+        # A sparse matrix may store nothing.
         each = [jnp.abs(x).max() for x in entries if x.size]
         top = jnp.stack([jnp.zeros((), real), *each]).max()
+        # What is not finite stays, for the status to name.
         sane = (top > 0) & jnp.isfinite(top)
+        # A power of 4, whose root is exact as well: `scaled_map` takes it twice.
         half = jnp.round(0.5 * jnp.log2(jnp.where(sane, top, 1.0)))
         return jnp.ldexp(jnp.ones((), real), 2 * half.astype(jnp.int32))
 
     if squared_norm is None:
         return largest(), None
     fits = in_range(squared_norm)
+    # A conditional: most matrices are not read again.
     scale = jax.lax.cond(fits, lambda: jnp.ones((), real), largest)
 
     def over_scale() -> Float[Array, ""]:
+        # Summed anew: the sum that was given overflowed, or lost its small terms.
         squares = [(jnp.abs(x / scale.astype(x.dtype)) ** 2).sum() for x in entries]
         return jnp.stack(squares).sum()
 

@@ -29,6 +29,7 @@ __all__ = [
     "save_state",
 ]
 
+# Of the file: another one where states or plans have other fields.
 _VERSION = 1
 
 
@@ -91,12 +92,15 @@ def observed(
     def look(begun: Begun) -> bool:
         inner, rank = begun.state, empty.plan.rank
         s, residuals = (
+            # Bases that few passes fill may hold fewer values; the shape stays.
             float(scale) * np.resize(gathered(x), max(len(x), rank))[:rank]
             for x in (inner.s, inner.residuals)
         )
+        # The half pass that iterations begin with.
         half = 0.0 if empty.plan.method == "exact" else 0.5
         passes = float(begun.earlier + inner.passes + half)
         state = _filled(empty, begun)
+        # Not whatever is true: a callback may return what it likes.
         return on_step(Progress(passes, s, residuals, state)) is True
 
     return look
@@ -137,6 +141,7 @@ def begun_of(state: Any, expected: SolveState) -> Begun | None:
         return None
     _check_kind(state)
     ours, theirs = _description(expected), _description(state)
+    # Option by option, so that the message names the one that differs.
     for name, value in ours.items():
         if theirs.get(name) != value:
             msg = (
@@ -144,6 +149,7 @@ def begun_of(state: Any, expected: SolveState) -> Begun | None:
                 f" {name} {theirs.get(name)}"
             )
             raise ValueError(msg)
+    # Equal sizes and options do not make it the same matrix.
     of_one_law(
         expected.fingerprint,
         state.fingerprint,
@@ -155,6 +161,7 @@ def begun_of(state: Any, expected: SolveState) -> Begun | None:
         name: np.asarray(x)[()] if np.ndim(x) == 0 else jax.device_put(x)
         for name, x in inner._asdict().items()
     }
+    # The stage picks a method: a number of Python's.
     return Begun(inner._replace(**parts), int(state.stage), np.int32(state.earlier))
 
 
@@ -166,6 +173,7 @@ def _check_kind(state: Any) -> None:
 
 def _description(state: SolveState) -> dict[str, Any]:
     """What two states of one solve share, in words and numbers."""
+    # Words decide nothing.
     plan = state.plan._replace(reason="")._asdict()
     return {"shape": tuple(state.shape), "dtype": state.dtype, **plan}
 
@@ -184,6 +192,7 @@ def save_state(path: str | os.PathLike[str], state: SolveState) -> None:
         OSError: if the file cannot be written.
     """
     _check_kind(state)
+    # Before the others leave: what is cut over processes is gathered by all of them.
     arrays = {name: gathered(x) for name, x in state.inner._asdict().items()}
     header = {"version": _VERSION, **_description(state)}
     parts = {
@@ -192,16 +201,19 @@ def save_state(path: str | os.PathLike[str], state: SolveState) -> None:
         "earlier": np.asarray(state.earlier),
         **{f"state {name}": x for name, x in arrays.items()},
     }
+    # A map has none.
     if state.fingerprint is not None:
         parts["fingerprint"] = np.asarray(state.fingerprint)
     if jax.process_index():
         return
     path = Path(path)
+    # Two programs may save to one path; the last one's file is whole.
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with beside.open("wb") as file:
             np.savez(file, allow_pickle=False, **parts)
             file.flush()
+            # On the disk before it takes the name: a crash leaves one or the other.
             os.fsync(file.fileno())
         beside.replace(path)
     finally:
@@ -218,8 +230,10 @@ def load_state(path: str | os.PathLike[str]) -> SolveState:
     path = Path(path)
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            # All of it now: entries of an archive are read as they are asked for.
             parts = dict(file)
         header = json.loads(str(parts.pop("header")))
+        # First of all: a file of another version may have other parts.
         version = header.pop("version")
         if version == _VERSION:
             return _rebuilt(header, parts)
@@ -243,6 +257,7 @@ def load_state(path: str | os.PathLike[str]) -> SolveState:
 def _rebuilt(header: dict[str, Any], parts: dict[str, np.ndarray]) -> SolveState:
     shape, dtype = tuple(header.pop("shape")), header.pop("dtype")
     plan = Plan(**header)
+    # The second stage of such a plan is subspace iteration (`_run._stages`).
     is_again = plan.guards_clusters and int(parts["stage"]) > 0
     kind = METHODS["randomized" if is_again else plan.method].state
     inner = kind(**{name: parts[f"state {name}"] for name in kind._fields})

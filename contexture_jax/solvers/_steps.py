@@ -74,6 +74,8 @@ def drive(
     Returns:
         The last state; whether it was stopped before its time.
     """
+    # One program, whose size does not grow with the passes. Methods that decide nothing
+    # run below in a trace, too: their one or two passes are unrolled.
     if traced and solver.decides:
         step = functools.partial(solver.step, a, plan)
         return jax.lax.while_loop(lambda now: now.is_open, step, state), False
@@ -84,7 +86,9 @@ def drive(
             # What the caller went on from is its own; the rest nobody else has seen.
             in_place = not traced
             continue
+        # Who is told of a pass finds it done, and may measure time.
         jax.block_until_ready(state)
+        # A solve that ended by itself was not stopped.
         if on_pass(state) and state.is_open:
             return state, True
     return state, False
@@ -92,6 +96,7 @@ def drive(
 
 def choose(condition: Any, yes: Callable[[], _T], no: Callable[[], _T]) -> _T:
     """One of two, by a value or, inside a program, by a conditional."""
+    # Under `vmap` both run, and one is taken.
     if isinstance(condition, Tracer):
         return jax.lax.cond(condition, yes, no)
     return yes() if condition else no()
@@ -112,6 +117,7 @@ def read(*values: Any) -> tuple[Any, ...]:
     """Small arrays and numbers as values of NumPy; traced ones as they are."""
     if is_traced(values):
         return values
+    # An array of no axes becomes a number, which decides in Python as one.
     return tuple(None if x is None else np.asarray(gathered(x))[()] for x in values)
 
 
@@ -119,6 +125,7 @@ def zeros(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
     """Zeros for a state: traced if `like` is, else of no memory."""
     if isinstance(like, Tracer):
         return jnp.zeros(shape, dtype)
+    # Read-only, by strides of 0: states are replaced and never written into.
     return np.broadcast_to(np.zeros((), dtype), shape)
 
 

@@ -171,6 +171,7 @@ def svd(
         op.shape,
         op.dtype,
         rank,
+        # Triples that exist beside the trivial one: values without mass have none.
         _num_nontrivial(op),
         method=method,
         tol=tol,
@@ -183,6 +184,7 @@ def svd(
         sharded=_num_devices(op) > 1,
         traced=in_trace(op, key),
     )
+    # After the plan, which knows how many passes may follow.
     if plan.stores_transpose:
         op = op.for_passes()
     shape, dtype = op.shape, np.dtype(op.dtype).name
@@ -192,6 +194,8 @@ def svd(
         is_watched = on_step is not None or state is not None
         if in_trace(op, key):
             check_untraced(on_step, state)
+        # Between small programs Python can look and stop; over a mesh one program runs
+        # all where nobody has asked to.
         elif mesh_of(op) is None or is_watched:
             begun, on_pass = begun_of(state, empty), observed(on_step, empty)
             return _solve(
@@ -200,6 +204,7 @@ def svd(
         return _compiled(op, key, plan=plan.program)
 
     result, info = implicit_svd(run, euclidean_problem, op, key)
+    # Out here, as programs serve operators with and without a mark.
     return result._replace(fingerprint=op.fingerprint), finish(plan, info)
 
 
@@ -209,6 +214,7 @@ def _solve(
     problem, coarse = euclidean_problem(op), None
     if plan.range_dtype:
         low = symmetrised_map(op.narrowed(plan.range_dtype))
+        # Only products are coarse: units and weights are those of the exact problem.
         coarse = coarse_map(problem.map, low)
     task = Task(problem.map, problem.squared_norm, coarse)
     return solve(task, plan, key, **driving)
@@ -240,8 +246,11 @@ def euclidean_problem(op: AssociationOperator) -> Problem:
     def pairing(result: SVDResult, c: Float[Array, " rank"]) -> Float[Array, ""]:
         """Σ_i c_i (⟨μ_i, T ν_i⟩ + s_i (⟨μ_i², p_x⟩ − ⟨ν_i², p_a⟩) / 2)."""
         s, left, right = result
+        # (r,): what the marginals add by themselves (theory.md §6.10).
         shares = mm(op.p_x, left * left) - mm(op.p_a, right * right)
+        # (n, r): one product for all values, and the only way into T.
         image = op.matmat(right * c[None, :])
+        # As the weight of ⟨·, ·⟩ it is held: its change is in `shares`.
         law = jax.lax.stop_gradient(op.p_x)[:, None]
         return jnp.sum(law * left * image) + 0.5 * jnp.sum(c * s * shares)
 
@@ -255,6 +264,7 @@ def _num_nontrivial(op: AssociationOperator) -> int:
     if not is_traced(op.p_x, op.p_a):
         sizes = [int(np.count_nonzero(gathered(p))) for p in (op.p_x, op.p_a)]
     else:
+        # Which masses are 0 a trace cannot tell.
         sizes = list(op.shape)
     return min(sizes) - 1
 

@@ -114,11 +114,13 @@ def truncated_svd(
         True
     """
     check_key(key)
+    # A trace keeps nothing: what it makes of a map must not outlive it.
     arrays, products, shape, dtype = take_apart(a, kept=not is_traced(key))
     plan = make_plan(
         shape,
         dtype,
         rank,
+        # Nothing is deflated: all of them exist.
         min(shape),
         method=method,
         tol=tol,
@@ -130,14 +132,17 @@ def truncated_svd(
         traced=in_trace(arrays, key),
     )
     if _wants_transpose(arrays, plan):
+        # Gradients go through the first alone, by `pairing`.
         arrays = (arrays, transpose_rows(arrays))
     functions = None if products is None else products.functions
+    # Hashable: programs and the pull-back are kept by its functions and sizes.
     make_problem = _MatrixProblem(functions, shape, dtype)
 
     def run(arrays: Any, key: Array) -> tuple[SVDResult, SolveInfo]:
         if in_trace(arrays, key):
             check_untraced(on_step, state)
             return _program(products, plan.program, make_problem)(arrays, key)
+        # A mark takes a look at all entries, and is for states alone. A map shows none.
         mark = None
         if products is None and (on_step is not None or state is not None):
             mark = fingerprint(arrays)
@@ -149,6 +154,7 @@ def truncated_svd(
             plan=plan.program,
             make_problem=make_problem,
             begun=begun_of(state, empty),
+            # Not yet a callback: the scale of values is found within.
             observe=functools.partial(observed, on_step, empty),
         )
 
@@ -164,6 +170,7 @@ class _MatrixProblem(NamedTuple):
     dtype: Any
 
     def __call__(self, arrays: Any) -> Problem:
+        # Of a map it is estimated from probes (theory.md §6.7).
         squared_norm = None
         if self.functions is not None:
             forward_fn, backward_fn = self.functions
@@ -176,6 +183,7 @@ class _MatrixProblem(NamedTuple):
                 return backward_fn(f, *backward_values)
 
         else:
+            # `Layouts` is a pair, too: a way forward and a way back.
             forward, backward = arrays if isinstance(arrays, tuple) else (arrays, None)
             squared_norm = _square_sum(self.entries(arrays))
 
@@ -189,14 +197,17 @@ class _MatrixProblem(NamedTuple):
 
         def pairing(result: SVDResult, c: Float[Array, " rank"]) -> Float[Array, ""]:
             """Σ_i c_i Re⟨u_i, A v_i⟩."""
+            # (n, r): one product for all values (theory.md §6.10).
             image = matmat(result.right * c[None, :])
             return jnp.sum((result.left.conj() * image).real)
 
+        # No units and no scale: rounding is measured by s_1 itself.
         linear_map = LinearMap(matmat, rmatmat, self.shape, self.dtype)
         return Problem(linear_map, squared_norm, pairing)
 
     def entries(self, arrays: Any) -> list[Array]:
         """The stored entries."""
+        # The layout of the way back holds the same numbers.
         if isinstance(arrays, Layouts):
             return [arrays.forward.weights]
         return [arrays[0] if isinstance(arrays, tuple) else arrays]
@@ -207,11 +218,13 @@ def _times(a: Any, block: Array, *, adjoint: bool = False) -> Array:
     """A stored matrix, or its conjugate transpose, times a block."""
     if isinstance(a, Slots):
         return slots_matmat(a, block)
+    # A view within the program; `transpose_rows` is for who multiplies often.
     return mm(a.conj().T if adjoint else a, block)
 
 
 @jax.jit
 def _square_sum(entries: list[Array]) -> Float[Array, ""]:
+    # Before anything is scaled: infinite or 0 where squares leave the range.
     return jnp.asarray(sum((jnp.abs(x) ** 2).sum() for x in entries))
 
 
@@ -245,11 +258,13 @@ def _scale(
     """`choose_scale`; None for a scale of 1 where there are values that say so."""
     squared_norm = problem.squared_norm
     if squared_norm is None:
+        # A column of its image stands for entries that nobody can read.
         m, dtype = make_problem.shape[1], make_problem.dtype
         probe = random_columns(new_seed(key), None, size=m, width=1, dtype=dtype)
         entries = [problem.map.matmat(probe)]
     else:
         entries = make_problem.entries(arrays)
+        # Nearly always: then no entry is looked at, and no program made for it.
         if not traced and in_range(read(squared_norm)[0]):
             return None, squared_norm
     scale, squared_norm = _chosen(entries, squared_norm)
@@ -257,6 +272,7 @@ def _scale(
         return scale, squared_norm
     (number,) = read(scale)
     with np.errstate(all="ignore"):
+        # A scale near 1 would be two products with a number for nothing.
         return (None if in_range(number * number) else scale), squared_norm
 
 
@@ -273,9 +289,11 @@ def _program(
     """
     if products is None:
         return functools.partial(_compiled, plan=plan, make_problem=make_problem)
+    # Not `_compiled`, whose cache would hold the functions of the caller for ever.
     program = jax.jit(functools.partial(_solve, plan=plan, make_problem=make_problem))
     if products.programs is None:
         return program
+    # By plan: another rank or tolerance is another program.
     return products.programs.setdefault(plan, program)
 
 
@@ -283,6 +301,7 @@ def _work(arrays: Any, dtype: Any) -> Work | None:
     """What a product with a sparse matrix takes; None for any other."""
     if not isinstance(arrays, Layouts):
         return None
+    # By slots, padding included: those are read as well.
     return Work.sparse(arrays.forward.indices.size, np.dtype(dtype).itemsize)
 
 

@@ -96,6 +96,7 @@ def check_mesh(mesh: Any, axis: str) -> Mesh:
 
 def mesh_of(operator: AssociationOperator) -> Mesh | None:
     """The mesh that an operator, or a part of it, is sharded over; None: one device."""
+    # An operator may be made of others: the first one that is cut tells.
     parts = jax.tree.leaves(
         operator, is_leaf=lambda node: isinstance(node, ShardedOperator)
     )
@@ -109,6 +110,7 @@ def padded_size(size: int, num_devices: int) -> int:
 
 def pad_rows(x: Float[Array, "n r"], num_devices: int) -> Float[Array, "n2 r"]:
     """The block with rows of zeros up to a multiple of the number of devices."""
+    # No copy where the devices divide it.
     missing = padded_size(x.shape[0], num_devices) - x.shape[0]
     return jnp.pad(x, ((0, missing), (0, 0))) if missing else x
 
@@ -126,6 +128,7 @@ def place_whole(x: Any, mesh: Mesh) -> Array:
 
 def place_law(law: Any, mesh: Mesh, axis: str) -> Array:
     """A marginal, cut over the mesh where its length divides, else on each device."""
+    # JAX cuts evenly or not at all, and a marginal is too small to pad.
     divides = law.shape[0] % mesh.shape[axis] == 0
     return place_rows(law, mesh, axis) if divides else place_whole(law, mesh)
 
@@ -178,5 +181,6 @@ def _run(
         # marked by hand as different on each device.
         check_vma=False,
     )
+    # `shard_map` refuses a mesh other than that of the trace that it is in.
     with within(mesh):
         return run(*arrays)

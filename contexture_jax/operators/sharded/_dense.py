@@ -63,6 +63,7 @@ class ShardedDenseOperator(ShardedOperator):
         """T g, shape (n, r)."""
         take = (self.axis, None)
         local = spmd(_local_product, self.mesh, take, self.axis, self.precision)
+        # (n2, r) and then without the rows of padding.
         out = local(self.joint, g)[: self.shape[0]]
         return safe_reciprocal(self.p_x)[:, None] * out
 
@@ -71,11 +72,13 @@ class ShardedDenseOperator(ShardedOperator):
         axis = self.axis
         static = axis, self.precision
         total = spmd(_sum_over_rows, self.mesh, (axis, axis), None, *static)
+        # Padding is 0 in both, and adds nothing.
         out = total(self.joint, pad_rows(f, self.num_devices))
         return safe_reciprocal(self.p_a)[:, None] * out
 
     def squared_norm(self) -> Float[Array, ""]:
         """Σ P(x,a)² / (p_x p_a)."""
+        # As on one device: the compiler sums over the cut.
         back = self.joint * safe_reciprocal(self.p_a)[None, :]
         rows = jnp.sum(back * self.joint, axis=1)[: self.shape[0]]
         return jnp.sum(rows * safe_reciprocal(self.p_x))
@@ -83,6 +86,7 @@ class ShardedDenseOperator(ShardedOperator):
     def cost(self, r: int) -> Cost:
         """Of one device: a product with its share of the rows."""
         n, m = self.shape
+        # Padding is multiplied like the rest.
         rows = padded_size(n, self.num_devices) // self.num_devices
         size = self.dtype.itemsize
         return Cost(
@@ -139,14 +143,17 @@ class ShardedLowRankOperator(ShardedOperator):
 
     def _apply(self, out: Array, into: Array, law: Array, block: Array) -> Array:
         axis = self.axis
+        # Zeros in the padding, for the mean as well.
         weighted = pad_rows(law[:, None] * block, self.num_devices)
         static = axis, self.precision
+        # X and A are both cut: a device has a share of either.
         local = spmd(_through_features, self.mesh, (axis,) * 3, axis, *static)
         return local(out, into, weighted)
 
     def squared_norm(self) -> Float[Array, ""]:
         """1 + Tr(Cov l · Cov r)."""
         k = self.num_devices
+        # (e, e) each, whole on every device.
         left = mm(self.left.T, pad_rows(self.p_x[:, None], k) * self.left)
         right = mm(self.right.T, pad_rows(self.p_a[:, None], k) * self.right)
         return 1.0 + (left * right.T).sum()
@@ -177,6 +184,7 @@ class ShardedLowRankOperator(ShardedOperator):
 
 def shard_dense(op: DenseOperator, mesh: Mesh, axis: str) -> ShardedDenseOperator:
     """The same operator over a mesh."""
+    # Rows of zeros have no mass: the marginals are those of the table.
     joint = pad_rows(op.joint, mesh.shape[axis])
     return ShardedDenseOperator(
         place_rows(joint, mesh, axis),
@@ -214,7 +222,9 @@ def _sum_over_rows(axis: str, precision: Precision, joint: Array, f: Array) -> A
 def _through_features(
     axis: str, precision: Precision, out: Array, into: Array, weighted: Array
 ) -> Array:
+    # A feature of ones brings the mean along: one sum over devices, and not two.
     ones = jnp.ones((into.shape[0], 1), into.dtype)
     moments = mm(jnp.concatenate([into, ones], axis=1).T, weighted, precision)
+    # (e + 1, r): all that devices tell each other.
     moments = jax.lax.psum(moments, axis)
     return mm(out, moments[:-1], precision) + moments[-1:]

@@ -61,6 +61,7 @@ class _Ring(NamedTuple):
         return self.mesh.shape[self.axis]
 
     def pass_on(self, x: Array) -> Array:
+        # To the device before: device i meets the blocks i, i + 1, ….
         k = self.size
         return jax.lax.ppermute(x, self.axis, [(i, (i - 1) % k) for i in range(k)])
 
@@ -118,12 +119,14 @@ class ShardedKernelOperator(ShardedOperator):
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
+        # Keys of padding are masked: no value of theirs counts.
         values = pad_rows(g, self.num_devices)
         out = _ring_exp_matmul(self.queries, self.keys, values, self._ring)
         return jnp.where(self.p_x[:, None] > 0, out[: self.shape[0]], 0.0)
 
     def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T* f = (1 / p_a) Σ_x p_x P⁺(a|x) f(x), shape (m, r)."""
+        # Queries of padding have weights, too, but values of 0.
         values = pad_rows(self.p_x[:, None] * f, self.num_devices)
         total = _ring_exp_matmul(self.keys, self.queries, values, self._ring)
         return safe_reciprocal(self.p_a)[:, None] * total[: self.shape[1]]
@@ -189,13 +192,16 @@ def _shard(
     queries = pad_rows(scores.queries, k)
     keys = masked(form, padded(form, scores.keys, padded_size(m, k)), m)
     queries, keys = (place_rows(x, mesh, axis) for x in (queries, keys))
+    # A ring for log Z(x), which goes into the queries (theory.md §4.4).
     queries, _, _ = normalise(
         form, queries, keys, functools.partial(_ring_logsumexp, ring=ring)
     )
 
+    # (n2, 1): padding has no mass, so that it does not matter what law it has.
     weights = pad_rows(context.p_x[:, None], k)
     p_a = _ring_exp_matmul(keys, queries, weights, ring)[:m]
     inverse = pad_rows(safe_reciprocal(p_a), k)
+    # Σ_a P⁺(a|x)² / p_a by doubled logits (theory.md §6.7).
     squares = _ring_exp_matmul(queries, keys, inverse, ring._replace(power=2.0))
     norm2 = (weights * jnp.where(weights > 0, squares, 0.0)).sum()
     return ShardedKernelOperator(
@@ -240,8 +246,10 @@ def _multiply_in_ring(ring: _Ring, queries: Array, keys: Array, values: Array) -
         # The block goes on while it is used.
         return ring.pass_on(block), add(block, out)
 
+    # One array, so that a hop is one message.
     block = jnp.concatenate([keys, values], axis=1)
     out = jnp.zeros((queries.shape[0], values.shape[1]), values.dtype)
+    # The last block that visits goes on to nobody.
     block, out = jax.lax.fori_loop(0, ring.size - 1, step, (block, out))
     return add(block, out)
 
@@ -269,14 +277,17 @@ def _pull_back_in_ring(
     def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         block, for_queries = state
         key, value = block[:, :e], block[:, e:width]
+        # Tiles are formed again: none was kept.
         _, pull_back = jax.vjp(ring.local_product, queries, key, value)
         new = pull_back(cotangent)
         block = block.at[:, width:].add(jnp.concatenate(new[1:], axis=1))
+        # A hop more than forward: cotangents belong where their block came from.
         if ring.size > 1:
             block = ring.pass_on(block)
         return block, for_queries + new[0]
 
     both = jnp.concatenate([keys, values], axis=1)
+    # Behind keys and values their cotangents, (m2 / k, 2 (e + r)).
     start = (
         jnp.concatenate([both, jnp.zeros_like(both)], axis=1),
         jnp.zeros_like(queries),
@@ -303,7 +314,9 @@ def _logsumexp_in_ring(ring: _Ring, queries: Array, keys: Array) -> tuple[Array,
 
     def add(block: Array, total: tuple[Array, Array]) -> tuple[Array, Array]:
         here = logsumexp_rows(queries, block, form=ring.form, tile_size=ring.tile_size)
+        # In two parts, the largest logit and the rest (theory.md §4.4).
         high = jnp.maximum(total[0], here[0])
+        # Exponents are at most a rest, the logarithm of a count.
         parts = [jnp.exp(one - high + rest) for one, rest in (total, here)]
         return high, jnp.log(parts[0] + parts[1])
 
@@ -311,6 +324,7 @@ def _logsumexp_in_ring(ring: _Ring, queries: Array, keys: Array) -> tuple[Array,
         block, total = state
         return ring.pass_on(block), add(block, total)
 
+    # Finite: −∞ less itself is NaN.
     none = jnp.full(queries.shape[:1], MASKED, queries.dtype)
     start = (keys, (none, none))
     return add(*jax.lax.fori_loop(0, ring.size - 1, step, start))
@@ -329,6 +343,7 @@ def _logsumexp_backward(
     """With the softmax P of the scores and the cotangent c, c ∘ P is that of L."""
     queries, keys, out = kept
     ones = jnp.ones((len(keys), 1), keys.dtype)
+    # exp(L − lse) is that softmax: the rule of the product, with ones for values.
     arrays = shifted(ring.form, queries, *out), keys, ones
     return _exp_matmul_backward(ring, arrays, cotangent[1][:, None])[:2]
 

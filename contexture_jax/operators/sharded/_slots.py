@@ -199,15 +199,18 @@ def shard_entries(
     share_x, share_a = (padded_size(size, k) // k for size in shape)
     ring = m > share_x
     rows, columns = rows.astype(np.int64), columns.astype(np.int64)
+    # Parts of an entry are added in float64, and so are marginals.
     exact = weights.astype(np.float64)
     p_x, p_a = np.bincount(rows, exact, n), np.bincount(columns, exact, m)
     # Entries of rows and columns without mass have none themselves.
     forward = exact / np.where(p_x > 0, p_x, 1.0)[rows]
     backward = exact / np.where(p_a > 0, p_a, 1.0)[columns]
+    # The device of a row, and whose block of functions it meets.
     home, visitor = rows // share_x, columns // share_a if ring else rows // share_x
     layouts = (
         _lay_out(
             home,
+            # After t hops device i has the block of i + t.
             (visitor - home) % k,
             rows % share_x,
             columns % share_a if ring else columns,
@@ -245,6 +248,7 @@ def _squared_norm(
     rows: np.ndarray, columns: np.ndarray, forward: np.ndarray, backward: np.ndarray
 ) -> float:
     """Σ P(a|x) P(x|a), parts of one entry added up first."""
+    # The square of a sum is more than the squares of its parts.
     _, entry = np.unique(
         rows * (columns.max(initial=0) + 1) + columns, return_inverse=True
     )
@@ -267,6 +271,7 @@ def _lay_out(
 
     def part(first: int, length: int) -> tuple[_ShardBucket, ...]:
         here = (step >= first) & (step < first + length)
+        # All groups have the shape of the fullest: one program for all devices.
         group = device[here] * length + (step[here] - first)
         buckets = _make_buckets(
             group, row[here], column[here], weight[here], k * length, num_rows
@@ -276,6 +281,7 @@ def _lay_out(
     def by_step(bucket: _ShardBucket) -> _ShardBucket:
         return _ShardBucket(*(x.reshape(k, k - 2, *x.shape[1:]) for x in bucket))
 
+    # Stacked for a scan; the first and the last step stand apart, of other sizes.
     others = tuple(map(by_step, part(1, k - 2))) if k > 2 else ()
     layout = _Layout(part(0, 1), others, part(k - 1, 1) if k > 1 else ())
     return place_rows(layout, mesh, axis)
@@ -290,6 +296,7 @@ def _make_buckets(
     num_rows: int,
 ) -> list[_ShardBucket]:
     """Buckets with a leading axis of groups, as wide as the fullest group needs."""
+    # A line is a row of one group, whose entries are neighbours once sorted.
     key = group * num_rows + row
     order = np.argsort(key, kind="stable")
     column, weight = column[order], weight[order]
@@ -297,17 +304,20 @@ def _make_buckets(
         key[order], return_index=True, return_counts=True
     )
     start, length, pieces = starts, degrees, []
+    # In pieces: one long line would widen every other.
     for width in _WHOLE:
         number = length // width
         line = np.repeat(np.arange(len(lines)), number)
         offset = np.arange(len(line)) - np.repeat(np.cumsum(number) - number, number)
         pieces.append((line, start[line] + width * offset, np.full_like(line, width)))
         start, length = start + width * number, length - width * number
+    # Shorter than the narrowest of those pieces.
     left = np.flatnonzero(length)
     pieces.append((left, start[left], length[left]))
     line, start, length = map(np.concatenate, zip(*pieces, strict=True))
     buckets, below = [], 0
     for width in _WIDTHS:
+        # Pieces that this width holds and no narrower one.
         members = np.flatnonzero((length > below) & (length <= width))
         below = width
         if not len(members):
@@ -316,12 +326,15 @@ def _make_buckets(
         members = members[np.argsort(line[members], kind="stable")]
         owner, target = np.divmod(lines[line[members]], num_rows)
         sizes = np.bincount(owner, minlength=num_groups)
+        # The number of a piece within its group.
         place = np.arange(len(members)) - (np.cumsum(sizes) - sizes)[owner]
         shape = (num_groups, width, int(sizes.max()))
         indices: Any = np.zeros(shape, np.int32)
         weights: Any = np.zeros(shape, weight.dtype)
+        # Pieces that are not used add past the end, where `_add` drops them.
         rows: Any = np.full((num_groups, shape[2]), num_rows, np.int32)
         rows[owner, place] = target
+        # By slots, of which there are few; entries would be a loop of Python over all.
         for slot in range(width):
             used = length[members] > slot
             entry = start[members[used]] + slot
@@ -363,6 +376,7 @@ def _multiply_in_ring(
     if num_devices == 1:
         return out
     state, others = (pass_on(x), out), _strip(layout.others)
+    # One step is compiled, whatever the number of devices.
     (x, out), _ = jax.lax.scan(step, state, others, length=num_devices - 2)
     return _add(out, _strip(layout.last), x)
 
@@ -373,6 +387,7 @@ def _add(
     """Add the product of the buckets of one device with a block."""
     for bucket in buckets:
         sums = sum_slots(Bucket(bucket.indices, bucket.weights), x)
+        # A long row is several pieces, which add up.
         out = out.at[bucket.rows].add(sums, mode="drop")
     return out
 
