@@ -130,13 +130,16 @@ class Options:
 
 def as_option(name: str, value: str) -> str:
     """An option and its value as a shell takes them, on one line."""
+    # Also those beyond ASCII, which `splitlines` knows: an error is one line.
     breaks = [c for c in value if ord(c) < 32 or len(f"a{c}a".splitlines()) > 1]
     word = shlex.quote(value)
     if breaks:
         word = value.replace("\\", "\\\\").replace("'", "\\'")
         for c in breaks:
             word = word.replace(c, f"\\u{ord(c):04x}")
+        # The quotes of bash, in which a line break has a name.
         word = f"$'{word}'"
+    # argparse takes a word with a dash in front for an option, unless = joins it.
     return f"{name}{'=' if value.startswith('-') else ' '}{word}"
 
 
@@ -144,6 +147,7 @@ def as_words(name: str, value: Any) -> str:
     """What the command calls a parameter of `cx.data`, for `Message.worded`."""
     if value is None or isinstance(value, bool):
         return _WORDS.get((name, value), f"--{name}")
+    # An empty list stands for the option by itself.
     values = [value] if isinstance(value, str) else value or [""]
     return " ".join(as_option(f"--{name}", one) for one in values)
 
@@ -161,6 +165,7 @@ def add_data_options(group: Any) -> None:
     ):
         group.add_argument(
             option,
+            # Not a list with commas, which names of columns may hold.
             action="append",
             default=[],
             metavar="COLUMN",
@@ -187,6 +192,7 @@ def add_notation_options(group: Any) -> None:
     )
     group.add_argument(
         "--missing",
+        # One list, so that an empty one can say that there are no marks.
         type=_marks,
         default=DEFAULT_MISSING,
         metavar="MARK,MARK,…",
@@ -247,6 +253,7 @@ def add_output_options(group: Any) -> None:
     """Add where to write, and how much to say."""
     group.add_argument(
         "--out",
+        # Not the current directory: files of the same names are replaced.
         default="contexture-out",
         metavar="DIR",
         help="where to write; spectrum replaces results that are there, train goes on"
@@ -267,6 +274,8 @@ def count(text: str) -> int:
 
 def batch(text: str) -> int:
     """An integer of at least 4."""
+    # Estimates without bias halve a batch, and a covariance takes two rows (theory.md
+    # §7.7).
     return _integer(text, 4, None)
 
 
@@ -274,6 +283,7 @@ def _separator(text: str) -> str:
     names = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "bar": "|"}
     names |= {"pipe": "|", "space": " ", "spaces": " "}
     character = names.get(text, text)
+    # A letter, a digit or a quotation mark is part of cells.
     if len(character) != 1 or character in '"\r\n' or character.isalnum():
         raise argparse.ArgumentTypeError(
             "expected one character that is no letter, digit or quotation mark, or"
@@ -314,6 +324,7 @@ def not_negative(text: str) -> float:
 def replicates(text: str) -> int:
     """0, or an integer of at least 2."""
     count = _integer(text, 0, None)
+    # A single resample has no standard deviation.
     if count == 1:
         raise argparse.ArgumentTypeError(
             "expected 0 or an integer of at least 2; got 1"
@@ -322,6 +333,7 @@ def replicates(text: str) -> int:
 
 
 def _seed(text: str) -> int:
+    # Of a larger one JAX drops the upper bits, unless 64-bit types are on.
     return _integer(text, 0, 2**32 - 1)
 
 

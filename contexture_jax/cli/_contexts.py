@@ -68,6 +68,7 @@ def load(options: Options, *, sparse: bool = False) -> Table:
         table = load_counts(options.data, graph=is_graph, sparse=sparse, **shared)
     else:
         table = load_features(options.data, **shared)
+    # In words of options, where the library speaks of parameters.
     return table._replace(
         notes=[Message(note.worded(as_words)) for note in table.notes]
     )
@@ -84,6 +85,7 @@ def plan_context(options: Options, table: Table) -> Recipe:
     for option, value, owner in (
         ("--num-neighbors", options.num_neighbors, "knn"),
         ("--gamma", options.gamma, "rbf"),
+        # False is no choice of the user's.
         ("--lazy", options.lazy or None, "graph"),
     ):
         check_belongs(option, value, owner, name)
@@ -92,6 +94,7 @@ def plan_context(options: Options, table: Table) -> Recipe:
         "knn": _plan_knn,
         "rbf": _plan_rbf,
         "labels": _plan_labels,
+        # A graph is a symmetric table: its rank is bounded alike.
         "joint": _plan_counts,
         "graph": _plan_counts,
         "teacher": _plan_teacher,
@@ -149,6 +152,7 @@ def build_context(
         return cx.contexts.labels(table.target.values.astype(np.int32))
     x = table.features
     if recipe.name in ("joint", "graph"):
+        # Before the cast, which could overflow.
         x = _of_order_1(x)
     x = x.astype(dtype)
     if recipe.name == "knn":
@@ -179,7 +183,9 @@ def _plan_knn(options: Options, table: Table) -> Recipe:
     num_rows = len(table.features)
     wanted, notes = options.num_neighbors, []
     if wanted is None:
+        # Half of few rows: if all were neighbours, every row would have one law.
         wanted = min(_DEFAULT_NEIGHBORS, max(1, num_rows // 2))
+        # Said, since it is not the number that --help gives.
         if wanted < _DEFAULT_NEIGHBORS:
             notes.append(
                 f"{counted(num_rows, 'row')} only: num_neighbors is {wanted}, not"
@@ -203,6 +209,7 @@ def _plan_rbf(options: Options, table: Table) -> Recipe:
             f" as any; expected a value near 1 / {table.num_columns}, as --gamma auto"
             " takes"
         )
+    # γ |x − a|² is at most four times this, and so stays far from the end of the range.
     reach = float(gamma) * float((table.features**2).sum(axis=1).max())
     largest = float(np.finfo(options.dtype).max) ** 0.5
     if reach > largest:
@@ -228,12 +235,15 @@ def _plan_labels(options: Options, table: Table) -> Recipe:
     del options
     num_classes = len(target.class_names)
     notes = ["the target is the context itself: judging against it says nothing new"]
+    # Indicators of the classes span all functions of A; one is the constant.
     num_triples = min(num_classes, len(target.values)) - 1
     return Recipe("labels", {"num_classes": num_classes}, num_triples, notes)
 
 
 def _plan_counts(options: Options, table: Table) -> Recipe:
     weighty = table.features != 0
+    # Columns first, as `axis` is what is summed over. Without mass there is no law to
+    # be conditioned on (theory.md §1.2).
     present = [int(np.count_nonzero(weighty.sum(axis=axis))) for axis in (0, 1)]
     params = {"lazy": options.lazy} if options.context == "graph" else {}
     notes = [
@@ -249,5 +259,6 @@ def _plan_counts(options: Options, table: Table) -> Recipe:
 def _plan_teacher(options: Options, table: Table) -> Recipe:
     features = table.features.astype(options.dtype)
     # One-hot columns are dependent: whitening leaves fewer directions than columns.
+    # In the dtype of the work, as whitening will see them.
     num_triples = int(np.linalg.matrix_rank(features))
     return Recipe("teacher", {}, min(num_triples, len(features) - 1), [])

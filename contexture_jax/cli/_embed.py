@@ -73,8 +73,10 @@ def run(options: EmbedOptions, ending: Ending) -> Path:
     """
     del ending  # nothing is kept of a command that is ended
     out = Path(options.out)
+    # Before any work.
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"--out {quoted_path(out)} is no file in a directory that is")
+    # JAX is told its precision before the model's arrays are made.
     dtype = _dtype(options.model)
     with computing(dtype):
         learned = _load(options.model)
@@ -85,6 +87,7 @@ def run(options: EmbedOptions, ending: Ending) -> Path:
             decimal=options.decimal,
             missing=options.missing,
         )
+        # Finite in float64: what float32 cannot hold is ∞ now.
         x = table.features.astype(dtype)
         if not np.isfinite(x).all():
             raise InputError(
@@ -94,6 +97,7 @@ def run(options: EmbedOptions, ending: Ending) -> Path:
             np.asarray(learned.transform(x[start : start + _BLOCK]))
             for start in range(0, len(x), _BLOCK)
         ]
+        # Opened, as `save` would end a path with .npy.
         with replacing(out) as path, path.open("wb") as file:
             np.save(file, np.concatenate(parts))
     if not options.quiet:
@@ -121,6 +125,7 @@ def _dtype(model: str) -> str:
 
 
 def _load(model: str) -> Any:
+    # Not at the top, since it imports JAX.
     from contexture_jax.learning import load
 
     try:
@@ -135,6 +140,7 @@ def _encodings(preprocessing: Any, model: str) -> list[Encoding]:
     Raises:
         InputError: if the model is not of features.
     """
+    # None in a file that `Learned.save` wrote for somebody else.
     held = preprocessing or {}
     if held.get("takes") != "features":
         raise InputError(
@@ -146,6 +152,7 @@ def _encodings(preprocessing: Any, model: str) -> list[Encoding]:
 
     def encoding(column: dict[str, Any]) -> Encoding:
         fields: dict[str, Any] = {
+            # Tuples became lists in JSON.
             name: tuple(value) if isinstance(value, list) else value
             for name, value in column.items()
         }

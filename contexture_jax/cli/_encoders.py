@@ -32,6 +32,7 @@ def plan_encoder(options: TrainOptions, recipe: Recipe) -> dict[str, Any]:
         return {"kind": "table"}
     shared = {"activation": options.activation}
     if options.encoder == "mlp":
+        # None: what the loss says, which JAX has to be loaded for.
         hidden = None if options.hidden is None else tuple(options.hidden)
         return {"kind": "mlp", "hidden": hidden, **shared}
     if options.hidden is not None:
@@ -44,6 +45,8 @@ def plan_encoder(options: TrainOptions, recipe: Recipe) -> dict[str, Any]:
 def plan_output(options: TrainOptions, rank: int) -> int:
     """The width of the embedding."""
     if options.output is None:
+        # As `learn` has it. Here it is worked out before, for it is one of the settings
+        # that tell whether a run is the same.
         if options.loss == "joint_nesting":
             return rank
         wide = min(4 * rank, _LARGEST_OUTPUT, options.batch_size // 2)

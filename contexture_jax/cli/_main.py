@@ -29,6 +29,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser that complains in one line, and leaves exiting to `main`."""
 
     def error(self, message: str) -> NoReturn:
+        # argparse would print the usage as well and end the process of a caller.
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     with ending_on_signals() as ending:
+        # In place before anything is written.
         ending.clean_up = remove_temporaries
         try:
             return _run(argv, ending)
@@ -51,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:  # the second, while a run saves itself
             number = signal.SIGINT
         print(ending.words(number), file=sys.stderr)
+        # A caller in this process gets the status, and goes on.
         if argv is None:
             # Threads of XLA may be in a program still: the interpreter's own way out
             # has crashed under them.
@@ -64,15 +67,18 @@ def _run(argv: Sequence[str] | None, ending: Ending) -> int:
     try:
         arguments = vars(_parser().parse_args(argv))
         given = sys.argv[1:] if argv is None else argv
+        # As a shell takes it: a run that is ended says by it how to go on.
         ending.command = shlex.join(["contexture", *given])
         _, command, options = _COMMANDS[arguments.pop("command")]
         command.run(options(**arguments), ending)
     except InputError as error:
         message = error.message.worded(as_words)
+    # Files raise `InputError`, mostly; without a name it is stdout, full or closed.
     except OSError as error:
         message = f"{error.strerror or error}: {error.filename or 'the output'}"
         message += "" if error.filename else f"; {ending.kept()}"
     except Exception as error:
+        # An error of the program keeps its traceback.
         if not _is_out_of_memory(error):
             raise
         message = f"out of memory; {ending.kept()}: take fewer rows or columns"
@@ -91,6 +97,8 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
+# None of these modules imports JAX before its command runs: --help and bad input are
+# told at once.
 _COMMANDS = {
     "spectrum": (
         "the spectrum of a context on a table",
@@ -110,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="contexture",
         description="Contextures: what a context can teach, from the command line.",
+        # An abbreviation would change its meaning with the next option.
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -40,7 +40,7 @@ FILES = (
     "energy.png",
     "spectrum.json",
 )
-_NUM_VALUES_SHOWN = 10
+_NUM_VALUES_SHOWN = 10  # about a line of them
 _SAYS_NOTHING = 0.5  # a sine of 30°
 _INFINITE = (
     "infinite: its term 1 / (1 - s_{d+1}²) is, for every d, as all computed values are"
@@ -118,7 +118,7 @@ def _usefulness(spectrum: cx.evaluation.SpectrumJudgement) -> dict[str, Any]:
     best_dim = None if useful is None else int(useful.best_dim)
     reason = None if useful is not None else "undefined: see the note"
     if tau is not None and not math.isfinite(tau):
-        best_dim, reason = None, _INFINITE
+        best_dim, reason = None, _INFINITE  # every d is as bad
     return {
         "tau": tau,
         "tau_reason": reason,
@@ -252,7 +252,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     if isinstance(value, np.ndarray):
-        return plain(value.tolist())
+        return plain(value.tolist())  # once more, for NaN inside
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -352,7 +352,7 @@ def _bounds_in_words(d: dict[str, Any]) -> str:
     )
     several = [c for c in certificate["clusters"] if c["multiplicity"] > 1]
     text = f"each value within {widest:.1g}: {_proved(d)}"
-    if if_found < 0.1 * widest:
+    if if_found < 0.1 * widest:  # worth a digit or more
         text += f"; within {if_found:.1g} if no value was missed, which is not proved"
     text += f"; s_{len(values) + 1} at most {rounded(certificate['next_upper'])}"
     if several:
@@ -375,7 +375,7 @@ def _spans_in_words(d: dict[str, Any]) -> str:
     parts, known = [], 0
     for sines, how in found:
         told = [i for i, sine in enumerate(sines, start=1) if sine < _SAYS_NOTHING]
-        if told and told[-1] > known:
+        if told and told[-1] > known:  # else the proved one says it all
             known = told[-1]
             first = "first function" if known == 1 else f"first {known} functions"
             angle = math.degrees(math.asin(max(0.0, sines[known - 1])))
@@ -404,7 +404,7 @@ def _sampling_in_words(d: dict[str, Any]) -> list[tuple[str, str]]:
     s = d["sampling"]
     if s is None:
         return []
-    above = sum(1 for p in s["p_values"] if p <= 1 - s["level"])
+    above = sum(1 for p in s["p_values"] if p <= 1 - s["level"])  # see theory.md §3.7
     return [
         (
             f"{s['level']:.0%} intervals",
@@ -440,7 +440,7 @@ def _between(d: dict[str, Any]) -> str:
     if high is None:
         return f"{low:.4g} or more: infinite, if all values are as near 1 as these"
     at = f"with {dim} function{'s' * (dim != 1)}"
-    if high - low <= 5e-4 * high:
+    if high - low <= 5e-4 * high:  # alike in the digits shown
         return f"{high:.4g} {at}"
     return f"between {low:.4g} and {high:.4g} (the latter {at})"
 

@@ -172,14 +172,18 @@ def run(options: SpectrumOptions, ending: Ending) -> Path:
     """
     stages = Stages(quiet=options.quiet)
     with stages.stage("read"):
+        # What can be refused is refused before anything is computed or written.
         plots = ["matplotlib"] if options.plots else []
         check_installed(["platformdirs", "pyarrow", "rich", *plots])
         out = check_out(options.out)
+        # Resamples of pairs are dense tables.
         table = load(options, sparse=not options.bootstrap)
+        # 0 is the default, and no choice of the user's.
         wanted = options.bootstrap or None
         check_belongs("--bootstrap", wanted, "joint", options.context)
         recipe = plan_context(options, table)
         plan_rank(options.rank, recipe, recipe.num_triples)
+        # Before the first use of JAX, which fixes how many devices a CPU is cut into.
         mesh = make_mesh(options.devices)
     with claimed(out), WatchedSolve(out, ending) as solve:
         with computing(options.dtype):
@@ -187,6 +191,7 @@ def run(options: SpectrumOptions, ending: Ending) -> Path:
         _publish(options, table, recipe, solved, judged, out, stages, ending)
         is_stopped = solved.info.status == "stopped"
         solve.is_published(float(solved.info.num_passes) if is_stopped else None)
+    # The results are whole; the exit status tells that there were more to come.
     if solve.signal:
         raise Interrupted(solve.signal)
     return out
@@ -204,6 +209,7 @@ def _computed(
         import contexture_jax as cx
 
         if options.plots:
+            # Matplotlib takes a while to import, and pictures come last.
             meanwhile(lambda: importlib.import_module("contexture_jax.plotting"))
         context = build_context(recipe, table, options.dtype, advance)
         op = cx.association_operator(context, mesh=mesh)
@@ -217,6 +223,7 @@ def _computed(
         # The certificate's programs, while the solver runs its own.
         wait = meanwhile(lambda: cx.solvers.compile_certificate(op))
         result, info = _result(op, rank, options, solve, state)
+        # Else `certify` would compile the same beside the thread.
         wait()
         solved = _solved(result, info, op, num_values, options)
         _check_finite(solved)
@@ -241,6 +248,8 @@ def _computed(
 
 def _settings(options: SpectrumOptions, recipe: Recipe, rank: int) -> dict[str, Any]:
     """What of the options makes a solve the solve that it is."""
+    # Neither devices, which change rounding alone, nor the data: a state knows whether
+    # it fits an operator.
     names = ("dtype", "seed", "method", "tol", "max_passes")
     return {
         "context": recipe.name,
@@ -269,12 +278,14 @@ def _result(
             state=state,
         )
     except ValueError as error:
+        # An error of the program; with a state, one that is of another operator.
         if state is None:
             raise
         raise InputError(
             f"--out {quoted_path(options.out)} holds a solve of other data: {error};"
             " expected the same DATA, or another --out"
         ) from error
+    # A signal that comes while this is certified, judged and drawn ends the run.
     solve.end_of_passes()
     return found
 
@@ -288,8 +299,11 @@ def _solved(
 
     # With random probes of what was not found: where the tail is heavy, bounds from its
     # energy alone say nothing.
+    # A key of its own: a probe bounds what was missed if no solver has seen it
+    # (theory.md §6.11).
     key = jax.random.key(options.seed + 1)
     certificate = cx.solvers.certify(result, info, op, key=key)
+    # At once, to the host, where the rest of the command reads them.
     result, info, certificate = jax.device_get((result, info, certificate))
     laws = np.asarray(op.p_x), np.asarray(op.p_a)
     return Solved(result, info, certificate, *laws, num_values)
@@ -309,6 +323,7 @@ def _resampled(options: SpectrumOptions, table: Table, rank: int) -> CountsJudge
 
     import contexture_jax as cx
 
+    # Apart from those of the solver and of the certificate.
     key = jax.random.key(options.seed + 2)
     try:
         return cx.evaluation.judge_counts(
@@ -337,11 +352,13 @@ def _publish(
         with stages.stage("pictures"):
             if options.plots:
                 _draw(table, solved, judged, folder)
+        # After the pictures, whose seconds are among them.
         seconds = {**stages.seconds, "total": stages.total}
         description = _report.describe(options, table, recipe, solved, judged, seconds)
         _report.write_arrays(table, solved, folder / "spectrum.npz")
         _report.write_json(description, folder / "spectrum.json")
         files = [name for name in _report.FILES if (folder / name).exists()]
+    # Loudly, on stderr too: a table in a file is not read at once.
     if solved.info.status.name == "MAX_PASSES":
         warning = f"not converged: {_report.advice(solved.info.status)}"
         print(f"contexture: warning: {warning}", file=sys.stderr)
@@ -357,6 +374,8 @@ def _draw(table: Table, solved: Solved, judged: Judged, folder: Path) -> None:
     values, left = solved.result.singular_values, solved.result.left
     target, useful = table.target, judged.spectrum.usefulness
     certificate, band = solved.certificate, None
+    # One band for all values, since intervals of single ones fail where values repeat
+    # (theory.md §3.7).
     if judged.counts is not None:
         band = judged.counts.spectrum.band
     axes = plotting.plot_spectrum(

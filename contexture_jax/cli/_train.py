@@ -65,7 +65,7 @@ LOSSES = (
 # In the order of publishing: whoever sees the JSON sees the rest.
 _FILES = ("model.npz", "train.npz", "learned.png", "loss.png", "train.json")
 _NEEDED = ("orbax.checkpoint", "platformdirs", "pyarrow", "rich", "sklearn")
-_LOG_EVERY = 50
+_LOG_EVERY = 50  # steps; checkpoints are at some of these
 # What of the options makes a run the run that it is.
 _SETTINGS = (
     "steps",
@@ -199,7 +199,7 @@ def run(options: TrainOptions, ending: Ending) -> Path:
         recipe = plan_context(options, table)
         encoder = plan_encoder(options, recipe)
         plan_rank(options.rank, recipe, recipe.num_triples)
-        mesh = make_mesh(options.devices)
+        mesh = make_mesh(options.devices)  # before JAX is used
         _check(options, recipe)
     with computing(options.dtype), ExitStack() as stack:
         with stages.stage("context") as advance:
@@ -218,7 +218,7 @@ def run(options: TrainOptions, ending: Ending) -> Path:
             exact, exact_status = _train_report.exact_spectrum(
                 op, rank, most, seed=options.seed
             )
-        check_claimed(out / RUN)
+        check_claimed(out / RUN)  # the exact solve may have taken long
         with stages.stage("train"), told_in_one_line(ending):
             learned = _learned(
                 options, recipe, table, context, op, rank, encoder, mesh, out / RUN
@@ -239,7 +239,7 @@ def run(options: TrainOptions, ending: Ending) -> Path:
             "exact_singular_values": exact.singular_values[:rank],
             "exact_status": exact_status,
             **comparison,
-            "probe": None,
+            "probe": None,  # until the rest is written
             "notes": [
                 *table.notes,
                 *recipe.notes,
@@ -307,7 +307,7 @@ def _learned(
             op=op,
             directory=directory,
             checkpoints=cx.training.Checkpoints(
-                save_every=every * max(1, -(-steps // (10 * every)))
+                save_every=every * max(1, -(-steps // (10 * every)))  # ten at most
             ),
             logging=cx.training.Logging(log_every=every, progress=is_shown),
             devices=cx.training.Devices(strategy=options.strategy, mesh=mesh),
@@ -365,7 +365,7 @@ def _preprocessing(learned: Any, table: Table) -> dict[str, Any]:
     """What `contexture embed` needs to know of the data."""
     takes = "features" if table.encodings else "numbered rows"
     if type(learned.functions.context).__name__ == "Labels":
-        takes = "classes"
+        takes = "classes"  # T Ψ of labels asks for the class
     columns = [encoding._asdict() for encoding in table.encodings]
     return {"takes": takes, "columns": columns}
 
@@ -427,7 +427,7 @@ def _settings(
     return {
         "version": cx.__version__,
         "data": table.title,
-        "fingerprint": content.hexdigest()[:16],
+        "fingerprint": content.hexdigest()[:16],  # of the numbers, not the path
         "context": recipe.name,
         "params": recipe.params,
         "loss": options.loss,

@@ -24,7 +24,9 @@ _MEASURES = {
     "cka": "CKA",
 }
 _ERRORS = {"classes": "misclassified", "numbers": "squared error over variance"}
+# Of 20 alike the largest is a given one once in 20: a level of 5 %.
 _NUM_SHUFFLES = 19
+# Of the value: nearer ones are one in the digits that are shown.
 _TIE = 1e-4
 
 
@@ -41,9 +43,11 @@ def exact_spectrum(
 
 def tie_at(singular_values: Any, rank: int) -> list[str]:
     """A note if the last function taken and the first left out have one value."""
+    # All there are were taken: nothing is cut.
     if singular_values.shape[0] <= rank:
         return []
     last, following = np.asarray(singular_values)[rank - 1 : rank + 1]
+    # Functions of one value are determined as a span alone (theory.md §1.5).
     if last - following > _TIE * last:
         return []
     return [
@@ -62,6 +66,7 @@ def compare(
         exact,
         op,
         key=jax.random.key(seed),
+        # Beside the row itself there are no more.
         num_neighbors=min(10, op.shape[0] - 1),
         num_shuffles=_NUM_SHUFFLES,
     )
@@ -72,6 +77,7 @@ def compare(
             name: float(measured.null.upper) for name, measured in measures.items()
         },
         "clusters": [
+            # From 1 on, as the indices of s_i are.
             {"first": first + 1, "last": end, "squared_cosine": cosine}
             for (first, end), cosine in zip(
                 found.clusters, found.cluster_cosines, strict=True
@@ -102,9 +108,11 @@ def probed(
             name: cx.prediction.linear_probe(z, table.target.values, seed=options.seed)
             for name, z in features.items()
         }
+    # Of a target that no probe can be of; the rest of the report stands.
     except ValueError as error:
         why = " ".join(str(error).split())
         return None, [f"no probe of the target {quoted(table.target.name)}: {why}"]
+    # By the seed all three leave the same rows out: any one says how many.
     one = probes["learned"]
     return {
         "measure": _ERRORS[one.kind],
@@ -115,6 +123,7 @@ def probed(
 
 def describe(learned: Any) -> dict[str, Any]:
     """How training went, and what came of it."""
+    # Empty where the run had no step to log.
     losses = learned.history.get("loss", np.zeros(0))
     leaves = jax.tree.leaves([tower.params for tower in learned.towers.values()])
     return {

@@ -173,6 +173,8 @@ def _exact_exponents(form: Form, query: Array, key: Array) -> Array:
         q, k = (_Exact.of(form, x) for x in (query, key))
         if form.kind == "inner":
             return _offset(_inner(q, k), q, k)
+        # `high` of a normalised row is its largest log weight, with the sign changed.
+        # Beyond `SAFE` an error of eps times a distance would show in weights.
         far = jnp.maximum(q.high.max(), k.high.max()) > SAFE[str(query.dtype)]
         return jax.lax.cond(
             same_for_all(far),
@@ -284,6 +286,9 @@ def _far(q: _Exact, k: _Exact) -> tuple[Array, Array]:
     zero = jnp.zeros((q.factor.size, k.factor.size), q.points.dtype)
 
     def add(total: tuple[Array, ...], x: Array, a: Array) -> tuple[Array, ...]:
+        # (difference + rest)² = leading² + 2 leading · other + other² + 2 difference ·
+        # rest, but for rest², which is below eps² of it. The first two are exact, as
+        # products of halves; what their sums round off is kept.
         difference, rest = two_sum(x, -a)
         leading = _leading_half(difference)
         other = difference - leading
@@ -347,6 +352,7 @@ def _cotangents(
     scaled = weights * core
     by_row, by_column = weights.sum(axis=1), weights.sum(axis=0)
     for_q, for_k = mm(scaled, k.factor), mm(scaled.T, q.factor)
+    # Of factor, high, low and size. The last only decides how a tile is formed.
     first = jnp.stack([for_q, by_row, by_row, jnp.zeros_like(by_row)])
     second = jnp.stack([for_k, by_column, by_column, jnp.zeros_like(by_column)])
     return jnp.concatenate([rows, first]).T, jnp.concatenate([columns, second]).T
@@ -361,6 +367,8 @@ def _inner(q: _Exact, k: _Exact) -> tuple[Array, Array]:
     Leading pieces are integers in a unit of their row, few enough bits that sums of d
     products are exact in whatever order they come.
     """
+    # Nine products of pieces, by size: q1 k1; q1 k2 and q2 k1; then the other six,
+    # small enough for plain sums.
     q1, q2, q3 = _pieces(q.points)
     k1, k2, k3 = _pieces(k.points)
     first = mm(q1, k1.T)
@@ -377,11 +385,13 @@ def _inner(q: _Exact, k: _Exact) -> tuple[Array, Array]:
 def _pieces(x: Array) -> tuple[Array, Array, Array]:
     """Three pieces whose sum is x: two on grids of a row, and the rest."""
     digits = jnp.finfo(x.dtype).nmant
+    # A product of two pieces has 2 · bits digits, a sum of d of them log₂ d more.
     bits = (digits - max(x.shape[1] - 1, 1).bit_length()) // 2
     _, exponent = jnp.frexp(jnp.abs(x).max(axis=1, keepdims=True))
 
     def on_grid(x: Array, place: int) -> Array:
         # Adding a number whose last digit is the unit of the grid rounds to it.
+        # By 1.5 and not 1, so that x of either sign leaves its last digit where it is.
         anchor = jnp.ldexp(jnp.full((), 1.5, x.dtype), exponent + (digits - place))
         return (x + anchor) - anchor
 

@@ -103,6 +103,7 @@ def _sizes(num_rows: int, num_entries: int) -> _Sizes:
     so that the sum of longest pieces times the size of a slice is at most all entries
     and one slice of pieces of full length.
     """
+    # Five binary digits of the number are kept: at most a sixteenth more slots.
     unit = 2 ** max(0, num_entries.bit_length() - 5)
     entries = max(1, -(-num_entries // unit) * unit)
     mean = entries / num_rows
@@ -110,6 +111,8 @@ def _sizes(num_rows: int, num_entries: int) -> _Sizes:
     length = min(_LONGEST, math.ceil(_TIMES_MEAN * mean), entries // (16 * _SMALLEST))
     length = max(_SHORTEST, length)
     step = next((size for least, size in _STEPS if mean >= least), 1)
+    # A row of k entries has ⌈k / length⌉ pieces; all together have no more than this,
+    # whatever their degrees.
     places = num_rows + entries // length
     pieces = places // (_SLICES * _SMALLEST) * _SMALLEST
     pieces = min(_LARGEST, max(_SMALLEST, pieces))
@@ -134,10 +137,13 @@ def make_slots(
     first_entry = np.cumsum(degrees) - degrees
     num_pieces = -(-degrees // sizes.length)
     first_piece = np.cumsum(num_pieces) - num_pieces
+    # (pieces,) from here on. An empty row has none, and keeps the 0 that a product
+    # starts from.
     row = np.repeat(np.arange(num_rows), num_pieces)
     offset = (np.arange(len(row)) - first_piece[row]) * sizes.length
     length = np.minimum(degrees[row] - offset, sizes.length)
 
+    # Longest first: each slice is as long as its longest piece.
     order = np.argsort(-length, kind="stable")
     # In a slice by row, so that the sums are added in order.
     order = order[np.lexsort((row[order], np.arange(len(row)) // sizes.pieces))]
@@ -145,6 +151,7 @@ def make_slots(
     lengths, entries = np.zeros((2, *places), np.int64)
     lengths.flat[: len(row)] = length[order]
     entries.flat[: len(row)] = (first_entry[row] + offset)[order]
+    # Row n, which is out of range: what is added to it is dropped.
     rows_of = np.full(places, num_rows, np.int32)
     rows_of.flat[: len(row)] = row[order]
     starts = np.cumsum(np.append(0, lengths.max(axis=1)))
@@ -259,8 +266,11 @@ def _multiply(slots: Slots, x: Array) -> Array:
             return total
 
         total = jnp.zeros((indices.shape[1], x.shape[1]), x.dtype)
+        # Data, so that the loop is a `while`, which JAX does not reverse: hence the
+        # rule for gradients below.
         turns = -(-(end - begin) // step.value)
         total = jax.lax.fori_loop(0, turns, add_step, total)
+        # Added and not set: a slice may hold several pieces of a row.
         return out.at[rows_of[number]].add(total, mode="drop")
 
     out = jnp.zeros((num_rows.value, x.shape[1]), x.dtype)
@@ -282,6 +292,7 @@ def _slots_matmat_backward(saved: Any, out_bar: Any) -> tuple[Any, Array | None]
     # Of each piece, the cotangent of its row.
     bars = out_bar.at[rows_of].get(mode="fill", fill_value=0)
     slots_of = jnp.arange(indices.shape[0])
+    # (l,). From the right: of slices that begin at one slot, the last is not empty.
     owner = jnp.searchsorted(starts, slots_of, side="right") - 1
     # Slots that no slice has come after the last.
     owner = jnp.minimum(owner, rows_of.shape[0] - 1)
@@ -298,6 +309,7 @@ def _slots_matmat_backward(saved: Any, out_bar: Any) -> tuple[Any, Array | None]
             rows = weights[slot][:, None] * bars[owner[slot]]
             return total.at[indices[slot]].add(rows)
 
+        # To the last slot that a slice has; those behind it are room for other degrees.
         x_bar = jax.lax.fori_loop(0, starts[-1], scatter, jnp.zeros_like(x))
     return slots_bar, x_bar
 
@@ -345,6 +357,7 @@ def _paired_saved(*arguments: Any) -> tuple[Array, Any]:
 
 def _paired_backward(saved: Any, out_bar: Array) -> tuple[Any, ...]:
     layout, transpose, scale_out, scale_in, x = saved
+    # By the weights of `layout` alone: the transpose holds the same entries again.
     _, pull_back = jax.vjp(
         lambda weights: _apply(layout._replace(weights=weights), x), layout.weights
     )

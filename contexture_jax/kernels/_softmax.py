@@ -125,14 +125,18 @@ def normalise(
         safe, most = (table[str(high.dtype)] for table in tables)
 
         def again(queries: Array, high: Array, low: Array) -> tuple[Array, ...]:
+            # What is not finite is not taken off: the second pass finds it again.
             about = jax.lax.stop_gradient(jnp.where(jnp.isfinite(high), high, 0.0))
+            # 0 for rows up to `most`, else the power of two that brings a row below it.
             _, excess = jnp.frexp(jnp.maximum(jnp.abs(about) / most, 0.5))
             by = jnp.ldexp(jnp.ones_like(about), -excess)
             about, queries = by * about, shrunk(form, queries, by)
+            # 0 · low and not 0, so that NaN of the first pass stays NaN.
             more, low = logsumexp(shifted(form, queries, about, 0.0 * low), keys)
             high, rest = two_sum(about, more)
             return queries, high, rest + low
 
+        # One answer for all rows: with a `where` both passes would always run.
         large = (jnp.abs(high) > safe).any()
         queries, high, low = jax.lax.cond(
             same_for_all(large), again, lambda *same: same, queries, high, low
@@ -152,6 +156,7 @@ def _exp_matmul_saved(
     how: tuple[Form, int, float, Precision], queries: Any, keys: Any, values: Any
 ) -> tuple[Array, Any]:
     arrays = queries.value, keys.value, values.value
+    # V̄ is one more product a tile: not where V is no variable.
     return _exp_matmul_forward(how, *arrays), (arrays, Static(values.perturbed))
 
 
@@ -174,6 +179,8 @@ def _pull_back_by_tiles(
     form, tile_size, power, _ = how
     queries, keys, values = arrays
     (n, e), (m, r) = queries.shape, values.shape
+    # Blocks of shapes (b, columns, e) and (b, columns, r). Cotangents of the keys stay
+    # in such blocks, carried from one block of queries to the next.
     rows, columns = tile_shape(n, m, tile_size)
     key_blocks, value_blocks = _blocks(keys, columns, form), _blocks(values, columns)
 
@@ -182,6 +189,7 @@ def _pull_back_by_tiles(
 
         def add_tile(query_bar: Array, tile: tuple) -> tuple:
             key, value, key_bar, value_bar = tile
+            # S and S ∘ O Vᵀ, both (rows, columns).
             scores = jnp.exp(_powered(exponents(form, query, key), power))
             # Padding rows have a cotangent of 0, padding columns a value of 0.
             weights = _powered(scores * mm(bar, value.T), power)
@@ -239,6 +247,7 @@ def _logsumexp_rows_backward(
         keys,
         jnp.ones((keys.shape[0], 1), keys.dtype),
     )
+    # Of both parts the first is a constant; the second has the whole gradient.
     bars = _pull_back_by_tiles(
         (form, tile_size, 1.0, "exact"), arrays, out_bar[1][:, None], False
     )
@@ -278,6 +287,8 @@ def _exp_matmul_forward(
             key, value = (
                 jax.lax.dynamic_slice_in_dim(x, column, columns) for x in (keys, values)
             )
+            # The last tile begins before its place, to end with the last column: what
+            # the one before has counted is 0 here.
             value = jnp.where(column + number >= j * columns, value, 0.0)
             scores = jnp.exp(_powered(exponents(form, query, key), power))
             return total + mm(scores, value, precision)
@@ -304,11 +315,15 @@ def _logsumexp_rows_forward(
             largest, total = carry
             key, count = tile
             logits = exponents(form, query, key)
+            # Zeros of the padding would have the logit 0.
             logits = jnp.where(count[:, 0][None, :] > 0, logits, MASKED)
+            # Invariant: total = Σ exp(logit − largest) over the tiles so far, none of
+            # whose terms is above 1.
             new = jnp.maximum(largest, logits.max(axis=1))
             scaled = total * jnp.exp(largest - new)
             return (new, scaled + jnp.exp(logits - new[:, None]).sum(axis=1)), None
 
+        # MASKED and not −∞, which less itself is NaN.
         start = (
             jnp.full((rows,), MASKED, keys.dtype),
             jnp.zeros((rows,), keys.dtype),

@@ -51,10 +51,13 @@ def write(
     header = {**header, "format": _FORMAT, "version": _VERSION, "context": laid}
     text = json.dumps(header, allow_nan=False).encode()
     path = Path(path)
+    # In the same directory, where `replace` is one step of the file system, and by a
+    # name that no other process takes.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     leaves: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in held.items()}
     try:
         with temporary.open("wb") as file:
+            # To a file and not to its path, which `savez` would end with .npz.
             np.savez(file, header=np.frombuffer(text, np.uint8), **leaves)
         temporary.replace(path)
     finally:
@@ -65,10 +68,12 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Tower
     """Header, arrays, tower and context of a file that `write` wrote."""
     arrays: dict[str, np.ndarray] = {}
     try:
+        # A file may come from anywhere: nothing in it is run.
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays.pop("header").tobytes())
         is_ours = header["format"] == _FORMAT
+    # It is not there, or may not be read, which is no damage.
     except OSError:
         raise
     except Exception:  # damaged bytes raise errors of any kind
@@ -83,6 +88,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Tower
         )
         raise ValueError(msg)
     try:
+        # What is missing is told here, and not at its first use.
         for name in _NEEDED:
             arrays[name]
         tower = _tower(header, arrays)
@@ -94,6 +100,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Tower
 
 
 def _named(params: Any) -> list[tuple[str, Any]]:
+    # By path and not by position, which a new layer would shift.
     flat = jax.tree_util.tree_flatten_with_path(params)[0]
     return [
         (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
@@ -105,6 +112,7 @@ def _tower(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Tower:
     made_of = header["tower"]
     if "values" in arrays:  # which stand for it
         return Tower(None, _no_tower, made_of)
+    # Drawn for their structure and shapes alone: each leaf is replaced.
     params, apply = rebuild(made_of, nnx.Rngs(0))
     leaves = []
     for name, leaf in _named(params):
@@ -124,6 +132,7 @@ def _context_fields(
 ) -> dict[str, Any]:
     """A class by name with its fields, whose arrays go to `held`."""
     kind = type(value).__name__
+    # By the class and not by its name, which another may bear.
     if getattr(contexts, kind, None) is not type(value):
         msg = (
             f"a {kind} context is of the caller's own making, of which no file can"
@@ -143,6 +152,7 @@ def _laid(value: Any, name: str, held: dict[str, np.ndarray]) -> Any:
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
         held[name] = np.asarray(value)
         return {"array": name}
+    # A NamedTuple would come back as a tuple.
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return {"tuple": [_laid(v, f"{name}/{i}", held) for i, v in enumerate(value)]}
     if isinstance(value, contexts.Context):
@@ -163,6 +173,7 @@ def _context(laid: Any, arrays: dict[str, np.ndarray]) -> Any:
         return jax.numpy.asarray(arrays[laid["array"]])
     if "tuple" in laid:
         return tuple(_context(one, arrays) for one in laid["tuple"])
+    # Contexts alone: a name in a file is not to call anything else.
     kind = getattr(contexts, laid["class"])
     if not (isinstance(kind, type) and issubclass(kind, contexts.Context)):
         raise KeyError(laid["class"])

@@ -133,6 +133,7 @@ def learn(
     """
     encoder = Encoder() if encoder is None else encoder
     rank = check_integer(rank, "rank", low=1)
+    # Arrays, and a class of the caller's own, list nothing: they hold or draw A.
     capabilities = getattr(context, "capabilities", ("sample",))
     objective = objective_of(
         loss,
@@ -158,6 +159,7 @@ def learn(
         key=jax.random.key(seed),
         **fit_options,
     )
+    # Off the mesh of the run, if it had one: judging and `transform` have none.
     trained = jax.tree.map(jnp.asarray, jax.device_get(result.state.params))
     towers = {n: t._replace(params=trained[n]) for n, t in towers.items()}
     judge = _by_operator if law.op is not None else _by_pairs
@@ -211,15 +213,19 @@ def _law(
     held_out: float,
 ) -> _Law:
     """Pairs to train on, and what judges them."""
+    # A loss of the kernel takes 0 draws, which are no pairs to ask for.
     make = functools.partial(
         pair_batches, context, batch_size, seed=seed, num_draws=max(num_draws, 1)
     )
     capabilities = getattr(context, "capabilities", ())
+    # X and A are numbers, as `pair_batches` tells them apart: what has inputs of its
+    # own draws for those.
     if "table" in capabilities and "inputs" not in capabilities:
         op = association_operator(context) if op is None else op
         x, a = _numbered_inputs(context, x, a, op)
         is_kernel = objective.sees == "kernel"
         shown = None if is_kernel or objective.sees == "classes" else a
+        # Rows come by the law of the operator that judges.
         pairs = make(x=x, a=shown, weights=op.p_x, kernel=is_kernel)
         return _Law(pairs, x, a, op, None)
     if "inputs" in capabilities and "table" in capabilities and a is None:
@@ -228,6 +234,7 @@ def _law(
         points = np.asarray(context.inputs())
         x = points if x is None else x
         if callable(x):
+            # New inputs at every step, and the context's own to judge at.
             return _Law(make(x=x), points, a, op, None)
     if op is not None:
         if callable(x) or a is None:
@@ -236,12 +243,15 @@ def _law(
         return _Law(make(x=x, weights=op.p_x), x, a, op, None)
     if callable(x):
         key = jax.random.fold_in(jax.random.key(seed), 1)
+        # A step gives the sampler a key with one more number folded in: none of these
+        # inputs is trained on.
         judged = x(key, 4 * batch_size)
         return _Law(make(x=x), judged, None, None, None)
     share = check_number(held_out, "held_out")
     num_rows = len(as_array(x, "x"))
     order = np.random.default_rng(seed).permutation(num_rows)
     count = int(num_rows * share)
+    # Two, as judging halves them.
     if not 2 <= count < num_rows:
         msg = f"held_out must leave 2 or more of the {num_rows} rows out, and some in"
         raise ValueError(msg)
@@ -258,6 +268,7 @@ def _numbered_inputs(
 ) -> tuple[Any, Any]:
     """What encoders see of numbered rows and values."""
     n, m = op.shape
+    # A context `at` new inputs has other rows than its points.
     if x is None and isinstance(context, (Neighbors, Rbf)) and n == m:
         x = context.points
     if a is None and isinstance(context, (Neighbors, Rbf, SameClass, TimeLag)):
@@ -285,6 +296,9 @@ def _towers(
 ) -> dict[str, Tower]:
     output = encoder.output if isinstance(encoder, Encoder) else None
     if output is None:
+        # Wider than asked for: the leading Ritz values of a larger span are no smaller
+        # (theory.md §2.6). But a covariance of as many columns as rows is noise, which
+        # whitening blows up (§7.3).
         wide = min(4 * rank, _LARGEST_OUTPUT, batch_size // 2)
         output = rank if objective.ordered else max(rank, wide)
     if output < rank:
@@ -292,10 +306,12 @@ def _towers(
         raise ValueError(msg)
     seen = {"phi": law.x, "psi": law.a}
     if seen["psi"] is None and "psi" in objective.towers:
+        # For its shape and dtype. Of numbers it does not tell how many there are.
         seen["psi"] = law.pairs.at(0).a[0]
         if jnp.ndim(seen["psi"]) == 1 and isinstance(encoder, Encoder):
             _check_no_numbers(seen["psi"])
     dtype = jnp.zeros(()).dtype if law.op is None else law.op.dtype
+    # One stream, from which both draw in turn: they do not begin alike.
     rngs = nnx.Rngs(seed)
     encoders = {"phi": encoder, "psi": encoder}
     if isinstance(encoder, Encoder) and encoder.hidden is None:
@@ -332,6 +348,7 @@ def _by_operator(
         for name, tower in towers.items()
     }
     for name, embedding in embeddings.items():
+        # (n, d): Ψ is judged by its average T Ψ.
         phi = _average(op, embedding) if name == "psi" else embedding
         ritz[name] = _ritz(phi, op, rank=rank)
     found = ritz[source]
@@ -339,6 +356,8 @@ def _by_operator(
     if source == "psi":
         context = law.pairs.context
         if law.pairs.takes_numbers:
+            # T is linear and keeps constants: (T Ψ − mean) R = T ((Ψ − mean) R), of
+            # which this is what T is applied to, (m, r).
             values = np.asarray(_transform(found, embeddings["psi"]))
     mean, rotation = (np.asarray(v) for v in (found.mean, found.rotation))
     functions = Functions(source, towers[source], mean, rotation, context, values)
@@ -356,6 +375,7 @@ def _by_pairs(
     """Functions by pairs that were held out, and by the correlation of their halves."""
     first, second, key = jax.random.split(jax.random.key(seed), 3)
     context, ritz = law.pairs.context, {}
+    # One a, or two that are independent given x.
     drawn = (
         [law.a]
         if context is None
@@ -369,6 +389,8 @@ def _by_pairs(
         of_a = towers.get("psi", towers["phi"])
         ritz["phi"] = _ritz(phi, embed(of_a, drawn[0]), **halves)
     if "psi" in towers and context is not None:
+        # Cov(Ψ(A), Ψ(A⁺)) is R of theory.md §7.1, the covariance of T Ψ: its Ritz
+        # values are squares of singular values, and no operator is needed.
         psi, psi_plus = (embed(towers["psi"], a) for a in drawn)
         ritz["psi"] = _ritz(psi, psi_plus, positive=True, **halves)
     found = ritz[source]
@@ -384,6 +406,7 @@ def _by_pairs(
 
 def _embed(tower: Tower, inputs: Any, batch_size: int) -> Array:
     """Embeddings of all rows, a batch at a time."""
+    # One program for all batches but a shorter last one.
     compiled = jax.jit(tower.apply)
     parts = [
         compiled(tower.params, inputs[start : start + batch_size])

@@ -21,6 +21,7 @@ from contexture_jax.operators import conditional_expectation
 
 __all__ = ["Functions", "Learned", "load", "mean_of_draws"]
 
+# The error of a mean falls with the root: an eighth of the spread of a draw.
 _NUM_DRAWS = 64
 
 
@@ -52,9 +53,11 @@ class Functions:
         if self.source == "phi":
             return self._compiled(self._checked(x))
         if self.values is not None:
+            # The law at x is known, and summed over.
             return conditional_expectation(self.context.at(x), self.values)
         return self._compiled(as_device_array(x, "x_new"))
 
+    # Kept: a new `jit` at every call would compile at every call.
     @functools.cached_property
     def _compiled(self) -> Any:
         def at(x: Any) -> Array:
@@ -64,12 +67,14 @@ class Functions:
                 embed = functools.partial(self.tower.apply, self.tower.params)
                 embedding = mean_of_draws(self.context, x, embed)
             mean, rotation = jnp.asarray(self.mean), jnp.asarray(self.rotation)
+            # An encoder of the caller's own may embed in another dtype.
             return mm(embedding.astype(mean.dtype) - mean[None, :], rotation)
 
         return jax.jit(at)
 
     def _checked(self, x: Any) -> Any:
         made_of = self.tower.made_of
+        # What the caller's own encoder takes, only it knows.
         if made_of is None:
             return x
         x = as_device_array(x, "x_new")
@@ -82,6 +87,8 @@ class Functions:
                 )
                 raise TypeError(msg)
             within = f"between 0 and {size - 1}"
+            # Indexing clamps what is out of range, and would answer with the last
+            # row's.
             check_values(x, "x_new", lambda v: (v >= 0) & (v < size), within)
             return x
         columns = made_of["columns"]
@@ -244,6 +251,7 @@ def mean_of_draws(context: Any, x: Any, embed: Any) -> Array:
     def add(total: Array, key: Array) -> tuple[Array, None]:
         return total + embed(context.sample(key, x)), None
 
+    # One after the other: all at once would take 64 times the room.
     keys = jax.random.split(jax.random.key(0), _NUM_DRAWS)
     first = embed(context.sample(keys[0], x))
     return jax.lax.scan(add, first, keys[1:])[0] / _NUM_DRAWS

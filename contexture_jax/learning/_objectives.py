@@ -130,6 +130,7 @@ def objective_of(
         msg = f"loss must be a name or a cx.learning.Objective; got {summary(loss)}"
         raise TypeError(msg)
     elif loss in OBJECTIVES:
+        # Two draws give less variance where there are two (theory.md §7.2).
         is_of_pairs = loss == "svme" and num_draws == 1
         found = _SVME_OF_PAIRS if is_of_pairs else OBJECTIVES[loss]
     elif loss in _OTHERS:
@@ -170,8 +171,10 @@ def embeddings_of(
         else:
             drawn = list(batch.a)
             if sees == "walk":
+                # A is a row as X is, so that one encoder serves both.
                 drawn = [embed("phi", params, a) for a in drawn]
         if sees == "views":
+            # Each two draws once: k (k − 1) / 2 pairs of a row, for k embeddings of it.
             pairs = [(i, j) for j in range(len(drawn)) for i in range(j)]
             return _rows([drawn[i] for i, _ in pairs]), _rows(
                 [drawn[j] for _, j in pairs]
@@ -179,6 +182,7 @@ def embeddings_of(
         if sees == "inputs":
             return _rows(drawn), _rows([batch.x] * len(drawn))
         phi = embed("phi", params, batch.x)
+        # As they are, without pairing: the loss takes all three of a row together.
         if sees == "towers and views":
             return phi, *drawn[:2]
         return _rows([phi] * len(drawn)), _rows(drawn)
@@ -190,5 +194,7 @@ def _rows(blocks: list[Array]) -> Array:
     """Blocks of shape (b, …) as one of (b k, …), those of a row together."""
     if len(blocks) == 1:
         return blocks[0]
+    # (b, k, …): after the reshape row i is in places i k to i k + k − 1, which is where
+    # a device that has row i has its pairs too.
     stacked = jnp.stack(blocks, axis=1)
     return stacked.reshape(-1, *stacked.shape[2:])

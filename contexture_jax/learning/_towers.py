@@ -71,6 +71,7 @@ def describe(inputs: Any, encoder: Encoder, output: int, dtype: Any) -> dict[str
     """
     shape = np.shape(inputs)
     shared = {"output": output, "dtype": jnp.dtype(dtype).name}
+    # Whole numbers in two dimensions are features all the same.
     if np.issubdtype(inputs.dtype, np.integer) and len(shape) == 1:
         return {"kind": "table", "size": shape[0], **shared}
     if len(shape) not in (1, 2):
@@ -81,6 +82,7 @@ def describe(inputs: Any, encoder: Encoder, output: int, dtype: Any) -> dict[str
         )
         raise ValueError(msg)
     hidden = HIDDEN if encoder.hidden is None else encoder.hidden
+    # A list, as JSON gives it back: a tower from a file is made of the same.
     given = dataclasses.asdict(encoder) | {"hidden": list(hidden)}
     return {**given, "columns": shape[1] if len(shape) == 2 else 1, **shared}
 
@@ -107,8 +109,10 @@ def make_tower(
             raise TypeError(msg)
         make: Any = encoder
         params, apply = make(inputs, output, rngs)
+        # Nothing in a file could make it again.
         return Tower(params, apply, None)
     made_of = describe(inputs, encoder, output, dtype)
+    # The way that a file goes too, so that both make the same structure.
     return Tower(*rebuild(made_of, rngs), made_of)
 
 
@@ -117,6 +121,8 @@ def rebuild(made_of: dict[str, Any], rngs: nnx.Rngs) -> tuple[Any, Callable[...,
     dtype, output = jnp.dtype(made_of["dtype"]), made_of["output"]
     if made_of["kind"] == "table":
         shape = (made_of["size"], output)
+        # Of variance 1 and independent: the covariance is near I from the start, in
+        # which every direction counts alike.
         table = jax.random.normal(rngs.params(), shape, dtype)
         return {"table": table}, lambda params, index: params["table"][index]
     columns = made_of["columns"]
@@ -138,6 +144,7 @@ def rebuild(made_of: dict[str, Any], rngs: nnx.Rngs) -> tuple[Any, Callable[...,
             rngs=rngs,
         )
     params, apply = models.functional(module)
+    # Series and contexts of one variable give x without an axis of columns.
     return params, lambda params, x: apply(params, _as_columns(x))
 
 

@@ -158,6 +158,7 @@ def _two_functions(
     groups: list[_Group] | None,
     target_name: str,
 ) -> None:
+    # The functions have mean 0: the cross marks it.
     ax.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
     ax.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
     style = _point_style(len(functions))
@@ -173,6 +174,7 @@ def _point_style(count: int) -> dict:
     # Marks and ink shrink with the number of points, within what can be seen.
     size = float(np.clip(24000.0 / count, 9.0, 32.0))
     alpha = float(np.clip(900.0 / count, 0.45, 0.85))
+    # In a vector file, thousands of marks become one picture.
     return {"s": size, "alpha": alpha, "linewidths": 0, "rasterized": True}
 
 
@@ -261,6 +263,7 @@ def _one_function(
     parts = groups or [_Group("", np.arange(len(function)), MAIN, "o")]
     ax.hist(
         [function[part.rows] for part in parts],
+        # Of all classes together: stacked bars need common edges.
         bins=np.histogram_bin_edges(function, bins=30).tolist(),
         stacked=True,
         color=[part.colour for part in parts],

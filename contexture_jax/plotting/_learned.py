@@ -49,6 +49,7 @@ def plot_learned_spectrum(
     values = _vector(learned, "learned")
     ax = dressed(new_axes() if ax is None else ax, "index i", "singular value $s_i$")
     count = len(values)
+    # A line, where learned values are marks: what is aimed at, and what was hit.
     if exact is not None:
         truth = _vector(exact, "exact")
         count = max(count, len(truth))
@@ -60,6 +61,7 @@ def plot_learned_spectrum(
             label="exact",
             zorder=2,
         )
+    # Beneath the marks of what was learned in the end.
     for number, (name, earlier) in enumerate((stages or {}).items()):
         early = _vector(earlier, name)
         # Later stages are darker.
@@ -143,6 +145,7 @@ def _vector(values: ArrayLike, name: str) -> np.ndarray:
 
 
 def _mark_size(count: int) -> float:
+    # The same ink in all, from 40 values on.
     return 6.0 if count <= 40 else max(2.0, 6.0 * (40 / count) ** 0.5)
 
 

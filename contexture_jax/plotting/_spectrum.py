@@ -398,6 +398,7 @@ def plot_usefulness(usefulness: Usefulness, ax: Axes | None = None) -> Axes:
             fontsize=20,
             color=INK,
         )
+    # No finite value to scale the axis by.
     if not np.isfinite(tau):
         ax.set_yticks([])
         headline(ax, "τ is infinite: $s_{d+1}$ = 1 for every d")

@@ -105,6 +105,7 @@ def headline(ax: Axes, text: str) -> None:
 def count_axis(ax: Axes, count: int) -> None:
     """Make the horizontal axis one of the integers from 1 to `count`."""
     ax.xaxis.set_major_locator(
+        # One tick is enough where there is one value.
         MaxNLocator(integer=True, nbins=7, steps=[1, 2, 5, 10], min_n_ticks=1)
     )
     margin = max(0.6, 0.02 * count)

@@ -44,6 +44,7 @@ def check_installed(needed: Sequence[str]) -> None:
 
 def _is_installed(name: str) -> bool:
     try:
+        # Looked for and not imported, which takes seconds.
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:  # a parent of it
         return False
@@ -77,6 +78,7 @@ def make_mesh(num_devices: int) -> Any:
     return jax.make_mesh(
         (num_devices,),
         ("x",),
+        # Explicit, the default of newer JAX, refuses products over a sharded axis.
         axis_types=(jax.sharding.AxisType.Auto,),
         devices=found[:num_devices],
     )
@@ -91,6 +93,7 @@ def meanwhile(function: Callable[[], object]) -> Callable[[], None]:
     Returns:
         A function that waits for its end.
     """
+    # Of this process: a container or a queue may grant fewer than there are.
     if len(os.sched_getaffinity(0)) < _CORES:
         return lambda: None
 
@@ -117,6 +120,7 @@ def precision(dtype: str) -> Iterator[None]:
     """Set JAX's x64 mode, and put it back for a caller in the same process."""
     import jax
 
+    # Before the first array: what was made in another precision stays in it.
     before = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", dtype == "float64")
     try:
@@ -141,6 +145,7 @@ def kept_programs() -> Iterator[None]:
         "jax_persistent_cache_min_compile_time_secs": _WORTH_KEEPING,
     }
     before = {name: getattr(jax.config, name) for name in settings}
+    # A caller's choice, or that of the environment, which JAX has read by now.
     chosen = before["jax_compilation_cache_dir"] is not None
     if chosen or not _is_enabled() or not _made():
         yield
@@ -164,6 +169,7 @@ def _is_enabled() -> bool:
 def _directory() -> Path:
     import platformdirs
 
+    # A short name for a long list of instruction sets.
     kind = hashlib.sha256(_processor().encode()).hexdigest()[:12]
     cache = platformdirs.user_cache_path("contexture_jax", appauthor=False)
     return cache / "programs" / f"{platform.machine()}-{kind}"
@@ -183,6 +189,7 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
+    # A program with instructions that a processor lacks would be killed there.
     return next(
         (line for line in lines if line.startswith(("flags", "Features"))),
         platform.processor(),

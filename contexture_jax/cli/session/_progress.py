@@ -39,6 +39,7 @@ class Stages:
         else:
             with _bar(name) as advance:
                 yield advance
+        # Not in a `finally`: a stage that failed has no time, and no line.
         self.seconds[name] = time.perf_counter() - start
         if not self._quiet:
             print(f"{name:<9}{self.seconds[name]:8.2f} s", file=sys.stderr, flush=True)
@@ -61,7 +62,9 @@ def _bar(name: str) -> Iterator[Advance]:
         "{task.fields[words]}",
     )
     # Transient: the line that is printed after it says all there is to keep.
+    # On stderr, since stdout is for results.
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        # Without a total, which the first call tells, it only shows that it runs.
         task = progress.add_task(f"{name:<9}", total=None, words="")
 
         def advance(done: float | int, total: float | int, words: str = "") -> None:

@@ -41,6 +41,7 @@ def check_out(out: str) -> Path:
         raise InputError(
             f"--out {quoted_path(out)} {which} a file; expected the name of a directory"
         )
+    # Asked first, for a message that names the reason.
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(
             f"--out {quoted_path(out)} cannot be written: no permission in"
@@ -80,6 +81,8 @@ def claimed(out: Path) -> Iterator[None]:
     Raises:
         InputError: if another run holds it, or the file system refuses.
     """
+    # By a hash: one lock for all names of a directory, beside those of others, and no
+    # name too long.
     name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]
     lock = _existing(out) / f".contexture-{name}.lock"
     with contextlib.ExitStack() as stack:
@@ -92,6 +95,7 @@ def claimed(out: Path) -> Iterator[None]:
             ) from error
         except OSError as error:
             raise _refused(out, error) from error
+        # Removed also where the process is ended in the middle.
         _temporaries.add(lock)
         stack.callback(_temporaries.discard, lock)
         for folder in {lock.parent, out.parent}:
@@ -123,6 +127,7 @@ def publishing(
     # Beside its files and not in the parent if it is there: that may be read-only, or
     # another file system.
     home = out if out.is_dir() else out.parent
+    # The number says whose it is; as numbers come again, chance tells runs apart.
     work = home / f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     with contextlib.ExitStack() as stack:
         try:
@@ -131,10 +136,12 @@ def publishing(
             home.mkdir(parents=True, exist_ok=True)
             work.mkdir()
             _temporaries.add(work)
+            # Nothing is left by its name where it has become `out`.
             stack.callback(_removed, work)
             # By this others know that it is not stale.
             stack.enter_context(locked(work))
             yield work
+            # A signal between two files would leave those of two runs.
             with ending.shielded():
                 _move(work, out, known, whole=home != out)
                 ending.kept = lambda: f"the results are in {quoted_path(out)}, whole"
@@ -145,9 +152,12 @@ def publishing(
 
 
 def _move(work: Path, out: Path, known: Sequence[str], *, whole: bool) -> None:
+    # Nothing there yet: all at once.
     if whole:
         work.rename(out)
         return
+    # The one that says all is there comes last: whoever waits for it finds the rest.
+    # Each replaces an old one in one step of the file system.
     for name in known:
         if (work / name).exists():
             (work / name).replace(out / name)
@@ -162,6 +172,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         InputError: if the file system refuses.
     """
+    # In the same directory, so on the same file system.
     beside = path.with_name(f".{path.name}.tmp")
     _temporaries.add(beside)
     try:
@@ -177,15 +188,20 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def remove_temporaries() -> None:
     """Remove what this process has begun to write, as it is about to be ended."""
+    # A copy: `_removed` takes from the set. The thread that watches may be here while
+    # the main thread puts in.
     for path in tuple(_temporaries):
         _removed(path)
 
 
 def _remove_stale(folder: Path, name: str) -> None:
     """Remove the directories of runs that were killed while they published."""
+    # A name may hold brackets and stars.
     pattern = f".{glob.escape(name)}.*.tmp"
     with contextlib.suppress(OSError):
         for path in folder.glob(pattern):
+            # What a link points to was made by others. A run that is alive holds its
+            # own.
             if path.is_dir() and not path.is_symlink() and not is_held(path):
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -194,6 +210,7 @@ def _remove_stale_locks(folder: Path, held: Path) -> None:
     """Remove the locks of runs that were killed, but for the one that is held."""
     with contextlib.suppress(OSError):
         for path in folder.glob(".contexture-*.lock"):
+            # By name and folder, as paths may differ by links.
             if not (path.name == held.name and folder.samefile(held.parent)):
                 remove_stale(path)
 

@@ -31,6 +31,7 @@ RUN = "run"
 # What may change when a run goes on: nothing that its states depend on.
 _FREE = ("version", "data", "devices", "strategy")
 
+# The words of asyncio.
 _LATE = "Event loop is closed"
 
 
@@ -42,13 +43,16 @@ def claim_run(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
             the file system refuses.
     """
     path = folder / "settings.json"
+    # As they are read again: tuples are lists there.
     wanted = json.loads(json.dumps(settings))
     has_checkpoints = bool(_steps(folder))
+    # The settings come first into a directory: something has taken them away.
     if not path.exists() and has_checkpoints:
         raise InputError(
             f"{quoted_path(str(folder))} holds checkpoints but no settings.json"
             " that says what of; expected another --out, or that directory deleted"
         )
+    # Without --resume a run that kept no step is begun anew, whatever its settings.
     if not path.exists() or not (resume or has_checkpoints):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -80,6 +84,7 @@ def check_same(path: Path, wanted: dict[str, Any]) -> None:
     folder = path.parent
     try:
         held = dict(json.loads(path.read_text(encoding="utf-8")))
+    # No UTF-8, no JSON, no object, or one that is nested without end.
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(
             f"{quoted_path(str(path))} is damaged ({error}); expected another --out, or"
@@ -114,6 +119,7 @@ def kept_of(folder: Path, num_steps: int, command: str) -> str:
     """Which step of a run is kept, and the command that goes on from it, in words."""
     steps = _steps(folder)
     settings = folder / "settings.json"
+    # Nothing is promised that `claim_run` would refuse.
     if steps and not settings.exists():
         return f"nothing of the run is kept: {quoted_path(settings)} was removed"
     if not steps:
@@ -126,6 +132,7 @@ def kept_of(folder: Path, num_steps: int, command: str) -> str:
 
 def resumed(command: str) -> str:
     """The command that goes on with what a command began."""
+    # Once, where it was there before too.
     arguments = shlex.split(command)
     return shlex.join([a for a in arguments if a != "--resume"] + ["--resume"])
 
@@ -135,6 +142,7 @@ def _steps(folder: Path) -> list[int]:
         found = [path.name for path in (folder / "checkpoints").iterdir()]
     except OSError:
         found = []
+    # Orbax gives a checkpoint its number as it is complete, and a suffix until then.
     return [int(name) for name in found if name.isdigit()]
 
 
@@ -155,6 +163,7 @@ def told_in_one_line(ending: Ending) -> Iterator[None]:
     levels = [log.level for log in logs]
     hooks = sys.excepthook, threading.excepthook
     for log in logs:
+        # Above all levels.
         log.setLevel(logging.CRITICAL + 1)
     ending.hook = _without_late(ending.hook)
     sys.excepthook = lambda *_: None
@@ -163,6 +172,7 @@ def told_in_one_line(ending: Ending) -> Iterator[None]:
         with ending.left_to_itself():
             yield
     except CheckpointError as error:
+        # None to put back: the loggers stay silent, as late reports come through them.
         levels = []
         hooks = _without_late(hooks[0]), _without_late(hooks[1])
         raise InputError(str(error)) from error
@@ -181,6 +191,7 @@ def _without_late(hook: Callable[..., Any]) -> Callable[..., Any]:
     Args:
         hook: `sys.excepthook`, `threading.excepthook` or `sys.unraisablehook`.
     """
+    # A second run in the same process does not wrap it again.
     if hasattr(hook, "is_without_late"):
         return hook
 

@@ -52,14 +52,14 @@ class Ending:
         self.kept: Callable[[], str] = lambda: "no results were written"
         self.clean_up: Callable[[], None] = lambda: None
         self.command = "contexture"
-        self._is_patient = False
-        self._is_asked = False
-        self._asked_for = 0
-        self._is_shielded = False
-        self._waiting = 0
-        self._is_told = False
+        self._is_patient = False  # what runs ends by itself, unless it is forced
+        self._is_asked = False  # it asks for the signal, and no exception tells it
+        self._asked_for = 0  # the first signal since
+        self._is_shielded = False  # what runs must not be cut in two
+        self._waiting = 0  # a signal to be told afterwards, or after an import
+        self._is_told = False  # the exception is on its way
         self._over = threading.Event()  # ended, or the exception was lost
-        self._has_ended = False
+        self._has_ended = False  # the block is left: nobody is to end the process
         self.hook = sys.unraisablehook
 
     def words(self, number: int) -> str:
@@ -97,17 +97,22 @@ class Ending:
             yield
         finally:
             self._is_shielded = False
+        # Not in the `finally`: where something else was raised, that goes on.
         if self._waiting:
             self._tell(self._waiting)
 
     def _tell(self, number: int, frame: FrameType | None = None) -> None:
         """Called in the main thread; `frame` is what it was in."""
         if self._is_asked:
+            # The first; a second Ctrl-C is for the thread that watches.
             self._asked_for = self._asked_for or number
         elif self._is_shielded or _is_import(frame):
             self._waiting = self._waiting or number
+            # `shielded` tells it at its end; nothing tells of the end of an import, so
+            # that an alarm asks again.
             if not self._is_shielded:
                 signal.setitimer(signal.ITIMER_REAL, _POLL)
+        # Once: a second exception would come into the cleaning up.
         elif not self._is_told:
             self._is_told = True
             raise Interrupted(number)
@@ -119,8 +124,10 @@ class Ending:
     def _watch(self, numbers: int) -> None:
         """Called in a thread: signals come as bytes as soon as they come."""
         first, interrupts = 0, 0
+        # Nothing is read once the other end is closed, as the block is left.
         while received := os.read(numbers, 1):
             number = received[0]
+            # Every signal that Python handles comes here: the alarm too.
             if number not in _SIGNALS:
                 continue
             first = first or number
@@ -128,11 +135,13 @@ class Ending:
             if interrupts < 2 and self._is_patient:
                 continue
             self._over.wait(_GRACE if interrupts < 2 else _GRACE / 3)
+            # Results that are being moved are moved first, however long that takes.
             while self._is_shielded and not self._has_ended:
                 time.sleep(_POLL)
             if not self._has_ended:
                 self.clean_up()
                 print(self.words(first), file=sys.stderr, flush=True)
+                # Not `sys.exit`, which ends a thread and not the process.
                 os._exit(128 + first)
 
     def _end(self) -> None:
@@ -149,6 +158,7 @@ class Ending:
 
 def _is_import(frame: FrameType | None) -> bool:
     while frame is not None:
+        # Where the import system runs a module, or loads its library.
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             return True
         frame = frame.f_back
@@ -167,25 +177,31 @@ def ending_on_signals() -> Iterator[Ending]:
         yield ending
         return
     reading, writing = os.pipe()
+    # Written to in C as a signal comes, which must not wait for a reader.
     os.set_blocking(writing, False)
     before: dict[int, Any] = {}
     woken = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     watch = threading.Thread(target=ending._watch, args=(reading,), daemon=True)
     watch.start()
+    # Before the handlers: from the first exception on none is lost.
     sys.unraisablehook = ending._ignored
     try:
         for number in _SIGNALS:
+            # As a shell without job control asks for what it runs in the background.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, ending._tell)
         before[signal.SIGALRM] = signal.signal(signal.SIGALRM, ending._tell_again)
         yield ending
     finally:
+        # First of all: from here on the watch must not end the process.
         ending._end()
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in before.items():
+            # None is a handler that C has set, which Python cannot put back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(woken)
         sys.unraisablehook = ending.hook
+        # In this order: closing this end ends the thread that reads the other.
         os.close(writing)
         watch.join()
         os.close(reading)

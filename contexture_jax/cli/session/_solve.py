@@ -47,6 +47,7 @@ class WatchedSolve:
         self._is_told: Any = lambda: 0
         self._has_begun, self._may_save = False, True
         self._passes, self._first = 0.0, 0.0
+        # From now on, so that a short solve keeps nothing.
         self._saved_at, self._cost = time.monotonic(), 0.0
 
     def __enter__(self) -> WatchedSolve:
@@ -69,6 +70,7 @@ class WatchedSolve:
         """
         from contexture_jax.solvers import load_state
 
+        # As they are read again: tuples are lists there.
         self._settings, self._advance = json.loads(json.dumps(settings)), advance
         path = self._folder / _STATE
         if not path.exists():
@@ -81,6 +83,7 @@ class WatchedSolve:
                 file=sys.stderr,
             )
             return None
+        # Before the state, whose shapes would tell less of what differs.
         check_same(self._folder / _SETTINGS, self._settings)
         try:
             state = load_state(path)
@@ -88,6 +91,7 @@ class WatchedSolve:
             raise InputError(
                 f"{error}; expected {quoted_path(self._folder)} deleted, or no --resume"
             ) from error
+        # The folder is this solve's: its settings need not be written again.
         self._has_begun = True
         return state
 
@@ -99,6 +103,7 @@ class WatchedSolve:
         self._passes = progress.num_passes
         self._show(progress)
         self.signal = self._is_told()
+        # A signal may be the last chance to keep what was found.
         due = max(_BETWEEN, self._cost / _SHARE)
         if self.signal or time.monotonic() - self._saved_at >= due:
             self._save(progress.state)
@@ -106,6 +111,7 @@ class WatchedSolve:
 
     def end_of_passes(self) -> None:
         """From here on a signal ends the run as at any other time."""
+        # One that came after the last pass ends the run once results are written.
         self.signal = self.signal or self._is_told()
         self._patience.close()
 
@@ -118,6 +124,7 @@ class WatchedSolve:
         """
         if stopped_after is None:
             shutil.rmtree(self._folder, ignore_errors=True)
+        # Without a state that was kept there is nothing to go on from.
         elif self._has_begun:
             self._ending.kept = lambda: (
                 f"the results of {stopped_after:g} passes are in"
@@ -134,7 +141,10 @@ class WatchedSolve:
             self._advance(0, 1, words)
             return
         tol = progress.state.plan.tol or np.finfo(np.float32).eps
+        # A residual of 0 has no logarithm.
         left = max(math.log(max(worst / scale, 1e-300) / tol), 0.0)
+        # The largest so far, as residuals may rise at first: the bar never goes back
+        # beyond its start.
         self._first = max(self._first, left)
         words += f", residual {worst / scale:.1e} of {tol:.1e}"
         self._advance(self._first - left, self._first or 1, words)
@@ -163,6 +173,7 @@ class WatchedSolve:
             f" {folder}; go on from it with: {resumed(self._ending.command)}"
         )
         self._saved_at = time.monotonic()
+        # Of the last state: they are all of a size.
         self._cost = self._saved_at - start
 
     def _make_folder(self) -> None:
@@ -171,6 +182,7 @@ class WatchedSolve:
         if is_new:
             # Others look for the lock here from now on, no longer beside it.
             self._claim.enter_context(claimed(self._out))
+        # Before the settings: an old state beside new ones would pass for theirs.
         (self._folder / _STATE).unlink(missing_ok=True)
         with replacing(self._folder / _SETTINGS) as path:
             path.write_text(json.dumps(self._settings) + "\n", encoding="utf-8")

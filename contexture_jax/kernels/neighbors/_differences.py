@@ -32,6 +32,7 @@ def nearest_by_differences(
     """
     queries, points = _in_unit(queries, points)
     n = queries.shape[0]
+    # A symbolic number cannot be cut into blocks.
     if not isinstance(n, int) or n <= _BLOCK:
         return _one_block(queries, points, num_neighbors)
     num_blocks = -(-n // _BLOCK)
@@ -66,6 +67,7 @@ def _one_block(
             gap = column - jax.lax.dynamic_index_in_dim(columns, k, 0)
             return total + gap * gap
 
+        # (n, size): ∞ from the start for what fills up the last tile.
         start = jnp.zeros((n, size), dtype) + beyond[None, :]
         distances = jnp.concatenate(
             [best[0], jax.lax.fori_loop(0, d, add, start)], axis=1
@@ -87,9 +89,11 @@ def _one_block(
 
 def _in_unit(queries: Array, points: Array) -> tuple[Array, Array]:
     """Both times the power of two that `unit_exponent` takes on the host."""
+    # Without ∞ and NaN, which would take all others out of range.
     sizes = (jnp.where(jnp.isfinite(x), jnp.abs(x), 0).max() for x in (queries, points))
     dtype = points.dtype
     exponent = LARGEST[dtype.itemsize] - jnp.frexp(jnp.maximum(*sizes))[1]
+    # In two factors: 2^exponent itself may be out of range.
     half = exponent // 2
     one, two = (jnp.ldexp(jnp.ones((), dtype), e) for e in (half, exponent - half))
     return queries * one * two, points * one * two

@@ -35,7 +35,10 @@ __all__ = [
 GROUP = 64  # the size of a tile is a multiple of this
 TILE = 4096  # points in a tile
 _SMALL = 4  # points in a small group of `raw_tiles`
+# A difference is then up to 2⁴¹ and its square 2⁸², of which a sum over columns stays
+# below the 2¹²⁸ of float32; likewise 2⁸⁰² and 2¹⁰²⁴.
 LARGEST = {4: 40, 8: 400}  # exponent of the largest number, by the bytes of one
+# 2³⁰ and 2⁶² times the least normal number: far more than underflow can cost.
 _FLOOR = {4: -96, 8: -960}
 _ENTRIES = 2**22  # differences that the host holds at a time
 
@@ -108,6 +111,7 @@ def _host_distances(
         part = slice(start, start + step)
         difference = np.subtract(x[rows[part]], a[numbers[part]], dtype=np.float64)
         if canonical:
+            # A sum depends on the order of its terms, and this one on the values alone.
             squares = np.sort(difference * difference, axis=1)
             out[part] = squares.sum(axis=1)
         else:
@@ -144,6 +148,7 @@ def product_tiles(
 ) -> Float[Array, "t d1 c"]:
     """Columns (−2b, |b|²), b = a − center: [y, 1] times them is |b|² − 2⟨y, b⟩."""
     moved = raw[:, :-1] - center[None, :, None]
+    # ∞ for what fills up the last tile, so that it is never among the best.
     norms = (moved * moved).sum(axis=1, keepdims=True) + raw[:, -1:]
     return jnp.concatenate([-2.0 * moved, norms], axis=1)
 

@@ -35,6 +35,8 @@ def copies(a: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     new = np.concatenate([[True], ranked[1:] != ranked[:-1]])
     if new.all():
         return None
+    # Rows of one code are side by side, in the order of their numbers. If each equals
+    # the one before it, all of a code are equal.
     again = np.flatnonzero(~new)
     if (a[order[again]] == a[order[again - 1]]).all():
         group = np.cumsum(new) - 1
@@ -62,6 +64,7 @@ def _hashes(a: np.ndarray) -> np.ndarray:
     for start in range(0, len(a), step):
         part = a[start : start + step] + a.dtype.type(0)  # −0 becomes 0
         mixed = part.view(unsigned) * odd
+        # Odd factors lose no bit, but a sum of products is linear; this is not.
         mixed ^= mixed >> np.uint64(32)
         codes[start : start + step] = mixed.sum(axis=1)
     return codes
@@ -82,6 +85,7 @@ def _is_coarse(x: np.ndarray, center: np.ndarray) -> bool:
     parts = [x[start : start + step] for start in range(0, len(x), step)]
     lowest = min(_lowest_bit(part) for part in [*parts, center])
     largest = 0.0
+    # What overflows is ∞ and not coarse.
     with np.errstate(over="ignore"):
         for part in parts:
             moved = np.ldexp(np.subtract(part, center, dtype=np.float64), -lowest)
@@ -94,9 +98,11 @@ def _lowest_bit(x: np.ndarray) -> int:
     """The largest s for which all numbers are multiples of 2^s."""
     mantissas, exponents = np.frexp(x[x != 0])
     if not mantissas.size:
+        # Zeros are multiples of any number: no bound from them.
         return 2**10
     bits = np.finfo(x.dtype).nmant + 1
     whole = np.ldexp(mantissas.astype(np.float64), bits).astype(np.int64)
+    # `whole & -whole` is the last bit that is set, 2^t, and frexp has t + 1 for it.
     trailing = np.frexp((whole & -whole).astype(np.float64))[1] - 1
     return int((exponents - bits + trailing).min())
 
@@ -108,6 +114,7 @@ def blocks(x: np.ndarray, size: int) -> list[np.ndarray]:
     otherwise through the widest one in the middle half. A set that is small enough is
     cut only through a gap that is a quarter of its width.
     """
+    # Invariant: the sets of both are a partition of the rows.
     done, waiting = [], [np.arange(len(x))]
     while waiting:
         rows = waiting.pop()

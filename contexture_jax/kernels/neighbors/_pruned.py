@@ -143,6 +143,7 @@ def _one_block(
     first = _first(search, query, scores, minima)
     largest, in_range = _threshold(search, query, image, first.radius)
     chosen = _choose(search, scores, minima, first.last, largest)
+    # Others are searched for elsewhere, and have no distances taken here.
     certain = chosen.fits & in_range & jnp.isfinite(largest) & real
     count = jnp.where(certain, chosen.ends[:, -1], 0)
     others, index = _distances(search, query, chosen, count)
@@ -169,6 +170,7 @@ def _scores(
         scores = scores.reshape(block, _GROUP, search.per_tile)
         return scores, scores.min(axis=1)
 
+    # (t, b, 16, g): the minimum over a strided group runs along contiguous memory.
     scores, minima = jax.lax.map(one_tile, search.pruning.tiles)
     return scores, minima.swapaxes(0, 1).reshape(block, -1)
 
@@ -177,12 +179,14 @@ def _first(search: _Search, query: Array, scores: Array, minima: Array) -> _Firs
     """The 2 K points of the best scores, with their distances."""
     (block, d), dtype = query.shape, query.dtype
     num_first = 2 * search.num_neighbors
+    # The 2 K best points are in the 2 K groups of the least minima (theory.md §6.9).
     groups = jax.lax.top_k(-minima, num_first)[1]
     negated, position = jax.lax.top_k(
         -search.members(scores, groups).reshape(block, -1), num_first
     )
     group = jnp.take_along_axis(groups, position // _GROUP, axis=1)
     numbers = search.number(group, position % _GROUP)
+    # What fills up a tile has an infinite score, and is not to read out of range.
     numbers = jnp.minimum(numbers, search.points.shape[0] - 1)
     distances = squared_distances(query, search.points, numbers)
     last = -negated[:, -1:]
@@ -209,6 +213,7 @@ def _threshold(
     moved = query - center[None, :]
     reach = (jnp.sqrt((moved * moved).sum(axis=1)) + tau) * (1 + (d + 8) * unit)
     tiny = float(jnp.finfo(dtype).tiny) * d
+    # Tiles have d' + 2 rows; a score lacks |ẑ|² of the query.
     rounding = 6 * (tiles.shape[1] + 2) * unit * reach**2 + tiny
     largest = (tau + 2 * error * reach) ** 2 - (image * image).sum(axis=1)
     return largest + rounding, reach**2 < float(jnp.finfo(dtype).max) / 64
@@ -223,9 +228,12 @@ def _choose(
     wanted = minima <= largest[:, None]
     ends = jnp.cumsum(wanted, axis=1, dtype=jnp.int32)
     num_groups = ends[:, -1]
+    # (b, capacity): the j-th wanted group is where their count reaches j.
     groups = jax.vmap(functools.partial(jnp.searchsorted, v=steps[0] + 1))(ends)
     groups = jnp.minimum(groups.astype(jnp.int32), wanted.shape[1] - 1)
     value = search.members(scores, groups)
+    # Points below `last` are all among the first ones; of those level with it maybe not
+    # all, so they are taken here, and `_first` drops its own.
     chosen = (value >= last[:, :, None]) & (value <= largest[:, None, None])
     chosen = chosen & (steps < num_groups[:, None])[:, :, None]
     bits = (chosen.astype(jnp.int32) << inside).sum(axis=2, dtype=jnp.int32)
@@ -258,6 +266,7 @@ def _distances(
             jax.lax.dynamic_update_slice(numbers, number, (at,)),
         )
 
+    # Invariant: pairs before `at` are done. The last step may write beyond the end.
     room = block * search.capacity + _PAIRS
     state = jnp.int32(0), jnp.zeros(room, dtype), jnp.zeros(room, jnp.int32)
     _, distances, numbers = jax.lax.while_loop(
@@ -274,6 +283,7 @@ def _nth(
 ) -> Int[Array, " q"]:
     """The number of the nth chosen point of a query, from 0."""
     groups, bits, ends, _ = chosen
+    # By bisection. Invariant: groups before `slot` hold no more than `nth` points.
     slot = jnp.zeros_like(nth)
     for power in reversed(range(search.capacity.bit_length())):
         after = jnp.minimum(slot + 2**power, search.capacity)
@@ -281,6 +291,7 @@ def _nth(
     slot = jnp.minimum(slot, search.capacity - 1)
     left = bits[row, slot]
     skip = nth - (ends[row, slot] - jax.lax.population_count(left))
+    # `left & (left - 1)` is without its lowest bit; of 16, at most 15 are skipped.
     for i in range(_GROUP - 1):
         left = jnp.where(i < skip, left & (left - 1), left)
     member = jax.lax.population_count((left & -left) - 1)
@@ -294,6 +305,8 @@ def _nearest(
     """The nearest in order, those that are level with the last by number."""
     value = jax.lax.top_k(-distance, num_candidates)[0]
     radius = -value[:, -1:]
+    # `top_k` takes ties by place, and here places are not in order of number. Numbers
+    # are exact in float32: `choose_directions` refuses 2²⁴ points.
     key = jnp.where(distance == radius, index.astype(distance.dtype), jnp.inf)
     key = jnp.where(distance < radius, -1, key)
     chosen = jax.lax.top_k(-key, num_candidates)[1]

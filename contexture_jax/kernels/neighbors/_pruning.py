@@ -80,6 +80,7 @@ def choose_directions(
     look = _SAMPLE * d**2 + _FACTORS * d**2 * max(choices)
     if (
         not _MIN_COLUMNS <= d <= _MAX_COLUMNS
+        # Numbers of points are compared as float32 in `search_pruned`.
         or not 2 * _SAMPLE <= m < 2**24
         or 4 * num_neighbors > CAPACITY
         or num_queries * full < 20 * look
@@ -87,11 +88,16 @@ def choose_directions(
     ):
         return None
     chosen = np.random.default_rng(0).permutation(m)[:_SAMPLE]
+    # A query of the sample is its own nearest; of the K − 1 others the sample has a
+    # share, and one at least.
     rank = 1 + max(1, round((num_neighbors - 1) * _SAMPLE / m))
     sample = points[np.sort(chosen)] - center[None, :]
     directions, counts = _probe(sample, rank=rank, choices=choices)
     counts = np.asarray(counts) * (m / _SAMPLE)
     costs = [
+        # For a query: the scores of all points; the distances of those that are left;
+        # the full search where too many are; its share of the images of the points,
+        # which take V twice.
         (choice + 2 + _SWEEP) * m
         + _PAIR * d * np.minimum(count, CAPACITY).mean()
         + full * (count > CAPACITY).mean()
@@ -99,6 +105,7 @@ def choose_directions(
         for choice, count in zip(choices, counts, strict=True)
     ]
     best = int(np.argmin(costs))
+    # The costs are rough: a small gain may be none.
     if not (costs[best] < 0.8 * full and np.isfinite(directions).all()):
         return None
     return directions[:, : choices[best]]
@@ -114,6 +121,7 @@ def _probe(
     subspace iteration, whose first columns are about the leading eigenvectors.
     """
     norms = (sample * sample).sum(axis=1)
+    # Over the mean norm, so that squares of entries of the covariance stay in range.
     scaled = sample / jnp.sqrt(norms.mean())
     covariance = mm(scaled.T, scaled) / _SAMPLE
     directions = jax.random.normal(
@@ -135,6 +143,7 @@ def _probe(
     for choice in choices:
         y = images[:, :choice]
         squares = (y * y).sum(axis=1)
+        # Cancels, as `_image` must not: here it only tells a cost.
         rest = jnp.sqrt(jnp.maximum(norms - squares, 0))
         bound = gaps(y, squares) + (rest[query, None] - rest[None, :]) ** 2
         counts.append((bound <= radius).sum(axis=1))
@@ -150,6 +159,7 @@ def _orthonormalize(columns: Float[Array, "d p"]) -> Float[Array, "d p"]:
     def add(i: Array, basis: Array) -> Array:
         column = columns[:, i]
         for _ in range(2):
+            # Columns of the basis that are still to come are 0, and take nothing off.
             shadow = mm(column, basis)
             column = column - mm(basis, shadow)
             norm = jnp.sqrt((column * column).sum())
@@ -194,10 +204,12 @@ def make_pruning(
     parts = []
     for start in range(0, m, _ROWS):
         part = points[start : start + _ROWS]
+        # One shape, so one program.
         padding = min(_ROWS, m) - part.shape[0]
         padded = jnp.pad(part, ((0, padding), (0, 0)))
         parts.append(images(padded, center, directions)[: part.shape[0]])
     wide = np.asarray(directions, np.float64)
+    # The Frobenius norm, which is no less than the spectral one.
     defect = np.linalg.norm(np.einsum("ij,ik->jk", wide, wide) - np.eye(num_directions))
     rounding = d * math.sqrt(num_directions) + 1
     error = 3.0 * (rounding * unit_roundoff(points.dtype) + defect)

@@ -67,8 +67,10 @@ def rank_candidates(
     d = x.shape[1]
     error, tiny = difference_error(d, x.dtype), floor(d, x.dtype)
     farthest = distances[:, num_neighbors - 1] * (1 + error) + tiny
+    # Strictly: what is level with the K-th may have a smaller number.
     certain = farthest < limit
     close = _close(distances, 2 * error, tiny)
+    # The pairs up to the K-th and the one after it, where a tie decides who is in.
     rows = np.flatnonzero(certain & close[:, :num_neighbors].any(axis=1))
     indices = indices.copy()
     if rows.size:
@@ -89,6 +91,7 @@ def rank_pairs(
     """
     row, number = np.nonzero(near)
     counts = np.bincount(row, minlength=len(x))
+    # Where each stands in its row; short rows are filled up with ∞.
     place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
     distances = np.full((len(x), counts.max()), np.inf)
     distances[row, place] = plain_distances(x, a, row, number)
@@ -131,6 +134,8 @@ def in_balls(
         row = np.repeat(np.arange(start, min(start + step, len(x))), m)
         column = np.tile(number, len(row) // m)
         gaps, most = plain_distances(x, a, row, column), radii[column]
+        # Sums in order of the columns first; sorted ones, which cost more, only for
+        # what rounding may have put on either side of the surface.
         inside = gaps <= most * (1 + error)
         row, column, gaps, most = (v[inside] for v in (row, column, gaps, most))
         unclear = np.flatnonzero(gaps >= most * (1 - error))
@@ -143,6 +148,7 @@ def in_balls(
 def _close(distances: np.ndarray, error: float, tiny: float) -> np.ndarray:
     """Which ascending distances rounding may have put before their successors."""
     with np.errstate(invalid="ignore"):
+        # ∞ less ∞, of two that are no candidates, is NaN: not close.
         gaps = np.diff(distances, axis=1)
     later = distances[:, 1:]
     return (gaps <= error * later + tiny) & np.isfinite(later)
@@ -159,6 +165,8 @@ def _untie(
     """Order runs of close candidates by their distances in float64, then by number."""
     indices = indices.copy()
     no, yes = (np.full((len(rows), 1), value) for value in (False, True))
+    # (n, c): candidates of one run are close to their neighbours in it. Runs that begin
+    # behind the K-th place are in nobody's way.
     run = np.cumsum(np.concatenate([yes, ~close], axis=1), axis=1)
     tied = np.concatenate([close, no], axis=1) | np.concatenate([no, close], axis=1)
     tied &= run <= run[:, num_neighbors - 1, None]
@@ -182,5 +190,7 @@ def _untie(
         distances = exact_distances(x, a, query[members], number[members])
         order = np.lexsort((number[members], distances, group[members]))
         number[members] = number[members][order]
+    # `row` and `slot` ascend, and the groups along them: what is sorted within groups
+    # goes back to the places of its group.
     indices[row, slot] = number
     return indices

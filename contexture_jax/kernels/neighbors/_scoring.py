@@ -83,6 +83,7 @@ def _scores(query: Array, center: Array, method: Method, unit: float) -> _Scores
             return total + gap * gap
 
         total = jax.lax.fori_loop(0, d, add, jnp.zeros((b, tile.shape[1]), dtype))
+        # 0, or ∞ for what fills up the last tile.
         return total + tile[-1][None, :]
 
     if method == "differences":
@@ -146,8 +147,10 @@ def search_tiles(
         distance, index = (
             jnp.take_along_axis(x, position, axis=1) for x in (distance, index)
         )
+        # By distance, then by number.
         distance, index = jax.lax.sort((distance, index), dimension=1, num_keys=2)
         doubt = scores.doubt(distance[:, num_neighbors - 1, None])
+        # |y|² + t − E of theory.md §6.9.
         limit = scores.base + last - doubt
         if num_candidates < m:
             # Candidates that are left out are not nearer than the last that is kept.
@@ -189,12 +192,15 @@ def _best(
         small = scores.of_tile(tile).reshape(block, _SMALL, -1).min(axis=1)
         return small, small.reshape(block, _LARGE, -1).min(axis=1)
 
+    # (t, b, c / 4) and (t, b, c / 64), the former for the groups of the latter that are
+    # found.
     small, large = jax.lax.map(one_tile, tiles)
     flat = large.swapaxes(0, 1).reshape(block, -1)
     best = in_order(jax.lax.top_k(-flat, num_candidates)[1])
     tile, number = best // per_tile, best % per_tile
     members = number[:, :, None] + per_tile * jnp.arange(_LARGE)[None, None, :]
     row = jnp.arange(block)[:, None, None]
+    # (b, 16 · num_candidates)
     minima = small[tile[:, :, None], row, members].reshape(block, -1)
     place = jax.lax.top_k(-minima, num_candidates)[1]
     # Not the values of `top_k`: with them XLA would sort all of the minima.
@@ -236,5 +242,6 @@ def points_within(
         rounding = length * (length + jnp.sqrt(scores.base))
         rounding = 12 * (d + 4) * unit * rounding + 2 * tiny
         largest = jnp.minimum(largest, worst + rounding)
+    # From places (j, i, h) back to the numbers 64 h + 4 i + j of `raw_tiles`.
     near = (values <= largest[None]).reshape(-1, block, _SMALL, _LARGE, groups)
     return near.transpose(1, 0, 4, 3, 2).reshape(block, -1)

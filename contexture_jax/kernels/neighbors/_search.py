@@ -125,9 +125,11 @@ def nearest_neighbors(
         first, before = repeated
         kept = np.flatnonzero(before < num_neighbors)
         if same:
+            # Equal queries have equal neighbours: one of them is searched for.
             distinct = np.flatnonzero(before == 0)
             inverse = np.searchsorted(distinct, first)
             x = x[distinct]
+        # Points and queries are no longer one array.
         a, same = a[kept], False
 
     def report(done: int) -> None:
@@ -221,6 +223,7 @@ def _search_all(problem: Problem, report: Callable[[int], None]) -> np.ndarray:
     answer = _Answer(problem, report)
     arrays = (problem.a,) if problem.x is problem.a else (problem.a, problem.x)
     exact = on_a_grid(np.asarray(problem.center), *arrays)
+    # Exact scores settle everything in one pass, ties included: bounds save nothing.
     if not exact:
         _by_bounds(answer)
     rows = answer.rest()
@@ -228,6 +231,7 @@ def _search_all(problem: Problem, report: Callable[[int], None]) -> np.ndarray:
         tiles = lay_product_tiles(problem.points, problem.center)
         _by_tiles(answer, rows, "products", tiles, exact=exact)
         _collect(answer, answer.rest(clear=True), "products", tiles)
+        # As large as the points, and so are the raw tiles that come next.
         del tiles
         _in_smaller_units(answer)
     if not answer.certain.all():
@@ -267,6 +271,7 @@ def _search_pruned(answer: _Answer, pruning: Pruning, capacity: int = CAPACITY) 
         )
         answer.take(rows, found)
         num_open += int((~answer.certain[rows]).sum())
+        # Bounds that leave more than half open do not pay: tiles take the rest.
         if 2 * num_open > start + len(rows):
             return
 
@@ -321,15 +326,21 @@ def _in_smaller_units(answer: _Answer) -> None:
     d, dtype = problem.x.shape[1], problem.x.dtype
     tiny = floor(d, dtype)
     rows = answer.rest()
+    # Up to here underflow may cost more than a rounding does.
     rows = rows[answer.radius[rows] <= tiny / unit_roundoff(dtype)]
     if not rows.size:
         return
+    # Cut through wide gaps alone, as every block fits.
     for group in blocks(problem.x[rows], len(rows)):
         part = rows[group]
         center = middle(problem.x[part])
         width = np.abs(problem.x[part] - center).max(axis=1)
+        # A hundredth for the rounding of the radius: K points lie within it, and so do
+        # the nearest.
         reach = (width + np.sqrt(1.01 * answer.radius[part] + 4 * tiny)).max()
         distance = np.abs(problem.a - center).max(axis=1)
+        # Each unit is at least 2²⁰ times smaller than the one before: the recursion
+        # ends soon.
         if distance.max() < reach * _MUCH:
             continue
         kept = np.flatnonzero(distance <= reach)
@@ -356,6 +367,8 @@ def _about_local_centers(answer: _Answer, raw: Float[Array, "t d1 c"]) -> None:
     groups = [g for g in blocks(problem.x[rows], _LOCAL) if len(g) > _FEW]
     for start in range(0, len(groups), _BLOCKS_PER_CALL):
         some = [rows[g] for g in groups[start : start + _BLOCKS_PER_CALL]]
+        # Always so many blocks of one size, for one program; rows of 0 are not looked
+        # at.
         queries = np.zeros((_BLOCKS_PER_CALL, _LOCAL, d), problem.x.dtype)
         centers = np.zeros((_BLOCKS_PER_CALL, d), problem.x.dtype)
         for number, group in enumerate(some):
