@@ -1,5 +1,6 @@
 """Settings of the whole suite: x64 on, strict promotion, no silent broadcasting."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -42,9 +43,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
+def leave_programs_to_no_collector() -> Iterator[None]:
+    yield
+    # Traces are millions of objects that stay: looked through again and again.
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
 def drop_programs_before_there_are_too_many() -> Iterator[None]:
     yield
     if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS // 2:
+        gc.unfreeze()
         jax.clear_caches()
 
 

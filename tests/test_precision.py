@@ -97,6 +97,7 @@ def test_operators_state_theirs(name):
     check(everything, operator(name, np.float32))
 
 
+@pytest.mark.slow
 def test_operators_over_devices_state_theirs():
     mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     x = np.arange(12.0, dtype=np.float32)[:, None]

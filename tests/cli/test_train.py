@@ -135,6 +135,7 @@ def test_damaged_runs_are_refused_in_one_line(trained, tmp_path, capsys):
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_is_ended_says_what_is_kept_and_goes_on_to_the_bit(
     trained, tmp_path, capsys, monkeypatch
 ):

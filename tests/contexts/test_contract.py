@@ -147,7 +147,7 @@ def inputs_of(name: str) -> tuple[Any, Any]:
     return context, x
 
 
-@pytest.mark.fast("no context", "pairs")
+@pytest.mark.fast("no context")
 @pytest.mark.parametrize("name", LAWS)
 def test_rows_keep_their_draws_in_any_block_and_densities_are_of_the_sampler(name):
     context, x = inputs_of(name)

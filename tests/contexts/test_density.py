@@ -92,6 +92,7 @@ def test_a_constant_density_is_told_on_one_column(drawn, n):
     assert none.p_value > 0.01
 
 
+@pytest.mark.slow
 def test_a_constant_density_of_one_column_builds_no_operator():
     with pytest.raises(ValueError, match="must be that of what `sample` draws"):
         cx.operators.monte_carlo_operator(Noise("constant"), X[:, :1], 100, key=KEY)
@@ -107,6 +108,7 @@ class OfScale(Noise):
         return norm.logpdf(a, x, self.scale).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.35, 1.0, 5.0, 500.0])
 def test_few_draws_tell_a_density_of_another_scale(scale):
     with pytest.raises(ValueError, match="must be that of what `sample` draws"):

@@ -44,6 +44,7 @@ def test_a_target_of_zeros_takes_its_own_size(tmp_path):
     assert peak_of_refusal(tmp_path / "x.npz", target="y") < 4 * 2 * NUM_CELLS
 
 
+@pytest.mark.slow
 def test_empty_columns_of_a_sparse_matrix_take_no_memory(tmp_path):
     weights = sparse.csr_array(([1.0, 2.0], ([0, 5], [7, 7])), shape=(800, 800))
     sparse.save_npz(tmp_path / "x.npz", weights)

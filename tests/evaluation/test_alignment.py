@@ -63,6 +63,7 @@ def test_cka_sees_rotations_as_equal_and_scales_as_different():
     assert cka(a, jnp.ones_like(a)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [3e3, 1e5])
 def test_what_is_far_from_0_is_judged_by_how_it_varies(offset):
     rng = np.random.default_rng(0)

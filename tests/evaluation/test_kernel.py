@@ -47,6 +47,7 @@ def test_an_independent_context_deviates_nowhere():
     np.testing.assert_allclose(found, 0, atol=TIGHT)
 
 
+@pytest.mark.slow
 def test_the_estimated_deviation_is_within_its_error(key):
     found = evaluation.estimate_kernel_deviation(CONTEXT.op, 2000, key=key)
     truth = expected_kernel_deviation(CONTEXT.op)

@@ -138,7 +138,7 @@ def test_repeated_values_need_the_band_or_a_symmetric_function(size):
     assert covered((case.values**2).mean(), case.cluster) >= least(size[0])
 
 
-@pytest.mark.slow_cases("independent-small", "staff_smoking-small")
+@pytest.mark.slow
 @sizes
 @pytest.mark.parametrize("name", NAMES)
 def test_the_total_is_covered_once_its_bias_is_off(name, size):

@@ -81,7 +81,7 @@ def search(x: np.ndarray) -> np.ndarray:
     return np.asarray(nearest_neighbors(points, points, NEIGHBORS))
 
 
-@pytest.mark.slow_cases("normal")
+@pytest.mark.slow_cases("normal", "standardised binary", "incomes")
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CASES],

@@ -141,6 +141,7 @@ def test_every_loss_is_trained_by_name_or_says_why_not() -> None:
         learned_of(KNN, loss="kiss")
 
 
+@pytest.mark.slow
 def test_an_objective_says_rate_and_layers_where_nobody_else_does() -> None:
     still = OBJECTIVES["svme_views"]._replace(rate=0.0, hidden=(8, 8, 8))
     given = {"loss": still, "encoder": Encoder(output=4)}

@@ -87,6 +87,7 @@ def squared_modes(gamma: float, views: int) -> tuple[np.ndarray, np.ndarray]:
     return theta, gap * theta + gamma * (1 - theta) ** 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma", [0.3, 1.0])
 @pytest.mark.parametrize("form", ["svme", "non_contrastive"])
 def test_squared_penalty_shrinks_and_collapses_as_computed(
@@ -237,6 +238,7 @@ def test_hinge_never_collapses_and_is_exact_from_a_threshold_on(
     check_least(loss, [(NUM_X, 1), (NUM_A, 1)], [phi, psi], expected, root < 1, LAW.p_x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variance", [1.0, 25.0])
 def test_vicreg_variance_of_one_function(variance: float) -> None:
     """√(θ + ε) = min(1, μ / (4 λ (1 − s²)))."""
@@ -268,6 +270,7 @@ def test_hinge_learns_the_span_unless_coordinates_copy_one_another(
     assert largest_sine(learned, LAW.left[:, :rank], LAW.p_x) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("coefficient", "rank"), [(1.0, 1), (25.0, 2)])
 def test_published_vicreg_copies_the_first_function(
     coefficient: float, rank: int
@@ -280,6 +283,7 @@ def test_published_vicreg_copies_the_first_function(
     assert largest_sine(learned, LAW.right[:, :rank], LAW.p_a) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.0051, 0.5, 2.0])
 def test_barlow_twins_is_no_extractor(strength: float) -> None:
     """E18: collapse onto ν_1, rotated coordinates, and only then aligned ones."""
@@ -343,6 +347,7 @@ def test_trace_ratio_has_the_derivative_of_finite_differences() -> None:
         assert abs(slope - gradient[row, column]) < 1e-8
 
 
+@pytest.mark.slow
 def test_solved_svme_is_least_at_the_exact_functions() -> None:
     """Of many copies of the law's outcomes few pairs are left out."""
     copies, at = 400, LAW.pairs
@@ -366,6 +371,7 @@ def test_solved_svme_is_least_at_the_exact_functions() -> None:
         assert run(*elsewhere)[0] > value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [0, 1], ids=["phi", "psi"])
 def test_solved_svme_has_the_derivative_of_finite_differences(given: int) -> None:
     pair = [RNG.normal(size=(9, 2)), RNG.normal(size=(9, 3))]

@@ -251,6 +251,7 @@ def test_joint_nesting_sums_the_objective_of_the_first_functions(
     assert abs(float(nested(*given)) - sum(parts)) < tol(np.float64)
 
 
+@pytest.mark.slow
 def test_sequential_orbital_minimisation_has_the_value_of_the_plain_one() -> None:
     """And −4 A f_l + 2 Σ_{i≤l} (f_i R_il + A f_i C_il) as its gradient."""
     rng = np.random.default_rng(1)
@@ -302,6 +303,7 @@ def in_unit_scale(loss: Any, *laws: np.ndarray) -> Any:
     )
 
 
+@pytest.mark.fast("neural_ef")
 @pytest.mark.parametrize("name", ORDERED)
 def test_ordered_objectives_learn_the_functions_themselves(name: str) -> None:
     rng = np.random.default_rng(3)
@@ -344,6 +346,7 @@ def test_sequential_nesting_has_the_gradient_of_the_theory() -> None:
         assert np.abs(found / p[:, None] - expected).max() < tol(np.float64, size=100)
 
 
+@pytest.mark.slow
 def test_neural_eigenmaps_copy_below_the_threshold() -> None:
     loss = on_views(losses.neural_eigenmaps, alpha=0.8 * COPYING)
     start = [np.random.default_rng(0).normal(size=(NUM_A, WIDTH))]
@@ -353,6 +356,7 @@ def test_neural_eigenmaps_copy_below_the_threshold() -> None:
     assert matched[:, 0].min() > 1 - ANGLE
 
 
+@pytest.mark.slow
 def test_squared_error_without_bias_learns_unbalanced_modes() -> None:
     """Thm 6 and 8: the top of T Λ T*, here with Λ g = g p_a, the constant included."""
     one_hot = np.eye(NUM_A)[LAW.pairs.second]
@@ -487,6 +491,7 @@ def bipartite() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return edges, edges.sum(0), np.repeat([1.0, -1.0], [4, 3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form", ["plain", pytest.param("lazy", marks=pytest.mark.slow), "two steps"]
 )

@@ -67,6 +67,7 @@ def test_running_moments_keep_their_unit_and_no_loss_sees_it():
         np.testing.assert_allclose(same, white, atol=tol(DTYPE))
 
 
+@pytest.mark.slow
 def test_devices_and_rows_without_weight_agree_on_the_unit():
     mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
     weights = np.ones(ROWS, DTYPE)

@@ -214,6 +214,7 @@ def test_embeddings_have_a_row_an_example_and_every_parameter_matters(name):
         assert (np.asarray(leaf) != 0).any() or names == UNSEEN, names
 
 
+@pytest.mark.fast("mlp", "tabular_mlp", "two_tower")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_same_shapes_are_traced_once(name):
     built = build(name)
@@ -222,6 +223,7 @@ def test_the_same_shapes_are_traced_once(name):
     assert len(built.num_traces) == 1
 
 
+@pytest.mark.fast("mlp", "tabular_mlp", "two_tower")
 @pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"graph"}))
 def test_an_embedding_is_a_function_of_its_own_example(name):
     built = build(name)
@@ -234,6 +236,7 @@ def test_an_embedding_is_a_function_of_its_own_example(name):
         assert abs(a[1:] - b[1:]).max() > 1e-3
 
 
+@pytest.mark.fast("mlp", "tabular_mlp", "two_tower")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_half_precision_computes_in_half_on_whole_parameters(name):
     family, built = FAMILIES[name], build(name)

@@ -106,7 +106,7 @@ CASES = [
 ]
 
 
-@pytest.mark.fast("sorted knn-8", "labels-8", "joint with zeros-8", "teacher-8")
+@pytest.mark.fast("joint with zeros-8", "teacher-8")
 @pytest.mark.parametrize(("name", "num_devices"), CASES)
 def test_products_and_laws_are_those_of_one_device(name, num_devices):
     one, many = single(name), sharded(name, num_devices)
@@ -258,7 +258,7 @@ def test_one_device_tells_nobody():
         assert part.collectives(5) == ()
 
 
-@pytest.mark.slow_cases("rbf-matmat")
+@pytest.mark.slow
 @pytest.mark.parametrize("product", ["matmat", "rmatmat"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_device_holds_more_than_its_share(kind, product):

@@ -147,6 +147,7 @@ def test_a_knn_context_extends_inside_a_trace_and_for_any_number_of_points():
     np.testing.assert_allclose(lost[::2], expected[::2], atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side"),
     [

@@ -201,7 +201,7 @@ def test_scale_does_not_matter(scale):
     assert info.status == "converged"
 
 
-@pytest.mark.slow_cases("1e-28-exact", "1e-28-randomized")
+@pytest.mark.slow_cases("1e-28-exact", "1e-28-randomized", "1e+28-exact")
 @pytest.mark.parametrize("method", ["exact", "randomized"])
 @pytest.mark.parametrize("scale", [1e-28, 1e28])
 def test_squares_out_of_range_do_not_matter(scale, method):

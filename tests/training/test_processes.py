@@ -57,6 +57,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     assert difference(again.state, alone.state) < tolerance
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_ends_both_at_one_step(tmp_path: Path) -> None:
     workers = processes.start("tests.training.ended", tmp_path, 1, "SIGTERM", 5)
     errors = processes.finish(workers, timeout=600)

@@ -73,6 +73,7 @@ def test_the_mean_of_gradients_of_pieces_is_another() -> None:
     assert difference(descent, gradient(1)) > 0.05
 
 
+@pytest.mark.slow
 def test_labels_pass_through_the_encoder_in_pieces() -> None:
     def encode_pair(params: Any, batch: Any, key: jax.Array) -> Any:
         return batch["x"] @ params, batch["y"]
