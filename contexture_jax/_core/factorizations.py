@@ -62,8 +62,9 @@ def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[_Svd, _Svd]:
     image, shadow = mm(da, v), mm(da.conj().T, u)
     # (k, k): Uᴴ Ȧ V, with ṡ as the real part of its diagonal.
     core = mm(u.conj().T, image)
-    # 0 for equal values: their vectors do not turn towards each other.
-    gaps = safe_reciprocal(s[None, :] ** 2 - s[:, None] ** 2)
+    # 0 for equal values: their vectors do not turn towards each other. By factors: of a
+    # difference of squares one may be fused unrounded, and equal ones do not cancel.
+    gaps = safe_reciprocal((s[None, :] - s[:, None]) * (s[None, :] + s[:, None]))
     inverse = safe_reciprocal(s)
 
     def turn(core: Array) -> Array:
