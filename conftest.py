@@ -15,6 +15,7 @@ _FLAG = "--xla_cpu_use_fusion_emitters=false"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Choose the compiler, before anything is compiled."""
     # The releases where it was tried; processes that tests start inherit it.
     known = version("jaxlib").startswith(("0.9.", "0.10."))
     if known and config.getoption("markexpr") != "slow":
