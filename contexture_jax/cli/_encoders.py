@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["NUMBERED", "plan_encoder", "plan_output", "plan_rate"]
 
 NUMBERED = ("joint", "graph")  # contexts whose rows have no features
-_LARGEST_OUTPUT = 512
+_HIDDEN = (512, 512)  # as `learning.Encoder`, which JAX has to be loaded for
 
 
 def plan_encoder(options: TrainOptions, recipe: Recipe) -> dict[str, Any]:
@@ -32,8 +32,7 @@ def plan_encoder(options: TrainOptions, recipe: Recipe) -> dict[str, Any]:
         return {"kind": "table"}
     shared = {"activation": options.activation}
     if options.encoder == "mlp":
-        # None: what the loss says, which JAX has to be loaded for.
-        hidden = None if options.hidden is None else tuple(options.hidden)
+        hidden = _HIDDEN if options.hidden is None else tuple(options.hidden)
         return {"kind": "mlp", "hidden": hidden, **shared}
     if options.hidden is not None:
         raise InputError(
@@ -45,12 +44,10 @@ def plan_encoder(options: TrainOptions, recipe: Recipe) -> dict[str, Any]:
 def plan_output(options: TrainOptions, rank: int) -> int:
     """The width of the embedding."""
     if options.output is None:
-        # As `learn` has it. Here it is worked out before, for it is one of the settings
-        # that tell whether a run is the same.
-        if options.loss == "joint_nesting":
-            return rank
-        wide = min(4 * rank, _LARGEST_OUTPUT, options.batch_size // 2)
-        return max(rank, wide)
+        import contexture_jax as cx
+
+        # One of the settings that tell whether a run is the same: said before `learn`.
+        return cx.learning.OBJECTIVES[options.loss].width(rank, options.batch_size)
     if options.output < rank:
         raise InputError(
             f"--output {options.output} is less than the {counted(rank, 'function')} to"

@@ -418,9 +418,6 @@ def _settings(
     """What makes a run the run that it is."""
     import contexture_jax as cx
 
-    if encoder.get("hidden", ()) is None:
-        hidden = cx.learning.OBJECTIVES[options.loss].hidden
-        encoder = {**encoder, "hidden": hidden}
     content = hashlib.sha256(np.ascontiguousarray(table.features).data)
     if table.target is not None:
         content.update(np.asarray(table.target.values).astype(str).tobytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -32,7 +31,6 @@ from contexture_jax.training import (
 
 __all__ = ["learn"]
 
-_LARGEST_OUTPUT = 512
 _WEIGHT_DECAY = 1e-5
 
 
@@ -296,11 +294,7 @@ def _towers(
 ) -> dict[str, Tower]:
     output = encoder.output if isinstance(encoder, Encoder) else None
     if output is None:
-        # Wider than asked for: the leading Ritz values of a larger span are no smaller
-        # (theory.md §2.6). But a covariance of as many columns as rows is noise, which
-        # whitening blows up (§7.3).
-        wide = min(4 * rank, _LARGEST_OUTPUT, batch_size // 2)
-        output = rank if objective.ordered else max(rank, wide)
+        output = objective.width(rank, batch_size)
     if output < rank:
         msg = f"the output of the encoder must be at least rank = {rank}; got {output}"
         raise ValueError(msg)
@@ -313,11 +307,8 @@ def _towers(
     dtype = jnp.zeros(()).dtype if law.op is None else law.op.dtype
     # One stream, from which both draw in turn: they do not begin alike.
     rngs = nnx.Rngs(seed)
-    encoders = {"phi": encoder, "psi": encoder}
-    if isinstance(encoder, Encoder) and encoder.hidden is None:
-        encoders["phi"] = dataclasses.replace(encoder, hidden=objective.hidden)
     return {
-        name: make_tower(seen[name], encoders[name], output, dtype, rngs)
+        name: make_tower(seen[name], encoder, output, dtype, rngs)
         for name in objective.towers
     }
 

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 
 from contexture_jax import losses
 from contexture_jax._core.types import Array, summary
-from contexture_jax.learning._towers import HIDDEN
 
 __all__ = ["OBJECTIVES", "Objective", "embeddings_of", "objective_of"]
 
 # Of the mean variance: in a batch, directions of less are noise that whitening would
 # blow up (theory.md §7.3).
 _RIDGE = 0.1
+_LARGEST_WIDTH = 512
 
 
 class Objective(NamedTuple):
@@ -35,14 +35,12 @@ class Objective(NamedTuple):
         ordered: whether columns come out in order, so that no more are learned than
             are asked for.
         rate: the highest learning rate, where no optimizer is given.
-        hidden: the hidden layers of Φ, where the encoder does not say.
     """
 
     loss: Callable[..., Array]
     sees: str
     ordered: bool = False
     rate: float = 1e-3
-    hidden: tuple[int, ...] = HIDDEN
 
     @property
     def num_draws(self) -> int:
@@ -56,6 +54,17 @@ class Objective(NamedTuple):
         return (
             ("phi", "psi") if "towers" in self.sees else names.get(self.sees, ("phi",))
         )
+
+    def width(self, rank: int, batch_size: int) -> int:
+        """How wide its embeddings are where nobody says.
+
+        Four times the rank, at most 512 and half a batch; the rank if it is ordered.
+        """
+        # Wider than asked for: the leading Ritz values of a larger span are no smaller
+        # (theory.md §2.6). But a covariance of as many columns as rows is noise, which
+        # whitening blows up (§7.3).
+        wide = min(4 * rank, _LARGEST_WIDTH, batch_size // 2)
+        return rank if self.ordered else max(rank, wide)
 
 
 def _whitened(loss: Callable[..., Array]) -> Callable[..., Array]:

@@ -14,9 +14,7 @@ from flax import nnx
 from contexture_jax import models
 from contexture_jax._core.types import Array, summary
 
-__all__ = ["HIDDEN", "Encoder", "Tower", "describe", "make_tower", "rebuild"]
-
-HIDDEN = (512, 512)
+__all__ = ["Encoder", "Tower", "describe", "make_tower", "rebuild"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,15 +23,14 @@ class Encoder:
 
     Attributes:
         kind: "mlp": all columns together; "transformer": a token a column.
-        hidden: widths of the hidden layers of an MLP; None: (512, 512), and for Φ what
-            the objective says.
+        hidden: widths of the hidden layers of an MLP.
         activation: of the hidden layers: "tanh", "gelu" or "relu".
         output: width of the embedding; None: four times the rank, at most 512 and
             half a batch, and the rank for losses that learn functions in order.
     """
 
     kind: str = "mlp"
-    hidden: tuple[int, ...] | None = None
+    hidden: tuple[int, ...] = (512, 512)
     activation: str = "tanh"
     output: int | None = None
 
@@ -81,9 +78,8 @@ def describe(inputs: Any, encoder: Encoder, output: int, dtype: Any) -> dict[str
             " which returns (params, apply), as cx.models.functional does"
         )
         raise ValueError(msg)
-    hidden = HIDDEN if encoder.hidden is None else encoder.hidden
     # A list, as JSON gives it back: a tower from a file is made of the same.
-    given = dataclasses.asdict(encoder) | {"hidden": list(hidden)}
+    given = dataclasses.asdict(encoder) | {"hidden": list(encoder.hidden)}
     return {**given, "columns": shape[1] if len(shape) == 2 else 1, **shared}
 
 

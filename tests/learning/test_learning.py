@@ -142,14 +142,10 @@ def test_every_loss_is_trained_by_name_or_says_why_not() -> None:
 
 
 @pytest.mark.slow
-def test_an_objective_says_rate_and_layers_where_nobody_else_does() -> None:
-    still = OBJECTIVES["svme_views"]._replace(rate=0.0, hidden=(8, 8, 8))
-    given = {"loss": still, "encoder": Encoder(output=4)}
+def test_an_objective_says_the_rate_where_nobody_else_does() -> None:
+    given = {"loss": OBJECTIVES["svme_views"]._replace(rate=0.0)}
     once, twice = (learned_of(KNN, **given, num_steps=steps) for steps in (1, 2))
-    for name, layers in (("phi", [8, 8, 8]), ("psi", [512, 512])):
-        made_of = once.towers[name].made_of
-        assert made_of is not None
-        assert made_of["hidden"] == layers
+    for name in ("phi", "psi"):
         first, second = (run.towers[name].params for run in (once, twice))
         jax.tree.map(np.testing.assert_array_equal, first, second)
     assert OBJECTIVES["svme"].rate > OBJECTIVES["kise"].rate
