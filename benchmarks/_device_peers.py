@@ -185,7 +185,9 @@ def torch_search(points: np.ndarray, queries: np.ndarray, k: int) -> list[OnDevi
         ]
         return torch.cat(found)
 
-    answer = lambda t: t.cpu().numpy()  # noqa: E731
+    def answer(found: Any) -> np.ndarray:
+        return found.cpu().numpy()
+
     return [peer("torch products and topk", torch, run, answer=answer)]
 
 

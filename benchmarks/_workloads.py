@@ -280,7 +280,9 @@ def sparse_spectrum(
         gaps = [matrix @ v - s * u, matrix.T @ u - s * v]
         return {"residual": max(np.linalg.norm(g, axis=0).max() for g in gaps) / s[0]}
 
-    bound = lambda: 2 * float(passes[0]) * setting.peaks.seconds(work)  # noqa: E731
+    def bound() -> float:
+        return 2 * float(passes[0]) * setting.peaks.seconds(work)
+
     contestants = [
         OnDevice("contexture_jax", run, "ours", answer=euclidean, bound=bound)
     ]
@@ -300,6 +302,14 @@ def sparse_spectrum(
     return f"{title}, spectrum, rank {rank}", rows, {"passes": float(passes[0])}
 
 
+def _neighbors_among(points: np.ndarray, k: int, _: int) -> Any:
+    return cx.contexts.knn(points, k).indices
+
+
+def _neighbors_at(context: Any, queries: np.ndarray, _: int) -> Any:
+    return context.at(queries).indices
+
+
 def search(setting: Setting) -> Iterator[Case]:
     """The exact k-NN graph."""
     from neighbor_graph import exact_radii, judge
@@ -311,7 +321,7 @@ def search(setting: Setting) -> Iterator[Case]:
         queries = points if whole else points[:num_queries]
         work = Work(flops=2.0 * len(queries) * n * d)
         if whole:
-            run = lambda _, x=points: cx.contexts.knn(x, k).indices  # noqa: E731
+            run = functools.partial(_neighbors_among, points, k)
         else:
             lists = np.zeros((1, k), np.int32)
             law = np.ones(1, np.float32)
@@ -322,7 +332,7 @@ def search(setting: Setting) -> Iterator[Case]:
                 jax.device_put(law),
                 n,
             )
-            run = lambda _, c=context, q=queries: c.at(q).indices  # noqa: E731
+            run = functools.partial(_neighbors_at, context, queries)
         ours = OnDevice(
             "contexture_jax knn",
             run,

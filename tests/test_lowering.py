@@ -109,8 +109,10 @@ def large_operator() -> cx.AssociationOperator:
     slow_but(["exact", "randomized", "krylov", "nystrom"], ["exact", "krylov"]),
 )
 def test_solvers(method):
-    solve = lambda op: cx.svd(op, 2, key=KEY, method=method)  # noqa: E731
-    assert not faults(lambda op: leaves(solve(op)), large_operator())
+    def solve(op: Any) -> list[Any]:
+        return leaves(cx.svd(op, 2, key=KEY, method=method))
+
+    assert not faults(solve, large_operator())
 
 
 def leaves(tree: Any) -> list[Any]:
@@ -144,7 +146,10 @@ def test_plain_matrices():
 def test_certificates():
     op = large_operator()
     result, info = jax.eval_shape(lambda: cx.svd(op, 2, key=KEY))
-    certify = lambda r, i: leaves(cx.solvers.certify(r, i, op, key=KEY))  # noqa: E731
+
+    def certify(result: Any, info: Any) -> list[Any]:
+        return leaves(cx.solvers.certify(result, info, op, key=KEY))
+
     assert not faults(certify, result, info)
 
 

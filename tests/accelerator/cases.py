@@ -15,8 +15,9 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -47,7 +48,7 @@ class Case(NamedTuple):
 
     run: Callable[[Any], Answers]
     factor: float
-    of: dict[str, float] = {}  # noqa: RUF012 - never written to
+    of: Mapping[str, float] = MappingProxyType({})
 
 
 def draws(seed: int, *shape: int) -> np.ndarray:

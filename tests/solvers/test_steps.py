@@ -1,6 +1,7 @@
 """A solve pass by pass: seen, stopped, saved, resumed; and called without callbacks."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -142,10 +143,7 @@ def test_a_state_of_another_solve_is_refused_by_name(tmp_path):
 def test_inside_a_trace_nothing_can_be_seen():
     state = watched()[0][0].state
     for name, value in (("on_step", lambda _: None), ("state", state)):
-
-        def solve(a: Any, setting: dict[str, Any] = {name: value}) -> Any:  # noqa: B006
-            return cx.solvers.truncated_svd(a, **RUN, **setting)[0]
-
+        solve = functools.partial(cx.solvers.truncated_svd, **RUN, **{name: value})
         with pytest.raises(TypeError, match=f"{name} must be None inside jit"):
             jax.eval_shape(solve, jnp.asarray(A))
 
