@@ -97,7 +97,7 @@ def test_a_cluster_as_large_as_a_block_is_solved_again(tmp_path):
     assert {int(progress.state.stage) for progress in seen} == {0, 1}
     assert info.method == "randomized"
     assert "met a cluster" in str(info.reason)
-    np.testing.assert_allclose(result.singular_values, s[:24], atol=1e-5)
+    np.testing.assert_allclose(result.singular_values, s[:24], atol=2e-6)
     for progress in (seen[2], seen[-2]):
         save_state(tmp_path / "state", progress.state)
         again, more = cx.solvers.truncated_svd(
@@ -112,4 +112,4 @@ def test_clusters_are_found_whole(copies):
     a, s = clustered(copies)
     result, info = cx.solvers.truncated_svd(a, copies + 5, key=jax.random.key(1))
     assert info.status == "converged"
-    np.testing.assert_allclose(result.singular_values, s[: copies + 5], atol=1e-5)
+    np.testing.assert_allclose(result.singular_values, s[: copies + 5], atol=2e-6)

@@ -78,7 +78,7 @@ def test_a_solve_that_is_stopped_says_how_far_it_is(method, stop_at):
     s, u, v = map(np.asarray, result)
     gaps = np.linalg.norm(A.T @ u - v * s, axis=0)
     atol = 100 * promised(DTYPE)
-    np.testing.assert_allclose(info.right_residuals, gaps, rtol=1e-3, atol=atol)
+    np.testing.assert_allclose(info.right_residuals, gaps, rtol=1e-5, atol=atol)
     np.testing.assert_allclose(A @ v, u * s, atol=atol)
     np.testing.assert_allclose(u.T @ u, np.eye(4), atol=atol)
     np.testing.assert_allclose(v.T @ v, np.eye(4), atol=atol)
