@@ -1,8 +1,8 @@
 """Which method runs and with what widths: decided from sizes, before any work.
 
 "auto" takes the method that a model of their times says is the fastest (theory.md
-§6.6). Its constants were fitted to processor seconds of `benchmarks/auto_grid.py`; what
-counts is their ratios, which differ little between machines.
+§6.6). Its constants were fitted to processor seconds of problems of
+`benchmarks/auto_grid.py` on one CPU; what counts is their ratios.
 """
 
 from __future__ import annotations
