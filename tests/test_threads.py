@@ -15,6 +15,7 @@ import scipy.linalg  # noqa: F401 - brings the library whose threads are counted
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import contexture_jax as cx
+from contexture_jax._core.threads import single_threaded_numpy
 
 
 @functools.cache
@@ -45,6 +46,17 @@ def test_lapack_has_one_thread_inside_and_its_own_number_outside() -> None:
 def test_threads_of_numpy_are_left() -> None:
     with cx.single_threaded_lapack():
         assert sorted(p.num_threads for p in libraries().lib_controllers) == [1, 2]
+
+
+def test_threads_of_numpy_are_held_where_threads_of_python_work() -> None:
+    def numbers() -> dict[str, int]:
+        return {p.filepath: p.num_threads for p in libraries().lib_controllers}
+
+    with single_threaded_numpy():
+        inside = numbers()
+    changed = [path for path, number in numbers().items() if inside[path] != number]
+    assert [inside[path] for path in changed] == [1]
+    assert "numpy.libs" in changed[0]
 
 
 def test_threads_come_back_after_an_error() -> None:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from types import ModuleType
 from typing import NamedTuple, ParamSpec, TypeVar
 
 import jax
 
 from contexture_jax._core.checks import is_traced
 
-__all__ = ["held_lapack", "single_threaded_lapack"]
+__all__ = ["held_lapack", "single_threaded_lapack", "single_threaded_numpy"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _SWITCH = "CONTEXTURE_LAPACK_THREADS"
-_PREFIXES = ("scipy_openblas", "openblas")  # in SciPy's wheels; elsewhere
+_PREFIXES = ("scipy_openblas", "openblas")  # in wheels; elsewhere
+_SUFFIXES = ("", "64_")  # of integers of 32 bits, and of 64
 
 
 class _Threads(NamedTuple):
@@ -32,7 +35,7 @@ class _Threads(NamedTuple):
 
 
 class _Held:
-    """The threads of SciPy's OpenBLAS, and how many blocks of code hold them to one.
+    """The threads of an OpenBLAS, and how many blocks of code hold them to one.
 
     Their number is one of the whole process. Of blocks that overlap, in one thread of
     Python or in several, the first sets it and the last puts it back.
@@ -59,7 +62,7 @@ class _Held:
                     library.set(self._before)
 
 
-_held = _Held()
+_held, _held_numpy = _Held(), _Held()
 
 
 @contextmanager
@@ -89,8 +92,16 @@ def single_threaded_lapack() -> Iterator[None]:
         >>> with cx.single_threaded_lapack():
         ...     result = jax.block_until_ready(solve(op, jax.random.key(0)))
     """
-    library = _library() if _is_on() else None
+    library = _scipy() if _is_on() else None
     with nullcontext() if library is None else _held.at_one(library):
+        yield
+
+
+@contextmanager
+def single_threaded_numpy() -> Iterator[None]:
+    """Hold NumPy's OpenBLAS to one thread, where threads of Python share the work."""
+    library = _numpy() if _is_on() else None
+    with nullcontext() if library is None else _held_numpy.at_one(library):
         yield
 
 
@@ -121,19 +132,32 @@ def _is_on() -> bool:
 
 
 @functools.cache
-def _library() -> _Threads | None:
-    """What jaxlib takes its LAPACK from, loaded if it was not; None if not OpenBLAS."""
+def _scipy() -> _Threads | None:
+    """What jaxlib takes its LAPACK from, loaded if it was not."""
     try:
-        cython_lapack = importlib.import_module("scipy.linalg.cython_lapack")
+        return _library(importlib.import_module("scipy.linalg.cython_lapack"))
     except ImportError:
         return None
+
+
+@functools.cache
+def _numpy() -> _Threads | None:
+    """What NumPy multiplies with."""
+    try:
+        return _library(importlib.import_module("numpy.linalg._umath_linalg"))
+    except ImportError:
+        return None
+
+
+def _library(linked: ModuleType) -> _Threads | None:
+    """What a compiled module is linked with; None if not OpenBLAS."""
     # A symbol is looked for in the libraries that the module is linked with, too.
-    module = ctypes.CDLL(str(cython_lapack.__file__))
-    for prefix in _PREFIXES:
-        # Wheels of SciPy rename what they bring along.
-        names = (f"{prefix}_get_num_threads", f"{prefix}_set_num_threads")
-        if all(hasattr(module, name) for name in names):
-            get, put = (getattr(module, name) for name in names)
+    library = ctypes.CDLL(str(linked.__file__))
+    for prefix, suffix in itertools.product(_PREFIXES, _SUFFIXES):
+        # Wheels rename what they bring along.
+        names = [f"{prefix}_{do}_num_threads{suffix}" for do in ("get", "set")]
+        if all(hasattr(library, name) for name in names):
+            get, put = (getattr(library, name) for name in names)
             # Their signatures in C, which ctypes would guess.
             get.argtypes, get.restype = [], ctypes.c_int
             put.argtypes, put.restype = [ctypes.c_int], None

@@ -145,13 +145,16 @@ def fixed_degree_operator(
     # P⁺(x|a) of each entry; where p_a is 0 so are its entries.
     backward = joint / np.where(p_a > 0, p_a, 1.0)[flat]
     # A value listed twice by one input must count as one entry of twice the weight.
-    entries = flat * n + inputs
-    if len(np.unique(entries)) == len(entries):
+    # Where it is, its entries are side by side in the transpose.
+    again = (np.diff(flat[order]) == 0) & (np.diff(inputs[order]) == 0)
+    if not again.any():
         norm2 = (backward * shares.reshape(-1)).sum()
     else:
-        _, inverse = np.unique(entries, return_inverse=True)
-        summed = np.bincount(inverse, backward)
-        norm2 = (summed * np.bincount(inverse, shares.reshape(-1))).sum()
+        entry = np.cumsum(np.append(False, ~again))
+        summed, each = (
+            np.bincount(entry, part[order]) for part in (backward, shares.reshape(-1))
+        )
+        norm2 = (summed * each).sum()
     arrays = (
         np.ascontiguousarray(index.T).astype(np.int32),
         None if weights is None else np.ascontiguousarray(weights.T).astype(dtype),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import contexture_jax as cx
-from contexture_jax.kernels.neighbors import _layout, _search
+from contexture_jax.kernels.neighbors import _layout, _scoring, _search
 from contexture_jax.kernels.neighbors._search import nearest_neighbors
 from tests.conftest import X64
 
@@ -94,6 +94,22 @@ def test_neighbours_are_exact_and_the_order_of_columns_is_nothing(name):
         np.testing.assert_array_equal(found[some], truth(x[some], x))
         turned = np.ascontiguousarray(np.roll(x, 3, axis=1)[:, ::-1])
         np.testing.assert_array_equal(search(turned), found)
+
+
+@pytest.mark.parametrize("name", ["normal", "Likert"])
+def test_few_points_are_searched_for_without_a_program(name, monkeypatch):
+    monkeypatch.delattr(_search, "search_tiles")
+    x = CASES[name].astype(np.float32)
+    np.testing.assert_array_equal(search(x), truth(x, x))
+
+
+@pytest.mark.slow_cases("normal")
+@pytest.mark.parametrize("name", ["normal", "Likert"])
+def test_many_points_are_searched_for_by_programs(name, monkeypatch):
+    monkeypatch.setattr(_scoring, "_POINTS", 0)
+    monkeypatch.delattr(_search, "search_here")
+    x = CASES[name].astype(np.float32)
+    np.testing.assert_array_equal(search(x), truth(x, x))
 
 
 @pytest.mark.slow_cases("cities")

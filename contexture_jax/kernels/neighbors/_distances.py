@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.either import Either, namespace
 from contexture_jax._core.types import Array, Float, Int
 
 __all__ = [
@@ -41,6 +42,7 @@ LARGEST = {4: 40, 8: 400}  # exponent of the largest number, by the bytes of one
 # 2³⁰ and 2⁶² times the least normal number: far more than underflow can cost.
 _FLOOR = {4: -96, 8: -960}
 _ENTRIES = 2**22  # differences that the host holds at a time
+_NEAR = 2**20  # of one block of queries
 
 
 def unit_exponent(*arrays: np.ndarray) -> int:
@@ -75,17 +77,29 @@ def floor(d: int, dtype: Any) -> float:
 
 
 def squared_distances(
-    queries: Float[Array, "n d"],
-    points: Float[Array, "m d"],
-    indices: Int[Array, "n k"],
-) -> Float[Array, "n k"]:
-    """|x_i − a_{indices[i, j]}|² by differences, a slot at a time (no 3-d array)."""
+    queries: Float[Either, "n d"],
+    points: Float[Either, "m d"],
+    indices: Int[Either, "n k"],
+) -> Float[Either, "n k"]:
+    """|x_i − a_{indices[i, j]}|² by differences, a slot at a time (no 3-d array).
+
+    In NumPy some slots, as many as fit in cache.
+    """
 
     def one_slot(index: Array) -> Array:
         difference = queries - points[index]
         return (difference * difference).sum(axis=1)
 
-    return jax.lax.map(one_slot, indices.T).T
+    if namespace(queries) is jnp:
+        return jax.lax.map(one_slot, indices.T).T
+    out = np.empty(indices.shape, queries.dtype)
+    step = max(1, _NEAR // queries.size)
+    for start in range(0, indices.shape[1], step):
+        part = slice(start, start + step)
+        difference = points[indices[:, part]]
+        difference -= queries[:, None]
+        np.einsum("ijk,ijk->ij", difference, difference, out=out[:, part])
+    return out
 
 
 def plain_distances(
@@ -119,7 +133,7 @@ def _host_distances(
     return out
 
 
-def raw_tiles(points: Float[Array, "m d"], *, nested: bool) -> Float[Array, "t d1 c"]:
+def raw_tiles(points: Float[Either, "m d"], *, nested: bool) -> Float[Either, "t d1 c"]:
     """Tiles of columns (a, 0); the last one is filled up with columns (0, ∞).
 
     Args:
@@ -129,14 +143,15 @@ def raw_tiles(points: Float[Array, "m d"], *, nested: bool) -> Float[Array, "t d
             follow each other in number are strided in place, so that minima over them
             run along contiguous memory. Otherwise numbers are places.
     """
+    xp = namespace(points)
     m, d = points.shape
     size = min(TILE, -(-m // GROUP) * GROUP)
     num_tiles = math.ceil(m / size)
     padding = num_tiles * size - m
-    far = jnp.pad(
-        jnp.zeros((m, 1), points.dtype), ((0, padding), (0, 0)), constant_values=jnp.inf
+    far = xp.pad(
+        xp.zeros((m, 1), points.dtype), ((0, padding), (0, 0)), constant_values=xp.inf
     )
-    columns = jnp.concatenate([jnp.pad(points, ((0, padding), (0, 0))), far], axis=1)
+    columns = xp.concatenate([xp.pad(points, ((0, padding), (0, 0))), far], axis=1)
     if nested:
         columns = columns.reshape(num_tiles, -1, GROUP // _SMALL, _SMALL, d + 1)
         columns = columns.transpose(0, 3, 2, 1, 4)
@@ -144,13 +159,13 @@ def raw_tiles(points: Float[Array, "m d"], *, nested: bool) -> Float[Array, "t d
 
 
 def product_tiles(
-    raw: Float[Array, "t d1 c"], center: Float[Array, " d"]
-) -> Float[Array, "t d1 c"]:
+    raw: Float[Either, "t d1 c"], center: Float[Either, " d"]
+) -> Float[Either, "t d1 c"]:
     """Columns (−2b, |b|²), b = a − center: [y, 1] times them is |b|² − 2⟨y, b⟩."""
     moved = raw[:, :-1] - center[None, :, None]
     # ∞ for what fills up the last tile, so that it is never among the best.
     norms = (moved * moved).sum(axis=1, keepdims=True) + raw[:, -1:]
-    return jnp.concatenate([-2.0 * moved, norms], axis=1)
+    return namespace(raw).concatenate([-2.0 * moved, norms], axis=1)
 
 
 def make_tiles(points: Float[Array, "m d"]) -> Float[Array, "t d1 c"]:

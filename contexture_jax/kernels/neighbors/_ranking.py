@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from contexture_jax._core.types import Array, Float, Int
+from contexture_jax._core.either import Either
+from contexture_jax._core.types import Float, Int
 from contexture_jax.kernels.neighbors._distances import (
     difference_error,
     exact_distances,
@@ -37,10 +38,10 @@ class Found(NamedTuple):
         doubt: how far that bound may be below what it bounds, for rounding, shape (n,).
     """
 
-    indices: Int[Array, "n c"]
-    distances: Float[Array, "n c"]
-    limit: Float[Array, " n"]
-    doubt: Float[Array, " n"]
+    indices: Int[Either, "n c"]
+    distances: Float[Either, "n c"]
+    limit: Float[Either, " n"]
+    doubt: Float[Either, " n"]
 
 
 def rank_candidates(

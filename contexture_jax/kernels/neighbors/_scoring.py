@@ -10,13 +10,17 @@ are computed anew. That is many times faster than `top_k` over whole rows.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from contexture_jax._core.numerics import mm
+from contexture_jax._core.either import Either, namespace, product
+from contexture_jax._core.threads import single_threaded_numpy
 from contexture_jax._core.types import Array, Bool, Float, Int
 from contexture_jax.kernels.neighbors._distances import (
     GROUP,
@@ -30,14 +34,18 @@ from contexture_jax.kernels.neighbors._ranking import Found
 
 __all__ = [
     "Method",
-    "lay_product_tiles",
+    "choose_tiles",
     "lay_raw_tiles",
     "points_within",
+    "search_here",
     "search_tiles",
 ]
 
 _SMALL = 4  # points in a small group: what is computed anew for each that is chosen
 _LARGE = GROUP // _SMALL  # small groups in a large one
+# Up to here a search by NumPy takes less than to compile one: points, of which each
+# thread keeps the minima for a block of queries, and pairs.
+_POINTS, _PAIRS = 2**16, 2**30
 
 # By products about one centre; about one for each block of queries, of raw tiles; or
 # without products, of raw tiles.
@@ -50,8 +58,29 @@ def lay_raw_tiles(points: Float[Array, "m d"]) -> Float[Array, "t d1 c"]:
     return raw_tiles(points, nested=True)
 
 
+def choose_tiles(
+    here: np.ndarray,
+    there: Float[Array, "m d"],
+    center: Float[Array, " d"],
+    num_queries: int,
+) -> Float[Either, "t d1 c"]:
+    """Tiles for products: of NumPy, for `search_here`, where that is the sooner one.
+
+    Args:
+        here: points on the host, shape (m, d).
+        there: the same on the device.
+        center: shape (d,).
+        num_queries: how many will be searched for.
+    """
+    is_near = next(iter(there.devices())).platform == "cpu"
+    if is_near and len(here) <= _POINTS and num_queries <= _PAIRS / len(here):
+        raw = raw_tiles(here, nested=True)
+        return np.ascontiguousarray(product_tiles(raw, np.asarray(center)))
+    return _lay_product_tiles(there, center)
+
+
 @jax.jit
-def lay_product_tiles(
+def _lay_product_tiles(
     points: Float[Array, "m d"], center: Float[Array, " d"]
 ) -> Float[Array, "t d1 c"]:
     """As `product_tiles` of those."""
@@ -67,14 +96,14 @@ class _Scores(NamedTuple):
         doubt: a bound on rounding for points up to some squared distance, (b, 1).
     """
 
-    of_tile: Callable[[Array], Array]
-    base: Array
-    doubt: Callable[[Array], Array]
+    of_tile: Callable[[Either], Either]
+    base: Either
+    doubt: Callable[[Either], Either]
 
 
-def _scores(query: Array, center: Array, method: Method, unit: float) -> _Scores:
+def _scores(query: Either, center: Either, method: Method, unit: float) -> _Scores:
     b, d = query.shape
-    dtype = query.dtype
+    xp, dtype = namespace(query), query.dtype
     tiny = floor(d, dtype)
 
     def differences(tile: Array) -> Array:
@@ -95,18 +124,18 @@ def _scores(query: Array, center: Array, method: Method, unit: float) -> _Scores
         )
 
     moved = query - center[None, :]
-    rows = jnp.concatenate([moved, jnp.ones_like(moved[:, :1])], axis=1)
+    rows = xp.concatenate([moved, xp.ones_like(moved[:, :1])], axis=1)
     base = (moved * moved).sum(axis=1, keepdims=True)
 
-    def products(tile: Array) -> Array:
+    def products(tile: Either) -> Either:
         columns = tile
         if method == "local":
             columns = product_tiles(tile[None], center)[0]
-        return mm(rows, columns)
+        return product(rows, columns)
 
-    def doubt(distance: Array) -> Array:
+    def doubt(distance: Either) -> Either:
         """Both points lie within B of the centre: 5 d + 13 roundings of B² at most."""
-        reach = jnp.sqrt(base) + jnp.sqrt(distance)
+        reach = xp.sqrt(base) + xp.sqrt(distance)
         return 6 * (d + 4) * unit * reach * reach + tiny
 
     return _Scores(products, base, doubt)
@@ -134,82 +163,149 @@ def search_tiles(
     of these. Where scores are exact, groups of one minimum are kept in the order of
     their numbers, as points are in their groups: ties go to the first ones.
     """
-    m, d = points.shape
-    dtype = queries.dtype
 
     def one_block(inputs: tuple[Array, Array]) -> Found:
-        query, center = inputs
-        scores = _scores(query, center, method, unit)
-        index, last = _best(scores, tiles, m, num_candidates, exact=exact)
-        distance = squared_distances(query, points, jnp.minimum(index, m - 1))
-        distance = jnp.where(index < m, distance, jnp.inf)
-        position = jax.lax.top_k(-distance, num_candidates)[1]
-        distance, index = (
-            jnp.take_along_axis(x, position, axis=1) for x in (distance, index)
-        )
-        # By distance, then by number.
-        distance, index = jax.lax.sort((distance, index), dimension=1, num_keys=2)
-        doubt = scores.doubt(distance[:, num_neighbors - 1, None])
-        # |y|² + t − E of theory.md §6.9.
-        limit = scores.base + last - doubt
-        if num_candidates < m:
-            # Candidates that are left out are not nearer than the last that is kept.
-            worst = distance[:, -1:]
-            worst = worst - difference_error(d, dtype) * worst - floor(d, dtype)
-            limit = jnp.minimum(limit, worst)
-        return Found(index, distance, limit[:, 0], doubt[:, 0])
+        scores = _scores(*inputs, method, unit)
+        sizes = num_neighbors, num_candidates
+        return _candidates(scores, inputs[0], points, tiles, sizes, exact=exact)
 
     found = jax.lax.map(one_block, (queries, centers))
     return Found(*(f.reshape(-1, *f.shape[2:]) for f in found))
 
 
+def search_here(
+    queries: np.ndarray,
+    centers: np.ndarray,
+    points: np.ndarray,
+    tiles: np.ndarray,
+    *,
+    num_neighbors: int,
+    num_candidates: int,
+    unit: float,
+    exact: bool,
+) -> Found:
+    """`search_tiles` by products in NumPy, a block in each thread of Python.
+
+    Of tens of thousands of points it takes less time than to compile that.
+    """
+
+    def one_block(query: np.ndarray, center: np.ndarray) -> Found:
+        # As JAX, which says nothing of ∞ − ∞.
+        with np.errstate(all="ignore"):
+            scores = _scores(query, center, "products", unit)
+            sizes = num_neighbors, num_candidates
+            return _candidates(scores, query, points, tiles, sizes, exact=exact)
+
+    cores = len(os.sched_getaffinity(0))
+    with single_threaded_numpy(), ThreadPoolExecutor(cores) as threads:
+        found = list(threads.map(one_block, queries, centers))
+    return Found(*map(np.concatenate, zip(*found, strict=True)))
+
+
+def _candidates(
+    scores: _Scores,
+    query: Float[Either, "b d"],
+    points: Float[Either, "m d"],
+    tiles: Float[Either, "t d1 c"],
+    sizes: tuple[int, int],
+    *,
+    exact: bool,
+) -> Found:
+    """What a block of queries finds, by the numbers of neighbours and candidates."""
+    xp = namespace(query)
+    (m, d), dtype = points.shape, query.dtype
+    num_neighbors, num_candidates = sizes
+    index, last = _best(scores, tiles, m, num_candidates, exact=exact)
+    distance = squared_distances(query, points, xp.minimum(index, m - 1))
+    distance = xp.where(index < m, distance, xp.asarray(xp.inf, dtype))
+    position = _least(distance, num_candidates, exact=exact)
+    distance, index = (
+        xp.take_along_axis(x, position, axis=1) for x in (distance, index)
+    )
+    distance, index = _in_order(distance, index)
+    doubt = scores.doubt(distance[:, num_neighbors - 1, None])
+    # |y|² + t − E of theory.md §6.9.
+    limit = scores.base + last - doubt
+    if num_candidates < m:
+        # Candidates that are left out are not nearer than the last that is kept.
+        worst = distance[:, -1:]
+        worst = worst - difference_error(d, dtype) * worst - floor(d, dtype)
+        limit = xp.minimum(limit, worst)
+    return Found(index, distance, limit[:, 0], doubt[:, 0])
+
+
+def _least(values: Either, count: int, *, exact: bool) -> Either:
+    """Places of the least values of each row; where exact, of equal ones the first."""
+    if namespace(values) is jnp:
+        return jax.lax.top_k(-values, count)[1]
+    if exact:
+        return np.argsort(values, axis=1, kind="stable")[:, :count]
+    return np.argpartition(values, count - 1, axis=1)[:, :count]
+
+
+def _in_order(distance: Either, index: Either) -> tuple[Either, Either]:
+    """By distance, then by number."""
+    if namespace(distance) is jnp:
+        nearest, number = jax.lax.sort((distance, index), dimension=1, num_keys=2)
+        return nearest, number
+    order = np.lexsort((index, distance), axis=1)
+    return np.take_along_axis(distance, order, 1), np.take_along_axis(index, order, 1)
+
+
 def _best(
     scores: _Scores,
-    tiles: Float[Array, "t d1 c"],
+    tiles: Float[Either, "t d1 c"],
     num_points: int,
     num_candidates: int,
     *,
     exact: bool,
-) -> tuple[Int[Array, "b k"], Float[Array, "b 1"]]:
+) -> tuple[Int[Either, "b k"], Float[Either, "b 1"]]:
     """Numbers of points in the best groups of 4, and the last score among those.
 
     If there are no more groups of 64 than candidates: all points, and infinity.
     """
+    xp = namespace(scores.base)
     block, dtype = scores.base.shape[0], scores.base.dtype
     per_tile = tiles.shape[2] // GROUP
     if tiles.shape[0] * per_tile <= num_candidates:
-        everything = jnp.arange(num_points, dtype=jnp.int32)
+        everything = xp.arange(num_points, dtype=np.int32)
         return (
-            jnp.broadcast_to(everything, (block, num_points)),
-            jnp.full((block, 1), jnp.inf, dtype),
+            xp.broadcast_to(everything, (block, num_points)),
+            xp.full((block, 1), xp.inf, dtype),
         )
 
-    def in_order(numbers: Array) -> Array:
-        return jnp.sort(numbers, axis=1) if exact else numbers
+    def in_order(numbers: Either) -> Either:
+        return xp.sort(numbers, axis=1) if exact else numbers
 
-    def one_tile(tile: Array) -> tuple[Array, Array]:
+    def one_tile(tile: Either) -> tuple[Either, Either]:
         # A group is strided: the minimum runs along contiguous memory.
         small = scores.of_tile(tile).reshape(block, _SMALL, -1).min(axis=1)
         return small, small.reshape(block, _LARGE, -1).min(axis=1)
 
     # (t, b, c / 4) and (t, b, c / 64), the former for the groups of the latter that are
     # found.
-    small, large = jax.lax.map(one_tile, tiles)
+    small, large = _over_tiles(one_tile, tiles)
     flat = large.swapaxes(0, 1).reshape(block, -1)
-    best = in_order(jax.lax.top_k(-flat, num_candidates)[1])
+    best = in_order(_least(flat, num_candidates, exact=exact))
     tile, number = best // per_tile, best % per_tile
-    members = number[:, :, None] + per_tile * jnp.arange(_LARGE)[None, None, :]
-    row = jnp.arange(block)[:, None, None]
+    members = number[:, :, None] + per_tile * xp.arange(_LARGE)[None, None, :]
+    row = xp.arange(block)[:, None, None]
     # (b, 16 · num_candidates)
     minima = small[tile[:, :, None], row, members].reshape(block, -1)
-    place = jax.lax.top_k(-minima, num_candidates)[1]
+    place = _least(minima, num_candidates, exact=exact)
     # Not the values of `top_k`: with them XLA would sort all of the minima.
-    last = jnp.take_along_axis(minima, place, axis=1).max(axis=1, keepdims=True)
+    last = xp.take_along_axis(minima, place, axis=1).max(axis=1, keepdims=True)
     place = in_order(place)
-    group = jnp.take_along_axis(best, place // _LARGE, axis=1)
+    group = xp.take_along_axis(best, place // _LARGE, axis=1)
     first = group * GROUP + place % _LARGE * _SMALL
-    index = first[:, :, None] + jnp.arange(_SMALL)[None, None, :]
-    return index.reshape(block, -1).astype(jnp.int32), last
+    index = first[:, :, None] + xp.arange(_SMALL)[None, None, :]
+    return index.reshape(block, -1).astype(np.int32), last
+
+
+def _over_tiles(one_tile: Callable[[Either], Any], tiles: Either) -> Any:
+    if namespace(tiles) is jnp:
+        return jax.lax.map(one_tile, tiles)
+    return map(np.stack, zip(*map(one_tile, tiles), strict=True))
 
 
 @functools.partial(jax.jit, static_argnames=("num_neighbors", "method", "unit"))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_integer, held_here, is_traced
+from contexture_jax._core.either import Either
 from contexture_jax._core.features import as_features, new_rows
 from contexture_jax._core.types import Array, ArrayLike, Float, Int
 from contexture_jax.kernels.neighbors._differences import nearest_by_differences
@@ -36,9 +37,10 @@ from contexture_jax.kernels.neighbors._pruning import (
 from contexture_jax.kernels.neighbors._ranking import Found, rank_candidates, rank_pairs
 from contexture_jax.kernels.neighbors._scoring import (
     Method,
-    lay_product_tiles,
+    choose_tiles,
     lay_raw_tiles,
     points_within,
+    search_here,
     search_tiles,
 )
 
@@ -228,7 +230,7 @@ def _search_all(problem: Problem, report: Callable[[int], None]) -> np.ndarray:
         _by_bounds(answer)
     rows = answer.rest()
     if rows.size:
-        tiles = lay_product_tiles(problem.points, problem.center)
+        tiles = choose_tiles(problem.a, problem.points, problem.center, len(rows))
         _by_tiles(answer, rows, "products", tiles, exact=exact)
         _collect(answer, answer.rest(clear=True), "products", tiles)
         # As large as the points, and so are the raw tiles that come next.
@@ -289,7 +291,7 @@ def _by_tiles(
     answer: _Answer,
     rows: np.ndarray,
     method: Method,
-    tiles: Float[Array, "t d1 c"],
+    tiles: Float[Either, "t d1 c"],
     *,
     exact: bool = False,
 ) -> None:
@@ -383,7 +385,7 @@ def _about_local_centers(answer: _Answer, raw: Float[Array, "t d1 c"]) -> None:
 
 
 def _collect(
-    answer: _Answer, rows: np.ndarray, method: Method, tiles: Float[Array, "t d1 c"]
+    answer: _Answer, rows: np.ndarray, method: Method, tiles: Float[Either, "t d1 c"]
 ) -> None:
     """All points that may be as near as the K-th, ranked on the host."""
     problem = answer.problem
@@ -410,19 +412,24 @@ def _candidates(
     problem: Problem,
     queries: np.ndarray,
     centers: np.ndarray,
-    tiles: Float[Array, "t d1 c"],
+    tiles: Float[Either, "t d1 c"],
     method: Method,
     *,
     exact: bool = False,
 ) -> Found:
+    options: dict[str, Any] = {
+        "num_neighbors": problem.num_neighbors,
+        "num_candidates": problem.num_candidates,
+        "unit": problem.unit,
+        "exact": exact,
+    }
+    if isinstance(tiles, np.ndarray):
+        return search_here(queries, centers, problem.a, tiles, **options)
     return search_tiles(
         jnp.asarray(queries),
         jnp.asarray(centers),
         problem.points,
         tiles,
-        num_neighbors=problem.num_neighbors,
-        num_candidates=problem.num_candidates,
         method=method,
-        unit=problem.unit,
-        exact=exact,
+        **options,
     )
