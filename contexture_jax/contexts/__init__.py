@@ -3,12 +3,10 @@
 from contexture_jax.contexts._attention import Attention, attention
 from contexture_jax.contexts._augment import (
     BlockMask,
-    Composed,
     CoordinateMask,
     Erasure,
     GaussianNoise,
     block_mask,
-    compose,
     coordinate_mask,
     erasure,
     gaussian_noise,
@@ -35,7 +33,20 @@ from contexture_jax.contexts._images import (
 from contexture_jax.contexts._joint import joint
 from contexture_jax.contexts._labels import Labels, labels
 from contexture_jax.contexts._markov import markov
-from contexture_jax.contexts._mixing import reverse
+from contexture_jax.contexts._mixed import DualStep, MixedContext, Reversed
+from contexture_jax.contexts._mixing import (
+    Composed,
+    compose,
+    convolve,
+    reverse,
+)
+from contexture_jax.contexts._mixtures import (
+    ConvexCombination,
+    Mixture,
+    Seen,
+    convex_combination,
+    mixture,
+)
 from contexture_jax.contexts._neighbors import (
     Neighbors,
     ReversedNeighbors,
@@ -77,6 +88,7 @@ __all__ = [
     "CapabilityError",
     "Composed",
     "Context",
+    "ConvexCombination",
     "CoordinateMask",
     "Corruption",
     "Crop",
@@ -84,19 +96,24 @@ __all__ = [
     "Cutout",
     "DenseJoint",
     "DensityCheck",
+    "DualStep",
     "Erasure",
     "Flip",
     "GaussianNoise",
     "Labels",
     "MaskedTokens",
+    "MixedContext",
+    "Mixture",
     "Neighbors",
     "NextToken",
     "NumberedContext",
     "Rbf",
+    "Reversed",
     "ReversedNeighbors",
     "SameClass",
     "SamplingContext",
     "Scarf",
+    "Seen",
     "SoftmaxContext",
     "SparseJoint",
     "Teacher",
@@ -108,6 +125,8 @@ __all__ = [
     "check_density",
     "compose",
     "conditional",
+    "convex_combination",
+    "convolve",
     "coordinate_mask",
     "corruption",
     "crop",
@@ -123,6 +142,7 @@ __all__ = [
     "labels",
     "markov",
     "masked_tokens",
+    "mixture",
     "nearest_neighbors",
     "neighbors",
     "next_token",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,25 +19,21 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.contexts._base import Context, as_context
 from contexture_jax.contexts._sampling import (
     SamplingContext,
     VariantContext,
     as_batch,
     check_rate,
     rate_like,
-    row_keys,
     same_values,
 )
 
 __all__ = [
     "BlockMask",
-    "Composed",
     "CoordinateMask",
     "Erasure",
     "GaussianNoise",
     "block_mask",
-    "compose",
     "coordinate_mask",
     "erasure",
     "gaussian_noise",
@@ -238,55 +232,3 @@ class BlockMask(VariantContext):
 def block_mask(size: int, *, fill: float | int = 0.0) -> BlockMask:
     """`size` coordinates in a row, anywhere within a vector, get `fill`."""
     return BlockMask(check_integer(size, "size", low=1), float(fill))
-
-
-@pytree_dataclass
-class Composed(Context):
-    """One law after the other, each at what the one before drew; no density.
-
-    Attributes:
-        contexts: the laws, first to last.
-    """
-
-    contexts: tuple[Any, ...]
-
-    def sample(self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0) -> Array:
-        """Draw from each in turn; every row has a key of its own at every step."""
-        # A key for each step, and the rows fold their number into it: two contexts
-        # alike in a chain draw differently.
-        keys = row_keys(key, len(self.contexts))
-        drawn = as_batch(x, "x")
-        for step, context in zip(keys, self.contexts, strict=True):
-            drawn = context.sample(step, drawn, row_offset=row_offset)
-        return drawn
-
-
-def compose(*contexts: Context | Any) -> Composed:
-    """The context that draws from each of `contexts` in turn, as crop then flip.
-
-    Its operator is the product of theirs (theory.md §4.6). What one draws is what the
-    next takes: features, or numbers where both are finite.
-
-    Raises:
-        TypeError: if one does not draw row by row, or there is none.
-    """
-    if not contexts:
-        msg = "compose needs at least one context; got none"
-        raise TypeError(msg)
-    laws = tuple(map(as_context, contexts))
-    for place, law in enumerate(laws):
-        if "sample" not in law.capabilities or not _by_row(law):
-            msg = (
-                "compose takes contexts that draw row by row, as crop or erasure, with"
-                " `sample(key, x, *, row_offset)`; got"
-                f" {law._kind} at position {place}"
-            )
-            raise TypeError(msg)
-    return Composed(laws)
-
-
-def _by_row(context: Context) -> bool:
-    """Whether `sample`, perhaps of a subclass, is told where its rows start."""
-    parameters = inspect.signature(context.sample).parameters
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    return takes_all or "row_offset" in parameters

@@ -1,10 +1,114 @@
-"""Contexts made of contexts, by the words of operators and the zoo (theory.md §4.6)."""
+"""Contexts made of contexts: chains of them (theory.md §4.6).
+
+The words are those of operators and of the zoo. Each result is a context like any
+other: it holds its parts, asks them, and multiplies no tables but in `table`.
+"""
 
 from __future__ import annotations
 
-from contexture_jax.contexts._base import Context
+import inspect
+from typing import Any
 
-__all__ = ["reverse"]
+import jax.numpy as jnp
+
+from contexture_jax._core.numerics import mm
+from contexture_jax._core.types import (
+    Array,
+    ArrayLike,
+    Float,
+    Int,
+    pytree_dataclass,
+    static_field,
+)
+from contexture_jax.contexts._base import CapabilityError, Context
+from contexture_jax.contexts._mixed import (
+    DualStep,
+    MixedContext,
+    to_draw_from,
+    turned,
+)
+from contexture_jax.contexts._parts import (
+    as_parts,
+    check_chain,
+    check_one_input,
+    is_numbered,
+    law_of_a,
+    rows_of,
+    size_of,
+)
+from contexture_jax.contexts._sampling import as_batch, row_keys
+
+__all__ = ["Composed", "compose", "convolve", "reverse"]
+
+
+@pytree_dataclass
+class Composed(MixedContext):
+    """The chain X → A₁ → A₂ → …: T = T₁ T₂ ….
+
+    P⁺(a_r|x) = Σ P₁(a₁|x) P₂(a₂|a₁) … P_r(a_r|a_{r−1}); P_X of the first and P_A of the
+    last are kept. Finite parts have a table and an operator, which is the product of
+    theirs and never multiplied out; others have samples.
+
+    Attributes:
+        contexts: the laws, first to last.
+        is_stationary: whether P_A of each part is P_X of the next: not after `at`,
+            which brings a law of its own. Static.
+    """
+
+    contexts: tuple[Any, ...]
+    is_stationary: bool = static_field(default=True)
+
+    def _gives(self, name: str) -> bool:
+        if name in ("log_density", "kernel"):
+            own = self._all(name) if name == "log_density" else True
+            return own and self._all("table") and is_numbered(self)
+        if name == "at":
+            return self._all("table") and "at" in self.contexts[0].capabilities
+        if name == "reverse":
+            return self.is_stationary and self._all("table")
+        return name != "spectrum" and self._all(name)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, m): the inputs of the first and the values of the last."""
+        sizes = size_of(self.contexts[0]), size_of(self.contexts[-1])
+        if sizes[0] is None or sizes[1] is None:
+            raise self._lacks("table")
+        return sizes[0][0], sizes[1][1]
+
+    def _laws(self, x: Int[Array, " k"]) -> Float[Array, "k m"]:
+        rows = rows_of(self.contexts[0], x)
+        for part in self.contexts[1:]:
+            # Row by row from the left: no table of two parts is formed.
+            rows = mm(rows, rows_of(part))
+        return rows
+
+    def _law_of_a(self) -> Float[Array, " m"]:
+        if self.is_stationary:
+            return law_of_a(self.contexts[-1])
+        return mm(self._law_of_x(), self._laws(jnp.arange(self.shape[0])))
+
+    def sample(self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0) -> Array:
+        """Draw from each in turn; every row has a key of its own at every step."""
+        self._check_has("sample")
+        # A key for each step, and the rows fold their number into it: two contexts
+        # alike in a chain draw differently.
+        keys = row_keys(key, len(self.contexts))
+        drawn = as_batch(x, "x")
+        for step, context in zip(keys, self.contexts, strict=True):
+            drawn = context.sample(step, drawn, row_offset=row_offset)
+        return drawn
+
+    def at(self, x_new: Any) -> Composed:
+        """New inputs in the form that the first takes; the parts after it are kept."""
+        self._check_has("at")
+        first, *others = self.contexts
+        return Composed((first.at(x_new), *others), is_stationary=False)
+
+    def reverse(self) -> Composed:
+        """The chain of the reversed parts, from the last to the first."""
+        self._check_has("reverse")
+        return Composed(tuple(turned(part) for part in self.contexts[::-1]))
 
 
 def reverse(context: Context) -> Context:
@@ -22,3 +126,103 @@ def reverse(context: Context) -> Context:
         (3, 2)
     """
     return context.reverse()
+
+
+def compose(*contexts: Context | Any) -> Composed:
+    """The chain X → A₁ → A₂ → …: T₁ T₂ … (theory.md §4.6).
+
+    The A of each is the X of the next, with one law where both are finite: P_X of the
+    first and P_A of the last are those of the chain. It weakens association: s_i is at
+    most the least s_i of the parts. Augmentations composed are a chain, too: each draws
+    at what the one before drew, as crop then flip.
+
+    Chains that begin with `compose` are one chain: it is associative. For contexts that
+    share X and nothing else, `convolve`.
+
+    Args:
+        *contexts: all finite, as tables, graphs, neighbours and kernels, or all laws to
+            draw from, as augmentations, row by row.
+
+    Raises:
+        TypeError: if there is none, one neither draws row by row nor is finite, or one
+            takes numbers where the one before gives arrays.
+        ValueError: if the A of one is not the X of the next, or has another law.
+
+    Example:
+        >>> import contexture_jax as cx
+        >>> walk = cx.contexts.graph([[0, 1, 1], [1, 0, 1], [1, 1, 0]])
+        >>> cx.contexts.compose(walk, walk).shape
+        (3, 3)
+    """
+    laws = as_parts(contexts, "compose")
+    is_finite = all("table" in law.capabilities for law in laws)
+    for place, law in enumerate(laws):
+        if not is_finite and ("sample" not in law.capabilities or not _by_row(law)):
+            msg = (
+                "compose takes contexts that draw row by row, as crop or erasure, or"
+                " that are all finite: with `table` or `sample(key, x, *, row_offset)`;"
+                f" got {law._kind} at position {place}"
+            )
+            raise TypeError(msg)
+    check_chain(laws)
+    is_stationary = all(getattr(law, "is_stationary", True) for law in laws)
+    return Composed(tuple(_links(laws)), is_stationary=is_stationary)
+
+
+def convolve(*contexts: Context | Any) -> Context:
+    """T_{k₁} … T_{k_{r−1}} T_r, T_k = T T*: steps of dual kernels, then the last.
+
+    The convolution of the dissertation, Algorithm 1 (theory.md §4.6): from X by the
+    dual kernel of the first to X′, and so on, and from there to A by the last. It is
+    defined for any finite contexts with one law of X, which it keeps, and weakens
+    association: s_i is at most the s_i of the last and the s_i² of each before it.
+    `convolve(a, convolve(b, c))` is `convolve(a, b, c)`.
+
+    Take it where all contexts are too strong; `join` where all are too weak, and
+    `convex_combination` between.
+
+    Args:
+        *contexts: finite, with one law of X.
+
+    Raises:
+        TypeError: if there is none, or one is no context.
+        CapabilityError: if one is a law of A at any x, without a table.
+        ValueError: if their inputs differ in number or law.
+
+    Example:
+        >>> import contexture_jax as cx
+        >>> one = cx.contexts.joint([[2, 1], [1, 2]])
+        >>> cx.contexts.convolve(one, one).capabilities
+        ('sample', 'log_density', 'kernel', 'table', 'at', 'reverse')
+    """
+    laws = as_parts(contexts, "convolve")
+    for law in laws:
+        if size_of(law) is None:
+            msg = (
+                f"{law._lacks('table')}: convolve takes a step back from A to X, whose"
+                " law only finite contexts have"
+            )
+            raise CapabilityError(msg)
+    check_one_input(laws, "convolve")
+    *first, last = laws
+    if not first:
+        return last
+    steps = [DualStep(law, back=to_draw_from(law)) for law in first]
+    return Composed(tuple(_links((*steps, last))))
+
+
+def _links(laws: tuple[Context, ...]) -> list[Any]:
+    """The parts of chains in place of chains."""
+    # One after `at` is kept: its second part has a law that is not the chain's.
+    return [
+        part
+        for law in laws
+        for part in (law.contexts if isinstance(law, Composed) else (law,))
+    ]
+
+
+def _by_row(context: Context) -> bool:
+    """Whether `sample`, perhaps of a subclass, is told where its rows start."""
+    parameters = inspect.signature(context.sample).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return takes_all or "row_offset" in parameters

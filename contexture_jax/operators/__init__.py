@@ -24,6 +24,7 @@ from contexture_jax.operators._fixed_degree import (
 )
 from contexture_jax.operators._kernel import KernelOperator, kernel_operator
 from contexture_jax.operators._low_rank import LowRankOperator, low_rank_operator
+from contexture_jax.operators._mixed import ReweightedOperator
 from contexture_jax.operators._monte_carlo import (
     MonteCarloOperator,
     ShardedMonteCarloOperator,
@@ -65,6 +66,7 @@ __all__ = [
     "LowRankOperator",
     "MixtureOperator",
     "MonteCarloOperator",
+    "ReweightedOperator",
     "Roots",
     "ShardedDenseOperator",
     "ShardedKernelOperator",

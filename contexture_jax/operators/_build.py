@@ -7,6 +7,7 @@ import functools
 import warnings
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -55,7 +56,7 @@ from contexture_jax.operators.sharded._dense import shard_dense, shard_low_rank
 from contexture_jax.operators.sharded._kernel import shard_softmax
 from contexture_jax.operators.sharded._slots import shard_entries
 
-__all__ = ["association_operator"]
+__all__ = ["Place", "association_operator", "build"]
 
 Storage = Literal["dense", "sparse"]
 
@@ -78,9 +79,10 @@ def association_operator(
     Each kind of context has a storage of its own: dense tables dense, pairs and sparse
     tables sparse, labels and neighbours with a fixed degree, rows of a class by class,
     Gaussian kernels and attention in tiles, teacher features with low rank. Sparse and
-    fixed-degree storage
-    is laid out on the host, so their contexts must be concrete; the others can be built
-    under `jit` and differentiated, those in tiles in reverse mode only.
+    fixed-degree storage is laid out on the host, so their contexts must be concrete;
+    the others can be built under `jit` and differentiated, those in tiles in reverse
+    mode only. Contexts made of contexts have an operator made of those of their parts,
+    which is exact and never multiplied out.
 
     With a mesh, the rows of the operator are cut over its devices, and with them blocks
     of functions of X; those of A too where A is as large as X (neighbours, graphs,
@@ -147,14 +149,14 @@ def association_operator(
     _warn_of_point_masses(context)
     # With axes of type Auto, on which builders may place what they make.
     mesh = None if mesh is None else check_mesh(mesh, axis)
-    place = _Place(mesh, axis, _side_of_tiles(context, storage, tile_size))
-    build = {None: _build, "dense": _build_dense, "sparse": _build_sparse}[storage]
-    op = build(context, place).with_precision(precision)
+    place = Place(mesh, axis, _side_of_tiles(context, storage, tile_size))
+    make = {None: build, "dense": _build_dense, "sparse": _build_sparse}[storage]
+    op = make(context, place).with_precision(precision)
     # The mark of the law and not of its storage: results of two storages agree.
     return _marked(op, context.fingerprint)
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where an operator is to lie, and in tiles of what side.
 
     Attributes:
@@ -178,7 +180,7 @@ def _side_of_tiles(
     if tile_size is None:
         return TILE_SIZE
     tile_size = check_integer(tile_size, "tile_size", low=1)
-    if storage is not None or not isinstance(context, SoftmaxContext):
+    if storage is not None or not _has_tiles(context):
         how = f" with {storage=}" if storage else ""
         msg = (
             "tile_size goes with contexts kept in tiles, as rbf and attention; got a"
@@ -188,20 +190,29 @@ def _side_of_tiles(
     return tile_size
 
 
-def _build_dense(context: Context, place: _Place) -> AssociationOperator:
+def _has_tiles(context: Context) -> bool:
+    """Whether it, or a part of it, is kept in tiles."""
+
+    def is_kernel(node: Any) -> bool:
+        return isinstance(node, SoftmaxContext)
+
+    return any(map(is_kernel, jax.tree.leaves(context, is_leaf=is_kernel)))
+
+
+def _build_dense(context: Context, place: Place) -> AssociationOperator:
     return _dense_over(_table(context), place)
 
 
-def _dense_over(table: Array, place: _Place) -> AssociationOperator:
+def _dense_over(table: Array, place: Place) -> AssociationOperator:
     # Summed before the cut: rows and columns are still whole.
     op = table_operator(table)
     return op if place.mesh is None else shard_dense(op, place.mesh, place.axis)
 
 
-def _build_sparse(context: Context, place: _Place) -> AssociationOperator:
+def _build_sparse(context: Context, place: Place) -> AssociationOperator:
     # These know their entries: no table of n · m numbers.
     if isinstance(context, (SparseJoint, TimeLag)):
-        return _build(context, place)
+        return build(context, place)
     check_concrete(context, "a context to be stored sparse")
     table = np.asarray(_table(context))
     # Row by row, as layouts want them.
@@ -249,7 +260,7 @@ def _warn_of_point_masses(context: Context) -> None:
 
 
 @functools.singledispatch
-def _build(context: Any, place: _Place) -> AssociationOperator:
+def build(context: Any, place: Place) -> AssociationOperator:
     """The storage that fits; a context that only knows its table is kept dense."""
     try:
         return _build_dense(context, place)
@@ -264,46 +275,46 @@ def _build(context: Any, place: _Place) -> AssociationOperator:
         raise CapabilityError(msg) from error
 
 
-@_build.register
-def _(context: DenseJoint, place: _Place) -> AssociationOperator:
+@build.register
+def _(context: DenseJoint, place: Place) -> AssociationOperator:
     return _dense_over(context.probabilities, place)
 
 
-@_build.register
-def _(context: SparseJoint, place: _Place) -> AssociationOperator:
+@build.register
+def _(context: SparseJoint, place: Place) -> AssociationOperator:
     check_concrete(context, "a sparse context")
     entries = (context.rows, context.columns, context.weights, context.shape)
     return entries_operator(*entries, place.mesh, place.axis)
 
 
-@_build.register
-def _(context: Labels, place: _Place) -> AssociationOperator:
+@build.register
+def _(context: Labels, place: Place) -> AssociationOperator:
     check_concrete(context, "a labels context")
     # Laid out on the host, as all that is sorted by place.
     codes = np.asarray(context.codes)
     return group_operator(codes, context.num_classes, place.mesh, place.axis)
 
 
-@_build.register
-def _(context: SameClass, place: _Place) -> AssociationOperator:
+@build.register
+def _(context: SameClass, place: Place) -> AssociationOperator:
     check_concrete(context, "a same-class context")
     return same_class_operator(context, place.mesh, place.axis)
 
 
-@_build.register
-def _(context: TimeLag, place: _Place) -> AssociationOperator:
+@build.register
+def _(context: TimeLag, place: Place) -> AssociationOperator:
     check_concrete(context, "a time-lag context")
     return time_lag_operator(context, place.mesh, place.axis)
 
 
-@_build.register
-def _(context: NextToken, place: _Place) -> AssociationOperator:
+@build.register
+def _(context: NextToken, place: Place) -> AssociationOperator:
     check_concrete(context, "a next-token context")
     return next_token_operator(context, place.mesh, place.axis)
 
 
-@_build.register
-def _(context: Neighbors, place: _Place) -> AssociationOperator:
+@build.register
+def _(context: Neighbors, place: Place) -> AssociationOperator:
     check_concrete(context, "a neighbour context")
     indices, p_x = np.asarray(context.indices), np.asarray(context.p_x)
     weights = None if context.weights is None else np.asarray(context.weights)
@@ -326,21 +337,21 @@ def _(context: Neighbors, place: _Place) -> AssociationOperator:
     )
 
 
-@_build.register
-def _(context: ReversedNeighbors, place: _Place) -> AssociationOperator:
+@build.register
+def _(context: ReversedNeighbors, place: Place) -> AssociationOperator:
     # T stores its adjoint: nothing is laid out for this one.
-    return reverse(_build(context.forward, place))
+    return reverse(build(context.forward, place))
 
 
-@_build.register
-def _(context: SoftmaxContext, place: _Place) -> AssociationOperator:
+@build.register
+def _(context: SoftmaxContext, place: Place) -> AssociationOperator:
     if place.mesh is None:
         return kernel_operator(context, place.tile_size)
     return shard_softmax(context, place.mesh, place.axis, place.tile_size)
 
 
-@_build.register
-def _(context: Teacher, place: _Place) -> AssociationOperator:
+@build.register
+def _(context: Teacher, place: Place) -> AssociationOperator:
     n, m = context.features.shape[0], context.training_features.shape[0]
     dtype = context.features.dtype
     # Not `low_rank_operator`: features at new points must keep the mean that they have.

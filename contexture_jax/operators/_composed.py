@@ -97,8 +97,17 @@ class ComposedOperator(AssociationOperator):
         return f
 
     def cost(self, r: int) -> Cost:
-        """The factors one after the other."""
-        return _sum_costs(self, self.operators, r)
+        """The factors one after the other, each with what goes in and comes out."""
+        whole = _sum_costs(self, self.operators, r)
+        last, size = len(self.operators) - 1, self.dtype.itemsize
+        # The block that the last factor takes, the first to work, is an argument, and
+        # what the first one gives the output.
+        work = [
+            op.cost(r).temporary_bytes
+            + size * r * ((j < last) * op.shape[1] + (j > 0) * op.shape[0])
+            for j, op in enumerate(self.operators)
+        ]
+        return whole._replace(temporary_bytes=max(work))
 
 
 @pytree_dataclass
@@ -227,16 +236,17 @@ def compose(*operators: AssociationOperator) -> ComposedOperator:
     )
 
 
-def convolve(
-    first: AssociationOperator, second: AssociationOperator
-) -> ComposedOperator:
+def convolve(*operators: AssociationOperator) -> ComposedOperator:
     """T₁ T₁* T₂: a step of the first's dual kernel, X → X′, then the second.
 
+    Of more than two, a step of each but the last: T₁ T₁* T₂ T₂* … T_r.
+
     Raises:
-        ValueError: if the two have not one law of X.
+        ValueError: if they have not one law of X, or there is none.
     """
+    *first, last = _as_tuple(operators)
     # T₁ T₁* leads from X to X, and keeps its law (theory.md §4.6).
-    return compose(first, reverse(first), second)
+    return compose(*(part for op in first for part in (op, reverse(op))), last)
 
 
 def mixture(
@@ -325,7 +335,7 @@ def _as_weights(
 def _sum_costs(
     whole: AssociationOperator, parts: tuple[AssociationOperator, ...], r: int
 ) -> Cost:
-    """Flops add up; the parts' outputs are work space of the whole."""
+    """Flops add up; all outputs but one are work space of the whole."""
     costs = [part.cost(r) for part in parts]
     n, m = whole.shape
     size = whole.dtype.itemsize
@@ -336,5 +346,5 @@ def _sum_costs(
         argument_bytes=sum(c.argument_bytes for c in costs) - inputs + size * m * r,
         output_bytes=size * n * r,
         temporary_bytes=max(c.temporary_bytes for c in costs)
-        + sum(c.output_bytes for c in costs),
+        + (len(costs) - 1) * size * n * r,
     )

@@ -64,7 +64,7 @@ def conditional_expectation(
     """
     block = as_floating(g, "g")
     check_ndim(block, 2, "g")
-    return _expectation(as_context(context), block)
+    return expectation(as_context(context), block)
 
 
 def monte_carlo_expectation(
@@ -134,29 +134,29 @@ _compiled_by_draws = jax.jit(_by_draws)
 
 
 @functools.singledispatch
-def _expectation(context: Any, g: Array) -> Array:
+def expectation(context: Any, g: Array) -> Array:
     return association_operator(context).matmat(g)
 
 
-@_expectation.register
+@expectation.register
 def _(context: SoftmaxContext, g: Array) -> Array:
     return _by_tiles(context, g, form=context.form())
 
 
-@_expectation.register
+@expectation.register
 def _(context: Neighbors, g: Array) -> Array:
     _check_rows(g, context.num_points)
     return _by_slots(context.indices, context.weights, g)
 
 
-@_expectation.register
+@expectation.register
 def _(context: Labels, g: Array) -> Array:
     _check_rows(g, context.num_classes)
     # A slot for each input: its class.
     return _by_slots(context.codes[:, None], None, g)
 
 
-@_expectation.register
+@expectation.register
 def _(context: SparseJoint, g: Array) -> Array:
     if not is_concrete(context):
         return association_operator(context).matmat(g)  # which says why not

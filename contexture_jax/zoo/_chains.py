@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 
@@ -209,22 +211,29 @@ def compose(*contexts: AnalyticContext) -> AnalyticContext:
     return _simplest(chain)
 
 
-def convolve(first: AnalyticContext, second: AnalyticContext) -> AnalyticContext:
+def convolve(*contexts: AnalyticContext) -> AnalyticContext:
     """T₁ T₁* T₂: a step of the first's dual kernel, X → X′, then the second.
+
+    Of more than two, a step of each but the last: T₁ T₁* T₂ T₂* … T_r.
 
     Its singular values are (s_i^(1))² s_i^(2), index by index (degree, frequency, set,
     level), not rank by rank; s_i³ for a context with itself (theory.md §4.6).
 
     Args:
-        first: a context of the zoo.
-        second: another with the same law of X and the same functions, as for
-            `convex_combination`; or `first` again, whatever it is.
+        *contexts: of the zoo, at least one, with the same law of X and the same
+            functions, as for `convex_combination`; or one context again and again,
+            whatever it is.
 
     Raises:
         TypeError: if one is no context of the zoo.
-        ValueError: if they do not share their functions.
+        ValueError: if there is none, or they do not share their functions.
     """
-    first, second = check_contexts((first, second), AnalyticContext)
+    parts = check_contexts(contexts, AnalyticContext)
+    # From the last: each step of a dual kernel comes before what is there.
+    return functools.reduce(lambda found, one: _convolve(one, found), parts[::-1])
+
+
+def _convolve(first: AnalyticContext, second: AnalyticContext) -> AnalyticContext:
     if isinstance(first, IndexedContext) and isinstance(second, IndexedContext):
         # Index by index: rank by rank would pair functions that are not the same.
         if first.basis == second.basis:

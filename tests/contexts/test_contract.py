@@ -38,6 +38,24 @@ NUMBERED = {
     "new rows of classes": lambda: C.same_class([5, 7, 5, 9, 9, 5, 7]).at([7, 5, 7]),
     "some times": lambda: C.time_lag([4, 3], (-1, 1, 2), [1, 2, 3]).at([5, 1, 1]),
     "new windows": lambda: C.next_token([0, 1, 2, 0, 1, 0, 1], 1).at([[1], [0]]),
+    "convolution": lambda: C.convolve(
+        CONTEXTS["knn"](DTYPE), C.same_class([0, 1] * 7), CONTEXTS["rbf"](DTYPE)
+    ),
+    "mixture that is seen": lambda: C.convex_combination(
+        [CONTEXTS["knn"](DTYPE), C.labels([0, 1] * 7)], [0.3, 0.7]
+    ),
+    "mixture that is not seen": lambda: C.mixture(
+        [CONTEXTS["knn"](DTYPE), CONTEXTS["rbf"](DTYPE)], [0.3, 0.7]
+    ),
+    "chain of tables": lambda: C.compose(
+        CONTEXTS["pairs"](DTYPE).reverse(), CONTEXTS["pairs"](DTYPE)
+    ).reverse(),
+    "reversed mixture": lambda: C.mixture(
+        [CONTEXTS["knn"](DTYPE), CONTEXTS["rbf"](DTYPE)]
+    ).reverse(),
+    "new rows of a convolution": lambda: C.convolve(
+        CONTEXTS["knn"](DTYPE), CONTEXTS["rbf"](DTYPE)
+    ).at(np.arange(6.0).reshape(2, 3) + 3),
 }
 
 
@@ -129,7 +147,7 @@ LAWS = {
     ),
     "chain": (lambda: C.compose(C.gaussian_noise(1.0), Unregistered()), VECTORS),
     "chain of numbers": (
-        lambda: C.compose(C.labels([0, 1] * 20), CONTEXTS["pairs"](DTYPE)),
+        lambda: C.compose(C.labels([0, 1] * 20), C.joint([[1, 2, 1], [2, 0, 2]])),
         jnp.arange(40),
     ),
     "of one's own": (Unregistered, VECTORS),

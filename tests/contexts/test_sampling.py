@@ -231,7 +231,11 @@ BAD = [
         "between 0 and 1; got 1 to 2",
     ),
     (lambda: C.compose(), TypeError, "at least one context"),
-    (lambda: C.compose(C.teacher(VECTORS)), TypeError, "got Teacher at position 0"),
+    (
+        lambda: C.compose(C.flip(), C.teacher(VECTORS)),
+        TypeError,
+        "got Teacher at position 1",
+    ),
     (
         lambda: C.erasure(0.5).log_density(VECTORS, VECTORS[:2]),
         ValueError,

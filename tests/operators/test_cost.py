@@ -18,6 +18,10 @@ def contexts():
     where = rng.integers(0, 8000, 160_000), rng.integers(0, 5000, 160_000)
     table = scipy.sparse.coo_matrix((rng.random(160_000), where), (8000, 5000))
     table = table.astype(DTYPE)
+
+    def listed(num: int) -> cx.Context:
+        return cx.contexts.neighbors(rng.integers(0, 5000, (6000, num)))
+
     return {
         "dense": lambda: cx.contexts.joint(rng.random((600, 500)).astype(DTYPE)),
         "sparse": lambda: cx.contexts.joint(table),
@@ -34,10 +38,21 @@ def contexts():
         "kernel of far points": lambda: cx.contexts.rbf(x, 1e3),
         "attention of large scores": lambda: cx.contexts.attention(x, x, 1e3),
         "teacher": lambda: cx.contexts.teacher(x),
+        "convolution": lambda: cx.contexts.convolve(listed(30), listed(10)),
+        "seen mixture": lambda: cx.contexts.convex_combination(
+            [cx.contexts.rbf(x, 0.1), listed(10)]
+        ),
+        "hidden mixture of tables": lambda: cx.contexts.mixture(
+            [cx.contexts.conditional(rng.random((400, 300)).astype(DTYPE))] * 3
+        ),
+        "mixture of mixtures": lambda: cx.contexts.convolve(
+            cx.contexts.mixture([listed(30), listed(10)]),
+            cx.contexts.convex_combination([listed(30), listed(10)]),
+        ),
     }
 
 
-@pytest.mark.fast("uniform neighbours")
+@pytest.mark.fast("uniform neighbours", "convolution")
 @pytest.mark.parametrize("name", contexts())
 def test_predicted_bytes_are_those_of_the_compiled_product_to_a_fifth(name):
     op = cx.association_operator(contexts()[name]())

@@ -156,6 +156,23 @@ def test_compositions_take_sharded_parts():
 
 
 @pytest.mark.slow
+def test_contexts_made_of_contexts_are_cut_as_their_parts_are():
+    knn, rbf, teacher = (CONTEXTS[c](DTYPE) for c in ("knn", "rbf", "teacher"))
+    made = cx.contexts.convex_combination(
+        [cx.contexts.convolve(knn, rbf), cx.contexts.mixture([teacher, knn])]
+    )
+    one, many = (
+        cx.association_operator(made, mesh=mesh, tile_size=5)
+        for mesh in (None, make_mesh(8))
+    )
+    f, g = blocks(one)
+    for wanted, got in zip(apply(one, f, g), apply(many, f, g), strict=True):
+        if wanted is not None:  # the norm, which no part tells
+            np.testing.assert_allclose(got, wanted, atol=tol(DTYPE, factor=30))
+    assert cx.operators.mesh_of(many) == make_mesh(8)
+
+
+@pytest.mark.slow
 def test_gradients_through_the_ring_are_those_of_one_device():
     """14 rows: padding on 8 devices."""
     x = jnp.asarray(features(DTYPE))

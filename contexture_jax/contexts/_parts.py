@@ -1,0 +1,275 @@
+"""What contexts made of contexts ask of their parts: sizes, laws, rows, and a fit."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import as_real, check_probabilities, gathered
+from contexture_jax._core.checks import is_traced as traced
+from contexture_jax._core.numerics import safe_divide
+from contexture_jax._core.types import Array, ArrayLike, Float, Int
+from contexture_jax.contexts._base import Context, as_context
+from contexture_jax.contexts._dense_joint import DenseJoint
+from contexture_jax.contexts._labels import Labels
+from contexture_jax.contexts._neighbors import Neighbors, ReversedNeighbors
+from contexture_jax.contexts._paired import SameClass
+from contexture_jax.contexts._sampling import SamplingContext
+from contexture_jax.contexts._softmax import SoftmaxContext
+from contexture_jax.contexts._sparse_joint import SparseJoint
+from contexture_jax.contexts._teacher import Teacher
+
+__all__ = [
+    "as_parts",
+    "as_weights",
+    "check_chain",
+    "check_one_input",
+    "is_numbered",
+    "law_of_a",
+    "law_of_x",
+    "rows_of",
+    "size_of",
+]
+
+# A sum of printed weights is taken for 1 if it is 1 to this.
+_SUM_TOLERANCE = 1e-6
+
+
+def is_numbered(context: Context) -> bool:
+    """Whether X and A are the numbers of rows and columns of a table."""
+    parts = getattr(context, "contexts", None)
+    if isinstance(parts, tuple):
+        return all(map(is_numbered, parts))
+    # Of the zoo, points have a form of their own, which `inputs` gives.
+    capabilities = context.capabilities
+    return "table" in capabilities and "inputs" not in capabilities
+
+
+@functools.singledispatch
+def size_of(context: Any) -> tuple[int, int] | None:
+    """(n, m) of a finite context; None: a law of A at any x."""
+    if "table" not in context.capabilities:
+        return None
+    shape = getattr(context, "shape", None)
+    # A class of the user's own may know its table alone.
+    n, m = jnp.shape(context.table()) if shape is None else shape
+    return n, m
+
+
+@size_of.register
+def _(context: ReversedNeighbors) -> tuple[int, int]:
+    n, m = context.forward.shape
+    return m, n
+
+
+@size_of.register
+def _(context: Teacher) -> tuple[int, int]:
+    return context.features.shape[0], context.training_features.shape[0]
+
+
+@functools.singledispatch
+def law_of_x(context: Any) -> Float[Array, " n"]:
+    """P_X of a finite context, by the shortest way that its kind has."""
+    own = getattr(context, "_law_of_x", None)
+    return jnp.asarray(context.table()).sum(axis=1) if own is None else own()
+
+
+@law_of_x.register
+def _(context: DenseJoint) -> Float[Array, " n"]:
+    return context.probabilities.sum(axis=1)
+
+
+@law_of_x.register
+def _(context: SparseJoint) -> Float[Array, " n"]:
+    return (
+        jnp.zeros(context.shape[0], context.weights.dtype)
+        .at[context.rows]
+        .add(context.weights)
+    )
+
+
+@law_of_x.register(Neighbors)
+@law_of_x.register(SoftmaxContext)
+def _(context: Any) -> Float[Array, " n"]:
+    return context.p_x
+
+
+@law_of_x.register(Labels)
+@law_of_x.register(SameClass)
+@law_of_x.register(Teacher)
+def _(context: Any) -> Float[Array, " n"]:
+    n, _ = size_of(context) or (0, 0)
+    return jnp.full((n,), 1.0 / n)
+
+
+@law_of_x.register
+def _(context: ReversedNeighbors) -> Float[Array, " n"]:
+    return context.forward._law_of_a()
+
+
+@functools.singledispatch
+def law_of_a(context: Any) -> Float[Array, " m"]:
+    """P_A of a finite context, by the shortest way that its kind has."""
+    own = getattr(context, "_law_of_a", None)
+    return jnp.asarray(context.table()).sum(axis=0) if own is None else own()
+
+
+@law_of_a.register
+def _(context: SoftmaxContext) -> Float[Array, " m"]:
+    # By tiles: the table of a kernel may be too large.
+    return law_of_x(context.reverse())
+
+
+@law_of_a.register
+def _(context: ReversedNeighbors) -> Float[Array, " m"]:
+    return context.forward.p_x
+
+
+def rows_of(context: Any, x: Int[Array, " k"] | None = None) -> Float[Array, "k m"]:
+    """P⁺(·|x) of the rows numbered so, or of all, 0 where there is no mass."""
+    if hasattr(context, "_laws") and not isinstance(context, SoftmaxContext):
+        n, _ = size_of(context) or (0, 0)
+        return context._laws(jnp.arange(n, dtype=jnp.int32) if x is None else x)
+    table = jnp.asarray(context.table())
+    table = table if x is None else table[x]
+    return safe_divide(table, table.sum(axis=1, keepdims=True))
+
+
+def as_parts(contexts: Any, word: str) -> tuple[Context, ...]:
+    """The contexts of a list, one or more; `word` is what they are to make."""
+    is_list = isinstance(contexts, Iterable) and not isinstance(
+        contexts, (Context, str, dict)
+    )
+    if not is_list or hasattr(contexts, "__array__"):
+        msg = f"{word} takes a list of contexts; got {type(contexts).__name__}"
+        raise TypeError(msg)
+    parts = tuple(as_context(c, f"contexts[{i}]") for i, c in enumerate(contexts))
+    if not parts:
+        msg = f"{word} needs at least one context; got none"
+        raise TypeError(msg)
+    return parts
+
+
+def as_weights(weights: ArrayLike | None, num: int) -> Float[Array, " j"]:
+    """The law of the index, from concrete weights that sum to 1; None: equal.
+
+    Raises:
+        TypeError: if they are traced, or no real numbers.
+        ValueError: if their number is another, one is negative, or the sum is not 1.
+    """
+    if weights is None:
+        return jnp.full((num,), 1.0 / num)
+    if traced(weights):
+        raise TypeError(
+            "weights must be concrete; got a tracer: operators take traced weights, as"
+            " cx.operators.convex_combination([op1, op2], weights)"
+        )
+    given = np.asarray(as_real(weights, "weights"), np.float64)
+    check_probabilities(given, "weights", num)
+    total = float(given.sum())
+    if abs(total - 1.0) > _SUM_TOLERANCE:
+        msg = (
+            "weights must sum to 1, as weights / sum(weights) does; got a sum of"
+            f" {total:.9g}"
+        )
+        raise ValueError(msg)
+    return jnp.asarray(given / total, jnp.zeros(()).dtype)
+
+
+def check_one_input(parts: Sequence[Context], word: str) -> None:
+    """Raise unless all parts have one X and one law of it, as far as can be told."""
+    first, size = parts[0], size_of(parts[0])
+    for number, part in enumerate(parts[1:], 1):
+        _check_kinds(first, part, word, "contexts[0]", f"contexts[{number}]", "inputs")
+        other = size_of(part)
+        if size is None or other is None:
+            continue
+        if size[0] != other[0]:
+            msg = (
+                f"{word} takes contexts of the same inputs; contexts[0], a"
+                f" {first._kind}, has {size[0]} and contexts[{number}], a {part._kind},"
+                f" {other[0]}"
+            )
+            raise ValueError(msg)
+        gap = _gap(first, part, law_of_x, law_of_x)
+        if gap:
+            msg = (
+                f"{word} takes contexts with one law of X; those of contexts[0], a"
+                f" {first._kind}, and contexts[{number}], a {part._kind}, differ by"
+                f" {gap:.3g} in total variation (×2): give both one law, as"
+                " cx.contexts.conditional(rows, p_x) does"
+            )
+            raise ValueError(msg)
+
+
+def check_chain(parts: Sequence[Context]) -> None:
+    """Raise unless the A of each part is the X of the next, as far as can be told."""
+    for number, (one, two) in enumerate(itertools.pairwise(parts)):
+        names = f"contexts[{number}]", f"contexts[{number + 1}]"
+        _check_kinds(one, two, "compose", *names, "values")
+        sizes = size_of(one), size_of(two)
+        if sizes[0] is None or sizes[1] is None:
+            continue
+        if sizes[0][1] != sizes[1][0]:
+            msg = (
+                f"the A of {names[0]}, a {one._kind}, must be the X of {names[1]}, a"
+                f" {two._kind}; they have {sizes[0][1]} and {sizes[1][0]} values"
+            )
+            raise ValueError(msg)
+        gap = _gap(one, two, law_of_a, law_of_x)
+        if gap:
+            # Between two laws of A₁ the adjoints would not compose.
+            msg = (
+                f"the law of A in {names[0]}, a {one._kind}, must be the law of X in"
+                f" {names[1]}, a {two._kind}; they differ by {gap:.3g} in total"
+                " variation (×2). `convolve` takes any two contexts with one law of X,"
+                " and cx.contexts.conditional(rows, p_x) gives rows another law"
+            )
+            raise ValueError(msg)
+
+
+def _gap(one: Any, two: Any, law: Any, other: Any) -> float:
+    """How far two laws are apart beyond rounding; 0 where a trace cannot tell."""
+    if (one is two and law is other) or traced(one, two):
+        return 0.0
+    p, q = (gathered(x) for x in (law(one), other(two)))
+    gap = float(np.abs(p.astype(np.float64) - q.astype(np.float64)).sum())
+    # Both are sums of many rounded numbers: half of their digits.
+    eps = max(float(np.finfo(x.dtype).eps) for x in (p, q))
+    return gap if gap > np.sqrt(eps) else 0.0
+
+
+def _check_kinds(
+    one: Context, two: Context, word: str, first: str, second: str, what: str
+) -> None:
+    """Raise if one part has numbers where the other has rows of data."""
+    kinds = [_has_numbers(part) for part in (one, two)]
+    if None in kinds or kinds[0] == kinds[1]:
+        return
+    described = [
+        f"{name}, a {part._kind}, has {'numbers' if kind else 'arrays'}"
+        for name, part, kind in zip((first, second), (one, two), kinds, strict=True)
+    ]
+    msg = (
+        f"{word} takes contexts with {what} of one kind; {' and '.join(described)}:"
+        " a sampler has an operator on rows of data, monte_carlo_operator(context, x,"
+        " num_samples, key=key), and operators mix by the same words"
+    )
+    raise TypeError(msg)
+
+
+def _has_numbers(context: Context) -> bool | None:
+    """Whether X and A are numbers; None: a class of the user's own, which may be."""
+    if is_numbered(context):
+        return True
+    parts = getattr(context, "contexts", (context,))
+    is_ours = all(type(part).__module__.startswith(_OURS) for part in parts)
+    return False if is_ours and isinstance(parts[0], SamplingContext) else None
+
+
+_OURS = __name__.rpartition(".")[0]
