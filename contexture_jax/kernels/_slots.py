@@ -3,19 +3,23 @@
 Rows are cut into pieces, which are sorted by length and taken in slices of equal size;
 a slice is stored slot by slot, as many as its longest piece has entries. A product adds
 up slots: `total += weight[j][:, None] * x[index[j]]`, which XLA fuses into one loop
-without a temporary, and the sums of a slice stay in cache until they are added to their
-rows. Gathering into a 3-d array and reducing it, scatters of entries and segment sums
-are several times slower on CPU and take gigabytes.
+without a temporary. Gathering into a 3-d array and reducing it, scatters of entries and
+segment sums are several times slower on CPU and take gigabytes.
+
+A turn adds a few slots of one slice. All slices take their first turn, then all their
+second: the entries of a row are in order of their columns, so that turns after each
+other read the same part of the block, which is in cache then.
 
 Shapes follow from the numbers of rows and entries: the length of a piece and the size
-of a slice do, and with them how many slots there are at most, whatever the degrees.
-How many of those a slice takes is data. So matrices of like sizes share a program, and
-there is one loop in it, however uneven the rows are.
+of a slice do, and with them how many slots and turns there are at most, whatever the
+degrees. Which slots a turn takes is data. So matrices of like sizes share a program,
+and there is one loop in it, however uneven the rows are.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +43,7 @@ __all__ = [
 _LONGEST, _SHORTEST, _TIMES_MEAN = 512, 4, 4
 _SLICES = 16  # about so many of them, unless they would be too small or too large
 _SMALLEST, _LARGEST = 64, 2048  # pieces in a slice
+_CHUNK = 256  # further pieces that are added to their rows at a time
 _STEPS = ((12, 8), (6, 4), (2, 2))  # from this mean degree on, slots at a time
 _UNROLLS = (10, 9, 8)  # slots in one step of the loop: the first that divides the width
 
@@ -64,17 +69,23 @@ class Slots(NamedTuple):
         indices: which row of the block each entry multiplies, shape (l, c): slots of c
             pieces of rows, those of each slice in turn.
         weights: the entries, 0 in unused slots, shape (l, c).
-        starts: the first slot of each slice and the end of the last, shape (s + 1,).
+        turns: of each turn its first slot, the end of its slice's slots and the number
+            of the slice, shape (t, 3).
         rows: the row that each piece is of, n where there is none, shape (s, c).
-        num_rows: n.
+        first: which of all pieces is the first of a row, shape (n,); of an empty row,
+            one that has no entries.
+        further: which are no row's first, shape (e,); out of range where there is none.
+        counts: how many turns there are, and how many further pieces, shape (2,).
         step: how many slots are added at a time.
     """
 
     indices: Int[Array, "l c"]
     weights: Inexact[Array, "l c"]
-    starts: Int[Array, " s1"]
+    turns: Int[Array, "t 3"]
     rows: Int[Array, "s c"]
-    num_rows: Static
+    first: Int[Array, " n"]
+    further: Int[Array, " e"]
+    counts: Int[Array, " 2"]
     step: Static
 
 
@@ -86,7 +97,9 @@ class _Sizes(NamedTuple):
         step: slots that are added at a time.
         pieces: in a slice.
         slices: how many hold all pieces.
-        slots: how many there are at most, with those that a last step may look at.
+        slots: how many there are at most.
+        turns: how many there are at most.
+        further: how many pieces that are not the first of a row there are at most.
     """
 
     length: int
@@ -94,6 +107,8 @@ class _Sizes(NamedTuple):
     pieces: int
     slices: int
     slots: int
+    turns: int
+    further: int
 
 
 def _sizes(num_rows: int, num_entries: int) -> _Sizes:
@@ -113,11 +128,16 @@ def _sizes(num_rows: int, num_entries: int) -> _Sizes:
     step = next((size for least, size in _STEPS if mean >= least), 1)
     # A row of k entries has ⌈k / length⌉ pieces; all together have no more than this,
     # whatever their degrees.
-    places = num_rows + entries // length
+    further = entries // length
+    places = num_rows + further
     pieces = places // (_SLICES * _SMALLEST) * _SMALLEST
     pieces = min(_LARGEST, max(_SMALLEST, pieces))
-    slots = -(-entries // pieces) + length + step - 1
-    return _Sizes(length, step, pieces, -(-places // pieces), slots)
+    slices = -(-places // pieces)
+    slots = -(-entries // pieces) + length
+    # A slice's last turn may be a short one.
+    turns = slots // step + slices
+    further = max(1, -(-further // _CHUNK)) * _CHUNK
+    return _Sizes(length, step, pieces, slices, slots, turns, further)
 
 
 def make_slots(
@@ -145,13 +165,12 @@ def make_slots(
 
     # Longest first: each slice is as long as its longest piece.
     order = np.argsort(-length, kind="stable")
-    # In a slice by row, so that the sums are added in order.
+    # In a slice by row, so that the sums are read in order.
     order = order[np.lexsort((row[order], np.arange(len(row)) // sizes.pieces))]
     places = (sizes.slices, sizes.pieces)
     lengths, entries = np.zeros((2, *places), np.int64)
     lengths.flat[: len(row)] = length[order]
     entries.flat[: len(row)] = (first_entry[row] + offset)[order]
-    # Row n, which is out of range: what is added to it is dropped.
     rows_of = np.full(places, num_rows, np.int32)
     rows_of.flat[: len(row)] = row[order]
     starts = np.cumsum(np.append(0, lengths.max(axis=1)))
@@ -164,9 +183,31 @@ def make_slots(
         entry = np.where(used, entries[number][None, :] + slot, 0)
         index[begin:end] = np.where(used, columns[entry], 0)
         weight[begin:end] = np.where(used, weights[entry], 0)
+    turns, num_turns = _turns(starts, sizes)
+    place = np.empty(len(row), np.int32)
+    place[order] = np.arange(len(row))
+    # Where a row is empty there are fewer pieces than places, and the last has none.
+    first = np.full(num_rows, rows_of.size - 1, np.int32)
+    first[degrees > 0] = place[offset == 0]
+    others = place[offset > 0]
+    further = np.full(sizes.further, rows_of.size, np.int32)
+    further[: len(others)] = others
+    counts = np.array([num_turns, len(others)], np.int32)
     # Not `jnp.asarray`, which compiles a program for each shape.
-    arrays = jax.device_put((index, weight, starts.astype(np.int32), rows_of))
-    return Slots(*arrays, num_rows=Static(num_rows), step=Static(sizes.step))
+    arrays = jax.device_put((index, weight, turns, rows_of, first, further, counts))
+    return Slots(*arrays, step=Static(sizes.step))
+
+
+def _turns(starts: np.ndarray, sizes: _Sizes) -> tuple[np.ndarray, int]:
+    """The turns in order, and how many of them there are."""
+    num_turns = -(-np.diff(starts) // sizes.step)
+    number = np.repeat(np.arange(sizes.slices), num_turns)
+    of_slice = np.arange(len(number)) - (np.cumsum(num_turns) - num_turns)[number]
+    begin = starts[number] + of_slice * sizes.step
+    turns = np.zeros((sizes.turns, 3), np.int32)
+    order = np.argsort(of_slice, kind="stable")
+    turns[: len(order)] = np.stack([begin, starts[number + 1], number], axis=1)[order]
+    return turns, len(order)
 
 
 @jax.custom_vjp
@@ -250,31 +291,41 @@ def slots_matmat(slots: Slots, x: Inexact[Array, "m r"]) -> Inexact[Array, "n r"
 
 
 def _multiply(slots: Slots, x: Array) -> Array:
-    indices, weights, starts, rows_of, num_rows, step = slots
+    _, _, turns, rows_of, first, further, counts, _ = slots
+    pieces = rows_of.shape[1]
 
-    def add_slice(number: Array, out: Array) -> Array:
-        begin, end = starts[number], starts[number + 1]
+    def add_turn(turn: Array, sums: Array) -> Array:
+        place = turns[turn, 2] * pieces
+        total = jax.lax.dynamic_slice_in_dim(sums, place, pieces)
+        for index, weight in _slots_of(slots, turn):
+            total = total + weight[:, None] * _rows(x, index)
+        # In one loop with what writes it, XLA would take one core for both.
+        total = jax.lax.optimization_barrier(total)
+        return jax.lax.dynamic_update_slice_in_dim(sums, total, place, axis=0)
 
-        def add_step(turn: Array, total: Array) -> Array:
-            for j in range(step.value):
-                # What a last step sees of the next slice counts as unused.
-                slot = begin + turn * step.value + j
-                there = slot < end
-                rows = _rows(x, jnp.where(there, indices[slot], 0))
-                weight = jnp.where(there, weights[slot], 0)
-                total = total + weight[:, None] * rows
-            return total
+    # How often is data, so that the loops are a `while`, which JAX does not reverse:
+    # hence the rule for gradients below.
+    sums = jnp.zeros((rows_of.size, x.shape[1]), x.dtype)
+    sums = jax.lax.fori_loop(0, counts[0], add_turn, sums)
 
-        total = jnp.zeros((indices.shape[1], x.shape[1]), x.dtype)
-        # Data, so that the loop is a `while`, which JAX does not reverse: hence the
-        # rule for gradients below.
-        turns = -(-(end - begin) // step.value)
-        total = jax.lax.fori_loop(0, turns, add_step, total)
-        # Added and not set: a slice may hold several pieces of a row.
-        return out.at[rows_of[number]].add(total, mode="drop")
+    def add_further(chunk: Array, out: Array) -> Array:
+        places = jax.lax.dynamic_slice_in_dim(further, chunk * _CHUNK, _CHUNK)
+        rows = rows_of.reshape(-1).at[places].get(mode="fill", fill_value=len(out))
+        more = sums.at[places].get(mode="fill", fill_value=0)
+        return out.at[rows].add(more, mode="drop")
 
-    out = jnp.zeros((num_rows.value, x.shape[1]), x.dtype)
-    return jax.lax.fori_loop(0, rows_of.shape[0], add_slice, out)
+    chunks = -(-counts[1] // _CHUNK)
+    return jax.lax.fori_loop(0, chunks, add_further, _rows(sums, first))
+
+
+def _slots_of(slots: Slots, turn: Array) -> Iterator[tuple[Array, Array]]:
+    """Indices and weights of each slot of a turn, shape (c,)."""
+    begin, end = slots.turns[turn, 0], slots.turns[turn, 1]
+    for j in range(slots.step.value):
+        # What a last turn sees of the next slice counts as unused.
+        there = begin + j < end
+        index = jnp.where(there, slots.indices[begin + j], 0)
+        yield index, jnp.where(there, slots.weights[begin + j], 0)
 
 
 def _slots_matmat_saved(slots: Any, x: Any) -> tuple[Array, Any]:
@@ -288,30 +339,27 @@ def _slots_matmat_backward(saved: Any, out_bar: Any) -> tuple[Any, Array | None]
     if isinstance(out_bar, SymbolicZero):
         return None, None
     wants_weights, wants_x = wants.value
-    indices, weights, starts, rows_of, *_ = slots
-    # Of each piece, the cotangent of its row.
-    bars = out_bar.at[rows_of].get(mode="fill", fill_value=0)
-    slots_of = jnp.arange(indices.shape[0])
-    # (l,). From the right: of slices that begin at one slot, the last is not empty.
-    owner = jnp.searchsorted(starts, slots_of, side="right") - 1
-    # Slots that no slice has come after the last.
-    owner = jnp.minimum(owner, rows_of.shape[0] - 1)
-    slots_bar = x_bar = None
-    if wants_weights:
+    _, _, turns, rows_of, _, _, counts, _ = slots
 
-        def product(slot: Array) -> Array:
-            return (bars[owner[slot]] * x[indices[slot]]).sum(axis=1)
+    def add_turn(turn: Array, bars: tuple[Array, Array]) -> tuple[Array, Array]:
+        weights_bar, x_bar = bars
+        begin, end, number = turns[turn]
+        # Of each piece, the cotangent of its row.
+        of_pieces = out_bar.at[rows_of[number]].get(mode="fill", fill_value=0)
+        for j, (index, weight) in enumerate(_slots_of(slots, turn)):
+            if wants_weights:
+                product = (of_pieces * x[index]).sum(axis=1)
+                # What is seen of the next slice is its own to set.
+                slot = jnp.where(begin + j < end, begin + j, slots.indices.shape[0])
+                weights_bar = weights_bar.at[slot].set(product, mode="drop")
+            if wants_x:
+                x_bar = x_bar.at[index].add(weight[:, None] * of_pieces)
+        return weights_bar, x_bar
 
-        slots_bar = _nothing(slots)._replace(weights=jax.lax.map(product, slots_of))
-    if wants_x:
-
-        def scatter(slot: Array, total: Array) -> Array:
-            rows = weights[slot][:, None] * bars[owner[slot]]
-            return total.at[indices[slot]].add(rows)
-
-        # To the last slot that a slice has; those behind it are room for other degrees.
-        x_bar = jax.lax.fori_loop(0, starts[-1], scatter, jnp.zeros_like(x))
-    return slots_bar, x_bar
+    bars = (jnp.zeros_like(slots.weights), jnp.zeros_like(x))
+    weights_bar, x_bar = jax.lax.fori_loop(0, counts[0], add_turn, bars)
+    slots_bar = _nothing(slots)._replace(weights=weights_bar)
+    return slots_bar if wants_weights else None, x_bar if wants_x else None
 
 
 slots_matmat.defvjp(_slots_matmat_saved, _slots_matmat_backward, symbolic_zeros=True)
@@ -371,8 +419,9 @@ paired_matmat.defvjp(_paired_saved, _paired_backward)
 
 def slots_cost(slots: Slots, r: int, itemsize: int) -> tuple[int, int, int]:
     """Flops, bytes of the layout, and bytes of work space of one product."""
-    others = slots.starts.size + slots.rows.size
-    layout = 4 * (slots.indices.size + others) + itemsize * slots.weights.size
-    # The sums of a slice, before they are added to their rows.
-    work = itemsize * slots.rows.shape[1] * r
+    integers = jax.tree.leaves(slots._replace(weights=None))
+    layout = 4 * sum(array.size for array in integers)
+    layout += itemsize * slots.weights.size
+    # The sums of all pieces, before they are taken to their rows.
+    work = itemsize * slots.rows.size * r
     return 2 * slots.indices.size * r, layout, work

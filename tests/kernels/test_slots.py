@@ -15,9 +15,9 @@ N, M, ENTRIES = 150, 1200, 1100
 MULTIPLY = jax.jit(slots_matmat)
 
 
-def zipf(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
-    law = 1.0 / np.arange(1, size + 1)
-    return rng.choice(size, count, p=law / law.sum())
+def zipf(rng: np.random.Generator, high: int, size: int) -> np.ndarray:
+    law = 1.0 / np.arange(1, high + 1)
+    return rng.choice(high, size, p=law / law.sum())
 
 
 ROWS = {
@@ -76,6 +76,23 @@ def test_padding_is_bounded_whatever_the_degrees():
             weights = np.ones(count, np.float32)
             slots = make_slots(rows, np.zeros(count, np.int64), weights, n)
             assert slots.indices.size <= 1.4 * count
+
+
+@pytest.mark.parametrize("draw", [zipf, np.random.Generator.integers])
+def test_all_slices_take_a_turn_before_any_takes_its_next(draw):
+    """So that turns after each other read the same part of the block."""
+    n, count = 300, 20_000
+    rows, weights = np.sort(draw(RNG, n, size=count)), np.ones(count, np.float32)
+    slots = make_slots(rows, np.zeros(count, np.int64), weights, n)
+    begin, end, number = np.asarray(slots.turns)[: slots.counts[0]].T
+    turn_of_slice = [(number[:k] == number[k]).sum() for k in range(len(number))]
+    assert max(turn_of_slice) > 0
+    assert (np.diff(turn_of_slice) >= 0).all()
+    # Each used slot is of one turn.
+    last = np.minimum(begin + slots.step.value, end)
+    taken = [np.arange(*ends) for ends in zip(begin, last, strict=True)]
+    used = np.flatnonzero(np.asarray(slots.weights).any(axis=1))
+    np.testing.assert_array_equal(np.sort(np.concatenate(taken)), used)
 
 
 def table(kind: str, seed: int) -> cx.AssociationOperator:
