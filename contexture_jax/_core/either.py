@@ -16,11 +16,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from contexture_jax._core.factorizations import thin_svd
 from contexture_jax._core.numerics import mm
 
-__all__ = ["Either", "at_hand", "compiled_unless_numpy", "fold", "namespace", "product"]
+__all__ = [
+    "LITTLE",
+    "Either",
+    "at_hand",
+    "compiled_unless_numpy",
+    "core_svd",
+    "fold",
+    "inverse_factor",
+    "namespace",
+    "product",
+    "squared_lengths",
+    "written",
+]
 
 Either: TypeAlias = Any  # an array of JAX or of NumPy
+
+LITTLE = 2**20  # entries that one core multiplies as soon as several can begin to
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -49,24 +64,105 @@ def _is_at_hand(x: Any) -> bool:
     return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
 
-def compiled_unless_numpy(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Let a function of arrays be a program of its own, but for arrays of NumPy."""
-    program = jax.jit(function)
+def compiled_unless_numpy(
+    function: Callable[_P, _T], **options: Any
+) -> Callable[_P, _T]:
+    """Let a function of arrays be a program of its own, but for arrays of NumPy.
+
+    Args:
+        function: of either.
+        options: of `jax.jit`.
+    """
+    program = jax.jit(function, **options)
 
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         # One array of JAX is enough for a program: NumPy would bring it to the host.
-        ours = all(namespace(x) is np for x in jax.tree.leaves((args, kwargs)))
+        if any(isinstance(x, jax.Array) for x in jax.tree.leaves((args, kwargs))):
+            return program(*args, **kwargs)
         # As JAX, which says nothing of 0 / 0: a status or a bound tells of it.
         with np.errstate(all="ignore"):
-            return (function if ours else program)(*args, **kwargs)
+            return function(*args, **kwargs)
 
     return call
 
 
 def product(a: Either, b: Either) -> Either:
     """The matrix product, at full precision of the dtype."""
-    return np.matmul(a, b) if namespace(a) is np else mm(a, b)
+    if namespace(a) is not np:
+        return mm(a, b)
+    if max(a.size, b.size) > LITTLE or a.dtype != b.dtype or a.dtype.char not in "fdFD":
+        return np.matmul(a, b)
+    # By the library that `single_threaded_lapack` holds: threads of NumPy's spin on
+    # after a product. In the order of Fortran it is (bᵀ aᵀ)ᵀ.
+    (one, flip), (other, turn) = (
+        (x.T, False) if x.flags.c_contiguous else (x, True) for x in (b, a)
+    )
+    gemm = _of_scipy("gemm", a.dtype.char)
+    return gemm(1.0, one, other, trans_a=flip, trans_b=turn).T
+
+
+def squared_lengths(x: Either) -> Either:
+    """The squared lengths of the columns of a matrix."""
+    if namespace(x) is not np:
+        return (abs(x) ** 2).sum(axis=0)
+    # Without a copy.
+    return np.einsum("ij,ij->j", x, x.conj()).real
+
+
+@functools.cache
+def _of_scipy(name: str, kind: str) -> Callable[..., Any]:
+    """A routine of BLAS or LAPACK, as SciPy brings it."""
+    # Here: JAX itself imports it for a factorisation and no sooner.
+    from scipy import linalg
+
+    find = linalg.get_blas_funcs if name == "gemm" else linalg.get_lapack_funcs
+    return find((name,), dtype=np.dtype(kind))[0]
+
+
+def core_svd(a: Either) -> tuple[Either, Either, Either]:
+    """U, s and V of a small square A = U diag(s) Vᴴ; NaN of what is not finite."""
+    if namespace(a) is not np:
+        return _core_svd(a)
+    # What is not finite LAPACK may look at for ever.
+    is_finite = np.isfinite(a).all()
+    u, s, vh, failed = _of_scipy("gesdd", a.dtype.char)(a if is_finite else 0 * a)
+    nothing = np.nan if failed or not is_finite else 0
+    return u + nothing, s + nothing, vh.conj().T + nothing
+
+
+@jax.jit
+def _core_svd(a: Any) -> tuple[Any, Any, Any]:
+    u, s, vh = thin_svd(a)
+    return u, s, vh.conj().T
+
+
+@compiled_unless_numpy
+def inverse_factor(a: Either) -> tuple[Either, Either]:
+    """L⁻¹ and the diagonal of L, of which a small positive matrix is L Lᴴ, else NaN."""
+    if namespace(a) is np:
+        factor, failed = _of_scipy("potrf", a.dtype.char)(a, lower=True)
+        factor = factor + np.nan if failed else factor
+        return _of_scipy("trtri", a.dtype.char)(factor, lower=True)[
+            0
+        ], factor.diagonal().real
+    # The lower triangle is read alone: symmetric to rounding is enough.
+    factor = jax.lax.linalg.cholesky(a, symmetrize_input=False)
+    eye = jnp.eye(len(a), dtype=a.dtype)
+    inverse = jax.lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
+    return inverse, jnp.diagonal(factor).real
+
+
+def written(
+    into: Either, new: Either, row: Any, column: Any, *, in_place: bool = False
+) -> Either:
+    """A matrix with a block from a row and a column on, in place where NumPy may."""
+    if namespace(into) is not np:
+        return jax.lax.dynamic_update_slice(into, new, (row, column))
+    if not (in_place and into.flags.writeable):
+        into = np.array(into, order="C")
+    into[row : row + new.shape[0], column : column + new.shape[1]] = new
+    return into
 
 
 def fold(

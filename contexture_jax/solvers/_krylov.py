@@ -18,14 +18,19 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.either import Either
-from contexture_jax._core.factorizations import thin_svd
-from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array, Bool, Float, Inexact, Int
+from contexture_jax._core.either import (
+    Either,
+    at_hand,
+    compiled_unless_numpy,
+    core_svd,
+    namespace,
+    product,
+    written,
+)
+from contexture_jax._core.types import Bool, Float, Inexact, Int
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._pieces import orthonormal, random_columns
 from contexture_jax.solvers._plan import Plan
@@ -151,41 +156,44 @@ def _step(
 
 
 def _extend(
-    left: Array, right: Array, small: Array, block: Array, coupling: Array,
-    image: Array, u: Array, number: Any,
-) -> tuple[Array, Array, Array]:  # fmt: skip
+    left: Either, right: Either, small: Either, block: Either, coupling: Either,
+    image: Either, u: Either, number: Any, *, in_place: bool = False,
+) -> tuple[Either, Either, Either]:  # fmt: skip
     """Bases with a block more, and R; the half pass writes zeros."""
     # The half pass has number −1 and writes where the first block will be.
-    zero, at = jnp.zeros((), jnp.int32), _place(number, block)
-    new = jnp.where(number < 0, 0.0, u).astype(u.dtype)
-    left = jax.lax.dynamic_update_slice(left, new, (zero, at))
-    right = jax.lax.dynamic_update_slice(right, block, (zero, at))
+    at = _place(number, block)
+    new = namespace(u).where(number < 0, 0, u).astype(u.dtype)
     # (b, b). In exact arithmetic all rows above it are `coupling`, and below are 0.
-    own = mm(u.conj().T, image)
-    column = jax.lax.dynamic_update_slice(coupling, own, (at, zero))
-    return left, right, jax.lax.dynamic_update_slice(small, column, (zero, at))
+    column = written(coupling, product(u.conj().T, image), at, 0 * at)
+    return (
+        written(left, new, 0 * at, at, in_place=in_place),
+        written(right, block, 0 * at, at, in_place=in_place),
+        written(small, column, 0 * at, at, in_place=in_place),
+    )
 
 
-_extended = jax.jit(_extend)
-_extended_in_place = jax.jit(_extend, donate_argnums=(0, 1, 2))
+_extended = compiled_unless_numpy(_extend, static_argnames=("in_place",))
+_extended_in_place = compiled_unless_numpy(
+    functools.partial(_extend, in_place=True), donate_argnums=(0, 1, 2)
+)
 
 
-@jax.jit
+@compiled_unless_numpy
 def _linked(
-    block: Array, back: Array, coupling: Array, number: Any
-) -> tuple[Array, Array]:
+    block: Either, back: Either, coupling: Either, number: Any
+) -> tuple[Either, Either]:
     """How the next block hangs on the bases; after the half pass, not at all."""
+    xp = namespace(block)
     # (b, b): what of Mᴴ U_j lies along V_{j+1}.
-    link = jnp.where(number < 0, 0.0, mm(block.conj().T, back)).astype(block.dtype)
-    nothing, zero = jnp.zeros_like(coupling), jnp.zeros((), jnp.int32)
+    link = xp.where(number < 0, 0, product(block.conj().T, back)).astype(block.dtype)
     # Uᴴ M V_{j+1} has rows for U_j alone: Mᴴ of blocks before lies in V_1, …, V_j.
     at = _place(number, block)
-    return link, jax.lax.dynamic_update_slice(nothing, link.conj().T, (at, zero))
+    return link, written(xp.zeros_like(coupling), link.conj().T, at, 0 * at)
 
 
-def _place(number: Any, block: Array) -> Array:
+def _place(number: Any, block: Either) -> Any:
     """The first column of a block in its basis."""
-    return jnp.maximum(number, 0).astype(jnp.int32) * block.shape[1]
+    return namespace(number).maximum(number, 0).astype(np.int32) * block.shape[1]
 
 
 def _restart(
@@ -193,19 +201,21 @@ def _restart(
 ) -> KrylovState:
     """Ritz triples of bases, whose leading vectors become the first blocks."""
     kept = min(_num_kept(plan), filled)
-    left, right, small, coupling, s, residuals, is_open = _rotated(
-        state.left, state.right, state.small, state.coupling, state.link,
-        plan.rank, plan.tol, a.goal_floor, a.scale,
-        filled=filled * plan.block_size, kept=kept * plan.block_size,
+    filled, kept = filled * plan.block_size, kept * plan.block_size
+    w, s, x = core_svd(_leading(at_hand(state.small), filled=filled))
+    own, coupling, link = at_hand((state.small, state.coupling, state.link))
+    small, coupling, s, residuals, is_open = _diagonal(
+        own, coupling, link, w, s,
+        plan.rank, plan.tol, a.goal_floor, a.scale, kept=kept,
     )  # fmt: skip
     # What decides comes to the host at restarts, not in each pass.
     (is_open,) = read(is_open)
     return state._replace(
         is_open=is_open & (state.passes < plan.max_passes),
         # Traced where it was.
-        number=state.number * 0 + kept,
-        left=left,
-        right=right,
+        number=state.number * 0 + kept // plan.block_size,
+        left=_rotated(state.left, w, kept=kept),
+        right=_rotated(state.right, x, kept=kept),
         small=small,
         coupling=coupling,
         s=s,
@@ -213,40 +223,47 @@ def _restart(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("filled", "kept"))
-def _rotated(
-    left: Array, right: Array, small: Array, coupling: Array, link: Array,
-    rank: Any, tol: Any, floor: Any, scale: Any, *, filled: int, kept: int,
-) -> tuple[Array, ...]:  # fmt: skip
-    """The bases in Ritz vectors, what goes with them, and whether goals are missed."""
-    w, s, xh = thin_svd(small[:filled, :filled])
+@functools.partial(compiled_unless_numpy, static_argnames=("filled",))
+def _leading(small: Either, *, filled: int) -> Either:
+    return small[:filled, :filled]
+
+
+@functools.partial(compiled_unless_numpy, static_argnames=("kept",))
+def _diagonal(
+    small: Either, coupling: Either, link: Either, w: Either, s: Either,
+    rank: Any, tol: Any, floor: Any, scale: Any, *, kept: int,
+) -> tuple[Either, ...]:  # fmt: skip
+    """R in Ritz vectors and what goes with it, and whether goals are missed."""
+    xp = namespace(small)
     # Mᴴ U = V Rᴴ + V_next [0, …, 0, link].
-    out = mm(link, w[-link.shape[0] :, :kept])
-    residuals, s = jnp.linalg.norm(out, axis=0), s[:kept]
-    goal = jnp.maximum(tol * s.max(), floor)
+    out = product(link, w[-link.shape[0] :, :kept])
+    residuals, s = xp.linalg.norm(out, axis=0), s[:kept]
+    goal = xp.maximum(tol * s.max(), floor)
     # Triples beyond the rank are kept for the space that they span.
-    largest = jnp.where(jnp.arange(kept) < rank, residuals, 0.0).max()
+    largest = xp.where(xp.arange(kept) < rank, residuals, 0).max()
     # What rounding adds to the recurrence.
-    rounding = 10.0 * float(jnp.finfo(s.dtype).eps) * jnp.maximum(s[0], scale)
+    rounding = 10.0 * float(jnp.finfo(s.dtype).eps) * xp.maximum(s[0], scale)
+    diagonal = xp.diag(s).astype(small.dtype)
+    zero = xp.zeros((), np.int32)
     return (
-        _rotate(left, w[:, :kept]),
-        _rotate(right, xh[:kept].conj().T),
-        # In Ritz vectors R is diagonal, and what comes next hangs on all of them.
-        jnp.zeros_like(small).at[:kept, :kept].set(jnp.diag(s).astype(small.dtype)),
-        jnp.zeros_like(coupling).at[:kept].set(out.conj().T),
+        # What comes next hangs on all of them.
+        written(xp.zeros_like(small), diagonal, zero, zero),
+        written(xp.zeros_like(coupling), out.conj().T, zero, zero),
         s,
-        jnp.hypot(residuals, rounding).astype(s.dtype),
+        xp.hypot(residuals, rounding).astype(s.dtype),
         largest > goal,
     )
 
 
-def _rotate(
-    basis: Inexact[Array, "n k"], w: Inexact[Array, "f c"]
-) -> Inexact[Array, "n k"]:
+@functools.partial(compiled_unless_numpy, static_argnames=("kept",))
+def _rotated(
+    basis: Inexact[Either, "n k"], w: Inexact[Either, "f f"], *, kept: int
+) -> Inexact[Either, "n k"]:
     """The first columns of a rotated basis, and zeros in place of the others."""
     # (n, c).
-    new = mm(basis[:, : w.shape[0]], w)
-    return jnp.zeros_like(basis).at[:, : w.shape[1]].set(new)
+    new = product(basis[:, : w.shape[0]], w[:, :kept])
+    zero = namespace(basis).zeros((), np.int32)
+    return written(namespace(basis).zeros_like(basis), new, zero, zero, in_place=True)
 
 
 def _complete(a: LinearMap, plan: Plan, state: KrylovState) -> KrylovState:
@@ -261,14 +278,12 @@ def _complete(a: LinearMap, plan: Plan, state: KrylovState) -> KrylovState:
 
 
 def _extract(state: KrylovState) -> Triples:
-    """All that was kept."""
+    """All that was kept, and columns of zeros."""
     # M V = U R by construction: left residuals are rounding.
     nothing = zeros(state.s.shape, state.s.dtype, state.s)
-    width = state.s.shape[0]
-    left, right = state.left[:, :width], state.right[:, :width]
     # With the half one that began.
     passes = state.passes + 0.5
-    return Triples(state.s, left, right, nothing, state.residuals, passes)
+    return Triples(state.s, state.left, state.right, nothing, state.residuals, passes)
 
 
 KRYLOV = Solver(KrylovState, _init, _step, _complete, _extract)

@@ -16,8 +16,9 @@ from contexture_jax._core.either import (
     at_hand,
     compiled_unless_numpy,
     namespace,
+    product,
 )
-from contexture_jax._core.numerics import mm, rank_cutoff
+from contexture_jax._core.numerics import rank_cutoff
 from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import (
     AssociationOperator,
@@ -32,6 +33,7 @@ __all__ = [
     "coarse_map",
     "compile_products",
     "identity",
+    "near_map",
     "projection",
     "symmetrised_map",
     "unmarked",
@@ -48,12 +50,12 @@ def check_operator(op: Any) -> None:
         raise TypeError(msg)
 
 
-def identity(block: Array) -> Array:
+def identity(block: Either) -> Either:
     """The block itself: nothing is deflated."""
     return block
 
 
-def projection(unit: Float[Array, " n"] | None) -> Callable[[Array], Array]:
+def projection(unit: Float[Either, " n"] | None) -> Callable[[Either], Either]:
     """The projection of (n, r) blocks off a unit vector, 0 where that is.
 
     The identity if there is none; else a tree, whose leaf the vector is.
@@ -81,22 +83,22 @@ class LinearMap(NamedTuple):
             (n,) and (m,); None: vectors are what is wanted.
     """
 
-    matmat: Callable[[Array], Array]
-    rmatmat: Callable[[Array], Array]
+    matmat: Callable[[Either], Either]
+    rmatmat: Callable[[Either], Either]
     shape: tuple[int, int]
     dtype: Any
-    left_unit: Float[Array, " n"] | None = None
-    right_unit: Float[Array, " m"] | None = None
+    left_unit: Float[Either, " n"] | None = None
+    right_unit: Float[Either, " m"] | None = None
     scale: float = 0.0
-    weights: tuple[Float[Array, " n"], Float[Array, " m"]] | None = None
+    weights: tuple[Float[Either, " n"], Float[Either, " m"]] | None = None
 
     @property
-    def project_left(self) -> Callable[[Array], Array]:
+    def project_left(self) -> Callable[[Either], Either]:
         """The orthogonal projection of (n, r) blocks onto where left vectors lie."""
         return projection(self.left_unit)
 
     @property
-    def project_right(self) -> Callable[[Array], Array]:
+    def project_right(self) -> Callable[[Either], Either]:
         """Likewise of (m, r) blocks for right ones."""
         return projection(self.right_unit)
 
@@ -195,6 +197,18 @@ def _product(
     return _off(units[1], rmatmat(block)) if adjoint else _off(units[0], matmat(block))
 
 
+def near_map(a: LinearMap) -> LinearMap:
+    """The same map with what it gives as arrays of NumPy, if that is on one CPU."""
+    units = at_hand((a.left_unit, a.right_unit))
+    return a._replace(
+        matmat=lambda g: at_hand(a.matmat(g)),
+        rmatmat=lambda f: at_hand(a.rmatmat(f)),
+        left_unit=units[0],
+        right_unit=units[1],
+        weights=at_hand(a.weights),
+    )
+
+
 def coarse_map(a: LinearMap, low: LinearMap) -> LinearMap:
     """The products of `low`, the same matrix in a coarser dtype, for blocks of `a`.
 
@@ -203,21 +217,21 @@ def coarse_map(a: LinearMap, low: LinearMap) -> LinearMap:
 
     # Rounding of a coarse product brings the constants back: they go in the dtype of
     # `a`.
-    def matmat(g: Array) -> Array:
+    def matmat(g: Either) -> Either:
         return a.project_left(low.matmat(g.astype(low.dtype)).astype(a.dtype))
 
-    def rmatmat(f: Array) -> Array:
+    def rmatmat(f: Either) -> Either:
         return a.project_right(low.rmatmat(f.astype(low.dtype)).astype(a.dtype))
 
     return a._replace(matmat=matmat, rmatmat=rmatmat)
 
 
-def _masked_off(unit: Float[Array, " n"], block: Array) -> Array:
+def _masked_off(unit: Float[Either, " n"], block: Either) -> Either:
     """Off a unit vector, and 0 where that is."""
     # Random blocks have entries where there is no mass.
-    return _off(unit, jnp.where(unit[:, None] > 0, block, 0.0))
+    return _off(unit, namespace(unit).where(unit[:, None] > 0, block, 0))
 
 
-def _off(unit: Float[Array, " n"], block: Array) -> Array:
+def _off(unit: Float[Either, " n"], block: Either) -> Either:
     # (1, n) × (n, r) first: the (n, n) projector is never formed.
-    return block - unit[:, None] * mm(unit[None, :], block)
+    return block - unit[:, None] * product(unit[None, :], block)

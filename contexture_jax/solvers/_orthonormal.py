@@ -16,27 +16,33 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import is_traced
-from contexture_jax._core.either import at_hand, compiled_unless_numpy, namespace
-from contexture_jax._core.factorizations import thin_svd
-from contexture_jax._core.numerics import mm, safe_reciprocal
-from contexture_jax._core.types import Array, Bool, Float, Inexact, Int
+from contexture_jax._core.either import (
+    Either,
+    at_hand,
+    compiled_unless_numpy,
+    inverse_factor,
+    namespace,
+    product,
+    squared_lengths,
+)
+from contexture_jax._core.types import Bool, Float, Inexact, Int
 from contexture_jax.solvers._linear_map import LinearMap, identity
 from contexture_jax.solvers._random import Seed, fold, random_block
 from contexture_jax.solvers._steps import read, when
 
-__all__ = ["complete", "fix_signs", "orthonormalize", "ritz_svd", "ritz_triples"]
+__all__ = ["complete", "fix_signs", "inner", "orthonormalize", "turned"]
 
 _MAX_ROUNDS = 6  # two suffice for most blocks, three where directions are missing
 
 
 def orthonormalize(
-    block: Inexact[Array, "n b"],
+    block: Inexact[Either, "n b"],
     seed: Seed,
     *,
     project: Any = identity,
-    basis: Inexact[Array, "n l"] | None = None,
+    basis: Inexact[Either, "n l"] | None = None,
     loose: bool = False,
-) -> Inexact[Array, "n b"]:
+) -> Inexact[Either, "n b"]:
     """Orthonormal columns whose span holds that of a block, off a given basis.
 
     Shifted Cholesky QR, repeated (Fukaya, Kannan, Nakatsukasa, Yamamoto & Yanagisawa
@@ -100,11 +106,11 @@ class _State(NamedTuple):
         done: whether it is orthonormal.
     """
 
-    number: Int[Array, ""]
-    block: Inexact[Array, "n b"]
-    lengths: Float[Array, " b"]
-    is_dirty: Bool[Array, ""]
-    done: Bool[Array, ""]
+    number: Int[Either, ""]
+    block: Inexact[Either, "n b"]
+    lengths: Float[Either, " b"]
+    is_dirty: Bool[Either, ""]
+    done: Bool[Either, ""]
 
 
 def _not_done(state: _State) -> Any:
@@ -116,18 +122,18 @@ def _one_round(seed: Seed, off: Any, basis: Any, loose: Any, state: _State) -> _
     if basis is not None or off is not None:
         z = when(state.is_dirty, lambda z: _opened(z, off, basis)[0], z)
     # (b, b): what is small NumPy does without a program, where it can read it.
-    gram = at_hand(_gram(z))
+    gram = at_hand(inner(z, z))
     there, complete = _there(gram, lengths, number)
     (complete,) = read(complete)
 
-    def fill(now: tuple[Array, Any]) -> tuple[Array, Any]:
+    def fill(now: tuple[Either, Any]) -> tuple[Either, Any]:
         z, gram = _filled(now[0], there, seed, number)
         return z, at_hand(gram)
 
     # A block and its Gram matrix change together or not at all.
     z, gram = when(~complete, fill, (z, gram))
     unit, scale, close = _unit(gram, complete)
-    inverse, diagonal = at_hand(_inverse_factor(unit))
+    inverse, diagonal = inverse_factor(unit)
     # Of squares: a tenth of the length for a projection; half of the square where bases
     # grow by blocks and losses would multiply (theory.md §6.2).
     enough = np.asarray(0.01 if basis is None else 0.5, lengths.dtype)
@@ -137,7 +143,7 @@ def _one_round(seed: Seed, off: Any, basis: Any, loose: Any, state: _State) -> _
     is_dirty, done = read(*found)
     # From now on columns have the length 1, but for what a shift takes.
     ones = namespace(lengths).ones_like(lengths)
-    return _State(number + 1, _turned(z, turn), ones, is_dirty, done)
+    return _State(number + 1, turned(z, turn), ones, is_dirty, done)
 
 
 def _shift(gram: Any) -> float:
@@ -145,30 +151,42 @@ def _shift(gram: Any) -> float:
     return 10 * gram.shape[0] * float(np.finfo(gram.dtype).eps)
 
 
-@jax.jit
-def _scaled(z: Array) -> Array:
+@compiled_unless_numpy
+def _scaled(z: Either) -> Either:
     """Columns of length 1, but those of zeros."""
+    xp = namespace(z)
     # The largest entry goes first: its square must not leave the range.
-    z = z * safe_reciprocal(jnp.abs(z).max(axis=0))[None, :]
-    return z * safe_reciprocal(jnp.sqrt((jnp.abs(z) ** 2).sum(axis=0)))[None, :]
+    for lengths in (lambda z: z.max(axis=0), lambda z: xp.sqrt((z**2).sum(axis=0))):
+        length = lengths(abs(z))
+        z = z / xp.where(length > 0, length, xp.ones_like(length))[None, :]
+    return z
 
 
-_turned = jax.jit(mm)
+@compiled_unless_numpy
+def turned(z: Either, turn: Either) -> Either:
+    """A tall block times a small matrix."""
+    return product(z, turn)
 
 
-@jax.jit
+@compiled_unless_numpy
+def inner(y: Either, z: Either) -> Either:
+    """Yᴴ Z of tall blocks."""
+    return product(y.conj().T, z)
+
+
+@compiled_unless_numpy
 def _opened(
-    z: Array, off: Any, basis: Array | None
-) -> tuple[Array, Float[Array, " b"]]:
+    z: Either, off: Any, basis: Either | None
+) -> tuple[Either, Float[Either, " b"]]:
     """A block off the basis, and its squared lengths before."""
     # Before anything is taken off: what is left is held against it.
-    squares = (jnp.abs(z) ** 2).sum(axis=0)
+    squares = squared_lengths(z)
     z = z if off is None else off(z)
-    z = z if basis is None else z - mm(basis, mm(basis.conj().T, z))
+    z = z if basis is None else z - product(basis, product(basis.conj().T, z))
     return z, squares
 
 
-def _begun(z: Any, off: Any, basis: Any) -> tuple[Array, Any]:
+def _begun(z: Any, off: Any, basis: Any) -> tuple[Either, Any]:
     z, squares = _opened(z, off, basis)
     return z, at_hand(squares)
 
@@ -185,11 +203,6 @@ def _in_range(squares: Any) -> Any:
     return ((squares > small) & (squares < float(info.max) * float(info.eps))).all()
 
 
-@jax.jit
-def _gram(z: Array) -> Array:
-    return mm(z.conj().T, z)
-
-
 @compiled_unless_numpy
 def _there(gram: Any, lengths: Any, number: Any) -> tuple[Any, Any]:
     """Which columns have something left, and whether all have."""
@@ -202,14 +215,14 @@ def _there(gram: Any, lengths: Any, number: Any) -> tuple[Any, Any]:
     return there, there.all()
 
 
-@jax.jit
-def _filled(z: Array, there: Array, seed: Seed, number: Any) -> tuple[Array, Array]:
+@compiled_unless_numpy
+def _filled(z: Either, there: Either, seed: Seed, number: Any) -> tuple[Either, Either]:
     """Random columns in place of those that are not there, and the Gram matrix."""
     (n, width), dtype = z.shape, z.dtype
     # About as long as the others.
     fresh = random_block(fold(seed, number), n, width, dtype) * n**-0.5
-    z = jnp.where(there[None, :], z, fresh)
-    return z, mm(z.conj().T, z)
+    z = namespace(z).where(there[None, :], z, fresh)
+    return z, product(z.conj().T, z)
 
 
 @compiled_unless_numpy
@@ -224,18 +237,6 @@ def _unit(gram: Any, complete: Any) -> tuple[Any, Any, Any]:
     # A unit diagonal makes the shift relative to each column.
     unit = gram * scale[:, None] * scale[None, :]
     return unit + xp.where(close, 0.0, _shift(gram)).astype(dtype) * eye, scale, close
-
-
-@jax.jit
-def _inverse_factor(unit: Array) -> tuple[Array, Array]:
-    """L⁻¹ and the diagonal of L, of which the matrix is L Lᴴ."""
-    # The lower triangle is read alone: symmetric to rounding is enough.
-    factor = jax.lax.linalg.cholesky(unit, symmetrize_input=False)
-    eye = jnp.eye(unit.shape[0], dtype=unit.dtype)
-    # Small and explicit, so that the tall block is multiplied, its rows wherever they
-    # lie, and not solved with.
-    inverse = jax.lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
-    return inverse, jnp.diagonal(factor).real
 
 
 @compiled_unless_numpy
@@ -253,51 +254,13 @@ def _turn(
     return scale[:, None] * inverse.conj().T, is_dirty, done
 
 
-def ritz_svd(
-    image: Inexact[Array, "n b"],
-    basis: Inexact[Array, "m b"],
-    seed: Seed,
-    *,
-    num: int,
-    project: Any = identity,
-) -> tuple[Float[Array, " num"], Inexact[Array, "n num"], Inexact[Array, "m num"]]:
-    """Leading singular triples of M on a subspace: M V = U S to rounding.
-
-    Args:
-        image: Y = M Q, shape (n, b).
-        basis: Q, orthonormal, shape (m, b).
-        seed: for left vectors of singular values 0.
-        num: how many triples, at most b.
-        project: projection that the left vectors must lie in the range of.
-
-    Returns:
-        s (num,) descending, U (n, num), V (m, num) with V = Q X and Y X = U diag(s).
-    """
-    q = orthonormalize(image, seed, project=project)
-    return ritz_triples(image, q, basis, num=num)
-
-
-def ritz_triples(
-    image: Inexact[Array, "n b"],
-    q: Inexact[Array, "n b"],
-    basis: Inexact[Array, "m b"],
-    *,
-    num: int,
-) -> tuple[Float[Array, " num"], Inexact[Array, "n num"], Inexact[Array, "m num"]]:
-    """`ritz_svd` with a basis of the image at hand, shape (n, b)."""
-    # svd(R), not eigh(YᴴY): the latter squares the condition number.
-    # (b, b): U = Q W and V = Q_basis X (theory.md §6.2).
-    w, s, xh = thin_svd(mm(q.conj().T, image))
-    return s[:num], mm(q, w[:, :num]), mm(basis, xh[:num].conj().T)
-
-
 def complete(
     a: LinearMap,
-    singular_values: Float[Array, " b"],
-    left: Inexact[Array, "n b"],
-    right: Inexact[Array, "m b"],
+    singular_values: Float[Either, " b"],
+    left: Inexact[Either, "n b"],
+    right: Inexact[Either, "m b"],
     seed: Seed,
-) -> tuple[Inexact[Array, "n b"], Inexact[Array, "m b"]]:
+) -> tuple[Inexact[Either, "n b"], Inexact[Either, "m b"]]:
     """Put vectors of zero singular values into the subspaces that are looked at.
 
     A dense factorisation completes its bases with whatever is orthogonal, also with the
@@ -316,21 +279,19 @@ def complete(
 
 
 def fix_signs(
-    left: Inexact[Array, "n b"], right: Inexact[Array, "m b"]
-) -> tuple[Inexact[Array, "n b"], Inexact[Array, "m b"]]:
+    left: Inexact[Either, "n b"], right: Inexact[Either, "m b"]
+) -> tuple[Inexact[Either, "n b"], Inexact[Either, "m b"]]:
     """Turn each pair so that the left entry of largest modulus is positive."""
-    if not jnp.iscomplexobj(left):
-        one = jnp.ones((), left.dtype)
+    xp = namespace(left)
+    if not xp.iscomplexobj(left):
+        one = xp.ones((), left.dtype)
         # The largest and the smallest entry tell the sign without a gather; ties are +.
-        turn = jnp.where(left.max(axis=0) >= -left.min(axis=0), one, -one)[None, :]
+        turn = xp.where(left.max(axis=0) >= -left.min(axis=0), one, -one)[None, :]
         return left * turn, right * turn
-    largest = jnp.argmax(jnp.abs(left), axis=0)
-    entries = jnp.take_along_axis(left, largest[None, :], axis=0)[0]
-    turn = _phase(entries).conj()[None, :]
+    largest = xp.argmax(abs(left), axis=0)
+    entries = xp.take_along_axis(left, largest[None, :], axis=0)[0]
+    modulus = abs(entries)
+    # The phase z / |z|, and 1 at 0.
+    phase = xp.where(modulus > 0, entries / xp.where(modulus > 0, modulus, 1.0), 1.0)
+    turn = phase.astype(left.dtype).conj()[None, :]
     return left * turn, right * turn
-
-
-def _phase(z: Inexact[Array, " b"]) -> Inexact[Array, " b"]:
-    """The phase z / |z|, and 1 at 0."""
-    modulus = jnp.abs(z)
-    return jnp.where(modulus > 0, z * safe_reciprocal(modulus).astype(z.dtype), 1.0)

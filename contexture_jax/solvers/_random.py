@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.either import Either
+from contexture_jax._core.either import Either, namespace
 from contexture_jax._core.types import Array, Inexact, Shaped
 
-__all__ = ["Seed", "fold", "make_seed", "random_block"]
+__all__ = ["Seed", "fold", "make_seed", "random_block", "seed_at_hand"]
 
 Seed = Shaped[Either, ""]
 
@@ -24,6 +24,29 @@ Seed = Shaped[Either, ""]
 def make_seed(key: Array) -> Seed:
     """A seed (uint32) from a random key."""
     return jax.random.bits(key, (), jnp.uint32)
+
+
+def seed_at_hand(key: Array) -> Seed | None:
+    """The same of NumPy, for a key of the usual kind; None for others."""
+    is_usual = str(jax.random.key_impl(key)) == "threefry2x32"
+    if not is_usual or not getattr(jax.config, "jax_threefry_partitionable", True):
+        return None
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    words = np.asarray(jax.random.key_data(key) if typed else key)
+    return np.uint32(_threefry(*words.tolist()))
+
+
+def _threefry(one: int, other: int) -> int:
+    """The block cipher of zeros, 20 rounds (Salmon, Moraes, Dror & Shaw 2011)."""
+    keys, whole = (one, other, one ^ other ^ 0x1BD11BDA), 2**32 - 1
+    x, y = one, other
+    for block in range(5):
+        for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[block % 2]:
+            x = (x + y) & whole
+            y = ((y << turn | y >> (32 - turn)) & whole) ^ x
+        x = (x + keys[(block + 1) % 3]) & whole
+        y = (y + keys[(block + 2) % 3] + block + 1) & whole
+    return x ^ y
 
 
 def fold(seed: Seed, number: Either) -> Seed:
@@ -46,7 +69,7 @@ def random_block(
     Sub-Gaussian entries serve the randomized range finder as normal ones do (Halko,
     Martinsson & Tropp 2011, §4.6). A seed of NumPy gives an array of NumPy.
     """
-    if isinstance(seed, np.ndarray):
+    if namespace(seed) is np:
         # (size, 1) and (1, width).
         rows, columns = (x.astype(np.uint32) for x in np.ogrid[:size, :width])
     else:

@@ -18,12 +18,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.either import Either, namespace
-from contexture_jax._core.types import Array, Bool, Float, Inexact, Int
+from contexture_jax._core.either import Either, compiled_unless_numpy, namespace
+from contexture_jax._core.types import Bool, Float, Inexact, Int
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._pieces import gaps, orthonormal, random_columns, ritz
 from contexture_jax.solvers._plan import Plan
@@ -153,7 +151,7 @@ def _step(
 
 
 def _after_ritz(
-    a: LinearMap, plan: Plan, state: RandomizedState, z: Array
+    a: LinearMap, plan: Plan, state: RandomizedState, z: Either
 ) -> RandomizedState:
     """Residuals of new triples, and the degree of the filter that follows."""
     s, v, passes = state.s, state.v, state.passes
@@ -230,7 +228,7 @@ def _degree(s: Either, edge: Either, ratio: Either, rank: int) -> Either:
     return xp.where((edge > 0) & (degree > 1), degree, 1.0).astype(np.int32)
 
 
-def _next_degree(state: RandomizedState, now: Any, image: Array) -> RandomizedState:
+def _next_degree(state: RandomizedState, now: Any, image: Either) -> RandomizedState:
     """One degree more, from the image Mᴴ M of the block.
 
     Over the value of the polynomial at s_1 (Zhou & Saad 2007, Algorithm 3.1), so that
@@ -253,14 +251,14 @@ def _next_degree(state: RandomizedState, now: Any, image: Array) -> RandomizedSt
     )
 
 
-@jax.jit
+@compiled_unless_numpy
 def _combined(
-    x: Array, columns: Array, y: Array, z: Array, a: Any, b: Any, c: Any
-) -> Array:
+    x: Either, columns: Either, y: Either, z: Either, a: Any, b: Any, c: Any
+) -> Either:
     """A · x · diag(columns) + b · y + c · z."""
     # In the dtype of the values: a float64 number would widen a float32 block.
-    a, b, c = (jnp.asarray(factor, columns.dtype) for factor in (a, b, c))
-    return a * (x * columns[None, :]) + b * y + c * z
+    a, b, c = (namespace(x).asarray(factor, columns.dtype) for factor in (a, b, c))
+    return x * (a * columns)[None, :] + b * y + c * z
 
 
 def _complete(a: LinearMap, plan: Plan, state: RandomizedState) -> RandomizedState:

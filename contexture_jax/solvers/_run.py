@@ -12,13 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from contexture_jax._core.either import Either, namespace
-from contexture_jax._core.numerics import mm
+from contexture_jax._core.either import (
+    LITTLE,
+    Either,
+    at_hand,
+    compiled_unless_numpy,
+    namespace,
+    product,
+)
 from contexture_jax._core.processes import placed
 from contexture_jax._core.types import Array, Float
 from contexture_jax.solvers._exact import EXACT
 from contexture_jax.solvers._krylov import KRYLOV
-from contexture_jax.solvers._linear_map import LinearMap
+from contexture_jax.solvers._linear_map import LinearMap, near_map
 from contexture_jax.solvers._nystrom import NYSTROM
 from contexture_jax.solvers._orthonormal import fix_signs
 from contexture_jax.solvers._pieces import new_seed, random_columns
@@ -50,11 +56,13 @@ class Task(NamedTuple):
         squared_norm: ‖M‖_F², shape (); None: estimated from random probes, with its
             error.
         coarse: the same matrix in `plan.range_dtype`, solved first.
+        beside: an array where results are to lie; None: where products do.
     """
 
     map: LinearMap
     squared_norm: Float[Any, ""] | None
     coarse: LinearMap | None = None
+    beside: Any = None
 
 
 class Begun(NamedTuple):
@@ -92,9 +100,12 @@ def solve(
         on_pass: called after each pass, outside of a trace; True ends the solve.
     """
     stages = _stages(task, plan)
+    if not traced and _is_little(task.map.shape, plan):
+        stages = [(near_map(a), part) for a, part in stages]
+        begun = None if begun is None else begun._replace(state=at_hand(begun.state))
     if begun is None:
         # A number of NumPy folds others in without a program.
-        seed = new_seed(key) if traced else read(new_seed(key))[0]
+        seed = new_seed(key)
         begun = Begun(METHODS[stages[0][1].method].init(*stages[0], seed, None))
     stopped = False
     while True:
@@ -121,12 +132,13 @@ def solve(
         following = METHODS[stages[-1][1].method].init(*stages[-1], state.seed, start)
         begun = Begun(following, stage + 1, earlier + state.passes)
     triples = solver.extract(state)
-    energies = None
+    energies, where = None, task.beside
     if task.squared_norm is None:
         probes = _off(
-            triples.right[:, : plan.rank], state.seed, a.right_unit, num=_NUM_PROBES
+            triples.right, state.seed, a.right_unit, rank=plan.rank, num=_NUM_PROBES
         )
-        energies = _energies(a.matmat(probes))
+        image = task.map.matmat(probes)
+        energies, where = _energies(image), image if where is None else where
     left, right, ends = _finished(
         triples.left, triples.right, a.weights, rank=plan.rank
     )
@@ -135,6 +147,8 @@ def solve(
             a, plan, triples.num_passes + earlier, stopped,
             *read(triples[0], *triples[3:5], task.squared_norm, energies, ends),
         )  # fmt: skip
+    if isinstance(left, np.ndarray):
+        left, right = _beside(where, (left, right))
     s, info = described if traced else _beside(left, described)
     info = SolveInfo(**info)
     if part.method != plan.method:
@@ -181,13 +195,20 @@ def _stages(task: Task, plan: Plan) -> list[tuple[LinearMap, Plan]]:
     return [(task.coarse, rough), (task.map, plan)]
 
 
-@functools.partial(jax.jit, static_argnames="num")
-def _off(right: Array, seed: Any, unit: Any, *, num: int) -> Array:
+def _is_little(shape: tuple[int, int], plan: Plan) -> bool:
+    """Whether NumPy does all that is between two products, where they are at hand."""
+    columns = max(plan.width, plan.block_size * plan.depth)
+    iterates = plan.method in ("randomized", "krylov")
+    return iterates and max(shape) * columns <= LITTLE
+
+
+@functools.partial(compiled_unless_numpy, static_argnames=("rank", "num"))
+def _off(right: Either, seed: Any, unit: Any, *, rank: int, num: int) -> Either:
     """Random probes off the right vectors."""
-    m, dtype = right.shape[0], right.dtype
+    right, (m, dtype) = right[:, :rank], (right.shape[0], right.dtype)
     # −1 is the number of no pass: independent of what V was made from.
     probes = random_columns(fold(seed, -1), unit, size=m, width=num, dtype=dtype)
-    return probes - mm(right, mm(right.conj().T, probes))
+    return probes - product(right, product(right.conj().T, probes))
 
 
 @jax.jit
@@ -195,15 +216,15 @@ def _energies(image: Array) -> Float[Array, " p"]:
     return (jnp.abs(image) ** 2).sum(axis=0)
 
 
-@functools.partial(jax.jit, static_argnames="rank")
+@functools.partial(compiled_unless_numpy, static_argnames=("rank",))
 def _finished(
-    left: Array, right: Array, weights: tuple[Array, Array] | None, *, rank: int
-) -> tuple[Array, Array, Float[Array, " r"]]:
+    left: Either, right: Either, weights: tuple[Either, Either] | None, *, rank: int
+) -> tuple[Either, Either, Float[Either, " r"]]:
     """The leading vectors as they are wanted, and zeros: NaN if one is not finite."""
     # Before the weights: signs are by the entries of √p_x μ (theory.md §1.5).
     left, right = fix_signs(left[:, :rank], right[:, :rank])
     # A number a column is what comes to the host.
-    ends = 0.0 * (jnp.abs(left).max(axis=0) + jnp.abs(right).max(axis=0))
+    ends = 0.0 * (abs(left).max(axis=0) + abs(right).max(axis=0))
     if weights is not None:
         left, right = (
             w[:, None] * x for w, x in zip(weights, (left, right), strict=True)
@@ -254,12 +275,13 @@ def _described(
 
 def _beside(array: Array, tree: Any) -> Any:
     """Values of the host as arrays of JAX where another one lies, whole."""
-    sharding = array.sharding
+    sharding = getattr(array, "sharding", None)
     if isinstance(sharding, NamedSharding):
         # For every process to read.
         everywhere = NamedSharding(sharding.mesh, PartitionSpec())
         return jax.tree.map(lambda x: placed(x, everywhere), tree)
-    return jax.device_put(tree, sharding if array.committed else None)
+    is_tied = sharding is not None and array.committed
+    return jax.device_put(tree, sharding if is_tied else None)
 
 
 def finish(plan: Plan, info: SolveInfo) -> SolveInfo:

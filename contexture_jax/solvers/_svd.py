@@ -63,7 +63,8 @@ def svd(
     d-dimensional encoder learns from the context (theory.md §1). The trivial triple
     (s_0 = 1, constants) is deflated exactly and not part of the result. Outside a trace
     Python drives small programs, which compile once for each structure of operators and
-    width of blocks, whatever the method; inside one, and over several devices unless
+    width of blocks, whatever the method, and where bases are small and on CPU products
+    alone (NumPy and SciPy do the rest); inside one, and over several devices unless
     `on_step` or `state` is given, a loop of one program runs all passes.
 
     Args:
@@ -216,7 +217,7 @@ def _solve(
         low = symmetrised_map(op.narrowed(plan.range_dtype))
         # Only products are coarse: units and weights are those of the exact problem.
         coarse = coarse_map(problem.map, low)
-    task = Task(problem.map, problem.squared_norm, coarse)
+    task = Task(problem.map, problem.squared_norm, coarse, op.p_x)
     return solve(task, plan, key, **driving)
 
 

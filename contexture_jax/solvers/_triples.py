@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from contexture_jax._core.types import Array, Float, Inexact
+from contexture_jax._core.either import Either
+from contexture_jax._core.types import Float, Inexact
 
 __all__ = ["Triples"]
 
@@ -21,9 +22,9 @@ class Triples(NamedTuple):
         num_passes: half the number of products with M or Mᴴ, shape ().
     """
 
-    singular_values: Float[Array, " rank"]
-    left: Inexact[Array, "n rank"]
-    right: Inexact[Array, "m rank"]
-    left_residuals: Float[Array, " rank"]
-    right_residuals: Float[Array, " rank"]
-    num_passes: Float[Array, ""]
+    singular_values: Float[Either, " rank"]
+    left: Inexact[Either, "n rank"]
+    right: Inexact[Either, "m rank"]
+    left_residuals: Float[Either, " rank"]
+    right_residuals: Float[Either, " rank"]
+    num_passes: Float[Either, ""]

@@ -242,7 +242,7 @@ def _solve(
     scale, squared_norm = _scale(problem, make_problem, arrays, key, traced=traced)
     on_pass = None if observe is None else observe(1.0 if scale is None else scale)
     a = problem.map if scale is None else scaled_map(problem.map, scale)
-    task = Task(a, squared_norm)
+    task = Task(a, squared_norm, beside=next(iter(jax.tree.leaves(arrays)), None))
     result, info = solve(task, plan, key, traced=traced, begun=begun, on_pass=on_pass)
     return (result, info) if scale is None else unscaled(result, info, scale)
 
