@@ -35,7 +35,7 @@ __all__ = [
 
 Either: TypeAlias = Any  # an array of JAX or of NumPy
 
-LITTLE = 2**20  # entries that one core multiplies as soon as several can begin to
+LITTLE = 2**19  # entries that one core multiplies as soon as several can begin to
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
