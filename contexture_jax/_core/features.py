@@ -71,7 +71,10 @@ def _matrix(x: ArrayLike, name: str) -> Float[Array, "n d"]:
 def uniform_law(rows: Array) -> Float[Array, " n"]:
     """The law that gives each row 1 / n."""
     n = rows.shape[0]
-    return jnp.full((n,), 1.0 / n, rows.dtype)
+    if not is_concrete(rows):
+        return jnp.full((n,), 1.0 / n, rows.dtype)
+    # For which JAX would compile a program for each n.
+    return jax.device_put(np.full(n, 1.0 / n, rows.dtype))
 
 
 def new_rows(

@@ -127,9 +127,9 @@ class Rbf(SoftmaxContext):
         Those farther from all points than log weights can tell them apart are moved to
         that distance, on a straight line to the middle: their law is one point's.
         """
-        new = self._within_reach(new_rows(x_new, self.points))
+        new, law = _taken_in(self, new_rows(x_new, self.points))
         # The normaliser is formed anew for new rows; points, bias and γ stay.
-        return dataclasses.replace(self, inputs=new, p_x=uniform_law(new))
+        return dataclasses.replace(self, inputs=new, p_x=law)
 
     def _within_reach(self, new: Float[Array, "k d"]) -> Float[Array, "k d"]:
         """Inputs at most 2¹⁵ / √γ or 2¹⁰ radii of the points away (float32)."""
@@ -148,6 +148,14 @@ class Rbf(SoftmaxContext):
         """P(x|a) ∝ P_X(x) exp(−γ|x − a|²) / Z(x): again of this kind."""
         p_a, bias, rest = reversed_law(self, form=self.form())
         return Rbf(self.points, self.inputs, self.gamma, bias, p_a, rest, self.exponent)
+
+
+@jax.jit
+def _taken_in(
+    context: Rbf, new: Float[Array, "k d"]
+) -> tuple[Float[Array, "k d"], Float[Array, " k"]]:
+    """New inputs within reach, and their law: one program, and not one an operation."""
+    return context._within_reach(new), uniform_law(new)
 
 
 def rbf(x: ArrayLike, gamma: ArrayLike = 1.0, p_x: ArrayLike | None = None) -> Rbf:

@@ -34,7 +34,9 @@ def all_singular_values(op: AssociationOperator) -> Float[Array, " k"]:
 
     Those of the symmetrised matrix, deflated: n × m numbers are stored, O(n m min(n,
     m)) operations follow. Outside a trace NumPy does them in float64, whatever the
-    dtype, since sums of many squares of them are looked at.
+    dtype, since sums of many squares of them are looked at: for float32 as roots of the
+    eigenvalues of the smaller Gram matrix, whose rounding, 1e-7 of s_0 = 1, is that of
+    the entries; for float64 by a singular value decomposition.
 
     Args:
         op: T, as from `association_operator`, shape (n, m).
@@ -60,12 +62,24 @@ def all_singular_values(op: AssociationOperator) -> Float[Array, " k"]:
     else:
         # In each process the whole, wherever the rows of the operator lie.
         matrix = np.asarray(gathered(_deflated(op)), np.float64)
-        # NumPy raises at what is not finite.
-        finite = np.isfinite(matrix).all()
         values = np.full(min(matrix.shape), np.nan)
-        values = np.linalg.svd(matrix, compute_uv=False) if finite else values
+        # NumPy raises at what is not finite.
+        if np.isfinite(matrix).all():
+            is_rough = op.dtype.itemsize < matrix.itemsize
+            values = _by_gram(matrix) if is_rough else _by_svd(matrix)
     # The trivial value, 0 here, comes last.
     return jnp.clip(jnp.asarray(values[:-1], op.dtype), 0.0, 1.0)
+
+
+def _by_svd(matrix: np.ndarray) -> np.ndarray:
+    return np.linalg.svd(matrix, compute_uv=False)
+
+
+def _by_gram(matrix: np.ndarray) -> np.ndarray:
+    """Singular values, descending, to √eps of the largest: several times sooner."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    squares = np.linalg.eigvalsh(wide @ wide.T)
+    return np.sqrt(np.maximum(squares[::-1], 0.0))
 
 
 # Operation by operation each would be a program.

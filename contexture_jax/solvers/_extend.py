@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from contexture_jax._core.checks import as_floating
 from contexture_jax._core.fingerprint import of_one_law
@@ -95,11 +97,18 @@ def extend(
     else:
         same = _is_of(result, operator, "operator")
         image = monte_carlo_expectation(operator, context, x_new, values)
-    shape = (result.left.shape[0], result.right.shape[0])
     # The trivial value 1 is the scale of rounding, as in the solvers.
-    determined = s > rank_cutoff(shape, s.dtype, jnp.ones((), s.dtype))
+    shape = (result.left.shape[0], result.right.shape[0])
+    cutoff = rank_cutoff(shape, s.dtype, np.ones((), s.dtype))
+    return _over(image, s, cutoff, same)
+
+
+@jax.jit
+def _over(
+    image: Float[Array, "k rank"], s: Float[Array, " rank"], cutoff: Any, same: Any
+) -> Float[Array, "k rank"]:
     # Over a value that is rounding a function would be rounding at unit size.
-    inverse = safe_reciprocal(jnp.where(determined, s, 0.0))
+    inverse = safe_reciprocal(jnp.where(s > cutoff, s, 0.0))
     # (k, rank), and NaN where a trace could not raise.
     return image * jnp.where(same, inverse, jnp.nan)[None, :]
 

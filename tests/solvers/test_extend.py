@@ -287,3 +287,12 @@ def test_draws_over_a_mesh_extend_as_well_and_others_are_refused():
         cx.operators.monte_carlo_expectation(
             near, shift, ANGLES[[0, 12]], near.p_a[:, None]
         )
+
+
+def test_three_programs_are_compiled_for_a_shape(caplog):
+    context = cx.contexts.rbf(features(DTYPE, 21), 0.5)
+    result, _ = cx.svd(cx.association_operator(context), 2, key=KEY, method="exact")
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        cx.extend(result, context, QUERIES[:17])
+    told = [r for r in caplog.records if r.getMessage().startswith("Compiling")]
+    assert 1 <= len(told) <= 3
