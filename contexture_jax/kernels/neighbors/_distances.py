@@ -96,7 +96,8 @@ def squared_distances(
     step = max(1, _NEAR // queries.size)
     for start in range(0, indices.shape[1], step):
         part = slice(start, start + step)
-        difference = points[indices[:, part]]
+        # Faster than `points[...]`.
+        difference = np.take(points, indices[:, part], axis=0, mode="clip")
         difference -= queries[:, None]
         np.einsum("ijk,ijk->ij", difference, difference, out=out[:, part])
     return out

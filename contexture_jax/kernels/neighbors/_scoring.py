@@ -13,13 +13,14 @@ import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.either import Either, namespace, product
+from contexture_jax._core.either import Either, namespace
+from contexture_jax._core.numerics import mm
 from contexture_jax._core.threads import single_threaded_numpy
 from contexture_jax._core.types import Array, Bool, Float, Int
 from contexture_jax.kernels.neighbors._distances import (
@@ -91,7 +92,7 @@ class _Scores(NamedTuple):
     """How points are scored for some queries: |x − a|² is base + score, to rounding.
 
     Attributes:
-        of_tile: the scores of a tile.
+        of_tile: the scores of a tile; of NumPy until those of the next one.
         base: shape (b, 1).
         doubt: a bound on rounding for points up to some squared distance, (b, 1).
     """
@@ -126,12 +127,17 @@ def _scores(query: Either, center: Either, method: Method, unit: float) -> _Scor
     moved = query - center[None, :]
     rows = xp.concatenate([moved, xp.ones_like(moved[:, :1])], axis=1)
     base = (moved * moved).sum(axis=1, keepdims=True)
+    room: list[np.ndarray] = []  # megabytes, that new pages would take as long as
 
     def products(tile: Either) -> Either:
+        if xp is np:
+            if not room:
+                room.append(np.empty((b, tile.shape[1]), dtype))
+            return np.matmul(rows, tile, out=room[0])
         columns = tile
         if method == "local":
             columns = product_tiles(tile[None], center)[0]
-        return product(rows, columns)
+        return mm(rows, columns)
 
     def doubt(distance: Either) -> Either:
         """Both points lie within B of the centre: 5 d + 13 roundings of B² at most."""
@@ -277,14 +283,7 @@ def _best(
     def in_order(numbers: Either) -> Either:
         return xp.sort(numbers, axis=1) if exact else numbers
 
-    def one_tile(tile: Either) -> tuple[Either, Either]:
-        # A group is strided: the minimum runs along contiguous memory.
-        small = scores.of_tile(tile).reshape(block, _SMALL, -1).min(axis=1)
-        return small, small.reshape(block, _LARGE, -1).min(axis=1)
-
-    # (t, b, c / 4) and (t, b, c / 64), the former for the groups of the latter that are
-    # found.
-    small, large = _over_tiles(one_tile, tiles)
+    small, large = _minima(scores, tiles)
     flat = large.swapaxes(0, 1).reshape(block, -1)
     best = in_order(_least(flat, num_candidates, exact=exact))
     tile, number = best // per_tile, best % per_tile
@@ -302,10 +301,26 @@ def _best(
     return index.reshape(block, -1).astype(np.int32), last
 
 
-def _over_tiles(one_tile: Callable[[Either], Any], tiles: Either) -> Any:
+def _minima(scores: _Scores, tiles: Either) -> tuple[Either, Either]:
+    """Of groups of 4 and of 64, shapes (t, b, c / 4) and (t, b, c / 64)."""
+    block = scores.base.shape[0]
+
+    # A group is strided: the minimum runs along contiguous memory.
+    def one_tile(tile: Array) -> tuple[Array, Array]:
+        small = scores.of_tile(tile).reshape(block, _SMALL, -1).min(axis=1)
+        return small, small.reshape(block, _LARGE, -1).min(axis=1)
+
     if namespace(tiles) is jnp:
         return jax.lax.map(one_tile, tiles)
-    return map(np.stack, zip(*map(one_tile, tiles), strict=True))
+    num_tiles, _, size = tiles.shape
+    small, large = (
+        np.empty((num_tiles, block, size // group), tiles.dtype)
+        for group in (_SMALL, GROUP)
+    )
+    for tile, of_4, of_64 in zip(tiles, small, large, strict=True):
+        scores.of_tile(tile).reshape(block, _SMALL, -1).min(axis=1, out=of_4)
+        of_4.reshape(block, _LARGE, -1).min(axis=1, out=of_64)
+    return small, large
 
 
 @functools.partial(jax.jit, static_argnames=("num_neighbors", "method", "unit"))
