@@ -19,7 +19,7 @@ from contexture_jax._core.either import (
     product,
 )
 from contexture_jax._core.numerics import rank_cutoff
-from contexture_jax._core.types import Array, Float
+from contexture_jax._core.types import Array, Float, Int
 from contexture_jax.operators import (
     AssociationOperator,
     Roots,
@@ -28,16 +28,21 @@ from contexture_jax.operators import (
 )
 
 __all__ = [
+    "MAX_DEGREE",
     "LinearMap",
     "check_operator",
     "coarse_map",
     "compile_products",
+    "filtering_map",
     "identity",
     "near_map",
     "projection",
     "symmetrised_map",
     "unmarked",
 ]
+
+
+MAX_DEGREE = 16  # of a filter of subspace iteration
 
 
 def check_operator(op: Any) -> None:
@@ -81,6 +86,9 @@ class LinearMap(NamedTuple):
             value: the norm of the matrix before deflation; 0 where nothing is deflated.
         weights: what left and right vectors are multiplied by to be functions, shapes
             (n,) and (m,); None: vectors are what is wanted.
+        passes: `_passes` of the operator, if it is one.
+        filtered: from the last two blocks of a filter and the factors of each degree to
+            the next two; see `filtering_map`.
     """
 
     matmat: Callable[[Either], Either]
@@ -91,6 +99,8 @@ class LinearMap(NamedTuple):
     right_unit: Float[Either, " m"] | None = None
     scale: float = 0.0
     weights: tuple[Float[Either, " n"], Float[Either, " m"]] | None = None
+    passes: Callable[..., tuple[Array, Array, Array]] | None = None
+    filtered: Callable[..., tuple[Either, Either]] | None = None
 
     @property
     def project_left(self) -> Callable[[Either], Either]:
@@ -140,6 +150,7 @@ def symmetrised_map(operator: AssociationOperator) -> LinearMap:
         # ‖T‖ = 1, at the constants that are taken out (theory.md §1.1).
         scale=1.0,
         weights=(roots.inverse_x, roots.inverse_a),
+        passes=functools.partial(_passes, plain, roots, units),
     )
 
 
@@ -155,8 +166,9 @@ def compile_products(op: AssociationOperator, width: int) -> None:
 
 def _frame(op: AssociationOperator) -> tuple[Roots, tuple[Array, Array]]:
     """The roots of the marginals, and as unit vectors, on the device."""
+    made = _roots(*at_hand((op.p_x, op.p_a)))
     # Put there once, and not as an argument of every product.
-    return jax.tree.map(_on_device, _roots(*at_hand((op.p_x, op.p_a))))
+    return jax.device_put(made) if namespace(made[0].x) is np else made
 
 
 @compiled_unless_numpy
@@ -166,10 +178,6 @@ def _roots(p_x: Either, p_a: Either) -> tuple[Roots, tuple[Either, Either]]:
     # A law sums to 1 but for rounding, of which a projection would leave as much.
     one, other = (root / ((root * root).sum() ** 0.5) for root in roots[:2])
     return roots, (one, other)
-
-
-def _on_device(x: Either) -> Array:
-    return jax.device_put(x) if isinstance(x, np.ndarray) else x
 
 
 def unmarked(op: AssociationOperator) -> AssociationOperator:
@@ -199,13 +207,80 @@ def _product(
 
 def near_map(a: LinearMap) -> LinearMap:
     """The same map with what it gives as arrays of NumPy, if that is on one CPU."""
-    units = at_hand((a.left_unit, a.right_unit))
+    filtered, units = a.filtered, at_hand((a.left_unit, a.right_unit))
     return a._replace(
         matmat=lambda g: at_hand(a.matmat(g)),
         rmatmat=lambda f: at_hand(a.rmatmat(f)),
         left_unit=units[0],
         right_unit=units[1],
         weights=at_hand(a.weights),
+        filtered=None if filtered is None else lambda *of: at_hand(filtered(*of)),
+    )
+
+
+@jax.jit
+def _passes(
+    op: AssociationOperator,
+    roots: Roots,
+    units: tuple[Array, Array],
+    blocks: tuple[Array, Array, Array],
+    factors: Float[Array, "d 3"],
+    turns: Int[Array, ""],
+    ways: tuple[Any, Any],
+) -> tuple[Array, Array, Array]:
+    """Some turns of y = M g, h = Mᵀ y and a · h + b · g + c · before, which is g next.
+
+    One program for all that subspace iteration multiplies: a product is compiled once,
+    and the degrees of a filter are one call.
+
+    Args:
+        op: the operator.
+        roots: those of its marginals.
+        units: likewise, as unit vectors.
+        blocks: g, y and before, of shapes (m, b), (n, b) and (m, b).
+        factors: a, b and c of each turn.
+        turns: how many.
+        ways: whether to multiply with M, and with Mᵀ; else y, or h = g, stays.
+    """
+
+    def turn(number: Any, now: tuple[Array, Array, Array]) -> tuple[Array, ...]:
+        g, y, before = now
+        y = jax.lax.cond(
+            ways[0], lambda: _product(op, roots, units, g, adjoint=False), lambda: y
+        )
+        h = jax.lax.cond(
+            ways[1], lambda: _product(op, roots, units, y, adjoint=True), lambda: g
+        )
+        a, b, c = factors[number]
+        return a * h + b * g + c * before, y, g
+
+    return jax.lax.fori_loop(0, turns, turn, blocks)
+
+
+def filtering_map(a: LinearMap, width: int) -> LinearMap:
+    """The same map with `_passes` for all products, of blocks of that width."""
+    passes: Any = a.passes
+    if passes is None:
+        return a
+    nothing = [np.zeros((size, width), a.dtype) for size in (a.shape[1], a.shape[0])]
+    # Put there once.
+    g, y = jax.device_put(nothing)
+    # Of one shape whatever the degree.
+    own = np.zeros((MAX_DEGREE, 3), a.dtype)
+    own[0, 0] = 1
+
+    def several(before: Either, block: Either, factors: list[Any]) -> tuple[Any, Any]:
+        some = np.zeros_like(own)
+        some[: len(factors)] = factors
+        turns = np.int32(len(factors))
+        block, _, before = passes((block, y, before), some, turns, (True, True))
+        return before, block
+
+    one = np.int32(1)
+    return a._replace(
+        matmat=lambda x: passes((x, y, g), own, one, (True, False))[1],
+        rmatmat=lambda x: passes((g, x, g), own, one, (False, True))[0],
+        filtered=several,
     )
 
 
@@ -223,7 +298,7 @@ def coarse_map(a: LinearMap, low: LinearMap) -> LinearMap:
     def rmatmat(f: Either) -> Either:
         return a.project_right(low.rmatmat(f.astype(low.dtype)).astype(a.dtype))
 
-    return a._replace(matmat=matmat, rmatmat=rmatmat)
+    return a._replace(matmat=matmat, rmatmat=rmatmat, passes=None)
 
 
 def _masked_off(unit: Float[Either, " n"], block: Either) -> Either:

@@ -22,7 +22,7 @@ import numpy as np
 
 from contexture_jax._core.either import Either, compiled_unless_numpy, namespace
 from contexture_jax._core.types import Bool, Float, Inexact, Int
-from contexture_jax.solvers._linear_map import LinearMap
+from contexture_jax.solvers._linear_map import MAX_DEGREE, LinearMap
 from contexture_jax.solvers._pieces import gaps, orthonormal, random_columns, ritz
 from contexture_jax.solvers._plan import Plan
 from contexture_jax.solvers._random import Seed
@@ -31,7 +31,6 @@ from contexture_jax.solvers._triples import Triples
 
 __all__ = ["RANDOMIZED", "RandomizedState"]
 
-_MAX_DEGREE = 16
 _MARGIN = 0.05  # of s_rank²: the filter ends at least that far below it
 
 
@@ -98,7 +97,9 @@ def _step(
     a: LinearMap, plan: Plan, state: RandomizedState, *, in_place: bool = False
 ) -> RandomizedState:
     """A product with M and one with Mᴴ: a Ritz step, or one degree of the filter."""
-    del in_place
+    if a.filtered is not None and state.left > 0:
+        # Who looks at each pass sees one.
+        return _next_degrees(a, state, int(state.left) if in_place else 1)
     first = state.passes < 0
     # A fixed number of passes needs triples in the last one alone.
     is_last = state.passes == plan.max_passes - 1
@@ -223,7 +224,7 @@ def _degree(s: Either, edge: Either, ratio: Either, rank: int) -> Either:
     # T_k(x_1) ≤ 1 / (10 eps), and T_k(x_r) ≥ ratio, solved for k.
     allowed = (np.log(0.2) - np.log(np.finfo(s.dtype).eps)) / growth(s[0])
     needed = xp.log(2.0 * ratio) / growth(s[rank - 1]) + 1.0
-    degree = xp.minimum(xp.minimum(allowed, xp.ceil(needed)), float(_MAX_DEGREE))
+    degree = xp.minimum(xp.minimum(allowed, xp.ceil(needed)), float(MAX_DEGREE))
     # With s_width = 0 the block holds the whole range: there is nothing to filter.
     return xp.where((edge > 0) & (degree > 1), degree, 1.0).astype(np.int32)
 
@@ -251,6 +252,25 @@ def _next_degree(state: RandomizedState, now: Any, image: Either) -> RandomizedS
     )
 
 
+def _next_degrees(a: LinearMap, state: RandomizedState, num: int) -> RandomizedState:
+    """Some degrees more by one call: `_next_degree` after as many passes."""
+    filtered: Any = a.filtered
+    sigma, factors = state.sigma, []
+    for _ in range(num):
+        after = 1 / (2 * state.top - sigma)
+        factors.append((4 * after / state.edge, -2 * after, -after * sigma))
+        sigma = after
+    before, block = filtered(state.before, state.block, factors)
+    return state._replace(
+        passes=state.passes + np.int32(num),
+        has_triples=np.asarray(False)[()],
+        left=state.left - np.int32(num),
+        before=before,
+        block=block,
+        sigma=sigma,
+    )
+
+
 @compiled_unless_numpy
 def _combined(
     x: Either, columns: Either, y: Either, z: Either, a: Any, b: Any, c: Any
@@ -258,7 +278,10 @@ def _combined(
     """A · x · diag(columns) + b · y + c · z."""
     # In the dtype of the values: a float64 number would widen a float32 block.
     a, b, c = (namespace(x).asarray(factor, columns.dtype) for factor in (a, b, c))
-    return x * (a * columns)[None, :] + b * y + c * z
+    out = x * (a * columns)[None, :]
+    out += b * y
+    out += c * z
+    return out
 
 
 def _complete(a: LinearMap, plan: Plan, state: RandomizedState) -> RandomizedState:

@@ -24,7 +24,7 @@ from contexture_jax._core.processes import placed
 from contexture_jax._core.types import Array, Float
 from contexture_jax.solvers._exact import EXACT
 from contexture_jax.solvers._krylov import KRYLOV
-from contexture_jax.solvers._linear_map import LinearMap, near_map
+from contexture_jax.solvers._linear_map import LinearMap, filtering_map, near_map
 from contexture_jax.solvers._nystrom import NYSTROM
 from contexture_jax.solvers._orthonormal import fix_signs
 from contexture_jax.solvers._pieces import new_seed, random_columns
@@ -101,7 +101,7 @@ def solve(
     """
     stages = _stages(task, plan)
     if not traced and _is_little(task.map.shape, plan):
-        stages = [(near_map(a), part) for a, part in stages]
+        stages = [(_near(a, part), part) for a, part in stages]
         begun = None if begun is None else begun._replace(state=at_hand(begun.state))
     if begun is None:
         # A number of NumPy folds others in without a program.
@@ -148,8 +148,10 @@ def solve(
             *read(triples[0], *triples[3:5], task.squared_norm, energies, ends),
         )  # fmt: skip
     if isinstance(left, np.ndarray):
-        left, right = _beside(where, (left, right))
-    s, info = described if traced else _beside(left, described)
+        described, left, right = _beside(where, (described, left, right))
+    elif not traced:
+        described = _beside(left, described)
+    s, info = described
     info = SolveInfo(**info)
     if part.method != plan.method:
         why = f"Krylov blocks of {plan.block_size} met a cluster of as many values"
@@ -193,6 +195,11 @@ def _stages(task: Task, plan: Plan) -> list[tuple[LinearMap, Plan]]:
     reachable = min(50.0 * float(jnp.finfo(plan.range_dtype).eps), 0.5)
     rough = plan._replace(method="randomized", tol=max(plan.tol, reachable))
     return [(task.coarse, rough), (task.map, plan)]
+
+
+def _near(a: LinearMap, plan: Plan) -> LinearMap:
+    is_filtered = plan.method == "randomized" and plan.tol > 0
+    return near_map(filtering_map(a, plan.width) if is_filtered else a)
 
 
 def _is_little(shape: tuple[int, int], plan: Plan) -> bool:
@@ -273,7 +280,7 @@ def _described(
     return s.astype(dtype), info
 
 
-def _beside(array: Array, tree: Any) -> Any:
+def _beside(array: Any, tree: Any) -> Any:
     """Values of the host as arrays of JAX where another one lies, whole."""
     sharding = getattr(array, "sharding", None)
     if isinstance(sharding, NamedSharding):
