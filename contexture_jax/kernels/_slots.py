@@ -1,25 +1,26 @@
 """Sparse matrix times tall block, in the layout that XLA is fast with.
 
-Rows are cut into pieces, which are sorted by length and taken in slices of equal size;
-a slice is stored slot by slot, as many as its longest piece has entries. A product adds
-up slots: `total += weight[j][:, None] * x[index[j]]`, which XLA fuses into one loop
-without a temporary. Gathering into a 3-d array and reducing it, scatters of entries and
-segment sums are several times slower on CPU and take gigabytes.
+A slot holds one entry of each of many rows, and a product adds up slots:
+`total += weight[:, None] * x[index]`, which XLA fuses into one loop without a
+temporary, shared among cores. Gathering into a 3-d array and reducing it, scatters of
+entries and segment sums are several times slower on CPU and take gigabytes.
 
-A turn adds a few slots of one slice. All slices take their first turn, then all their
-second: the entries of a row are in order of their columns, so that turns after each
-other read the same part of the block, which is in cache then.
+The first entries of all rows are in common slots, as many as most rows have. Entries
+are in order of their columns, so that the rows of a slot read one part of the block,
+which is in cache then. What longer rows have beyond is cut into pieces, which are
+sorted by length and taken in slices of equal size, each with as many slots as its
+longest piece has entries; the sums of a slice stay in cache until they are added to
+their rows.
 
 Shapes follow from the numbers of rows and entries: the length of a piece and the size
-of a slice do, and with them how many slots and turns there are at most, whatever the
-degrees. Which slots a turn takes is data. So matrices of like sizes share a program,
-and there is one loop in it, however uneven the rows are.
+of a slice do, and with them how much room slots take at most, whatever the degrees.
+How many slots are common and how many a slice has is data. So matrices of like sizes
+share a program, and there are two loops in it, however uneven the rows are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -41,10 +42,13 @@ __all__ = [
 
 # Pieces are at most so long, or some times the mean degree, whichever is less.
 _LONGEST, _SHORTEST, _TIMES_MEAN = 512, 4, 4
-_SLICES = 16  # about so many of them, unless they would be too small or too large
+_SLICES = 32  # about so many of them, unless they would be too small or too large
 _SMALLEST, _LARGEST = 64, 2048  # pieces in a slice
-_CHUNK = 256  # further pieces that are added to their rows at a time
 _STEPS = ((12, 8), (6, 4), (2, 2))  # from this mean degree on, slots at a time
+_UNUSED = 0.22  # of common slots, at most, as a share of all entries
+# What a product takes, measured in entries of common slots: an unused place, which
+# reads a row that is in cache; an entry of a slice; and adding a piece to its row.
+_UNUSED_TIME, _SLICED_TIME, _PIECE_TIME = 0.3, 1.2, 10
 _UNROLLS = (10, 9, 8)  # slots in one step of the loop: the first that divides the width
 
 
@@ -66,26 +70,22 @@ class Slots(NamedTuple):
     """A sparse (n, m) matrix for products with (m, r) blocks.
 
     Attributes:
-        indices: which row of the block each entry multiplies, shape (l, c): slots of c
-            pieces of rows, those of each slice in turn.
-        weights: the entries, 0 in unused slots, shape (l, c).
-        turns: of each turn its first slot, the end of its slice's slots and the number
-            of the slice, shape (t, 3).
+        indices: which row of the block each entry multiplies, shape (l,): common slots,
+            n places each, then those of each slice in turn, c places each.
+        weights: the entries, 0 in unused places, shape (l,).
+        counts: how many slots are common, and how many slices have any, shape (2,).
+        starts: the first place of each slice and the end of the last, shape (s + 1,).
         rows: the row that each piece is of, n where there is none, shape (s, c).
-        first: which of all pieces is the first of a row, shape (n,); of an empty row,
-            one that has no entries.
-        further: which are no row's first, shape (e,); out of range where there is none.
-        counts: how many turns there are, and how many further pieces, shape (2,).
+        num_rows: n.
         step: how many slots are added at a time.
     """
 
-    indices: Int[Array, "l c"]
-    weights: Inexact[Array, "l c"]
-    turns: Int[Array, "t 3"]
-    rows: Int[Array, "s c"]
-    first: Int[Array, " n"]
-    further: Int[Array, " e"]
+    indices: Int[Array, " l"]
+    weights: Inexact[Array, " l"]
     counts: Int[Array, " 2"]
+    starts: Int[Array, " s1"]
+    rows: Int[Array, "s c"]
+    num_rows: Static
     step: Static
 
 
@@ -97,18 +97,16 @@ class _Sizes(NamedTuple):
         step: slots that are added at a time.
         pieces: in a slice.
         slices: how many hold all pieces.
-        slots: how many there are at most.
-        turns: how many there are at most.
-        further: how many pieces that are not the first of a row there are at most.
+        unused: places of common slots that may be unused.
+        places: in all slots together, at most.
     """
 
     length: int
     step: int
     pieces: int
     slices: int
-    slots: int
-    turns: int
-    further: int
+    unused: int
+    places: int
 
 
 def _sizes(num_rows: int, num_entries: int) -> _Sizes:
@@ -126,18 +124,29 @@ def _sizes(num_rows: int, num_entries: int) -> _Sizes:
     length = min(_LONGEST, math.ceil(_TIMES_MEAN * mean), entries // (16 * _SMALLEST))
     length = max(_SHORTEST, length)
     step = next((size for least, size in _STEPS if mean >= least), 1)
-    # A row of k entries has ⌈k / length⌉ pieces; all together have no more than this,
-    # whatever their degrees.
-    further = entries // length
-    places = num_rows + further
-    pieces = places // (_SLICES * _SMALLEST) * _SMALLEST
+    # A row of k entries has ⌈k / length⌉ pieces at most; all together have no more
+    # than this, whatever their degrees.
+    most = num_rows + entries // length
+    pieces = most // (_SLICES * _SMALLEST) * _SMALLEST
     pieces = min(_LARGEST, max(_SMALLEST, pieces))
-    slices = -(-places // pieces)
-    slots = -(-entries // pieces) + length
-    # A slice's last turn may be a short one.
-    turns = slots // step + slices
-    further = max(1, -(-further // _CHUNK)) * _CHUNK
-    return _Sizes(length, step, pieces, slices, slots, turns, further)
+    unused = int(_UNUSED * entries)
+    # Each slot is read whole.
+    places = max(entries + unused + length * pieces, num_rows)
+    return _Sizes(length, step, pieces, -(-most // pieces), unused, places)
+
+
+def _common_slots(degrees: np.ndarray, unused: int) -> int:
+    """How many slots all rows share: those with which a product takes least time."""
+    n = len(degrees)
+    longest = (int(degrees.sum()) + unused) // n
+    # (longest + 1,) from here on: with 0, 1, … slots.
+    of_degree = np.bincount(np.minimum(degrees, longest + 1), minlength=longest + 2)
+    longer = n - np.cumsum(of_degree)[:-1]
+    taken = np.cumsum(np.append(0, longer[:-1]))
+    empty = n * np.arange(longest + 1) - taken
+    sliced = degrees.sum() - taken
+    time = taken + _UNUSED_TIME * empty + _SLICED_TIME * sliced + _PIECE_TIME * longer
+    return int(np.argmin(np.where(empty <= unused, time, np.inf)))
 
 
 def make_slots(
@@ -155,59 +164,48 @@ def make_slots(
     sizes = _sizes(num_rows, len(rows))
     degrees = np.bincount(rows, minlength=num_rows)
     first_entry = np.cumsum(degrees) - degrees
-    num_pieces = -(-degrees // sizes.length)
+    index = np.zeros(sizes.places, np.int32)
+    weight = np.zeros(sizes.places, weights.dtype)
+    common = _common_slots(degrees, sizes.unused)
+    slot = np.arange(len(rows)) - first_entry[rows]
+    within = slot < common
+    place = (slot * num_rows + rows)[within]
+    index[place], weight[place] = columns[within], weights[within]
+
+    beyond = np.maximum(degrees - common, 0)
+    num_pieces = -(-beyond // sizes.length)
     first_piece = np.cumsum(num_pieces) - num_pieces
-    # (pieces,) from here on. An empty row has none, and keeps the 0 that a product
-    # starts from.
+    # (pieces,) from here on. A row that has none keeps its sum of common slots.
     row = np.repeat(np.arange(num_rows), num_pieces)
     offset = (np.arange(len(row)) - first_piece[row]) * sizes.length
-    length = np.minimum(degrees[row] - offset, sizes.length)
+    length = np.minimum(beyond[row] - offset, sizes.length)
+    offset += common
 
     # Longest first: each slice is as long as its longest piece.
     order = np.argsort(-length, kind="stable")
-    # In a slice by row, so that the sums are read in order.
+    # In a slice by row, so that the sums are added in order.
     order = order[np.lexsort((row[order], np.arange(len(row)) // sizes.pieces))]
-    places = (sizes.slices, sizes.pieces)
-    lengths, entries = np.zeros((2, *places), np.int64)
+    shape = (sizes.slices, sizes.pieces)
+    lengths, entries = np.zeros((2, *shape), np.int64)
     lengths.flat[: len(row)] = length[order]
     entries.flat[: len(row)] = (first_entry[row] + offset)[order]
-    rows_of = np.full(places, num_rows, np.int32)
+    # Row n, which is out of range: what is added to it is dropped.
+    rows_of = np.full(shape, num_rows, np.int32)
     rows_of.flat[: len(row)] = row[order]
-    starts = np.cumsum(np.append(0, lengths.max(axis=1)))
-    shape = (sizes.slots, sizes.pieces)
-    index, weight = np.zeros(shape, np.int32), np.zeros(shape, weights.dtype)
-    for number in np.flatnonzero(np.diff(starts)):
-        begin, end = starts[number : number + 2]
-        slot = np.arange(end - begin)[:, None]
+    num_slots = lengths.max(axis=1)
+    starts = np.cumsum(np.append(common * num_rows, num_slots * sizes.pieces))
+    used_slices = np.count_nonzero(num_slots)
+    for number in range(used_slices):
+        slot = np.arange(num_slots[number])[:, None]
         used = slot < lengths[number][None, :]
         entry = np.where(used, entries[number][None, :] + slot, 0)
-        index[begin:end] = np.where(used, columns[entry], 0)
-        weight[begin:end] = np.where(used, weights[entry], 0)
-    turns, num_turns = _turns(starts, sizes)
-    place = np.empty(len(row), np.int32)
-    place[order] = np.arange(len(row))
-    # Where a row is empty there are fewer pieces than places, and the last has none.
-    first = np.full(num_rows, rows_of.size - 1, np.int32)
-    first[degrees > 0] = place[offset == 0]
-    others = place[offset > 0]
-    further = np.full(sizes.further, rows_of.size, np.int32)
-    further[: len(others)] = others
-    counts = np.array([num_turns, len(others)], np.int32)
+        places = slice(*starts[number : number + 2])
+        index[places] = np.where(used, columns[entry], 0).reshape(-1)
+        weight[places] = np.where(used, weights[entry], 0).reshape(-1)
+    counts = np.array([common, used_slices], np.int32)
     # Not `jnp.asarray`, which compiles a program for each shape.
-    arrays = jax.device_put((index, weight, turns, rows_of, first, further, counts))
-    return Slots(*arrays, step=Static(sizes.step))
-
-
-def _turns(starts: np.ndarray, sizes: _Sizes) -> tuple[np.ndarray, int]:
-    """The turns in order, and how many of them there are."""
-    num_turns = -(-np.diff(starts) // sizes.step)
-    number = np.repeat(np.arange(sizes.slices), num_turns)
-    of_slice = np.arange(len(number)) - (np.cumsum(num_turns) - num_turns)[number]
-    begin = starts[number] + of_slice * sizes.step
-    turns = np.zeros((sizes.turns, 3), np.int32)
-    order = np.argsort(of_slice, kind="stable")
-    turns[: len(order)] = np.stack([begin, starts[number + 1], number], axis=1)[order]
-    return turns, len(order)
+    arrays = jax.device_put((index, weight, counts, starts.astype(np.int32), rows_of))
+    return Slots(*arrays, num_rows=Static(num_rows), step=Static(sizes.step))
 
 
 @jax.custom_vjp
@@ -291,41 +289,43 @@ def slots_matmat(slots: Slots, x: Inexact[Array, "m r"]) -> Inexact[Array, "n r"
 
 
 def _multiply(slots: Slots, x: Array) -> Array:
-    _, _, turns, rows_of, first, further, counts, _ = slots
+    _, _, counts, starts, rows_of, num_rows, _ = slots
     pieces = rows_of.shape[1]
 
-    def add_turn(turn: Array, sums: Array) -> Array:
-        place = turns[turn, 2] * pieces
-        total = jax.lax.dynamic_slice_in_dim(sums, place, pieces)
-        for index, weight in _slots_of(slots, turn):
-            total = total + weight[:, None] * _rows(x, index)
-        # In one loop with what writes it, XLA would take one core for both.
-        total = jax.lax.optimization_barrier(total)
-        return jax.lax.dynamic_update_slice_in_dim(sums, total, place, axis=0)
+    def add_slice(number: Array, out: Array) -> Array:
+        begin, end = starts[number], starts[number + 1]
+        total = _sum_of(slots, x, begin, (end - begin) // pieces, pieces)
+        # Added and not set: a slice may hold several pieces of a row.
+        return out.at[rows_of[number]].add(total, mode="drop")
 
-    # How often is data, so that the loops are a `while`, which JAX does not reverse:
-    # hence the rule for gradients below.
-    sums = jnp.zeros((rows_of.size, x.shape[1]), x.dtype)
-    sums = jax.lax.fori_loop(0, counts[0], add_turn, sums)
-
-    def add_further(chunk: Array, out: Array) -> Array:
-        places = jax.lax.dynamic_slice_in_dim(further, chunk * _CHUNK, _CHUNK)
-        rows = rows_of.reshape(-1).at[places].get(mode="fill", fill_value=len(out))
-        more = sums.at[places].get(mode="fill", fill_value=0)
-        return out.at[rows].add(more, mode="drop")
-
-    chunks = -(-counts[1] // _CHUNK)
-    return jax.lax.fori_loop(0, chunks, add_further, _rows(sums, first))
+    out = _sum_of(slots, x, starts[0] * 0, counts[0], num_rows.value)
+    return jax.lax.fori_loop(0, counts[1], add_slice, out)
 
 
-def _slots_of(slots: Slots, turn: Array) -> Iterator[tuple[Array, Array]]:
-    """Indices and weights of each slot of a turn, shape (c,)."""
-    begin, end = slots.turns[turn, 0], slots.turns[turn, 1]
-    for j in range(slots.step.value):
-        # What a last turn sees of the next slice counts as unused.
-        there = begin + j < end
-        index = jnp.where(there, slots.indices[begin + j], 0)
-        yield index, jnp.where(there, slots.weights[begin + j], 0)
+def _sum_of(slots: Slots, x: Array, begin: Array, count: Array, size: int) -> Array:
+    """Σ over `count` slots from the place `begin` on, shape (size, r)."""
+    step = slots.step.value
+
+    def add_step(turn: Array, total: Array) -> Array:
+        for j in range(step):
+            slot = turn * step + j
+            index, weight = _slot(slots, begin + slot * size, size)
+            # What a last step sees beyond counts as unused.
+            there = slot < count
+            rows = _rows(x, jnp.where(there, index, 0))
+            total = total + jnp.where(there, weight, 0)[:, None] * rows
+        return total
+
+    # Data, so that the loop is a `while`, which JAX does not reverse: hence the rule
+    # for gradients below.
+    total = jnp.zeros((size, x.shape[1]), x.dtype)
+    return jax.lax.fori_loop(0, -(-count // step), add_step, total)
+
+
+def _slot(slots: Slots, place: Array, size: int) -> tuple[Array, Array]:
+    """Indices and weights, shape (size,)."""
+    index = jax.lax.dynamic_slice_in_dim(slots.indices, place, size)
+    return index, jax.lax.dynamic_slice_in_dim(slots.weights, place, size)
 
 
 def _slots_matmat_saved(slots: Any, x: Any) -> tuple[Array, Any]:
@@ -339,25 +339,39 @@ def _slots_matmat_backward(saved: Any, out_bar: Any) -> tuple[Any, Array | None]
     if isinstance(out_bar, SymbolicZero):
         return None, None
     wants_weights, wants_x = wants.value
-    _, _, turns, rows_of, _, _, counts, _ = slots
+    _, _, counts, starts, rows_of, num_rows, _ = slots
 
-    def add_turn(turn: Array, bars: tuple[Array, Array]) -> tuple[Array, Array]:
+    def add_slot(bars: Any, of_pieces: Array, place: Array) -> tuple[Array, Array]:
         weights_bar, x_bar = bars
-        begin, end, number = turns[turn]
-        # Of each piece, the cotangent of its row.
-        of_pieces = out_bar.at[rows_of[number]].get(mode="fill", fill_value=0)
-        for j, (index, weight) in enumerate(_slots_of(slots, turn)):
-            if wants_weights:
-                product = (of_pieces * x[index]).sum(axis=1)
-                # What is seen of the next slice is its own to set.
-                slot = jnp.where(begin + j < end, begin + j, slots.indices.shape[0])
-                weights_bar = weights_bar.at[slot].set(product, mode="drop")
-            if wants_x:
-                x_bar = x_bar.at[index].add(weight[:, None] * of_pieces)
+        index, weight = _slot(slots, place, len(of_pieces))
+        if wants_weights:
+            product = (of_pieces * x[index]).sum(axis=1)
+            weights_bar = jax.lax.dynamic_update_slice_in_dim(
+                weights_bar, product, place, axis=0
+            )
+        if wants_x:
+            x_bar = x_bar.at[index].add(weight[:, None] * of_pieces)
         return weights_bar, x_bar
 
-    bars = (jnp.zeros_like(slots.weights), jnp.zeros_like(x))
-    weights_bar, x_bar = jax.lax.fori_loop(0, counts[0], add_turn, bars)
+    def add_slice(number: Array, bars: Any) -> tuple[Array, Array]:
+        begin, end = starts[number], starts[number + 1]
+        # Of each piece, the cotangent of its row.
+        of_pieces = out_bar.at[rows_of[number]].get(mode="fill", fill_value=0)
+        size = rows_of.shape[1]
+        return jax.lax.fori_loop(
+            0,
+            (end - begin) // size,
+            lambda slot, bars: add_slot(bars, of_pieces, begin + slot * size),
+            bars,
+        )
+
+    bars = jax.lax.fori_loop(
+        0,
+        counts[0],
+        lambda slot, bars: add_slot(bars, out_bar, slot * num_rows.value),
+        (jnp.zeros_like(slots.weights), jnp.zeros_like(x)),
+    )
+    weights_bar, x_bar = jax.lax.fori_loop(0, counts[1], add_slice, bars)
     slots_bar = _nothing(slots)._replace(weights=weights_bar)
     return slots_bar if wants_weights else None, x_bar if wants_x else None
 
@@ -422,6 +436,6 @@ def slots_cost(slots: Slots, r: int, itemsize: int) -> tuple[int, int, int]:
     integers = jax.tree.leaves(slots._replace(weights=None))
     layout = 4 * sum(array.size for array in integers)
     layout += itemsize * slots.weights.size
-    # The sums of all pieces, before they are taken to their rows.
-    work = itemsize * slots.rows.size * r
+    # The sums of a slice, before they are added to their rows.
+    work = itemsize * slots.rows.shape[1] * r
     return 2 * slots.indices.size * r, layout, work
