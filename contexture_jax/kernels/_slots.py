@@ -438,4 +438,6 @@ def slots_cost(slots: Slots, r: int, itemsize: int) -> tuple[int, int, int]:
     layout += itemsize * slots.weights.size
     # The sums of a slice, before they are added to their rows.
     work = itemsize * slots.rows.shape[1] * r
-    return 2 * slots.indices.size * r, layout, work
+    # Common places that may be unused take little: their entries are in cache.
+    entries = int(slots.indices.size / (1 + _UNUSED))
+    return 2 * entries * r, layout, work

@@ -16,7 +16,7 @@ from contexture_jax._core.meshes import beside_context
 from contexture_jax._core.numerics import mm, transpose_rows
 from contexture_jax._core.threads import held_lapack
 from contexture_jax._core.types import Array, Float
-from contexture_jax.kernels import Slots, slots_matmat
+from contexture_jax.kernels import Slots, slots_cost, slots_matmat
 from contexture_jax.solvers._implicit import Problem, implicit_svd
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._maps import Products
@@ -301,8 +301,10 @@ def _work(arrays: Any, dtype: Any) -> Work | None:
     """What a product with a sparse matrix takes; None for any other."""
     if not isinstance(arrays, Layouts):
         return None
+    itemsize = np.dtype(dtype).itemsize
     # By slots, padding included: those are read as well.
-    return Work.sparse(arrays.forward.indices.size, np.dtype(dtype).itemsize)
+    flops, _, _ = slots_cost(arrays.forward, 1, itemsize)
+    return Work.sparse(flops // 2, itemsize)
 
 
 def _wants_transpose(arrays: Any, plan: Plan) -> bool:
