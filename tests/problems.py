@@ -123,7 +123,7 @@ OPERATORS: dict[str, Callable[[Any], cx.AssociationOperator]] = {
     ),
     "stack of different marginals": lambda dtype: cx.operators.convex_combination(
         [operator(name, dtype) for name in ("joint", "joint with zeros", "attention")],
-        jnp.asarray([1, 2, 3], dtype),
+        jnp.asarray([0.125, 0.25, 0.625], dtype),
     ),
 }
 """Every storage, and every composition: name → operator of a dtype."""

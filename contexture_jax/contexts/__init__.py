@@ -30,6 +30,7 @@ from contexture_jax.contexts._images import (
     flip,
     shift,
 )
+from contexture_jax.contexts._joins import Joined, join
 from contexture_jax.contexts._joint import joint
 from contexture_jax.contexts._labels import Labels, labels
 from contexture_jax.contexts._markov import markov
@@ -100,6 +101,7 @@ __all__ = [
     "Erasure",
     "Flip",
     "GaussianNoise",
+    "Joined",
     "Labels",
     "MaskedTokens",
     "MixedContext",
@@ -136,6 +138,7 @@ __all__ = [
     "flip",
     "gaussian_noise",
     "graph",
+    "join",
     "joint",
     "judge_density",
     "knn",

@@ -110,24 +110,25 @@ def check_density(
 
 
 def all_log_densities(
-    context: Context, a: Array, x: Array, num_samples: int
+    context: Context, a: Any, x: Array, num_samples: int
 ) -> Float[Array, "m n"]:
     """Log P⁺(a_j|x_i) for all pairs, a row at a time, with its shape checked."""
-    if a.shape[:1] != (num_samples,):
-        msg = (
-            f"sample must give one a for each of {num_samples} inputs; got shape"
-            f" {tuple(a.shape)}"
-        )
-        raise ValueError(msg)
+    for leaf in jax.tree.leaves(a):  # of one array, or of a tuple as `join` has it
+        if leaf.shape[:1] != (num_samples,):
+            msg = (
+                f"sample must give one a for each of {num_samples} inputs; got shape"
+                f" {tuple(leaf.shape)}"
+            )
+            raise ValueError(msg)
     # A subclass may know one measure for all x_i, as `corruption` does (theory.md
     # §4.7).
     if isinstance(context, SamplingContext):
         return context.log_densities(a, x)
     n = x.shape[0]
 
-    def row(one: Array) -> Array:
+    def row(one: Any) -> Array:
         # (n, …): one a against every x.
-        many = jnp.broadcast_to(one, (n, *one.shape))
+        many = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *leaf.shape)), one)
         return one_each(context.log_density(many, x), n)
 
     return jax.lax.map(row, a)
@@ -137,7 +138,7 @@ def judge_density(samples: Any, rows: Any, logs: Any) -> DensityCheck:
     """The statistics of `check_density`, of draws that are there already.
 
     Args:
-        samples: a_j, leading axis m, concrete.
+        samples: a_j, leading axis m, concrete; an array or a tuple of them.
         rows: r_j, where they were drawn, whatever chose them but a, shape (m,).
         logs: log P⁺(a_j|x_i), shape (m, n).
 
@@ -160,7 +161,7 @@ def judge_density(samples: Any, rows: Any, logs: Any) -> DensityCheck:
         msg = f"log_density must be a number below infinity; got {bad}"
         raise ValueError(msg)
     impossible = int((logs[np.arange(len(draws)), own] == -np.inf).sum())
-    values = np.asarray(samples[draws])
+    values = _as_one([np.asarray(leaf[draws]) for leaf in jax.tree.leaves(samples)])
     # Three statistics, and Bonferroni's factor below for having looked at three.
     tests = [_posterior(logs, own), *_by_halves(values, logs, own)]
     p_value = min(1.0, len(tests) * min(p for _, p in tests))
@@ -171,6 +172,14 @@ def judge_density(samples: Any, rows: Any, logs: Any) -> DensityCheck:
         impossible,
         len(draws),
     )
+
+
+def _as_one(parts: list[np.ndarray]) -> np.ndarray:
+    """Draws as one array, leading axis the draws."""
+    if len(parts) == 1:
+        return parts[0]
+    flat = [part.reshape(len(part), -1).astype(np.float64) for part in parts]
+    return np.concatenate(flat, axis=1)
 
 
 def _posterior(logs: np.ndarray, own: np.ndarray) -> tuple[float, float]:

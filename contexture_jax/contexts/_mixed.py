@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,9 @@ class MixedContext(Context):
     """
 
     contexts: tuple[Any, ...]
+
+    # Whether finite parts make a finite table, which is their numbers' in turn.
+    _is_finite: ClassVar[bool] = True
 
     def _all(self, name: str) -> bool:
         """Whether all parts have a capability."""

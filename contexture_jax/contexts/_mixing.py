@@ -197,7 +197,7 @@ def convolve(*contexts: Context | Any) -> Context:
     """
     laws = as_parts(contexts, "convolve")
     for law in laws:
-        if size_of(law) is None:
+        if size_of(law) is None and getattr(law, "_is_finite", True):
             msg = (
                 f"{law._lacks('table')}: convolve takes a step back from A to X, whose"
                 " law only finite contexts have"

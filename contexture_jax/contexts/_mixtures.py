@@ -142,11 +142,9 @@ class ConvexCombination(_Indexed):
         """Draw J and A_J: columns of the parts, one after the other, or a `Seen`."""
         index, drawn = self._draw_all(key, x, row_offset)
         if not is_numbered(self):
-            zeros = [
-                jnp.where(_as_wide(index == j, a), a, jnp.zeros_like(a))
-                for j, a in enumerate(drawn)
-            ]
-            return Seen(index, tuple(zeros))
+            return Seen(
+                index, tuple(_where(index == j, a) for j, a in enumerate(drawn))
+            )
         starts = self._starts()
         return sum(
             jnp.where(index == j, start + a, 0)
@@ -225,6 +223,13 @@ class Mixture(_Indexed):
         weights = jnp.asarray(self.weights).astype(logs.dtype)
         weights = weights.reshape(-1, *(1,) * (logs.ndim - 1))
         return jax.nn.logsumexp(logs + jnp.log(weights), axis=0)
+
+
+def _where(chosen: Array, drawn: Any) -> Any:
+    """What was drawn, 0 in rows that are not chosen."""
+    return jax.tree.map(
+        lambda a: jnp.where(_as_wide(chosen, a), a, jnp.zeros_like(a)), drawn
+    )
 
 
 def _as_wide(chosen: Array, a: Array) -> Array:

@@ -44,7 +44,7 @@ def is_numbered(context: Context) -> bool:
     """Whether X and A are the numbers of rows and columns of a table."""
     parts = getattr(context, "contexts", None)
     if isinstance(parts, tuple):
-        return all(map(is_numbered, parts))
+        return getattr(context, "_is_finite", True) and all(map(is_numbered, parts))
     # Of the zoo, points have a form of their own, which `inputs` gives.
     capabilities = context.capabilities
     return "table" in capabilities and "inputs" not in capabilities
@@ -183,8 +183,9 @@ def as_weights(weights: ArrayLike | None, num: int) -> Float[Array, " j"]:
 
 def check_one_input(parts: Sequence[Context], word: str) -> None:
     """Raise unless all parts have one X and one law of it, as far as can be told."""
-    first, size = parts[0], size_of(parts[0])
-    for number, part in enumerate(parts[1:], 1):
+    first, *others = map(_of_same_x, parts)
+    size = size_of(first)
+    for number, part in enumerate(others, 1):
         _check_kinds(first, part, word, "contexts[0]", f"contexts[{number}]", "inputs")
         other = size_of(part)
         if size is None or other is None:
@@ -205,6 +206,13 @@ def check_one_input(parts: Sequence[Context], word: str) -> None:
                 " cx.contexts.conditional(rows, p_x) does"
             )
             raise ValueError(msg)
+
+
+def _of_same_x(context: Any) -> Any:
+    """A part of a join, which has no size of its own, in its place."""
+    while not getattr(context, "_is_finite", True):
+        context = context.contexts[0]
+    return context
 
 
 def check_chain(parts: Sequence[Context]) -> None:

@@ -13,6 +13,7 @@ from contexture_jax.evaluation._bootstrap import (
     bootstrap_interval,
     bootstrap_spectrum,
 )
+from contexture_jax.evaluation._concatenate import Concatenated, concatenate
 from contexture_jax.evaluation._decay import decay_rate
 from contexture_jax.evaluation._encoders import (
     ratio_trace,
@@ -83,6 +84,7 @@ from contexture_jax.evaluation._worst_case import (
 
 __all__ = [
     "Alignment",
+    "Concatenated",
     "CountsJudgement",
     "HeldOut",
     "Interval",
@@ -110,6 +112,7 @@ __all__ = [
     "cluster_cosines",
     "clusters",
     "compatibility",
+    "concatenate",
     "counted_sample",
     "decay_rate",
     "effective_rank",

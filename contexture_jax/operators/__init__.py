@@ -24,7 +24,7 @@ from contexture_jax.operators._fixed_degree import (
 )
 from contexture_jax.operators._kernel import KernelOperator, kernel_operator
 from contexture_jax.operators._low_rank import LowRankOperator, low_rank_operator
-from contexture_jax.operators._mixed import ReweightedOperator
+from contexture_jax.operators._mixed import ReweightedOperator, join
 from contexture_jax.operators._monte_carlo import (
     MonteCarloOperator,
     ShardedMonteCarloOperator,
@@ -83,6 +83,7 @@ __all__ = [
     "convolve",
     "dense_operator",
     "fixed_degree_operator",
+    "join",
     "kernel_operator",
     "low_rank_operator",
     "marginal_roots",

@@ -56,7 +56,7 @@ from contexture_jax.operators.sharded._dense import shard_dense, shard_low_rank
 from contexture_jax.operators.sharded._kernel import shard_softmax
 from contexture_jax.operators.sharded._slots import shard_entries
 
-__all__ = ["Place", "association_operator", "build"]
+__all__ = ["Place", "association_operator", "build", "dense_over"]
 
 Storage = Literal["dense", "sparse"]
 
@@ -200,10 +200,11 @@ def _has_tiles(context: Context) -> bool:
 
 
 def _build_dense(context: Context, place: Place) -> AssociationOperator:
-    return _dense_over(_table(context), place)
+    return dense_over(_table(context), place)
 
 
-def _dense_over(table: Array, place: Place) -> AssociationOperator:
+def dense_over(table: Array, place: Place) -> AssociationOperator:
+    """A table that is checked, on one device or over a mesh."""
     # Summed before the cut: rows and columns are still whole.
     op = table_operator(table)
     return op if place.mesh is None else shard_dense(op, place.mesh, place.axis)
@@ -277,7 +278,7 @@ def build(context: Any, place: Place) -> AssociationOperator:
 
 @build.register
 def _(context: DenseJoint, place: Place) -> AssociationOperator:
-    return _dense_over(context.probabilities, place)
+    return dense_over(context.probabilities, place)
 
 
 @build.register

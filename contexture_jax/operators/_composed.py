@@ -14,7 +14,12 @@ from contexture_jax._core.checks import gathered, is_traced
 from contexture_jax._core.fingerprint import fingerprint
 from contexture_jax._core.numerics import as_law, safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, Static, pytree_dataclass
-from contexture_jax.operators._base import AssociationOperator, Cost, check_operator
+from contexture_jax.operators._base import (
+    AssociationOperator,
+    Cost,
+    check_operator,
+    check_total,
+)
 
 __all__ = [
     "AdjointOperator",
@@ -256,10 +261,12 @@ def mixture(
 
     Args:
         operators: T_j, all of one shape.
-        weights: w_j, shape (j,), non-negative; normalised. Equal by default.
+        weights: w_j, shape (j,), non-negative, summing to 1. Equal by default. Traced
+            ones are normalised.
 
     Raises:
-        ValueError: if shapes differ, or a weight is negative or not finite.
+        ValueError: if shapes differ, a weight is negative or not finite, or their sum
+            is not 1.
     """
     terms = _as_tuple(operators)
     shapes = {operator.shape for operator in terms}
@@ -283,10 +290,10 @@ def convex_combination(
 
     Args:
         operators: T_j, all with the same number of inputs.
-        weights: w_j, shape (j,), non-negative; normalised. Equal by default.
+        weights: as in `mixture`.
 
     Raises:
-        ValueError: if numbers of inputs differ, or a weight is negative or not finite.
+        ValueError: if numbers of inputs differ, or as in `mixture`.
     """
     terms = _as_tuple(operators)
     sizes = {operator.shape[0] for operator in terms}
@@ -328,8 +335,11 @@ def _mark(
 def _as_weights(
     weights: ArrayLike | None, terms: tuple[AssociationOperator, ...]
 ) -> Float[Array, " j"]:
-    weights = np.ones(len(terms)) if weights is None else weights
-    return as_law(weights, "weights", len(terms), terms[0].dtype)
+    given = np.ones(len(terms)) if weights is None else weights
+    law = as_law(given, "weights", len(terms), terms[0].dtype)
+    if weights is not None and not is_traced(weights):
+        check_total(np.sum(np.asarray(weights, np.float64)), "weights")
+    return law
 
 
 def _sum_costs(

@@ -120,10 +120,10 @@ def monte_carlo_expectation(
 
 
 def _by_draws(
-    context: Context, samples: Array, log_p_a: Array, x: Array, g: Array
+    context: Context, samples: Any, log_p_a: Array, x: Array, g: Array
 ) -> Float[Array, "k r"]:
     # (m, k): log P⁺(a_j|x_i).
-    logs = all_log_densities(context, samples, x, samples.shape[0])
+    logs = all_log_densities(context, samples, x, log_p_a.shape[0])
     # In logarithms: a density of many coordinates leaves the range of the dtype. The
     # sum over draws is divided out, so that g = 1 gives 1 exactly.
     weights = jax.nn.softmax(logs - log_p_a[:, None], axis=0)

@@ -6,22 +6,39 @@ No tables are multiplied: products go through the parts, on one device or over a
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from contexture_jax._core.checks import check_concrete, gathered
 from contexture_jax._core.numerics import cast_floating, safe_divide
 from contexture_jax._core.types import Array, Float, pytree_dataclass
 from contexture_jax.contexts import (
+    CapabilityError,
     Composed,
     ConvexCombination,
     DualStep,
+    Joined,
     Mixture,
     Reversed,
+    joint,
 )
-from contexture_jax.operators._base import AssociationOperator, Cost, check_total
-from contexture_jax.operators._build import Place, association_operator, build
+from contexture_jax.contexts import join as join_contexts
+from contexture_jax.operators._base import (
+    AssociationOperator,
+    Cost,
+    check_operator,
+    check_total,
+)
+from contexture_jax.operators._build import (
+    Place,
+    association_operator,
+    build,
+    dense_over,
+)
 from contexture_jax.operators._composed import (
     ComposedOperator,
     compose,
@@ -30,8 +47,9 @@ from contexture_jax.operators._composed import (
     reverse,
 )
 from contexture_jax.operators._expectation import expectation
+from contexture_jax.operators._numbered import entries_operator
 
-__all__ = ["ReweightedOperator"]
+__all__ = ["ReweightedOperator", "join"]
 
 
 @pytree_dataclass
@@ -128,6 +146,62 @@ def _(context: ConvexCombination, place: Place) -> AssociationOperator:
 def _(context: Mixture, place: Place) -> AssociationOperator:
     parts = _alike([build(part, place) for part in context.contexts])
     return mixture(parts, context.weights)
+
+
+@build.register
+def _(context: Joined, place: Place) -> AssociationOperator:
+    if "kernel" not in context.capabilities:
+        msg = (
+            f"{context._lacks('kernel')}. On a sample of inputs its operator can be"
+            " estimated: cx.operators.monte_carlo_operator"
+        )
+        raise CapabilityError(msg)
+    check_concrete(context, "a join")
+    if context.is_sparse:
+        law, _ = context.tuples_that_occur()
+        entries = law.rows, law.columns, law.weights, law.shape
+        return entries_operator(*entries, place.mesh, place.axis)
+    return dense_over(jnp.asarray(_dual_root(context), context.dtype), place)
+
+
+def _dual_root(context: Joined) -> np.ndarray:
+    """D^{1/2} (M Mᵀ)^{1/2} D^{1/2}, shape (n, n), of M = D^{1/2} T D_A^{-1/2}.
+
+    M has a column for each tuple, and is never there: of M = L Q, Q with orthonormal
+    rows, L is found block by block, and L = U S Vᵀ gives the root U S Uᵀ, which has the
+    singular values and left vectors of M, each to eps. Of M Mᵀ they would be to √eps.
+    √p is an eigenvector of the root to 1, so that both its laws are p; entries may be
+    negative, as those of a teacher.
+    """
+    root = np.sqrt(np.asarray(gathered(context.law_of_x()), np.float64))
+    triangle: Any = np.zeros((0, len(root)))
+    for block, p_a in context.blocks():
+        inverse = np.divide(1.0, np.sqrt(p_a), out=np.zeros_like(p_a), where=p_a > 0)
+        columns = (root[:, None] * block * inverse[None, :]).T
+        triangle = np.linalg.qr(np.concatenate([triangle, columns]), mode="r")
+    u, s, _ = np.linalg.svd(triangle.T, full_matrices=False)
+    return root[:, None] * ((u * s) @ u.T) * root[None, :]
+
+
+def join(operators: Sequence[AssociationOperator]) -> AssociationOperator:
+    """The operator of the tuple (A₁, …, A_r), independent given X, exactly.
+
+    A tuple's law is no linear map of the T_j, so that they are taken by their matrices:
+    for small cases. `contexts.join` knows the laws, and takes large sparse ones.
+
+    Args:
+        operators: T_j, at least one, with one law of X and no negative entry.
+
+    Raises:
+        TypeError: if there is none, one is no operator, or one is traced.
+        ValueError: if laws of X differ, or an entry is negative, as of a teacher.
+    """
+    if isinstance(operators, AssociationOperator):
+        raise TypeError("join takes a list of operators; got one")
+    for number, op in enumerate(operators):
+        check_operator(op, f"operators[{number}]")
+    tables = [joint(op.p_x[:, None] * op.as_matrix()) for op in operators]
+    return association_operator(join_contexts(tables))
 
 
 # At new points T alone is needed: parts after the first are those of the context.

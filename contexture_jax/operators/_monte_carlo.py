@@ -214,7 +214,7 @@ def _shard(op: MonteCarloOperator, mesh: Mesh, axis: str) -> ShardedMonteCarloOp
         dense.p_a,
         mesh,
         axis,
-        place_whole(op.samples, mesh),
+        jax.tree.map(lambda leaf: place_whole(leaf, mesh), op.samples),
         op.num_batches,
         place_whole(op.log_p_a, mesh),
         op.source,

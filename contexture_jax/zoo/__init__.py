@@ -20,6 +20,7 @@ from contexture_jax.zoo._dirichlet import (
     dirichlet_multinomial,
 )
 from contexture_jax.zoo._families import FAMILIES
+from contexture_jax.zoo._joins import join
 from contexture_jax.zoo._letters import (
     binary_symmetric,
     complete_graph,
@@ -78,6 +79,7 @@ __all__ = [
     "hypercube_walk",
     "identity",
     "independent",
+    "join",
     "krawtchouk",
     "label_noise",
     "lazy_ring",

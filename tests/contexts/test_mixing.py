@@ -223,7 +223,7 @@ EXTENDED = {
 }
 
 
-@pytest.mark.fast("mixture")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXTENDED)
 def test_functions_extend_to_new_inputs_and_give_the_known_ones_back(name):
     context = EXTENDED[name](part("knn"), part("rbf"))
@@ -242,6 +242,7 @@ def test_functions_extend_to_new_inputs_and_give_the_known_ones_back(name):
     np.testing.assert_allclose(found, expected, atol=promised(DTYPE))
 
 
+@pytest.mark.slow
 def test_laws_at_any_input_are_mixed_by_their_samples_and_densities():
     x = jnp.asarray(features(DTYPE))
     parts = [C.gaussian_noise(0.5), C.gaussian_noise(2.0)]
@@ -341,3 +342,137 @@ def test_what_does_not_fit_is_refused_in_a_line_that_says_what_would(
     with pytest.raises(error, match=message) as refused:
         call()
     assert "\n" not in str(refused.value)
+
+
+def tuples(*names: str) -> np.ndarray:
+    """The joint law of X and the tuple, with a column for each."""
+    rows = [conditional(law(name)) for name in names]
+    joint = rows[0] / N
+    for more in rows[1:]:
+        joint = (joint[:, :, None] * more[:, None, :]).reshape(N, -1)
+    return joint
+
+
+LAWS = [name for name in PARTS if name != "teacher"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("knn", "labels"),
+        ("joint", "rbf"),
+        ("sparse", "knn", "labels"),
+        *[
+            pytest.param(pair, marks=pytest.mark.slow)
+            for pair in itertools.product(LAWS, repeat=2)
+        ],
+    ],
+)
+def test_a_join_is_exact_and_stronger_than_its_parts(names):
+    """By the dual kernel of the whole table of tuples, which the join never makes."""
+    expected = tuples(*names)
+    context = C.join([part(name) for name in names])
+    op = cx.association_operator(context)
+    assert op.shape[1] <= max(N, context.num_entries())
+    atol = promised(DTYPE)
+    np.testing.assert_allclose(op.p_x, expected.sum(axis=1), atol=atol)
+    joint = np.asarray(op.p_x)[:, None] * np.asarray(op.as_matrix())
+    found, wanted = (oracle.singular_values(t)[: N - 1] for t in (joint, expected))
+    np.testing.assert_allclose(found, wanted, atol=atol)
+    x = np.arange(N)
+    np.testing.assert_allclose(
+        context.kernel(x, x), walk(expected) * N**2, atol=100 * atol
+    )
+    for name in names:
+        alone = np.pad(oracle.singular_values(law(name)), (0, N))[: len(wanted)]
+        assert (wanted >= alone - atol).all()
+
+
+def test_kernels_multiply_only_where_what_is_joined_is_independent():
+    one, two = part("joint"), part("rbf")
+    x = np.arange(N)
+    both = np.asarray(one.kernel(x, x)) * np.asarray(two.kernel(x, x))
+    assert np.abs(np.asarray(C.join([one, two]).kernel(x, x)) - both).max() > 0.1
+    # X = (X₁, X₂) with independent parts, of which each context sees its own.
+    first, second = ([[3, 1, 1], [1, 2, 2]], [[4, 1], [1, 3], [1, 5]])
+    rows = [np.repeat(first, 3, axis=0), np.tile(second, (2, 1))]
+    p_x = np.kron([5, 5], [5, 4, 6])
+    parts = [C.conditional(r / r.sum(axis=1, keepdims=True), p_x) for r in rows]
+    x = np.arange(6)
+    product = np.asarray(parts[0].kernel(x, x)) * np.asarray(parts[1].kernel(x, x))
+    found = C.join(parts).kernel(x, x)
+    np.testing.assert_allclose(found, product, atol=promised(DTYPE))
+
+
+def test_joins_of_the_zoo_have_their_closed_form_and_are_joins_at_every_level():
+    zoo = cx.zoo
+    parts = [zoo.erasure(3, 0.5), zoo.erasure(3, 0.4)]
+    expected = np.asarray(zoo.erasure(3, 0.2).spectrum(7))
+    np.testing.assert_allclose(zoo.join(parts).spectrum(7), expected, atol=1e-6)
+    tables = [C.joint(np.asarray(c.table())) for c in parts]
+    operators = [cx.association_operator(t) for t in tables]
+    for op in (cx.association_operator(C.join(tables)), cx.operators.join(operators)):
+        joint = np.asarray(op.p_x)[:, None] * np.asarray(op.as_matrix())
+        found = oracle.singular_values(joint)[:7]
+        np.testing.assert_allclose(found, expected, atol=promised(DTYPE))
+    normal = zoo.join([zoo.gaussian(0.6), zoo.gaussian(-0.8)])
+    np.testing.assert_allclose(normal.total_energy(), 0.36 / 0.64 + 0.64 / 0.36)
+    with pytest.raises(ValueError, match=r"must be normals.*contexts\.join is exact"):
+        zoo.join([zoo.gaussian(0.5), zoo.erasure(3, 0.5)])
+
+
+def test_joins_go_into_mixtures_and_joins():
+    a, b, c = part("knn"), part("labels"), part("rbf")
+    nested, flat = C.join([C.join([a, b]), c]), C.join([a, b, c])
+    np.testing.assert_array_equal(nested.fingerprint, flat.fingerprint)
+    # By T T* and not by a table, which it has none of.
+    both = C.convex_combination([C.join([a, b]), c], WEIGHTS)
+    op = cx.association_operator(both)
+    f = jnp.eye(N, dtype=op.dtype)
+    kernel = np.asarray(op.matmat(op.rmatmat(f))) * N
+    x = np.arange(N)
+    parts = [np.asarray(k.kernel(x, x)) for k in (C.join([a, b]), c)]
+    expected = WEIGHTS[0] * parts[0] + WEIGHTS[1] * parts[1]
+    np.testing.assert_allclose(kernel, expected, atol=100 * promised(DTYPE))
+    drawn = both.sample(KEY, x)
+    assert drawn.number.shape == (N,)
+    assert np.isfinite(both.log_density(drawn, x)).all()
+
+
+@pytest.mark.slow
+def test_tuples_are_drawn_where_there_is_no_table_of_them():
+    """The dual kernel by Monte Carlo over tuples, with its error."""
+    context = C.join([part("knn"), part("rbf")])
+    x = np.arange(N)
+    op = cx.operators.monte_carlo_operator(context, x, 4000, key=KEY)
+    found = cx.operators.monte_carlo_kernel(op, x[:4], x, level=0.999)
+    exact = np.asarray(context.kernel(x[:4], x))
+    inside = (found.lower <= exact) & (exact <= found.upper)
+    assert inside.mean() > 0.95
+    assert np.abs(np.asarray(found.estimate) - exact).max() < 0.5 * exact.max()
+
+
+JOIN_BAD = [
+    (lambda: C.join([part("teacher")]), cx.CapabilityError, "takes laws P⁺"),
+    (
+        lambda: C.join([part("knn"), unlike()]),
+        ValueError,
+        "join takes contexts with one law of X",
+    ),
+    (
+        lambda: cx.association_operator(C.join([C.gaussian_noise(1.0)] * 2)),
+        cx.CapabilityError,
+        "monte_carlo_operator",
+    ),
+    (
+        lambda: C.join([C.joint(np.ones((64, 64)))] * 4).kernel([0], [0]),
+        ValueError,
+        "at most 67108864; got 1073741824: draw tuples by",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), JOIN_BAD)
+def test_joins_that_cannot_be_are_refused_with_a_way_out(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -127,7 +127,7 @@ def test_an_operator_of_the_user_with_maps_of_its_own_is_called_as_it_is():
     g = np.arange(8.0).reshape(4, 2)
     for whole in (op, cx.operators.reverse(op), cx.operators.compose(op, op)):
         np.testing.assert_allclose(whole.matmat(g), matrix @ g, rtol=tol(DTYPE))
-    both = cx.operators.mixture([op, cx.operators.reverse(op)], [1, 1])
+    both = cx.operators.mixture([op, cx.operators.reverse(op)])
     np.testing.assert_allclose(both.rmatmat(g), matrix @ g, rtol=tol(DTYPE))
 
 

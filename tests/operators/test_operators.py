@@ -193,7 +193,7 @@ def test_a_stack_mixes_dual_kernels_and_a_sum_mixes_operators():
     np.testing.assert_allclose(
         gram(both), 0.3 * gram(one) + 0.7 * gram(two), atol=tol(DTYPES[-1], size=20)
     )
-    mixed = cx.operators.mixture([one, two], [3, 7])
+    mixed = cx.operators.mixture([one, two], [0.3, 0.7])
     np.testing.assert_allclose(
         mixed.as_matrix(),
         0.3 * one.as_matrix() + 0.7 * two.as_matrix(),
@@ -257,6 +257,8 @@ def test_bad_compositions_are_refused():
         cx.operators.convex_combination([get("joint"), get("graph")], [1, 1])
     with pytest.raises(ValueError, match="weights must be finite and non-negative"):
         cx.operators.convex_combination([get("joint"), get("joint")], [1, -1])
+    with pytest.raises(ValueError, match="weights must sum to 1; got 10"):
+        cx.operators.mixture([get("joint")] * 2, [3, 7])
     with pytest.raises(ValueError, match="at least one operator"):
         cx.operators.compose()
 
