@@ -62,6 +62,18 @@ class KernelOperator(AssociationOperator):
         total = self._product(self.keys, self.queries, weighted)
         return safe_reciprocal(self.p_a)[:, None] * total
 
+    def either_way(self, block: Float[Array, "n r"], is_adjoint: Array) -> Array:
+        """T* of a block where a flag holds, else T, by one program; for n = m."""
+        sides = (self.queries, self.keys)
+        queries, keys = (
+            jnp.where(is_adjoint, b, a) for a, b in zip(sides, sides[::-1], strict=True)
+        )
+        law = jnp.where(is_adjoint, self.p_x, 1)
+        out = self._product(queries, keys, law[:, None] * block)
+        scale = jnp.where(is_adjoint, safe_reciprocal(self.p_a), 1)
+        there = is_adjoint | (self.p_x > 0)
+        return jnp.where(there[:, None], scale[:, None] * out, 0.0)
+
     def _product(self, queries: Array, keys: Array, values: Array) -> Array:
         return exp_matmul(
             queries,

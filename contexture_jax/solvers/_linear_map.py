@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.checks import is_traced
 from contexture_jax._core.either import (
     Either,
     at_hand,
@@ -22,6 +23,7 @@ from contexture_jax._core.numerics import rank_cutoff
 from contexture_jax._core.types import Array, Float, Int
 from contexture_jax.operators import (
     AssociationOperator,
+    KernelOperator,
     Roots,
     marginal_roots,
     symmetrised_products,
@@ -141,9 +143,13 @@ def symmetrised_map(operator: AssociationOperator) -> LinearMap:
     # A program of its own for each product and width, whoever multiplies.
     plain = unmarked(operator)
     roots, units = _frame(plain)
+    product, ways = _one_or_two(plain)
+    forward, back = (
+        functools.partial(product, plain, roots, units, adjoint=way) for way in ways
+    )
     return LinearMap(
-        functools.partial(_product, plain, roots, units, adjoint=False),
-        functools.partial(_product, plain, roots, units, adjoint=True),
+        forward,
+        back,
         operator.shape,
         operator.dtype,
         *units,
@@ -159,9 +165,22 @@ def compile_products(op: AssociationOperator, width: int) -> None:
     plain, (n, m) = unmarked(op), op.shape
     frame = _frame(plain)
     # From shapes and types: no block is made and nothing runs.
-    for adjoint, size in ((False, m), (True, n)):
+    product, ways = _one_or_two(plain)
+    for way, size in zip(ways, (m, n), strict=True):
         block = jax.ShapeDtypeStruct((size, width), op.dtype)
-        _product.lower(plain, *frame, block, adjoint=adjoint).compile()
+        product.lower(plain, *frame, block, adjoint=way).compile()
+
+
+def _one_or_two(op: AssociationOperator) -> tuple[Any, tuple[Any, Any]]:
+    """The function that multiplies, and what tells it which way.
+
+    Where both ways are alike one program has both, and half is compiled; in a larger
+    program that would be work for nothing.
+    """
+    alike = isinstance(op, KernelOperator) and op.shape[0] == op.shape[1]
+    if alike and not is_traced(op):
+        return _either_product, (np.False_, np.True_)
+    return _product, (False, True)
 
 
 def _frame(op: AssociationOperator) -> tuple[Roots, tuple[Array, Array]]:
@@ -216,6 +235,23 @@ def near_map(a: LinearMap) -> LinearMap:
         weights=at_hand(a.weights),
         filtered=None if filtered is None else lambda *of: at_hand(filtered(*of)),
     )
+
+
+@jax.jit
+def _either_product(
+    op: KernelOperator,
+    roots: Roots,
+    units: tuple[Array, Array],
+    block: Array,
+    adjoint: Array,
+) -> Array:
+    """`_product`, which way a value says."""
+    x, a, inverse_x, inverse_a = roots
+    root, inverse, unit = (
+        jnp.where(adjoint, *pair)[:, None]
+        for pair in ((a, x), (inverse_x, inverse_a), units[::-1])
+    )
+    return _off(unit[:, 0], root * op.either_way(inverse * block, adjoint))
 
 
 @jax.jit

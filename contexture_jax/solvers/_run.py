@@ -100,7 +100,7 @@ def solve(
         on_pass: called after each pass, outside of a trace; True ends the solve.
     """
     stages = _stages(task, plan)
-    if not traced and _is_little(task.map.shape, plan):
+    if not traced and _is_little(task, plan):
         stages = [(_near(a, part), part) for a, part in stages]
         begun = None if begun is None else begun._replace(state=at_hand(begun.state))
     if begun is None:
@@ -202,11 +202,12 @@ def _near(a: LinearMap, plan: Plan) -> LinearMap:
     return near_map(filtering_map(a, plan.width) if is_filtered else a)
 
 
-def _is_little(shape: tuple[int, int], plan: Plan) -> bool:
+def _is_little(task: Task, plan: Plan) -> bool:
     """Whether NumPy does all that is between two products, where they are at hand."""
     columns = max(plan.width, plan.block_size * plan.depth)
     iterates = plan.method in ("randomized", "krylov")
-    return iterates and max(shape) * columns <= LITTLE
+    is_here = task.beside is None or isinstance(at_hand(task.beside), np.ndarray)
+    return iterates and is_here and max(task.map.shape) * columns <= LITTLE
 
 
 @functools.partial(compiled_unless_numpy, static_argnames=("rank", "num"))

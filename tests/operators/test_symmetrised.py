@@ -79,3 +79,16 @@ def test_all_singular_values_inside_a_trace_and_of_nan():
     assert np.isnan(cx.solvers.all_singular_values(bad)).all()
     with pytest.raises(TypeError, match="op"):
         cx.solvers.all_singular_values(op.joint)
+
+
+def test_a_kernel_multiplies_either_way_by_one_program():
+    x = np.random.default_rng(0).normal(size=(7, 2)).astype(DTYPE)
+    p_x = np.array([0, 1, 2, 1, 1, 1, 1]) / 7
+    op = cx.association_operator(cx.contexts.rbf(x, 0.5, p_x=p_x))
+    assert isinstance(op, cx.operators.KernelOperator)
+    block = np.random.default_rng(1).normal(size=(7, 3)).astype(DTYPE)
+    either = jax.jit(op.either_way)
+    for way, expected in enumerate((op.matmat(block), op.rmatmat(block))):
+        got = either(block, np.bool_(way))
+        np.testing.assert_allclose(got, expected, rtol=tol(DTYPE), atol=tol(DTYPE))
+    assert not either(block, np.False_)[0].any()
