@@ -48,7 +48,7 @@ _STEPS = ((12, 8), (6, 4), (2, 2))  # from this mean degree on, slots at a time
 _UNUSED = 0.22  # of common slots, at most, as a share of all entries
 # What a product takes, measured in entries of common slots: an unused place, which
 # reads a row that is in cache; an entry of a slice; and adding a piece to its row.
-_UNUSED_TIME, _SLICED_TIME, _PIECE_TIME = 0.3, 1.2, 10
+_UNUSED_TIME, _SLICED_TIME, _PIECE_TIME = 0.6, 1.2, 10
 _UNROLLS = (10, 9, 8)  # slots in one step of the loop: the first that divides the width
 
 
