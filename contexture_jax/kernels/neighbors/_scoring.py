@@ -47,6 +47,7 @@ _LARGE = GROUP // _SMALL  # small groups in a large one
 # Up to here a search by NumPy takes less than to compile one: points, of which each
 # thread keeps the minima for a block of queries, and pairs.
 _POINTS, _PAIRS = 2**16, 2**30
+_THREADS = 8  # at most, each with tens of megabytes
 
 # By products about one centre; about one for each block of queries, of raw tiles; or
 # without products, of raw tiles.
@@ -202,8 +203,8 @@ def search_here(
             sizes = num_neighbors, num_candidates
             return _candidates(scores, query, points, tiles, sizes, exact=exact)
 
-    cores = len(os.sched_getaffinity(0))
-    with single_threaded_numpy(), ThreadPoolExecutor(cores) as threads:
+    num_threads = min(_THREADS, len(os.sched_getaffinity(0)))
+    with single_threaded_numpy(), ThreadPoolExecutor(num_threads) as threads:
         found = list(threads.map(one_block, queries, centers))
     return Found(*map(np.concatenate, zip(*found, strict=True)))
 
