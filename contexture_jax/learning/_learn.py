@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -307,10 +308,14 @@ def _towers(
     dtype = jnp.zeros(()).dtype if law.op is None else law.op.dtype
     # One stream, from which both draw in turn: they do not begin alike.
     rngs = nnx.Rngs(seed)
-    return {
-        name: make_tower(seen[name], encoder, output, dtype, rngs)
-        for name in objective.towers
-    }
+    towers = {}
+    for name in objective.towers:
+        chosen = encoder
+        if isinstance(encoder, Encoder) and encoder.num_waves is None:
+            waves = objective.num_waves if name == "phi" else 0
+            chosen = dataclasses.replace(encoder, num_waves=waves)
+        towers[name] = make_tower(seen[name], chosen, output, dtype, rngs)
+    return towers
 
 
 def _check_no_numbers(a: Any) -> None:

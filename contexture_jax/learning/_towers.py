@@ -27,12 +27,15 @@ class Encoder:
         activation: of the hidden layers: "tanh", "gelu" or "relu".
         output: width of the embedding; None: four times the rank, at most 512 and
             half a batch, and the rank for losses that learn functions in order.
+        num_waves: of an MLP, as in `models.MLPConfig`; None: 256 for the encoder of X
+            where its functions are read as they are ("svme"), else 0.
     """
 
     kind: str = "mlp"
     hidden: tuple[int, ...] = (512, 512)
     activation: str = "tanh"
     output: int | None = None
+    num_waves: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("mlp", "transformer"):
@@ -80,7 +83,24 @@ def describe(inputs: Any, encoder: Encoder, output: int, dtype: Any) -> dict[str
         raise ValueError(msg)
     # A list, as JSON gives it back: a tower from a file is made of the same.
     given = dataclasses.asdict(encoder) | {"hidden": list(encoder.hidden)}
-    return {**given, "columns": shape[1] if len(shape) == 2 else 1, **shared}
+    columns = shape[1] if len(shape) == 2 else 1
+    num_waves = encoder.num_waves or 0
+    scale = _wave_scale(inputs) if num_waves else 1.0
+    waves = {"num_waves": num_waves, "wave_scale": scale}
+    return {**given, **waves, "columns": columns, **shared}
+
+
+def _wave_scale(inputs: Any) -> float:
+    """√(2 γ) with 1/γ the variance of all columns together, half of E |x − x'|².
+
+    Two rows are apart by |x − x'|² = 2/γ on average: 2 radians of a wave.
+    """
+    x = np.asarray(inputs, np.float64).reshape(len(inputs), -1)
+    # In units of the largest, as squares of 1e200 overflow.
+    unit = float(np.abs(x - x[0]).max())
+    if not (np.isfinite(unit) and unit > 0):
+        return 1.0
+    return float(np.sqrt(2 / (x / unit).var(axis=0).sum())) / unit
 
 
 def make_tower(
@@ -129,8 +149,13 @@ def rebuild(made_of: dict[str, Any], rngs: nnx.Rngs) -> tuple[Any, Callable[...,
         "param_dtype": dtype,
     }
     if made_of["kind"] == "mlp":
-        hidden = tuple(made_of["hidden"])
-        config = models.MLPConfig(in_features=columns, hidden=hidden, **shared)
+        config = models.MLPConfig(
+            in_features=columns,
+            hidden=tuple(made_of["hidden"]),
+            num_waves=made_of["num_waves"],
+            wave_scale=made_of["wave_scale"],
+            **shared,
+        )
         module: nnx.Module = models.MLP(config, rngs=rngs)
     else:
         module = models.TabularEncoder(

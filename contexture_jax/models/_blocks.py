@@ -149,16 +149,16 @@ def linear(
     out_features: int,
     *,
     rngs: nnx.Rngs,
-    use_bias: bool = True,
+    **options: Any,
 ) -> nnx.Linear:
-    """An affine map in the dtypes of `config`."""
+    """An affine map in the dtypes of `config`, with options of `nnx.Linear`."""
     return nnx.Linear(
         in_features,
         out_features,
-        use_bias=use_bias,
         dtype=config.dtype,
         param_dtype=config.param_dtype,
         rngs=rngs,
+        **options,
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+import jax.numpy as jnp
 from flax import nnx
 
+from contexture_jax._core.checks import check_coefficient, check_integer
 from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.models._blocks import (
     EncoderConfig,
@@ -29,16 +31,25 @@ class MLPConfig(EncoderConfig):
         skip: whether each hidden layer adds its input to its output, through a linear
             map without bias where widths differ.
         normalise: whether each hidden layer starts with a layer norm.
+        num_waves: k, of waves cos wᵀ x and sin wᵀ x that are put beside the input, with
+            learned frequencies w, shape (in_features,): functions that vary over short
+            distances, which layers alone are slow to fit. 0: none.
+        wave_scale: standard deviation of the frequencies at the start, per unit of x.
+            That of the features of exp(−γ |x − x'|²) is √(2 γ) (Rahimi and Recht 2007).
     """
 
     in_features: int
     hidden: tuple[int, ...] = (512, 512)
     skip: bool = True
     normalise: bool = False
+    num_waves: int = 0
+    wave_scale: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_sizes(self, "in_features", "hidden")
+        check_integer(self.num_waves, "num_waves", low=0)
+        check_coefficient(self.wave_scale, "wave_scale", positive=True)
 
 
 class _Layer(nnx.Module):
@@ -71,11 +82,26 @@ class _Layer(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """h ← σ(W h + b) + h for each hidden layer, then an affine map."""
+    """h ← σ(W h + b) + h for each hidden layer, then an affine map.
+
+    The first h is x, or (x, cos F x, sin F x) where there are waves.
+    """
 
     def __init__(self, config: MLPConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
-        widths = (config.in_features, *config.hidden)
+        self.frequencies = (
+            linear(
+                config,
+                config.in_features,
+                config.num_waves,
+                rngs=rngs,
+                use_bias=False,
+                kernel_init=nnx.initializers.normal(config.wave_scale),
+            )
+            if config.num_waves
+            else nnx.data(None)
+        )
+        widths = (config.in_features + 2 * config.num_waves, *config.hidden)
         self.layers = nnx.List(
             _Layer(config, *pair, rngs=rngs) for pair in itertools.pairwise(widths)
         )
@@ -85,6 +111,9 @@ class MLP(nnx.Module):
         """Embed vectors, shape (b, in_features)."""
         x = as_input(x, "x", (None, self.config.in_features))
         h = x.astype(self.config.dtype)
+        if self.frequencies is not None:
+            angle = self.frequencies(h)
+            h = jnp.concatenate([h, jnp.cos(angle), jnp.sin(angle)], axis=-1)
         for layer in self.layers:
             h = layer(h)
         return self.head(h)

@@ -16,6 +16,7 @@ import pytest
 import contexture_jax as cx
 from contexture_jax.learning import OBJECTIVES, Encoder, Learned, learn, load
 from contexture_jax.learning._objectives import _OTHERS, embeddings_of
+from contexture_jax.learning._towers import describe
 from tests.conftest import X64
 from tests.tolerances import tol
 
@@ -40,6 +41,24 @@ def average() -> Learned:
 @pytest.fixture(scope="module")
 def direct() -> Learned:
     return learned_of(KNN, loss="svme", num_draws=2)
+
+
+def test_what_is_read_off_phi_has_waves_at_the_scale_of_the_rows(
+    direct: Learned,
+) -> None:
+    frequencies = direct.towers["phi"].params["frequencies"]["kernel"]
+    assert frequencies.shape == (3, OBJECTIVES["svme"].num_waves)
+    made_of = direct.towers["phi"].made_of
+    assert made_of is not None
+    # E |x − x'|² = 2 Σ var, of which a frequency of this scale makes 2 radians.
+    scale = np.sqrt(2 / X.var(axis=0).sum())
+    np.testing.assert_allclose(made_of["wave_scale"], scale, rtol=1e-6)
+    assert abs(frequencies.std() / scale - 1) < 0.1
+    assert "frequencies" not in direct.towers["psi"].params
+    for unit in (1e-30, 1e30):  # whose squares float32 has not
+        of = describe(X * np.float32(unit), Encoder(num_waves=1), 2, np.float32)
+        np.testing.assert_allclose(of["wave_scale"] * unit, scale, rtol=1e-5)
+    assert describe(X * 0, Encoder(num_waves=1), 2, np.float32)["wave_scale"] == 1
 
 
 @pytest.mark.parametrize("which", ["average", "direct"])

@@ -215,6 +215,25 @@ def test_unknown_categories_are_one_category_of_their_own(trunk):
     assert gaps.sum() == 6 * 6 - 6 - 2
 
 
+def test_waves_of_the_input_stand_beside_it():
+    config = models.MLPConfig(
+        in_features=3, out_features=2, hidden=(), num_waves=500, wave_scale=4.0
+    )
+    params, apply = built(models.MLP(config, rngs=nnx.Rngs(0)))
+    frequencies = params["frequencies"]["kernel"]
+    # Of 1,500 numbers: the standard error of theirs is 2 %.
+    assert abs(frequencies.std() / 4 - 1) < 0.06
+    x = jax.random.normal(jax.random.key(0), (5, 3), jnp.float32)
+    angle = np.asarray(x, np.float64) @ np.asarray(frequencies, np.float64)
+    seen = np.concatenate([x, np.cos(angle), np.sin(angle)], axis=1)
+    head = params["head"]
+    expected = seen @ np.asarray(head["kernel"], np.float64) + np.asarray(head["bias"])
+    np.testing.assert_allclose(apply(params, x), expected, atol=1e-4)
+    for wrong in ({"num_waves": -1}, {"wave_scale": 0.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            models.MLPConfig(in_features=3, out_features=2, **wrong)
+
+
 def test_skip_connections_carry_the_input_through():
     config = models.MLPConfig(
         in_features=4, out_features=4, hidden=(4,), activation="tanh"
