@@ -204,7 +204,8 @@ def join(contexts: Sequence[Context | Any]) -> Joined:
 
     The operator of finite parts is exact, without the ∏ m_j columns of a table: it has
     those of the tuples that occur, stored sparse, where they make no more entries than
-    n², as labels with anything sparse do; else it is the positive root of T T*, n × n,
+    n², as labels with anything sparse do (of tuples that only one input has, one
+    column); else it is the positive root of T T*, n × n,
     with the same values and left functions. Beyond 2²⁶ numbers on the way, and for laws
     of A at any x, tuples are drawn: `operators.monte_carlo_operator`, uniformly over
     the inputs that it is given, and its error by `evaluation.monte_carlo_error`.

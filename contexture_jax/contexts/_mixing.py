@@ -28,6 +28,7 @@ from contexture_jax.contexts._mixed import (
     turned,
 )
 from contexture_jax.contexts._parts import (
+    ON_ROWS,
     as_parts,
     check_chain,
     check_one_input,
@@ -199,8 +200,8 @@ def convolve(*contexts: Context | Any) -> Context:
     for law in laws:
         if size_of(law) is None and getattr(law, "_is_finite", True):
             msg = (
-                f"{law._lacks('table')}: convolve takes a step back from A to X, whose"
-                " law only finite contexts have"
+                f"{law._lacks('table')}: convolve takes a step back from A to X, by the"
+                f" law of X of a finite context; {ON_ROWS}"
             )
             raise CapabilityError(msg)
     check_one_input(laws, "convolve")

@@ -25,6 +25,7 @@ from contexture_jax.contexts._sparse_joint import SparseJoint
 from contexture_jax.contexts._teacher import Teacher
 
 __all__ = [
+    "ON_ROWS",
     "as_parts",
     "as_weights",
     "check_chain",
@@ -36,6 +37,11 @@ __all__ = [
     "size_of",
 ]
 
+# What makes a law of A at any x one of numbers.
+ON_ROWS = (
+    "a sampler on rows of data x has numbers as cx.contexts.conditional("
+    "cx.operators.monte_carlo_operator(sampler, x, num_samples, key=key).as_matrix())"
+)
 # A sum of printed weights is taken for 1 if it is 1 to this.
 _SUM_TOLERANCE = 1e-6
 
@@ -265,8 +271,7 @@ def _check_kinds(
     ]
     msg = (
         f"{word} takes contexts with {what} of one kind; {' and '.join(described)}:"
-        " a sampler has an operator on rows of data, monte_carlo_operator(context, x,"
-        " num_samples, key=key), and operators mix by the same words"
+        f" {ON_ROWS}"
     )
     raise TypeError(msg)
 

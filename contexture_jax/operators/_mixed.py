@@ -159,8 +159,13 @@ def _(context: Joined, place: Place) -> AssociationOperator:
     check_concrete(context, "a join")
     if context.is_sparse:
         law, _ = context.tuples_that_occur()
-        entries = law.rows, law.columns, law.weights, law.shape
-        return entries_operator(*entries, place.mesh, place.axis)
+        rows, columns, weights = map(np.asarray, (law.rows, law.columns, law.weights))
+        # Tuples that one input alone has say the same: P(x|a) = 1. One column for them,
+        # in L²(P_A) an isometry.
+        lonely = np.bincount(columns)[columns] == 1
+        _, number = np.unique(np.where(lonely, -1 - rows, columns), return_inverse=True)
+        shape = (law.shape[0], int(number.max()) + 1)
+        return entries_operator(rows, number, weights, shape, place.mesh, place.axis)
     return dense_over(jnp.asarray(_dual_root(context), context.dtype), place)
 
 

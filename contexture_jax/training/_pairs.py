@@ -15,7 +15,7 @@ import numpy as np
 
 from contexture_jax._core.checks import as_array, check_integer
 from contexture_jax._core.types import Array, ArrayLike, short_repr, summary
-from contexture_jax.contexts import CapabilityError, Context
+from contexture_jax.contexts import CapabilityError, Context, Joined, MixedContext
 from contexture_jax.operators import association_operator
 from contexture_jax.training._data import Batches, batches
 
@@ -228,6 +228,8 @@ def pair_batches(
 
 
 def _takes_numbers(context: Any) -> bool:
+    if isinstance(context, MixedContext):
+        return all(map(_takes_numbers, context.contexts))
     capabilities = getattr(context, "capabilities", ())
     # A context that has inputs of its own draws for those, although it has a table.
     return "table" in capabilities and "inputs" not in capabilities
@@ -268,6 +270,9 @@ def _picks(
 ) -> Batches | np.ndarray:
     """Which rows come when: in epochs, which vary less than draws, if all are alike."""
     if context is not None and _takes_numbers(context) and weights is None:
+        # A join has the law of its parts, and no operator where it is large.
+        while isinstance(context, Joined):
+            context = context.contexts[0]
         p_x = getattr(context, "p_x", None)
         # As the degree law of a graph, which no constructor is given.
         weights = association_operator(context).p_x if p_x is None else p_x

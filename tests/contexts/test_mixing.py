@@ -260,6 +260,13 @@ def test_laws_at_any_input_are_mixed_by_their_samples_and_densities():
     ]
     np.testing.assert_allclose(seen.log_density(a, x), logs, rtol=tol(DTYPE, size=10))
     assert (np.stack(a.values)[1 - a.number, rows] == 0).all()
+    # On rows of data, as the messages say, they go with contexts between numbers.
+    drawn = cx.operators.monte_carlo_operator(parts[0], x, 200, key=KEY)
+    finite = C.conditional(drawn.as_matrix())
+    assert C.convolve(finite, C.convex_combination([finite, part("knn")])).shape == (
+        N,
+        200 + N,
+    )
 
 
 def unlike() -> Any:

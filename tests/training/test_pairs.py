@@ -165,3 +165,17 @@ def test_probabilities_end_at_1_however_they_are_summed() -> None:
     picks = pair_batches(None, 8, seed=0, x=weights, a=weights, weights=weights).picks
     assert isinstance(picks, np.ndarray)
     assert picks[-1] == 1
+
+
+def test_contexts_made_of_contexts_between_numbers_draw_for_row_numbers() -> None:
+    halves = cx.contexts.labels(np.arange(24) % 2)
+    joined = pair_batches(cx.contexts.join([KNN, halves]), 8, seed=1, x=X).at(0)
+    ((neighbors, classes),) = joined.a
+    rows = [int(np.flatnonzero((x == X).all(axis=1))[0]) for x in joined.x]
+    np.testing.assert_array_equal(classes, np.asarray(rows) % 2)
+    assert all(
+        a in np.asarray(KNN.indices)[r] for r, a in zip(rows, neighbors, strict=True)
+    )
+    mixed = cx.contexts.convex_combination([KNN, halves])
+    (columns,) = pair_batches(mixed, 8, seed=1, x=X).at(0).a
+    assert ((columns >= 0) & (columns < 26)).all()
