@@ -34,6 +34,7 @@ SCIPY_CSR, SCIPY_CSC = "scipy CSR", "scipy CSC"
 TORCH_CSR = "torch CSR"
 BAG = "torch embedding_bag"
 BAG_INT32 = f"{BAG}, int32"
+BAG_WEIGHTED = f"{BAG}, weighted"
 WORK_SPACE_MEGABYTES = 60
 SMOKE = {"rows": 400, "neighbors": 5, "columns": 4}
 
@@ -72,7 +73,11 @@ def run_case(
         product(OURS, function, operator, block, 2.0 * matrix.nnz * args.columns),
         *scipy_products(matrix, block),
         *torch_csr_product(TORCH_CSR, matrix, block),
-        *(embedding_bag(indices, block) if direction == "forward" else []),
+        *(
+            embedding_bag(indices, block)
+            if direction == "forward"
+            else weighted_bag(matrix, block)
+        ),
     ]
     rows = measure(
         contestants,
@@ -88,7 +93,7 @@ def run_case(
     )
     peers = {
         "forward": ((BAG, 1.1), (BAG_INT32, 1.1), (SCIPY_CSR, 0.35)),
-        "adjoint": ((TORCH_CSR, 1.3), (SCIPY_CSR, 0.35)),
+        "adjoint": ((TORCH_CSR, 1.3), (BAG_WEIGHTED, 1.1), (SCIPY_CSR, 0.35)),
     }
     for peer, at_most in peers[direction]:
         name = fastest_as_accurate(rows, peer)
@@ -146,6 +151,30 @@ def embedding_bag(indices: np.ndarray, block: np.ndarray) -> list[Contestant]:
         )
 
     return [contestant(BAG, np.int64), contestant(BAG_INT32, np.int32)]
+
+
+def weighted_bag(matrix: scipy.sparse.csr_array, block: np.ndarray) -> list[Contestant]:
+    """PyTorch's weighted sum over lists of rows of any lengths."""
+    torch = optional_torch()
+    if torch is None:
+        return []
+    lists, ends = (
+        torch.from_numpy(a.astype(np.int32)) for a in (matrix.indices, matrix.indptr)
+    )
+    weights = torch.from_numpy(matrix.data.astype(np.float32))
+    table = torch.from_numpy(block)
+
+    def run(_: int) -> Any:
+        return torch.nn.functional.embedding_bag(
+            lists,
+            table,
+            ends,
+            mode="sum",
+            per_sample_weights=weights,
+            include_last_offset=True,
+        )
+
+    return [Contestant(BAG_WEIGHTED, run, settings="int32 indices")]
 
 
 if __name__ == "__main__":
