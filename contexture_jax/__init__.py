@@ -33,6 +33,7 @@ Layers, in the order in which they import each other:
     cx.training      a step, its compilation for devices, data, loop, checkpoints
     cx.evaluation    τ, decay, compatibility, ratio trace, alignment, sampling error
     cx.prediction    a linear probe of functions (extra `cli`)
+    cx.ranking       many contexts of one table, judged by spectrum and by a probe
     cx.learning      a context learned, saved and used on new rows
     cx.plotting      pictures (extra `plot`); the command is `contexture` (extra `cli`)
 
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from contexture_jax import operators as operators
     from contexture_jax import plotting as plotting
     from contexture_jax import prediction as prediction
+    from contexture_jax import ranking as ranking
     from contexture_jax import solvers as solvers
     from contexture_jax import training as training
     from contexture_jax import zoo as zoo
@@ -98,6 +100,7 @@ __all__ = [
     "operators",
     "plotting",
     "prediction",
+    "ranking",
     "solvers",
     "training",
     "zoo",

@@ -52,13 +52,14 @@ LAYERS = {
     ),
     "evaluation": _layer("_core kernels contexts operators solvers"),
     "prediction": _layer("_core", "sklearn"),
+    "ranking": _layer("_core contexts operators solvers evaluation prediction"),
     "learning": _layer(
         "_core contexts operators losses models training evaluation", "flax optax"
     ),
     "plotting": _layer("_core contexts operators solvers evaluation", "matplotlib"),
     "cli": _layer(
         "_core data contexts operators solvers losses models training evaluation"
-        " prediction learning plotting",
+        " prediction ranking learning plotting",
         "flax matplotlib optax platformdirs pyarrow rich scipy sklearn",
     ),
 }

@@ -8,6 +8,10 @@ from contexture_jax.evaluation._alignment import (
     cluster_cosines,
     clusters,
 )
+from contexture_jax.evaluation._association import (
+    distance_correlation,
+    pearson_correlation,
+)
 from contexture_jax.evaluation._bootstrap import (
     SpectrumSampling,
     bootstrap_interval,
@@ -115,6 +119,7 @@ __all__ = [
     "concatenate",
     "counted_sample",
     "decay_rate",
+    "distance_correlation",
     "effective_rank",
     "estimate_kernel_deviation",
     "expected_kernel_deviation",
@@ -131,6 +136,7 @@ __all__ = [
     "mutual_knn",
     "num_singular_values",
     "pair_sample",
+    "pearson_correlation",
     "permutation_null",
     "principal_angles",
     "projector_distance",

@@ -1,0 +1,23 @@
+"""Many contexts of one table, each solved and judged: which is worth training on.
+
+`published_family` lists the contexts of a published experiment, `rank_contexts` solves
+them one after the other and judges each by its spectrum and, with a target, by the
+error of a ridge probe on its functions.
+"""
+
+from contexture_jax.ranking._family import ContextSpec, published_family
+from contexture_jax.ranking._judged import RankedContext
+from contexture_jax.ranking._probe import RIDGES, ProbeErrors, RidgeProbe
+from contexture_jax.ranking._rank import Correlations, correlations, rank_contexts
+
+__all__ = [
+    "RIDGES",
+    "ContextSpec",
+    "Correlations",
+    "ProbeErrors",
+    "RankedContext",
+    "RidgeProbe",
+    "correlations",
+    "published_family",
+    "rank_contexts",
+]

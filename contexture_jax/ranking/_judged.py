@@ -1,0 +1,232 @@
+"""One context, solved and judged."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from contexture_jax._core.threads import single_threaded_lapack
+from contexture_jax._core.types import Float, short_repr
+from contexture_jax.contexts import joint
+from contexture_jax.evaluation import decay_rate, effective_rank, usefulness, verdict
+from contexture_jax.operators import association_operator
+from contexture_jax.ranking._family import ContextSpec
+from contexture_jax.ranking._probe import ProbeErrors
+from contexture_jax.solvers import certify, svd
+
+__all__ = ["RankedContext", "Solved", "judged", "solved"]
+
+_EXACT = 1500  # rows up to which LAPACK finds all values in a second or so
+_DEVIATION_ROWS = 1000
+_ROUNDING = 100.0
+_EIGENVALUE_ROUNDING = 1e-13  # of s², which are at most 1, in float64
+_SLOW = 32  # eps of float32: 1 − s² below that is rounding
+_FUNCTIONS_FLOOR = 1e-3  # singular values below leave functions to rounding
+_MAX_PASSES = 20
+
+
+@short_repr
+class RankedContext(NamedTuple):
+    """What is known of one context of a family.
+
+    Attributes:
+        spec: the context.
+        tau: τ; infinite where every τ_d is; None where undefined: all values are 0.
+        tau_low: τ is at least this, by bounds on every value.
+        tau_high: and at most this; both are `tau` where all values are exact.
+        best_dim: the d of τ, which need not be one to train with; 0 if τ is infinite.
+        energy_dim: the least d that keeps the stated share of Σ s_i²; None if more
+            than were computed.
+        decay_rate: λ of s_i² ≈ e^{−λi}.
+        chi_squared: Σ s_i² of all values.
+        deviation: mean |k_X⁺(x, x′) − 1|, over at most 1,000 rows.
+        effective_rank: the participation ratio of the values computed.
+        association: the word of `evaluation.verdict`.
+        reason: why, with figures; of a context that failed, what went wrong.
+        abstains: whether τ cannot tell: the verdict is not "moderate", or the bounds on
+            τ are not on one side of where it would be.
+        status: of the solver, or "failed".
+        probe: errors on the target, if there is one.
+    """
+
+    spec: ContextSpec
+    tau: float | None = None
+    tau_low: float | None = None
+    tau_high: float | None = None
+    best_dim: int | None = None
+    energy_dim: int | None = None
+    decay_rate: float | None = None
+    chi_squared: float | None = None
+    deviation: float | None = None
+    effective_rank: float | None = None
+    association: str = "undecided"
+    reason: str = ""
+    abstains: bool = True
+    status: str = "failed"
+    probe: ProbeErrors | None = None
+
+
+class Solved(NamedTuple):
+    """The head of a spectrum with bounds, on the host.
+
+    Attributes:
+        values: s_1, s_2, …, shape (r,), float64.
+        lower: each is at least this, shape (r,).
+        upper: and at most this, shape (r,).
+        left: functions of the rows, orthonormal, shape (n, r).
+        chi_squared: Σ s_i² of all.
+        deviation: of the dual kernel from 1.
+        complete: whether there are no more values.
+        status: of the solver.
+    """
+
+    values: Float[np.ndarray, " r"]
+    lower: Float[np.ndarray, " r"]
+    upper: Float[np.ndarray, " r"]
+    left: Float[np.ndarray, "n r"]
+    chi_squared: float
+    deviation: float
+    complete: bool
+    status: str
+
+
+def solved(gathered: np.ndarray, rank: int, *, tol: float, seed: int) -> Solved:
+    """The spectrum of P⁺(a|x), whose rows `gathered` holds but for a factor.
+
+    P_X is uniform, P_A = Σ P_X(x) P⁺(·|x). Up to 1,500 rows from all eigenvalues of
+    M Mᵀ in float64; of more, by `svd` to a relative residual, with `certify`.
+
+    Args:
+        gathered: non-negative, shape (n, n), every row with mass.
+        rank: how many values.
+        tol: the relative residual.
+        seed: of the solver.
+    """
+    n = len(gathered)
+    law = gathered.astype(np.float64 if n <= _EXACT else np.float32)
+    law /= law.sum(axis=1, keepdims=True)
+    p_a = law.mean(axis=0, dtype=np.float64)
+    # k_X⁺ − 1 on some rows: n times products of rows of the centred M.
+    some = law[np.unique(np.linspace(0, n - 1, _DEVIATION_ROWS).astype(int))]
+    # Nothing where a row is nobody's neighbour.
+    scale = (1 / np.sqrt(np.where(p_a > 0, p_a, np.inf))).astype(law.dtype)
+    some = (some - p_a.astype(law.dtype)) * scale
+    deviation = float(np.abs(some @ some.T).mean())
+    if n <= _EXACT:
+        return _solved_exactly((law - p_a) * scale / np.sqrt(n), rank, deviation)
+    del some
+    op = association_operator(joint(law))
+    key, probes = jax.random.split(jax.random.key(seed))
+    result, info = svd(op, rank, key=key, tol=tol, max_passes=_MAX_PASSES)
+    if str(info.status) in ("non-finite", "above one"):
+        raise ValueError(f"the spectrum is {info.status}")
+    found = certify(result, info, op, key=probes)
+    s, lower, upper, left = (
+        np.asarray(v, np.float64)
+        for v in (
+            result.singular_values,
+            found.lower,
+            found.proved.upper,
+            result.left,
+        )
+    )
+    return Solved(
+        s,
+        np.clip(lower, 0.0, s),
+        np.clip(upper, s, 1.0),
+        left,
+        float(info.total_energy),
+        deviation,
+        rank >= n - 1,
+        str(info.status),
+    )
+
+
+def _solved_exactly(centred: np.ndarray, rank: int, deviation: float) -> Solved:
+    n = len(centred)
+    # Its functions are of mean 0: the constant is where the kernel of M is.
+    with single_threaded_lapack():
+        energies, left = np.linalg.eigh(centred @ centred.T)
+    energies, left = energies[: -n - 1 : -1], left[:, ::-1]
+    energies = np.where(energies > _EIGENVALUE_ROUNDING * n, energies, 0.0)
+    values = np.sqrt(np.clip(energies[: n - 1], 0.0, 1.0))
+    total = float((centred**2).sum())
+    return Solved(
+        values[:rank],
+        values[:rank],
+        values[:rank],
+        left[:, :rank] * np.sqrt(n),
+        total,
+        deviation,
+        rank >= n - 1,
+        "converged",
+    )
+
+
+def judged(
+    spec: ContextSpec, found: Solved, *, max_dim: int, beta: float, energy_share: float
+) -> RankedContext:
+    """What the judges of a spectrum say; no probe."""
+    s = np.where(found.values > _ROUNDING * np.finfo(np.float32).eps, found.values, 0.0)
+    s = s.astype(np.float32)
+    total = found.chi_squared
+    kept = np.flatnonzero(np.cumsum(found.values**2) >= energy_share * total)
+    tau = best_dim = low = high = None
+    if s[0] > 0:
+        useful = usefulness(s, beta, max_dim, complete=found.complete)
+        tau, best_dim = float(useful.tau), int(useful.best_dim)
+        low, high = _bracket(found, beta, max_dim)
+        # In float64, where τ is of float32.
+        low, high = min(low, tau), max(high, tau)
+    word, reason = verdict(s, beta, max_dim, complete=found.complete)
+    edge = 1 + 0.95 * beta
+    # Bounds on both sides of the edge of what τ can tell.
+    is_open = low is not None and high is not None and low < edge <= high
+    if word == "moderate" and is_open:
+        word = "undecided"
+        reason = f"tau is between {low:.4g} and {high:.4g}, on both sides of {edge:.4g}"
+    return RankedContext(
+        spec,
+        tau=tau,
+        tau_low=low,
+        tau_high=high,
+        best_dim=best_dim,
+        energy_dim=int(kept[0]) + 1 if len(kept) and total > 0 else None,
+        decay_rate=float(decay_rate(s)),
+        chi_squared=total,
+        deviation=found.deviation,
+        effective_rank=float(effective_rank(s)),
+        association=word,
+        reason=reason,
+        abstains=word != "moderate",
+        status=found.status,
+    )
+
+
+def functions_of(found: Solved) -> np.ndarray:
+    """The functions that are not left to rounding; the first in any case."""
+    return found.left[:, : max(1, int((found.values > _FUNCTIONS_FLOOR).sum()))]
+
+
+def _bracket(found: Solved, beta: float, max_dim: int) -> tuple[float, float]:
+    """Between what τ lies if every s_i is within its bounds.
+
+    τ_d grows with s_{d+1} and with s_1, …, s_d, and falls with the others.
+    """
+    low, high = found.lower**2, found.upper**2
+    if found.complete:
+        low, high = np.append(low, 0.0), np.append(high, 0.0)
+    num_dims = min(max_dim, len(low) - 1)
+    ends = []
+    for own, other in ((low, high), (high, low)):
+        taken, rest = np.cumsum(own[:num_dims]), np.cumsum(other[:num_dims][::-1])[::-1]
+        # Σ_{d<i≤d0} at the other end.
+        rest = np.append(rest[1:], 0.0)
+        share = taken / np.maximum(taken + rest, np.finfo(float).tiny)
+        room = 1.0 - own[1 : num_dims + 1]
+        is_open = room > _SLOW * np.finfo(np.float32).eps
+        price = np.where(is_open, 1.0 / np.where(is_open, room, 1.0), np.inf)
+        ends.append(float((price + beta * share).min()))
+    return ends[0], ends[1]

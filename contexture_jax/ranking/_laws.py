@@ -1,0 +1,130 @@
+"""Laws P⁺(a|x) of many contexts of one table at once, which share its distances."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from contexture_jax._core.threads import single_threaded_numpy
+from contexture_jax.ranking._family import ContextSpec
+
+__all__ = ["groups", "laws", "masks"]
+
+_BLOCK = 2**19  # entries of distances that a thread works on, which a cache holds
+_ALIKE = 64 * np.finfo(np.float64).eps  # of the largest squared length
+
+
+def groups(
+    specs: Sequence[ContextSpec], num_rows: int, num_bytes: int
+) -> list[list[ContextSpec]]:
+    """Contexts whose laws are made together: of one type, and in so many bytes."""
+    by_type: dict[tuple[str, float, int], list[ContextSpec]] = {}
+    for spec in specs:
+        key = spec.kind, spec.mask_share, spec.num_masks
+        by_type.setdefault(key, []).append(spec)
+    # Counts of neighbours take a byte, or two; probabilities four.
+    found = []
+    for (kind, _, num_masks), members in by_type.items():
+        entry = 4 if kind == "rbf" else np.min_scalar_type(num_masks).itemsize
+        size = max(1, num_bytes // (entry * num_rows**2))
+        found += [members[i : i + size] for i in range(0, len(members), size)]
+    return found
+
+
+def masks(spec: ContextSpec, columns: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Which features each mask keeps: whole columns of the table, by their numbers."""
+    names = np.unique(columns)
+    if not spec.mask_share or len(names) == 1:
+        return [np.ones(len(columns), bool)]
+    hidden = min(max(round(spec.mask_share * len(names)), 1), len(names) - 1)
+    rng = np.random.default_rng(seed)
+    # One seed for all settings, which so differ by their parameters alone.
+    chosen = (rng.permutation(names)[:hidden] for _ in range(spec.num_masks))
+    return [~np.isin(columns, names) for names in chosen]
+
+
+def laws(
+    specs: Sequence[ContextSpec], x: np.ndarray, columns: np.ndarray, seed: int
+) -> np.ndarray:
+    """What `specs`, one of `groups`, gather over the masks: laws but for a factor.
+
+    Of RBF contexts Σ over masks of P⁺(a|x), float32; of k-NN ones in how many masks a
+    is among the neighbours of x. `_judged` divides by the sums of rows.
+
+    Args:
+        specs: of one type.
+        x: the rows, shape (n, d), float64.
+        columns: the number of the column that each feature comes from, shape (d,).
+        seed: of the masks.
+
+    Returns:
+        One table for each context, shape (len(specs), n, n).
+
+    Raises:
+        ValueError: if a context has more neighbours than there are rows.
+    """
+    kept = masks(specs[0], columns, seed)
+    n = len(x)
+    is_knn = specs[0].kind == "knn"
+    dtype = np.min_scalar_type(len(kept)) if is_knn else np.dtype(np.float32)
+    views = [np.ascontiguousarray(x[:, mask]) for mask in kept]
+    parameters = np.array([spec.parameter for spec in specs])
+    if is_knn and parameters.max() > n:
+        raise ValueError(f"{parameters.max()} neighbours are more than {n} rows")
+    gathered = np.zeros((len(specs), n, n), dtype)
+    add = _add_neighbors if is_knn else _add_kernels
+    rows = max(1, _BLOCK // n)
+
+    def work(start: int) -> None:
+        part = slice(start, start + rows)
+        for view in views:
+            add(gathered[:, part], _distances(view, part), parameters)
+
+    # Threads of Python share the rows, so that BLAS is not to have its own.
+    cores = len(os.sched_getaffinity(0))
+    with single_threaded_numpy(), ThreadPoolExecutor(cores) as pool:
+        list(pool.map(work, range(0, n, rows)))
+    return gathered
+
+
+def _distances(x: np.ndarray, part: slice) -> np.ndarray:
+    """‖x − a‖² of some rows to all, without rounding below 0."""
+    some = x[part]
+    lengths = np.einsum("ij,ij->i", x, x)
+    apart = some @ x.T
+    apart *= -2.0
+    apart += lengths
+    apart += lengths[part, None]
+    # Rows that are alike are at 0, whatever the difference of squares leaves; their
+    # order tells which are neighbours.
+    apart[apart < _ALIKE * lengths.max()] = 0.0
+    return apart.astype(np.float32)
+
+
+def _add_kernels(into: np.ndarray, apart: np.ndarray, gammas: np.ndarray) -> None:
+    room = np.empty_like(apart)
+    for table, gamma in zip(into, gammas, strict=True):
+        np.multiply(apart, np.float32(-gamma), out=room)
+        np.exp(room, out=room)
+        room /= room.sum(axis=1, keepdims=True)
+        table += room
+
+
+def _add_neighbors(into: np.ndarray, apart: np.ndarray, counts: np.ndarray) -> None:
+    places = np.arange(apart.shape[1])
+    # Distances are not negative, so that their bits order as they do; with the number
+    # of the row below them, of rows at one distance the first counts, as in
+    # `contexts.knn`. Sorting numbers is several times faster than a stable `argsort`.
+    keys = (apart.view(np.int32).astype(np.int64) << 32) | places
+    keys.sort(axis=1)
+    order = keys & 0xFFFFFFFF
+    rising = np.argsort(counts)
+    # By place among the neighbours: how many of the contexts leave it out.
+    levels = np.searchsorted(counts[rising], places, side="right")
+    level = np.empty(apart.shape, np.min_scalar_type(len(counts)))
+    np.put_along_axis(level, order, levels[None].astype(level.dtype), axis=1)
+    for place, which in enumerate(rising):
+        into[which] += level <= place

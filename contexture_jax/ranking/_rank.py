@@ -1,0 +1,174 @@
+"""A family of contexts solved and judged one by one, and τ held against the errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from contexture_jax._core.checks import (
+    as_rows,
+    check_finite,
+    check_integer,
+    check_ndim,
+    check_number,
+)
+from contexture_jax._core.types import ArrayLike, short_repr
+from contexture_jax.evaluation import distance_correlation, pearson_correlation
+from contexture_jax.ranking._family import ContextSpec
+from contexture_jax.ranking._judged import RankedContext, functions_of, judged, solved
+from contexture_jax.ranking._laws import groups, laws
+from contexture_jax.ranking._probe import RidgeProbe
+
+__all__ = ["Correlations", "correlations", "rank_contexts"]
+
+_BYTES = 800 * 2**20
+_FEWEST = 3  # contexts that are correlated
+
+
+@short_repr
+class Correlations(NamedTuple):
+    """How τ goes with the error of a probe, over contexts.
+
+    Attributes:
+        num_contexts: over how many.
+        pearson: Pearson's correlation; None if there are fewer than 3 contexts, or one
+            of the lists is constant.
+        distance: the distance correlation, likewise.
+    """
+
+    num_contexts: int
+    pearson: float | None
+    distance: float | None
+
+
+def rank_contexts(
+    x: ArrayLike,
+    specs: Sequence[ContextSpec],
+    *,
+    columns: ArrayLike | None = None,
+    probe: RidgeProbe | None = None,
+    max_dim: int = 512,
+    beta: float = 1.0,
+    energy_share: float = 0.9,
+    tol: float = 0.03,
+    seed: int = 0,
+    max_bytes: int = _BYTES,
+    on_context: Callable[[RankedContext], bool | None] | None = None,
+) -> list[RankedContext]:
+    """Solve and judge many contexts of one table: τ, its bounds, dimensions, errors.
+
+    X and A are the rows of the table, P_X is uniform. Distances are computed once a
+    mask for all contexts of a type that fit in memory together; a context takes a dense
+    solve (`tol` bounds its relative residuals, and `tau_low` and `tau_high` say what
+    they leave open). A context that fails is one of the results, with the reason.
+
+    τ never tells d by itself: beside its d there are the d that keeps `energy_share` of
+    Σ s_i², and with a probe the d that validation prefers.
+
+    Args:
+        x: the rows, shape (n, d), finite; columns of one scale.
+        specs: the contexts; as they are done they come by type, in this order else.
+        columns: the number of the column of the table that each feature comes from,
+            shape (d,), which masks leave out whole; None: each is one.
+        probe: of a target of the rows, for errors.
+        max_dim: d0 of τ.
+        beta: β of τ.
+        energy_share: of Σ s_i², in (0, 1].
+        tol: relative residual of solves of more than 1,500 rows.
+        seed: of masks and solver.
+        max_bytes: of the laws that are there at once; one is there in any case.
+        on_context: called with each as it is done; the run ends if it returns true.
+
+    Returns:
+        The contexts that were done, in the order of `specs`.
+
+    Raises:
+        ValueError: if shapes do not fit, a feature is not finite, or a number is out of
+            its range.
+    """
+    rows = np.asarray(as_rows(x, "x"), np.float64)
+    check_finite(rows, "x")
+    check_integer(max_dim, "max_dim", low=1)
+    if not 0 < check_number(energy_share, "energy_share") <= 1:
+        msg = f"energy_share must be above 0 and at most 1; got {energy_share}"
+        raise ValueError(msg)
+    n, num_features = rows.shape
+    of_columns = np.arange(num_features) if columns is None else np.asarray(columns)
+    check_ndim(of_columns, 1, "columns")
+    if n < 3 or of_columns.shape != (num_features,):
+        msg = (
+            "x must have at least 3 rows, and columns one number for each of its"
+            f" {num_features} features; got {rows.shape} and {of_columns.shape}"
+        )
+        raise ValueError(msg)
+    rank = min(max_dim + 1, n - 1)
+    done: dict[ContextSpec, RankedContext] = {}
+
+    def judge(spec: ContextSpec, gathered: np.ndarray) -> RankedContext:
+        found = solved(gathered, rank, tol=tol, seed=seed)
+        row = judged(spec, found, max_dim=max_dim, beta=beta, energy_share=energy_share)
+        if probe is None:
+            return row
+        errors = probe.errors(functions_of(found), row.best_dim or 1)
+        return row._replace(probe=errors)
+
+    fitting = [spec for spec in specs if spec.kind != "knn" or spec.parameter <= n]
+    for group in [[s] for s in specs if s not in fitting] + groups(
+        fitting, n, max_bytes
+    ):
+        tables = None
+        for place, spec in enumerate(group):
+            try:
+                if tables is None:
+                    tables = laws(group, rows, of_columns, seed)
+                row = judge(spec, tables[place])
+            # Whatever it is, the others are worth their time.
+            except Exception as error:
+                words = " ".join(f"{type(error).__name__}: {error}".split())
+                row = RankedContext(spec, reason=words)
+            done[spec] = row
+            if on_context is not None and on_context(row):
+                return _in_order(specs, done)
+    return _in_order(specs, done)
+
+
+def correlations(
+    contexts: Sequence[RankedContext],
+    *,
+    abstentions: bool = True,
+    validated: bool = False,
+    kind: str | None = None,
+) -> Correlations:
+    """How τ goes with the error, over contexts of which both are known and finite.
+
+    Args:
+        contexts: from `rank_contexts`, with a probe.
+        abstentions: whether those count of which τ cannot tell.
+        validated: the error at the d of validation in place of that of τ.
+        kind: of this type only.
+    """
+    pairs = [
+        (row.tau, row.probe.validated_error if validated else row.probe.error)
+        for row in contexts
+        if row.probe is not None
+        and row.tau is not None
+        and np.isfinite(row.tau)
+        and (abstentions or not row.abstains)
+        and kind in (None, row.spec.type)
+    ]
+    if len(pairs) < _FEWEST:
+        return Correlations(len(pairs), None, None)
+    tau, error = np.array(pairs).T
+    if np.ptp(tau) == 0 or np.ptp(error) == 0:
+        return Correlations(len(pairs), None, None)
+    return Correlations(
+        len(pairs), pearson_correlation(tau, error), distance_correlation(tau, error)
+    )
+
+
+def _in_order(
+    specs: Sequence[ContextSpec], done: dict[ContextSpec, RankedContext]
+) -> list[RankedContext]:
+    return [done[spec] for spec in specs if spec in done]

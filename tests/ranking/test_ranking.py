@@ -1,0 +1,199 @@
+"""Contexts of one table, solved and judged, against the library's own contexts."""
+
+import numpy as np
+import pytest
+
+import contexture_jax as cx
+from contexture_jax.ranking import (
+    ContextSpec,
+    RidgeProbe,
+    _judged,
+    _laws,
+    correlations,
+    published_family,
+    rank_contexts,
+)
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(60, 4))
+Y = (X[:, 0] > 0).astype(np.int64)
+COLUMNS = np.array([0, 1, 2, 2])  # two features are of one column
+
+
+def law(spec: ContextSpec, x: np.ndarray = X) -> np.ndarray:
+    (gathered,) = _laws.laws([spec], x, COLUMNS, seed=3)
+    return gathered / gathered.sum(axis=1, keepdims=True)
+
+
+def of_library(spec: ContextSpec, x: np.ndarray) -> np.ndarray:
+    x = x.astype(np.float32)
+    if spec.kind == "knn":
+        context = cx.contexts.knn(x, num_neighbors=int(spec.parameter))
+    else:
+        context = cx.contexts.rbf(x, gamma=spec.parameter)
+    table = np.asarray(context.table())
+    return table / table.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("spec", [ContextSpec("knn", 7), ContextSpec("rbf", 0.4)])
+def test_laws_are_those_of_contexts(spec: ContextSpec) -> None:
+    np.testing.assert_allclose(law(spec), of_library(spec, X), atol=1e-6)
+
+
+def test_rows_at_one_distance_come_in_order() -> None:
+    spec = ContextSpec("knn", 4)
+    grid = np.repeat(np.eye(3), 10, axis=0)[:, [0, 1, 2, 0]]
+    np.testing.assert_allclose(law(spec, grid), of_library(spec, grid), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["knn", "rbf"])
+def test_a_masked_law_is_the_mean_over_masks_of_columns(kind: str) -> None:
+    spec = ContextSpec(kind, 5, mask_share=0.4, num_masks=6)
+    kept = _laws.masks(spec, COLUMNS, 3)
+    assert all(mask[2] == mask[3] and 1 <= mask.sum() < 4 for mask in kept)
+    plain = ContextSpec(kind, 5)
+    expected = np.mean([of_library(plain, X[:, mask]) for mask in kept], axis=0)
+    np.testing.assert_allclose(law(spec), expected, atol=1e-6)
+
+
+def test_settings_of_a_type_are_made_together_in_little_memory() -> None:
+    specs = published_family(X, 5, num_masks=3)
+    assert [len(group) for group in _laws.groups(specs, 60, 10**9)] == [5, 5, 5, 5]
+    assert max(map(len, _laws.groups(specs, 60, 2 * 4 * 60**2))) > 2
+    assert all(len(group) == 1 for group in _laws.groups(specs, 60, 1))
+
+
+def test_tau_is_that_of_all_singular_values() -> None:
+    spec = ContextSpec("knn", 7)
+    (row,) = rank_contexts(X, [spec], max_dim=8)
+    p = law(spec) / len(X)
+    p_x, p_a = p.sum(axis=1), p.sum(axis=0)
+    m = p / np.sqrt(p_x[:, None] * p_a) - np.sqrt(p_x[:, None] * p_a)
+    s = np.linalg.svd(m, compute_uv=False)
+    expected = cx.evaluation.usefulness(s[:9].astype(np.float32), max_dim=8)
+    assert row.tau == pytest.approx(float(expected.tau), rel=1e-5)
+    assert row.best_dim == int(expected.best_dim)
+    assert row.tau_low == pytest.approx(row.tau, rel=1e-5)
+    assert row.chi_squared == pytest.approx((s**2).sum(), rel=1e-5)
+    share = np.cumsum(s**2) / (s**2).sum()
+    assert row.energy_dim is None or share[row.energy_dim - 1] >= 0.9
+    kernel = p @ np.diag(1 / p_a) @ p.T / p_x[:, None] / p_x
+    assert row.deviation == pytest.approx(np.abs(kernel - 1).mean(), rel=1e-5)
+
+
+def test_large_tables_give_bounds_that_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ContextSpec("knn", 7)
+    (exact,) = rank_contexts(X, [spec], max_dim=8)
+    monkeypatch.setattr(_judged, "_EXACT", 0)
+    (row,) = rank_contexts(X, [spec], max_dim=8, tol=0.3)
+    assert row.tau_low - 1e-5 <= exact.tau <= row.tau_high + 1e-5
+    assert row.tau_low < row.tau_high
+    assert row.chi_squared == pytest.approx(exact.chi_squared, rel=1e-4)
+
+
+def test_a_context_that_fails_is_a_row_and_the_others_are_done() -> None:
+    specs = [ContextSpec("knn", 61), ContextSpec("knn", 5), ContextSpec("rbf", 0.5)]
+    rows = rank_contexts(X, specs, max_dim=8)
+    assert [row.status for row in rows] == ["failed", "converged", "converged"]
+    assert "61 neighbours are more than 60 rows" in rows[0].reason
+
+
+def test_an_error_in_the_middle_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> object:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("contexture_jax.ranking._rank.laws", broken)
+    (row,) = rank_contexts(X, [ContextSpec("knn", 5)], max_dim=8)
+    assert (row.status, row.reason) == ("failed", "MemoryError: no room")
+
+
+def test_tau_that_cannot_tell_abstains_and_is_not_clipped() -> None:
+    # Each row nearly its own only neighbour.
+    (row,) = rank_contexts(X, [ContextSpec("rbf", 40.0)], max_dim=8)
+    assert row.tau > 20
+    assert row.abstains
+    (weak,) = rank_contexts(X, [ContextSpec("rbf", 1e-3)], max_dim=8)
+    assert (weak.abstains, weak.association) == (True, "too weak")
+
+
+def test_the_run_ends_when_told() -> None:
+    specs = [ContextSpec("knn", k) for k in (3, 5, 9)]
+    seen = []
+    rows = rank_contexts(
+        X, specs, max_dim=8, on_context=lambda row: seen.append(row) or len(seen) == 2
+    )
+    assert [row.spec for row in rows] == specs[:2] == [row.spec for row in seen]
+
+
+def test_the_published_family_has_four_types_of_35() -> None:
+    specs = published_family(RNG.normal(size=(200, 3)))
+    assert len(specs) == len({spec.name for spec in specs}) == 140
+    types = [spec.type for spec in specs]
+    assert {t: types.count(t) for t in types} == {
+        "rbf": 35,
+        "knn": 35,
+        "rbf-mask": 35,
+        "knn-mask": 35,
+    }
+    knn = [spec.parameter for spec in specs if spec.type == "knn"]
+    assert (knn[0], knn[-1]) == (2, 100)
+
+
+def test_few_rows_have_fewer_numbers_of_neighbours() -> None:
+    specs = published_family(X[:10], 35)
+    assert [s.parameter for s in specs if s.type == "knn"] == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("y", [Y, X[:, 0]])
+def test_a_probe_finds_what_its_functions_hold(y: np.ndarray) -> None:
+    functions = np.c_[RNG.normal(size=(60, 2)), X[:, :1], RNG.normal(size=(60, 2))]
+    errors = RidgeProbe(y, num_splits=3).errors(functions, 2)
+    assert errors.error > 0.3
+    assert errors.validated_error < 0.2
+    assert errors.validated_dim >= 3
+
+
+def test_a_probe_of_a_prefix_is_ridge_on_it() -> None:
+    probe = RidgeProbe(X[:, 0], num_splits=1, ridges=(0.1,))
+    functions = RNG.normal(size=(60, 5))
+    fit, _, test = probe._splits[0]
+    y = (X[:, 0] - X[:, 0].mean()) / X[:, 0].std()
+    z = functions[:, :3] - functions[fit, :3].mean(axis=0)
+    gram = z[fit].T @ z[fit] / len(fit) + 0.1 * np.eye(3)
+    w = np.linalg.solve(gram, z[fit].T @ (y[fit] - y[fit].mean()) / len(fit))
+    residual = z[test] @ w + y[fit].mean() - y[test]
+    expected = (residual**2).sum() / ((y[test] - y[test].mean()) ** 2).sum()
+    assert probe.errors(functions, 3).error == pytest.approx(expected)
+
+
+def test_tau_is_held_against_the_errors() -> None:
+    specs = published_family(X, 4, num_masks=2)
+    rows = rank_contexts(X, specs, probe=RidgeProbe(Y, num_splits=2), max_dim=8)
+    found = correlations(rows)
+    finite = [r for r in rows if r.tau is not None and np.isfinite(r.tau)]
+    tau, error = np.array([(r.tau, r.probe.error) for r in finite]).T
+    assert found.num_contexts == len(finite)
+    assert found.pearson == pytest.approx(np.corrcoef(tau, error)[0, 1])
+    of_type = sum(row.spec.type == "knn" for row in finite)
+    assert correlations(rows, kind="knn").num_contexts == of_type
+    told = correlations(rows, abstentions=False).num_contexts
+    assert told == sum(not row.abstains for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ContextSpec("rbf", -1.0), "parameter must be above 0"),
+        (lambda: ContextSpec("knn", 2, mask_share=1.0), "mask_share must be in"),
+        (lambda: published_family(np.ones((9, 2))), "rows that differ"),
+        (
+            lambda: rank_contexts(X, [], energy_share=0.0),
+            "energy_share must be above 0",
+        ),
+        (lambda: rank_contexts(X, [], columns=[1]), "one number for each"),
+        (lambda: RidgeProbe(np.ones(20)), "not all of one value"),
+    ],
+)
+def test_bad_input_is_told(make, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
