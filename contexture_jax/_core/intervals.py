@@ -11,7 +11,13 @@ from contexture_jax._core.checks import check_values
 from contexture_jax._core.numerics import safe_divide
 from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
 
-__all__ = ["Interval", "check_level", "correlation_interval", "normal_interval"]
+__all__ = [
+    "Interval",
+    "check_level",
+    "correlation_interval",
+    "normal_interval",
+    "student_interval",
+]
 
 _LARGEST = 1 - 1e-6  # the inverse hyperbolic tangent of 1 is infinite
 
@@ -51,6 +57,22 @@ def normal_interval(
 ) -> Interval:
     """Estimate ± z_{1−α/2} · standard error, α = 1 − level."""
     reach = _quantile(level) * error
+    return Interval(estimate, estimate - reach, estimate + reach, level)
+
+
+def student_interval(
+    estimate: Float[Array, "*shape"],
+    error: Float[Array, "*shape"],
+    level: float,
+    freedom: int,
+) -> Interval:
+    """Estimate ± t · standard error, from `freedom` degrees of freedom."""
+    # x = √ν tan θ has the density of Student's law where θ has cos^{ν−1} θ.
+    theta = np.linspace(-np.pi / 2, np.pi / 2, 2**16 + 1)
+    height = np.maximum(np.cos(theta), 0.0) ** (freedom - 1)
+    below = np.cumsum((height[1:] + height[:-1]) / 2)
+    theta = np.interp(0.5 + level / 2, below / below[-1], theta[1:])
+    reach = float(np.sqrt(freedom) * np.tan(theta)) * error
     return Interval(estimate, estimate - reach, estimate + reach, level)
 
 

@@ -22,6 +22,7 @@ from contexture_jax.evaluation._common import (
 from contexture_jax.operators import AssociationOperator
 
 __all__ = [
+    "diagonal_at",
     "estimate_kernel_deviation",
     "expected_kernel_deviation",
     "kappa_squared",
@@ -79,14 +80,18 @@ def kernel_diagonal(op: AssociationOperator) -> Float[Array, " n"]:
     Args:
         op: the expectation operator, shape (n, m).
     """
+    return diagonal_at(op, jnp.arange(op.shape[0], dtype=jnp.int32))
 
-    def diagonal(rows: Int[Array, " block"]) -> Float[Array, " block"]:
+
+def diagonal_at(op: AssociationOperator, rows: Int[Array, " b"]) -> Float[Array, " b"]:
+    """k_X⁺(x, x) of some rows."""
+
+    def diagonal(block: Int[Array, " block"]) -> Float[Array, " block"]:
         # k(x_j, x_j) = ‖T* δ_j‖² in L²(P_A): half a pass.
-        return jnp.sum(op.p_a[:, None] * op.rmatmat(kernel_deltas(op, rows)) ** 2, 0)
+        return jnp.sum(op.p_a[:, None] * op.rmatmat(kernel_deltas(op, block)) ** 2, 0)
 
     n, m = op.shape
-    indices = jnp.arange(n, dtype=jnp.int32)
-    return map_blocks(diagonal, indices, row_entries=n + m)
+    return map_blocks(diagonal, rows, row_entries=n + m)
 
 
 def kappa_squared(op: AssociationOperator) -> Float[Array, ""]:

@@ -26,6 +26,7 @@ from contexture_jax.operators import AssociationOperator, symmetrised_matrix
 
 __all__ = [
     "WorstCaseError",
+    "worst_case_curve",
     "worst_case_error",
     "worst_case_error_of",
     "worst_case_error_of_coefficients",
@@ -85,17 +86,48 @@ def worst_case_error(
     eps = as_epsilon(epsilon, s[0])
     least = (1 - eps) ** 2
     slack = singular_value_slack(s.dtype)
-    gap = s[0] ** 2 - s[dim] ** 2
-    # Where s_1 = s_{d+1} to rounding, 0 / 0: no d functions hold all that tie (E5).
-    open_ = gap > slack
-    # v of theory.md §2.3, cut at 1: no error of a unit target is larger.
-    value = jnp.maximum(s[0] ** 2 - least, 0) / jnp.where(open_, gap, 1)
-    value = jnp.where(gap <= slack, 1, jnp.minimum(value, 1))
-    # No function is that compatible: F_ε is {0}, and a maximum over it means nothing.
-    value = jnp.where(1 - eps > s[0] + slack, jnp.nan, value)
+    value = _least_error(s[0], s[dim], eps)
     mean_energy = (s[0] ** 2 + s[1] ** 2) / 2
     inside = (1 - eps <= s[0] + slack) & (least >= mean_energy - slack)
     return WorstCaseError(value, inside)
+
+
+def worst_case_curve(
+    singular_values: ArrayLike, epsilon: ArrayLike, *, complete: bool = False
+) -> Float[Array, " d0"]:
+    """`worst_case_error` of d = 1, 2, …, as far as the values go.
+
+    d = 1, …, k − 1 of the head of a longer spectrum, and 1, …, k of a complete one.
+    It is the approximation error, for a target of variance 1 of which no more is known
+    than ρ ≥ 1 − ε, in `probe_tradeoff`.
+
+    Args:
+        singular_values: s_1, s_2, … shape (k,), in any order, floating.
+        epsilon: ε, shape (), with 1 − s_1 ≤ ε ≤ 1.
+        complete: whether all values that are not given are 0.
+
+    Raises:
+        ValueError: as `worst_case_error`.
+    """
+    s = as_spectrum(singular_values)
+    num_dims = s.shape[0] if complete else max(1, s.shape[0] - 1)
+    s = require_leading(s, num_dims + 1, complete)
+    return _least_error(s[0], s[1:], as_epsilon(epsilon, s[0]))
+
+
+def _least_error(
+    largest: Float[Array, ""], after: Float[Array, "*s"], eps: Float[Array, ""]
+) -> Float[Array, "*s"]:
+    """The value of `worst_case_error` from s_1, s_{d+1} and ε."""
+    slack = singular_value_slack(largest.dtype)
+    gap = largest**2 - after**2
+    # Where s_1 = s_{d+1} to rounding, 0 / 0: no d functions hold all that tie (E5).
+    open_ = gap > slack
+    # v of theory.md §2.3, cut at 1: no error of a unit target is larger.
+    value = jnp.maximum(largest**2 - (1 - eps) ** 2, 0) / jnp.where(open_, gap, 1)
+    value = jnp.where(gap <= slack, 1, jnp.minimum(value, 1))
+    # No function is that compatible: F_ε is {0}, and a maximum over it means nothing.
+    return jnp.where(1 - eps > largest + slack, jnp.nan, value)
 
 
 def worst_case_error_of(

@@ -9,6 +9,7 @@ from contexture_jax.plotting._functions import plot_functions
 from contexture_jax.plotting._learned import plot_learned_spectrum, plot_loss
 from contexture_jax.plotting._spectrum import plot_spectrum, plot_usefulness
 from contexture_jax.plotting._style import save
+from contexture_jax.plotting._tradeoff import plot_tradeoff
 
 __all__ = [
     "plot_functions",
@@ -16,6 +17,7 @@ __all__ = [
     "plot_loss",
     "plot_spectrum",
     "plot_target_energy",
+    "plot_tradeoff",
     "plot_usefulness",
     "save",
 ]

@@ -12,11 +12,13 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from contexture_jax.evaluation import probe_tradeoff
 from contexture_jax.plotting import (
     plot_functions,
     plot_learned_spectrum,
     plot_spectrum,
     plot_target_energy,
+    plot_tradeoff,
     plot_usefulness,
     save,
 )
@@ -51,6 +53,11 @@ def legend_texts(ax):
     return [] if legend is None else [text.get_text() for text in legend.get_texts()]
 
 
+def tradeoff():
+    left_out = [0.5, 0.1, 0.04, 0.03]
+    return probe_tradeoff(left_out, [1.0, 3.0, 6.0, 90.0], 300, noise=0.2)
+
+
 def own_axes():
     figure = Figure()
     FigureCanvasAgg(figure)
@@ -63,6 +70,7 @@ EVERY_PLOT = {
     "functions": lambda ax: plot_functions(functions(), np.arange(40) % 3, ax),
     "numbers": lambda ax: plot_functions(functions(), np.linspace(0, 1, 40), ax),
     "energy": lambda ax: plot_target_energy([0.5, 0.2, 0.0], ax),
+    "tradeoff": lambda ax: plot_tradeoff(tradeoff(), ax, measured=[1, 0.5, 0.3, 0.4]),
 }
 
 
@@ -387,3 +395,26 @@ def test_the_energy_of_one_function_is_said():
 def test_bad_energy_is_refused(bad):
     with pytest.raises(ValueError, match="energy must be finite"):
         plot_target_energy(bad)
+
+
+def test_bounds_on_a_probe_are_drawn_beside_what_was_measured():
+    found = tradeoff()
+    ax = plot_tradeoff(found, measured=[0.6, 0.2, 0.1, np.inf], measured_name="ridge")
+    left_out, estimation, total, least, measured = map(curve_of, ax.lines)
+    np.testing.assert_allclose(left_out[1], found.approximation)
+    np.testing.assert_allclose(least[1], found.least)
+    # The last has no bound: a band, and no point.
+    for drawn, values in ((estimation, found.estimation), (total, found.total)):
+        np.testing.assert_array_equal(drawn[0], [1, 2, 3])
+        np.testing.assert_allclose(drawn[1], values[:3])
+    np.testing.assert_array_equal(measured[0], [1, 2, 3])
+    assert len(ax.patches) == 1
+    best = f"The bound is least at d = {int(found.best_dim)}"
+    assert ax.get_title(loc="left") == f"{best}; ridge at d = 3"
+    assert "ridge" in legend_texts(ax)
+
+
+@pytest.mark.parametrize("bad", [[0.1], [0.1, 0.2, np.nan, 0.1]])
+def test_bad_measured_errors_are_refused(bad):
+    with pytest.raises(ValueError, match=r"measured must be numbers of shape \(4,\)"):
+        plot_tradeoff(tradeoff(), measured=bad)

@@ -1,0 +1,214 @@
+"""What a probe of d functions loses by too few of them, and by too few labels."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from contexture_jax._core.checks import (
+    as_array,
+    check_integer,
+    check_ndim,
+    check_values,
+    is_concrete,
+)
+from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr
+from contexture_jax.evaluation._common import as_columns, as_number, as_weights
+
+__all__ = ["ProbeTradeoff", "leave_one_out_errors", "probe_tradeoff"]
+
+# So many halvings leave no digit of the smallest eigenvalue open.
+_BISECTIONS = 60
+
+
+@short_repr
+class ProbeTradeoff(NamedTuple):
+    """Approximation against estimation for d = 1, …, k, in the unit of the target².
+
+    Attributes:
+        approximation: what no probe of d functions can predict, shape (k,).
+        estimation: what more the least squares of n labels may lose on average, shape
+            (k,); infinite where n labels promise nothing for d functions.
+        total: the sum of both: an upper bound on the mean error, shape (k,).
+        least: a lower bound on it, shape (k,).
+        best_dim: the smallest d of the smallest total, shape (); 0 if all are infinite.
+        failure: the probability that the draw of inputs is none of those that the
+            upper bound is for.
+    """
+
+    approximation: Float[Array, " k"]
+    estimation: Float[Array, " k"]
+    total: Float[Array, " k"]
+    least: Float[Array, " k"]
+    best_dim: Int[Array, ""]
+    failure: float
+
+
+def probe_tradeoff(
+    approximation: ArrayLike,
+    leverage: ArrayLike,
+    num_samples: int,
+    noise: ArrayLike = 0.0,
+    *,
+    failure: float = 0.05,
+) -> ProbeTradeoff:
+    """Two-sided bounds on the error of a least-squares probe, over d.
+
+    Assumed: n inputs drawn independently from P_X; y = f(x) + ξ with E[ξ|x] = 0 and
+    Var[ξ|x] ≤ σ²; a probe with bias, fitted by least squares without a penalty on the
+    *exact* functions μ_1, …, μ_d. Its error is ‖f̂ − f‖² in L²(P_X). With a_d =
+    ‖f − f_d‖² the approximation error, L_d = 1 + sup_x Σ_{i≤d} μ_i(x)² the leverage and
+    G the empirical second moments of (1, μ_1, …, μ_d), whose mean is the identity,
+
+        E[‖f̂ − f‖²; λ_min(G) ≥ λ] ≤ a_d + a_d L_d / (n λ²) + σ² (d + 1) / (n λ),
+        P(λ_min(G) < λ) ≤ (d + 1) exp(−(n / L_d) (1 − λ + λ ln λ)),
+
+    the latter by the matrix Chernoff bound (Tropp 2012, *Found. Comput. Math.* 12,
+    Thm 1.1), the former since the coefficients of f̂ − f_d are
+    G⁻¹ (1/n) Σ_j φ(x_j) (f(x_j) − f_d(x_j) + ξ_j): f − f_d is orthogonal to φ, so that
+    the squared length of its mean is at most a_d L_d / n on average. λ is taken as
+    large as `failure` allows: it goes to 1 as n grows, and there is none while n is not
+    above L_d ln((d + 1) / failure), where the bound is infinite. No constant is left
+    out. From below, as E tr G⁻¹ ≥ d + 1,
+
+        E‖f̂ − f‖² ≥ a_d + σ² (d + 1) / n,  if Var[ξ|x] = σ² and G is invertible.
+
+    What it is not: a bound for a probe with a penalty, which may do better where n is
+    small, for functions that were learned, or for a d that was chosen by the labels.
+
+    Args:
+        approximation: a_d for d = 1, …, k, shape (k,): the variance of the target times
+            1 − Σ_{i≤d} u_i² (`target_energy`) for a known target, or times
+            `worst_case_curve` for one of which ρ ≥ 1 − ε is known.
+        leverage: sup_x Σ_{i≤d} μ_i(x)², shape (k,): `probe_leverage`, or the
+            `leverage_bound` of κ².
+        num_samples: n, how many labels.
+        noise: σ², shape ().
+        failure: between 0 and 1.
+
+    Raises:
+        TypeError: if an argument is traced.
+        ValueError: if shapes differ, or a number is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> import contexture_jax as cx
+        >>> found = cx.evaluation.probe_tradeoff(
+        ...     [0.5, 0.1, 0.09], [1.0, 2.0, 9.0], 200, noise=0.1
+        ... )
+        >>> int(found.best_dim)
+        2
+        >>> bool(np.all(found.least <= found.total))
+        True
+    """
+    left_out = _nonnegative(approximation, "approximation")
+    lever = _nonnegative(leverage, "leverage", infinite=True)
+    if left_out.shape != lever.shape:
+        msg = (
+            "approximation and leverage must have one shape (k,); got"
+            f" {left_out.shape} and {lever.shape}"
+        )
+        raise ValueError(msg)
+    n = check_integer(num_samples, "num_samples", low=1)
+    variance = as_number(noise, "noise")
+    if variance < 0:
+        raise ValueError(f"noise must be non-negative; got {variance:g}")
+    failure = as_number(failure, "failure")
+    if not 0 < failure < 1:
+        raise ValueError(f"failure must be between 0 and 1; got {failure:g}")
+    # (k,): d + 1 functions, that of the bias among them.
+    count = np.arange(2, len(left_out) + 2)
+    smallest = _smallest_eigenvalue((1 + lever) / n * np.log(count / failure))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        by_inputs = left_out * (1 + lever) / (n * smallest**2)
+        estimation = by_inputs + variance * count / (n * smallest)
+    estimation = np.where(smallest > 0, estimation, np.inf)
+    total = left_out + estimation
+    best = int(total.argmin()) + 1 if np.isfinite(total).any() else 0
+    least = left_out + variance * count / n
+    arrays = (left_out, estimation, total, least)
+    # Worked out in float64, given back in JAX's default.
+    dtype = jax.dtypes.canonicalize_dtype(np.float64)
+    found = jax.device_put([a.astype(dtype) for a in arrays])
+    return ProbeTradeoff(*found, jax.device_put(np.int32(best)), failure)
+
+
+def _smallest_eigenvalue(price: np.ndarray) -> np.ndarray:
+    """The λ in (0, 1) at which 1 − λ + λ ln λ = `price`; 0 where there is none."""
+    low, high = np.zeros_like(price), np.ones_like(price)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        # It falls from 1 at λ = 0 to 0 at λ = 1.
+        above = 1 - middle + middle * np.log(middle) > price
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    # The lower end, at which the inequality holds.
+    return np.where(price < 1, low, 0.0)
+
+
+def _nonnegative(x: Any, name: str, *, infinite: bool = False) -> np.ndarray:
+    if not is_concrete(x):
+        raise TypeError(f"{name} must be concrete; got a tracer")
+    array = np.asarray(as_array(x, name), np.float64)
+    check_ndim(array, 1, name)
+    if array.shape[0] == 0:
+        raise ValueError(f"{name} must hold at least 1 value; got shape (0,)")
+    expected = "non-negative" + ("" if infinite else " and finite")
+    check_values(
+        array, name, lambda v: (v >= 0) & (infinite | np.isfinite(v)), expected
+    )
+    return array
+
+
+def leave_one_out_errors(
+    target: ArrayLike, left: ArrayLike, p_x: ArrayLike | None = None
+) -> Float[Array, " k"]:
+    """The error of a probe of the first d functions on rows it has not seen, each d.
+
+    Each row is predicted by the weighted least squares, with bias, of all others. With
+    functions that are orthonormal in L²(P_X) that needs no fit: the residual of row x
+    is that of the fit to all rows over 1 − h(x), h(x) = p_x (1 + Σ_{i≤d} μ_i(x)²)
+    (PRESS: Allen 1974). The error is E[residual²] over the variance of the target, so
+    that 1 less it is the leave-one-out R², whose largest value is at the d of
+    validation. Functions must not have seen the target; inputs they may have.
+
+    Args:
+        target: shape (n,) or (n, c), real: numbers, or the columns of a code of
+            classes, which are pooled as in `target_energy`.
+        left: functions as columns, orthonormal in L²(P_X), shape (n, k).
+        p_x: probabilities of the rows, shape (n,); None: uniform.
+
+    Returns:
+        Shape (k,); infinite where the others say nothing of a row, h(x) = 1.
+
+    Raises:
+        TypeError: if an argument is traced.
+        ValueError: if shapes do not fit, or the target is constant.
+    """
+    if not is_concrete(target, left, p_x):
+        raise TypeError("target, left and p_x must be concrete; got a tracer")
+    mu = as_columns(left, "left")
+    f = np.asarray(as_array(target, "target"))
+    f = as_columns(f[:, None] if f.ndim == 1 else f, "target", mu.shape[0])
+    p = np.asarray(as_weights(p_x, mu.shape[0], mu.dtype), np.float64)
+    rounding = 1e3 * float(np.finfo(mu.dtype).eps)
+    mu, f = np.asarray(mu, np.float64), np.asarray(f, np.float64)
+    seen = p > 0
+    mu, f, p = mu[seen], f[seen], p[seen]
+    f = f / max(np.abs(f).max(), np.finfo(np.float64).tiny)
+    rest = f - p @ f
+    variance = p @ (rest**2).sum(axis=1)
+    if not variance > rounding**2:  # of a target of order 1
+        raise ValueError("target must not be constant on the rows that have mass")
+    errors, kept = np.empty(mu.shape[1]), 1 - p
+    weighted = (p[:, None] * mu).T @ rest
+    for d, column in enumerate(mu.T):
+        rest = rest - column[:, None] * weighted[d]
+        kept = kept - p * column**2
+        squares = (rest**2).sum(axis=1)
+        # A row that the fit goes through whatever its value: nothing is left to tell.
+        alone = kept <= rounding
+        with np.errstate(divide="ignore", invalid="ignore"):
+            errors[d] = p @ np.where(alone, np.inf, squares / kept**2) / variance
+    return jax.device_put(errors.astype(jax.dtypes.canonicalize_dtype(np.float64)))
