@@ -1,7 +1,8 @@
 """The programs that every solver is made of: small, and compiled once for a shape.
 
-Inside a larger program they are inlined; called with values each is a program of its
-own, which serves every method, rank and operator with blocks of the same shape. Numbers
+Inside a larger program they are inlined; called with arrays of NumPy, as blocks are
+where they are small and on a CPU (`_run.solve`), they are NumPy's. Otherwise each is a
+program of its own, which serves every method, rank and operator with blocks of the same shape. Numbers
 that differ between calls are arguments, not constants.
 """
 

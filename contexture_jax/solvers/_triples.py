@@ -15,8 +15,8 @@ class Triples(NamedTuple):
 
     Attributes:
         singular_values: s_i ≥ 0, descending, shape (rank,).
-        left: u_i as columns, orthonormal, shape (n, rank).
-        right: v_i as columns, orthonormal, shape (m, rank).
+        left: u_i as columns, orthonormal, shape (n, rank); further columns may follow.
+        right: v_i as columns, orthonormal, shape (m, rank), likewise.
         left_residuals: ‖M v_i − s_i u_i‖, shape (rank,).
         right_residuals: ‖Mᴴ u_i − s_i v_i‖, shape (rank,).
         num_passes: half the number of products with M or Mᴴ, shape ().
