@@ -2,8 +2,8 @@
 
 Inside a larger program they are inlined; called with arrays of NumPy, as blocks are
 where they are small and on a CPU (`_run.solve`), they are NumPy's. Otherwise each is a
-program of its own, which serves every method, rank and operator with blocks of the same shape. Numbers
-that differ between calls are arguments, not constants.
+program of its own, which serves every method, rank and operator with blocks of the same
+shape. Numbers that differ between calls are arguments, not constants.
 """
 
 from __future__ import annotations
