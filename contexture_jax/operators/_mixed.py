@@ -105,8 +105,11 @@ def _reweighted(
 
 
 def _alike(operators: list[AssociationOperator]) -> list[AssociationOperator]:
-    """All in the widest dtype: labels have one of their own, and data another."""
-    dtype = jnp.result_type(*(op.dtype for op in operators))
+    """All in the narrowest dtype, which is as exact as the laws of all of them are.
+
+    Labels have JAX's default, and data one of their own.
+    """
+    dtype = min((np.dtype(op.dtype) for op in operators), key=lambda d: d.itemsize)
     return [op if op.dtype == dtype else cast_floating(op, dtype) for op in operators]
 
 
