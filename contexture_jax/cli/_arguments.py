@@ -27,6 +27,7 @@ __all__ = [
     "not_negative",
     "positive",
     "replicates",
+    "seed",
     "tolerance",
     "widths",
 ]
@@ -245,7 +246,7 @@ def add_rank_options(group: Any) -> None:
         help="share the rows (of a batch) among N devices of this machine; default: 1",
     )
     group.add_argument(
-        "--seed", type=_seed, default=0, help="of all that is random; default: 0"
+        "--seed", type=seed, default=0, help="of all that is random; default: 0"
     )
 
 
@@ -332,7 +333,8 @@ def replicates(text: str) -> int:
     return count
 
 
-def _seed(text: str) -> int:
+def seed(text: str) -> int:
+    """An integer of 32 bits."""
     # Of a larger one JAX drops the upper bits, unless 64-bit types are on.
     return _integer(text, 0, 2**32 - 1)
 

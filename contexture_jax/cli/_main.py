@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from contexture_jax import __version__
-from contexture_jax.cli import _embed, _spectrum, _train
+from contexture_jax.cli import _embed, _rank, _spectrum, _train
 from contexture_jax.cli._arguments import DATA, as_words
 from contexture_jax.cli.session import (
     Ending,
@@ -105,6 +105,7 @@ _COMMANDS = {
         _spectrum,
         _spectrum.SpectrumOptions,
     ),
+    "rank": ("which of many contexts is worth training on", _rank, _rank.RankOptions),
     "train": (
         "learn the spectrum of a context with an encoder",
         _train,

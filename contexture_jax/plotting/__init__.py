@@ -7,6 +7,7 @@ returns the `Axes`; `save` writes the figure of one. Nothing here touches pyplot
 from contexture_jax.plotting._energy import plot_target_energy
 from contexture_jax.plotting._functions import plot_functions
 from contexture_jax.plotting._learned import plot_learned_spectrum, plot_loss
+from contexture_jax.plotting._ranking import plot_ranking
 from contexture_jax.plotting._spectrum import plot_spectrum, plot_usefulness
 from contexture_jax.plotting._style import save
 from contexture_jax.plotting._tradeoff import plot_tradeoff
@@ -15,6 +16,7 @@ __all__ = [
     "plot_functions",
     "plot_learned_spectrum",
     "plot_loss",
+    "plot_ranking",
     "plot_spectrum",
     "plot_target_energy",
     "plot_tradeoff",

@@ -7,7 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from contexture_jax._core.checks import as_rows, check_integer, check_number
+from contexture_jax._core.checks import (
+    as_array,
+    check_integer,
+    check_ndim,
+    check_number,
+)
 from contexture_jax._core.types import ArrayLike, summary
 
 __all__ = ["ContextSpec", "published_family"]
@@ -100,7 +105,8 @@ def published_family(
     Raises:
         ValueError: if there are fewer than 4 rows, or most are alike.
     """
-    rows = np.asarray(as_rows(x, "x"), np.float64)
+    rows = np.asarray(as_array(x, "x"), np.float64)
+    check_ndim(rows, 2, "x")
     check_integer(num_settings, "num_settings", low=1)
     if len(rows) < 4:
         msg = f"x must have at least 4 rows; got shape {rows.shape}"

@@ -133,18 +133,26 @@ class RidgeProbe:
         left_out = functions[check] - mean, functions[test] - mean
         shape = len(dims), len(self._ridges)
         checked, errors, squares = (np.empty(shape) for _ in range(3))
-        for j, ridge in enumerate(self._ridges):
-            # The factor of the first d functions is the first block of that of all, and
-            # so is its inverse.
-            factor = np.linalg.cholesky(gram + ridge * np.eye(len(gram)))
-            inverse = np.linalg.inv(factor)
-            turned = inverse @ moments
-            for i, d in enumerate(dims):
-                weights = inverse[:d, :d].T @ turned[:d]
-                guesses = [rows[:, :d] @ weights + target_mean for rows in left_out]
-                checked[i, j] = self._error(guesses[0], self._y[check])
-                errors[i, j] = self._error(guesses[1], self._y[test])
-                squares[i, j] = _squared_error(guesses[1], self._y[test])
+        # The factor of the first d functions is the first block of that of all, and so
+        # is its inverse.
+        inverses = [
+            np.linalg.inv(np.linalg.cholesky(gram + ridge * np.eye(len(gram))))
+            for ridge in self._ridges
+        ]
+        turned = [inverse @ moments for inverse in inverses]
+        for i, d in enumerate(dims):
+            weights = [
+                inverse[:d, :d].T @ moment[:d]
+                for inverse, moment in zip(inverses, turned, strict=True)
+            ]
+            # All ridges at once: few products, each of some size.
+            guesses = [rows[:, :d] @ np.hstack(weights) for rows in left_out]
+            for j in range(len(weights)):
+                own = slice(j * y.shape[1], (j + 1) * y.shape[1])
+                first, last = (guess[:, own] + target_mean for guess in guesses)
+                checked[i, j] = self._error(first, self._y[check])
+                errors[i, j] = self._error(last, self._y[test])
+                squares[i, j] = _squared_error(last, self._y[test])
         return checked, errors, squares
 
     def _error(self, guess: np.ndarray, y: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from contexture_jax._core.checks import (
-    as_rows,
+    as_array,
     check_finite,
     check_integer,
     check_ndim,
@@ -88,7 +88,8 @@ def rank_contexts(
         ValueError: if shapes do not fit, a feature is not finite, or a number is out of
             its range.
     """
-    rows = np.asarray(as_rows(x, "x"), np.float64)
+    rows = np.asarray(as_array(x, "x"), np.float64)
+    check_ndim(rows, 2, "x")
     check_finite(rows, "x")
     check_integer(max_dim, "max_dim", low=1)
     if not 0 < check_number(energy_share, "energy_share") <= 1:

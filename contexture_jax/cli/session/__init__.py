@@ -8,7 +8,7 @@ from contexture_jax.cli.session._computing import (
     meanwhile,
     precision,
 )
-from contexture_jax.cli.session._progress import Stages
+from contexture_jax.cli.session._progress import Advance, Stages
 from contexture_jax.cli.session._publish import (
     check_out,
     claimed,
@@ -19,8 +19,10 @@ from contexture_jax.cli.session._publish import (
 from contexture_jax.cli.session._run import (
     RUN,
     check_claimed,
+    check_same,
     claim_run,
     kept_of,
+    resumed,
     told_in_one_line,
 )
 from contexture_jax.cli.session._signals import Ending, Interrupted, ending_on_signals
@@ -28,6 +30,7 @@ from contexture_jax.cli.session._solve import WatchedSolve
 
 __all__ = [
     "RUN",
+    "Advance",
     "Ending",
     "Interrupted",
     "Stages",
@@ -35,6 +38,7 @@ __all__ = [
     "check_claimed",
     "check_installed",
     "check_out",
+    "check_same",
     "claim_run",
     "claimed",
     "computing",
@@ -47,5 +51,6 @@ __all__ = [
     "publishing",
     "remove_temporaries",
     "replacing",
+    "resumed",
     "told_in_one_line",
 ]

@@ -1,0 +1,329 @@
+"""`contexture rank`: a table in; many contexts, solved, judged and compared, out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from contexture_jax.cli._arguments import (
+    Options,
+    add_data_options,
+    add_output_options,
+    as_words,
+    count,
+    seed,
+    tolerance,
+)
+from contexture_jax.cli.session import (
+    Advance,
+    Ending,
+    Interrupted,
+    Stages,
+    check_installed,
+    check_out,
+    check_same,
+    claimed,
+    computing,
+    publishing,
+    replacing,
+    resumed,
+)
+from contexture_jax.data import InputError, Message, Table, load_features, quoted_path
+
+if TYPE_CHECKING:
+    from contexture_jax.ranking import ContextSpec, RankedContext
+
+__all__ = ["DESCRIPTION", "RankOptions", "add_options", "run"]
+
+PRESETS = ("published",)
+DESCRIPTION = """\
+Which of many contexts of DATA is worth training on: solve each, judge it by its
+spectrum, and, with --target, by the error of a ridge probe on its functions. Writes
+rank.json and pictures to a directory. No number of dimensions is recommended by tau
+alone: beside its d stand the d that keeps a share of the energy and, with --target, the
+d that validation prefers. Where tau cannot tell, it abstains and says so.
+
+--preset published: 140 contexts of the rows: RBF and k-NN, and the mean of both over 50
+masks that leave out 20 % of the columns, 35 settings each; gamma from 1/100 to 100 over
+the median squared distance, K from 2 to half of the rows. Spectra are of all rows, and
+see no target; the probe is fitted, chosen and judged on three parts of the rows.
+
+Each context is kept as it is done: Ctrl-C and SIGTERM end the run after the one under
+way, with the results so far, and --resume goes on, however the run was ended.
+"""
+_FOLDER = "rank"
+_SETTINGS = ("preset", "settings", "masks", "max_dim", "splits", "max_rows")
+
+
+@dataclasses.dataclass(frozen=True)
+class RankOptions(Options):
+    """The arguments of `contexture rank`.
+
+    Attributes:
+        preset: the family of contexts.
+        settings: how many of each type.
+        masks: how many masks a masked context is the mean of.
+        max_dim: d0 of τ.
+        splits: of the probe.
+        max_rows: as many rows are drawn of a larger table.
+        energy_share: what share of Σ s_i² a number of functions is told for.
+        tol: the relative residual of a solve.
+        resume: go on with the run in `out`.
+    """
+
+    preset: str = "published"
+    settings: int = 35
+    masks: int = 50
+    max_dim: int = 512
+    splits: int = 5
+    max_rows: int = 5000
+    energy_share: float = 0.9
+    tol: float = 0.03
+    resume: bool = False
+
+
+def add_options(parser: Any) -> None:
+    """Add the options of the command to its parser."""
+    add_data_options(parser.add_argument_group("data"))
+    group = parser.add_argument_group("contexts")
+    group.add_argument(
+        "--preset", choices=PRESETS, default="published", help="default: %(default)s"
+    )
+    for option, default, what in (
+        ("--settings", 35, "contexts of each type"),
+        ("--masks", 50, "masks that a masked context is the mean of"),
+        ("--max-dim", 512, "d0 of tau, the largest number of functions"),
+        ("--splits", 5, "random splits that errors are the mean over"),
+        ("--max-rows", 5000, "draw so many rows of a larger table"),
+    ):
+        group.add_argument(
+            option,
+            type=count,
+            default=default,
+            metavar="N",
+            help=f"{what}; default: %(default)s",
+        )
+    for option, default, what in (
+        ("--energy-share", 0.9, "of the sum of s_i^2, which a d is told for"),
+        ("--tol", 0.03, "relative residual of solves of more than 1,500 rows"),
+    ):
+        group.add_argument(
+            option,
+            type=tolerance,
+            default=default,
+            metavar="X",
+            help=f"{what}; default: %(default)s",
+        )
+    group.add_argument("--seed", type=seed, default=0, help="default: 0")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run that --out holds, if one was ended there",
+    )
+    add_output_options(output)
+
+
+def run(options: RankOptions, ending: Ending) -> Path:
+    """Solve, judge, compare, draw and write.
+
+    Args:
+        options: what was asked for.
+        ending: told what is kept if the run ends early.
+
+    Returns:
+        The directory with the results.
+
+    Raises:
+        InputError: if anything about the input or the output directory is wrong.
+    """
+    stages = Stages(quiet=options.quiet)
+    with stages.stage("read"):
+        plots = ["matplotlib"] if options.plots else []
+        check_installed(["platformdirs", "pyarrow", "rich", *plots])
+        out = check_out(options.out)
+        table = _load(options)
+    with claimed(out), computing("float32"), contextlib.ExitStack() as stack:
+        with stages.stage("contexts") as advance:
+            specs, ranked, number = _ranked(options, table, out, ending, stack, advance)
+        _publish(options, table, specs, ranked, out, stages, ending)
+        folder = quoted_path(out)
+        if number:
+            ending.kept = lambda: (
+                f"the results of {len(ranked)} of {len(specs)} contexts are in"
+                f" {folder}; go on with: {resumed(ending.command)}"
+            )
+            raise Interrupted(number)
+        shutil.rmtree(out / _FOLDER, ignore_errors=True)
+    return out
+
+
+def _load(options: RankOptions) -> Table:
+    table = load_features(
+        options.data,
+        target=options.target,
+        drop=options.drop,
+        categorical=options.categorical,
+        separator=options.separator,
+        decimal=options.decimal,
+        missing=options.missing,
+    )
+    # In words of options, where the library speaks of parameters.
+    notes = [Message(note.worded(as_words)) for note in table.notes]
+    table, n = table._replace(notes=notes), len(table.rows)
+    if n <= options.max_rows:
+        return table
+    # Leading eigenvalues of d0 functions take about d0 log d0 rows (theory.md §3.1).
+    chosen = np.random.default_rng(options.seed).permutation(n)[: options.max_rows]
+    chosen.sort()
+    target = table.target
+    if target is not None:
+        target = target._replace(values=target.values[chosen])
+    words = f"{options.max_rows:,} of {n:,} rows drawn: --max-rows takes more"
+    return table._replace(
+        features=table.features[chosen],
+        rows=table.rows[chosen],
+        target=target,
+        notes=[*table.notes, Message(words)],
+    )
+
+
+def _ranked(
+    options: RankOptions,
+    table: Table,
+    out: Path,
+    ending: Ending,
+    stack: contextlib.ExitStack,
+    advance: Advance,
+) -> tuple[list[ContextSpec], list[RankedContext], int]:
+    """The family, what of it was done, and the signal that ended it or 0."""
+    from contexture_jax import ranking
+
+    x = table.features
+    try:
+        probe = None
+        if table.target is not None:
+            y = table.target.values
+            probe = ranking.RidgeProbe(y, num_splits=options.splits, seed=options.seed)
+        specs = ranking.published_family(x, options.settings, num_masks=options.masks)
+    except ValueError as error:
+        raise InputError(f"{table.title} has no ranking: {error}") from error
+    done = _begun(options, table, out, stack)
+    found = {spec: done[spec.name] for spec in specs if spec.name in done}
+    missing = [spec for spec in specs if spec not in found]
+    number = 0
+    with ending.asked() as is_told:
+
+        def keep(row: RankedContext) -> bool:
+            nonlocal number
+            found[row.spec] = row
+            with replacing(out / _FOLDER / f"{row.spec.name}.json") as path:
+                path.write_text(json.dumps(_as_dict(row)) + "\n", encoding="utf-8")
+            advance(len(found), len(specs), f"{len(found)} of {len(specs)}")
+            number = is_told()
+            return bool(number) and len(found) < len(specs)
+
+        ranking.rank_contexts(
+            x,
+            missing,
+            columns=_columns(table),
+            probe=probe,
+            max_dim=options.max_dim,
+            energy_share=options.energy_share,
+            tol=options.tol,
+            seed=options.seed,
+            on_context=keep,
+        )
+    return specs, [found[spec] for spec in specs if spec in found], number
+
+
+def _columns(table: Table) -> np.ndarray:
+    """The number of the column of DATA that each feature comes from."""
+    widths = [len(encoding.feature_names) for encoding in table.encodings]
+    return np.repeat(np.arange(len(widths)), widths)
+
+
+def _begun(
+    options: RankOptions, table: Table, out: Path, stack: contextlib.ExitStack
+) -> dict[str, RankedContext]:
+    """Make the folder of the run, or find what of the same run it holds."""
+    folder, path = out / _FOLDER, out / _FOLDER / "settings.json"
+    values = b"" if table.target is None else table.target.values.tobytes()
+    contents = np.ascontiguousarray(table.features).tobytes() + values
+    names = (*_SETTINGS, "energy_share", "tol", "seed")
+    settings = {name: getattr(options, name) for name in names}
+    settings["contents"] = hashlib.sha256(contents).hexdigest()
+    if path.exists() and options.resume:
+        check_same(path, settings)
+        # A file is there whole or not at all.
+        kept = (p for p in folder.glob("*.json") if p != path)
+        rows = [_from_dict(json.loads(p.read_text(encoding="utf-8"))) for p in kept]
+        return {row.spec.name: row for row in rows}
+    if path.exists():
+        print(
+            f"contexture: note: {quoted_path(folder)} holds a run that was ended, which"
+            " --resume goes on with; this one begins anew",
+            file=sys.stderr,
+        )
+    is_new = not out.is_dir()
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{quoted_path(folder)} cannot be made: {error.strerror or error}"
+        ) from error
+    if is_new:
+        # Others look for the lock here from now on, no longer beside it.
+        stack.enter_context(claimed(out))
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    return {}
+
+
+def _as_dict(row: RankedContext) -> dict[str, Any]:
+    """With numbers that are not finite, as Python's JSON takes them."""
+    probe = None if row.probe is None else row.probe._asdict()
+    return row._asdict() | {"spec": dataclasses.asdict(row.spec), "probe": probe}
+
+
+def _from_dict(held: dict[str, Any]) -> RankedContext:
+    from contexture_jax import ranking
+
+    probe = None if held["probe"] is None else ranking.ProbeErrors(**held["probe"])
+    spec = ranking.ContextSpec(**held["spec"])
+    return ranking.RankedContext(**held | {"spec": spec, "probe": probe})
+
+
+def _publish(
+    options: RankOptions,
+    table: Table,
+    specs: list[ContextSpec],
+    ranked: list[RankedContext],
+    out: Path,
+    stages: Stages,
+    ending: Ending,
+) -> None:
+    """Draw, write and print."""
+    from contexture_jax.cli import _rank_report as report
+    from contexture_jax.cli._report import write_json
+
+    with publishing(out, report.FILES, ending) as folder:
+        with stages.stage("pictures"):
+            if options.plots and table.target is not None:
+                report.draw(ranked, table.target.name, folder)
+        seconds = {**stages.seconds, "total": stages.total}
+        description = report.describe(options, table, specs, ranked, seconds)
+        write_json(description, folder / "rank.json")
+        files = [name for name in report.FILES if (folder / name).exists()]
+    if not options.quiet:
+        paths = [str(Path(options.out) / name) for name in files]
+        report.print_ranking(description, paths)

@@ -1,0 +1,280 @@
+"""What `contexture rank` leaves behind: a JSON, pictures, and a table to read."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import contexture_jax as cx
+from contexture_jax._core.words import rounded
+from contexture_jax.cli._arguments import as_option
+from contexture_jax.cli._report import plain, print_table
+from contexture_jax.data import Table
+
+if TYPE_CHECKING:
+    from contexture_jax.cli._rank import RankOptions
+    from contexture_jax.ranking import ContextSpec, RankedContext
+
+__all__ = ["FILES", "describe", "draw", "print_ranking"]
+
+# In the order of publishing: whoever sees the JSON sees the rest.
+FILES = ("tau_error.png", "association_error.png", "rank.json")
+_NUM_SHOWN = 15
+_PROTOCOL = (
+    "spectra of all rows, without the target; P_X uniform; tau of d = 1, ..., max_dim;"
+    " error: ridge on the functions up to best_dim (classes by the largest of fitted"
+    " indicators), a quarter of the rows left out, a quarter of the rest for choosing"
+    " the ridge, mean over splits; validated_error: d chosen likewise; pearson and"
+    " distance_correlation: of tau with error over all contexts with a finite tau"
+)
+
+
+def describe(
+    options: RankOptions,
+    table: Table,
+    specs: Sequence[ContextSpec],
+    ranked: Sequence[RankedContext],
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """Everything about a run as plain Python; what is not finite is None.
+
+    Args:
+        options: what was asked for.
+        table: the data.
+        specs: the family.
+        ranked: what of it was done.
+        seconds: of each stage.
+    """
+    correlate = cx.ranking.correlations
+    whole = correlate(ranked)
+    types = dict.fromkeys(spec.type for spec in specs)
+    ordered = in_order(ranked)
+    return plain(
+        {
+            "version": cx.__version__,
+            "data": table.title,
+            "num_rows": len(table.rows),
+            "num_columns": table.num_columns,
+            "target": None if table.target is None else table.target.name,
+            "target_kind": None if table.target is None else table.target.kind,
+            "preset": options.preset,
+            "max_dim": options.max_dim,
+            "splits": options.splits,
+            "seed": options.seed,
+            "status": "complete" if len(ranked) == len(specs) else "stopped",
+            "num_contexts": len(specs),
+            "contexts": [_described(row, place) for place, row in ordered],
+            "pearson": whole.pearson,
+            "distance_correlation": whole.distance,
+            "correlations": {
+                "all": whole._asdict(),
+                "without_abstentions": correlate(ranked, abstentions=False)._asdict(),
+                "validated": correlate(ranked, validated=True)._asdict(),
+                **{t: correlate(ranked, kind=t)._asdict() for t in types},
+            },
+            "associations": Counter(row.association for row in ranked),
+            "protocol": _PROTOCOL,
+            "advice": _advice(options, table, [row for _, row in ordered]),
+            "seconds": seconds,
+            "notes": [str(note) for note in table.notes],
+        }
+    )
+
+
+def in_order(ranked: Sequence[RankedContext]) -> list[tuple[int | None, RankedContext]]:
+    """By τ, those that it abstains from after the others, with their places.
+
+    Contexts whose bounds on τ overlap cannot be told apart: a place is one more than
+    how many are surely better. Those that are abstained from have none.
+    """
+    told = [row for row in ranked if not row.abstains and row.tau_high is not None]
+    ends = np.sort([row.tau_high for row in told])
+    told.sort(key=lambda row: row.tau)
+    places = [1 + int(np.searchsorted(ends, row.tau_low)) for row in told]
+    others = [(None, row) for row in ranked if row not in told]
+    return [*zip(places, told, strict=True), *others]
+
+
+def _described(row: RankedContext, place: int | None) -> dict[str, Any]:
+    probe = row.probe
+    held = row._asdict()
+    del held["spec"], held["probe"]
+    return {
+        "name": row.spec.name,
+        "type": row.spec.type,
+        "params": row.spec.params,
+        "place": place,
+        **held,
+        **(dict.fromkeys(cx.ranking.ProbeErrors._fields) if probe is None else {}),
+        **({} if probe is None else probe._asdict()),
+    }
+
+
+def _advice(
+    options: RankOptions, table: Table, ordered: Sequence[RankedContext]
+) -> list[str]:
+    """What to do next, in words and with what does it."""
+    done = [row for row in ordered if row.status != "failed"]
+    words = Counter(row.association for row in done)
+    told = [row for row in done if not row.abstains]
+    if table.target is not None:
+        told = sorted(
+            (row for row in done if row.probe is not None),
+            key=lambda row: row.probe.validated_error if row.probe else np.inf,
+        )
+    if not done:
+        return ["every context failed: see the reasons in rank.json"]
+    advice = []
+    if words["too weak"] > len(done) / 2:
+        a, b = _two(sorted(done, key=lambda row: -(row.chi_squared or 0)))
+        advice.append(
+            f"most contexts are too weak: join two, cx.contexts.join([{a}, {b}]), or"
+            " put their functions side by side"
+        )
+    elif words["too strong"] > len(done) / 2:
+        a, b = _two(sorted(done, key=lambda row: row.chi_squared or np.inf))
+        advice.append(
+            "most contexts are too strong: convolve two,"
+            f" cx.contexts.convolve({a}, {b})"
+        )
+    if len(told) > 1:
+        a, b = _two(told)
+        advice.append(
+            f"combine the best of two types: cx.contexts.convex_combination([{a}, {b}])"
+        )
+    plain_ones = [row for row in told if not row.spec.mask_share]
+    if plain_ones:
+        best = plain_ones[0]
+        params = best.spec.params
+        (name, value), *_ = params.items()
+        option = f" --{name.replace('_', '-')} {value:g}"
+        target = (
+            ""
+            if table.target is None
+            else f" {as_option('--target', table.target.name)}"
+        )
+        how_many = best.energy_dim if best.probe is None else best.probe.validated_dim
+        rank = "" if how_many is None else f" --rank {how_many}"
+        advice.append(
+            f"the best without masks: contexture spectrum {options.data} --context"
+            f" {best.spec.kind}{option}{target}{rank}"
+        )
+    if not told:
+        advice.append("tau tells nothing here: --target judges by errors")
+    return advice
+
+
+def _two(rows: Sequence[RankedContext]) -> tuple[str, str]:
+    """The first as Python makes it, and the first of another type if there is one."""
+    first = rows[0]
+    others = [row for row in rows if row.spec.kind != first.spec.kind] or [*rows[-1:]]
+    a, b = (
+        f"cx.contexts.{r.spec.kind}(x, {r.spec.parameter:g})"
+        for r in (first, others[0])
+    )
+    return a, b
+
+
+def draw(ranked: Sequence[RankedContext], target: str, folder: Path) -> None:
+    """Draw errors beside τ, and beside the association."""
+    from contexture_jax import plotting
+
+    rows = [row for row in ranked if row.probe is not None and row.chi_squared]
+    if not any(row.tau is not None and np.isfinite(row.tau) for row in rows):
+        return
+    errors = [row.probe.error for row in rows if row.probe is not None]
+    best = [row.probe.validated_error for row in rows if row.probe is not None]
+    kinds = [row.spec.type for row in rows]
+    abstains = [row.abstains for row in rows]
+    taus = [np.inf if row.tau is None else row.tau for row in rows]
+    for order, shown, label, name in (
+        (taus, errors, "τ (hollow: τ abstains)", "tau_error.png"),
+        (
+            [row.chi_squared for row in rows],
+            best,
+            "association Σ s_i²",
+            "association_error.png",
+        ),
+    ):
+        axes = plotting.plot_ranking(
+            np.array(order, float),
+            np.array(shown),
+            kinds,
+            abstains=np.array(abstains),
+            label=label,
+            title=f"{len(rows)} contexts and {target}",
+        )
+        plotting.save(axes, folder / name)
+
+
+def print_ranking(description: dict[str, Any], files: Sequence[str]) -> None:
+    """Print the first contexts in order, then what to make of all."""
+    from rich.console import Console
+    from rich.table import Table as Columns
+    from rich.text import Text
+
+    d, columns = description, Columns(box=None, padding=(0, 2, 0, 0))
+    rows = d["contexts"]
+    heads = ["", "context", "τ", "between", "d of τ", "d of energy", "χ²", "verdict"]
+    if d["target"] is not None:
+        # What can be known: the errors.
+        rows = sorted(
+            rows, key=lambda r: (r["validated_error"] is None, r["validated_error"])
+        )
+        heads += ["error", "d validated", "error there"]
+    for head in heads:
+        columns.add_column(head, no_wrap=True)
+    for r in rows[:_NUM_SHOWN]:
+        cells = [
+            "abstains" if r["place"] is None else str(r["place"]),
+            r["name"],
+            _shown(r["tau"]),
+            f"{_shown(r['tau_low'])}–{_shown(r['tau_high'])}",
+            _shown(r["best_dim"]),
+            _shown(r["energy_dim"]),
+            _shown(r["chi_squared"]),
+            r["association"] if r["status"] != "failed" else "failed",
+        ]
+        if d["target"] is not None:
+            names = ("error", "validated_dim", "validated_error")
+            cells += [_shown(r[name]) for name in names]
+        columns.add_row(*map(Text, cells))
+    Console(width=None if sys.stdout.isatty() else 160).print(columns)
+    pairs = [("data", f"{d['data']}: {d['num_rows']:,} rows")]
+    if len(rows) > _NUM_SHOWN:
+        pairs.append(("more", f"{len(rows) - _NUM_SHOWN} contexts more in rank.json"))
+    counts = ", ".join(f"{n} {word}" for word, n in d["associations"].items())
+    pairs.append(("associations", f"{counts}; {d['status']}"))
+    if d["target"] is not None:
+        pairs += [
+            ("τ and error", _correlated(d["correlations"]["all"])),
+            ("… told", _correlated(d["correlations"]["without_abstentions"])),
+        ]
+    pairs += [("advice", words) for words in d["advice"]]
+    pairs += [("note", note) for note in d["notes"]]
+    pairs.append(("files", "\n".join(files)))
+    print_table(pairs)
+
+
+def _correlated(c: dict[str, Any]) -> str:
+    if c["pearson"] is None:
+        return f"not told by {c['num_contexts']} contexts"
+    return (
+        f"Pearson {c['pearson']:.3f}, distance {c['distance']:.3f}, over"
+        f" {c['num_contexts']} contexts"
+    )
+
+
+def _or(value: float | None, other: float) -> float:
+    return other if value is None else value
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    return rounded(value, 4) if isinstance(value, float) else str(value)

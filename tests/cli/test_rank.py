@@ -1,0 +1,159 @@
+"""`contexture rank`: the report, runs that end early, and what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from contexture_jax.cli import main
+from contexture_jax.ranking import _rank
+
+SAME = "a,y\n" + "1,0\n2,0\n" * 9
+SMALL = ["--settings", "2", "--masks", "2", "--splits", "2", "--max-dim", "8"]
+
+
+def rank(out: Path, *arguments: str | Path, data: str = "wine") -> dict[str, Any]:
+    wanted = ["rank", data, *SMALL, "--quiet", "--out", str(out), *map(str, arguments)]
+    assert main(wanted) == 0
+    return json.loads((out / "rank.json").read_text())
+
+
+def without_times(description: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in description.items() if k != "seconds"}
+
+
+def ended_at(call: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Ctrl-C as the solve of that number begins; gives how many there were."""
+    calls, solved = [], _rank.solved
+
+    def told(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGINT)
+        return solved(*args, **kwargs)
+
+    monkeypatch.setattr(_rank, "solved", told)
+    return lambda: len(calls)
+
+
+def test_a_target_gives_errors_correlations_and_pictures(
+    tmp_path: Path, capsys
+) -> None:
+    wanted = [
+        "rank",
+        "wine",
+        "--target",
+        "target",
+        *SMALL,
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert main(wanted) == 0
+    found = json.loads((tmp_path / "o" / "rank.json").read_text())
+    assert (found["status"], len(found["contexts"])) == ("complete", 8)
+    assert {"name", "params", "tau", "best_dim", "error"} <= set(found["contexts"][0])
+    assert 0 <= found["contexts"][0]["validated_error"] < 0.4
+    taus, errors = np.array(
+        [(c["tau"], c["error"]) for c in found["contexts"] if c["tau"] is not None]
+    ).T
+    assert found["pearson"] == pytest.approx(np.corrcoef(taus, errors)[0, 1])
+    assert 0 <= found["distance_correlation"] <= 1
+    names = {path.name for path in (tmp_path / "o").iterdir()}
+    assert names == {"rank.json", "tau_error.png", "association_error.png"}
+    out = capsys.readouterr().out
+    assert "advice" in out
+    assert "contexture spectrum wine --context" in out
+
+
+def test_without_a_target_contexts_are_in_order_of_tau(tmp_path: Path) -> None:
+    found = rank(tmp_path / "o", "--settings", 4)
+    told = [c for c in found["contexts"] if not c["abstains"]]
+    others = found["contexts"][len(told) :]
+    assert [c["tau"] for c in told] == sorted(c["tau"] for c in told)
+    assert all(c["abstains"] and c["place"] is None for c in others)
+    assert (told[0]["place"], found["pearson"], told[0]["error"]) == (1, None, None)
+
+
+def test_a_run_that_is_ended_gives_what_it_has_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    whole = rank(tmp_path / "whole", "--target", "target", "--no-plots")
+    arguments = ["--target", "target", "--no-plots"]
+    out = tmp_path / "o"
+    ended_at(3, monkeypatch)
+    told = ["rank", "wine", *SMALL, "--quiet", "--out", str(out), *arguments]
+    assert main(told) == 130
+    words = capsys.readouterr().err
+    assert "3 of 8 contexts" in words
+    assert "--resume" in words
+    found = json.loads((out / "rank.json").read_text())
+    assert (found["status"], len(found["contexts"])) == ("stopped", 3)
+    again = ended_at(0, monkeypatch)
+    assert without_times(rank(out, *arguments, "--resume")) == without_times(whole)
+    assert again() == 5
+    assert not (out / "rank").exists()
+
+
+def test_a_run_of_other_options_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    ended_at(1, monkeypatch)
+    told = ["rank", "wine", *SMALL, "--quiet", "--no-plots", "--out", str(tmp_path)]
+    assert main(told) == 130
+    assert main([*told, "--resume", "--seed", "1"]) == 2
+    assert "holds another run: seed is 0 there and 1 here" in capsys.readouterr().err
+
+
+def test_a_large_table_is_drawn_from(tmp_path: Path) -> None:
+    found = rank(tmp_path, "--max-rows", 40, "--no-plots")
+    assert found["num_rows"] == 40
+    assert any("40 of 178 rows drawn" in note for note in found["notes"])
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "words"),
+    [
+        ("a,y\n1,0\n2,0\n3,1\n", [], "must have at least 4 rows"),
+        (SAME, ["--target", "y"], "same value"),
+        (SAME, ["--target", "z"], "z"),
+        (SAME, ["--preset", "all"], "published"),
+        (SAME, ["--max-dim", "0"], "--max-dim"),
+    ],
+)
+def test_bad_input_is_one_line(
+    tmp_path: Path, capsys, text: str, arguments: list[str], words: str
+) -> None:
+    (tmp_path / "d.csv").write_text(text)
+    told = ["rank", str(tmp_path / "d.csv"), "--out", str(tmp_path / "o"), "--quiet"]
+    assert main([*told, *arguments]) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    arguments = ["--target", "target", "--no-plots", "--settings", "9"]
+    told = ["rank", "wine", *SMALL, "--quiet", "--out", str(out), *arguments]
+    process = subprocess.Popen([sys.executable, "-m", "contexture_jax.cli", *told])
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("rank/*-*.json"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    kept = len(list(out.glob("rank/*-*.json")))
+    assert 3 <= kept < 36
+    assert not (out / "rank.json").exists()
+    found = rank(out, *arguments, "--resume")
+    whole = rank(tmp_path / "whole", *arguments)
+    assert without_times(found) == without_times(whole)
