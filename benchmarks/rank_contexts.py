@@ -29,7 +29,18 @@ PUBLISHED = {
     "abalone": (0.028, 0.470),
 }
 SMOKE = {"data": ["wine"], "settings": 2, "masks": 2, "splits": 2, "max_dim": 8}
-ERRORS = ("error", "squared_error", "validated_error")
+ERRORS = (
+    "error",
+    "squared_error",
+    "validated_error",
+    "validated_squared_error",
+)
+LEFT_OUT = (
+    (),
+    ("too strong",),
+    ("too weak",),
+    ("too weak", "too strong", "undecided"),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -124,27 +135,13 @@ def ranked(
 def choices(rows: list[RankedContext]) -> list[dict[str, Any]]:
     """The correlations under each way to read what the publication leaves open."""
     types = (None, *dict.fromkeys(row.spec.type for row in rows))
-    found = []
-    for of_type, abstaining, measure in itertools.product(types, (True, False), ERRORS):
-        kept = [
-            (row.tau, getattr(row.probe, measure))
-            for row in rows
-            if row.probe is not None
-            and row.tau is not None
-            and np.isfinite(row.tau)
-            and (abstaining or not row.abstains)
-            and of_type in (None, row.spec.type)
-        ]
-        told = {"type": of_type or "all", "abstentions": abstaining, "error": measure}
-        told |= {"contexts": len(kept), "pearson": None, "distance": None}
-        if len(kept) > 2 and all(
-            np.ptp(values) > 0 for values in zip(*kept, strict=True)
-        ):
-            tau, error = np.array(kept).T
-            told["pearson"] = cx.evaluation.pearson_correlation(tau, error)
-            told["distance"] = cx.evaluation.distance_correlation(tau, error)
-        found.append(told)
-    return found
+    return [
+        {"type": of_type or "all", "left out": words, "error": error}
+        | cx.ranking.correlations(
+            rows, error=error, leave_out=words, kind=of_type
+        )._asdict()
+        for of_type, words, error in itertools.product(types, LEFT_OUT, ERRORS)
+    ]
 
 
 def described(row: RankedContext) -> dict[str, Any]:

@@ -73,8 +73,14 @@ def describe(
             "distance_correlation": whole.distance,
             "correlations": {
                 "all": whole._asdict(),
-                "without_abstentions": correlate(ranked, abstentions=False)._asdict(),
-                "validated": correlate(ranked, validated=True)._asdict(),
+                "not_too_strong": correlate(ranked, leave_out=["too strong"])._asdict(),
+                "without_abstentions": correlate(
+                    ranked, leave_out=["too weak", "too strong", "undecided"]
+                )._asdict(),
+                "validated": correlate(ranked, error="validated_error")._asdict(),
+                "validated_not_too_strong": correlate(
+                    ranked, error="validated_error", leave_out=["too strong"]
+                )._asdict(),
                 **{t: correlate(ranked, kind=t)._asdict() for t in types},
             },
             "associations": Counter(row.association for row in ranked),
@@ -253,7 +259,8 @@ def print_ranking(description: dict[str, Any], files: Sequence[str]) -> None:
     if d["target"] is not None:
         pairs += [
             ("τ and error", _correlated(d["correlations"]["all"])),
-            ("… told", _correlated(d["correlations"]["without_abstentions"])),
+            ("… where τ tells", _correlated(d["correlations"]["without_abstentions"])),
+            ("τ and error there", _correlated(d["correlations"]["validated"])),
         ]
     pairs += [("advice", words) for words in d["advice"]]
     pairs += [("note", note) for note in d["notes"]]

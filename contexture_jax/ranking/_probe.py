@@ -30,10 +30,12 @@ class ProbeErrors(NamedTuple):
         error: of the first `dim` functions: the share that is misclassified, or the
             mean squared error over the variance.
         error_std: over the splits.
-        squared_error: the mean squared error over the variance, of classes too.
+        squared_error: the mean squared error over the variance, of classes too, at
+            the ridge that validation prefers by that.
         validated_dim: the median number of functions that validation prefers.
         validated_error: of as many as it prefers in each split.
         validated_error_std: over the splits.
+        validated_squared_error: as `squared_error`, and d chosen by it too.
     """
 
     error: float
@@ -42,6 +44,7 @@ class ProbeErrors(NamedTuple):
     validated_dim: int
     validated_error: float
     validated_error_std: float
+    validated_squared_error: float
 
 
 class RidgeProbe:
@@ -50,8 +53,9 @@ class RidgeProbe:
     In each split a quarter of the rows is left out for the error, a quarter of the rest
     for validation (of each class, as `prediction.held_out_rows` does), and
     w = argmin ‖y − b − z w‖² / k + α ‖w‖² is fitted on the k others. Validation chooses
-    α, and d too where it is not given, by the error that is told. Classes are
-    indicators, predicted by the largest value.
+    α, and d too where it is not given, by the error that is told; where shares
+    misclassified are equal, by the squared error. Classes are indicators, predicted by
+    the largest value.
 
     Args:
         y: the target, shape (n,): integers are classes, floating numbers numbers.
@@ -99,25 +103,28 @@ class RidgeProbe:
         rank = functions.shape[1]
         dim = min(max(dim, 1), rank)
         dims = np.unique([*np.geomspace(1, rank, 12).round().astype(int), dim])
-        told, squared, best, best_dims = [], [], [], []
+        at = int(np.flatnonzero(dims == dim)[0])
+        told, best, best_dims = [], [], []
         for split in self._splits:
-            # (dims, ridges): on the rows for validation, and on those left out.
-            checked, errors, squares = self._grid(functions, dims, split)
-            # Of equal ones the smallest d, with the largest ridge.
-            at = int(np.flatnonzero(dims == dim)[0])
-            ridge = len(self._ridges) - 1 - int(np.argmin(checked[at, ::-1]))
-            told.append(errors[at, ridge])
-            squared.append(squares[at, ridge])
-            which = np.unravel_index(np.argmin(checked), checked.shape)
-            best.append(errors[which])
-            best_dims.append(dims[which[0]])
+            checked, errors = self._grid(functions, dims, split)
+            for measure in range(2):
+                # The second breaks the ties of the first.
+                by = checked[[measure, 1]]
+                told.append(errors[measure, at, _least(by[:, at])])
+                which = np.unravel_index(_least(by), checked.shape[1:])
+                best.append(errors[measure][which])
+                best_dims.append(dims[which[0]])
+        # (splits,): by the error that is told, then by the squared one.
+        error, squared = np.reshape(told, (-1, 2)).T
+        validated, validated_squared = np.reshape(best, (-1, 2)).T
         return ProbeErrors(
-            float(np.mean(told)),
-            float(np.std(told)),
-            float(np.mean(squared)),
-            int(np.median(best_dims)),
-            float(np.mean(best)),
-            float(np.std(best)),
+            float(error.mean()),
+            float(error.std()),
+            float(squared.mean()),
+            int(np.median(best_dims[::2])),
+            float(validated.mean()),
+            float(validated.std()),
+            float(validated_squared.mean()),
         )
 
     def _grid(
@@ -125,14 +132,18 @@ class RidgeProbe:
         functions: np.ndarray,
         dims: np.ndarray,
         split: tuple[np.ndarray, np.ndarray, np.ndarray],
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Errors on the rows for validation and on those left out.
+
+        Each of shape (2, dims, ridges): the error that is told, and the squared one.
+        """
         fit, check, test = split
         mean, target_mean = functions[fit].mean(axis=0), self._y[fit].mean(axis=0)
         z, y = functions[fit] - mean, self._y[fit] - target_mean
         gram, moments = z.T @ z / len(z), z.T @ y / len(z)
         left_out = functions[check] - mean, functions[test] - mean
         shape = len(dims), len(self._ridges)
-        checked, errors, squares = (np.empty(shape) for _ in range(3))
+        checked, errors = np.empty((2, *shape)), np.empty((2, *shape))
         # The factor of the first d functions is the first block of that of all, and so
         # is its inverse.
         inverses = [
@@ -149,11 +160,13 @@ class RidgeProbe:
             guesses = [rows[:, :d] @ np.hstack(weights) for rows in left_out]
             for j in range(len(weights)):
                 own = slice(j * y.shape[1], (j + 1) * y.shape[1])
-                first, last = (guess[:, own] + target_mean for guess in guesses)
-                checked[i, j] = self._error(first, self._y[check])
-                errors[i, j] = self._error(last, self._y[test])
-                squares[i, j] = _squared_error(last, self._y[test])
-        return checked, errors, squares
+                for rows, guess, into in zip(
+                    (check, test), guesses, (checked, errors), strict=True
+                ):
+                    guess = guess[:, own] + target_mean
+                    into[0, i, j] = self._error(guess, self._y[rows])
+                    into[1, i, j] = _squared_error(guess, self._y[rows])
+        return checked, errors
 
     def _error(self, guess: np.ndarray, y: np.ndarray) -> float:
         if self.is_of_classes:
@@ -164,6 +177,11 @@ class RidgeProbe:
 def _squared_error(guess: np.ndarray, y: np.ndarray) -> float:
     variance = ((y - y.mean(axis=0)) ** 2).sum()
     return float(((guess - y) ** 2).sum() / max(variance, np.finfo(float).tiny))
+
+
+def _least(by: np.ndarray) -> int:
+    """Where the first of two measures is least; of several, where the second is."""
+    return int(np.lexsort((by[1].ravel(), by[0].ravel()))[0])
 
 
 def _split(y: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from contexture_jax._core.checks import (
     check_ndim,
     check_number,
 )
-from contexture_jax._core.types import ArrayLike, short_repr
+from contexture_jax._core.types import ArrayLike, short_repr, summary
 from contexture_jax.evaluation import distance_correlation, pearson_correlation
 from contexture_jax.ranking._family import ContextSpec
 from contexture_jax.ranking._judged import RankedContext, functions_of, judged, solved
@@ -25,6 +25,10 @@ __all__ = ["Correlations", "correlations", "rank_contexts"]
 
 _BYTES = 800 * 2**20
 _FEWEST = 3  # contexts that are correlated
+_VERDICTS = ("too weak", "moderate", "too strong", "undecided")
+ErrorName = Literal[
+    "error", "squared_error", "validated_error", "validated_squared_error"
+]
 
 
 @short_repr
@@ -138,34 +142,48 @@ def rank_contexts(
 def correlations(
     contexts: Sequence[RankedContext],
     *,
-    abstentions: bool = True,
-    validated: bool = False,
+    error: ErrorName = "error",
+    leave_out: Sequence[str] = (),
     kind: str | None = None,
 ) -> Correlations:
     """How τ goes with the error, over contexts of which both are known and finite.
 
+    Which contexts count moves the figure more than anything else: of those that τ
+    abstains from, identity-like ones have τ without bound, which Pearson's correlation
+    then follows alone. Say which were left out beside any figure.
+
     Args:
         contexts: from `rank_contexts`, with a probe.
-        abstentions: whether those count of which τ cannot tell.
-        validated: the error at the d of validation in place of that of τ.
-        kind: of this type only.
+        error: a field of `ProbeErrors`: at the d of τ, or of validation.
+        leave_out: the verdicts of contexts that do not count, as "too strong".
+        kind: of this type only; None: of all.
+
+    Raises:
+        ValueError: if there is no such error or verdict.
     """
+    unknown = [word for word in leave_out if word not in _VERDICTS]
+    if error not in get_args(ErrorName) or unknown:
+        msg = (
+            f"error must be one of {', '.join(get_args(ErrorName))}, and leave_out of"
+            f" {', '.join(_VERDICTS)}; got {summary(error)} and {list(leave_out)}"
+        )
+        raise ValueError(msg)
     pairs = [
-        (row.tau, row.probe.validated_error if validated else row.probe.error)
+        (row.tau, getattr(row.probe, error))
         for row in contexts
         if row.probe is not None
         and row.tau is not None
         and np.isfinite(row.tau)
-        and (abstentions or not row.abstains)
+        and row.association not in leave_out
         and kind in (None, row.spec.type)
     ]
     if len(pairs) < _FEWEST:
         return Correlations(len(pairs), None, None)
-    tau, error = np.array(pairs).T
-    if np.ptp(tau) == 0 or np.ptp(error) == 0:
+    tau, errors = np.array(pairs).T
+    if np.ptp(tau) == 0 or np.ptp(errors) == 0:
         return Correlations(len(pairs), None, None)
     return Correlations(
-        len(pairs), pearson_correlation(tau, error), distance_correlation(tau, error)
+        len(pairs), pearson_correlation(tau, errors), distance_correlation(tau, errors)
     )
 
 

@@ -151,6 +151,9 @@ def test_a_probe_finds_what_its_functions_hold(y: np.ndarray) -> None:
     assert errors.error > 0.3
     assert errors.validated_error < 0.2
     assert errors.validated_dim >= 3
+    assert errors.validated_squared_error < errors.squared_error
+    if y.dtype.kind == "f":
+        assert errors.squared_error == errors.error
 
 
 def test_a_probe_of_a_prefix_is_ridge_on_it() -> None:
@@ -166,6 +169,20 @@ def test_a_probe_of_a_prefix_is_ridge_on_it() -> None:
     assert probe.errors(functions, 3).error == pytest.approx(expected)
 
 
+def test_each_measure_chooses_its_own_ridge() -> None:
+    # A function that is large on one row only: unpenalised it ruins the squared error
+    # of the rows left out, and changes one prediction at most.
+    rng = np.random.default_rng(5)
+    functions = np.c_[X[:, 0], 1e-3 * rng.normal(size=60)]
+    probe = RidgeProbe(Y, num_splits=1, seed=1)
+    functions[probe._splits[0][2][0], 1] = 30.0
+    functions[probe._splits[0][1][0], 1] = 30.0
+    checked, errors = probe._grid(functions, np.array([2]), probe._splits[0])
+    found = probe.errors(functions, 2)
+    assert found.squared_error == errors[1].ravel()[checked[1].argmin()]
+    assert errors[1].max() > 2 * found.squared_error
+
+
 def test_tau_is_held_against_the_errors() -> None:
     specs = published_family(X, 4, num_masks=2)
     rows = rank_contexts(X, specs, probe=RidgeProbe(Y, num_splits=2), max_dim=8)
@@ -176,8 +193,11 @@ def test_tau_is_held_against_the_errors() -> None:
     assert found.pearson == pytest.approx(np.corrcoef(tau, error)[0, 1])
     of_type = sum(row.spec.type == "knn" for row in finite)
     assert correlations(rows, kind="knn").num_contexts == of_type
-    told = correlations(rows, abstentions=False).num_contexts
-    assert told == sum(not row.abstains for row in rows)
+    told = correlations(rows, leave_out=["too weak", "too strong", "undecided"])
+    assert told.num_contexts == sum(not row.abstains for row in rows)
+    other = np.array([row.probe.validated_error for row in finite])
+    validated = correlations(rows, error="validated_error")
+    assert validated.pearson == pytest.approx(np.corrcoef(tau, other)[0, 1])
 
 
 @pytest.mark.parametrize(
@@ -191,6 +211,7 @@ def test_tau_is_held_against_the_errors() -> None:
             "energy_share must be above 0",
         ),
         (lambda: rank_contexts(X, [], columns=[1]), "one number for each"),
+        (lambda: correlations([], leave_out=["strong"]), "leave_out of too weak"),
         (lambda: RidgeProbe(np.ones(20)), "not all of one value"),
     ],
 )
