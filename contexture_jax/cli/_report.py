@@ -15,6 +15,11 @@ import contexture_jax as cx
 from contexture_jax._core.words import rounded
 from contexture_jax.cli._arguments import Options
 from contexture_jax.cli._contexts import Recipe
+from contexture_jax.cli._dimensions import (
+    bracket_in_words,
+    dimensions,
+    dimensions_in_words,
+)
 from contexture_jax.data import Table, Target, counted
 
 if TYPE_CHECKING:
@@ -98,6 +103,7 @@ def describe(
             "certificate": _certificate(solved.certificate),
             "sampling": None if judged.counts is None else _sampling(judged.counts),
             **_usefulness(spectrum),
+            **dimensions(solved, judged),
             "decay_rate": spectrum.decay_rate,
             "verdict": spectrum.verdict.association,
             "verdict_reason": spectrum.verdict.reason.replace("a rank of", "--rank"),
@@ -321,8 +327,8 @@ def rows_of_table(
         *_sampling_in_words(d),
         ("decay rate", f"{_shown(d['decay_rate'])}  (λ of s_i² ≈ e^(−λi))"),
         ("τ", _tau_in_words(d)),
-        ("best dimension", str(d["best_dim"] or "none: τ has no smallest value")),
-        ("τ, 512 dimensions", _between(d)),
+        ("dimensions", dimensions_in_words(d)),
+        ("τ, 512 dimensions", bracket_in_words(d)),
         ("verdict", f"association {d['verdict']}: {d['verdict_reason']}"),
     ]
     if d["compatibility"] is not None:
@@ -431,18 +437,6 @@ def _features(d: dict[str, Any]) -> str:
     used, constant = d["num_columns"], d["num_constant_columns"]
     columns = f"{used:,} of {used + constant:,}" if constant else f"{used:,}"
     return f"{d['num_features']:,} from {columns} columns"
-
-
-def _between(d: dict[str, Any]) -> str:
-    low, high, dim = d["tau_low"], d["tau_high"], d["tau_high_dim"]
-    if low is None:
-        return "undefined where all values are 0, infinite where all are 1"
-    if high is None:
-        return f"{low:.4g} or more: infinite, if all values are as near 1 as these"
-    at = f"with {dim} function{'s' * (dim != 1)}"
-    if high - low <= 5e-4 * high:  # alike in the digits shown
-        return f"{high:.4g} {at}"
-    return f"between {low:.4g} and {high:.4g} (the latter {at})"
 
 
 def _energy(value: float, d: dict[str, Any]) -> str:

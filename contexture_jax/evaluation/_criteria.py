@@ -255,10 +255,12 @@ def worst_case_dimension(
     Returns:
         d, shape (); 0 if no d of those known is enough.
     """
-    check_values(error, "error", lambda v: (v >= 0) & (v <= 1), "between 0 and 1")
+    most = as_floating(error, "error")
+    check_values(most, "error", lambda v: (v >= 0) & (v <= 1), "between 0 and 1")
     curve = at_hand(worst_case_curve(singular_values, epsilon, complete=complete))
     xp = namespace(curve)
-    enough = curve <= error + singular_value_slack(curve.dtype)
+    most = at_hand(most.astype(curve.dtype)) + singular_value_slack(curve.dtype)
+    enough = curve <= most
     first = xp.where(enough.any(), enough.argmax() + 1, 0)
     return jax.device_put(first.astype(np.int32))
 

@@ -24,6 +24,7 @@ from contexture_jax.evaluation._targets import (
     compatibility,
     target_energy,
 )
+from contexture_jax.evaluation._tradeoff import leave_one_out_errors
 from contexture_jax.evaluation._usefulness_bounds import (
     UsefulnessBounds,
     usefulness_bounds,
@@ -44,6 +45,7 @@ __all__ = [
 
 _ROUNDING = 100.0
 _SMALL_TABLE = 2**22  # entries up to which all singular values take a second or two
+_MOST_PRODUCTS = 2**31  # some seconds
 
 
 @short_repr
@@ -74,11 +76,16 @@ class TargetJudgement(NamedTuple):
         compatibility: ρ, pooled over classes in the same way.
         class_compatibility: ρ of the indicator of each class that has weight, by the
             number of the class; empty for numbers.
+        left_out: the error of a least-squares probe of the first d functions on each
+            row left out in turn, a share of the variance, shape (rank,), as
+            `leave_one_out_errors`; classes count alike. None where that takes more than
+            2³¹ products.
     """
 
     energy: Float[np.ndarray, " rank"]
     compatibility: float
     class_compatibility: dict[int, float]
+    left_out: Float[np.ndarray, " rank"] | None
 
 
 @short_repr
@@ -205,7 +212,8 @@ def judge_target(
         # Of order 1, so that squares of a large unit do not overflow float32.
         f = (y - seen.mean()) / np.abs(seen - seen.mean()).max()
         energy, rho = _judge_numbers(f.astype(op.dtype), left, op)
-        return TargetJudgement(np.asarray(energy), float(rho), {})
+        left_out = _left_out(f[:, None], left, p_x)
+        return TargetJudgement(np.asarray(energy), float(rho), {}, left_out)
     if y.dtype.kind not in "iu":
         msg = f"y must hold the numbers of classes; got dtype {y.dtype}"
         raise TypeError(msg)
@@ -221,7 +229,10 @@ def judge_target(
     weights = 1.0 - mass[present] / mass.sum()
     pooled = np.sqrt(np.sum(weights * each[present] ** 2) / np.sum(weights))
     rhos = {int(c): float(each[c]) for c in present}
-    return TargetJudgement(energy, float(pooled), rhos)
+    # Column c over √p_c, so that each class counts alike (theory.md §2.8).
+    code = (y[:, None] == present) / np.sqrt(mass[present])
+    left_out = _left_out(code, left, p_x)
+    return TargetJudgement(energy, float(pooled), rhos, left_out)
 
 
 def judge_counts(
@@ -264,6 +275,15 @@ def judge_counts(
     return CountsJudgement(
         sample.num_pairs, num_replicates, level, *jax.device_get(found)
     )
+
+
+def _left_out(
+    target: np.ndarray, left: ArrayLike, p_x: np.ndarray
+) -> np.ndarray | None:
+    mu = gathered(left)
+    if target.size * mu.shape[1] > _MOST_PRODUCTS:
+        return None
+    return np.asarray(leave_one_out_errors(target, mu, p_x))
 
 
 def _above_rounding(values: np.ndarray) -> np.ndarray:

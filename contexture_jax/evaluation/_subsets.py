@@ -106,4 +106,5 @@ def subset_usefulness(
         jnp.asarray(means), jnp.asarray(errors), level, num_subsets - 1
     )
     ends = both.estimate[0], both.lower.min(), both.upper.max()
-    return Interval(*(jnp.maximum(end, 1.0) for end in ends), level)
+    middle, low, high = (jnp.maximum(end, 1.0) for end in ends)
+    return Interval(middle, low, high, level)

@@ -9,6 +9,7 @@ import numpy as np
 
 from contexture_jax._core.checks import (
     as_array,
+    check_finite,
     check_integer,
     check_ndim,
     check_values,
@@ -128,11 +129,14 @@ def probe_tradeoff(
     total = left_out + estimation
     best = int(total.argmin()) + 1 if np.isfinite(total).any() else 0
     least = left_out + variance * count / n
-    arrays = (left_out, estimation, total, least)
     # Worked out in float64, given back in JAX's default.
     dtype = jax.dtypes.canonicalize_dtype(np.float64)
-    found = jax.device_put([a.astype(dtype) for a in arrays])
-    return ProbeTradeoff(*found, jax.device_put(np.int32(best)), failure)
+    arrays = (left_out, estimation, total, least)
+    left_out, estimation, total, least = (
+        jax.device_put(a.astype(dtype)) for a in arrays
+    )
+    best_dim = jax.device_put(np.int32(best))
+    return ProbeTradeoff(left_out, estimation, total, least, best_dim, failure)
 
 
 def _smallest_eigenvalue(price: np.ndarray) -> np.ndarray:
@@ -189,17 +193,22 @@ def leave_one_out_errors(
     if not is_concrete(target, left, p_x):
         raise TypeError("target, left and p_x must be concrete; got a tracer")
     mu = as_columns(left, "left")
-    f = np.asarray(as_array(target, "target"))
-    f = as_columns(f[:, None] if f.ndim == 1 else f, "target", mu.shape[0])
+    f = np.asarray(as_array(target, "target"), np.float64)
+    f = f[:, None] if f.ndim == 1 else f
+    if f.ndim != 2 or len(f) != mu.shape[0] or not f.size:
+        msg = f"target must have {mu.shape[0]} rows, as left; got shape {f.shape}"
+        raise ValueError(msg)
+    check_finite(f, "target")
     p = np.asarray(as_weights(p_x, mu.shape[0], mu.dtype), np.float64)
     rounding = 1e3 * float(np.finfo(mu.dtype).eps)
-    mu, f = np.asarray(mu, np.float64), np.asarray(f, np.float64)
+    mu = np.asarray(mu, np.float64)
     seen = p > 0
     mu, f, p = mu[seen], f[seen], p[seen]
     f = f / max(np.abs(f).max(), np.finfo(np.float64).tiny)
     rest = f - p @ f
     variance = p @ (rest**2).sum(axis=1)
-    if not variance > rounding**2:  # of a target of order 1
+    # Of a target of order 1 in float64, whose mean is rounded.
+    if not (np.abs(rest).max() > 1e3 * np.finfo(np.float64).eps and variance > 0):
         raise ValueError("target must not be constant on the rows that have mass")
     errors, kept = np.empty(mu.shape[1]), 1 - p
     weighted = (p[:, None] * mu).T @ rest

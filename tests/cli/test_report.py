@@ -3,6 +3,7 @@
 import pytest
 
 from contexture_jax._core.words import rounded
+from contexture_jax.cli._dimensions import dimensions_in_words
 from contexture_jax.cli._report import _bounds_in_words, _spans_in_words, _tau_in_words
 
 
@@ -78,3 +79,21 @@ def test_an_infinite_tau_has_its_reason():
 )
 def test_digits_tell_a_value_from_1(value, text):
     assert rounded(value) == text
+
+
+def test_no_dimension_stands_alone():
+    d = {
+        "singular_values": [0.6] * 9,
+        "best_dim": 1,
+        "energy_share": 0.9,
+        "energy_dim": 9,
+        "validation_dim": 8,
+        "validation_error": 0.1251,
+    }
+    assert dimensions_in_words(d) == (
+        "1 by τ; 9 keep 90% of χ²; 8 by rows left out (error 0.125 of the variance)"
+    )
+    d |= {"best_dim": None, "energy_dim": None, "validation_dim": None}
+    assert dimensions_in_words(d) == (
+        "none by τ, without a minimum; more than 9 keep 90% of χ²"
+    )

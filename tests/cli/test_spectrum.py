@@ -152,6 +152,9 @@ def test_wine_is_described(wine):
     curve = 1 / (1 - energy[1:]) + np.cumsum(energy[:-1]) / energy[:-1].sum()
     assert abs(description["tau"] - curve.min()) < slack
     assert description["best_dim"] == np.argmin(curve) + 1
+    share = np.cumsum(energy) / description["total_energy"]
+    kept = int((share < 0.9).sum()) + 1
+    assert description["energy_dim"] == (kept if kept <= len(share) else None)
     # A small table: all of its values are known to the judge.
     assert description["tau_low"] == description["tau_high"] < description["tau"]
     rates = description["decay_rate"] + np.array([-0.01, 0, 0.01])

@@ -228,6 +228,8 @@ def test_functions_that_know_a_row_alone_say_nothing_of_it():
     f = np.arange(9.0)
     found = evaluation.leave_one_out_errors(f, CONTEXT.left, CONTEXT.p_x)
     assert np.isinf(found[-1])
+    with pytest.raises(ValueError, match="target must have 9 rows"):
+        evaluation.leave_one_out_errors(f[:8], CONTEXT.left, CONTEXT.p_x)
     with pytest.raises(ValueError, match="must not be constant"):
         evaluation.leave_one_out_errors(np.full(9, 1 / 3), CONTEXT.left, CONTEXT.p_x)
 

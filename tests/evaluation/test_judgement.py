@@ -94,6 +94,8 @@ def test_a_target_is_judged_on_the_rows_that_have_weight(solved):
     np.testing.assert_allclose(judged.energy, energy, atol=slack)
     np.testing.assert_allclose(judged.compatibility, rho_of(small), atol=slack)
     assert judged.class_compatibility == {}
+    left_out = E.leave_one_out_errors(small, result.left, p_x)
+    np.testing.assert_allclose(judged.left_out, left_out, rtol=slack)
     y[:] = 2.0
     y[4] = 1.0
     assert E.judge_target(y, result.left, op) is None
