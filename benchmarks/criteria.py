@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 import contexture_jax as cx
@@ -154,6 +155,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = parse(arguments(), SMOKE)
+    jax.config.update("jax_enable_x64", True)  # 1 − s² is what criteria look at
     report = Report("criteria", args)
     for data in args.data:
         started = time.perf_counter()
