@@ -7,7 +7,6 @@ correlations under other choices, beside the published ones. Every table is repo
 """
 
 import argparse
-import dataclasses
 import itertools
 import sys
 import time
@@ -147,7 +146,7 @@ def choices(rows: list[RankedContext]) -> list[dict[str, Any]]:
 def described(row: RankedContext) -> dict[str, Any]:
     """A context as JSON has it: what is not finite is None."""
     probe = None if row.probe is None else row.probe._asdict()
-    held = row._asdict() | {"spec": dataclasses.asdict(row.spec), "probe": probe}
+    held = row._asdict() | {"spec": vars(row.spec), "probe": probe}
     return {
         name: None if isinstance(value, float) and not np.isfinite(value) else value
         for name, value in held.items()

@@ -217,14 +217,14 @@ def _ranked(
     except ValueError as error:
         raise InputError(f"{table.title} has no ranking: {error}") from error
     done = _begun(options, table, out, stack)
-    found = {spec: done[spec.name] for spec in specs if spec.name in done}
-    missing = [spec for spec in specs if spec not in found]
+    found = {spec.name: done[spec.name] for spec in specs if spec.name in done}
+    missing = [spec for spec in specs if spec.name not in found]
     number = 0
     with ending.asked() as is_told:
 
         def keep(row: RankedContext) -> bool:
             nonlocal number
-            found[row.spec] = row
+            found[row.spec.name] = row
             with replacing(out / _FOLDER / f"{row.spec.name}.json") as path:
                 path.write_text(json.dumps(_as_dict(row)) + "\n", encoding="utf-8")
             advance(len(found), len(specs), f"{len(found)} of {len(specs)}")
@@ -242,7 +242,7 @@ def _ranked(
             seed=options.seed,
             on_context=keep,
         )
-    return specs, [found[spec] for spec in specs if spec in found], number
+    return specs, [found[spec.name] for spec in specs if spec.name in found], number
 
 
 def _columns(table: Table) -> np.ndarray:
@@ -292,7 +292,7 @@ def _begun(
 def _as_dict(row: RankedContext) -> dict[str, Any]:
     """With numbers that are not finite, as Python's JSON takes them."""
     probe = None if row.probe is None else row.probe._asdict()
-    return row._asdict() | {"spec": dataclasses.asdict(row.spec), "probe": probe}
+    return row._asdict() | {"spec": vars(row.spec), "probe": probe}
 
 
 def _from_dict(held: dict[str, Any]) -> RankedContext:

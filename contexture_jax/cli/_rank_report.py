@@ -153,10 +153,10 @@ def _advice(
         advice.append(
             f"combine the best of two types: cx.contexts.convex_combination([{a}, {b}])"
         )
-    plain_ones = [row for row in told if not row.spec.mask_share]
+    plain_ones = [row for row in told if not _words_of(row).mask_share]
     if plain_ones:
         best = plain_ones[0]
-        params = best.spec.params
+        params = _words_of(best).params
         (name, value), *_ = params.items()
         option = f" --{name.replace('_', '-')} {value:g}"
         target = (
@@ -168,7 +168,7 @@ def _advice(
         rank = "" if how_many is None else f" --rank {how_many}"
         advice.append(
             f"the best without masks: contexture spectrum {options.data} --context"
-            f" {best.spec.kind}{option}{target}{rank}"
+            f" {_words_of(best).kind}{option}{target}{rank}"
         )
     if not told:
         advice.append("tau tells nothing here: --target judges by errors")
@@ -177,13 +177,19 @@ def _advice(
 
 def _two(rows: Sequence[RankedContext]) -> tuple[str, str]:
     """The first as Python makes it, and the first of another type if there is one."""
-    first = rows[0]
-    others = [row for row in rows if row.spec.kind != first.spec.kind] or [*rows[-1:]]
+    specs = [_words_of(row) for row in rows]
+    others = [spec for spec in specs if spec.kind != specs[0].kind] or specs[-1:]
     a, b = (
-        f"cx.contexts.{r.spec.kind}(x, {r.spec.parameter:g})"
-        for r in (first, others[0])
+        f"cx.contexts.{spec.kind}(x, {spec.parameter:g})"
+        for spec in (specs[0], others[0])
     )
     return a, b
+
+
+def _words_of(row: RankedContext) -> ContextSpec:
+    # The command ranks no others.
+    assert isinstance(row.spec, cx.ranking.ContextSpec)
+    return row.spec
 
 
 def draw(ranked: Sequence[RankedContext], target: str, folder: Path) -> None:

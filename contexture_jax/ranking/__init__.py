@@ -5,7 +5,11 @@ them one after the other and judges each by its spectrum and, with a target, by 
 error of a ridge probe on its functions.
 """
 
-from contexture_jax.ranking._family import ContextSpec, published_family
+from contexture_jax.ranking._family import (
+    ContextSpec,
+    NamedContext,
+    published_family,
+)
 from contexture_jax.ranking._judged import RankedContext
 from contexture_jax.ranking._probe import RIDGES, ProbeErrors, RidgeProbe
 from contexture_jax.ranking._rank import Correlations, correlations, rank_contexts
@@ -14,6 +18,7 @@ __all__ = [
     "RIDGES",
     "ContextSpec",
     "Correlations",
+    "NamedContext",
     "ProbeErrors",
     "RankedContext",
     "RidgeProbe",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,8 +15,9 @@ from contexture_jax._core.checks import (
     check_number,
 )
 from contexture_jax._core.types import ArrayLike, summary
+from contexture_jax.contexts import Context
 
-__all__ = ["ContextSpec", "published_family"]
+__all__ = ["ContextSpec", "NamedContext", "published_family"]
 
 _NUM_MASKS, _MASK_SHARE = 50, 0.2
 _GAMMA_RANGE = 1e-2, 1e2  # over the median squared distance
@@ -79,6 +81,26 @@ class ContextSpec:
         own = "gamma" if self.kind == "rbf" else "num_neighbors"
         masks = {"mask_share": self.mask_share, "num_masks": self.num_masks}
         return {own: self.parameter} | (masks if self.mask_share else {})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NamedContext:
+    """Any finite context of the same rows, beside those that words describe.
+
+    For what `ContextSpec` has no words for: labels, teachers, graphs, and contexts that
+    are mixed of others.
+
+    Attributes:
+        name: of this context alone.
+        context: with an `association_operator` of as many rows as the table.
+        type: by which contexts are coloured and correlated.
+        params: what a report should say of it.
+    """
+
+    name: str
+    context: Context
+    type: str = "other"
+    params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def published_family(

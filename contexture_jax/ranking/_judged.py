@@ -9,12 +9,19 @@ import numpy as np
 
 from contexture_jax._core.threads import single_threaded_lapack
 from contexture_jax._core.types import Float, short_repr
-from contexture_jax.contexts import joint
-from contexture_jax.evaluation import decay_rate, effective_rank, usefulness, verdict
-from contexture_jax.operators import association_operator
-from contexture_jax.ranking._family import ContextSpec
+from contexture_jax.contexts import Context, joint
+from contexture_jax.evaluation import (
+    decay_rate,
+    effective_rank,
+    estimate_kernel_deviation,
+    num_singular_values,
+    usefulness,
+    verdict,
+)
+from contexture_jax.operators import AssociationOperator, association_operator
+from contexture_jax.ranking._family import ContextSpec, NamedContext
 from contexture_jax.ranking._probe import ProbeErrors
-from contexture_jax.solvers import certify, svd
+from contexture_jax.solvers import Status, certify, svd
 
 __all__ = ["RankedContext", "Solved", "judged", "solved"]
 
@@ -41,7 +48,8 @@ class RankedContext(NamedTuple):
             than were computed.
         decay_rate: λ of s_i² ≈ e^{−λi}.
         chi_squared: Σ s_i² of all values.
-        deviation: mean |k_X⁺(x, x′) − 1|, over at most 1,000 rows.
+        deviation: mean |k_X⁺(x, x′) − 1|, over at most 1,000 rows; of a `NamedContext`
+            over so many draws.
         effective_rank: the participation ratio of the values computed.
         association: the word of `evaluation.verdict`.
         reason: why, with figures; of a context that failed, what went wrong.
@@ -51,7 +59,7 @@ class RankedContext(NamedTuple):
         probe: errors on the target, if there is one.
     """
 
-    spec: ContextSpec
+    spec: ContextSpec | NamedContext
     tau: float | None = None
     tau_low: float | None = None
     tau_high: float | None = None
@@ -118,6 +126,48 @@ def solved(gathered: np.ndarray, rank: int, *, tol: float, seed: int) -> Solved:
         return _solved_exactly((law - p_a) * scale / np.sqrt(n), rank, deviation)
     del some
     op = association_operator(joint(law))
+    return _certified(op, rank, rank >= n - 1, deviation, tol=tol, seed=seed)
+
+
+def solved_context(
+    context: Context, num_rows: int, max_dim: int, *, tol: float, seed: int
+) -> Solved:
+    """The same of any finite context, by `svd` and `certify`.
+
+    Args:
+        context: with an operator.
+        num_rows: that it must have.
+        max_dim: d0; one value more is computed.
+        tol: the relative residual.
+        seed: of the solver.
+
+    Raises:
+        ValueError: if it has other rows, or no value but the trivial one.
+    """
+    op = association_operator(context)
+    there = num_singular_values(op)
+    if op.shape[0] != num_rows or there < 1:
+        msg = (
+            f"a context of {num_rows} rows and of 2 values or more was expected; got"
+            f" one of shape {op.shape}"
+        )
+        raise ValueError(msg)
+    rank = min(max_dim + 1, there)
+    drawn = min(max(num_rows, 2), _DEVIATION_ROWS)
+    key = jax.random.key(seed + 1)
+    deviation = estimate_kernel_deviation(op, drawn, key=key).estimate.item()
+    return _certified(op, rank, rank >= there, deviation, tol=tol, seed=seed)
+
+
+def _certified(
+    op: AssociationOperator,
+    rank: int,
+    complete: bool,
+    deviation: float,
+    *,
+    tol: float,
+    seed: int,
+) -> Solved:
     key, probes = jax.random.split(jax.random.key(seed))
     result, info = svd(op, rank, key=key, tol=tol, max_passes=_MAX_PASSES)
     if str(info.status) in ("non-finite", "above one"):
@@ -139,7 +189,8 @@ def solved(gathered: np.ndarray, rank: int, *, tol: float, seed: int) -> Solved:
         left,
         float(info.total_energy),
         deviation,
-        rank >= n - 1,
+        # A solver that ran out of rank has found every value that is not 0.
+        complete or info.status == Status.RANK_DEFICIENT,
         str(info.status),
     )
 
@@ -166,7 +217,12 @@ def _solved_exactly(centred: np.ndarray, rank: int, deviation: float) -> Solved:
 
 
 def judged(
-    spec: ContextSpec, found: Solved, *, max_dim: int, beta: float, energy_share: float
+    spec: ContextSpec | NamedContext,
+    found: Solved,
+    *,
+    max_dim: int,
+    beta: float,
+    energy_share: float,
 ) -> RankedContext:
     """What the judges of a spectrum say; no probe."""
     s = np.where(found.values > _ROUNDING * np.finfo(np.float32).eps, found.values, 0.0)

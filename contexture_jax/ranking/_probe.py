@@ -63,6 +63,10 @@ class RidgeProbe:
         ridges: the values of α.
         seed: of the splits.
 
+    Attributes:
+        num_rows: n.
+        is_of_classes: whether `y` holds classes.
+
     Raises:
         ValueError: if there are fewer than 8 rows, or `y` is constant.
     """
@@ -83,7 +87,7 @@ class RidgeProbe:
             msg = f"y must have at least {_FEWEST_ROWS} rows, and not all of one value"
             raise ValueError(f"{msg}; got {len(y)}")
         self.is_of_classes = y.dtype.kind != "f"
-        self._ridges = tuple(ridges)
+        self.num_rows, self._ridges = len(y), tuple(ridges)
         if self.is_of_classes:
             # (n, C)
             _, codes = np.unique(y, return_inverse=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -16,8 +16,15 @@ from contexture_jax._core.checks import (
 )
 from contexture_jax._core.types import ArrayLike, short_repr, summary
 from contexture_jax.evaluation import distance_correlation, pearson_correlation
-from contexture_jax.ranking._family import ContextSpec
-from contexture_jax.ranking._judged import RankedContext, functions_of, judged, solved
+from contexture_jax.ranking._family import ContextSpec, NamedContext
+from contexture_jax.ranking._judged import (
+    RankedContext,
+    Solved,
+    functions_of,
+    judged,
+    solved,
+    solved_context,
+)
 from contexture_jax.ranking._laws import groups, laws
 from contexture_jax.ranking._probe import RidgeProbe
 
@@ -49,7 +56,7 @@ class Correlations(NamedTuple):
 
 def rank_contexts(
     x: ArrayLike,
-    specs: Sequence[ContextSpec],
+    specs: Sequence[ContextSpec | NamedContext],
     *,
     columns: ArrayLike | None = None,
     probe: RidgeProbe | None = None,
@@ -73,7 +80,8 @@ def rank_contexts(
 
     Args:
         x: the rows, shape (n, d), finite; columns of one scale.
-        specs: the contexts; as they are done they come by type, in this order else.
+        specs: the contexts, each of another name; as they are done those that are named
+            come first, others by type.
         columns: the number of the column of the table that each feature comes from,
             shape (d,), which masks leave out whole; None: each is one.
         probe: of a target of the rows, for errors.
@@ -108,35 +116,50 @@ def rank_contexts(
             f" {num_features} features; got {rows.shape} and {of_columns.shape}"
         )
         raise ValueError(msg)
+    if probe is not None and probe.num_rows != n:
+        raise ValueError(f"probe must have {n} rows, as x; got {probe.num_rows}")
+    if len({spec.name for spec in specs}) < len(specs):
+        raise ValueError("specs must have names of their own; got one twice")
     rank = min(max_dim + 1, n - 1)
-    done: dict[ContextSpec, RankedContext] = {}
+    done: dict[str, RankedContext] = {}
 
-    def judge(spec: ContextSpec, gathered: np.ndarray) -> RankedContext:
-        found = solved(gathered, rank, tol=tol, seed=seed)
+    def judge(spec: ContextSpec | NamedContext, found: Solved) -> RankedContext:
         row = judged(spec, found, max_dim=max_dim, beta=beta, energy_share=energy_share)
         if probe is None:
             return row
         errors = probe.errors(functions_of(found), row.best_dim or 1)
         return row._replace(probe=errors)
 
-    fitting = [spec for spec in specs if spec.kind != "knn" or spec.parameter <= n]
-    for group in [[s] for s in specs if s not in fitting] + groups(
-        fitting, n, max_bytes
-    ):
+    for group in _grouped(specs, n, max_bytes):
         tables = None
         for place, spec in enumerate(group):
             try:
-                if tables is None:
-                    tables = laws(group, rows, of_columns, seed)
-                row = judge(spec, tables[place])
+                if isinstance(spec, NamedContext):
+                    found = solved_context(spec.context, n, max_dim, tol=tol, seed=seed)
+                else:
+                    if tables is None:
+                        tables = laws(group, rows, of_columns, seed)
+                    found = solved(tables[place], rank, tol=tol, seed=seed)
+                row = judge(spec, found)
             # Whatever it is, the others are worth their time.
             except Exception as error:
                 words = " ".join(f"{type(error).__name__}: {error}".split())
                 row = RankedContext(spec, reason=words)
-            done[spec] = row
+            done[spec.name] = row
             if on_context is not None and on_context(row):
                 return _in_order(specs, done)
     return _in_order(specs, done)
+
+
+def _grouped(
+    specs: Sequence[ContextSpec | NamedContext], num_rows: int, num_bytes: int
+) -> list[list[Any]]:
+    """What is made together: what is named, or cannot be made, is by itself."""
+    words = [spec for spec in specs if isinstance(spec, ContextSpec)]
+    fit = [s for s in words if s.kind != "knn" or s.parameter <= num_rows]
+    names = {spec.name for spec in fit}
+    alone = [[spec] for spec in specs if spec.name not in names]
+    return alone + groups(fit, num_rows, num_bytes)
 
 
 def correlations(
@@ -188,6 +211,6 @@ def correlations(
 
 
 def _in_order(
-    specs: Sequence[ContextSpec], done: dict[ContextSpec, RankedContext]
+    specs: Sequence[ContextSpec | NamedContext], done: dict[str, RankedContext]
 ) -> list[RankedContext]:
-    return [done[spec] for spec in specs if spec in done]
+    return [done[spec.name] for spec in specs if spec.name in done]

@@ -6,6 +6,7 @@ import pytest
 import contexture_jax as cx
 from contexture_jax.ranking import (
     ContextSpec,
+    NamedContext,
     RidgeProbe,
     _judged,
     _laws,
@@ -116,6 +117,29 @@ def test_tau_that_cannot_tell_abstains_and_is_not_clipped() -> None:
     assert (weak.abstains, weak.association) == (True, "too weak")
 
 
+def test_contexts_of_other_kinds_are_ranked_beside() -> None:
+    x = X.astype(np.float32)
+    parts = cx.contexts.knn(x, num_neighbors=7), cx.contexts.rbf(x, gamma=0.4)
+    specs = [
+        ContextSpec("knn", 7),
+        NamedContext("same", parts[0]),
+        NamedContext("mixed", cx.contexts.convex_combination(parts), type="mixed"),
+        NamedContext("target", cx.contexts.labels(Y)),
+        NamedContext("short", cx.contexts.labels(Y[:9])),
+    ]
+    probe = RidgeProbe(Y, num_splits=2)
+    rows = rank_contexts(X, specs, probe=probe, max_dim=8, tol=1e-4)
+    assert [row.spec.name for row in rows] == [spec.name for spec in specs]
+    assert rows[1].tau == pytest.approx(rows[0].tau, rel=1e-3)
+    assert rows[1].chi_squared == pytest.approx(rows[0].chi_squared, rel=1e-3)
+    assert rows[0].chi_squared / 2 < rows[2].chi_squared < rows[0].chi_squared
+    # The target itself: one function, determined.
+    assert (rows[3].best_dim, rows[3].probe.error) == (1, 0)
+    assert rows[3].chi_squared == pytest.approx(1, rel=1e-4)
+    assert rows[4].status == "failed"
+    assert "60 rows" in rows[4].reason
+
+
 def test_the_run_ends_when_told() -> None:
     specs = [ContextSpec("knn", k) for k in (3, 5, 9)]
     seen = []
@@ -211,6 +235,8 @@ def test_tau_is_held_against_the_errors() -> None:
             "energy_share must be above 0",
         ),
         (lambda: rank_contexts(X, [], columns=[1]), "one number for each"),
+        (lambda: rank_contexts(X, [ContextSpec("knn", 2)] * 2), "names of their own"),
+        (lambda: rank_contexts(X, [], probe=RidgeProbe(Y[:50])), "60 rows, as x"),
         (lambda: correlations([], leave_out=["strong"]), "leave_out of too weak"),
         (lambda: RidgeProbe(np.ones(20)), "not all of one value"),
     ],
