@@ -263,9 +263,7 @@ def _begun(
     settings["contents"] = hashlib.sha256(contents).hexdigest()
     if path.exists() and options.resume:
         check_same(path, settings)
-        # A file is there whole or not at all.
-        kept = (p for p in folder.glob("*.json") if p != path)
-        rows = [_from_dict(json.loads(p.read_text(encoding="utf-8"))) for p in kept]
+        rows = [_kept(kept) for kept in folder.glob("*.json") if kept != path]
         return {row.spec.name: row for row in rows}
     if path.exists():
         print(
@@ -295,12 +293,20 @@ def _as_dict(row: RankedContext) -> dict[str, Any]:
     return row._asdict() | {"spec": vars(row.spec), "probe": probe}
 
 
-def _from_dict(held: dict[str, Any]) -> RankedContext:
+def _kept(path: Path) -> RankedContext:
     from contexture_jax import ranking
 
-    probe = None if held["probe"] is None else ranking.ProbeErrors(**held["probe"])
-    spec = ranking.ContextSpec(**held["spec"])
-    return ranking.RankedContext(**held | {"spec": spec, "probe": probe})
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        probe = held["probe"] and ranking.ProbeErrors(**held["probe"])
+        spec = ranking.ContextSpec(**held["spec"])
+        return ranking.RankedContext(**held | {"spec": spec, "probe": probe})
+    # A file is there whole or not at all: somebody has changed it.
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{quoted_path(path)} is damaged ({error}); expected it deleted, so that"
+            " its context is solved anew"
+        ) from error
 
 
 def _publish(

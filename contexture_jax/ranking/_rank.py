@@ -30,7 +30,7 @@ from contexture_jax.ranking._probe import RidgeProbe
 
 __all__ = ["Correlations", "correlations", "rank_contexts"]
 
-_BYTES = 800 * 2**20
+_BYTES = 900 * 2**20  # all K of 5,000 rows at once
 _FEWEST = 3  # contexts that are correlated
 _VERDICTS = ("too weak", "moderate", "too strong", "undecided")
 ErrorName = Literal[

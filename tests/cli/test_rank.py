@@ -110,6 +110,10 @@ def test_a_run_of_other_options_is_not_gone_on_with(
     assert main(told) == 130
     assert main([*told, "--resume", "--seed", "1"]) == 2
     assert "holds another run: seed is 0 there and 1 here" in capsys.readouterr().err
+    (row,) = tmp_path.glob("rank/*-*.json")
+    row.write_text('{"probe": 3}')
+    assert main([*told, "--resume"]) == 2
+    assert "is damaged" in capsys.readouterr().err
 
 
 def test_a_large_table_is_drawn_from(tmp_path: Path) -> None:
