@@ -46,6 +46,7 @@ __all__ = [
 _ROUNDING = 100.0
 _SMALL_TABLE = 2**22  # entries up to which all singular values take a second or two
 _MOST_PRODUCTS = 2**31  # some seconds
+_RIDGES = (1.0, 1e-2, 1e-4)
 
 
 @short_repr
@@ -76,10 +77,10 @@ class TargetJudgement(NamedTuple):
         compatibility: ρ, pooled over classes in the same way.
         class_compatibility: ρ of the indicator of each class that has weight, by the
             number of the class; empty for numbers.
-        left_out: the error of a least-squares probe of the first d functions on each
-            row left out in turn, a share of the variance, shape (rank,), as
-            `leave_one_out_errors`; classes count alike. None where that takes more than
-            2³¹ products.
+        left_out: the error of a ridge probe of the first d functions on each row left
+            out in turn, a share of the variance, shape (rank,): the least of
+            `leave_one_out_errors` for λ = 1, 1e-2 and 1e-4; classes count alike. None
+            where that takes more than 2³¹ products.
     """
 
     energy: Float[np.ndarray, " rank"]
@@ -283,7 +284,7 @@ def _left_out(
     mu = gathered(left)
     if target.size * mu.shape[1] > _MOST_PRODUCTS:
         return None
-    return np.asarray(leave_one_out_errors(target, mu, p_x))
+    return np.asarray(leave_one_out_errors(target, mu, p_x, ridges=_RIDGES))
 
 
 def _above_rounding(values: np.ndarray) -> np.ndarray:

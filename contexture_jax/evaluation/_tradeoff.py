@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -166,22 +167,31 @@ def _nonnegative(x: Any, name: str, *, infinite: bool = False) -> np.ndarray:
 
 
 def leave_one_out_errors(
-    target: ArrayLike, left: ArrayLike, p_x: ArrayLike | None = None
+    target: ArrayLike,
+    left: ArrayLike,
+    p_x: ArrayLike | None = None,
+    *,
+    ridges: Sequence[float] = (0.0,),
 ) -> Float[Array, " k"]:
     """The error of a probe of the first d functions on rows it has not seen, each d.
 
-    Each row is predicted by the weighted least squares, with bias, of all others. With
-    functions that are orthonormal in L²(P_X) that needs no fit: the residual of row x
-    is that of the fit to all rows over 1 − h(x), h(x) = p_x (1 + Σ_{i≤d} μ_i(x)²)
-    (PRESS: Allen 1974). The error is E[residual²] over the variance of the target, so
-    that 1 less it is the leave-one-out R², whose largest value is at the d of
-    validation. Functions must not have seen the target; inputs they may have.
+    Each row is predicted by the minimum of Σ p (y − b − Σ_i w_i μ_i)² + λ ‖w‖² over all
+    other rows. With functions that are orthonormal in L²(P_X) that needs no fit: w_i is
+    ⟨y, μ_i⟩ / (1 + λ), and the residual of row x is that of the fit to all rows over
+    1 − h(x), h(x) = p_x (1 + Σ_{i≤d} μ_i(x)² / (1 + λ)) (PRESS: Allen 1974). The error
+    is E[residual²] over the variance of the target, so that 1 less it is the
+    leave-one-out R², whose largest value is at the d of validation. Functions must not
+    have seen the target; inputs they may have. Without a penalty one row that a
+    function knows alone, h near 1, may be all of the error; with one it counts as
+    predicted by the mean.
 
     Args:
         target: shape (n,) or (n, c), real: numbers, or the columns of a code of
             classes, which are pooled as in `target_energy`.
         left: functions as columns, orthonormal in L²(P_X), shape (n, k).
         p_x: probabilities of the rows, shape (n,); None: uniform.
+        ridges: values of λ, non-negative, of which each d takes the one with the least
+            error.
 
     Returns:
         Shape (k,); infinite where the others say nothing of a row, h(x) = 1.
@@ -210,14 +220,22 @@ def leave_one_out_errors(
     # Of a target of order 1 in float64, whose mean is rounded.
     if not (np.abs(rest).max() > 1e3 * np.finfo(np.float64).eps and variance > 0):
         raise ValueError("target must not be constant on the rows that have mass")
-    errors, kept = np.empty(mu.shape[1]), 1 - p
-    weighted = (p[:, None] * mu).T @ rest
+    # (number of ridges, 1)
+    shrunk = 1 / (1 + _nonnegative(ridges, "ridges")[:, None])
+    errors, leverage = np.empty(mu.shape[1]), np.zeros_like(p)
+    weighted, centred = (p[:, None] * mu).T @ rest, rest
+    deviations = (centred**2).sum(axis=1)
     for d, column in enumerate(mu.T):
         rest = rest - column[:, None] * weighted[d]
-        kept = kept - p * column**2
-        squares = (rest**2).sum(axis=1)
+        leverage = leverage + p * column**2
+        # The residual is (1 − c) centred + c rest, c = 1 / (1 + λ).
+        mixed = 2 * shrunk * (1 - shrunk) * (centred * rest).sum(axis=1)
+        squares = shrunk**2 * (rest**2).sum(axis=1) + mixed
+        squares = np.maximum(squares + (1 - shrunk) ** 2 * deviations, 0.0)
+        kept = 1 - p - shrunk * leverage
         # A row that the fit goes through whatever its value: nothing is left to tell.
         alone = kept <= rounding
         with np.errstate(divide="ignore", invalid="ignore"):
-            errors[d] = p @ np.where(alone, np.inf, squares / kept**2) / variance
+            each = np.where(alone, np.inf, squares / kept**2) @ p / variance
+        errors[d] = each.min()
     return jax.device_put(errors.astype(jax.dtypes.canonicalize_dtype(np.float64)))

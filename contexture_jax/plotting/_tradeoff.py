@@ -25,6 +25,7 @@ __all__ = ["plot_tradeoff"]
 
 _LABEL_SIZE = 11
 _DECADES = 4.0  # of the vertical axis, at most
+_ABOVE = 3.0  # how far above the bounds it may reach for what was measured
 
 
 def plot_tradeoff(
@@ -44,7 +45,8 @@ def plot_tradeoff(
         measured_name: what to call them.
 
     Returns:
-        The axes drawn on. Where no bound is finite there is a grey band.
+        The axes drawn on. Where no bound is finite there is a grey band; what was
+        measured far above all bounds is a mark on the upper edge.
 
     Raises:
         ValueError: if `measured` has another shape, or a NaN.
@@ -67,12 +69,19 @@ def plot_tradeoff(
         if found.shape != total.shape or np.isnan(found).any():
             msg = f"measured must be numbers of shape {total.shape}; got "
             raise ValueError(msg + summary(found))
-        shown = np.isfinite(found)
-        mark = {"marker": "o", "markersize": 4, "linestyle": "none"}
+        bounds = np.concatenate(curves)
+        shown = found <= _ABOVE * bounds[np.isfinite(bounds)].max()
+        mark = {"markersize": 4, "linestyle": "none", "color": PALETTE[2]}
         name = plain(measured_name)
-        ax.plot(dims[shown], found[shown], color=PALETTE[2], label=name, **mark)
-        curves.append(found)
-        best_measured = int(found.argmin()) + 1 if shown.any() else 0
+        ax.plot(dims[shown], found[shown], marker="o", label=name, **mark)
+        # One context that knows its rows alone would flatten all the rest.
+        edge = ax.get_xaxis_transform()
+        beyond = dims[~shown]
+        if beyond.size:
+            ones = np.full(beyond.shape, 0.98)
+            ax.plot(beyond, ones, marker="^", transform=edge, **mark)
+        curves.append(found[shown])
+        best_measured = int(found.argmin()) + 1 if np.isfinite(found).any() else 0
     count_axis(ax, len(total))
     without = dims[~np.isfinite(total)]
     if without.size:

@@ -207,9 +207,11 @@ def test_a_tradeoff_of_bad_numbers_is_refused(change, message):
         evaluation.probe_tradeoff(**(given | change))
 
 
-def test_leaving_one_out_is_fitting_to_the_others():
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
+def test_leaving_one_out_is_fitting_to_the_others(ridge):
     f = np.random.default_rng(0).normal(size=(9, 2)) + 5
-    found = evaluation.leave_one_out_errors(f, CONTEXT.left[:, :3], CONTEXT.p_x)
+    args = f, CONTEXT.left[:, :3], CONTEXT.p_x
+    found = evaluation.leave_one_out_errors(*args, ridges=(ridge,))
     centred = f - CONTEXT.p_x @ f
     variance = CONTEXT.p_x @ (centred**2).sum(1)
     for d in (1, 3):
@@ -218,6 +220,12 @@ def test_leaving_one_out_is_fitting_to_the_others():
         for row in range(9):
             root = np.sqrt(np.delete(CONTEXT.p_x, row))[:, None]
             others = root * np.delete(phi, row, 0), root * np.delete(f, row, 0)
+            # A penalty on all but the bias, as d rows more.
+            more = ridge**0.5 * np.eye(d + 1)[1:]
+            others = (
+                np.vstack([others[0], more]),
+                np.vstack([others[1], np.zeros((d, 2))]),
+            )
             beta = np.linalg.lstsq(*others, rcond=None)[0]
             total += CONTEXT.p_x[row] * ((phi[row] @ beta - f[row]) ** 2).sum()
         np.testing.assert_allclose(found[d - 1], total / variance, rtol=1e-8)
@@ -228,6 +236,13 @@ def test_functions_that_know_a_row_alone_say_nothing_of_it():
     f = np.arange(9.0)
     found = evaluation.leave_one_out_errors(f, CONTEXT.left, CONTEXT.p_x)
     assert np.isinf(found[-1])
+    # With a penalty, however small, such a row is predicted by the mean of the others.
+    found = evaluation.leave_one_out_errors(
+        f, CONTEXT.left, CONTEXT.p_x, ridges=(0.0, 1e-4)
+    )
+    rest = (f - CONTEXT.p_x @ f) ** 2
+    mean = CONTEXT.p_x @ (rest / (1 - CONTEXT.p_x) ** 2) / (CONTEXT.p_x @ rest)
+    np.testing.assert_allclose(found[-1], mean, rtol=1e-8)
     with pytest.raises(ValueError, match="target must have 9 rows"):
         evaluation.leave_one_out_errors(f[:8], CONTEXT.left, CONTEXT.p_x)
     with pytest.raises(ValueError, match="must not be constant"):

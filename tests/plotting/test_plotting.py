@@ -400,7 +400,7 @@ def test_bad_energy_is_refused(bad):
 def test_bounds_on_a_probe_are_drawn_beside_what_was_measured():
     found = tradeoff()
     ax = plot_tradeoff(found, measured=[0.6, 0.2, 0.1, np.inf], measured_name="ridge")
-    left_out, estimation, total, least, measured = map(curve_of, ax.lines)
+    left_out, estimation, total, least, measured, above = map(curve_of, ax.lines)
     np.testing.assert_allclose(left_out[1], found.approximation)
     np.testing.assert_allclose(least[1], found.least)
     # The last has no bound: a band, and no point.
@@ -408,10 +408,19 @@ def test_bounds_on_a_probe_are_drawn_beside_what_was_measured():
         np.testing.assert_array_equal(drawn[0], [1, 2, 3])
         np.testing.assert_allclose(drawn[1], values[:3])
     np.testing.assert_array_equal(measured[0], [1, 2, 3])
+    np.testing.assert_array_equal(above[0], [4])
     assert len(ax.patches) == 1
     best = f"The bound is least at d = {int(found.best_dim)}"
     assert ax.get_title(loc="left") == f"{best}; ridge at d = 3"
     assert "ridge" in legend_texts(ax)
+
+
+def test_errors_far_above_the_bounds_do_not_flatten_them():
+    found = tradeoff()
+    ax = plot_tradeoff(found, measured=[0.6, 1e8, 0.3, 1e7])
+    low, high = ax.get_ylim()
+    assert low < float(np.min(found.least)) < float(found.total[0]) < high < 10
+    np.testing.assert_array_equal(ax.lines[-1].get_xdata(), [2, 4])
 
 
 @pytest.mark.parametrize("bad", [[0.1], [0.1, 0.2, np.nan, 0.1]])
