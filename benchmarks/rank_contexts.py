@@ -17,7 +17,7 @@ import numpy as np
 
 import contexture_jax as cx
 from _common import Report, make_parser, parse
-from contexture_jax.ranking import RankedContext
+from contexture_jax.ranking import ErrorName, RankedContext
 
 # Pearson and distance correlation, Table 1 of Zhai et al. 2025 (CTX).
 PUBLISHED = {
@@ -28,13 +28,13 @@ PUBLISHED = {
     "abalone": (0.028, 0.470),
 }
 SMOKE = {"data": ["wine"], "settings": 2, "masks": 2, "splits": 2, "max_dim": 8}
-ERRORS = (
+ERRORS: tuple[ErrorName, ...] = (
     "error",
     "squared_error",
     "validated_error",
     "validated_squared_error",
 )
-LEFT_OUT = (
+LEFT_OUT: tuple[tuple[str, ...], ...] = (
     (),
     ("too strong",),
     ("too weak",),

@@ -98,10 +98,10 @@ def in_order(ranked: Sequence[RankedContext]) -> list[tuple[int | None, RankedCo
     Contexts whose bounds on τ overlap cannot be told apart: a place is one more than
     how many are surely better. Those that are abstained from have none.
     """
-    told = [row for row in ranked if not row.abstains and row.tau_high is not None]
-    ends = np.sort([row.tau_high for row in told])
-    told.sort(key=lambda row: row.tau)
-    places = [1 + int(np.searchsorted(ends, row.tau_low)) for row in told]
+    told = [row for row in ranked if not row.abstains]
+    ends = np.sort([_or(row.tau_high, np.inf) for row in told])
+    told.sort(key=lambda row: _or(row.tau, np.inf))
+    places = [1 + int(np.searchsorted(ends, _or(row.tau_low, 0.0))) for row in told]
     others = [(None, row) for row in ranked if row not in told]
     return [*zip(places, told, strict=True), *others]
 

@@ -12,12 +12,18 @@ from contexture_jax.ranking._family import (
 )
 from contexture_jax.ranking._judged import RankedContext
 from contexture_jax.ranking._probe import RIDGES, ProbeErrors, RidgeProbe
-from contexture_jax.ranking._rank import Correlations, correlations, rank_contexts
+from contexture_jax.ranking._rank import (
+    Correlations,
+    ErrorName,
+    correlations,
+    rank_contexts,
+)
 
 __all__ = [
     "RIDGES",
     "ContextSpec",
     "Correlations",
+    "ErrorName",
     "NamedContext",
     "ProbeErrors",
     "RankedContext",

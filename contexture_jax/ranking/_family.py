@@ -158,9 +158,10 @@ def published_family(
 
 def _neighbors(num_rows: int, count: int) -> list[int]:
     highest = max(num_rows // 2, 2)
+    wanted, found = min(count, highest - 1), np.array([2])
     # Small ones round to the same: so many more until there are enough.
     for tried in range(count, 50 * count):
         found = np.unique(np.geomspace(2, highest, tried).round().astype(int))
-        if len(found) >= min(count, highest - 1):
-            return found[:count].tolist() if count == 1 else found.tolist()
+        if len(found) >= wanted:
+            break
     return found.tolist()

@@ -1,5 +1,8 @@
 """Contexts of one table, solved and judged, against the library's own contexts."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -19,6 +22,11 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4))
 Y = (X[:, 0] > 0).astype(np.int64)
 COLUMNS = np.array([0, 1, 2, 2])  # two features are of one column
+
+
+def ranked(x: np.ndarray, specs: Any, **options: Any) -> list[Any]:
+    # Of any type: each field may be None.
+    return rank_contexts(x, specs, **options)
 
 
 def law(spec: ContextSpec, x: np.ndarray = X) -> np.ndarray:
@@ -48,7 +56,7 @@ def test_rows_at_one_distance_come_in_order() -> None:
 
 
 @pytest.mark.parametrize("kind", ["knn", "rbf"])
-def test_a_masked_law_is_the_mean_over_masks_of_columns(kind: str) -> None:
+def test_a_masked_law_is_the_mean_over_masks_of_columns(kind: Any) -> None:
     spec = ContextSpec(kind, 5, mask_share=0.4, num_masks=6)
     kept = _laws.masks(spec, COLUMNS, 3)
     assert all(mask[2] == mask[3] and 1 <= mask.sum() < 4 for mask in kept)
@@ -66,7 +74,7 @@ def test_settings_of_a_type_are_made_together_in_little_memory() -> None:
 
 def test_tau_is_that_of_all_singular_values() -> None:
     spec = ContextSpec("knn", 7)
-    (row,) = rank_contexts(X, [spec], max_dim=8)
+    (row,) = ranked(X, [spec], max_dim=8)
     p = law(spec) / len(X)
     p_x, p_a = p.sum(axis=1), p.sum(axis=0)
     m = p / np.sqrt(p_x[:, None] * p_a) - np.sqrt(p_x[:, None] * p_a)
@@ -84,9 +92,9 @@ def test_tau_is_that_of_all_singular_values() -> None:
 
 def test_large_tables_give_bounds_that_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = ContextSpec("knn", 7)
-    (exact,) = rank_contexts(X, [spec], max_dim=8)
+    (exact,) = ranked(X, [spec], max_dim=8)
     monkeypatch.setattr(_judged, "_EXACT", 0)
-    (row,) = rank_contexts(X, [spec], max_dim=8, tol=0.3)
+    (row,) = ranked(X, [spec], max_dim=8, tol=0.3)
     assert row.tau_low - 1e-5 <= exact.tau <= row.tau_high + 1e-5
     assert row.tau_low < row.tau_high
     assert row.chi_squared == pytest.approx(exact.chi_squared, rel=1e-4)
@@ -94,7 +102,7 @@ def test_large_tables_give_bounds_that_hold(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_context_that_fails_is_a_row_and_the_others_are_done() -> None:
     specs = [ContextSpec("knn", 61), ContextSpec("knn", 5), ContextSpec("rbf", 0.5)]
-    rows = rank_contexts(X, specs, max_dim=8)
+    rows = ranked(X, specs, max_dim=8)
     assert [row.status for row in rows] == ["failed", "converged", "converged"]
     assert "61 neighbours are more than 60 rows" in rows[0].reason
 
@@ -104,16 +112,16 @@ def test_an_error_in_the_middle_is_a_row(monkeypatch: pytest.MonkeyPatch) -> Non
         raise MemoryError("no room")
 
     monkeypatch.setattr("contexture_jax.ranking._rank.laws", broken)
-    (row,) = rank_contexts(X, [ContextSpec("knn", 5)], max_dim=8)
+    (row,) = ranked(X, [ContextSpec("knn", 5)], max_dim=8)
     assert (row.status, row.reason) == ("failed", "MemoryError: no room")
 
 
 def test_tau_that_cannot_tell_abstains_and_is_not_clipped() -> None:
     # Each row nearly its own only neighbour.
-    (row,) = rank_contexts(X, [ContextSpec("rbf", 40.0)], max_dim=8)
+    (row,) = ranked(X, [ContextSpec("rbf", 40.0)], max_dim=8)
     assert row.tau > 20
     assert row.abstains
-    (weak,) = rank_contexts(X, [ContextSpec("rbf", 1e-3)], max_dim=8)
+    (weak,) = ranked(X, [ContextSpec("rbf", 1e-3)], max_dim=8)
     assert (weak.abstains, weak.association) == (True, "too weak")
 
 
@@ -128,7 +136,7 @@ def test_contexts_of_other_kinds_are_ranked_beside() -> None:
         NamedContext("short", cx.contexts.labels(Y[:9])),
     ]
     probe = RidgeProbe(Y, num_splits=2)
-    rows = rank_contexts(X, specs, probe=probe, max_dim=8, tol=1e-4)
+    rows = ranked(X, specs, probe=probe, max_dim=8, tol=1e-4)
     assert [row.spec.name for row in rows] == [spec.name for spec in specs]
     assert rows[1].tau == pytest.approx(rows[0].tau, rel=1e-3)
     assert rows[1].chi_squared == pytest.approx(rows[0].chi_squared, rel=1e-3)
@@ -143,7 +151,7 @@ def test_contexts_of_other_kinds_are_ranked_beside() -> None:
 def test_the_run_ends_when_told() -> None:
     specs = [ContextSpec("knn", k) for k in (3, 5, 9)]
     seen = []
-    rows = rank_contexts(
+    rows = ranked(
         X, specs, max_dim=8, on_context=lambda row: seen.append(row) or len(seen) == 2
     )
     assert [row.spec for row in rows] == specs[:2] == [row.spec for row in seen]
@@ -209,7 +217,7 @@ def test_each_measure_chooses_its_own_ridge() -> None:
 
 def test_tau_is_held_against_the_errors() -> None:
     specs = published_family(X, 4, num_masks=2)
-    rows = rank_contexts(X, specs, probe=RidgeProbe(Y, num_splits=2), max_dim=8)
+    rows = ranked(X, specs, probe=RidgeProbe(Y, num_splits=2), max_dim=8)
     found = correlations(rows)
     finite = [r for r in rows if r.tau is not None and np.isfinite(r.tau)]
     tau, error = np.array([(r.tau, r.probe.error) for r in finite]).T
@@ -231,16 +239,16 @@ def test_tau_is_held_against_the_errors() -> None:
         (lambda: ContextSpec("knn", 2, mask_share=1.0), "mask_share must be in"),
         (lambda: published_family(np.ones((9, 2))), "rows that differ"),
         (
-            lambda: rank_contexts(X, [], energy_share=0.0),
+            lambda: ranked(X, [], energy_share=0.0),
             "energy_share must be above 0",
         ),
-        (lambda: rank_contexts(X, [], columns=[1]), "one number for each"),
-        (lambda: rank_contexts(X, [ContextSpec("knn", 2)] * 2), "names of their own"),
-        (lambda: rank_contexts(X, [], probe=RidgeProbe(Y[:50])), "60 rows, as x"),
+        (lambda: ranked(X, [], columns=[1]), "one number for each"),
+        (lambda: ranked(X, [ContextSpec("knn", 2)] * 2), "names of their own"),
+        (lambda: ranked(X, [], probe=RidgeProbe(Y[:50])), "60 rows, as x"),
         (lambda: correlations([], leave_out=["strong"]), "leave_out of too weak"),
         (lambda: RidgeProbe(np.ones(20)), "not all of one value"),
     ],
 )
-def test_bad_input_is_told(make, words: str) -> None:
+def test_bad_input_is_told(make: Callable[[], object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
