@@ -31,7 +31,7 @@ from contexture_jax.contexts._images import (
     shift,
 )
 from contexture_jax.contexts._joins import Joined, join
-from contexture_jax.contexts._joint import joint
+from contexture_jax.contexts._joint import drawable, joint
 from contexture_jax.contexts._labels import Labels, labels
 from contexture_jax.contexts._markov import markov
 from contexture_jax.contexts._mixed import DualStep, MixedContext, Reversed
@@ -134,6 +134,7 @@ __all__ = [
     "crop",
     "cutmix",
     "cutout",
+    "drawable",
     "erasure",
     "flip",
     "gaussian_noise",

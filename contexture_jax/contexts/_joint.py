@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from contexture_jax._core.numerics import normalised, weights_or_nan
+from contexture_jax.contexts._base import Context, as_context
 from contexture_jax.contexts._dense_joint import DenseJoint, as_table
 from contexture_jax.contexts._sparse_joint import SparseJoint, from_sparse
 
-__all__ = ["joint"]
+__all__ = ["drawable", "joint"]
 
 
 def joint(table: Any) -> DenseJoint | SparseJoint:
@@ -33,3 +35,23 @@ def joint(table: Any) -> DenseJoint | SparseJoint:
     if law is not None:
         return law
     return DenseJoint(normalised(weights_or_nan(as_table(table, "table"))))
+
+
+def drawable(context: Context | Any, *, needs: Sequence[str] = ()) -> Context:
+    """A context to draw pairs from: itself, or the `joint` of a table and no more.
+
+    Args:
+        context: a context, or any object with methods of one.
+        needs: the methods that it must have then.
+
+    Raises:
+        CapabilityError: if it lacks one that is needed.
+        TypeError: if it is no context.
+        ValueError: if its table is none, as `joint` says.
+    """
+    context = as_context(context)
+    # One that has inputs of its own draws for those and not for numbers.
+    others = {"sample", "kernel", "inputs"}.intersection(context.capabilities)
+    if "table" in context.capabilities and not others:
+        context = joint(context.table())
+    return as_context(context, needs=needs)

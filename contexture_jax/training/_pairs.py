@@ -6,6 +6,7 @@ So a run can be resumed anywhere, and each process can read its own rows.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from contexture_jax._core.checks import as_array, check_integer
 from contexture_jax._core.types import Array, ArrayLike, short_repr, summary
-from contexture_jax.contexts import CapabilityError, Context, Joined, MixedContext
+from contexture_jax.contexts import Context, Joined, MixedContext, drawable
 from contexture_jax.operators import association_operator
 from contexture_jax.training._data import Batches, batches
 
@@ -95,7 +96,7 @@ class PairBatches:
             # it.
             everyone = self._rows(step, (0, 1))
             numbers = (jnp.asarray(r.astype(np.int32)) for r in (rows, everyone))
-            kernel: Any = np.asarray(_kernel(self.context, *numbers))
+            kernel: Any = np.asarray(self._program(*numbers))
             return PairBatch(x, (), kernel)
         # What an encoder sees of a row and what the context draws for may differ.
         given = rows.astype(np.int32) if self.takes_numbers else x
@@ -109,6 +110,12 @@ class PairBatches:
 
     def __iter__(self) -> Iterator[PairBatch]:
         return self.from_step(0)
+
+    @functools.cached_property
+    def _program(self) -> Callable[..., Any]:
+        # Of these batches, as long as they live: one of the module would keep what is
+        # static in a context, as a function of the caller's.
+        return _compiled(self.context, "kernel" if self.has_kernel else "sample")
 
     def _own(self, shard: tuple[int, int]) -> slice:
         share = self.batch_size // shard[1]
@@ -134,14 +141,14 @@ class PairBatches:
         x = jax.tree.map(jnp.asarray, x)
         # One key a draw; rows fold their number in themselves (theory.md §4.7).
         keys = [jax.random.fold_in(key, draw) for draw in range(self.num_draws)]
-        drawn = tuple(_sample(self.context, k, x, **offset) for k in keys)
+        drawn = tuple(self._program(k, x, **offset) for k in keys)
         if self.a is None:
             return drawn
         return tuple(_take(self.a, np.asarray(a)) for a in drawn)
 
 
 def pair_batches(
-    context: Context | None,
+    context: Context | Any,
     batch_size: int,
     *,
     seed: int,
@@ -161,6 +168,7 @@ def pair_batches(
       see of each, None for the numbers themselves.
     - A is drawn for any x (`gaussian_noise`, `crop`, `scarf`, the zoo, …): `x` holds
       inputs, shape (n, …), or is a sampler `x(key, batch_size)` of new ones.
+    - A table alone, as an object of one's own may have: its numbers, as `joint`.
     - None: row i of `x` goes with row i of `a`: two modalities, or the states
       `s[:-1]` and `s[1:]` of a time series. A list of arrays is several draws of a.
 
@@ -169,7 +177,7 @@ def pair_batches(
     processes, the parts together are the batch of one.
 
     Args:
-        context: the law of the pairs, or None.
+        context: the law of the pairs, any object with methods of one, or None.
         batch_size: pairs of a batch, over all processes.
         seed: of all that is drawn.
         x: see above.
@@ -183,7 +191,7 @@ def pair_batches(
 
     Raises:
         CapabilityError: if the context cannot sample, or has no kernel to give.
-        TypeError: if `x` holds no rows.
+        TypeError: if `x` holds no rows, or `context` is none.
         ValueError: if sizes do not fit, or an argument plays no part.
 
     Example:
@@ -215,7 +223,7 @@ def pair_batches(
             msg = f"num_draws must be that of a, {len(a)}; got {draws}"
             raise ValueError(msg)
     else:
-        _check_capable(context, "kernel" if kernel else "sample")
+        context = drawable(context, needs=("kernel" if kernel else "sample",))
     # New inputs at every step: there are no rows to number, weigh or compare.
     if callable(x):
         if context is None or _takes_numbers(context) or kernel or weights is not None:
@@ -227,23 +235,12 @@ def pair_batches(
     return PairBatches(context, picks, size, seed, draws, x, a, bool(kernel), shard)
 
 
-def _takes_numbers(context: Any) -> bool:
+def _takes_numbers(context: Context) -> bool:
     if isinstance(context, MixedContext):
         return all(map(_takes_numbers, context.contexts))
-    capabilities = getattr(context, "capabilities", ())
+    capabilities = context.capabilities
     # A context that has inputs of its own draws for those, although it has a table.
     return "table" in capabilities and "inputs" not in capabilities
-
-
-def _check_capable(context: Any, what: str) -> None:
-    capabilities = getattr(context, "capabilities", None)
-    # A class of the user's need not list what it can do; it is called, and says.
-    if capabilities is not None and what not in capabilities:
-        msg = (
-            f"context must have `{what}` for batches of pairs; a"
-            f" {type(context).__name__} has {', '.join(capabilities) or 'none'}"
-        )
-        raise CapabilityError(msg)
 
 
 def _aligned(x: Any, a: Any) -> tuple[Any, list[Any]]:
@@ -307,19 +304,17 @@ def _take(tree: Any, rows: np.ndarray) -> Any:
     return jax.tree.map(lambda leaf: np.take(leaf, rows, axis=0), tree)
 
 
-def _sample(context: Any, key: Array, x: Any, **offset: int) -> Any:
-    # A class of the user's own may be no pytree, and is called as it is.
-    is_leaf = jax.tree_util.all_leaves([context])
-    return (_plain_sample if is_leaf else _compiled_sample)(context, key, x, **offset)
+def _compiled(context: Any, name: str) -> Callable[..., Any]:
+    """A method of a context as one program, if the context is a pytree."""
+    method = getattr(context, name)
+    # What an object that is no Context was adopted from has the leaves.
+    owner = getattr(method, "__self__", context)
+    if jax.tree_util.all_leaves([owner]):
+        # A class of the user's own may be no pytree, and is called as it is.
+        return method
+    leaves, tree = jax.tree.flatten(owner)
 
+    def call(leaves: Any, *given: Any, **offset: Any) -> Any:
+        return getattr(jax.tree.unflatten(tree, leaves), name)(*given, **offset)
 
-def _plain_sample(context: Any, key: Array, x: Any, **offset: Any) -> Any:
-    return context.sample(key, x, **offset)
-
-
-def _plain_kernel(context: Any, x: Array, everyone: Array) -> Array:
-    return context.kernel(x, everyone)
-
-
-_compiled_sample: Callable[..., Any] = jax.jit(_plain_sample)
-_kernel: Callable[..., Any] = jax.jit(_plain_kernel)
+    return functools.partial(jax.jit(call), leaves)

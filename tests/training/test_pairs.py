@@ -1,6 +1,9 @@
 """Batches of pairs: by step, by process, of any context and of aligned arrays."""
 
 import dataclasses
+import gc
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -151,7 +154,9 @@ def test_what_does_not_fit_is_refused(make: Any, message: str) -> None:
 
 
 def test_what_a_context_cannot_do_is_told() -> None:
-    with pytest.raises(cx.CapabilityError, match=r"must have `sample`.*Teacher has"):
+    with pytest.raises(
+        cx.CapabilityError, match=r"a Teacher context has no `sample`; it has"
+    ):
         pair_batches(cx.contexts.teacher(X), 4, seed=0, x=X)
     with pytest.raises(TypeError, match="x must hold inputs, one a row"):
         pair_batches(cx.contexts.gaussian_noise(1.0), 4, seed=0)
@@ -179,3 +184,51 @@ def test_contexts_made_of_contexts_between_numbers_draw_for_row_numbers() -> Non
     mixed = cx.contexts.convex_combination([KNN, halves])
     (columns,) = pair_batches(mixed, 8, seed=1, x=X).at(0).a
     assert ((columns >= 0) & (columns < 26)).all()
+
+
+class Ring:
+    """A walk on five states that knows nothing of this package, but for its table."""
+
+    def table(self) -> Any:
+        steps = np.eye(5) + np.roll(np.eye(5), 1, axis=1)
+        return steps / steps.sum()
+
+
+def test_any_object_with_methods_of_a_context_is_one() -> None:
+    class Noise:
+        def sample(self, key: Any, x: Any, *, row_offset: Any = 0) -> Any:
+            keys = cx.contexts.row_keys(key, len(x), row_offset)
+            return x + jax.vmap(jax.random.normal)(keys)[:, None]
+
+    batch = pair_batches(Noise(), 8, seed=1, x=X).at(0)
+    assert batch.a[0].shape == batch.x.shape
+    steps = everything(pair_batches(Ring(), 8, seed=1), 4)
+    assert set((steps.a[0] - steps.x) % 5) == {0, 1}
+    kernel = pair_batches(Ring(), 5, seed=1, kernel=True).at(0).kernel
+    assert kernel is not None
+    np.testing.assert_allclose(kernel.diagonal(), 2.5, rtol=1e-6)  # 5 (½² + ½²)
+    with pytest.raises(cx.CapabilityError, match="a Noise context has no `kernel`"):
+        pair_batches(Noise(), 8, seed=1, x=X, kernel=True)
+    with pytest.raises(TypeError, match=r"context must be a Context.*got ndarray"):
+        pair_batches(X, 8, seed=1)
+
+
+def test_a_function_of_the_callers_ends_with_its_batches() -> None:
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass(frozen=True)
+    class Moved(cx.contexts.SamplingContext):
+        scale: Any
+        move: Callable[..., Any] = dataclasses.field(metadata={"static": True})
+
+        def _draw(self, key: Any, x: Any) -> Any:
+            return self.move(x) + self.scale * jax.random.normal(key, x.shape, x.dtype)
+
+    def move(x: Any) -> Any:
+        return 2 * x
+
+    batches = pair_batches(Moved(jnp.float32(0.5), move), 4, seed=0, x=X)
+    assert np.isfinite(batches.at(0).a[0]).all()
+    left = weakref.ref(move)
+    del move, batches
+    gc.collect()
+    assert left() is None
