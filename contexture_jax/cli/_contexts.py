@@ -16,6 +16,8 @@ from contexture_jax.data import (
     counted,
     load_counts,
     load_features,
+    num_directions,
+    of_order_1,
     quoted,
 )
 
@@ -153,7 +155,7 @@ def build_context(
     x = table.features
     if recipe.name in ("joint", "graph"):
         # Before the cast, which could overflow.
-        x = _of_order_1(x)
+        x = of_order_1(x)
     x = x.astype(dtype)
     if recipe.name == "knn":
         return cx.contexts.knn(x, progress=progress, **recipe.params)
@@ -164,19 +166,6 @@ def build_context(
         "teacher": cx.contexts.teacher,
     }
     return makers[recipe.name](x, **recipe.params)
-
-
-def _of_order_1(weights: Any) -> Any:
-    """Weights whose unit is the largest, but for a factor of 2, so without rounding.
-
-    A law has no unit, but float32 has a range.
-    """
-    exponent = -int(np.frexp(float(weights.max()))[1])
-    if isinstance(weights, np.ndarray):
-        return np.ldexp(weights, exponent)
-    scaled = weights.copy()
-    scaled.data = np.ldexp(weights.data, exponent)
-    return scaled
 
 
 def _plan_knn(options: Options, table: Table) -> Recipe:
@@ -257,8 +246,6 @@ def _plan_counts(options: Options, table: Table) -> Recipe:
 
 
 def _plan_teacher(options: Options, table: Table) -> Recipe:
-    features = table.features.astype(options.dtype)
-    # One-hot columns are dependent: whitening leaves fewer directions than columns.
     # In the dtype of the work, as whitening will see them.
-    num_triples = int(np.linalg.matrix_rank(features))
-    return Recipe("teacher", {}, min(num_triples, len(features) - 1), [])
+    num_triples = num_directions(table.features.astype(options.dtype))
+    return Recipe("teacher", {}, min(num_triples, len(table.features) - 1), [])

@@ -14,6 +14,7 @@ from contexture_jax.data import (
     DEFAULT_MISSING,
     Encoding,
     InputError,
+    as_encodings,
     counted,
     load_like,
     quoted_path,
@@ -149,13 +150,4 @@ def _encodings(preprocessing: Any, model: str) -> list[Encoding]:
             + ": it has no functions at new rows; expected one of contexture train"
             " --context knn, rbf or teacher, or --context labels --loss svme"
         )
-
-    def encoding(column: dict[str, Any]) -> Encoding:
-        fields: dict[str, Any] = {
-            # Tuples became lists in JSON.
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in column.items()
-        }
-        return Encoding(**fields)
-
-    return [encoding(column) for column in held["columns"]]
+    return as_encodings(held["columns"])

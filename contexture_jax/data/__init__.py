@@ -6,7 +6,7 @@ table that is itself a law. Needs the extra `cli` for text, Parquet and Feather 
 """
 
 from contexture_jax.data._counts import load_counts
-from contexture_jax.data._encoding import Encoding
+from contexture_jax.data._encoding import Encoding, as_encodings
 from contexture_jax.data._features import load_features
 from contexture_jax.data._like import load_like
 from contexture_jax.data._messages import (
@@ -17,7 +17,13 @@ from contexture_jax.data._messages import (
     quoted_path,
 )
 from contexture_jax.data._source import DEFAULT_MISSING
-from contexture_jax.data._table import Table, Target, auto_gamma
+from contexture_jax.data._table import (
+    Table,
+    Target,
+    auto_gamma,
+    num_directions,
+    of_order_1,
+)
 
 __all__ = [
     "DEFAULT_MISSING",
@@ -26,11 +32,14 @@ __all__ = [
     "Message",
     "Table",
     "Target",
+    "as_encodings",
     "auto_gamma",
     "counted",
     "load_counts",
     "load_features",
     "load_like",
+    "num_directions",
+    "of_order_1",
     "quoted",
     "quoted_path",
 ]

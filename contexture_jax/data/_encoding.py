@@ -9,14 +9,15 @@ and "yes", and no column weighs more in a distance because of how it was coded.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from contexture_jax.data._messages import InputError, quoted
 from contexture_jax.data._source import is_repeated
 
-__all__ = ["Column", "Encoding", "encode", "one_hot", "standardised"]
+__all__ = ["Column", "Encoding", "as_encodings", "encode", "one_hot", "standardised"]
 
 
 class Column(NamedTuple):
@@ -79,6 +80,35 @@ class Encoding(NamedTuple):
         if not self.categories:
             return [self.name]
         return [f"{self.name}={category}" for category in self.categories]
+
+
+def as_encodings(columns: Iterable[Mapping[str, Any]]) -> list[Encoding]:
+    """Encodings from JSON, as `contexture train` keeps them in a model.
+
+    Args:
+        columns: the fields of each, as its `_asdict()` gives them.
+
+    Raises:
+        TypeError: if one has other fields than an `Encoding`.
+
+    Example:
+        >>> import json
+        >>> import contexture_jax as cx
+        >>> table = cx.data.load_features("wine", target="target")
+        >>> held = json.dumps([encoding._asdict() for encoding in table.encodings])
+        >>> cx.data.as_encodings(json.loads(held)) == list(table.encodings)
+        True
+    """
+
+    def encoding(column: Mapping[str, Any]) -> Encoding:
+        # Tuples became lists in JSON.
+        tupled = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in column.items()
+        }
+        return Encoding(**tupled)
+
+    return [encoding(column) for column in columns]
 
 
 def encode(column: Column) -> tuple[np.ndarray, Encoding | None]:

@@ -10,7 +10,7 @@ from contexture_jax.data._encoding import Encoding
 from contexture_jax.data._messages import Message
 from contexture_jax.data._source import is_repeated
 
-__all__ = ["Room", "Table", "Target", "auto_gamma"]
+__all__ = ["Room", "Table", "Target", "auto_gamma", "num_directions", "of_order_1"]
 
 
 class Target(NamedTuple):
@@ -96,3 +96,30 @@ class Room:
     def columns(self) -> np.ndarray:
         """All that was put there."""
         return self._room[:, : self._used]
+
+
+def num_directions(features: np.ndarray) -> int:
+    """How many directions features have: the rank of their matrix, in its dtype.
+
+    One-hot columns are dependent, and have fewer than columns.
+
+    Args:
+        features: shape (n, d), floating.
+    """
+    return int(np.linalg.matrix_rank(features))
+
+
+def of_order_1(weights: Any) -> Any:
+    """Weights whose unit is the largest, but for a factor of 2, so without rounding.
+
+    A law has no unit, but float32 has a range: scaled so, weights of any size fit it.
+
+    Args:
+        weights: shape (n, m), float64, non-negative; an array or a matrix of SciPy.
+    """
+    exponent = -int(np.frexp(float(weights.max()))[1])
+    if isinstance(weights, np.ndarray):
+        return np.ldexp(weights, exponent)
+    scaled = weights.copy()
+    scaled.data = np.ldexp(weights.data, exponent)
+    return scaled

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from contexture_jax import contexts
+from contexture_jax import contexts, zoo
 from contexture_jax.learning._towers import Tower, rebuild
 
 __all__ = ["read", "write"]
@@ -20,6 +20,7 @@ __all__ = ["read", "write"]
 _FORMAT, _VERSION = "contexture_jax.learning", 1
 _NEEDED = ("singular_values", "left", "mean", "rotation")
 _PLAIN = (str, int, float, bool, type(None))
+_EXPORT = "jax.export of transform (whose serialize takes the package flatbuffers)"
 
 
 def write(
@@ -43,7 +44,7 @@ def write(
         if tower.made_of is None:
             msg = (
                 "the encoder is a function of the caller's own, of which no file can"
-                " tell; expected a cx.learning.Encoder, or jax.export of transform"
+                f" tell; expected a cx.learning.Encoder, or {_EXPORT}"
             )
             raise TypeError(msg)
         held |= {f"tower/{name}": leaf for name, leaf in _named(tower.params)}
@@ -131,14 +132,10 @@ def _context_fields(
     value: Any, name: str, held: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     """A class by name with its fields, whose arrays go to `held`."""
-    kind = type(value).__name__
     # By the class and not by its name, which another may bear.
-    if getattr(contexts, kind, None) is not type(value):
-        msg = (
-            f"a {kind} context is of the caller's own making, of which no file can"
-            " tell; expected one of cx.contexts, or jax.export of transform"
-        )
-        raise TypeError(msg)
+    kind = next((n for n, known in _kinds().items() if known is type(value)), None)
+    if kind is None:
+        raise _unsaved(f"a {value._kind}, a class of the caller's own")
     fields = {
         field.name: _laid(getattr(value, field.name), f"{name}/{field.name}", held)
         for field in dataclasses.fields(value)
@@ -151,17 +148,39 @@ def _laid(value: Any, name: str, held: dict[str, np.ndarray]) -> Any:
         return {"is": value}
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
         held[name] = np.asarray(value)
-        return {"array": name}
+        # What is computed in float64 on the host is to come back to it.
+        return {"array": name, "host": not isinstance(value, jax.Array)}
     # A NamedTuple would come back as a tuple.
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return {"tuple": [_laid(v, f"{name}/{i}", held) for i, v in enumerate(value)]}
     if isinstance(value, contexts.Context):
         return _context_fields(value, name, held)
-    msg = (
-        f"the field {name} of the context holds a {type(value).__name__}, of which no"
-        " file can tell; expected numbers, text, arrays or contexts"
+    raise _unsaved(f"{name}, a {type(value).__name__}")
+
+
+def _unsaved(what: str) -> TypeError:
+    return TypeError(
+        "functions that are averages T Ψ are saved with their context, and no file can"
+        f" tell of {what}; expected a context of cx.contexts or cx.zoo without"
+        " functions, or functions of Φ, which are saved without it: learn with"
+        ' loss="svme", or source="phi" where both encoders are trained; or take'
+        f" {_EXPORT}"
     )
-    raise TypeError(msg)
+
+
+def _kinds() -> dict[str, type]:
+    """The classes of contexts that a file may name; those of the zoo as zoo.Name."""
+    found: dict[str, type] = {}
+    below: list[type] = [contexts.Context]
+    while below:
+        kind = below.pop()
+        below += kind.__subclasses__()
+        package = kind.__module__.rpartition(".")[0]
+        if package == zoo.__name__:
+            found[f"zoo.{kind.__name__.lstrip('_')}"] = kind
+        elif getattr(contexts, kind.__name__, None) is kind:
+            found[kind.__name__] = kind
+    return found
 
 
 def _context(laid: Any, arrays: dict[str, np.ndarray]) -> Any:
@@ -170,11 +189,10 @@ def _context(laid: Any, arrays: dict[str, np.ndarray]) -> Any:
     if "is" in laid:
         return laid["is"]
     if "array" in laid:
-        return jax.numpy.asarray(arrays[laid["array"]])
+        array = arrays[laid["array"]]
+        return array if laid.get("host") else jax.numpy.asarray(array)
     if "tuple" in laid:
         return tuple(_context(one, arrays) for one in laid["tuple"])
     # Contexts alone: a name in a file is not to call anything else.
-    kind = getattr(contexts, laid["class"])
-    if not (isinstance(kind, type) and issubclass(kind, contexts.Context)):
-        raise KeyError(laid["class"])
+    kind = _kinds()[laid["class"]]
     return kind(**{n: _context(v, arrays) for n, v in laid["fields"].items()})

@@ -14,7 +14,14 @@ from flax import nnx
 
 from contexture_jax._core.checks import as_array, check_integer, check_number
 from contexture_jax._core.types import Array
-from contexture_jax.contexts import Neighbors, Rbf, SameClass, TimeLag
+from contexture_jax.contexts import (
+    Neighbors,
+    Rbf,
+    SameClass,
+    TimeLag,
+    as_context,
+    drawable,
+)
 from contexture_jax.evaluation import RayleighRitz, rayleigh_ritz
 from contexture_jax.learning._learned import Functions, Learned
 from contexture_jax.learning._objectives import Objective, embeddings_of, objective_of
@@ -83,10 +90,14 @@ def learn(
     values are at most the exact ones. For a context that draws A for any x, and for
     aligned arrays, a part of the rows is held out of training and judges it by pairs.
 
+    `Learned.save` keeps functions of Φ for any context, and averages T Ψ, as of the
+    default loss, for contexts of `cx.contexts` and `cx.zoo`: learn a context of your
+    own with loss="svme" if it is to be saved.
+
     Args:
         context: the law of pairs, as in `pair_batches`: a context between numbered rows
             (`knn`, `joint`, …), one that draws A for any x (`gaussian_noise`, the zoo,
-            …), or None for aligned arrays.
+            …), any object with methods of one, or None for aligned arrays.
         x: what the encoder of X sees of each row: features, shape (n, d); None: the
             points of `knn`, the inputs that a context of the zoo gives, else numbers.
             For a context that draws A, its inputs, or a sampler `x(key, count)`.
@@ -109,7 +120,8 @@ def learn(
         op: the operator of the context, which may lie over a mesh; None: it is built
             where that can be.
         held_out: the share of the rows that are held out where there is no operator.
-        **fit_options: of `fit`: `directory`, `mesh`, `strategy`, `progress`, ….
+        **fit_options: of `fit`: `directory`, `evaluate`, and the groups `monitor`,
+            `checkpoints`, `logging` and `devices`.
 
     Returns:
         The functions, their values and how the run ended. A run that met NaN returns
@@ -117,7 +129,8 @@ def learn(
 
     Raises:
         CapabilityError: if the context can neither sample nor give a kernel.
-        TypeError: if an argument is of another type.
+        TypeError: if an argument is of another type, or there is no `x` where the
+            context has no inputs of its own.
         ValueError: if sizes do not fit, or the loss cannot be trained from such pairs.
 
     Example:
@@ -132,11 +145,11 @@ def learn(
     """
     encoder = Encoder() if encoder is None else encoder
     rank = check_integer(rank, "rank", low=1)
-    # Arrays, and a class of the caller's own, list nothing: they hold or draw A.
-    capabilities = getattr(context, "capabilities", ("sample",))
+    given = None if context is None else as_context(context)
+    context = None if given is None else drawable(given)
     objective = objective_of(
         loss,
-        can_sample="sample" in capabilities,
+        can_sample=context is None or "sample" in context.capabilities,
         num_draws=1 if context is None else num_draws,
     )
     draws = objective.num_draws if num_draws is None else num_draws
@@ -163,6 +176,9 @@ def learn(
     towers = {n: t._replace(params=trained[n]) for n, t in towers.items()}
     judge = _by_operator if law.op is not None else _by_pairs
     functions, left, ritz = judge(law, towers, source, rank, batch_size, seed)
+    if functions.context is not None and "at" in getattr(given, "capabilities", ()):
+        # Its own law at new inputs, where pairs are drawn from its table.
+        functions = dataclasses.replace(functions, context=given)
     return Learned(
         np.asarray(ritz[source].singular_values),
         np.asarray(left),
@@ -246,6 +262,12 @@ def _law(
         # inputs is trained on.
         judged = x(key, 4 * batch_size)
         return _Law(make(x=x), judged, None, None, None)
+    if x is None:
+        msg = (
+            "x must hold inputs, one a row, or be a sampler of them, x(key, count),"
+            " where the context has none of its own; got None"
+        )
+        raise TypeError(msg)
     share = check_number(held_out, "held_out")
     num_rows = len(as_array(x, "x"))
     order = np.random.default_rng(seed).permutation(num_rows)

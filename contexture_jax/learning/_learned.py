@@ -110,7 +110,8 @@ class Learned:
     Attributes:
         singular_values: of the functions, descending, shape (r,): Ritz values, at most
             those of the law, where there is an operator; else estimates from pairs that
-            were not trained on.
+            were not trained on, but to which Ritz values are fitted: optimistic, the
+            more the wider the encoder and the fewer the pairs. `held_out` is not.
         left: the functions at the rows of the operator, or at the rows held out, of
             mean 0, variance 1 and uncorrelated under their law, shape (n, r).
         functions: the same at any x.
@@ -123,7 +124,9 @@ class Learned:
         message: more words on that.
         num_steps: steps done.
         history: the rows of the log as columns.
-        preprocessing: what `save` was given, after `load`.
+        preprocessing: what `save` was given, after `load`. Of a model of `contexture
+            train` its "columns" are what `cx.data.as_encodings` makes encodings of, by
+            which `cx.data.load_like` reads new rows.
     """
 
     singular_values: np.ndarray
@@ -142,7 +145,8 @@ class Learned:
     def transform(self, x_new: ArrayLike) -> Float[Array, "k r"]:
         """The functions at new inputs.
 
-        May be traced, and exported with any number of rows, by `jax.export`.
+        May be traced, and exported with any number of rows, by `jax.export`, whose
+        `serialize` takes the package `flatbuffers`.
 
         Args:
             x_new: of Φ: what it was trained on, features of shape (k, d) or row numbers
@@ -166,13 +170,19 @@ class Learned:
         the context with its data, as the points of `knn` or `rbf`: whoever has the file
         has the rows. That of Φ holds an encoder and no rows.
 
+        So functions of Φ ("svme", "vamp" and other losses that train an encoder of X)
+        are saved for any context, and averages T Ψ ("kise", the default, and others
+        that train none) for contexts of `cx.contexts` and `cx.zoo`. Encoders are
+        `Encoder`s in both.
+
         Args:
             path: the file, replaced if it is there.
             preprocessing: what JSON can hold, for whoever makes features of new data.
 
         Raises:
-            TypeError: if an encoder or context is of the caller's own making, of which
-                no file can tell: export `transform` by `jax.export` then.
+            TypeError: if an encoder or the context of T Ψ is of the caller's own
+                making, of which no file can tell: learn by another loss, or export
+                `transform` by `jax.export`.
             OSError: if it cannot be written.
         """
         functions = self.functions

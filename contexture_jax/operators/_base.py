@@ -108,6 +108,12 @@ class AssociationOperator:
 
     def __matmul__(self, g: ArrayLike) -> Float[Array, "n r"] | Float[Array, " n"]:
         """T g of a block, shape (m, r), or of one function, shape (m,), as `matmat`."""
+        if isinstance(g, AssociationOperator):
+            msg = (
+                "op @ g takes functions of A as an array; the product of operators is"
+                " cx.operators.compose(op, other)"
+            )
+            raise TypeError(msg)
         g = as_floating(g, "g")
         if g.ndim == 1:
             return self.matmat(g[:, None])[:, 0]

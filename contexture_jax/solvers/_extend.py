@@ -13,7 +13,7 @@ from contexture_jax._core.fingerprint import of_one_law
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import rank_cutoff, safe_reciprocal
 from contexture_jax._core.types import Array, Float, summary
-from contexture_jax.contexts import Context, as_context
+from contexture_jax.contexts import CapabilityError, Context, as_context
 from contexture_jax.operators import (
     MonteCarloOperator,
     ShardedMonteCarloOperator,
@@ -90,7 +90,16 @@ def extend(
     there: Any = None
     if operator is None:
         # T* is the expectation of the reversed context.
-        there = (context if side == "left" else context.reverse()).at(x_new)
+        try:
+            there = (context if side == "left" else context.reverse()).at(x_new)
+        except CapabilityError as error:
+            if side == "right" or "log_density" not in context.capabilities:
+                raise
+            msg = (
+                f"{error}. The result of a Monte Carlo operator is extended by its"
+                " draws: extend(result, context, x_new, operator=op)"
+            )
+            raise CapabilityError(msg) from error
         # Before the product, which is what takes time.
         same = _is_of(result, context, "context")
         image = conditional_expectation(there, values)

@@ -163,7 +163,7 @@ class _Shift(_Noise):
 
 
 @pytree_dataclass
-class _Heat(_Noise):
+class _CircleHeat(_Noise):
     time: ArrayLike
     num_points: int = static_field()
 
@@ -341,7 +341,7 @@ def circle_heat(time: ArrayLike, *, num_points: int = 64) -> AnalyticContext:
         time: t > 0.
         num_points: n, number of equispaced angles of the table.
     """
-    return _Heat(
+    return _CircleHeat(
         check_positive(time, "time"), check_integer(num_points, "num_points", low=2)
     )
 

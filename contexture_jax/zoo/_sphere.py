@@ -145,7 +145,7 @@ class _Zonal(IndexedContext):
 
 
 @pytree_dataclass
-class _Heat(_Zonal):
+class _SphereHeat(_Zonal):
     time: ArrayLike
     dimension: int = static_field()
     num_nodes: int = static_field()
@@ -293,7 +293,7 @@ def sphere_heat(
     """
     m = check_integer(dimension, "dimension", low=2)
     nodes = check_integer(num_nodes, "num_nodes", low=2)
-    return _Heat(check_positive(time, "time"), m, nodes)
+    return _SphereHeat(check_positive(time, "time"), m, nodes)
 
 
 def von_mises_fisher(

@@ -1,5 +1,6 @@
 """A context learned, saved, loaded elsewhere, exported."""
 
+import dataclasses
 import inspect
 import json
 import os
@@ -15,6 +16,7 @@ import pytest
 
 import contexture_jax as cx
 from contexture_jax.learning import OBJECTIVES, Encoder, Learned, learn, load
+from contexture_jax.learning._file import _context, _context_fields
 from contexture_jax.learning._objectives import _OTHERS, embeddings_of
 from contexture_jax.learning._towers import describe
 from tests.conftest import X64
@@ -299,3 +301,73 @@ def test_an_encoder_of_ones_own_is_trained_and_not_saved(tmp_path: Path) -> None
     ):
         learned.save(tmp_path / "model")
     assert not list(tmp_path.iterdir())
+
+
+def test_contexts_of_the_zoo_come_back_from_a_file_as_they_were() -> None:
+    for name, make in cx.zoo.FAMILIES.items():
+        context, held = make(), {}
+        laid = json.loads(json.dumps(_context_fields(context, "context", held)))
+        again = _context(laid, held)
+        assert type(again) is type(context), name
+        # On the host in float64, which a device may not have.
+        jax.tree.map(np.testing.assert_array_equal, again, context)
+        kinds = [list(map(type, jax.tree.leaves(c))) for c in (again, context)]
+        assert kinds[0] == kinds[1], name
+
+
+def test_an_average_over_a_law_of_the_zoo_is_saved(tmp_path: Path) -> None:
+    learned = learned_of(cx.zoo.label_noise(3, 0.3), num_steps=1)
+    learned.save(tmp_path / "model")
+    again = load(tmp_path / "model").transform(np.arange(3))
+    np.testing.assert_array_equal(again, learned.transform(np.arange(3)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Shaken(cx.contexts.SamplingContext):
+    """A context of the caller's own."""
+
+    scale: float
+
+    def _draw(self, key: Any, x: Any) -> Any:
+        return x + self.scale * jax.random.normal(key, x.shape, x.dtype)
+
+
+def test_functions_of_phi_are_saved_whatever_the_context(tmp_path: Path) -> None:
+    average = learned_of(Shaken(0.5), X, num_steps=1)
+    with pytest.raises(TypeError, match=r'tell of a Shaken, .*loss="svme"'):
+        average.save(tmp_path / "model")
+    learned = learned_of(Shaken(0.5), X, num_steps=1, loss="svme")
+    learned.save(tmp_path / "model")
+    again = load(tmp_path / "model").transform(X)
+    np.testing.assert_array_equal(again, learned.transform(X))
+    with pytest.raises(TypeError, match="x must hold inputs, one a row"):
+        learned_of(Shaken(0.5))
+
+
+class Ring:
+    """A walk on five states that knows nothing of this package, but for its table."""
+
+    def table(self) -> Any:
+        steps = np.eye(5) + np.roll(np.eye(5), 1, axis=1)
+        return steps / steps.sum()
+
+
+class Placed(Ring):
+    """The same, by places on a circle of length 1."""
+
+    def at(self, x_new: Any) -> Any:
+        return cx.contexts.joint(self.table()[np.rint(5 * x_new).astype(int)])
+
+
+@pytest.mark.parametrize("context", [Ring(), Placed()])
+def test_a_table_of_any_object_is_learned(context: Any, tmp_path: Path) -> None:
+    learned = learned_of(context, num_steps=1)
+    x = np.arange(5) / 5 if isinstance(context, Placed) else np.arange(5)
+    np.testing.assert_allclose(
+        learned.transform(x), learned.left, atol=tol(np.float32, size=10)
+    )
+    if not isinstance(context, Placed):
+        learned.save(tmp_path / "model")
+        again = load(tmp_path / "model").transform(x)
+        np.testing.assert_array_equal(again, learned.transform(x))

@@ -229,6 +229,8 @@ def test_operators_multiply_blocks_and_vectors_and_have_an_adjoint(name):
     assert op.T.T is op
     with pytest.raises(ValueError, match=r"g must have shape"):
         _ = op @ g[1:, 0]
+    with pytest.raises(TypeError, match=r"cx.operators.compose\(op, other\)"):
+        _ = op @ op.T
 
 
 def test_a_convolution_is_a_step_of_the_first_and_then_the_second():
