@@ -54,7 +54,7 @@ LAYERS = {
     "prediction": _layer("_core", "sklearn"),
     "ranking": _layer("_core contexts operators solvers evaluation prediction"),
     "learning": _layer(
-        "_core contexts operators losses models training evaluation", "flax optax"
+        "_core contexts zoo operators losses models training evaluation", "flax optax"
     ),
     "plotting": _layer("_core contexts operators solvers evaluation", "matplotlib"),
     "cli": _layer(
