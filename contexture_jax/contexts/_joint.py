@@ -8,6 +8,7 @@ from typing import Any
 from contexture_jax._core.numerics import normalised, weights_or_nan
 from contexture_jax.contexts._base import Context, as_context
 from contexture_jax.contexts._dense_joint import DenseJoint, as_table
+from contexture_jax.contexts._mixed import laid_out
 from contexture_jax.contexts._sparse_joint import SparseJoint, from_sparse
 
 __all__ = ["drawable", "joint"]
@@ -40,6 +41,8 @@ def joint(table: Any) -> DenseJoint | SparseJoint:
 def drawable(context: Context | Any, *, needs: Sequence[str] = ()) -> Context:
     """A context to draw pairs from: itself, or the `joint` of a table and no more.
 
+    Reversed neighbours, and chains of them, are laid out for it.
+
     Args:
         context: a context, or any object with methods of one.
         needs: the methods that it must have then.
@@ -49,7 +52,7 @@ def drawable(context: Context | Any, *, needs: Sequence[str] = ()) -> Context:
         TypeError: if it is no context.
         ValueError: if its table is none, as `joint` says.
     """
-    context = as_context(context)
+    context = laid_out(as_context(context))
     # One that has inputs of its own draws for those and not for numbers.
     others = {"sample", "kernel", "inputs"}.intersection(context.capabilities)
     if "table" in context.capabilities and not others:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from contexture_jax._core.checks import is_traced
 from contexture_jax._core.numerics import mm, safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, Int, pytree_dataclass
 from contexture_jax.contexts._base import Context, as_numbers
-from contexture_jax.contexts._neighbors import Neighbors
+from contexture_jax.contexts._neighbors import ReversedNeighbors
 from contexture_jax.contexts._numbered import NumberedContext
 from contexture_jax.contexts._paired import SameClass, TimeLag
 from contexture_jax.contexts._parts import (
@@ -26,7 +27,14 @@ from contexture_jax.contexts._parts import (
 from contexture_jax.contexts._sampling import row_keys
 from contexture_jax.contexts._sparse_joint import coordinates
 
-__all__ = ["DualStep", "MixedContext", "Reversed", "to_draw_from", "turned"]
+__all__ = [
+    "DualStep",
+    "MixedContext",
+    "Reversed",
+    "laid_out",
+    "to_draw_from",
+    "turned",
+]
 
 
 class MixedContext(Context):
@@ -243,13 +251,20 @@ def to_draw_from(context: Context) -> Context | None:
     # Sparse kinds are sorted on the host, which a trace does not see.
     if "sample" not in context.capabilities or is_traced(context):
         return None
-    if isinstance(context, Neighbors):
-        n, num_slots = context.indices.shape
-        joint = context.p_x[:, None] * context.slot_weights()
-        entries = np.repeat(np.arange(n), num_slots), np.asarray(joint).reshape(-1)
-        shape = (context.num_points, n)
-        return coordinates(np.asarray(context.indices).reshape(-1), *entries, shape)
     if not is_numbered(context):
         return None
-    back = turned(context)
+    back = laid_out(turned(context))
     return back if "sample" in back.capabilities else None
+
+
+def laid_out(context: Any) -> Any:
+    """A context whose `sample` passes through `jit`, parts and all.
+
+    Reversed neighbours are drawn by entries that are sorted on the host.
+    """
+    if isinstance(context, ReversedNeighbors):
+        return context.entries
+    if isinstance(context, MixedContext) and "contexts" in context.__dict__:
+        parts = tuple(map(laid_out, context.contexts))
+        return dataclasses.replace(context, contexts=parts)  # pyright: ignore
+    return context

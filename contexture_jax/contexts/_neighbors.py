@@ -151,11 +151,40 @@ class Neighbors(NumberedContext):
 class ReversedNeighbors(Context):
     """A k-NN law read from A to X: P(x|a) over the x that have a as a neighbour.
 
+    `sample` and `log_density` are those of its `entries`, and so of a concrete context.
+
     Attributes:
         forward: the law from X to A.
     """
 
     forward: Neighbors
+
+    @functools.cached_property
+    def entries(self) -> SparseJoint:
+        """The same law entry by entry, laid out on the host at the first use.
+
+        Raises:
+            TypeError: inside a trace of the graph.
+        """
+        check_concrete(self.forward, "a reversed neighbour context to draw from")
+        n, num_slots = self.forward.indices.shape
+        # Kept beyond the trace that may be under way.
+        with jax.ensure_compile_time_eval():
+            joint = self.forward.p_x[:, None] * self.forward.slot_weights()
+            return coordinates(
+                np.asarray(self.forward.indices).reshape(-1),
+                np.repeat(np.arange(n), num_slots),
+                np.asarray(joint).reshape(-1),
+                (self.forward.num_points, n),
+            )
+
+    def sample(self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0) -> Array:
+        """Draw an x that has a as a neighbour, for each a."""
+        return self.entries.sample(key, x, row_offset=row_offset)
+
+    def log_density(self, a: ArrayLike, x: ArrayLike) -> Array:
+        """Log P(x|a), of numbers that broadcast."""
+        return self.entries.log_density(a, x)
 
     def table(self) -> Float[Array, "m n"]:
         """The joint law as a dense (m, n) table: for small cases."""

@@ -102,7 +102,7 @@ def as_encodings(columns: Iterable[Mapping[str, Any]]) -> list[Encoding]:
 
     def encoding(column: Mapping[str, Any]) -> Encoding:
         # Tuples became lists in JSON.
-        tupled = {
+        tupled: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in column.items()
         }

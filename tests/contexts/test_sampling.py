@@ -260,3 +260,22 @@ def test_a_context_on_numbers_has_a_table_and_the_others_name_what_they_have():
         match=r"GaussianNoise context has no `table`; it has: sample, log_density",
     ):
         C.gaussian_noise(1.0).table()
+
+
+def test_inputs_are_drawn_for_a_neighbour_of_theirs():
+    context = C.reverse(C.knn(VECTORS, 3))
+    laws = np.asarray(context.table(), np.float64)
+    laws = laws / laws.sum(axis=1, keepdims=True)
+    drawn = context.sample(KEY, np.repeat(np.arange(8), 1000)).reshape(8, 1000)
+    for law, row in zip(laws, drawn, strict=True):
+        share = np.bincount(row, minlength=8) / 1000
+        assert (abs(share - law) <= 5 * np.sqrt(law * (1 - law) / 1000) + 1e-6).all()
+    logs = context.log_density(np.arange(8)[None, :], np.arange(8)[:, None])
+    np.testing.assert_allclose(np.exp(logs), laws, atol=tol(DTYPE))
+    with pytest.raises(TypeError, match="a reversed neighbour context to draw from"):
+        sample(context, KEY, np.arange(8), 0)
+    # Two steps of it as a program: from a point to one that has a neighbour in common.
+    batch = cx.training.pair_batches(C.compose(context.reverse(), context), 8, seed=0)
+    drawn = batch.at(0)
+    near = np.asarray(context.table()) > 0
+    assert (near.T @ near)[drawn.x, drawn.a[0]].all()
