@@ -27,7 +27,7 @@ class Objective(NamedTuple):
         sees: what the embeddings of a batch are:
             "views": Ψ(a), Ψ(a⁺) of two draws given one x, by one encoder;
             "towers": Φ(x), Ψ(a) by two;
-            "towers and views": Φ(x), Ψ(a), Ψ(a⁺) by two;
+            "towers and views": Φ(x), Ψ(a), Ψ(a⁺) and so on by two, of all draws;
             "walk": Φ(x), Φ(a) by one, where A is a row as X is;
             "kernel": Φ(x) and the dual kernel of the batch;
             "values": Φ(x) and a, "classes": the same, a being a number;
@@ -47,7 +47,8 @@ class Objective(NamedTuple):
     @property
     def num_draws(self) -> int:
         """How many draws of a it takes."""
-        return {"views": 2, "towers and views": 2, "kernel": 0}.get(self.sees, 1)
+        # Φ is fitted to the mean of the draws, whose noise is what keeps it from more.
+        return {"views": 2, "towers and views": 4, "kernel": 0}.get(self.sees, 1)
 
     @property
     def towers(self) -> tuple[str, ...]:
@@ -77,7 +78,7 @@ def _whitened(loss: Callable[..., Array]) -> Callable[..., Array]:
 # fit (theory.md §7.2). At this rate more layers do worse on the zoo; waves, which reach
 # short distances from the start, do better everywhere.
 _OF_PHI: dict[str, Any] = {"rate": 3e-3, "num_waves": 256}
-# From two draws of A; of pairs that hold one a for an x, from that.
+# From several draws of A; of pairs that hold one a for an x, from that.
 _SVME = Objective(
     functools.partial(losses.svme_views, ridge=_RIDGE),
     "towers and views",
@@ -142,7 +143,7 @@ def objective_of(
         msg = f"loss must be a name or a cx.learning.Objective; got {summary(loss)}"
         raise TypeError(msg)
     elif loss in OBJECTIVES:
-        # Two draws give less variance where there are two (theory.md §7.2).
+        # More draws give less variance where there are some (theory.md §7.2).
         is_of_pairs = loss == "svme" and num_draws == 1
         found = _SVME_OF_PAIRS if is_of_pairs else OBJECTIVES[loss]
     elif loss in _OTHERS:
@@ -194,9 +195,9 @@ def embeddings_of(
         if sees == "inputs":
             return _rows(drawn), _rows([batch.x] * len(drawn))
         phi = embed("phi", params, batch.x)
-        # As they are, without pairing: the loss takes all three of a row together.
+        # As they are, without pairing: the loss takes all of a row together.
         if sees == "towers and views":
-            return phi, *drawn[:2]
+            return phi, *drawn
         return _rows([phi] * len(drawn)), _rows(drawn)
 
     return encode

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
+
 from contexture_jax._core.moments import batch_of
 from contexture_jax._core.types import Array, ArrayLike, Float, summary
 from contexture_jax.losses._common import (
@@ -102,15 +104,16 @@ def svme_views(
     phi: ArrayLike,
     psi: ArrayLike,
     psi_plus: ArrayLike,
-    *,
+    *more: ArrayLike,
     ridge: float = 0.1,
     weights: ArrayLike | None = None,
     axis_name: Any = None,
 ) -> Float[Array, ""]:
-    """SVME with Ψ solved, from two draws of A for each x: Φ and Ψ help each other.
+    """SVME with Ψ solved, from draws of A for each x: Φ and Ψ help each other.
 
     The sum of `svme(solved=True)`, with the mean of the draws for g in the products,
-    and of `kise_pairs` of Ψ on the two draws, which finds the functions of A without Φ:
+    and of `kise_pairs` of Ψ on each two draws, which finds the functions of A without
+    Φ:
 
         d − E φ̃(X)ᵀ C⁻¹ φ̃(X') ḡ(X)ᵀ C_g⁻¹ ḡ(X') + k − E g̃(A)ᵀ C_g⁻¹ g̃(A⁺)
 
@@ -123,6 +126,8 @@ def svme_views(
         phi: embeddings of x, shape (b, d).
         psi: embeddings of a first a for each x, shape (b, k).
         psi_plus: of a second, independent given x, shape (b, k).
+        *more: of others, likewise. With r draws the part of the mean that is noise is
+            1/r of that of one.
         ridge: as `Whiten`, for both covariances.
         weights: of the rows, shape (b,).
         axis_name: the mapped axis over which the batch is cut.
@@ -130,24 +135,29 @@ def svme_views(
     References:
         theory.md §7.2.
     """
-    views = as_pair(psi, psi_plus, ("psi", "psi_plus"))
-    f, g = as_pair(phi, views[0], same_width=False)
-    g_plus = views[1].astype(g.dtype)
+    views = [as_pair(psi, z, ("psi", "psi_plus"))[1] for z in (psi_plus, *more)]
+    f, first = as_pair(phi, psi, same_width=False)
+    dtype = jnp.result_type(f, *views)
+    f, *g = (z.astype(dtype) for z in (f, first, *views))
     batch = batch_of(f, weights=weights, axis_name=axis_name)
     # Φ and Ψ in units of their own: each is whitened by its own covariance, and the two
     # never meet but in correlations.
     (f,), _ = rescaled_together(batch, f)
-    (g, g_plus), _ = rescaled_together(batch, g, g_plus)
-    f, mean = batch.centre(f), batch.centre((g + g_plus) / 2)
-    # (d, d); D and R below are (k, k).
+    g, _ = rescaled_together(batch, *g)
+    mean = sum(g[1:], g[0]) / len(g)
+    # Draws about their own mean: what of Ψ(A) varies given x.
+    within = sum(batch.moment(z - mean, z - mean) for z in g) / len(g)
+    f, mean = batch.centre(f), batch.centre(mean)
+    between = batch.moment(mean, mean)
+    # (d, d); D and R are (k, k).
     C = regularised(batch.moment(f, f), ridge)
-    # D is the law of one draw and not of the mean of two, which has less variance: the
-    # objective is in the metric of Ψ itself.
-    D, R = view_moments(g, g_plus, batch)
-    D = regularised(D, ridge)
-    # Φ against ḡ over different rows, and Ψ on its own two draws.
+    # D is the law of one draw and not of the mean, which has less variance: the
+    # objective is in the metric of Ψ itself. R is the mean over pairs of draws.
+    D = regularised(between + within, ridge)
+    R = between - within / (len(g) - 1)
+    # Φ against ḡ over different rows, and Ψ on its own draws.
     score = split_score(C, f, D, mean, batch) + trace_ratio(D, R)
-    return f.shape[1] + g.shape[1] - score
+    return f.shape[1] + mean.shape[1] - score
 
 
 def kise(

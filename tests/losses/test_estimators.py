@@ -115,8 +115,8 @@ def identities() -> dict[str, tuple[float, float]]:
 
     KISE without bias ignores the diagonal of the kernel. VICReg averaged over pairs is
     weaker by d − 1 (E15). SVME at Ψ = T* Φ is d minus the ratio trace, and with Ψ
-    solved KISE with the kernel that g spans; with two draws that of their mean, and
-    KISE of Ψ.
+    solved KISE with the kernel that g spans; with several draws that of their mean, and
+    KISE of Ψ on each two.
     """
     f, g = RNG.normal(size=(2, 9, 3))
     centred = g - g.mean(0)
@@ -124,6 +124,13 @@ def identities() -> dict[str, tuple[float, float]]:
     both = np.vstack([g, f + g])
     mean = g + f / 2 - both.mean(0)
     by_mean = mean @ np.linalg.solve(np.cov(both.T, bias=True), mean.T)
+    draws = np.stack([g, f + g, 2 * f])
+    draws_about = draws - draws.mean((0, 1))
+    D = np.einsum("rni,rnj->ij", draws_about, draws_about) / 27
+    # Over pairs of different draws: all pairs less each with itself.
+    mean_of_3 = draws_about.mean(0)
+    R = (mean_of_3.T @ mean_of_3 - 3 * D) / 6
+    by_mean_of_3 = mean_of_3 @ np.linalg.solve(D, mean_of_3.T)
     kernel, M = RNG.normal(size=(9, 9)), 1e3 * RNG.normal(size=(3, 3))
     phi = RNG.normal(size=(NUM_X, 3))
     psi = LAW.table.T @ phi / LAW.p_a[:, None]
@@ -161,6 +168,12 @@ def identities() -> dict[str, tuple[float, float]]:
                 losses.kise_pairs(g, f + g, constraint=EXACT)
                 + losses.kise(f, by_mean, constraint=EXACT, unbiased=True),
             ),
+            "three views": (
+                losses.svme_views(f, *draws, ridge=0.0),
+                losses.kise(f, by_mean_of_3, constraint=EXACT, unbiased=True)
+                + 3
+                - np.trace(np.linalg.solve(D, R)),
+            ),
             "VICReg": (average("width"), 2 * average("pairs")),
             "ratio trace": (
                 on_pairs(losses.svme, constraint=EXACT)(phi, psi),
@@ -189,6 +202,7 @@ def identities() -> dict[str, tuple[float, float]]:
         "KISE",
         "solved",
         "views",
+        "three views",
         "VICReg",
         "ratio trace",
         "span, svme",
