@@ -51,6 +51,7 @@ def check(function: Any, *arguments: Any) -> None:
 
 # Products of NumPy, whose arrays are the host's, go without.
 WITHOUT = {
+    "ranking": "NumPy on the host",
     "models": "layers of networks follow `jax.default_matmul_precision`",
     "zoo": "closed forms by NumPy in float64",
     "contexts/_density.py": "NumPy, within blocks that the host checks",

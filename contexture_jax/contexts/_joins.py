@@ -100,7 +100,7 @@ class Joined(MixedContext):
         total = np.zeros((one.size, two.size))
         for block, p_a in self._occurring() if self.is_sparse else self.blocks():
             ratios = np.divide(block, p_a, out=np.zeros_like(block), where=p_a > 0)
-            total += ratios[one] @ block[two].T
+            total += np.matmul(ratios[one], block[two].T)
         return jnp.asarray(total, self.dtype)
 
     @property
@@ -122,7 +122,7 @@ class Joined(MixedContext):
             block = np.zeros((law.shape[0], min(step, len(tuples) - start)))
             block[rows[some], columns[some] - start] = shares[some]
             p_x = _host(self.law_of_x())
-            yield block, p_x @ block
+            yield block, np.matmul(p_x, block)
 
     def law_of_x(self) -> Float[Array, " n"]:
         """P_X of finite parts."""
@@ -251,7 +251,7 @@ def _products(
     """Blocks of ∏_j P_j(a_j|x) over all tuples, the last part running fastest."""
     *others, last = rows
     if not others:
-        yield last, p_x @ last
+        yield last, np.matmul(p_x, last)
         return
     step = max(1, _BLOCK // max(1, last.size))
     for block, _ in _products(others, p_x):
@@ -259,7 +259,7 @@ def _products(
             some = block[:, start : start + step]
             # (n, b, m) as (n, b m).
             product = (some[:, :, None] * last[:, None, :]).reshape(len(last), -1)
-            yield product, p_x @ product
+            yield product, np.matmul(p_x, product)
 
 
 def _entries(context: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -176,4 +176,6 @@ def leverage_bound(
     slack = singular_value_slack(s.dtype)
     check_values(kappa, "kappa_squared", lambda v: v >= 1 - slack, "at least 1")
     above = jnp.maximum(kappa - 1, 0)
-    return jnp.where(s > 0, safe_divide(above, s**2), jnp.inf)
+    bound = jnp.where(s > 0, safe_divide(above, s**2), jnp.inf)
+    # Of an infinite value, which a trace cannot refuse, it would be 0.
+    return jnp.where(jnp.isfinite(s), bound, jnp.nan)

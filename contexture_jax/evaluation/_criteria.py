@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import as_floating, check_integer, check_values
-from contexture_jax._core.either import Either, at_hand, namespace
+from contexture_jax._core.either import Either, at_hand, namespace, product
 from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr
 from contexture_jax.evaluation._alignment import clusters
 from contexture_jax.evaluation._common import (
@@ -312,7 +312,8 @@ def span_stability(
     for number in range(others.shape[0]):
         name = f"resampled[{number}]"
         other = as_columns(others[number].astype(mu.dtype), name)
-        overlap = namespace(first).square(first.T @ _nested_basis(other, p, name))
+        basis = _nested_basis(other, p, name)
+        overlap = namespace(first).square(product(first.T, basis))
         # The d-th entry of the diagonal is the sum over the leading d × d block.
         sums = overlap.cumsum(0).cumsum(1).diagonal()
         shares.append(sums / np.arange(1, k + 1, dtype=mu.dtype))

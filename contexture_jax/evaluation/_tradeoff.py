@@ -215,15 +215,15 @@ def leave_one_out_errors(
     seen = p > 0
     mu, f, p = mu[seen], f[seen], p[seen]
     f = f / max(np.abs(f).max(), np.finfo(np.float64).tiny)
-    rest = f - p @ f
-    variance = p @ (rest**2).sum(axis=1)
+    rest = f - np.matmul(p, f)
+    variance = np.dot(p, (rest**2).sum(axis=1))
     # Of a target of order 1 in float64, whose mean is rounded.
     if not (np.abs(rest).max() > 1e3 * np.finfo(np.float64).eps and variance > 0):
         raise ValueError("target must not be constant on the rows that have mass")
     # (number of ridges, 1)
     shrunk = 1 / (1 + _nonnegative(ridges, "ridges")[:, None])
     errors, leverage = np.empty(mu.shape[1]), np.zeros_like(p)
-    weighted, centred = (p[:, None] * mu).T @ rest, rest
+    weighted, centred = np.matmul((p[:, None] * mu).T, rest), rest
     deviations = (centred**2).sum(axis=1)
     for d, column in enumerate(mu.T):
         rest = rest - column[:, None] * weighted[d]
@@ -236,6 +236,6 @@ def leave_one_out_errors(
         # A row that the fit goes through whatever its value: nothing is left to tell.
         alone = kept <= rounding
         with np.errstate(divide="ignore", invalid="ignore"):
-            each = np.where(alone, np.inf, squares / kept**2) @ p / variance
+            each = np.matmul(np.where(alone, np.inf, squares / kept**2), p) / variance
         errors[d] = each.min()
     return jax.device_put(errors.astype(jax.dtypes.canonicalize_dtype(np.float64)))

@@ -188,7 +188,7 @@ def _dual_root(context: Joined) -> np.ndarray:
         columns = (root[:, None] * block * inverse[None, :]).T
         triangle = np.linalg.qr(np.concatenate([triangle, columns]), mode="r")
     u, s, _ = np.linalg.svd(triangle.T, full_matrices=False)
-    return root[:, None] * ((u * s) @ u.T) * root[None, :]
+    return root[:, None] * np.matmul(u * s, u.T) * root[None, :]
 
 
 def join(operators: Sequence[AssociationOperator]) -> AssociationOperator:

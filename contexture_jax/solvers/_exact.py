@@ -78,7 +78,7 @@ def _by_svd(matrix: np.ndarray) -> np.ndarray:
 def _by_gram(matrix: np.ndarray) -> np.ndarray:
     """Singular values, descending, to √eps of the largest: several times sooner."""
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    squares = np.linalg.eigvalsh(wide @ wide.T)
+    squares = np.linalg.eigvalsh(np.matmul(wide, wide.T))
     return np.sqrt(np.maximum(squares[::-1], 0.0))
 
 

@@ -70,6 +70,9 @@ OF_VALUES = {
     "coefficients, values": lambda s: evaluation.worst_case_error_of_coefficients(
         OTHER, s, 0.5
     ),
+    "tail_shares": evaluation.tail_shares,
+    "worst_case_curve": lambda s: evaluation.worst_case_curve(s, 0.5),
+    "leverage_bound": lambda s: evaluation.leverage_bound(s, 9.0),
     "jackknife": lambda s: evaluation.jackknife(jnp.mean(s), jnp.asarray(s)),
 }
 # On the host, or only there.
@@ -93,12 +96,30 @@ EAGER = {
         SPECTRUM, 0.1, 20, tail_error=x[0, 0]
     ),
     "counted_sample": evaluation.counted_sample,
+    "concatenate": evaluation.concatenate,
+    "cluster_dimension": lambda x: evaluation.cluster_dimension(x[:, 0], 1),
+    "energy_dimension": lambda x: evaluation.energy_dimension(x[:, 0], 0.9),
+    "spectral_gaps": lambda x: evaluation.spectral_gaps(x[:, 0]),
+    "usefulness_grid": lambda x: evaluation.usefulness_grid(x[:, 0]),
+    "worst_case_dimension": lambda x: evaluation.worst_case_dimension(
+        x[:, 0], 0.5, 0.1
+    ),
+    "probe_leverage": evaluation.probe_leverage,
+    "span_stability": lambda x: evaluation.span_stability(x, OTHER[None]),
+    "leave_one_out_errors": lambda x: evaluation.leave_one_out_errors(x[:, 0], OTHER),
+    "pearson_correlation": lambda x: evaluation.pearson_correlation(
+        x[:, 0], OTHER[:, 0]
+    ),
+    "distance_correlation": lambda x: evaluation.distance_correlation(
+        x[:, 0], OTHER[:, 0]
+    ),
 }
 # They take whole numbers, samples or operators, which are checked where they are made.
 NO_FEATURES = {
     "bootstrap_interval",  # of numbers that may be infinite, as τ may
     "bootstrap_spectrum",
     "chi_squared_bias",
+    "estimate_kappa_squared",
     "estimate_kernel_deviation",
     "expected_kernel_deviation",
     "held_out_spectrum",
@@ -108,9 +129,12 @@ NO_FEATURES = {
     "kappa_squared",
     "kernel_diagonal",
     "monte_carlo_error",
+    "monte_carlo_kappa_squared",
     "num_singular_values",
     "pair_sample",
     "permutation_null",
+    "probe_tradeoff",  # of bounds, which are not negative
+    "subset_usefulness",  # of a function, whose spectra are checked as they come
 }
 
 
