@@ -28,7 +28,9 @@ def pearson_correlation(a: ArrayLike, b: ArrayLike) -> float:
     """
     a, b = _as_lists(a, b)
     a, b = a - a.mean(), b - b.mean()
-    return float(np.clip(np.dot(a, b) / np.sqrt(np.dot(a, a) * np.dot(b, b)), -1.0, 1.0))
+    return float(
+        np.clip(np.dot(a, b) / np.sqrt(np.dot(a, a) * np.dot(b, b)), -1.0, 1.0)
+    )
 
 
 def distance_correlation(a: ArrayLike, b: ArrayLike) -> float:

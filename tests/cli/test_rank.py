@@ -20,7 +20,7 @@ SAME = "a,y\n" + "1,0\n2,0\n" * 9
 SMALL = ["--settings", "2", "--masks", "2", "--splits", "2", "--max-dim", "8"]
 
 
-def rank(out: Path, *arguments: str | Path, data: str = "wine") -> dict[str, Any]:
+def rank(out: Path, *arguments: str | int | Path, data: str = "wine") -> dict[str, Any]:
     wanted = ["rank", data, *SMALL, "--quiet", "--out", str(out), *map(str, arguments)]
     assert main(wanted) == 0
     return json.loads((out / "rank.json").read_text())

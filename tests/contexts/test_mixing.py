@@ -263,7 +263,8 @@ def test_laws_at_any_input_are_mixed_by_their_samples_and_densities():
     # On rows of data, as the messages say, they go with contexts between numbers.
     drawn = cx.operators.monte_carlo_operator(parts[0], x, 200, key=KEY)
     finite = C.conditional(drawn.as_matrix())
-    assert C.convolve(finite, C.convex_combination([finite, part("knn")])).shape == (
+    mixed: Any = C.convolve(finite, C.convex_combination([finite, part("knn")]))
+    assert mixed.shape == (
         N,
         200 + N,
     )

@@ -1,5 +1,7 @@
 """Sampling contexts: keys a row, transformations, known spectra, errors."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -263,7 +265,7 @@ def test_a_context_on_numbers_has_a_table_and_the_others_name_what_they_have():
 
 
 def test_inputs_are_drawn_for_a_neighbour_of_theirs():
-    context = C.reverse(C.knn(VECTORS, 3))
+    context: Any = C.reverse(C.knn(VECTORS, 3))
     laws = np.asarray(context.table(), np.float64)
     laws = laws / laws.sum(axis=1, keepdims=True)
     drawn = context.sample(KEY, np.repeat(np.arange(8), 1000)).reshape(8, 1000)

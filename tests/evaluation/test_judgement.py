@@ -95,6 +95,7 @@ def test_a_target_is_judged_on_the_rows_that_have_weight(solved):
     np.testing.assert_allclose(judged.compatibility, rho_of(small), atol=slack)
     assert judged.class_compatibility == {}
     left_out = E.leave_one_out_errors(small, result.left, p_x, ridges=(1.0, 1e-2, 1e-4))
+    assert judged.left_out is not None
     np.testing.assert_allclose(judged.left_out, left_out, rtol=slack)
     y[:] = 2.0
     y[4] = 1.0

@@ -229,7 +229,8 @@ def test_waves_of_the_input_stand_beside_it():
     head = params["head"]
     expected = seen @ np.asarray(head["kernel"], np.float64) + np.asarray(head["bias"])
     np.testing.assert_allclose(apply(params, x), expected, atol=1e-4)
-    for wrong in ({"num_waves": -1}, {"wave_scale": 0.0}):
+    refused: tuple[dict[str, Any], ...] = ({"num_waves": -1}, {"wave_scale": 0.0})
+    for wrong in refused:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             models.MLPConfig(in_features=3, out_features=2, **wrong)
 
