@@ -19,7 +19,7 @@ Contexts, in `cx.contexts`:
                   flip, cutout, scarf, corruption, cutmix, masked_tokens, same_class,
                   time_lag, next_token
     of others     compose, convolve, convex_combination, mixture, join, reverse
-    of one's own  any object with such methods (as_context); check_density tries it
+    of one's own  any object with such methods (as_context, drawable); check_density
 
 Layers, in the order in which they import each other:
     cx.kernels       products and searches in tiles, below all probability

@@ -333,6 +333,7 @@ class Shaken(cx.contexts.SamplingContext):
         return x + self.scale * jax.random.normal(key, x.shape, x.dtype)
 
 
+@pytest.mark.slow
 def test_functions_of_phi_are_saved_whatever_the_context(tmp_path: Path) -> None:
     average = learned_of(Shaken(0.5), X, num_steps=1)
     with pytest.raises(TypeError, match=r'tell of a Shaken, .*loss="svme"'):
