@@ -1,6 +1,7 @@
 """Settings of the whole suite: x64 on, strict promotion, no silent broadcasting."""
 
 import gc
+import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # program takes some, and a process that runs out of them in compiling dies.
 MOST_MAPPINGS = 65_530
 MAPPINGS = Path("/proc/self/maps")
+TESTS = itertools.count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,10 +52,12 @@ def leave_programs_to_no_collector() -> Iterator[None]:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def drop_programs_before_there_are_too_many() -> Iterator[None]:
-    yield
-    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS // 2:
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Drop programs before there are too many: looked at every twenty tests."""
+    del item, nextitem
+    if next(TESTS) % 20 or not MAPPINGS.exists():
+        return
+    if MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS // 2:
         gc.unfreeze()
         jax.clear_caches()
 
