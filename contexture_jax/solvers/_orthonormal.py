@@ -182,7 +182,9 @@ def _opened(
     # Before anything is taken off: what is left is held against it.
     squares = squared_lengths(z)
     z = z if off is None else off(z)
-    z = z if basis is None else z - product(basis, product(basis.conj().T, z))
+    if basis is not None:
+        # zᴴV and not Vᴴz: XLA on a CPU transposes what stands first, and Z is narrow.
+        z = z - product(basis, product(z.conj().T, basis).conj().T)
     return z, squares
 
 
