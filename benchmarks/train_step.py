@@ -163,9 +163,9 @@ def torch_step(
 def add_goals(
     report: Report, rows: list[dict[str, Any]], steps: int, traces: int
 ) -> None:
-    report.add_goal(f"train step: time / {TORCH}", ratio(rows, OURS, TORCH), 1.0)
+    report.add_goal(f"train step: time / {TORCH}", ratio(rows, OURS, TORCH), 0.85)
     report.add_goal("train step: share of the loss", ratio(rows, LOSS, OURS), 0.25)
-    report.add_goal("train step: share of the input", ratio(rows, INPUT, OURS), 0.05)
+    report.add_goal("train step: share of the input", ratio(rows, INPUT, OURS), 0.03)
     report.add_goal("train step: traces", float(traces), 1.0)
     for name in (OURS, TORCH):
         row = row_named(rows, name)
