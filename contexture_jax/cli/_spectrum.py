@@ -221,7 +221,8 @@ def _computed(
         settings = _settings(options, recipe, rank)
         state = solve.begin(settings, advance, resume=options.resume)
         # The certificate's programs, while the solver runs its own.
-        wait = meanwhile(lambda: cx.solvers.compile_certificate(op))
+        method: Any = options.method
+        wait = meanwhile(lambda: cx.solvers.compile_certificate(op, rank, method))
         result, info = _result(op, rank, options, solve, state)
         # Else `certify` would compile the same beside the thread.
         wait()

@@ -5,11 +5,11 @@ from contexture_jax.solvers._certificate import (
     Certificate,
     Cluster,
     certify,
-    compile_certificate,
 )
 from contexture_jax.solvers._exact import all_singular_values
 from contexture_jax.solvers._extend import extend
 from contexture_jax.solvers._plan import Method
+from contexture_jax.solvers._probing import compile_certificate
 from contexture_jax.solvers._results import SolveInfo, Status, SVDResult
 from contexture_jax.solvers._state import (
     Progress,

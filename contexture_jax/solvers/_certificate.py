@@ -34,14 +34,14 @@ from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.processes import gathered, placed
 from contexture_jax._core.threads import held_lapack
 from contexture_jax._core.types import Array, Bool, Float, Int, short_repr, summary
-from contexture_jax.operators import AssociationOperator, mesh_of
+from contexture_jax.operators import AssociationOperator
 from contexture_jax.solvers._bounds import Bounds, Found, Known, bounds_from
 from contexture_jax.solvers._linear_map import (
-    compile_products,
     symmetrised_map,
     unmarked,
 )
 from contexture_jax.solvers._pieces import new_seed, squared_norm
+from contexture_jax.solvers._probing import NUM_PROBES, probing_map
 from contexture_jax.solvers._remainder import remainder_norm
 from contexture_jax.solvers._results import SolveInfo, SVDResult
 
@@ -127,17 +127,6 @@ class Certificate(NamedTuple):
 
 
 # With c = 0.22 all of them fail once in a million (theory.md §6.11).
-_NUM_PROBES = 8
-
-
-def compile_certificate(op: AssociationOperator) -> None:
-    """Compile the products that `certify` takes of an operator, and run none.
-
-    For a thread of its own while `svd` solves, on a machine of several cores. Of an
-    operator over several devices nothing is compiled.
-    """
-    if mesh_of(op) is None:
-        compile_products(op, _NUM_PROBES)
 
 
 @beside_context
@@ -151,7 +140,7 @@ def certify(
     scale: float | None = None,
     cluster_tol: float = 0.0,
     num_passes: int = 10,
-    num_probes: int = _NUM_PROBES,
+    num_probes: int = NUM_PROBES,
     failure_probability: float = 1e-6,
 ) -> Certificate:
     """Bounds on the true singular values and functions, converged or not.
@@ -350,6 +339,7 @@ def _probed(
         images = at_hand((a.matmat(v), a.rmatmat(u)))
         found = _measured(s, at_hand(squared_norm(unmarked(op))), images, (u, v))
         info = dataclasses.replace(info, **jax.device_put(found))
+    a = probing_map(op, a, s.shape[0], info.method, num_probes)
     remainder = remainder_norm(
         a,
         u,

@@ -26,6 +26,7 @@ _DEPTH = 3  # blocks in a Krylov basis: memory against passes
 _MIN_BLOCKS = 3  # two in the basis and the one that follows
 # Nine times what 1e-10 is estimated to take.
 _MAX_PASSES = 300
+_COMPILING = 0.3  # seconds that two small programs of a product take at least
 _MULTIPLE = 16  # widths that vector units like; oversampling is cheap in large problems
 # Of the rank: its error is the tail beyond the width, and there is but one look.
 _NYSTROM_FACTOR = 4
@@ -261,6 +262,24 @@ def _tolerance(tol: Any, dtype: Any) -> float:
         msg = f"tol must be above 0 and below 1; got {summary(tol)}"
         raise ValueError(msg)
     return tolerance
+
+
+def shared_width(work: Work | None, rank: int, num_columns: int, limit: int) -> int:
+    """Columns of a product that `svd` has a program for, where they are cheap.
+
+    Args:
+        work: what products take.
+        rank: that the default width of subspace iteration goes with.
+        num_columns: needed, of 20 products or so.
+        limit: how many triples exist.
+
+    Returns:
+        `num_columns` itself where so many more take longer than to compile another.
+    """
+    width = _width(rank, None, limit)
+    if work is None or width < num_columns or 10 * work.seconds(width) > _COMPILING:
+        return num_columns
+    return width
 
 
 def _width(rank: int, num_oversamples: Any, limit: int) -> int:

@@ -420,5 +420,24 @@ def test_products_of_a_certificate_can_be_compiled_ahead(caplog):
         lines = [record.getMessage() for record in caplog.records]
         return [line for line in lines if "Compiling jit(_product)" in line]
 
-    assert len(compiled(lambda: cx.solvers.compile_certificate(op))) == 2
+    def ahead() -> None:
+        cx.solvers.compile_certificate(op, 2, "exact")
+
+    assert len(compiled(ahead)) == 2
     assert compiled(lambda: cx.solvers.certify(result, info, op, key=KEY)) == []
+
+
+def test_a_certificate_multiplies_by_the_programs_of_the_solver(caplog):
+    """Of subspace iteration, where so many columns cost less than to compile."""
+    op = cx.association_operator(cx.contexts.knn(np.arange(1111.0)[:, None], 7))
+    result, info = cx.svd(op, 20, key=KEY, method="randomized")
+    caplog.clear()
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        cx.solvers.compile_certificate(op, 20, "randomized")
+        found = cx.solvers.certify(result, info, op, key=KEY)
+    said = [record.getMessage() for record in caplog.records]
+    assert not [line for line in said if "Compiling" in line]
+    # What is beside the probes does not change what they say.
+    krylov = dataclasses.replace(info, method="krylov")
+    narrow = cx.solvers.certify(result, krylov, op, key=KEY)
+    np.testing.assert_allclose(found.proved.upper, narrow.proved.upper, rtol=1e-4)
