@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from _rank_tables import rank_tables
+
 HERE = Path(__file__).parent
 README, RESULTS = HERE / "README.md", HERE / "results"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
@@ -30,6 +32,7 @@ ORDER = (
     "learn_zoo",
     "learn_abalone",
     "estimate_spectrum",
+    "rank_contexts",
     "learn_images",
     "accelerator",
 )
@@ -99,6 +102,8 @@ def section(result: dict[str, Any]) -> str:
         f" {packages}.\n",
         *device_lines(result),
     ]
+    if result["benchmark"] == "rank_contexts":
+        return "\n".join([*lines, *rank_tables(result, markdown)])
     for case in result["cases"]:
         lines.append(f"**{case['case']}**{plain_facts(case['facts'])}\n")
         lines.append(markdown(case_table(case["rows"])))

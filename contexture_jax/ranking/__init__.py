@@ -10,7 +10,7 @@ from contexture_jax.ranking._family import (
     NamedContext,
     published_family,
 )
-from contexture_jax.ranking._judged import RankedContext
+from contexture_jax.ranking._judged import RankedContext, Solved
 from contexture_jax.ranking._probe import RIDGES, ProbeErrors, RidgeProbe
 from contexture_jax.ranking._rank import (
     Correlations,
@@ -28,6 +28,7 @@ __all__ = [
     "ProbeErrors",
     "RankedContext",
     "RidgeProbe",
+    "Solved",
     "correlations",
     "published_family",
     "rank_contexts",

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from contexture_jax._core.threads import single_threaded_lapack
 from contexture_jax._core.types import Float, short_repr
 from contexture_jax.contexts import Context, joint
 from contexture_jax.evaluation import (
@@ -19,13 +18,15 @@ from contexture_jax.evaluation import (
     verdict,
 )
 from contexture_jax.operators import AssociationOperator, association_operator
+from contexture_jax.ranking._eigen import leading_eigenpairs
 from contexture_jax.ranking._family import ContextSpec, NamedContext
 from contexture_jax.ranking._probe import ProbeErrors
 from contexture_jax.solvers import Status, certify, svd
 
 __all__ = ["RankedContext", "Solved", "judged", "solved"]
 
-_EXACT = 1500  # rows up to which LAPACK finds all values in a second or so
+_EXACT = 2000  # rows up to which LAPACK finds all values in a second or two
+_DENSE = 8000  # rows up to which a table of their kernel pays
 _DEVIATION_ROWS = 1000
 _ROUNDING = 100.0
 _EIGENVALUE_ROUNDING = 1e-13  # of s², which are at most 1, in float64
@@ -48,8 +49,8 @@ class RankedContext(NamedTuple):
             than were computed.
         decay_rate: λ of s_i² ≈ e^{−λi}.
         chi_squared: Σ s_i² of all values.
-        deviation: mean |k_X⁺(x, x′) − 1|, over at most 1,000 rows; of a `NamedContext`
-            over so many draws.
+        deviation: mean |k_X⁺(x, x′) − 1|; of a `NamedContext` or of more than 8,000
+            rows over 1,000 draws.
         effective_rank: the participation ratio of the values computed.
         association: the word of `evaluation.verdict`.
         reason: why, with figures; of a context that failed, what went wrong.
@@ -99,12 +100,18 @@ class Solved(NamedTuple):
     complete: bool
     status: str
 
+    @property
+    def functions(self) -> Float[np.ndarray, "n k"]:
+        """The functions that are not left to rounding; the first in any case."""
+        return self.left[:, : max(1, int((self.values > _FUNCTIONS_FLOOR).sum()))]
+
 
 def solved(gathered: np.ndarray, rank: int, *, tol: float, seed: int) -> Solved:
     """The spectrum of P⁺(a|x), whose rows `gathered` holds but for a factor.
 
-    P_X is uniform, P_A = Σ P_X(x) P⁺(·|x). Up to 1,500 rows from all eigenvalues of
-    M Mᵀ in float64; of more, by `svd` to a relative residual, with `certify`.
+    P_X is uniform, P_A = Σ P_X(x) P⁺(·|x). Of the kernel M Mᵀ, (k_X⁺ − 1) / n: all
+    eigenvalues in float64 up to 2,000 rows, the leading ones in float32 with bounds up
+    to 8,000; of more rows `svd` and `certify`, for which no kernel is made.
 
     Args:
         gathered: non-negative, shape (n, n), every row with mass.
@@ -115,18 +122,28 @@ def solved(gathered: np.ndarray, rank: int, *, tol: float, seed: int) -> Solved:
     n = len(gathered)
     law = gathered.astype(np.float64 if n <= _EXACT else np.float32)
     law /= law.sum(axis=1, keepdims=True)
+    if n > _DENSE:
+        return solved_context(joint(law), n, rank - 1, tol=tol, seed=seed)
     p_a = law.mean(axis=0, dtype=np.float64)
-    # k_X⁺ − 1 on some rows: n times products of rows of the centred M.
-    some = law[np.unique(np.linspace(0, n - 1, _DEVIATION_ROWS).astype(int))]
     # Nothing where a row is nobody's neighbour.
-    scale = (1 / np.sqrt(np.where(p_a > 0, p_a, np.inf))).astype(law.dtype)
-    some = (some - p_a.astype(law.dtype)) * scale
-    deviation = float(np.abs(some @ some.T).mean())
+    scale = 1 / np.sqrt(n * np.where(p_a > 0, p_a, np.inf))
+    law -= p_a.astype(law.dtype)
+    law *= scale.astype(law.dtype)
+    kernel = law @ law.T
+    del law
+    deviation = n * float(np.abs(kernel).mean(dtype=np.float64))
+    total = float(np.trace(kernel, dtype=np.float64))
     if n <= _EXACT:
-        return _solved_exactly((law - p_a) * scale / np.sqrt(n), rank, deviation)
-    del some
-    op = association_operator(joint(law))
-    return _certified(op, rank, rank >= n - 1, deviation, tol=tol, seed=seed)
+        return _solved_exactly(kernel, rank, total, deviation)
+    found = leading_eigenpairs(kernel, rank, tol=tol, seed=seed)
+    return Solved(
+        *(np.sqrt(part) for part in found[:3]),
+        found.vectors.astype(np.float64) * np.sqrt(n),
+        total,
+        deviation,
+        rank >= n - 1,
+        str(Status.CONVERGED if found.is_converged else Status.MAX_PASSES),
+    )
 
 
 def solved_context(
@@ -195,24 +212,24 @@ def _certified(
     )
 
 
-def _solved_exactly(centred: np.ndarray, rank: int, deviation: float) -> Solved:
-    n = len(centred)
+def _solved_exactly(
+    kernel: np.ndarray, rank: int, total: float, deviation: float
+) -> Solved:
+    n = len(kernel)
     # Its functions are of mean 0: the constant is where the kernel of M is.
-    with single_threaded_lapack():
-        energies, left = np.linalg.eigh(centred @ centred.T)
+    energies, left = np.linalg.eigh(kernel)
     energies, left = energies[: -n - 1 : -1], left[:, ::-1]
     energies = np.where(energies > _EIGENVALUE_ROUNDING * n, energies, 0.0)
-    values = np.sqrt(np.clip(energies[: n - 1], 0.0, 1.0))
-    total = float((centred**2).sum())
+    values = np.sqrt(np.clip(energies[: n - 1], 0.0, 1.0))[:rank]
     return Solved(
-        values[:rank],
-        values[:rank],
-        values[:rank],
+        values,
+        values,
+        values,
         left[:, :rank] * np.sqrt(n),
         total,
         deviation,
         rank >= n - 1,
-        "converged",
+        str(Status.CONVERGED),
     )
 
 
@@ -259,11 +276,6 @@ def judged(
         abstains=word != "moderate",
         status=found.status,
     )
-
-
-def functions_of(found: Solved) -> np.ndarray:
-    """The functions that are not left to rounding; the first in any case."""
-    return found.left[:, : max(1, int((found.values > _FUNCTIONS_FLOOR).sum()))]
 
 
 def _bracket(found: Solved, beta: float, max_dim: int) -> tuple[float, float]:

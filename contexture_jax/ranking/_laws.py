@@ -13,8 +13,9 @@ from contexture_jax.ranking._family import ContextSpec
 
 __all__ = ["groups", "laws", "masks"]
 
-_BLOCK = 2**19  # entries of distances that a thread works on, which a cache holds
+_BLOCK = 2**17  # entries of distances that a thread works on, which a cache holds
 _ALIKE = 64 * np.finfo(np.float64).eps  # of the largest squared length
+_LEAST_EXPONENT = -70.0  # what follows would be denormal, and slow for nothing
 
 
 def groups(
@@ -70,7 +71,7 @@ def laws(
     n = len(x)
     is_knn = specs[0].kind == "knn"
     dtype = np.min_scalar_type(len(kept)) if is_knn else np.dtype(np.float32)
-    views = [np.ascontiguousarray(x[:, mask]) for mask in kept]
+    views = [_with_lengths(x[:, mask]) for mask in kept]
     parameters = np.array([spec.parameter for spec in specs])
     if is_knn and parameters.max() > n:
         raise ValueError(f"{parameters.max()} neighbours are more than {n} rows")
@@ -90,41 +91,49 @@ def laws(
     return gathered
 
 
-def _distances(x: np.ndarray, part: slice) -> np.ndarray:
-    """‖x − a‖² of some rows to all, without rounding below 0."""
-    some = x[part]
-    lengths = np.einsum("ij,ij->i", x, x)
-    apart = some @ x.T
-    apart *= -2.0
-    apart += lengths
-    apart += lengths[part, None]
+def _with_lengths(x: np.ndarray) -> np.ndarray:
+    """Rows with their squared lengths and 1 behind, shape (n, d + 2)."""
+    lengths = np.einsum("ij,ij->i", x, x)[:, None]
+    return np.hstack([x, lengths, np.ones_like(lengths)])
+
+
+def _distances(view: np.ndarray, part: slice) -> np.ndarray:
+    """‖x − a‖² of some rows to all, without rounding below 0, float32."""
+    x, lengths, ones = view[part, :-2], view[part, -2:-1], view[part, -1:]
+    # One product: each further look at a table of distances takes as long.
+    apart = (np.hstack([-2.0 * x, ones, lengths]) @ view.T).astype(np.float32)
     # Rows that are alike are at 0, whatever the difference of squares leaves; their
     # order tells which are neighbours.
-    apart[apart < _ALIKE * lengths.max()] = 0.0
-    return apart.astype(np.float32)
+    apart[apart < _ALIKE * view[:, -2].max()] = 0.0
+    return apart
 
 
 def _add_kernels(into: np.ndarray, apart: np.ndarray, gammas: np.ndarray) -> None:
-    room = np.empty_like(apart)
-    for table, gamma in zip(into, gammas, strict=True):
-        np.multiply(apart, np.float32(-gamma), out=room)
+    room, farthest = np.empty_like(apart), float(apart.max())
+    for table, gamma in zip(into, gammas.tolist(), strict=True):
+        np.multiply(apart, -gamma, out=room)
+        if gamma * farthest > -_LEAST_EXPONENT:
+            np.maximum(room, _LEAST_EXPONENT, out=room)
         np.exp(room, out=room)
         room /= room.sum(axis=1, keepdims=True)
         table += room
 
 
 def _add_neighbors(into: np.ndarray, apart: np.ndarray, counts: np.ndarray) -> None:
-    places = np.arange(apart.shape[1])
-    # Distances are not negative, so that their bits order as they do; with the number
-    # of the row below them, of rows at one distance the first counts, as in
+    num_rows, num_columns = apart.shape
+    places = np.arange(num_columns)
+    # Distances are not negative, so that their bits order as they do; with the place in
+    # the table below them, of rows at one distance the first counts, as in
     # `contexts.knn`. Sorting numbers is several times faster than a stable `argsort`.
-    keys = (apart.view(np.int32).astype(np.int64) << 32) | places
+    keys = apart.view(np.int32).astype(np.int64) << 32
+    keys |= np.arange(apart.size).reshape(apart.shape)
     keys.sort(axis=1)
-    order = keys & 0xFFFFFFFF
+    keys &= 0xFFFFFFFF
     rising = np.argsort(counts)
     # By place among the neighbours: how many of the contexts leave it out.
     levels = np.searchsorted(counts[rising], places, side="right")
-    level = np.empty(apart.shape, np.min_scalar_type(len(counts)))
-    np.put_along_axis(level, order, levels[None].astype(level.dtype), axis=1)
+    level = np.empty(apart.size, np.min_scalar_type(len(counts)))
+    level[keys.ravel()] = np.tile(levels.astype(level.dtype), num_rows)
+    level = level.reshape(apart.shape)
     for place, which in enumerate(rising):
         into[which] += level <= place

@@ -148,18 +148,11 @@ class RidgeProbe:
         left_out = functions[check] - mean, functions[test] - mean
         shape = len(dims), len(self._ridges)
         checked, errors = np.empty((2, *shape)), np.empty((2, *shape))
-        # The factor of the first d functions is the first block of that of all, and so
-        # is its inverse.
-        inverses = [
-            np.linalg.inv(np.linalg.cholesky(gram + ridge * np.eye(len(gram))))
-            for ridge in self._ridges
-        ]
-        turned = [inverse @ moments for inverse in inverses]
+        # (ridges, 1, 1)
+        ridges = np.array(self._ridges)[:, None, None]
         for i, d in enumerate(dims):
-            weights = [
-                inverse[:d, :d].T @ moment[:d]
-                for inverse, moment in zip(inverses, turned, strict=True)
-            ]
+            shrunk = gram[:d, :d] + ridges * np.eye(d)
+            weights = np.linalg.solve(shrunk, moments[None, :d])
             # All ridges at once: few products, each of some size.
             guesses = [rows[:, :d] @ np.hstack(weights) for rows in left_out]
             for j in range(len(weights)):

@@ -20,7 +20,6 @@ from contexture_jax.ranking._family import ContextSpec, NamedContext
 from contexture_jax.ranking._judged import (
     RankedContext,
     Solved,
-    functions_of,
     judged,
     solved,
     solved_context,
@@ -67,6 +66,7 @@ def rank_contexts(
     seed: int = 0,
     max_bytes: int = _BYTES,
     on_context: Callable[[RankedContext], bool | None] | None = None,
+    on_solved: Callable[[ContextSpec | NamedContext, Solved], None] | None = None,
 ) -> list[RankedContext]:
     """Solve and judge many contexts of one table: τ, its bounds, dimensions, errors.
 
@@ -92,6 +92,8 @@ def rank_contexts(
         seed: of masks and solver.
         max_bytes: of the laws that are there at once; one is there in any case.
         on_context: called with each as it is done; the run ends if it returns true.
+        on_solved: called with each and what was solved, before it is judged: for
+            criteria of your own.
 
     Returns:
         The contexts that were done, in the order of `specs`.
@@ -124,10 +126,12 @@ def rank_contexts(
     done: dict[str, RankedContext] = {}
 
     def judge(spec: ContextSpec | NamedContext, found: Solved) -> RankedContext:
+        if on_solved is not None:
+            on_solved(spec, found)
         row = judged(spec, found, max_dim=max_dim, beta=beta, energy_share=energy_share)
         if probe is None:
             return row
-        errors = probe.errors(functions_of(found), row.best_dim or 1)
+        errors = probe.errors(found.functions, row.best_dim or 1)
         return row._replace(probe=errors)
 
     for group in _grouped(specs, n, max_bytes):

@@ -11,6 +11,7 @@ from contexture_jax.ranking import (
     ContextSpec,
     NamedContext,
     RidgeProbe,
+    _eigen,
     _judged,
     _laws,
     correlations,
@@ -53,6 +54,13 @@ def test_rows_at_one_distance_come_in_order() -> None:
     spec = ContextSpec("knn", 4)
     grid = np.repeat(np.eye(3), 10, axis=0)[:, [0, 1, 2, 0]]
     np.testing.assert_allclose(law(spec, grid), of_library(spec, grid), atol=1e-6)
+
+
+def test_no_probability_is_denormal() -> None:
+    spec = ContextSpec("rbf", 40.0)
+    gathered = _laws.laws([spec], X, COLUMNS, seed=3)
+    assert gathered.min() > np.finfo(np.float32).tiny
+    np.testing.assert_allclose(law(spec), of_library(spec, X), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["knn", "rbf"])
@@ -98,6 +106,49 @@ def test_large_tables_give_bounds_that_hold(monkeypatch: pytest.MonkeyPatch) -> 
     assert row.tau_low - 1e-5 <= exact.tau <= row.tau_high + 1e-5
     assert row.tau_low < row.tau_high
     assert row.chi_squared == pytest.approx(exact.chi_squared, rel=1e-4)
+
+
+SPECTRA = {
+    "decaying": 0.95 * 0.9 ** np.arange(80),
+    "cluster": np.r_[np.full(30, 0.8), np.linspace(0.7, 0.0, 50)],
+    "few": np.r_[0.5, 0.4, np.zeros(78)],
+}
+
+
+@pytest.mark.parametrize("values", SPECTRA.values(), ids=SPECTRA)
+@pytest.mark.parametrize("most", [2, 30])
+def test_eigenvalues_lie_within_their_bounds(
+    values: np.ndarray, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_eigen, "_MOST_PRODUCTS", most)
+    basis, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(80, 80)))
+    kernel = ((basis * values) @ basis.T).astype(np.float32)
+    found = _eigen.leading_eigenpairs(kernel, 12, tol=1e-3, seed=0)
+    exact = np.linalg.eigvalsh(kernel.astype(np.float64))[:-13:-1]
+    assert (found.lower <= exact).all()
+    assert (exact <= found.upper).all()
+    if most > 2:
+        assert found.is_converged
+        # What is next to the last value may be as large.
+        np.testing.assert_allclose(found.values, exact, atol=1e-4)
+        np.testing.assert_allclose(found.upper[:8], exact[:8], atol=5e-3)
+        u = found.vectors
+        np.testing.assert_allclose(u.T @ u, np.eye(12), atol=1e-5)
+
+
+def test_who_has_criteria_of_their_own_is_told_what_was_solved() -> None:
+    seen: dict[str, Any] = {}
+    specs = [ContextSpec("knn", 7), NamedContext("target", cx.contexts.labels(Y))]
+    rows = ranked(
+        X, specs, max_dim=8, on_solved=lambda spec, one: seen.update({spec.name: one})
+    )
+    for row, spec in zip(rows, specs, strict=True):
+        one = seen[spec.name]
+        assert row.chi_squared == one.chi_squared
+        np.testing.assert_allclose(
+            one.functions.T @ one.functions / len(X), np.eye(one.functions.shape[1]),
+            atol=1e-4,
+        )  # fmt: skip
 
 
 def test_a_context_that_fails_is_a_row_and_the_others_are_done() -> None:
