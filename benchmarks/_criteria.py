@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 import contexture_jax as cx
 
@@ -157,7 +158,7 @@ CRITERIA: dict[str, Score] = {
 }
 
 
-def correlated(scores: Sequence[float], errors: Sequence[float]) -> dict[str, Any]:
+def correlated(scores: ArrayLike, errors: ArrayLike) -> dict[str, Any]:
     """Pearson and distance correlation over the contexts that have both."""
     one, two = np.asarray(scores, float), np.asarray(errors, float)
     told = np.isfinite(one) & np.isfinite(two)
@@ -170,7 +171,7 @@ def correlated(scores: Sequence[float], errors: Sequence[float]) -> dict[str, An
 
 
 def held_against(
-    scores: dict[str, list[float]], errors: Sequence[float]
+    scores: dict[str, list[float]], errors: ArrayLike
 ) -> list[dict[str, Any]]:
     """Each criterion and τ beside each other, over the contexts that both order."""
     baseline = np.asarray(scores[BASELINE], float)

@@ -27,6 +27,7 @@ __all__ = [
     "core_svd",
     "fold",
     "inverse_factor",
+    "is_positive_definite",
     "namespace",
     "product",
     "squared_lengths",
@@ -151,6 +152,16 @@ def inverse_factor(a: Either) -> tuple[Either, Either]:
     eye = jnp.eye(len(a), dtype=a.dtype)
     inverse = jax.lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
     return inverse, jnp.diagonal(factor).real
+
+
+def is_positive_definite(a: np.ndarray) -> bool:
+    """Whether a symmetric matrix of NumPy has a Cholesky factor.
+
+    NumPy's own takes four times as long for 5,000 rows: it turns what it takes and what
+    it gives.
+    """
+    _, failed = _of_scipy("potrf", a.dtype.char)(a.T, lower=True, clean=False)
+    return failed == 0
 
 
 def written(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from contexture_jax._core.either import is_positive_definite
 from contexture_jax._core.types import Float
 
 __all__ = ["Eigenpairs", "leading_eigenpairs"]
@@ -161,10 +162,7 @@ def _ceiling(
         if bound >= 1:
             break
         rest.flat[:: n + 1] += more
-        try:
-            np.linalg.cholesky(rest)
-        except np.linalg.LinAlgError:
-            continue
-        # Of a matrix whose entries the factorisation has rounded.
-        return bound * (1 + n * float(np.finfo(kernel.dtype).eps))
+        if is_positive_definite(rest):
+            # Of a matrix whose entries the factorisation has rounded.
+            return bound * (1 + n * float(np.finfo(kernel.dtype).eps))
     return 1.0

@@ -137,7 +137,9 @@ def solved(gathered: np.ndarray, rank: int, *, tol: float, seed: int) -> Solved:
         return _solved_exactly(kernel, rank, total, deviation)
     found = leading_eigenpairs(kernel, rank, tol=tol, seed=seed)
     return Solved(
-        *(np.sqrt(part) for part in found[:3]),
+        np.sqrt(found.values),
+        np.sqrt(found.lower),
+        np.sqrt(found.upper),
         found.vectors.astype(np.float64) * np.sqrt(n),
         total,
         deviation,
