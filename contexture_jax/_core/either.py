@@ -27,6 +27,7 @@ __all__ = [
     "core_svd",
     "fold",
     "inverse_factor",
+    "is_plain",
     "is_positive_definite",
     "namespace",
     "product",
@@ -41,6 +42,18 @@ LITTLE = 2**19  # entries that one core multiplies as soon as several can begin 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+# What is certainly of the host; other types are looked into.
+_PLAIN = frozenset(
+    {np.ndarray, np.float32, np.float64, np.int32, np.uint32, np.bool_}
+    | {type(None), bool, int, float}
+)
+
+
+def is_plain(*values: Any) -> bool:
+    """Whether all are numbers and arrays of the host by their types alone."""
+    # Between two products of a small matrix a look into trees takes as long as work.
+    return _PLAIN.issuperset(map(type, values))
+
 
 def namespace(x: Either) -> Any:
     """The module with the functions of an array."""
@@ -49,6 +62,8 @@ def namespace(x: Either) -> Any:
 
 def at_hand(tree: Any) -> Any:
     """Arrays as NumPy's, without a copy, if all lie on the one CPU of this process."""
+    if is_plain(tree):
+        return tree
     leaves = jax.tree.leaves(tree)
     if all(map(_is_at_hand, leaves)):
         return jax.tree.map(np.asarray, tree)
@@ -79,7 +94,9 @@ def compiled_unless_numpy(
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         # One array of JAX is enough for a program: NumPy would bring it to the host.
-        if any(isinstance(x, jax.Array) for x in jax.tree.leaves((args, kwargs))):
+        if not is_plain(*args, *kwargs.values()) and any(
+            isinstance(x, jax.Array) for x in jax.tree.leaves((args, kwargs))
+        ):
             return program(*args, **kwargs)
         # As JAX, which says nothing of 0 / 0: a status or a bound tells of it.
         with np.errstate(all="ignore"):
@@ -167,11 +184,17 @@ def is_positive_definite(a: np.ndarray) -> bool:
 def written(
     into: Either, new: Either, row: Any, column: Any, *, in_place: bool = False
 ) -> Either:
-    """A matrix with a block from a row and a column on, in place where NumPy may."""
+    """A matrix with a block from a row and a column on, in place where NumPy may.
+
+    NumPy's has its columns in order, so that the first few of them are an array.
+    """
     if namespace(into) is not np:
         return jax.lax.dynamic_update_slice(into, new, (row, column))
-    if not (in_place and into.flags.writeable):
-        into = np.array(into, order="C")
+    if not any(into.strides):
+        # One zero for all: of memory that is taken when it is written to.
+        into = np.zeros(into.shape, into.dtype, order="F")
+    elif not (in_place and into.flags.writeable):
+        into = np.array(into, order="F")
     into[row : row + new.shape[0], column : column + new.shape[1]] = new
     return into
 

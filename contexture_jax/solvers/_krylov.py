@@ -16,10 +16,12 @@ beyond its width are found late, through rounding.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from contexture_jax._core.either import (
     Either,
@@ -41,6 +43,9 @@ from contexture_jax.solvers._triples import Triples
 __all__ = ["KRYLOV", "KrylovState"]
 
 
+_SHARE = 0.7  # of the passes that goals are estimated to take, before a look
+
+
 class KrylovState(NamedTuple):
     """Between two blocks; k = b · depth columns in a basis, c = b · kept in a restart.
 
@@ -50,6 +55,7 @@ class KrylovState(NamedTuple):
             half one that begins.
         is_open: whether residuals are above the goal and passes are left, shape ().
         number: blocks in the bases; −1 before the half pass.
+        look_at: passes after which Python looks at values though bases are not full.
         left: U, orthonormal, and zeros where it is not yet filled, shape (n, k).
         right: V, likewise, shape (m, k).
         small: R = Uᴴ M V, shape (k, k).
@@ -64,6 +70,7 @@ class KrylovState(NamedTuple):
     passes: Int[Either, ""]
     is_open: Bool[Either, ""]
     number: Int[Either, ""]
+    look_at: Int[Either, ""]
     left: Inexact[Either, "n k"]
     right: Inexact[Either, "m k"]
     small: Inexact[Either, "k k"]
@@ -91,6 +98,7 @@ def _init(a: LinearMap, plan: Plan, seed: Seed, start: Any) -> KrylovState:
         passes=np.int32(-1),
         is_open=np.asarray(True)[()],
         number=np.int32(-1),
+        look_at=np.int32(_num_kept(plan) + 1),
         left=zeros((n, size), dtype, seed),
         right=zeros((m, size), dtype, seed),
         small=zeros((size, size), dtype, seed),
@@ -116,7 +124,12 @@ def _step(
     image = choose(
         is_half,
         lambda: random_columns(
-            seed, a.left_unit, size=a.shape[0], width=width, dtype=a.dtype
+            seed,
+            a.left_unit,
+            size=a.shape[0],
+            width=width,
+            dtype=a.dtype,
+            near=a.is_near,
         ),
         lambda: a.matmat(state.block),
     )
@@ -125,7 +138,13 @@ def _step(
     u = choose(
         is_half,
         lambda: image,
-        lambda: orthonormal(image, seed, twice + 2, a.left_unit, state.left),
+        lambda: orthonormal(
+            image,
+            seed,
+            twice + 2,
+            a.left_unit,
+            _filled(state.left, state.number, width),
+        ),
     )
     # The bases are most of the memory; where nobody else holds them they are written
     # over.
@@ -137,7 +156,8 @@ def _step(
     back = a.rmatmat(u)
     # Full bases need random directions at most once the operator's rank is exhausted;
     # they cost passes, not correctness.
-    block = orthonormal(back, seed, twice + 3, a.right_unit, right)
+    seen = _filled(right, state.number + 1, width)
+    block = orthonormal(back, seed, twice + 3, a.right_unit, seen)
     link, coupling = _linked(block, back, state.coupling, state.number)
     state = state._replace(
         passes=state.passes + 1,
@@ -152,7 +172,20 @@ def _step(
     # By `when`, which copies no bases where there is no restart.
     is_full = state.number == plan.depth
     restart = functools.partial(_restart, a, plan, filled=plan.depth)
-    return when(is_full, restart, state)
+    if isinstance(is_full, Tracer) or is_full or state.passes < state.look_at:
+        return when(is_full, restart, state)
+    # Where a small decomposition is a call of LAPACK, and no program for each size.
+    if namespace(at_hand(state.small)) is not np:
+        return state
+    return _restart(a, plan, state, filled=int(state.number), unless_open=True)
+
+
+def _filled(basis: Either, number: Any, width: int) -> Either | None:
+    """What a basis holds so far, where shapes may follow values: of NumPy."""
+    if namespace(basis) is not np:
+        return basis
+    # Of a state from a file columns are not in order: for the same bits they must be.
+    return np.asfortranarray(basis[:, : number * width]) if number > 0 else None
 
 
 def _extend(
@@ -197,21 +230,38 @@ def _place(number: Any, block: Either) -> Any:
 
 
 def _restart(
-    a: LinearMap, plan: Plan, state: KrylovState, *, filled: int
+    a: LinearMap,
+    plan: Plan,
+    state: KrylovState,
+    *,
+    filled: int,
+    unless_open: bool = False,
 ) -> KrylovState:
-    """Ritz triples of bases, whose leading vectors become the first blocks."""
+    """Ritz triples of bases, whose leading vectors become the first blocks.
+
+    Bases that have room stay as they are, `unless_open`, if goals are missed.
+    """
     kept = min(_num_kept(plan), filled)
     filled, kept = filled * plan.block_size, kept * plan.block_size
     w, s, x = core_svd(_leading(at_hand(state.small), filled=filled))
     own, coupling, link = at_hand((state.small, state.coupling, state.link))
-    small, coupling, s, residuals, is_open = _diagonal(
+    small, coupling, s, residuals, largest, goal = _diagonal(
         own, coupling, link, w, s,
         plan.rank, plan.tol, a.goal_floor, a.scale, kept=kept,
     )  # fmt: skip
     # What decides comes to the host at restarts, not in each pass.
-    (is_open,) = read(is_open)
+    largest, goal = read(largest, goal)
+    is_open = (largest > goal) & (state.passes < plan.max_passes)
+    if not isinstance(is_open, Tracer):
+        ahead = _look_ahead(state.passes, largest / goal, plan.tol) if is_open else 0
+        state = state._replace(look_at=state.passes + np.int32(ahead))
+        if unless_open and is_open:
+            return state
+    if namespace(state.left) is not np:
+        # Of one shape whatever is filled: the rest of a basis is 0.
+        w, x = (_padded(y[:, :kept], state.left.shape[1]) for y in (w, x))
     return state._replace(
-        is_open=is_open & (state.passes < plan.max_passes),
+        is_open=is_open,
         # Traced where it was.
         number=state.number * 0 + kept // plan.block_size,
         left=_rotated(state.left, w, kept=kept),
@@ -221,6 +271,12 @@ def _restart(
         s=s,
         residuals=residuals,
     )
+
+
+def _padded(w: Either, rows: int) -> Either:
+    """A matrix with rows of zeros below."""
+    missing = rows - len(w)
+    return namespace(w).pad(w, ((0, missing), (0, 0))) if missing else w
 
 
 @functools.partial(compiled_unless_numpy, static_argnames=("filled",))
@@ -233,7 +289,7 @@ def _diagonal(
     small: Either, coupling: Either, link: Either, w: Either, s: Either,
     rank: Any, tol: Any, floor: Any, scale: Any, *, kept: int,
 ) -> tuple[Either, ...]:  # fmt: skip
-    """R in Ritz vectors and what goes with it, and whether goals are missed."""
+    """R in Ritz vectors and what goes with it; the largest residual and its goal."""
     xp = namespace(small)
     # Mᴴ U = V Rᴴ + V_next [0, …, 0, link].
     out = product(link, w[-link.shape[0] :, :kept])
@@ -251,19 +307,31 @@ def _diagonal(
         written(xp.zeros_like(coupling), out.conj().T, zero, zero),
         s,
         xp.hypot(residuals, rounding).astype(s.dtype),
-        largest > goal,
+        largest,
+        goal,
     )
+
+
+def _look_ahead(passes: Any, ratio: Any, tol: float) -> int:
+    """Passes to the next look, from the first residual over the goal.
+
+    As many as it takes at the rate so far, and fewer: Krylov spaces become faster.
+    """
+    # At the start the residual is about s_1.
+    whole = -math.log(tol)
+    left = min(math.log(ratio), 0.9 * whole)
+    return max(1, int(min(_SHARE * left / (whole - left), 0.5) * passes))
 
 
 @functools.partial(compiled_unless_numpy, static_argnames=("kept",))
 def _rotated(
-    basis: Inexact[Either, "n k"], w: Inexact[Either, "f f"], *, kept: int
+    basis: Inexact[Either, "n k"], w: Inexact[Either, "f c"], *, kept: int
 ) -> Inexact[Either, "n k"]:
     """The first columns of a rotated basis, and zeros in place of the others."""
     # (n, c).
     new = product(basis[:, : w.shape[0]], w[:, :kept])
     zero = namespace(basis).zeros((), np.int32)
-    return written(namespace(basis).zeros_like(basis), new, zero, zero, in_place=True)
+    return written(zeros(basis.shape, basis.dtype, basis), new, zero, zero)
 
 
 def _complete(a: LinearMap, plan: Plan, state: KrylovState) -> KrylovState:

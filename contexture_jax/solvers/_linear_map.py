@@ -91,6 +91,8 @@ class LinearMap(NamedTuple):
         passes: `_passes` of the operator, if it is one.
         filtered: from the last two blocks of a filter and the factors of each degree to
             the next two; see `filtering_map`.
+        is_near: whether it takes and gives arrays of NumPy, as all that is between two
+            products then is.
     """
 
     matmat: Callable[[Either], Either]
@@ -103,6 +105,7 @@ class LinearMap(NamedTuple):
     weights: tuple[Float[Either, " n"], Float[Either, " m"]] | None = None
     passes: Callable[..., tuple[Array, Array, Array]] | None = None
     filtered: Callable[..., tuple[Either, Either]] | None = None
+    is_near: bool = False
 
     @property
     def project_left(self) -> Callable[[Either], Either]:
@@ -234,6 +237,7 @@ def near_map(a: LinearMap) -> LinearMap:
         right_unit=units[1],
         weights=at_hand(a.weights),
         filtered=None if filtered is None else lambda *of: at_hand(filtered(*of)),
+        is_near=True,
     )
 
 

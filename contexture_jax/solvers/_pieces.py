@@ -57,10 +57,16 @@ def squared_norm(op: AssociationOperator) -> Float[Either, ""] | None:
 
 
 def random_columns(
-    seed: Seed, unit: Float[Either, " n"] | None, *, size: int, width: int, dtype: Any
+    seed: Seed,
+    unit: Float[Either, " n"] | None,
+    *,
+    size: int,
+    width: int,
+    dtype: Any,
+    near: bool = False,
 ) -> Inexact[Either, "n b"]:
-    """A random block off a unit vector, shape (size, width)."""
-    on_host = size * width <= LITTLE and namespace(seed) is np
+    """A random block off a unit vector, shape (size, width); `near`: of NumPy."""
+    on_host = (near or size * width <= LITTLE) and namespace(seed) is np
     make = _made if on_host else _compiled
     return make(seed, unit, size=size, width=width, dtype=dtype)
 

@@ -23,6 +23,8 @@ Method = Literal["auto", "exact", "randomized", "krylov", "nystrom"]
 
 _EXACT_ENTRIES = 2**25  # 128 MB in float32
 _DEPTH = 3  # blocks in a Krylov basis: memory against passes
+_DEEP = 6  # where NumPy multiplies, which takes of a basis what it holds
+_DEEP_COLUMNS = 512  # at most, beyond what any basis has: their decomposition is small
 _MIN_BLOCKS = 3  # two in the basis and the one that follows
 # Nine times what 1e-10 is estimated to take.
 _MAX_PASSES = 300
@@ -65,6 +67,12 @@ class Work(NamedTuple):
         """Of a matrix whose every entry is read; also of what is not known."""
         entries = float(shape[0]) * shape[1]
         return cls(2.0 * entries, stored_bytes=itemsize * entries)
+
+    @classmethod
+    def blas(cls, shape: tuple[int, int], itemsize: int) -> Work:
+        """Of a dense matrix by BLAS, which reads a copy of it that it makes first."""
+        work = cls.dense(shape, itemsize)
+        return work._replace(stored_bytes=3.0 * work.stored_bytes)
 
     @classmethod
     def sparse(cls, num_entries: int, itemsize: int) -> Work:
@@ -136,6 +144,11 @@ class Plan(NamedTuple):
         return self.method != "exact" and self.max_passes > _PASSES_TO_STORE
 
     @property
+    def iterates(self) -> bool:
+        """Whether pass follows pass with little but products between them."""
+        return self.method in ("randomized", "krylov")
+
+    @property
     def program(self) -> Plan:
         """What a compiled program depends on: all but the words."""
         return self._replace(reason="")
@@ -157,6 +170,7 @@ def make_plan(
     work: Work | None = None,
     sharded: bool = False,
     traced: bool = False,
+    near: bool = False,
 ) -> Plan:
     """Decide how to solve a problem of this size.
 
@@ -176,6 +190,7 @@ def make_plan(
         sharded: whether the matrix is cut over devices, so that one would have to
             gather it for a dense factorisation.
         traced: whether it runs inside a program, where no value decides what follows.
+        near: whether NumPy does all of it.
 
     Raises:
         TypeError: if a count is not an integer, or a tolerance not a number.
@@ -202,9 +217,10 @@ def make_plan(
     width = _width(rank, num_oversamples, limit)
     chosen, reason, block, depth = method, "asked for", width, 0
     if method == "auto":
+        itemsize = np.dtype(dtype).itemsize
         if work is None:
-            work = Work.dense(shape, np.dtype(dtype).itemsize)
-        size = _Sizes(shape, np.dtype(dtype).itemsize, rank, width, limit, tolerance)
+            work = (Work.blas if near else Work.dense)(shape, itemsize)
+        size = _Sizes(shape, itemsize, rank, width, limit, tolerance, near)
         blocks_fit = not (sharded or traced) and range_dtype is None
         chosen, block, reason = _choose(
             size, work, max_passes, sharded=sharded, blocks_fit=blocks_fit
@@ -216,7 +232,8 @@ def make_plan(
                 f'block_size goes with method="krylov"; got {summary(method)}'
             )
     if chosen == "krylov":
-        block, depth = _krylov_blocks(rank, width, block, limit, passes)
+        deep = near and method == "auto"
+        block, depth = _krylov_blocks(rank, width, block, limit, passes, deep=deep)
         if depth == 0:
             chosen = "randomized"
             reason = f"Krylov blocks of {block} do not fit into {limit} dimensions"
@@ -226,7 +243,7 @@ def make_plan(
     if range_dtype is not None:
         coarse = _check_range_dtype(range_dtype, dtype, method, tolerance)
         chosen, reason = "randomized", f"a range finder in {coarse} was asked for"
-    # Who asks for Krylov blocks has chosen how many copies they hold.
+    # Who asks for Krylov blocks has chosen how many copies they hold, and how much.
     guards = chosen == "krylov" and method == "auto"
     return Plan(
         chosen, rank, width, block, depth, passes, tolerance, reason, coarse, guards
@@ -302,6 +319,7 @@ class _Sizes(NamedTuple):
     width: int
     limit: int
     tol: float
+    near: bool
 
     @property
     def num_passes(self) -> float:
@@ -333,12 +351,16 @@ def _choose(
     if is_dense:
         times["exact", width] = _SMALL_SVD * n * m * min(n, m)
     if blocks_fit and (max_passes is None or max_passes > 4 * size.num_passes):
-        for block in range(_MULTIPLE, max(_MULTIPLE, width // 2) + 1, _MULTIPLE):
-            _, depth = _krylov_blocks(size.rank, width, block, size.limit, _MAX_PASSES)
+        widest = width if size.near else max(_MULTIPLE, width // 2)
+        for block in range(_MULTIPLE, widest + 1, _MULTIPLE):
+            _, depth = _krylov_blocks(
+                size.rank, width, block, size.limit, _MAX_PASSES, deep=size.near
+            )
             if depth:
                 each = _krylov_pass(size, work, block, depth)
                 # Fitted: passes by those of subspace iteration, for all spectra.
-                share = 0.35 + 0.2 * width / block
+                fixed, wide = (0.22, 0.16) if size.near else (0.35, 0.2)
+                share = fixed + wide * width / block
                 times["krylov", block] = size.num_passes * share * each
     method, block = min(times, key=times.__getitem__)
     # Only to say by how much the choice is ahead.
@@ -384,12 +406,14 @@ def _krylov_pass(size: _Sizes, work: Work, block: int, depth: int) -> float:
 
 
 def _krylov_blocks(
-    rank: int, width: int, block: int, limit: int, max_passes: int
+    rank: int, width: int, block: int, limit: int, max_passes: int, *, deep: bool
 ) -> tuple[int, int]:
     """Columns of a block and blocks in a basis; depth 0 if they do not fit."""
-    num_kept = -(-width // block)
+    num_kept, columns = -(-width // block), _DEPTH * width
+    if deep:
+        columns = max(columns, min(_DEEP * width, _DEEP_COLUMNS))
     # The block that follows a full basis must find room beside it.
-    depth = min(-(-_DEPTH * width // block), limit // block - 1)
+    depth = min(-(-columns // block), limit // block - 1)
     if max_passes <= depth:  # no restart: the basis is what the passes fill
         if max_passes * block < rank:
             msg = (

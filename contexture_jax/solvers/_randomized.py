@@ -124,7 +124,12 @@ def _step(
     y = choose(
         first,
         lambda: random_columns(
-            seed, a.left_unit, size=size, width=plan.width, dtype=dtype
+            seed,
+            a.left_unit,
+            size=size,
+            width=plan.width,
+            dtype=dtype,
+            near=a.is_near,
         ),
         lambda: a.matmat(q),
     )

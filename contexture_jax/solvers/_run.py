@@ -57,12 +57,14 @@ class Task(NamedTuple):
             error.
         coarse: the same matrix in `plan.range_dtype`, solved first.
         beside: an array where results are to lie; None: where products do.
+        multiplies_near: whether NumPy multiplies with the matrix itself.
     """
 
     map: LinearMap
     squared_norm: Float[Any, ""] | None
     coarse: LinearMap | None = None
     beside: Any = None
+    multiplies_near: bool = False
 
 
 class Begun(NamedTuple):
@@ -100,7 +102,7 @@ def solve(
         on_pass: called after each pass, outside of a trace; True ends the solve.
     """
     stages = _stages(task, plan)
-    if not traced and _is_little(task, plan):
+    if not traced and _is_near(task, plan):
         stages = [(_near(a, part), part) for a, part in stages]
         begun = None if begun is None else begun._replace(state=at_hand(begun.state))
     if begun is None:
@@ -202,12 +204,16 @@ def _near(a: LinearMap, plan: Plan) -> LinearMap:
     return near_map(filtering_map(a, plan.width) if is_filtered else a)
 
 
-def _is_little(task: Task, plan: Plan) -> bool:
-    """Whether NumPy does all that is between two products, where they are at hand."""
+def _is_near(task: Task, plan: Plan) -> bool:
+    """Whether NumPy does all that is between two products, where they are at hand.
+
+    What is large only where it multiplies, too: its threads spin on after a product,
+    and would take cores from those of a program that comes next.
+    """
     columns = max(plan.width, plan.block_size * plan.depth)
-    iterates = plan.method in ("randomized", "krylov")
     is_here = task.beside is None or isinstance(at_hand(task.beside), np.ndarray)
-    return iterates and is_here and max(task.map.shape) * columns <= LITTLE
+    is_little = max(task.map.shape) * columns <= LITTLE
+    return plan.iterates and is_here and (is_little or task.multiplies_near)
 
 
 @functools.partial(compiled_unless_numpy, static_argnames=("rank", "num"))

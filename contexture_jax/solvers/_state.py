@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 # Of the file: another one where states or plans have other fields.
-_VERSION = 1
+_VERSION = 2
 
 
 @pytree_dataclass

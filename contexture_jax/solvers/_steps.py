@@ -16,6 +16,7 @@ import numpy as np
 from jax.core import Tracer
 
 from contexture_jax._core.checks import gathered, is_traced
+from contexture_jax._core.either import is_plain
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._plan import Plan
 from contexture_jax.solvers._random import Seed
@@ -115,6 +116,8 @@ def when(condition: Any, function: Callable[[_T], _T], state: _T) -> _T:
 
 def read(*values: Any) -> tuple[Any, ...]:
     """Small arrays and numbers as values of NumPy; traced ones as they are."""
+    if is_plain(*values):
+        return tuple(None if x is None else np.asarray(x)[()] for x in values)
     if is_traced(values):
         return values
     # An array of no axes becomes a number, which decides in Python as one.

@@ -11,6 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_key, is_concrete, is_traced, on_cpu
+from contexture_jax._core.either import (
+    Either,
+    at_hand,
+    compiled_unless_numpy,
+    product,
+)
 from contexture_jax._core.fingerprint import fingerprint
 from contexture_jax._core.meshes import beside_context
 from contexture_jax._core.numerics import mm, transpose_rows
@@ -64,8 +70,9 @@ def truncated_svd(
     The layer below `svd`: nothing is weighted, nothing is deflated. Real and complex
     matrices; integers and half precision are converted to a floating dtype first.
     Matrices whose squares would leave the range of the dtype are scaled by
-    their largest entry. On CPU a run of more than a few passes stores the transpose
-    of an array beside it.
+    their largest entry. On one CPU and outside of a trace NumPy multiplies with arrays;
+    inside one that is given none, a run of more than a few passes stores the transpose
+    beside an array.
 
     Args:
         a: shape (n, m): an array or what becomes one, a sparse matrix or array of
@@ -116,6 +123,8 @@ def truncated_svd(
     check_key(key)
     # A trace keeps nothing: what it makes of a map must not outlive it.
     arrays, products, shape, dtype = take_apart(a, kept=not is_traced(key))
+    traced = in_trace(arrays, key)
+    near = not traced and _near(arrays) is not None
     plan = make_plan(
         shape,
         dtype,
@@ -129,9 +138,10 @@ def truncated_svd(
         num_power_iterations=num_power_iterations,
         block_size=block_size,
         work=_work(arrays, dtype),
-        traced=in_trace(arrays, key),
+        traced=traced,
+        near=near,
     )
-    if _wants_transpose(arrays, plan):
+    if not near and _wants_transpose(arrays, plan):
         # Gradients go through the first alone, by `pairing`.
         arrays = (arrays, transpose_rows(arrays))
     functions = None if products is None else products.functions
@@ -185,7 +195,7 @@ class _MatrixProblem(NamedTuple):
         else:
             # `Layouts` is a pair, too: a way forward and a way back.
             forward, backward = arrays if isinstance(arrays, tuple) else (arrays, None)
-            squared_norm = _square_sum(self.entries(arrays))
+            squared_norm = _square_sum(at_hand(self.entries(arrays)))
 
             def matmat(g: Any) -> Array:
                 return _times(forward, g)
@@ -213,6 +223,25 @@ class _MatrixProblem(NamedTuple):
         return [arrays[0] if isinstance(arrays, tuple) else arrays]
 
 
+def _near(arrays: Any) -> np.ndarray | None:
+    """The entries of a matrix as an array of NumPy, if they are at hand as one."""
+    # Maps and sparse matrices are more than an array, or less.
+    matrix = at_hand(arrays)
+    return matrix if isinstance(matrix, np.ndarray) else None
+
+
+def _multiplied_near(a: LinearMap, matrix: np.ndarray) -> LinearMap:
+    """The map of a matrix by NumPy's products.
+
+    They need no transpose and, between narrow blocks, no longer than XLA's with one.
+    """
+    return a._replace(
+        matmat=lambda g: product(matrix, at_hand(g)),
+        # No copy of the matrix where it is complex.
+        rmatmat=lambda f: product(matrix.T, at_hand(f).conj()).conj(),
+    )
+
+
 @functools.partial(jax.jit, static_argnames="adjoint")
 def _times(a: Any, block: Array, *, adjoint: bool = False) -> Array:
     """A stored matrix, or its conjugate transpose, times a block."""
@@ -222,10 +251,15 @@ def _times(a: Any, block: Array, *, adjoint: bool = False) -> Array:
     return mm(a.conj().T if adjoint else a, block)
 
 
-@jax.jit
-def _square_sum(entries: list[Array]) -> Float[Array, ""]:
+@compiled_unless_numpy
+def _square_sum(entries: list[Either]) -> Float[Either, ""]:
     # Before anything is scaled: infinite or 0 where squares leave the range.
-    return jnp.asarray(sum((jnp.abs(x) ** 2).sum() for x in entries))
+    if not any(isinstance(x, np.ndarray) for x in entries):
+        return jnp.asarray(sum((jnp.abs(x) ** 2).sum() for x in entries))
+    # Of parts, whose sums in float64 do not round.
+    parts = (y for x in entries for y in np.array_split(x.ravel(), 1 + x.size // 2**18))
+    real = np.zeros((), entries[0].dtype).real.dtype
+    return np.asarray(sum(float(np.vdot(y, y).real) for y in parts), real)[()]
 
 
 def _solve(
@@ -242,7 +276,11 @@ def _solve(
     scale, squared_norm = _scale(problem, make_problem, arrays, key, traced=traced)
     on_pass = None if observe is None else observe(1.0 if scale is None else scale)
     a = problem.map if scale is None else scaled_map(problem.map, scale)
-    task = Task(a, squared_norm, beside=next(iter(jax.tree.leaves(arrays)), None))
+    is_plain = plan.iterates and not traced and scale is None
+    near = _near(arrays) if is_plain else None
+    a = a if near is None else _multiplied_near(a, near)
+    beside = next(iter(jax.tree.leaves(arrays)), None)
+    task = Task(a, squared_norm, beside=beside, multiplies_near=near is not None)
     result, info = solve(task, plan, key, traced=traced, begun=begun, on_pass=on_pass)
     return (result, info) if scale is None else unscaled(result, info, scale)
 
@@ -254,7 +292,7 @@ def _scale(
     key: Array,
     *,
     traced: bool,
-) -> tuple[Any, Float[Array, ""] | None]:
+) -> tuple[Any, Float[Either, ""] | None]:
     """`choose_scale`; None for a scale of 1 where there are values that say so."""
     squared_norm = problem.squared_norm
     if squared_norm is None:

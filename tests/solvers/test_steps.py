@@ -11,11 +11,13 @@ import pytest
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import contexture_jax as cx
+from contexture_jax._core.either import LITTLE
 from contexture_jax.solvers import (
     Method,
     Progress,
     _pieces,
     _run,
+    _truncated,
     load_state,
     save_state,
 )
@@ -94,14 +96,15 @@ def test_a_solve_that_is_stopped_says_how_far_it_is(method, stop_at):
 @pytest.mark.slow_cases("krylov", "nystrom")
 @pytest.mark.parametrize("method", ITERATIVE)
 def test_a_state_from_a_file_goes_on_bit_for_bit(method, tmp_path):
-    seen, result, info = watched(method)
+    # Of a basis of many blocks, whose values are looked at before it is full.
+    settings = {"block_size": 1} if method == "krylov" else {}
+    seen, result, info = watched(method, **settings)
     for number in {0, len(seen) // 2, len(seen) - 1}:
         save_state(tmp_path / "state", seen[number].state)
         state = load_state(tmp_path / "state")
         assert not list(tmp_path.glob("*.part"))
-        again, more = cx.solvers.truncated_svd(
-            A, method=method, state=state, **{**RUN, "key": jax.random.key(99)}
-        )
+        run = {**RUN, "key": jax.random.key(99), **settings}
+        again, more = cx.solvers.truncated_svd(A, method=method, state=state, **run)
         jax.tree.map(np.testing.assert_array_equal, (again, more), (result, info))
 
 
@@ -311,6 +314,46 @@ def test_degrees_by_one_call_are_those_that_on_step_sees():
 
 
 def in_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for blocks that are too large for NumPy."""
+    """As for arrays that are not NumPy's, and blocks too large for it."""
+    monkeypatch.setattr(_truncated, "_near", lambda _: None)
     for module in (_run, _pieces):
         monkeypatch.setattr(module, "LITTLE", 0)
+
+
+@pytest.mark.parametrize("method", ["randomized", "krylov"])
+def test_numpy_multiplies_with_arrays_of_any_size_and_nothing_compiles(method, caplog):
+    shape, rank = (30_011, 61), 5
+    rng = np.random.default_rng(0)
+    s = 0.5 ** np.arange(shape[1])
+    a = (rng.normal(size=shape) * shape[0] ** -0.5 * s).astype(DTYPE)
+    given = jnp.asarray(a)
+    assert a.size > LITTLE
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        result, info = cx.solvers.truncated_svd(given, rank, key=KEY, method=method)
+    assert [r for r in caplog.records if "Compiling" in r.getMessage()] == []
+    assert info.status == "converged"
+    np.testing.assert_allclose(
+        result.singular_values,
+        np.linalg.svd(a, compute_uv=False)[:rank],
+        rtol=10 * promised(DTYPE),
+    )
+
+
+def test_bases_that_hold_the_triples_are_not_filled():
+    rng = np.random.default_rng(0)
+    u, v = (np.linalg.qr(rng.normal(size=(n, 90)))[0] for n in (120, 90))
+    a = (u * 0.6 ** np.arange(90) @ v.T).astype(DTYPE)
+    run = {"method": "krylov", "block_size": 2, "num_oversamples": 4, "max_passes": 200}
+    seen: list[Progress] = []
+    result, info = cx.solvers.truncated_svd(a, 20, key=KEY, on_step=seen.append, **run)
+    assert info.status == "converged"
+    assert info.num_passes < seen[0].state.plan.depth
+    _, s, _ = np.linalg.svd(a)
+    np.testing.assert_allclose(
+        result.singular_values, s[:20], atol=10 * promised(DTYPE)
+    )
+    s, u, v = map(np.asarray, result)
+    gaps = np.linalg.norm(a.T @ u - v * s, axis=0)
+    np.testing.assert_allclose(
+        info.right_residuals, gaps, atol=100 * promised(DTYPE), rtol=1e-3
+    )
