@@ -50,11 +50,15 @@ __all__ = [
     "floating_dtype",
     "gathered",
     "held_here",
+    "holds_callers",
     "is_concrete",
     "is_traced",
     "on_cpu",
     "spans_processes",
 ]
+
+# Whose values nobody closes over anything in.
+_LIBRARIES = {"builtins", "contexture_jax", "jax", "jaxlib", "numpy"}
 
 
 def is_concrete(*arrays: Any) -> bool:
@@ -72,6 +76,26 @@ def is_traced(*arrays: Any) -> bool:
     return any(
         isinstance(a, (Tracer, jax.ShapeDtypeStruct)) for a in jax.tree.leaves(arrays)
     )
+
+
+def holds_callers(tree: Any) -> bool:
+    """Whether static fields of a pytree hold what is the caller's own, as a function.
+
+    A program that is kept for all trees of one structure would keep that alive.
+    """
+
+    def is_callers(value: Any) -> bool:
+        if isinstance(value, type):
+            return False
+        package = type(value).__module__.partition(".")[0]
+        return callable(value) or package not in _LIBRARIES
+
+    def in_node(node: Any) -> bool:
+        data = node.node_data()
+        fixed = [] if data is None else jax.tree.leaves(data[1])
+        return any(map(is_callers, fixed)) or any(map(in_node, node.children()))
+
+    return in_node(jax.tree.structure(tree))
 
 
 def on_cpu(x: Array) -> bool:

@@ -55,6 +55,7 @@ from contexture_jax.contexts._neighbors import (
     neighbors,
 )
 from contexture_jax.contexts._numbered import NumberedContext
+from contexture_jax.contexts._on_rows import OnRows, Posterior, on_rows
 from contexture_jax.contexts._paired import (
     SameClass,
     TimeLag,
@@ -62,6 +63,8 @@ from contexture_jax.contexts._paired import (
     time_lag,
 )
 from contexture_jax.contexts._pairs import pairs
+from contexture_jax.contexts._parts import row_law
+from contexture_jax.contexts._products import TensorProduct, tensor_product
 from contexture_jax.contexts._rbf import Rbf, rbf
 from contexture_jax.contexts._sampling import SamplingContext, row_keys
 from contexture_jax.contexts._sequences import (
@@ -109,6 +112,8 @@ __all__ = [
     "Neighbors",
     "NextToken",
     "NumberedContext",
+    "OnRows",
+    "Posterior",
     "Rbf",
     "Reversed",
     "ReversedNeighbors",
@@ -119,6 +124,7 @@ __all__ = [
     "SoftmaxContext",
     "SparseJoint",
     "Teacher",
+    "TensorProduct",
     "TimeLag",
     "all_log_densities",
     "as_context",
@@ -150,13 +156,16 @@ __all__ = [
     "nearest_neighbors",
     "neighbors",
     "next_token",
+    "on_rows",
     "pairs",
     "rbf",
     "reverse",
     "row_keys",
+    "row_law",
     "same_class",
     "scarf",
     "shift",
     "teacher",
+    "tensor_product",
     "time_lag",
 ]

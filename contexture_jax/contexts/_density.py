@@ -13,7 +13,7 @@ import numpy as np
 from contexture_jax._core.checks import as_rows, check_integer, check_key
 from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
 from contexture_jax.contexts._base import Context, as_context
-from contexture_jax.contexts._sampling import SamplingContext, one_each
+from contexture_jax.contexts._sampling import one_each
 
 __all__ = ["DensityCheck", "all_log_densities", "check_density", "judge_density"]
 
@@ -110,20 +110,20 @@ def check_density(
 
 
 def all_log_densities(
-    context: Context, a: Any, x: Array, num_samples: int
+    context: Context, a: Any, x: Array, num_samples: int | None = None
 ) -> Float[Array, "m n"]:
     """Log P⁺(a_j|x_i) for all pairs, a row at a time, with its shape checked."""
     for leaf in jax.tree.leaves(a):  # of one array, or of a tuple as `join` has it
-        if leaf.shape[:1] != (num_samples,):
+        if num_samples is not None and leaf.shape[:1] != (num_samples,):
             msg = (
                 f"sample must give one a for each of {num_samples} inputs; got shape"
                 f" {tuple(leaf.shape)}"
             )
             raise ValueError(msg)
-    # A subclass may know one measure for all x_i, as `corruption` does (theory.md
-    # §4.7).
-    if isinstance(context, SamplingContext):
-        return context.log_densities(a, x)
+    # A kind may know one measure for all x_i, as `corruption` does (theory.md §4.7).
+    of_pairs = getattr(context, "log_densities", None)
+    if callable(of_pairs):
+        return of_pairs(a, x)
     n = x.shape[0]
 
     def row(one: Any) -> Array:

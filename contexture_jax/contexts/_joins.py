@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_concrete, gathered
+from contexture_jax._core.forms import of_a_list
 from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
 from contexture_jax.contexts._base import CapabilityError, Context, as_numbers
+from contexture_jax.contexts._density import all_log_densities
 from contexture_jax.contexts._labels import Labels
 from contexture_jax.contexts._mixed import MixedContext
 from contexture_jax.contexts._neighbors import Neighbors
@@ -53,15 +55,19 @@ class Joined(MixedContext):
 
     Attributes:
         contexts: the parts, with one X.
+        known: after `at` the join whose A this keeps; None: its own.
     """
 
     contexts: tuple[Any, ...]
+    known: Any = None
 
     _is_finite: ClassVar[bool] = False  # no table
 
     def _gives(self, name: str) -> bool:
-        if name in ("sample", "log_density"):
+        if name in ("sample", "log_density", "at"):
             return self._all(name)
+        if self.known is not None:
+            return False
         is_law = all(self._all(need) for need in ("table", "log_density"))
         return name == "kernel" and is_law and all(map(is_numbered, self.contexts))
 
@@ -81,6 +87,31 @@ class Joined(MixedContext):
         return functools.reduce(
             jnp.add, [part.log_density(value, x) for part, value in pairs]
         )
+
+    def log_densities(self, a: Any, x: ArrayLike) -> Float[Array, "m k"]:
+        """Log P⁺(a_j|x_i) for all pairs, for fixed j with respect to one measure."""
+        self._check_has("log_density")
+        pairs = zip(self.contexts, a, strict=True)
+        of_parts = [all_log_densities(part, value, x) for part, value in pairs]  # pyright: ignore
+        return functools.reduce(jnp.add, of_parts)
+
+    @property
+    def _ends(self) -> tuple[Any, Any]:
+        return (self.contexts[0], 0), None
+
+    def at(self, x_new: Any) -> Joined:
+        """New inputs in the form that the parts took, or a tuple of one for each.
+
+        Its operator is of the values of A that the join has. Tuples that no input of it
+        has count as values without mass: functions are 0 there.
+        """
+        self._check_has("at")
+        num = len(self.contexts)
+        is_many = isinstance(x_new, tuple) and len(x_new) == num
+        given = x_new if is_many else (x_new,) * num
+        parts = tuple(c.at(x) for c, x in zip(self.contexts, given, strict=True))
+        check_one_input(parts, "at of a join")
+        return Joined(parts, self if self.known is None else self.known)
 
     def kernel(self, x: ArrayLike, x2: ArrayLike) -> Float[Array, "k l"]:
         """The dual kernel between the rows numbered `x` and `x2`, exactly.
@@ -149,15 +180,69 @@ class Joined(MixedContext):
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """P⁺(a|x), shape (n, b), and P_A(a), shape (b,), for all tuples, in float64."""
         p_x = _host(self.law_of_x())
-        num = len(p_x) * self.num_tuples
+        self._check_few(len(p_x))
+        return _products([_host(rows_of(part)) for part in self.contexts], p_x)
+
+    def _check_few(self, num_rows: int) -> None:
+        num = num_rows * self.num_tuples
         if num > _MOST_ENTRIES:
             msg = (
                 f"a join is summed over n ∏ m_j numbers, at most {_MOST_ENTRIES};"
                 f" got {num}: {_DRAW}"
             )
             raise ValueError(msg)
-        rows = [_host(rows_of(part)) for part in self.contexts]
-        return _products(rows, p_x)
+
+    def columns(self) -> tuple[SparseJoint, np.ndarray, np.ndarray]:
+        """The law of (X, column) of the sparse operator, its tuples, and their columns.
+
+        Tuples that one input alone has say the same, P(x|a) = 1: one column for them is
+        in L²(P_A) an isometry.
+        """
+        law, tuples = self.tuples_that_occur()
+        rows, columns = np.asarray(law.rows), np.asarray(law.columns)
+        lonely = np.bincount(columns)[columns] == 1
+        _, number = np.unique(np.where(lonely, -1 - rows, columns), return_inverse=True)
+        size = (law.shape[0], int(number.max()) + 1)
+        # Of no column where the probability has underflowed.
+        of_tuple = np.full(len(tuples), size[1])
+        of_tuple[columns] = number
+        return coordinates(rows, number, law.weights, size), tuples, of_tuple
+
+    def new_columns(self) -> SparseJoint:
+        """After `at`, the law of new X and column of the known; one more for others."""
+        law, tuples, of_tuple = self.known.columns()
+        new, others = self.tuples_that_occur()
+        both = np.concatenate([tuples, others])
+        _, which = np.unique(both, axis=0, return_inverse=True)
+        which = which.reshape(-1)
+        # The last column is of tuples that are not known.
+        column = np.full(int(which.max()) + 1, law.shape[1])
+        column[which[: len(tuples)]] = of_tuple
+        found = column[which[len(tuples) :]][np.asarray(new.columns)]
+        size = (new.shape[0], law.shape[1] + 1)
+        return coordinates(np.asarray(new.rows), found, new.weights, size)
+
+    def cross_kernel(self) -> np.ndarray:
+        """After `at`, the dual kernel of new and known inputs, (k, n): all tuples."""
+        p_x = _host(self.known.law_of_x())
+        n, k = len(p_x), len(self.law_of_x())
+        self._check_few(n + k)
+        pairs = zip(self.known.contexts, self.contexts, strict=True)
+        # All rows in one, of which new ones have no mass in P_A.
+        rows = [np.concatenate([_host(rows_of(c)) for c in pair]) for pair in pairs]
+        total: Any = np.zeros((k, n))
+        for block, p_a in _products(rows, np.append(p_x, np.zeros(k))):
+            known = block[:n]
+            ratios = np.divide(known, p_a, out=np.zeros_like(known), where=p_a > 0)
+            total += np.matmul(block[n:], ratios.T)
+        return total
+
+    def num_columns(self) -> int:
+        """How many values of A the operator has, after `at` that of the known."""
+        known = self if self.known is None else self.known
+        if known.is_sparse:
+            return known.columns()[0].shape[1]
+        return len(known.law_of_x())
 
     def tuples_that_occur(self) -> tuple[SparseJoint, np.ndarray]:
         """The law of (X, number of the tuple), and the tuples, shape (t, r).
@@ -193,6 +278,7 @@ class Joined(MixedContext):
         return coordinates(rows, number.reshape(-1), joint, size), tuples
 
 
+@of_a_list
 def join(contexts: Sequence[Context | Any]) -> Joined:
     """What several contexts give of X, all at once: A = (A₁, …, A_r).
 

@@ -16,8 +16,10 @@ from contexture_jax._core.types import Array, ArrayLike, Float, Int, pytree_data
 from contexture_jax.contexts._base import Context, as_numbers
 from contexture_jax.contexts._neighbors import ReversedNeighbors
 from contexture_jax.contexts._numbered import NumberedContext
+from contexture_jax.contexts._on_rows import Posterior
 from contexture_jax.contexts._paired import SameClass, TimeLag
 from contexture_jax.contexts._parts import (
+    has_numbers,
     is_numbered,
     law_of_a,
     law_of_x,
@@ -54,6 +56,11 @@ class MixedContext(Context):
         return all(name in part.capabilities for part in self.contexts)
 
     @property
+    def _ends(self) -> tuple[Any, Any]:
+        """The part that has X and the one that has A, with the side; None: no part."""
+        return (self.contexts[0], 0), (self.contexts[-1], 1)
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(n, m) of a finite one."""
         raise self._lacks("table")
@@ -77,6 +84,12 @@ class MixedContext(Context):
         rows = self._laws(x.reshape(-1))
         picked = jnp.take_along_axis(rows, a.reshape(-1, 1), axis=1)
         return jnp.log(picked).reshape(x.shape)
+
+    def log_densities(self, a: Any, x: ArrayLike) -> Float[Array, "m k"]:
+        """Log P⁺(a_j|x_i) for all pairs, for fixed j with respect to one measure."""
+        self._check_has("log_density")
+        n, m = self.shape
+        return jnp.log(self._laws(as_numbers(x, "x", n))[:, as_numbers(a, "a", m)]).T
 
     def kernel(self, x: ArrayLike, x2: ArrayLike) -> Float[Array, "k l"]:
         """The dual kernel k_X⁺ between the rows numbered `x` and `x2`.
@@ -123,14 +136,19 @@ class DualStep(MixedContext):
         return (self.source,)
 
     def _gives(self, name: str) -> bool:
-        if name in ("log_density", "sample"):
-            has_back = name == "log_density" or self.back is not None
-            return has_back and self._all(name) and is_numbered(self.source)
+        if name == "sample":
+            return self.back is not None and self._all(name)
+        if name == "log_density":
+            return self._all(name) and is_numbered(self.source)
         if name == "reverse":
             return self.new is None
         if name == "kernel":
             return is_numbered(self.source)
         return name != "spectrum" and self._all(name)
+
+    @property
+    def _ends(self) -> tuple[Any, Any]:
+        return (self.forward, 0), (self.source, 0)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -252,7 +270,9 @@ def to_draw_from(context: Context) -> Context | None:
     if "sample" not in context.capabilities or is_traced(context):
         return None
     if not is_numbered(context):
-        return None
+        # The row that a value came from, by Bayes' rule.
+        is_law = has_numbers(context, 0) and "log_density" in context.capabilities
+        return Posterior(context) if is_law else None
     back = laid_out(turned(context))
     return back if "sample" in back.capabilities else None
 

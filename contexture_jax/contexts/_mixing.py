@@ -7,10 +7,13 @@ other: it holds its parts, asks them, and multiplies no tables but in `table`.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
+from contexture_jax._core.forms import one_by_one
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import (
     Array,
@@ -20,7 +23,13 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.contexts._base import CapabilityError, Context
+from contexture_jax.contexts._base import (
+    CapabilityError,
+    Context,
+    as_context,
+    as_numbers,
+)
+from contexture_jax.contexts._density import all_log_densities
 from contexture_jax.contexts._mixed import (
     DualStep,
     MixedContext,
@@ -32,10 +41,12 @@ from contexture_jax.contexts._parts import (
     as_parts,
     check_chain,
     check_one_input,
+    has_numbers,
     is_numbered,
     law_of_a,
     rows_of,
     size_of,
+    sizes_of,
 )
 from contexture_jax.contexts._sampling import as_batch, row_keys
 
@@ -60,9 +71,13 @@ class Composed(MixedContext):
     is_stationary: bool = static_field(default=True)
 
     def _gives(self, name: str) -> bool:
-        if name in ("log_density", "kernel"):
-            own = self._all(name) if name == "log_density" else True
-            return own and self._all("table") and is_numbered(self)
+        if name == "log_density":
+            # The last is a law on rows, of which those before draw one.
+            *others, last = self.contexts
+            is_on_rows = all(map(is_numbered, others)) and has_numbers(last, 0)
+            return bool(is_on_rows) and self._all(name)
+        if name == "kernel":
+            return self._all("table") and is_numbered(self)
         if name == "at":
             return self._all("table") and "at" in self.contexts[0].capabilities
         if name == "reverse":
@@ -78,11 +93,38 @@ class Composed(MixedContext):
         return sizes[0][0], sizes[1][1]
 
     def _laws(self, x: Int[Array, " k"]) -> Float[Array, "k m"]:
-        rows = rows_of(self.contexts[0], x)
-        for part in self.contexts[1:]:
-            # Row by row from the left: no table of two parts is formed.
-            rows = mm(rows, rows_of(part))
-        return rows
+        return _chained(self.contexts, x)
+
+    def _before(self, x: ArrayLike) -> tuple[Array, Array]:
+        """Of the last part: the numbers of its rows, and P(row|x), shape (k, l)."""
+        *others, last = self.contexts
+        rows = jnp.arange(sizes_of(last)[0], dtype=jnp.int32)
+        x = as_numbers(x, "x", sizes_of(self)[0] or 0)
+        # One alone is drawn from at x itself.
+        law = _chained(others, x) if others else x[:, None] == rows[None, :]
+        return rows, law
+
+    def log_density(self, a: Any, x: ArrayLike) -> Array:
+        """Log P⁺(a|x): from whole rows of the law, or by the density of the last."""
+        if is_numbered(self):
+            return super().log_density(a, x)
+        self._check_has("log_density")
+        rows, law = self._before(x)
+        # Each a by all rows that it may come from: log Σ_l P(l|x) P(a|l).
+        logs = all_log_densities(self.contexts[-1], a, rows)
+        return jax.nn.logsumexp(logs, axis=1, b=law.astype(logs.dtype))
+
+    def log_densities(self, a: Any, x: ArrayLike) -> Float[Array, "m k"]:
+        """Log P⁺(a_j|x_i) for all pairs, for fixed j with respect to one measure."""
+        if is_numbered(self):
+            return super().log_densities(a, x)
+        self._check_has("log_density")
+        rows, law = self._before(x)
+        logs = all_log_densities(self.contexts[-1], a, rows)
+        top = jnp.max(logs, axis=1, keepdims=True)
+        top = jnp.where(jnp.isfinite(top), top, 0.0)
+        # One product for all pairs, of densities over the largest for each a.
+        return jnp.log(mm(jnp.exp(logs - top), law.T.astype(logs.dtype))) + top
 
     def _law_of_a(self) -> Float[Array, " m"]:
         if self.is_stationary:
@@ -126,9 +168,10 @@ def reverse(context: Context) -> Context:
         >>> cx.contexts.reverse(cx.contexts.joint([[1, 2, 0], [0, 3, 4]])).shape
         (3, 2)
     """
-    return context.reverse()
+    return as_context(context, needs=("reverse",)).reverse()
 
 
+@one_by_one
 def compose(*contexts: Context | Any) -> Composed:
     """The chain X → A₁ → A₂ → …: T₁ T₂ … (theory.md §4.6).
 
@@ -142,7 +185,8 @@ def compose(*contexts: Context | Any) -> Composed:
 
     Args:
         *contexts: all finite, as tables, graphs, neighbours and kernels, or all laws to
-            draw from, as augmentations, row by row.
+            draw from, as augmentations, row by row. Behind finite ones a law to draw
+            from is `on_rows` of data.
 
     Raises:
         TypeError: if there is none, one neither draws row by row nor is finite, or one
@@ -170,6 +214,7 @@ def compose(*contexts: Context | Any) -> Composed:
     return Composed(tuple(_links(laws)), is_stationary=is_stationary)
 
 
+@one_by_one
 def convolve(*contexts: Context | Any) -> Context:
     """T_{k₁} … T_{k_{r−1}} T_r, T_k = T T*: steps of dual kernels, then the last.
 
@@ -180,10 +225,11 @@ def convolve(*contexts: Context | Any) -> Context:
     `convolve(a, convolve(b, c))` is `convolve(a, b, c)`.
 
     Take it where all contexts are too strong; `join` where all are too weak, and
-    `convex_combination` between.
+    `convex_combination` between. A law of A at any x takes part `on_rows` of data; its
+    step back is the posterior of the row, and the operator is by Monte Carlo.
 
     Args:
-        *contexts: finite, with one law of X.
+        *contexts: finite or on rows, with one law of X.
 
     Raises:
         TypeError: if there is none, or one is no context.
@@ -197,11 +243,21 @@ def convolve(*contexts: Context | Any) -> Context:
         ('sample', 'log_density', 'kernel', 'table', 'at', 'reverse')
     """
     laws = as_parts(contexts, "convolve")
-    for law in laws:
-        if size_of(law) is None and getattr(law, "_is_finite", True):
+    for place, law in enumerate(laws):
+        if sizes_of(law)[0] is None:
             msg = (
                 f"{law._lacks('table')}: convolve takes a step back from A to X, by the"
                 f" law of X of a finite context; {ON_ROWS}"
+            )
+            raise CapabilityError(msg)
+        if (
+            place + 1 < len(laws)
+            and size_of(law) is None
+            and "log_density" not in law.capabilities
+        ):
+            msg = (
+                f"{law._lacks('log_density')}: convolve takes a step back from A to X"
+                " by Bayes' rule, but for the last"
             )
             raise CapabilityError(msg)
     check_one_input(laws, "convolve")
@@ -210,6 +266,15 @@ def convolve(*contexts: Context | Any) -> Context:
         return last
     steps = [DualStep(law, back=to_draw_from(law)) for law in first]
     return Composed(tuple(_links((*steps, last))))
+
+
+def _chained(parts: Sequence[Context], x: Int[Array, " k"]) -> Float[Array, "k m"]:
+    """The rows P⁺(·|x) of a chain of finite parts."""
+    rows = rows_of(parts[0], x)
+    for part in parts[1:]:
+        # Row by row from the left: no table of two parts is formed.
+        rows = mm(rows, rows_of(part))
+    return rows
 
 
 def _links(laws: tuple[Context, ...]) -> list[Any]:

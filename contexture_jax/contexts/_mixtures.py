@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import as_device_array
+from contexture_jax._core.forms import of_a_list
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -19,15 +20,18 @@ from contexture_jax._core.types import (
     short_repr,
 )
 from contexture_jax.contexts._base import Context
+from contexture_jax.contexts._density import all_log_densities
 from contexture_jax.contexts._mixed import MixedContext, Reversed
 from contexture_jax.contexts._parts import (
     as_parts,
     as_weights,
+    check_kinds,
     check_one_input,
     is_numbered,
     law_of_a,
     rows_of,
     size_of,
+    sizes_of,
 )
 from contexture_jax.contexts._sampling import row_keys
 
@@ -102,6 +106,14 @@ class _Indexed(MixedContext):
         self._check_has("reverse")
         return Reversed(self)
 
+    def _by_part(self, values: Sequence[Any], x: ArrayLike) -> Array:
+        """Log w_j + log P_j(a|x) of all pairs, shape (j, m, k), of an a for each j."""
+        self._check_has("log_density")
+        pairs = zip(self.contexts, values, strict=True)
+        logs = jnp.stack([all_log_densities(part, a, x) for part, a in pairs])  # pyright: ignore
+        weights = jnp.log(jnp.asarray(self.weights, logs.dtype))
+        return logs + weights[:, None, None]
+
 
 @pytree_dataclass
 class ConvexCombination(_Indexed):
@@ -163,6 +175,17 @@ class ConvexCombination(_Indexed):
         all_logs = jnp.stack(logs) + jnp.log(jnp.asarray(self.weights))[:, None]
         return jnp.take_along_axis(all_logs, a.number[None, :], axis=0)[0]
 
+    def log_densities(self, a: Any, x: ArrayLike) -> Float[Array, "m k"]:
+        """Log P⁺(a_j|x_i) for all pairs, for fixed j with respect to one measure."""
+        if is_numbered(self):
+            return super().log_densities(a, x)
+        logs = self._by_part(a.values, x)
+        return jnp.take_along_axis(logs, a.number[None, :, None], axis=0)[0]
+
+    @property
+    def _ends(self) -> tuple[Any, Any]:
+        return (self.contexts[0], 0), None
+
     def _starts(self) -> list[int]:
         """The first column of each part."""
         starts = [0]
@@ -205,7 +228,7 @@ class Mixture(_Indexed):
     def sample(self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0) -> Array:
         """Draw J, and A_J alone is given."""
         index, drawn = self._draw_all(key, x, row_offset)
-        shapes = {jnp.shape(a) for a in drawn}
+        shapes = {str(jax.tree.map(jnp.shape, a)) for a in drawn}
         if len(shapes) > 1:
             msg = (
                 f"mixture takes contexts with one A; they draw shapes {sorted(shapes)}"
@@ -213,7 +236,14 @@ class Mixture(_Indexed):
             raise ValueError(msg)
         found = drawn[0]
         for j, a in enumerate(drawn[1:], 1):
-            found = jnp.where(_as_wide(index == j, a), a, found)
+            is_chosen = index == j
+            found = jax.tree.map(
+                lambda new, old, chosen=is_chosen: jnp.where(
+                    _as_wide(chosen, new), new, old
+                ),
+                a,
+                found,
+            )
         return found
 
     def log_density(self, a: ArrayLike, x: ArrayLike) -> Array:
@@ -223,6 +253,13 @@ class Mixture(_Indexed):
         weights = jnp.asarray(self.weights).astype(logs.dtype)
         weights = weights.reshape(-1, *(1,) * (logs.ndim - 1))
         return jax.nn.logsumexp(logs + jnp.log(weights), axis=0)
+
+    def log_densities(self, a: Any, x: ArrayLike) -> Float[Array, "m k"]:
+        """Log P⁺(a_j|x_i) for all pairs, for fixed j with respect to one measure."""
+        if is_numbered(self):
+            return super().log_densities(a, x)
+        logs = self._by_part([a] * len(self.contexts), x)
+        return jax.nn.logsumexp(logs, axis=0)
 
 
 def _where(chosen: Array, drawn: Any) -> Any:
@@ -247,6 +284,7 @@ def _shape(
     return known[0][0], width(known)
 
 
+@of_a_list
 def convex_combination(
     contexts: Sequence[Context | Any], weights: ArrayLike | None = None
 ) -> ConvexCombination:
@@ -263,8 +301,8 @@ def convex_combination(
     parts draw a `Seen`. `at` takes one array for all parts, or a tuple of one for each.
 
     Args:
-        contexts: at least one, all of one X: all finite with one law of it, or all laws
-            of A at any x.
+        contexts: at least one, all of one X: all finite or `on_rows` with one law of
+            it, or all laws of A at any x.
         weights: w_j = P(J = j), shape (j,), concrete, non-negative, summing to 1; None:
             equal.
 
@@ -285,9 +323,10 @@ def convex_combination(
     parts = as_parts(contexts, "convex_combination")
     law = as_weights(weights, len(parts))
     check_one_input(parts, "convex_combination")
-    return ConvexCombination(parts, law)
+    return _useful(ConvexCombination(parts, law), "convex_combination")
 
 
+@of_a_list
 def mixture(
     contexts: Sequence[Context | Any], weights: ArrayLike | None = None
 ) -> Mixture:
@@ -316,11 +355,25 @@ def mixture(
     parts = as_parts(contexts, "mixture")
     law = as_weights(weights, len(parts))
     check_one_input(parts, "mixture")
-    sizes = {size[1] for part in parts if (size := size_of(part)) is not None}
+    for number, part in enumerate(parts):
+        check_kinds((parts[0], 1), (part, 1), "mixture", 0, number, "values")
+    sizes = {sizes_of(part)[1] for part in parts} - {None}
     if len(sizes) > 1:
         msg = (
             "mixture takes contexts with the same values of A; got"
-            f" {sorted(sizes)} of them: where they differ, convex_combination"
+            f" {sorted(map(int, sizes))} of them: where they differ, convex_combination"
         )
         raise ValueError(msg)
-    return Mixture(parts, law)
+    return _useful(Mixture(parts, law), "mixture")
+
+
+def _useful(context: Any, word: str) -> Any:
+    """A context that can do something, or an error that says what its parts can."""
+    if context.capabilities:
+        return context
+    has = [f"a {c._kind} has {', '.join(c.capabilities)}" for c in context.contexts]
+    msg = (
+        f"{word} takes contexts with a method in common, as `sample` or `table`;"
+        f" {' and '.join(has)}"
+    )
+    raise TypeError(msg)

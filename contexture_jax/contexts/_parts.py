@@ -29,18 +29,22 @@ __all__ = [
     "as_parts",
     "as_weights",
     "check_chain",
+    "check_kinds",
     "check_one_input",
+    "has_numbers",
     "is_numbered",
     "law_of_a",
     "law_of_x",
+    "row_law",
     "rows_of",
     "size_of",
+    "sizes_of",
 ]
 
 # What makes a law of A at any x one of numbers.
 ON_ROWS = (
-    "a sampler on rows of data x has numbers as cx.contexts.conditional("
-    "cx.operators.monte_carlo_operator(sampler, x, num_samples, key=key).as_matrix())"
+    "a law of A at any x is on the numbers of rows of data x as"
+    " cx.contexts.on_rows(law, x)"
 )
 # A sum of printed weights is taken for 1 if it is 1 to this.
 _SUM_TOLERANCE = 1e-6
@@ -76,6 +80,23 @@ def _(context: ReversedNeighbors) -> tuple[int, int]:
 @size_of.register
 def _(context: Teacher) -> tuple[int, int]:
     return context.features.shape[0], context.training_features.shape[0]
+
+
+def sizes_of(context: Any) -> tuple[int | None, int | None]:
+    """How many numbers X and A are of, each; None: rows of data, or what only it knows.
+
+    Of a context made of contexts as `_ends` says: the part that has its X and the one
+    that has its A.
+    """
+    size = size_of(context)
+    if size is not None:
+        return size
+    own = getattr(context, "_sizes", None)
+    if own is not None:
+        return own
+    ends = getattr(context, "_ends", (None, None))
+    x, a = (None if end is None else sizes_of(end[0])[end[1]] for end in ends)
+    return x, a
 
 
 @functools.singledispatch
@@ -146,14 +167,8 @@ def rows_of(context: Any, x: Int[Array, " k"] | None = None) -> Float[Array, "k 
     return safe_divide(table, table.sum(axis=1, keepdims=True))
 
 
-def as_parts(contexts: Any, word: str) -> tuple[Context, ...]:
+def as_parts(contexts: Iterable[Any], word: str) -> tuple[Context, ...]:
     """The contexts of a list, one or more; `word` is what they are to make."""
-    is_list = isinstance(contexts, Iterable) and not isinstance(
-        contexts, (Context, str, dict)
-    )
-    if not is_list or hasattr(contexts, "__array__"):
-        msg = f"{word} takes a list of contexts; got {type(contexts).__name__}"
-        raise TypeError(msg)
     parts = tuple(as_context(c, f"contexts[{i}]") for i, c in enumerate(contexts))
     if not parts:
         msg = f"{word} needs at least one context; got none"
@@ -189,18 +204,18 @@ def as_weights(weights: ArrayLike | None, num: int) -> Float[Array, " j"]:
 
 def check_one_input(parts: Sequence[Context], word: str) -> None:
     """Raise unless all parts have one X and one law of it, as far as can be told."""
-    first, *others = map(_of_same_x, parts)
-    size = size_of(first)
+    first, *others = parts
+    size, _ = sizes_of(first)
     for number, part in enumerate(others, 1):
-        _check_kinds(first, part, word, "contexts[0]", f"contexts[{number}]", "inputs")
-        other = size_of(part)
+        check_kinds((first, 0), (part, 0), word, 0, number, "inputs")
+        other, _ = sizes_of(part)
         if size is None or other is None:
             continue
-        if size[0] != other[0]:
+        if size != other:
             msg = (
                 f"{word} takes contexts of the same inputs; contexts[0], a"
-                f" {first._kind}, has {size[0]} and contexts[{number}], a {part._kind},"
-                f" {other[0]}"
+                f" {first._kind}, has {size} and contexts[{number}], a {part._kind},"
+                f" {other}"
             )
             raise ValueError(msg)
         gap = _gap(first, part, law_of_x, law_of_x)
@@ -214,25 +229,18 @@ def check_one_input(parts: Sequence[Context], word: str) -> None:
             raise ValueError(msg)
 
 
-def _of_same_x(context: Any) -> Any:
-    """A part of a join, which has no size of its own, in its place."""
-    while not getattr(context, "_is_finite", True):
-        context = context.contexts[0]
-    return context
-
-
 def check_chain(parts: Sequence[Context]) -> None:
     """Raise unless the A of each part is the X of the next, as far as can be told."""
     for number, (one, two) in enumerate(itertools.pairwise(parts)):
+        check_kinds((one, 1), (two, 0), "compose", number, number + 1, "values")
         names = f"contexts[{number}]", f"contexts[{number + 1}]"
-        _check_kinds(one, two, "compose", *names, "values")
-        sizes = size_of(one), size_of(two)
-        if sizes[0] is None or sizes[1] is None:
+        values, inputs = sizes_of(one)[1], sizes_of(two)[0]
+        if values is None or inputs is None:
             continue
-        if sizes[0][1] != sizes[1][0]:
+        if values != inputs:
             msg = (
                 f"the A of {names[0]}, a {one._kind}, must be the X of {names[1]}, a"
-                f" {two._kind}; they have {sizes[0][1]} and {sizes[1][0]} values"
+                f" {two._kind}; they have {values} and {inputs} values"
             )
             raise ValueError(msg)
         gap = _gap(one, two, law_of_a, law_of_x)
@@ -258,31 +266,68 @@ def _gap(one: Any, two: Any, law: Any, other: Any) -> float:
     return gap if gap > np.sqrt(eps) else 0.0
 
 
-def _check_kinds(
-    one: Context, two: Context, word: str, first: str, second: str, what: str
+# What would fit where one part has numbers and the other rows of data, by the word.
+_FITTING = {
+    "compose": (
+        f"{ON_ROWS}, behind finite ones; `convolve` goes back from its values to the"
+        " rows"
+    ),
+    "mixture": "where values of A differ, convex_combination",
+}
+
+
+def check_kinds(
+    one: tuple[Any, int],
+    two: tuple[Any, int],
+    word: str,
+    first: int,
+    second: int,
+    what: str,
 ) -> None:
-    """Raise if one part has numbers where the other has rows of data."""
-    kinds = [_has_numbers(part) for part in (one, two)]
+    """Raise if one part has numbers where the other has rows of data.
+
+    Args:
+        one: a part, and 0 for its X, 1 for its A.
+        two: another.
+        word: what the caller is called.
+        first: the place of the one part.
+        second: that of the other.
+        what: "inputs" or "values".
+    """
+    kinds = [has_numbers(*part) for part in (one, two)]
     if None in kinds or kinds[0] == kinds[1]:
         return
     described = [
-        f"{name}, a {part._kind}, has {'numbers' if kind else 'arrays'}"
-        for name, part, kind in zip((first, second), (one, two), kinds, strict=True)
+        f"contexts[{place}], a {part._kind}, has {'numbers' if kind else 'arrays'}"
+        for place, (part, _), kind in zip(
+            (first, second), (one, two), kinds, strict=True
+        )
     ]
     msg = (
         f"{word} takes contexts with {what} of one kind; {' and '.join(described)}:"
-        f" {ON_ROWS}"
+        f" {ON_ROWS if what == 'inputs' else _FITTING[word]}"
     )
     raise TypeError(msg)
 
 
-def _has_numbers(context: Context) -> bool | None:
-    """Whether X and A are numbers; None: a class of the user's own, which may be."""
+def has_numbers(context: Any, side: int) -> bool | None:
+    """Whether X, or A, is numbers; None: a class of the user's own, which may be."""
     if is_numbered(context):
         return True
-    parts = getattr(context, "contexts", (context,))
-    is_ours = all(type(part).__module__.startswith(_OURS) for part in parts)
-    return False if is_ours and isinstance(parts[0], SamplingContext) else None
+    own = getattr(context, "_sizes", None)
+    if own is not None:
+        return own[side] is not None
+    ends = getattr(context, "_ends", None)
+    if ends is not None:
+        end = ends[side]
+        return False if end is None else has_numbers(*end)
+    is_ours = type(context).__module__.startswith(_OURS)
+    return False if is_ours and isinstance(context, SamplingContext) else None
+
+
+def row_law(context: Any) -> Float[Array, " n"] | None:
+    """P_X of a context of numbered rows, finite or `on_rows`; None: it takes any x."""
+    return law_of_x(context) if has_numbers(context, 0) else None
 
 
 _OURS = __name__.rpartition(".")[0]

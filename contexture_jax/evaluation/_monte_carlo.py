@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from contexture_jax._core.types import Array, Float, short_repr
 from contexture_jax.operators import (
     AssociationOperator,
     DenseOperator,
+    DrawnOperator,
     check_monte_carlo,
     symmetrised_matrix,
 )
@@ -112,7 +113,8 @@ def monte_carlo_error(
         >>> bool((error.band.lower <= error.band.estimate).all())
         True
     """
-    op = check_monte_carlo(op)
+    if not isinstance(op, DrawnOperator):
+        op = check_monte_carlo(op)
     check_key(key)
     level = check_level(level)
     rank = check_integer(rank, "rank", low=1, high=min(op.shape) - 1)
@@ -121,34 +123,22 @@ def monte_carlo_error(
     if num < 2:
         msg = f"the error needs at least 2 batches; got num_batches = {num}"
         raise ValueError(msg)
-    n, m = op.shape
-    # Of (n, m / B) each: draws lie batch by batch.
-    tables = op.joint[:n].reshape(n, num, m // num).swapaxes(0, 1)
-    weights = safe_reciprocal(op.p_a).reshape(num, 1, m // num)
-    # (B, n, n): P_b D_A⁻¹ P_bᵀ.
-    parts = jax.lax.map(
-        lambda pair: mm(pair[0] * pair[1], pair[0].T), (tables, weights)
-    )
-    masses = tables.sum(axis=2)
-    total = parts.sum(axis=0)
+    is_drawn = isinstance(op, DrawnOperator)
+    total, others, laws = (_grams_of_parts if is_drawn else _grams)(op)
     values = _values(total, op.p_x, rank)
 
     def without(batch: tuple[Array, Array]) -> Array:
-        part, mass = batch
-        # What is left is a law again: its mass is (B − 1) / B of all.
-        share = num / (num - 1)
-        return _values(share * (total - part), share * (op.p_x - mass), rank)
+        return _values(*batch, rank)
 
-    # (B, rank), by subtraction: the Gram matrix is a sum over batches.
-    replicates = jax.lax.map(without, (parts, masses))
+    # (B, rank)
+    replicates = jax.lax.map(without, (others, laws))
     bias, errors = jackknife(values, replicates)
     root = jnp.sqrt(op.p_x)
-    scaled = (
-        parts * (safe_reciprocal(root)[:, None] * safe_reciprocal(root)[None, :])[None]
-    )
+    # Signs add up to 0: of a sum over batches this is −Σ_b ε_b G_b (theory.md §4.8).
+    inverse = (1.0 - 1.0 / num) * safe_reciprocal(root)
+    scaled = others * (inverse[:, None] * safe_reciprocal(root)[None, :])[None]
 
     def deviation(signs: Array) -> Array:
-        # Σ_b ε_b G_b (theory.md §4.8).
         noise = jnp.tensordot(signs, scaled, axes=1, precision=PRECISIONS["exact"])
         # (I − r rᵀ) N (I − r rᵀ), r = √p_x: the trivial pair is none of the values.
         side = mm(noise, root)
@@ -167,6 +157,40 @@ def monte_carlo_error(
         errors,
         replicates,
     )
+
+
+def _grams(op: Any) -> tuple[Array, Array, Array]:
+    """P D_A⁻¹ Pᵀ, the same without each batch, (B, n, n), and the P_X of that, (B, n).
+
+    By subtraction: the Gram matrix is a sum over batches.
+    """
+    n, m = op.shape
+    num = op.num_batches
+    # Of (n, m / B) each: draws lie batch by batch.
+    tables = op.joint[:n].reshape(n, num, m // num).swapaxes(0, 1)
+    weights = safe_reciprocal(op.p_a).reshape(num, 1, m // num)
+    # (B, n, n): P_b D_A⁻¹ P_bᵀ.
+    parts = jax.lax.map(
+        lambda pair: mm(pair[0] * pair[1], pair[0].T), (tables, weights)
+    )
+    total, masses = parts.sum(axis=0), tables.sum(axis=2)
+    # What is left is a law again: its mass is (B − 1) / B of all.
+    share = num / (num - 1)
+    laws = share * (op.p_x[None, :] - masses)
+    return total, share * (total[None] - parts), laws
+
+
+def _grams_of_parts(op: Any) -> tuple[Array, Array, Array]:
+    """The same of an operator made of several, some of which are drawn."""
+
+    def gram(operator: AssociationOperator) -> Array:
+        eye = jnp.eye(operator.shape[0], dtype=operator.dtype)
+        # P D_A⁻¹ Pᵀ = D_X T T*.
+        return operator.p_x[:, None] * operator.matmat(operator.rmatmat(eye))
+
+    rest = [op.without(batch) for batch in range(op.num_batches)]
+    laws = jnp.stack([operator.p_x for operator in rest])
+    return gram(op.operator), jnp.stack([gram(operator) for operator in rest]), laws
 
 
 def _values(

@@ -15,12 +15,24 @@ from flax import nnx
 from contexture_jax import contexts, zoo
 from contexture_jax.learning._towers import Tower, rebuild
 
-__all__ = ["read", "write"]
+__all__ = ["check_savable", "read", "write"]
 
 _FORMAT, _VERSION = "contexture_jax.learning", 1
 _NEEDED = ("singular_values", "left", "mean", "rotation")
 _PLAIN = (str, int, float, bool, type(None))
 _EXPORT = "jax.export of transform (whose serialize takes the package flatbuffers)"
+
+
+def check_savable(tower: Tower | None, context: Any) -> None:
+    """Raise as `write` does of an encoder or a context that no file can tell of."""
+    if tower is not None and tower.made_of is None:
+        msg = (
+            "the encoder is a function of the caller's own, of which no file can tell;"
+            f" expected a cx.learning.Encoder, or {_EXPORT}"
+        )
+        raise TypeError(msg)
+    if context is not None:
+        _context_fields(context, "context", {})
 
 
 def write(
@@ -39,14 +51,9 @@ def write(
         tower: whose parameters to hold, or None.
         context: to hold beside them, or None.
     """
+    check_savable(tower, context)
     held = dict(arrays)
     if tower is not None:
-        if tower.made_of is None:
-            msg = (
-                "the encoder is a function of the caller's own, of which no file can"
-                f" tell; expected a cx.learning.Encoder, or {_EXPORT}"
-            )
-            raise TypeError(msg)
         held |= {f"tower/{name}": leaf for name, leaf in _named(tower.params)}
     laid = None if context is None else _context_fields(context, "context", held)
     header = {**header, "format": _FORMAT, "version": _VERSION, "context": laid}

@@ -23,7 +23,7 @@ from contexture_jax.contexts import (
     drawable,
 )
 from contexture_jax.evaluation import RayleighRitz, rayleigh_ritz
-from contexture_jax.learning._learned import Functions, Learned
+from contexture_jax.learning._learned import Functions, Learned, check_run
 from contexture_jax.learning._objectives import Objective, embeddings_of, objective_of
 from contexture_jax.learning._towers import Encoder, Tower, make_tower
 from contexture_jax.operators import AssociationOperator, association_operator
@@ -77,6 +77,7 @@ def learn(
     optimizer: Any = None,
     op: AssociationOperator | None = None,
     held_out: float = 0.2,
+    savable: bool = False,
     **fit_options: Any,
 ) -> Learned:
     """Learn the leading singular functions of a context with an encoder, from pairs.
@@ -92,7 +93,8 @@ def learn(
 
     `Learned.save` keeps functions of Φ for any context, and averages T Ψ, as of the
     default loss, for contexts of `cx.contexts` and `cx.zoo`: learn a context of your
-    own with loss="svme" if it is to be saved.
+    own with loss="svme" if it is to be saved. `savable=True` refuses what could not be,
+    before anything is trained; `Learned.capabilities` tells it after.
 
     Args:
         context: the law of pairs, as in `pair_batches`: a context between numbered rows
@@ -120,6 +122,7 @@ def learn(
         op: the operator of the context, which may lie over a mesh; None: it is built
             where that can be.
         held_out: the share of the rows that are held out where there is no operator.
+        savable: whether to refuse to learn what `Learned.save` would refuse to write.
         **fit_options: of `fit`: `directory`, `evaluate`, and the groups `monitor`,
             `checkpoints`, `logging` and `devices`.
 
@@ -129,8 +132,8 @@ def learn(
 
     Raises:
         CapabilityError: if the context can neither sample nor give a kernel.
-        TypeError: if an argument is of another type, or there is no `x` where the
-            context has no inputs of its own.
+        TypeError: if an argument is of another type, there is no `x` where the context
+            has no inputs of its own, or what is to be savable is not.
         ValueError: if sizes do not fit, or the loss cannot be trained from such pairs.
 
     Example:
@@ -156,13 +159,16 @@ def learn(
     source = _source(objective, source, context)
     law = _law(context, x, a, op, objective, batch_size, seed, draws, held_out)
     towers = _towers(law, objective, encoder, rank, batch_size, seed)
+    # Its own law at new inputs, where pairs are drawn from its table.
+    own = given if "at" in getattr(given, "capabilities", ()) else law.pairs.context
+    if savable:
+        is_summed = law.op is not None and law.pairs.takes_numbers
+        check_run(source, towers[source], own, is_summed=is_summed)
     if optimizer is None:
         schedule = warmup_cosine(objective.rate, num_steps)
         optimizer = optax.adamw(schedule, weight_decay=_WEIGHT_DECAY)
     params = {name: tower.params for name, tower in towers.items()}
-    encode = embeddings_of(
-        objective.sees, {name: tower.apply for name, tower in towers.items()}
-    )
+    encode = embeddings_of(objective.sees, {n: t.apply for n, t in towers.items()})
     result = fit(
         make_step(encode, from_loss(_loss(objective, law.op)), optimizer),
         init_state(params, optimizer),
@@ -176,9 +182,8 @@ def learn(
     towers = {n: t._replace(params=trained[n]) for n, t in towers.items()}
     judge = _by_operator if law.op is not None else _by_pairs
     functions, left, ritz = judge(law, towers, source, rank, batch_size, seed)
-    if functions.context is not None and "at" in getattr(given, "capabilities", ()):
-        # Its own law at new inputs, where pairs are drawn from its table.
-        functions = dataclasses.replace(functions, context=given)
+    if functions.context is not None:
+        functions = dataclasses.replace(functions, context=own)
     return Learned(
         np.asarray(ritz[source].singular_values),
         np.asarray(left),

@@ -15,11 +15,11 @@ from contexture_jax._core.checks import as_device_array, check_values
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
 from contexture_jax.evaluation import Interval, RayleighRitz
-from contexture_jax.learning._file import read, write
+from contexture_jax.learning._file import check_savable, read, write
 from contexture_jax.learning._towers import Tower
 from contexture_jax.operators import conditional_expectation
 
-__all__ = ["Functions", "Learned", "load", "mean_of_draws"]
+__all__ = ["Functions", "Learned", "check_run", "load", "mean_of_draws"]
 
 # The error of a mean falls with the root: an eighth of the spread of a draw.
 _NUM_DRAWS = 64
@@ -161,6 +161,20 @@ class Learned:
         """
         return self.functions(x_new)
 
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What it can do: "transform", and "save" unless that would refuse."""
+        try:
+            check_savable(self._saved_tower, self.functions.context)
+        except TypeError:
+            return ("transform",)
+        return "transform", "save"
+
+    @property
+    def _saved_tower(self) -> Tower | None:
+        # The values of Ψ are all that is asked of it.
+        return self.functions.tower if self.functions.values is None else None
+
     def save(self, path: str | Path, *, preprocessing: Any = None) -> None:
         """Write what `transform` needs to one file, which `load` reads anywhere.
 
@@ -173,7 +187,8 @@ class Learned:
         So functions of Φ ("svme", "vamp" and other losses that train an encoder of X)
         are saved for any context, and averages T Ψ ("kise", the default, and others
         that train none) for contexts of `cx.contexts` and `cx.zoo`. Encoders are
-        `Encoder`s in both.
+        `Encoder`s in both. `capabilities` tells which is the case, and
+        `learn(savable=True)` before anything is trained.
 
         Args:
             path: the file, replaced if it is there.
@@ -200,11 +215,23 @@ class Learned:
             "mean": functions.mean,
             "rotation": functions.rotation,
         }
-        tower: Tower | None = functions.tower
         if functions.values is not None:
-            # The values of Ψ are all that is asked of it.
-            arrays, tower = {**arrays, "values": functions.values}, None
-        write(path, header, arrays, tower, functions.context)
+            arrays["values"] = functions.values
+        write(path, header, arrays, self._saved_tower, functions.context)
+
+
+def check_run(source: str, tower: Tower, context: Any, *, is_summed: bool) -> None:
+    """Raise unless `save` could write what a run will give.
+
+    Args:
+        source: as of `Functions`.
+        tower: Φ, or Ψ.
+        context: of averages T Ψ.
+        is_summed: whether these are sums over values of A.
+    """
+    is_phi = source == "phi"
+    has_values = is_summed and not is_phi
+    check_savable(None if has_values else tower, None if is_phi else context)
 
 
 def load(path: str | Path) -> Learned:

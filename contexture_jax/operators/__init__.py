@@ -14,6 +14,7 @@ from contexture_jax.operators._composed import (
     reverse,
 )
 from contexture_jax.operators._dense import DenseOperator, dense_operator
+from contexture_jax.operators._drawn import DrawnOperator
 from contexture_jax.operators._expectation import (
     conditional_expectation,
     monte_carlo_expectation,
@@ -31,6 +32,10 @@ from contexture_jax.operators._monte_carlo import (
     check_monte_carlo,
     monte_carlo_kernel,
     monte_carlo_operator,
+)
+from contexture_jax.operators._products import (
+    TensorProductOperator,
+    tensor_product,
 )
 from contexture_jax.operators._sparse import SparseOperator, sparse_operator
 from contexture_jax.operators._symmetrised import (
@@ -61,6 +66,7 @@ __all__ = [
     "ConvexCombinationOperator",
     "Cost",
     "DenseOperator",
+    "DrawnOperator",
     "FixedDegreeOperator",
     "KernelOperator",
     "LowRankOperator",
@@ -75,6 +81,7 @@ __all__ = [
     "ShardedOperator",
     "ShardedSparseOperator",
     "SparseOperator",
+    "TensorProductOperator",
     "association_operator",
     "check_monte_carlo",
     "compose",
@@ -96,6 +103,7 @@ __all__ = [
     "sparse_operator",
     "symmetrised_matrix",
     "symmetrised_products",
+    "tensor_product",
     "to_functions",
     "to_vectors",
 ]

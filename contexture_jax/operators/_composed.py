@@ -12,7 +12,8 @@ import numpy as np
 
 from contexture_jax._core.checks import gathered, is_traced
 from contexture_jax._core.fingerprint import fingerprint
-from contexture_jax._core.numerics import as_law, safe_divide
+from contexture_jax._core.forms import of_a_list, one_by_one
+from contexture_jax._core.numerics import as_law, cast_floating, safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, Static, pytree_dataclass
 from contexture_jax.operators._base import (
     AssociationOperator,
@@ -26,9 +27,12 @@ __all__ = [
     "ComposedOperator",
     "ConvexCombinationOperator",
     "MixtureOperator",
+    "alike",
+    "as_operators",
     "compose",
     "convex_combination",
     "convolve",
+    "mark",
     "mixture",
     "reverse",
 ]
@@ -211,36 +215,24 @@ def reverse(operator: AssociationOperator) -> AssociationOperator:
     return AdjointOperator(operator, operator.p_a, operator.p_x)
 
 
+@one_by_one
 def compose(*operators: AssociationOperator) -> ComposedOperator:
     """The chain T₁ T₂ …: X → A₁ → A₂ → …; P_X and the last P_A are kept.
 
     Raises:
         ValueError: if the law of A in one factor is not the law of X in the next.
     """
-    chain = _as_tuple(operators)
+    chain = as_operators(operators)
     for number, (one, two) in enumerate(itertools.pairwise(chain)):
-        if one.shape[1] != two.shape[0]:
-            msg = (
-                f"the A of operator {number} must be the X of operator {number + 1};"
-                f" got {one.shape[1]} and {two.shape[0]} values"
-            )
-            raise ValueError(msg)
-        if not is_traced(one.p_a, two.p_x):
-            # Between two laws of A₁ the adjoints would not compose.
-            gap = float(np.abs(gathered(one.p_a) - gathered(two.p_x)).sum())
-            # Both are sums of many rounded numbers: half of their digits.
-            if gap > float(np.sqrt(np.finfo(one.dtype).eps)):
-                msg = (
-                    f"the law of A in operator {number} must be the law of X in"
-                    f" operator {number + 1}; they differ by {gap:.3g} in total"
-                    " variation (×2), so the chain is no joint law with these marginals"
-                )
-                raise ValueError(msg)
+        names = f"A of operator {number}", f"X of operator {number + 1}"
+        # Between two laws of A₁ the adjoints would not compose.
+        _check_one_law(one.p_a, two.p_x, *names)
     return ComposedOperator(
-        chain, chain[0].p_x, chain[-1].p_a, fingerprint=_mark("compose", chain)
+        chain, chain[0].p_x, chain[-1].p_a, fingerprint=mark("compose", chain)
     )
 
 
+@one_by_one
 def convolve(*operators: AssociationOperator) -> ComposedOperator:
     """T₁ T₁* T₂: a step of the first's dual kernel, X → X′, then the second.
 
@@ -249,11 +241,16 @@ def convolve(*operators: AssociationOperator) -> ComposedOperator:
     Raises:
         ValueError: if they have not one law of X, or there is none.
     """
-    *first, last = _as_tuple(operators)
+    parts = as_operators(operators)
+    for number, op in enumerate(parts):
+        names = "X of operator 0", f"X of operator {number}"
+        _check_one_law(parts[0].p_x, op.p_x, *names)
+    *first, last = parts
     # T₁ T₁* leads from X to X, and keeps its law (theory.md §4.6).
     return compose(*(part for op in first for part in (op, reverse(op))), last)
 
 
+@of_a_list
 def mixture(
     operators: Sequence[AssociationOperator], weights: ArrayLike | None = None
 ) -> MixtureOperator:
@@ -268,7 +265,7 @@ def mixture(
         ValueError: if shapes differ, a weight is negative or not finite, or their sum
             is not 1.
     """
-    terms = _as_tuple(operators)
+    terms = as_operators(operators)
     shapes = {operator.shape for operator in terms}
     if len(shapes) != 1:
         msg = f"operators must have one shape; got {sorted(shapes)}"
@@ -277,12 +274,13 @@ def mixture(
     # Marginals of a mixture are mixtures of marginals, (n,) and (m,).
     p_x = sum(w[j] * op.p_x for j, op in enumerate(terms))
     p_a = sum(w[j] * op.p_a for j, op in enumerate(terms))
-    mark = _mark("mixture", terms, w)
+    own = mark("mixture", terms, w)
     return MixtureOperator(
-        terms, w, jnp.asarray(p_x), jnp.asarray(p_a), fingerprint=mark
+        terms, w, jnp.asarray(p_x), jnp.asarray(p_a), fingerprint=own
     )
 
 
+@of_a_list
 def convex_combination(
     operators: Sequence[AssociationOperator], weights: ArrayLike | None = None
 ) -> ConvexCombinationOperator:
@@ -295,7 +293,7 @@ def convex_combination(
     Raises:
         ValueError: if numbers of inputs differ, or as in `mixture`.
     """
-    terms = _as_tuple(operators)
+    terms = as_operators(operators)
     sizes = {operator.shape[0] for operator in terms}
     if len(sizes) != 1:
         msg = f"operators must have one number of inputs; got {sorted(sizes)}"
@@ -304,17 +302,32 @@ def convex_combination(
     # A sees the index: P_A is on the disjoint union of the parts' values.
     p_x = sum(w[j] * op.p_x for j, op in enumerate(terms))
     p_a = jnp.concatenate([w[j] * op.p_a for j, op in enumerate(terms)])
-    mark = _mark("convex combination", terms, w)
-    return ConvexCombinationOperator(terms, w, jnp.asarray(p_x), p_a, fingerprint=mark)
+    own = mark("convex combination", terms, w)
+    return ConvexCombinationOperator(terms, w, jnp.asarray(p_x), p_a, fingerprint=own)
 
 
-def _as_tuple(operators: Any) -> tuple[AssociationOperator, ...]:
-    # Text and tables can be iterated over, and hold no operators.
-    if isinstance(operators, (AssociationOperator, str, dict)) or not isinstance(
-        operators, Iterable
-    ):
-        msg = f"operators must be a list of operators; got {type(operators).__name__}"
-        raise TypeError(msg)
+def _check_one_law(p: Array, q: Array, first: str, second: str) -> None:
+    """Raise unless two laws are one, as far as can be told."""
+    if p.shape != q.shape:
+        msg = (
+            f"the {first} must be the {second}; got {p.shape[0]} and {q.shape[0]}"
+            " values"
+        )
+        raise ValueError(msg)
+    if is_traced(p, q):
+        return
+    gap = float(np.abs(gathered(p) - gathered(q)).sum())
+    # Both are sums of many rounded numbers: half of their digits.
+    if gap > float(np.sqrt(np.finfo(p.dtype).eps)):
+        msg = (
+            f"the law of {first} must be the law of {second}; they differ by"
+            f" {gap:.3g} in total variation (×2), and there is no joint law with both"
+        )
+        raise ValueError(msg)
+
+
+def as_operators(operators: Iterable[Any]) -> tuple[AssociationOperator, ...]:
+    """The operators of a list, one or more."""
     terms = tuple(operators)
     for number, term in enumerate(terms):
         check_operator(term, f"operators[{number}]")
@@ -323,7 +336,16 @@ def _as_tuple(operators: Any) -> tuple[AssociationOperator, ...]:
     return terms
 
 
-def _mark(
+def alike(operators: list[AssociationOperator]) -> list[AssociationOperator]:
+    """All in the narrowest dtype, which is as exact as the laws of all of them are.
+
+    Labels have JAX's default, and data one of their own.
+    """
+    dtype = min((np.dtype(op.dtype) for op in operators), key=lambda d: d.itemsize)
+    return [op if op.dtype == dtype else cast_floating(op, dtype) for op in operators]
+
+
+def mark(
     kind: str, parts: tuple[AssociationOperator, ...], weights: Array | None = None
 ) -> Any:
     """The fingerprint of a composed law, from those of its parts: none of theirs."""

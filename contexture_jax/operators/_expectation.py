@@ -7,6 +7,7 @@ from one set of points to the next, nor P_A and a norm.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from contexture_jax._core.checks import (
     as_device_array,
     as_floating,
     check_ndim,
+    holds_callers,
     is_concrete,
     is_traced,
 )
@@ -100,13 +102,7 @@ def monte_carlo_expectation(
     _check_rows(block, op.shape[1])
     if x.ndim == 0:
         raise ValueError("x must have a leading axis, one entry an input; got a scalar")
-    arguments = context, op.samples, op.log_p_a, x, block
-    # A context of the user's own may hold what no program takes.
-    is_tree = all(
-        isinstance(leaf, (jax.Array, np.ndarray, float, int))
-        for leaf in jax.tree.leaves(context)
-    )
-    found = (_compiled_by_draws if is_tree else _by_draws)(*arguments)
+    found = _program(context)(op.samples, op.log_p_a, x, block)
     if not is_traced(found):
         # A softmax of nothing but −∞ is 0 / 0.
         lost = np.isnan(np.asarray(found)).any(axis=1)
@@ -117,6 +113,22 @@ def monte_carlo_expectation(
             )
             raise ValueError(msg)
     return jnp.where(same, found, jnp.nan)
+
+
+def _program(context: Context) -> Callable[..., Array]:
+    """`_by_draws` of a context, compiled if it is a pytree."""
+    leaves, tree = jax.tree.flatten(context)
+    # A context of the user's own may hold what no program takes.
+    if not all(isinstance(v, (jax.Array, np.ndarray, float, int)) for v in leaves):
+        return functools.partial(_by_draws, context)
+    if not holds_callers(context):
+        return functools.partial(_compiled_by_draws, context)
+
+    # Not by that, whose cache would hold functions of the caller's for ever.
+    def by_draws(leaves: Any, *arguments: Any) -> Array:
+        return _by_draws(jax.tree.unflatten(tree, leaves), *arguments)
+
+    return functools.partial(jax.jit(by_draws), leaves)
 
 
 def _by_draws(

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_concrete, gathered
-from contexture_jax._core.numerics import cast_floating, safe_divide
+from contexture_jax._core.forms import of_a_list
+from contexture_jax._core.numerics import mm, safe_divide
 from contexture_jax._core.types import Array, Float, pytree_dataclass
 from contexture_jax.contexts import (
     CapabilityError,
@@ -30,7 +31,6 @@ from contexture_jax.contexts import join as join_contexts
 from contexture_jax.operators._base import (
     AssociationOperator,
     Cost,
-    check_operator,
     check_total,
 )
 from contexture_jax.operators._build import (
@@ -41,6 +41,8 @@ from contexture_jax.operators._build import (
 )
 from contexture_jax.operators._composed import (
     ComposedOperator,
+    alike,
+    as_operators,
     compose,
     convex_combination,
     mixture,
@@ -50,6 +52,8 @@ from contexture_jax.operators._expectation import expectation
 from contexture_jax.operators._numbered import entries_operator
 
 __all__ = ["ReweightedOperator", "join"]
+
+_LOST = 1e-5  # probability that may be missing by rounding
 
 
 @pytree_dataclass
@@ -104,15 +108,6 @@ def _reweighted(
     return ReweightedOperator(op, ratio, p_x.astype(op.dtype), p_a)
 
 
-def _alike(operators: list[AssociationOperator]) -> list[AssociationOperator]:
-    """All in the narrowest dtype, which is as exact as the laws of all of them are.
-
-    Labels have JAX's default, and data one of their own.
-    """
-    dtype = min((np.dtype(op.dtype) for op in operators), key=lambda d: d.itemsize)
-    return [op if op.dtype == dtype else cast_floating(op, dtype) for op in operators]
-
-
 @build.register
 def _(context: Reversed, place: Place) -> AssociationOperator:
     return reverse(build(context.source, place))
@@ -123,14 +118,14 @@ def _(context: DualStep, place: Place) -> AssociationOperator:
     op = build(context.source, place)
     if context.new is None:
         return compose(op, reverse(op))
-    there, op = _alike([build(context.new, place), op])
+    there, op = alike([build(context.new, place), op])
     back = _reweighted(reverse(op), there.p_a)
     return ComposedOperator((there, back), there.p_x, back.p_a)
 
 
 @build.register
 def _(context: Composed, place: Place) -> AssociationOperator:
-    parts = _alike([build(part, place) for part in context.contexts])
+    parts = alike([build(part, place) for part in context.contexts])
     if context.is_stationary:
         return compose(*parts)
     chain = parts[:1]
@@ -141,18 +136,20 @@ def _(context: Composed, place: Place) -> AssociationOperator:
 
 @build.register
 def _(context: ConvexCombination, place: Place) -> AssociationOperator:
-    parts = _alike([build(part, place) for part in context.contexts])
+    parts = alike([build(part, place) for part in context.contexts])
     return convex_combination(parts, context.weights)
 
 
 @build.register
 def _(context: Mixture, place: Place) -> AssociationOperator:
-    parts = _alike([build(part, place) for part in context.contexts])
+    parts = alike([build(part, place) for part in context.contexts])
     return mixture(parts, context.weights)
 
 
 @build.register
 def _(context: Joined, place: Place) -> AssociationOperator:
+    if context.known is not None:
+        return _at_new_inputs(context, place)
     if "kernel" not in context.capabilities:
         msg = (
             f"{context._lacks('kernel')}. On a sample of inputs its operator can be"
@@ -161,36 +158,75 @@ def _(context: Joined, place: Place) -> AssociationOperator:
         raise CapabilityError(msg)
     check_concrete(context, "a join")
     if context.is_sparse:
-        law, _ = context.tuples_that_occur()
-        rows, columns, weights = map(np.asarray, (law.rows, law.columns, law.weights))
-        # Tuples that one input alone has say the same: P(x|a) = 1. One column for them,
-        # in L²(P_A) an isometry.
-        lonely = np.bincount(columns)[columns] == 1
-        _, number = np.unique(np.where(lonely, -1 - rows, columns), return_inverse=True)
-        shape = (law.shape[0], int(number.max()) + 1)
-        return entries_operator(rows, number, weights, shape, place.mesh, place.axis)
-    return dense_over(jnp.asarray(_dual_root(context), context.dtype), place)
+        return build(context.columns()[0], place)
+    root, u, s = _dual_root(context)
+    joint = root[:, None] * np.matmul(u * s, u.T) * root[None, :]
+    return dense_over(jnp.asarray(joint, context.dtype), place)
 
 
-def _dual_root(context: Joined) -> np.ndarray:
-    """D^{1/2} (M Mᵀ)^{1/2} D^{1/2}, shape (n, n), of M = D^{1/2} T D_A^{-1/2}.
+def _dual_root(context: Joined) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """√p, U and s of M = U S Vᵀ = D^{1/2} T D_A^{-1/2}, for (M Mᵀ)^{1/2} = U S Uᵀ.
 
     M has a column for each tuple, and is never there: of M = L Q, Q with orthonormal
-    rows, L is found block by block, and L = U S Vᵀ gives the root U S Uᵀ, which has the
+    rows, L is found block by block, and L = U S Wᵀ gives the root U S Uᵀ, which has the
     singular values and left vectors of M, each to eps. Of M Mᵀ they would be to √eps.
-    √p is an eigenvector of the root to 1, so that both its laws are p; entries may be
-    negative, as those of a teacher.
+    √p is an eigenvector of the root to 1, so that both laws of D^{1/2} U S Uᵀ D^{1/2}
+    are p; entries may be negative, as those of a teacher.
     """
-    root = np.sqrt(np.asarray(gathered(context.law_of_x()), np.float64))
+    root = np.sqrt(_host_law(context))
     triangle: Any = np.zeros((0, len(root)))
     for block, p_a in context.blocks():
         inverse = np.divide(1.0, np.sqrt(p_a), out=np.zeros_like(p_a), where=p_a > 0)
         columns = (root[:, None] * block * inverse[None, :]).T
         triangle = np.linalg.qr(np.concatenate([triangle, columns]), mode="r")
     u, s, _ = np.linalg.svd(triangle.T, full_matrices=False)
-    return root[:, None] * np.matmul(u * s, u.T) * root[None, :]
+    return root, u, s
 
 
+def _new_rows(context: Joined) -> np.ndarray:
+    """T from new inputs to the values of the root of the known ones, shape (k, n).
+
+    T_new T* is the kernel K between new and known inputs times D, so that with the
+    root R = U S Uᵀ of the known T_new = K D^{1/2} R⁻¹ D^{1/2} on the span of R.
+    """
+    root, u, s = _dual_root(context.known)
+    # What is rounding of a root has no function.
+    cutoff = len(root) * np.finfo(np.float64).eps * s[0]
+    inverse = np.divide(1.0, s, out=np.zeros_like(s), where=s > cutoff)
+    scaled = np.matmul(context.cross_kernel() * root[None, :], u) * inverse
+    return np.matmul(scaled, u.T) * root[None, :]
+
+
+def _at_new_inputs(context: Joined, place: Place) -> AssociationOperator:
+    """A law of new inputs and the values that the known join has."""
+    check_concrete(context, "a join")
+    if context.known.is_sparse:
+        law = context.new_columns()
+        rows, columns, weights = map(np.asarray, (law.rows, law.columns, law.weights))
+        kept = columns < law.shape[1] - 1
+        lost = 1.0 - float(weights[kept].sum())
+        size = (law.shape[0], law.shape[1] - 1)
+        entries = (rows[kept], columns[kept], weights[kept], size)
+    else:
+        table = _host_law(context)[:, None] * _new_rows(context)
+        lost, entries = 1.0 - float(table.sum()), ()
+    if lost > _LOST:
+        msg = (
+            "x_new has tuples that no input of the join has, of probability"
+            f" {lost:.3g}: there is no law on the values of the join; `extend` and"
+            " `conditional_expectation` take functions to be 0 there"
+        )
+        raise ValueError(msg)
+    if entries:
+        return entries_operator(*entries, place.mesh, place.axis)
+    return dense_over(jnp.asarray(table, context.dtype), place)
+
+
+def _host_law(context: Joined) -> np.ndarray:
+    return np.asarray(gathered(context.law_of_x()), np.float64)
+
+
+@of_a_list
 def join(operators: Sequence[AssociationOperator]) -> AssociationOperator:
     """The operator of the tuple (A₁, …, A_r), independent given X, exactly.
 
@@ -204,11 +240,8 @@ def join(operators: Sequence[AssociationOperator]) -> AssociationOperator:
         TypeError: if there is none, one is no operator, or one is traced.
         ValueError: if laws of X differ, or an entry is negative, as of a teacher.
     """
-    if isinstance(operators, AssociationOperator):
-        raise TypeError("join takes a list of operators; got one")
-    for number, op in enumerate(operators):
-        check_operator(op, f"operators[{number}]")
-    tables = [joint(op.p_x[:, None] * op.as_matrix()) for op in operators]
+    parts = as_operators(operators)
+    tables = [joint(op.p_x[:, None] * op.as_matrix()) for op in parts]
     return association_operator(join_contexts(tables))
 
 
@@ -218,6 +251,17 @@ def _(context: Composed, g: Array) -> Array:
     for part in reversed(context.contexts):
         g = expectation(part, g)
     return g
+
+
+@expectation.register
+def _(context: Joined, g: Array) -> Array:
+    if context.known is None:
+        return association_operator(context).matmat(g)
+    check_concrete(context, "a join")
+    if context.known.is_sparse:
+        # One value more, of tuples that are not known.
+        return expectation(context.new_columns(), jnp.pad(g, ((0, 1), (0, 0))))
+    return mm(jnp.asarray(_new_rows(context), g.dtype), g)
 
 
 @expectation.register
@@ -247,7 +291,9 @@ def _weighted(context: Any, terms: list[Array]) -> Array:
 
 
 def _num_values(context: Any) -> int:
-    """How many values A has, from shapes alone."""
+    """How many values A has, from shapes alone but for a join."""
+    if isinstance(context, Joined):
+        return context.num_columns()
     shape = getattr(context, "shape", None)
     if shape is not None:
         return shape[1]

@@ -32,12 +32,19 @@ from contexture_jax._core.types import (
 from contexture_jax.contexts import (
     Context,
     DensityCheck,
+    OnRows,
     all_log_densities,
     as_context,
     check_density,
     judge_density,
+    row_law,
 )
 from contexture_jax.operators._dense import DenseOperator
+from contexture_jax.operators._drawn import (
+    DrawnOperator,
+    drawn_kernel,
+    drawn_operator,
+)
 from contexture_jax.operators.sharded._common import check_mesh, place_whole
 from contexture_jax.operators.sharded._dense import ShardedDenseOperator, shard_dense
 
@@ -52,6 +59,7 @@ __all__ = [
 # The level of either test of a density; their p-values are bounds, mostly far above.
 _UNBELIEVABLE = 1e-6
 _OWN_DRAWS = 0x6A0D  # folded into the key
+_UNEVEN = 1e-4  # relative difference of masses that are equal but for rounding
 
 
 @pytree_dataclass
@@ -100,14 +108,14 @@ class ShardedMonteCarloOperator(ShardedDenseOperator):
 @beside_context
 def monte_carlo_operator(
     context: Context | Any,
-    x: ArrayLike,
+    x: ArrayLike | None,
     num_samples: int,
     *,
     key: Array,
     num_batches: int = 10,
     mesh: Mesh | None = None,
     axis: str = "x",
-) -> MonteCarloOperator | ShardedMonteCarloOperator:
+) -> MonteCarloOperator | ShardedMonteCarloOperator | DrawnOperator:
     """T of a context with a density, on a sample, by Monte Carlo over a ~ P_A.
 
     With P_X the uniform law on x_1..x_n, P_A is the mixture (1/n) Σ_i P⁺(·|x_i), from
@@ -123,18 +131,32 @@ def monte_carlo_operator(
     systematically, m / (n num_batches) for each up to rounding, which has the same mean
     as inputs at random and less variance.
 
+    A context that steps back from values of a law `on_rows` to the rows, as
+    `convolve(on_rows(law, x), …)`, has no density. Its operator is made of its finite
+    parts, exactly, and of such a table for each law on rows, whose rows are normalised:
+    consistent, with a bias of order 1 / m, which the error counts.
+
     Args:
-        context: one with `sample` and `log_density`, of whatever class.
-        x: inputs, leading axis n.
+        context: one with `sample` and `log_density`, of whatever class, or one made of
+            finite contexts and of such laws `on_rows`.
+        x: inputs, leading axis n; None: all rows of a context of numbered rows, each
+            equally likely.
         num_samples: m, a multiple of `num_batches`.
         key: random key.
         num_batches: at least 1; the error needs several.
         mesh: devices to cut the rows over, as in `association_operator`; None: one.
         axis: the axis of the mesh that cuts the rows.
 
+    Returns:
+        A `MonteCarloOperator`, over a mesh sharded; without a density of the whole a
+        `DrawnOperator`.
+
     Raises:
         CapabilityError: if the context has no `sample` or no `log_density`.
-        ValueError: if m is no multiple of `num_batches`, densities or samples have
+        TypeError: if `x` is None and the rows have no numbers.
+        ValueError: if m is no multiple of `num_batches`, `x` is None and rows are not
+            equally likely, `x` or a mesh is given with a context without a density, or
+            densities or samples have
             another shape than x calls for, or they do not belong together: these
             draws, or the 1,024 that `contexts.check_density` takes by a key of its
             own, have a p-value below 1e-6 under the density, so that of 500,000 right
@@ -150,8 +172,11 @@ def monte_carlo_operator(
             f" {num_samples}"
         )
         raise ValueError(msg)
-    context = tree_on_auto_axes(as_context(context, needs=("sample", "log_density")))
-    x = as_rows(x, "x")
+    context = tree_on_auto_axes(as_context(context))
+    for need in ("sample", "log_density"):
+        if need not in context.capabilities:
+            return _by_parts(context, x, num_samples, key, num_batches, mesh, need)
+    x = _all_rows(context) if x is None else as_rows(x, "x")
     n = x.shape[0]
     key_rows, key_values = jax.random.split(key)
     rows = _systematic(key_rows, n, num_samples // num_batches, num_batches)
@@ -184,6 +209,52 @@ def monte_carlo_operator(
     )
     # Cut last: draws are the same on any number of devices.
     return op if mesh is None else _shard(op, check_mesh(mesh, axis), axis)
+
+
+def _all_rows(context: Context) -> Array:
+    """The numbers of all rows, which are to be equally likely."""
+    law = row_law(context)
+    if law is None:
+        msg = (
+            "x must hold inputs of a law of A at any x; None is all rows of a context"
+            f" of numbered rows, as cx.contexts.on_rows; got a {context._kind}"
+        )
+        raise TypeError(msg)
+    if is_concrete(law) and np.ptp(np.asarray(law)) > _UNEVEN / law.shape[0]:
+        msg = (
+            "x must be given where rows are not equally likely, as those that are drawn"
+            " for; got None"
+        )
+        raise ValueError(msg)
+    return jnp.arange(law.shape[0], dtype=jnp.int32)
+
+
+def _by_parts(
+    context: Context,
+    x: Any,
+    num_samples: int,
+    key: Array,
+    num_batches: int,
+    mesh: Mesh | None,
+    need: str,
+) -> DrawnOperator:
+    """The operator of a context that lacks what is needed by those of its parts."""
+
+    def draw(own: Array, part: OnRows) -> Array:
+        drawn = monte_carlo_operator(
+            part.law, part.x, num_samples, key=own, num_batches=num_batches
+        )
+        return drawn.joint
+
+    op = drawn_operator(context, draw, key, num_batches)
+    if op is None:
+        raise context._lacks(need)
+    is_all = x is None or np.array_equal(np.asarray(x), np.arange(op.shape[0]))
+    if not is_all or mesh is not None:
+        what = "mesh" if is_all else "x"
+        msg = f"{what} must be None for a context without `log_density`; got one"
+        raise ValueError(msg)
+    return op
 
 
 def _refuse_wrong(found: DensityCheck) -> None:
@@ -223,7 +294,7 @@ def _shard(op: MonteCarloOperator, mesh: Mesh, axis: str) -> ShardedMonteCarloOp
 
 
 def monte_carlo_kernel(
-    op: MonteCarloOperator | ShardedMonteCarloOperator,
+    op: MonteCarloOperator | ShardedMonteCarloOperator | DrawnOperator,
     x: ArrayLike,
     x2: ArrayLike,
     *,
@@ -244,18 +315,23 @@ def monte_carlo_kernel(
         level: the confidence of each value by itself.
 
     Returns:
-        An `evaluation.Interval`, shape (k, l); its estimate is unbiased.
+        An `evaluation.Interval`, shape (k, l); its estimate is unbiased, that of a
+        `DrawnOperator` but for terms of order m⁻².
 
     Raises:
         TypeError: if `op` is another operator, or the numbers are no integers.
         ValueError: if a number is out of range, or all draws are one batch.
     """
-    check_monte_carlo(op)
+    if not isinstance(op, DrawnOperator):
+        op = check_monte_carlo(op)
     level = check_level(level)
     if op.num_batches < 2:
         msg = f"op must have at least 2 batches; got num_batches = {op.num_batches}"
         raise ValueError(msg)
     n, m = op.shape
+    if isinstance(op, DrawnOperator):
+        numbers = _numbers(x, "x", n), _numbers(x2, "x2", n)
+        return normal_interval(*drawn_kernel(op, *numbers), level)
 
     def ratios(numbers: ArrayLike, name: str) -> Array:
         # (B, k, m / B): P⁺(a_j|x) / P_A(a_j), batch by batch.
@@ -276,8 +352,8 @@ def check_monte_carlo(op: Any) -> MonteCarloOperator | ShardedMonteCarloOperator
     if isinstance(op, (MonteCarloOperator, ShardedMonteCarloOperator)):
         return op
     msg = (
-        "op must be an operator as from cx.operators.monte_carlo_operator; got"
-        f" {type(op).__name__}"
+        "op must be an operator as from cx.operators.monte_carlo_operator, of a context"
+        f" with `log_density`; got {type(op).__name__}"
     )
     raise TypeError(msg)
 

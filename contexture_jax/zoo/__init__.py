@@ -20,6 +20,7 @@ from contexture_jax.zoo._dirichlet import (
     dirichlet_multinomial,
 )
 from contexture_jax.zoo._families import FAMILIES
+from contexture_jax.zoo._hidden import mixture
 from contexture_jax.zoo._joins import join
 from contexture_jax.zoo._letters import (
     binary_symmetric,
@@ -85,6 +86,7 @@ __all__ = [
     "lazy_ring",
     "logistic_map",
     "mask_law",
+    "mixture",
     "multivariate_gaussian",
     "nested",
     "poisson_thinning",

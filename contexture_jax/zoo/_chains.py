@@ -7,6 +7,7 @@ import functools
 import jax
 import numpy as np
 
+from contexture_jax._core.forms import one_by_one
 from contexture_jax._core.types import pytree_dataclass, static_field, summary
 from contexture_jax.zoo._base import (
     TIE,
@@ -184,6 +185,7 @@ class _Convolution(IndexedContext):
         return left[:, there], right[:, there], index[there]
 
 
+@one_by_one
 def compose(*contexts: AnalyticContext) -> AnalyticContext:
     """The chain T₁ T₂ …: X → A₁ → A₂ → …, of one context and its reverse in turn.
 
@@ -211,6 +213,7 @@ def compose(*contexts: AnalyticContext) -> AnalyticContext:
     return _simplest(chain)
 
 
+@one_by_one
 def convolve(*contexts: AnalyticContext) -> AnalyticContext:
     """T₁ T₁* T₂: a step of the first's dual kernel, X → X′, then the second.
 

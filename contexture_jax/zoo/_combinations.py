@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.checks import is_traced
+from contexture_jax._core.forms import of_a_list
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -29,7 +31,7 @@ from contexture_jax.zoo._base import (
 )
 from contexture_jax.zoo._checks import check_law
 
-__all__ = ["convex_combination", "tensor_product"]
+__all__ = ["convex_combination", "index_law", "tensor_product"]
 
 
 def _multiply(first: Clusters, second: Clusters, k: int) -> Clusters:
@@ -271,6 +273,7 @@ class _Mixture(IndexedContext):
         return left, np.vstack(blocks), index
 
 
+@of_a_list
 def tensor_product(contexts: Sequence[AnalyticContext]) -> AnalyticContext:
     """Independent contexts side by side: X = (X_1, …, X_r), A = (A_1, …, A_r).
 
@@ -289,6 +292,7 @@ def tensor_product(contexts: Sequence[AnalyticContext]) -> AnalyticContext:
     return _Product(check_contexts(contexts, AnalyticContext))
 
 
+@of_a_list
 def convex_combination(
     contexts: Sequence[AnalyticContext], weights: ArrayLike | None = None
 ) -> AnalyticContext:
@@ -296,7 +300,7 @@ def convex_combination(
 
     T T* is the mean Σ_j w_j T_j T_j*; if the contexts share their left functions,
     s_i² = Σ_j w_j (s_i^(j))², index by index (degree, frequency, set, level), not rank
-    by rank (theory.md §5). A hidden J is another operator and not this.
+    by rank (theory.md §5). A hidden J is another operator: `mixture`.
 
     Args:
         contexts: at least one context of the zoo, all with the same law of X and the
@@ -309,12 +313,7 @@ def convex_combination(
         ValueError: if they do not share their functions, or weights are wrong.
     """
     components = check_contexts(contexts, IndexedContext)
-    if weights is None:
-        weights = np.full(len(components), 1 / len(components))
-    law = check_law(weights, "weights", positive=True)
-    if law.size != len(components):
-        msg = f"weights must have length {len(components)}; got {law.size}"
-        raise ValueError(msg)
+    law = index_law(weights, len(components))
     for i, component in enumerate(components):
         if component.basis != components[0].basis:
             msg = (
@@ -323,3 +322,22 @@ def convex_combination(
             )
             raise ValueError(msg)
     return _Mixture(components, law)
+
+
+def index_law(weights: ArrayLike | None, num: int) -> np.ndarray:
+    """The law of J, of positive weights that sum to 1; None: equal.
+
+    Raises:
+        TypeError: if they are traced.
+        ValueError: if their number is another, one is not positive, or their sum is not
+            1.
+    """
+    if weights is None:
+        weights = np.full(num, 1 / num)
+    if is_traced(weights):
+        raise TypeError("weights must be concrete; got a tracer")
+    law = check_law(weights, "weights", positive=True)
+    if law.size != num:
+        msg = f"weights must have length {num}; got {law.size}"
+        raise ValueError(msg)
+    return law

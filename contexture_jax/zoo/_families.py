@@ -17,6 +17,7 @@ from contexture_jax.zoo._dirichlet import (
     beta_binomial,
     dirichlet_multinomial,
 )
+from contexture_jax.zoo._hidden import mixture
 from contexture_jax.zoo._letters import (
     binary_symmetric,
     complete_graph,
@@ -96,6 +97,7 @@ FAMILIES: dict[str, Callable[[], AnalyticContext]] = {
     "lazy_ring": lambda: lazy_ring(12, 0.2),
     "logistic_map": logistic_map,
     "mask_law": lambda: mask_law(_BLOCKS, (0.1, 0.4, 0.3, 0.2), flip=0.9),
+    "mixture": lambda: mixture([gaussian(0.5), gaussian(-0.8)], (0.3, 0.7)),
     "multivariate_gaussian": lambda: multivariate_gaussian((0.3, -0.5), num_points=17),
     "nested": lambda: nested(
         (0.1, 0.2, 0.1, 0.2, 0.1, 0.3), _PARTITIONS, (0.2, 0.3, 0.5)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from contexture_jax._core.forms import of_a_list
 from contexture_jax._core.types import summary
 from contexture_jax.zoo._base import AnalyticContext, check_contexts, host
 from contexture_jax.zoo._combinations import _Product
@@ -18,6 +19,7 @@ from contexture_jax.zoo._polynomials import _Gaussian
 __all__ = ["join"]
 
 
+@of_a_list
 def join(contexts: Sequence[AnalyticContext]) -> AnalyticContext:
     """What several contexts tell of X: A = (A_1, …, A_r), independent given X.
 

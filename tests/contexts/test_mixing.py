@@ -216,6 +216,86 @@ def test_families_with_common_functions_multiply_and_mix_exactly():
             )
 
 
+WORDS = {
+    "compose": "one by one",
+    "convolve": "one by one",
+    "convex_combination": "a list",
+    "join": "a list",
+    "mixture": "a list",
+    "tensor_product": "a list",
+    "reverse": "one",
+}
+LEVELS: dict[str, tuple[Any, Callable[[], Any]]] = {
+    "contexts": (C, lambda: C.labels([0, 1])),
+    "operators": (
+        cx.operators,
+        lambda: cx.association_operator(C.labels([0, 1])),
+    ),
+    "zoo": (cx.zoo, lambda: cx.zoo.identity([0.4, 0.6])),
+}
+MISSING: dict[tuple[str, str], str] = {}  # (level, word) and why it is not there
+
+
+def test_the_words_are_the_same_at_every_level():
+    found = {
+        (level, word)
+        for level, (module, _) in LEVELS.items()
+        for word in WORDS
+        if word not in module.__all__
+    }
+    assert found == set(MISSING)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_word_that_is_called_in_the_other_form_says_so(level):
+    module, make = LEVELS[level]
+    part = make()
+    for word, form in WORDS.items():
+        call = getattr(module, word)
+        if form == "one by one":
+            with pytest.raises(TypeError, match=rf"got a list: {word}\(\*parts\)$"):
+                call([part, part])
+        elif form == "a list":
+            expected = rf"{word} takes a list, as {word}\(\[first, second\].*; got a "
+            with pytest.raises(TypeError, match=expected):
+                call(part, part)
+            with pytest.raises(TypeError, match="got 3 arguments"):
+                call([part], [1.0], part)
+
+
+def test_side_by_side_all_values_multiply_at_every_level():
+    zoo = cx.zoo
+    one, two = zoo.three_state_chain(), zoo.staff_smoking()
+    expected = np.asarray(zoo.tensor_product([one, two]).spectrum(11))
+    tables = [C.joint(np.asarray(c.table())) for c in (one, two)]
+    whole = np.kron(*map(law_of, tables))
+    context = C.tensor_product(tables)
+    atol = promised(DTYPE)
+    np.testing.assert_allclose(context.table(), whole, atol=atol)
+    np.testing.assert_allclose(oracle.singular_values(whole), expected, atol=atol)
+    parts = [cx.association_operator(t) for t in tables]
+    for op in (cx.operators.tensor_product(parts), cx.association_operator(context)):
+        joint = np.asarray(op.p_x)[:, None] * np.asarray(op.as_matrix())
+        np.testing.assert_allclose(joint, whole, atol=atol)
+        back = np.asarray(op.rmatmat(np.eye(15))) * np.asarray(op.p_a)[:, None]
+        np.testing.assert_allclose(back, whole.T, atol=atol)
+        energy = (expected**2).sum() + 1
+        np.testing.assert_allclose(op.squared_norm(), energy, rtol=atol)
+        assert op.cost(2).flops < 2 * 15 * 12 * 2
+    x = np.arange(15)
+    p_x = whole.sum(axis=1)
+    kernel = walk(whole) / np.outer(p_x, p_x)
+    np.testing.assert_allclose(context.kernel(x, x), kernel, atol=100 * atol)
+    a = context.sample(KEY, np.repeat(x[3:5], 2000))
+    logs = context.log_density(np.arange(12)[None, :], x[3:5, None])
+    for row, own in zip(np.asarray(a).reshape(2, -1), np.exp(logs), strict=True):
+        assert np.abs(np.bincount(row, minlength=12) / 2000 - own).max() < 0.05
+    np.testing.assert_allclose(np.exp(logs), conditional(whole)[3:5], atol=atol)
+    np.testing.assert_allclose(context.reverse().table(), whole.T, atol=atol)
+    new = context.at(([0], [1]))
+    np.testing.assert_allclose(new.table(), conditional(whole)[1:2], atol=atol)
+
+
 EXTENDED = {
     "convolve": lambda a, b: C.convolve(a, b),
     "convex": lambda a, b: C.convex_combination([a, b], WEIGHTS),
@@ -314,7 +394,7 @@ BAD = [
     (
         lambda: C.mixture([part("knn"), C.gaussian_noise(1.0)]),
         TypeError,
-        "inputs of one kind.*monte_carlo_operator",
+        "inputs of one kind.*on_rows",
     ),
     (
         lambda: C.mixture([part("knn"), part("joint")]),
@@ -463,7 +543,57 @@ def test_tuples_are_drawn_where_there_is_no_table_of_them():
     assert np.abs(np.asarray(found.estimate) - exact).max() < 0.5 * exact.max()
 
 
+def joined(kind: str) -> Any:
+    """Stored by the tuples that occur, or by its root."""
+    second = {"sparse": C.knn(features(DTYPE), 3), "dense": part("rbf")}[kind]
+    context = C.join([part("knn"), second])
+    assert context.is_sparse == (kind == "sparse")
+    return context
+
+
+@pytest.mark.fast("dense")
+@pytest.mark.parametrize("kind", ["sparse", "dense"])
+def test_a_join_at_new_inputs_keeps_its_functions(kind):
+    context = joined(kind)
+    result, _ = cx.svd(cx.association_operator(context), 3, key=KEY)
+    back = cx.extend(result, context, features(DTYPE))
+    np.testing.assert_allclose(back, result.left, atol=promised(DTYPE))
+    # Between rows, where each part alone knows what to do.
+    new = features(DTYPE)[:4] + 0.05
+    there = context.at(new)
+    known, others = (
+        [np.asarray(c.table()) for c in joins]
+        for joins in (context.contexts, there.contexts)
+    )
+    one, two = (
+        (conditional(a)[:, :, None] * conditional(b)[:, None, :]).reshape(len(a), -1)
+        for a, b in (known, others)
+    )
+    p_a = one.mean(axis=0)
+    cross = two @ (one / np.where(p_a > 0, p_a, 1.0)).T
+    squares = np.asarray(result.singular_values) ** 2
+    expected = cross @ np.asarray(result.left) / N / squares
+    found = cx.extend(result, context, new)
+    np.testing.assert_allclose(found, expected, atol=promised(DTYPE))
+    drawn = there.sample(KEY, np.arange(4))
+    assert np.isfinite(there.log_density(drawn, np.arange(4))).all()
+    if kind == "dense":  # whose tuples are all known
+        op = cx.association_operator(there)
+        means = np.asarray(op.matmat(result.right)) / np.sqrt(squares)
+        np.testing.assert_allclose(means, expected, atol=promised(DTYPE))
+        both = C.convex_combination([context, part("labels")], WEIGHTS)
+        mixed, _ = cx.svd(cx.association_operator(both), 2, key=KEY)
+        given = (features(DTYPE), np.arange(N) % 3)
+        back = cx.extend(mixed, both, given)
+        np.testing.assert_allclose(back, mixed.left, atol=promised(DTYPE))
+
+
 JOIN_BAD = [
+    (
+        lambda: cx.association_operator(joined("sparse").at(features(DTYPE)[:9] * 2)),
+        ValueError,
+        "x_new has tuples that no input of the join has, of probability",
+    ),
     (lambda: C.join([part("teacher")]), cx.CapabilityError, "takes laws P⁺"),
     (
         lambda: C.join([part("knn"), unlike()]),

@@ -338,12 +338,24 @@ def test_functions_of_phi_are_saved_whatever_the_context(tmp_path: Path) -> None
     average = learned_of(Shaken(0.5), X, num_steps=1)
     with pytest.raises(TypeError, match=r'tell of a Shaken, .*loss="svme"'):
         average.save(tmp_path / "model")
-    learned = learned_of(Shaken(0.5), X, num_steps=1, loss="svme")
+    assert average.capabilities == ("transform",)
+    learned = learned_of(Shaken(0.5), X, num_steps=1, loss="svme", savable=True)
+    assert learned.capabilities == ("transform", "save")
     learned.save(tmp_path / "model")
     again = load(tmp_path / "model").transform(X)
     np.testing.assert_array_equal(again, learned.transform(X))
     with pytest.raises(TypeError, match="x must hold inputs, one a row"):
         learned_of(Shaken(0.5))
+
+
+def test_what_is_to_be_saved_and_cannot_be_is_refused_before_it_is_trained() -> None:
+    never = {"num_steps": 10**9, "savable": True}
+    with pytest.raises(TypeError, match="no file can tell of a Shaken, a class of the"):
+        learned_of(Shaken(0.5), X, **never)
+    with pytest.raises(TypeError, match="the encoder is a function of the caller's"):
+        learned_of(
+            KNN, loss="svme", encoder=lambda *_: (1.0, lambda w, x: w * x), **never
+        )
 
 
 class Ring:

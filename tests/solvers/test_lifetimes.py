@@ -1,5 +1,7 @@
 """What a caller hands in is not kept alive by what was compiled for it."""
 
+import dataclasses
+import functools
 import gc
 import weakref
 from typing import Any
@@ -17,6 +19,23 @@ from tests.problems import random_table
 KEY = jax.random.key(5)
 DTYPE = jnp.zeros(()).dtype
 A = np.linspace(-1, 1, 12).reshape(4, 3).astype(DTYPE) ** 3
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["scale"], meta_fields=["mean"]
+)
+@dataclasses.dataclass(frozen=True)
+class Noise(cx.contexts.SamplingContext):
+    """Normal about a function of x, which is part of the structure."""
+
+    scale: Any
+    mean: Any
+
+    def _draw(self, key: Any, x: Any) -> Any:
+        return self.mean(x) + self.scale * jax.random.normal(key, x.shape, x.dtype)
+
+    def _log_density(self, a: Any, x: Any) -> Any:
+        return jax.scipy.stats.norm.logpdf(a, self.mean(x), self.scale).sum()
 
 
 class OfVectors:
@@ -84,6 +103,21 @@ def test_an_operator_is_free_after_svd_and_certify():
     del op
     gc.collect()
     assert [ref() for ref in left] == [None] * 3
+
+
+def test_a_function_of_a_context_is_free_after_its_functions_were_extended():
+    """One that no program is to keep for the next context of the same structure."""
+
+    context = Noise(jnp.ones(2, DTYPE), lambda x: x + 1)
+    x = jnp.zeros((4, 2), DTYPE)
+    op = cx.operators.monte_carlo_operator(context, x, 20, key=KEY)
+    g = jnp.ones((20, 1), DTYPE)
+    found = cx.operators.monte_carlo_expectation(op, context, x, g)
+    np.testing.assert_allclose(found, 1, rtol=1e-5)
+    left = weakref.ref(context.mean)
+    del context
+    gc.collect()
+    assert left() is None
 
 
 @pytest.mark.slow

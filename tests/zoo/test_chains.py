@@ -1,5 +1,6 @@
 """Contexts one after the other, and turned round, against their tables."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -55,6 +56,86 @@ def test_reverse_exchanges_inputs_and_context_values():
     turned = zoo.reverse(counted)
     np.testing.assert_array_equal(turned.inputs(), counted.context_values())
     np.testing.assert_array_equal(turned.left_functions(3), counted.right_functions(3))
+
+
+HIDDEN = {
+    "walks": lambda: [
+        zoo.cyclic([0.5, 0.1, 0, 0.4, 0, 0, 0, 0]),
+        zoo.lazy_ring(8, 0.4),
+    ],
+    "parities": lambda: [zoo.binary_symmetric(4, 0.1), zoo.binary_symmetric(4, 0.8)],
+    "counts": lambda: [zoo.krawtchouk(6, 0.1), zoo.krawtchouk(6, 0.7)],
+    "erasures": lambda: [zoo.erasure(3, 0.1), zoo.erasure(3, 0.7)],
+    "letters": lambda: [zoo.label_noise(5, 0.3), zoo.complete_graph(5)],
+    "noises": lambda: [
+        zoo.circle(lambda u: 2 + np.cos(u) + np.sin(3 * u)),
+        zoo.circle_heat(0.05),
+    ],
+    "arcs": lambda: [zoo.circle_shift(4.0), zoo.circle_shift(2.0)],
+    "spheres": lambda: [
+        zoo.von_mises_fisher(3, 2.0),
+        zoo.zonal(3, lambda t: (1.0 - t) ** 2),
+    ],
+    "levels": lambda: [zoo.tree(2, [0.2, 0.3, 0.5]), zoo.tree(2, [0.5, 0.4, 0.1])],
+    "masks": lambda: [
+        zoo.mask_law([[True, False], [False, True]], [0.3, 0.7], flip=0.1),
+        zoo.mask_law([[True, True], [False, True]], [0.6, 0.4], flip=0.1),
+    ],
+    "one factor": lambda: [
+        zoo.tensor_product([zoo.staff_smoking(), zoo.cyclic(law)])
+        for law in ([0.7, 0.3, 0.0], [0.2, 0.2, 0.6])
+    ],
+    "itself": lambda: [zoo.staff_smoking()] * 2,
+}
+
+
+@needs_x64
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_hidden_mixture_has_the_mean_of_coefficients_and_not_of_squares(name):
+    parts = HIDDEN[name]()
+    mixed = zoo.mixture(parts, [0.3, 0.7])
+    joint = np.asarray(mixed.table())
+    if name != "masks":  # whose columns are those of all masks
+        one, two = (np.asarray(part.table()) for part in parts)
+        np.testing.assert_allclose(joint, 0.3 * one + 0.7 * two, atol=1e-15)
+    k = min(mixed.num_resolved(), 40)
+    assert k >= 6 or k == min(joint.shape) - 1
+    found = oracle.singular_values(joint)[:k]
+    np.testing.assert_allclose(found, mixed.spectrum(k), atol=1e-10)
+    energy = (np.asarray(mixed.spectrum(4000)) ** 2).sum()
+    rest = 8 / 2000 if name == "arcs" else 1e-12
+    assert -1e-12 <= mixed.total_energy() - energy <= rest
+    if "left_functions" in mixed.capabilities:
+        k = int((mixed.spectrum(k) > 1e-6).sum())
+        left, right, values = map(
+            np.asarray,
+            (mixed.left_functions(k), mixed.right_functions(k), mixed.spectrum(k)),
+        )
+        scaled = joint @ right / joint.sum(axis=1)[:, None]
+        np.testing.assert_allclose(scaled, left * values, atol=1e-9)
+
+
+@needs_x64
+def test_noises_of_opposite_signs_cancel_where_the_index_is_hidden():
+    parts = [zoo.gaussian(0.6), zoo.gaussian(-0.6)]
+    np.testing.assert_allclose(
+        zoo.mixture(parts).spectrum(3), [0.36, 0.36**2, 0.36**3], rtol=1e-12
+    )
+    seen = zoo.convex_combination(parts).spectrum(3)
+    np.testing.assert_allclose(seen, [0.6, 0.36, 0.6**3], rtol=1e-12)
+    mixed = zoo.mixture(parts, [0.3, 0.7])
+    a = np.linspace(-3, 3, 5)
+    expected = 0.3 * np.exp(parts[0].log_density(a, a)) + 0.7 * np.exp(
+        parts[1].log_density(a, a)
+    )
+    np.testing.assert_allclose(np.exp(mixed.log_density(a, a)), expected, rtol=1e-12)
+    drawn = np.asarray(mixed.sample(jax.random.key(0), np.ones(20_000)))
+    assert abs(drawn.mean() - (0.3 - 0.7) * 0.6) < 5 / 20_000**0.5
+    for other in (zoo.poisson_thinning(3.0, 0.4), zoo.gaussian(0.6, num_points=50)):
+        with pytest.raises(ValueError, match=r"the same functions of X and of A, as"):
+            zoo.mixture([parts[0], other])
+    with pytest.raises(ValueError, match="weights must have length 2; got 1"):
+        zoo.mixture(parts, [1.0])
 
 
 def test_chains_of_other_functions_are_refused():

@@ -31,6 +31,7 @@ RESOLVED = {
     "sphere_heat": 150,
     "convex_combination": 15,
     "convolve": 10,
+    "mixture": 15,
     "reverse": 9,
     "von_mises_fisher": 80,
     "von_mises_fisher_on_the_circle": 12,
