@@ -224,9 +224,8 @@ def compose(*operators: AssociationOperator) -> ComposedOperator:
     """
     chain = as_operators(operators)
     for number, (one, two) in enumerate(itertools.pairwise(chain)):
-        names = f"A of operator {number}", f"X of operator {number + 1}"
         # Between two laws of A₁ the adjoints would not compose.
-        _check_one_law(one.p_a, two.p_x, *names)
+        _check_one_law((one.p_a, "A", number), (two.p_x, "X", number + 1))
     return ComposedOperator(
         chain, chain[0].p_x, chain[-1].p_a, fingerprint=mark("compose", chain)
     )
@@ -243,8 +242,7 @@ def convolve(*operators: AssociationOperator) -> ComposedOperator:
     """
     parts = as_operators(operators)
     for number, op in enumerate(parts):
-        names = "X of operator 0", f"X of operator {number}"
-        _check_one_law(parts[0].p_x, op.p_x, *names)
+        _check_one_law((parts[0].p_x, "X", 0), (op.p_x, "X", number))
     *first, last = parts
     # T₁ T₁* leads from X to X, and keeps its law (theory.md §4.6).
     return compose(*(part for op in first for part in (op, reverse(op))), last)
@@ -306,12 +304,15 @@ def convex_combination(
     return ConvexCombinationOperator(terms, w, jnp.asarray(p_x), p_a, fingerprint=own)
 
 
-def _check_one_law(p: Array, q: Array, first: str, second: str) -> None:
-    """Raise unless two laws are one, as far as can be told."""
+def _check_one_law(
+    first: tuple[Array, str, int], second: tuple[Array, str, int]
+) -> None:
+    """Raise unless two laws, each with its letter and operator, are one."""
+    (p, one, i), (q, two, j) = first, second
     if p.shape != q.shape:
         msg = (
-            f"the {first} must be the {second}; got {p.shape[0]} and {q.shape[0]}"
-            " values"
+            f"the {one} of operator {i} must be the {two} of operator {j}; got"
+            f" {p.shape[0]} and {q.shape[0]} values"
         )
         raise ValueError(msg)
     if is_traced(p, q):
@@ -320,8 +321,9 @@ def _check_one_law(p: Array, q: Array, first: str, second: str) -> None:
     # Both are sums of many rounded numbers: half of their digits.
     if gap > float(np.sqrt(np.finfo(p.dtype).eps)):
         msg = (
-            f"the law of {first} must be the law of {second}; they differ by"
-            f" {gap:.3g} in total variation (×2), and there is no joint law with both"
+            f"the law of {one} in operator {i} must be the law of {two} in operator"
+            f" {j}; they differ by {gap:.3g} in total variation (×2), and no joint law"
+            " has both"
         )
         raise ValueError(msg)
 

@@ -90,6 +90,7 @@ HIDDEN = {
 
 
 @needs_x64
+@pytest.mark.fast("parities", "walks", "noises")
 @pytest.mark.parametrize("name", HIDDEN)
 def test_a_hidden_mixture_has_the_mean_of_coefficients_and_not_of_squares(name):
     parts = HIDDEN[name]()
