@@ -49,7 +49,9 @@ HELD = ("tau", "tau_low", "tau_high", "best_dim", "energy_dim", "chi_squared")
 
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("data", nargs="*", help="CSVs, folders of them, built-in sets")
+    parser.add_argument(
+        "data", nargs="*", help="CSVs, folders, built-in sets; X@N: N rows of X"
+    )
     parser.add_argument("--target", default="target", help="the column to predict")
     parser.add_argument("--preset", choices=("published",), default="published")
     parser.add_argument("--settings", type=int, default=35, help="of each type")
@@ -61,28 +63,32 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--keep", type=Path, help="folder for what is known so far")
     args = parse(parser, SMOKE, argv)
     report = Report("rank_contexts", args)
-    titles = [Path(name).stem for name in tables(args.data)]
+    titles = [Path(name).stem for name, _ in tables(args.data)]
     report.content["halves"] = halves(titles)
-    for name in tables(args.data):
-        report_table(report, name, args)
+    for name, rows in tables(args.data):
+        report_table(report, name, rows or args.max_rows, args)
         # A long run keeps what it has.
         report.write()
 
 
-def tables(given: list[str]) -> list[str]:
-    """Files and names, folders by their CSVs."""
+def tables(given: list[str]) -> list[tuple[str, int]]:
+    """Files and names, folders by their CSVs, with the rows asked for or 0."""
     found = []
-    for name in given:
+    for text in given:
+        name, _, rows = text.partition("@")
         path = Path(name)
-        found += sorted(map(str, path.glob("*.csv"))) if path.is_dir() else [name]
+        names = sorted(map(str, path.glob("*.csv"))) if path.is_dir() else [name]
+        found += [(name, int(rows or 0)) for name in names]
     return found
 
 
-def report_table(report: Report, name: str, args: argparse.Namespace) -> None:
+def report_table(
+    report: Report, name: str, max_rows: int, args: argparse.Namespace
+) -> None:
     """All contexts of one table, and what their figures say."""
     title = Path(name).stem
     try:
-        contexts, facts = explored(name, args)
+        contexts, facts = explored(name, max_rows, args)
     except ValueError as error:
         # Every table is reported, whatever it shows.
         report.add_case(title, [], failed=str(error))
@@ -116,15 +122,15 @@ def report_table(report: Report, name: str, args: argparse.Namespace) -> None:
 
 
 def explored(
-    name: str, args: argparse.Namespace
+    name: str, max_rows: int, args: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """What is known of each context of a table."""
     table = cx.data.load_features(name, target=args.target)
     assert table.target is not None
     kept = np.arange(len(table.rows))
-    if len(kept) > args.max_rows:
+    if len(kept) > max_rows:
         chosen = np.random.default_rng(args.seed).permutation(len(kept))
-        kept = np.sort(chosen[: args.max_rows])
+        kept = np.sort(chosen[:max_rows])
     x, y = np.asarray(table.features[kept], np.float64), table.target.values[kept]
     if args.range:
         low, high = x.min(axis=0), x.max(axis=0)

@@ -17,6 +17,7 @@ from contexture_jax.evaluation._bootstrap import (
     bootstrap_interval,
     bootstrap_spectrum,
 )
+from contexture_jax.evaluation._columns import ColumnErrors, column_errors
 from contexture_jax.evaluation._complexity import (
     KappaSample,
     estimate_kappa_squared,
@@ -114,6 +115,7 @@ from contexture_jax.evaluation._worst_case import (
 
 __all__ = [
     "Alignment",
+    "ColumnErrors",
     "Concatenated",
     "CountsJudgement",
     "HeldOut",
@@ -147,6 +149,7 @@ __all__ = [
     "cluster_cosines",
     "cluster_dimension",
     "clusters",
+    "column_errors",
     "compatibility",
     "concatenate",
     "counted_sample",

@@ -224,13 +224,13 @@ def leave_one_out_errors(
     shrunk = 1 / (1 + _nonnegative(ridges, "ridges")[:, None])
     errors, leverage = np.empty(mu.shape[1]), np.zeros_like(p)
     weighted, centred = np.matmul((p[:, None] * mu).T, rest), rest
-    deviations = (centred**2).sum(axis=1)
+    deviations = _products(centred, centred)
     for d, column in enumerate(mu.T):
         rest = rest - column[:, None] * weighted[d]
         leverage = leverage + p * column**2
         # The residual is (1 − c) centred + c rest, c = 1 / (1 + λ).
-        mixed = 2 * shrunk * (1 - shrunk) * (centred * rest).sum(axis=1)
-        squares = shrunk**2 * (rest**2).sum(axis=1) + mixed
+        mixed = 2 * shrunk * (1 - shrunk) * _products(centred, rest)
+        squares = shrunk**2 * _products(rest, rest) + mixed
         squares = np.maximum(squares + (1 - shrunk) ** 2 * deviations, 0.0)
         kept = 1 - p - shrunk * leverage
         # A row that the fit goes through whatever its value: nothing is left to tell.
@@ -239,3 +239,8 @@ def leave_one_out_errors(
             each = np.matmul(np.where(alone, np.inf, squares / kept**2), p) / variance
         errors[d] = each.min()
     return jax.device_put(errors.astype(jax.dtypes.canonicalize_dtype(np.float64)))
+
+
+def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """⟨a_x, b_x⟩ of each row, without a table of products."""
+    return np.einsum("ij,ij->i", a, b)

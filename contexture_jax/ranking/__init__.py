@@ -14,6 +14,7 @@ from contexture_jax.ranking._judged import RankedContext, Solved
 from contexture_jax.ranking._probe import RIDGES, ProbeErrors, RidgeProbe
 from contexture_jax.ranking._rank import (
     Correlations,
+    CriterionName,
     ErrorName,
     correlations,
     rank_contexts,
@@ -23,6 +24,7 @@ __all__ = [
     "RIDGES",
     "ContextSpec",
     "Correlations",
+    "CriterionName",
     "ErrorName",
     "NamedContext",
     "ProbeErrors",

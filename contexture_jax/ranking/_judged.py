@@ -58,6 +58,12 @@ class RankedContext(NamedTuple):
             τ are not on one side of where it would be.
         status: of the solver, or "failed".
         probe: errors on the target, if there is one.
+        column_error: of the first `best_dim` functions on the columns of x, as a share
+            of their variance: what `ProbeErrors.error` would be if the target were
+            one more column (`evaluation.column_errors`).
+        least_column_error: of as many functions as are best for the columns, as
+            `ProbeErrors.validated_error`.
+        column_dim: that many.
     """
 
     spec: ContextSpec | NamedContext
@@ -75,6 +81,9 @@ class RankedContext(NamedTuple):
     abstains: bool = True
     status: str = "failed"
     probe: ProbeErrors | None = None
+    column_error: float | None = None
+    least_column_error: float | None = None
+    column_dim: int | None = None
 
 
 class Solved(NamedTuple):

@@ -15,7 +15,11 @@ from contexture_jax._core.checks import (
     check_number,
 )
 from contexture_jax._core.types import ArrayLike, short_repr, summary
-from contexture_jax.evaluation import distance_correlation, pearson_correlation
+from contexture_jax.evaluation import (
+    column_errors,
+    distance_correlation,
+    pearson_correlation,
+)
 from contexture_jax.ranking._family import ContextSpec, NamedContext
 from contexture_jax.ranking._judged import (
     RankedContext,
@@ -35,6 +39,9 @@ _VERDICTS = ("too weak", "moderate", "too strong", "undecided")
 ErrorName = Literal[
     "error", "squared_error", "validated_error", "validated_squared_error"
 ]
+
+
+CriterionName = Literal["tau", "column_error", "least_column_error"]
 
 
 @short_repr
@@ -76,7 +83,9 @@ def rank_contexts(
     they leave open). A context that fails is one of the results, with the reason.
 
     τ never tells d by itself: beside its d there are the d that keeps `energy_share` of
-    Σ s_i², and with a probe the d that validation prefers.
+    Σ s_i², the d that is best for the columns of x, and with a probe the d that
+    validation prefers. Nor is τ the only judge without labels: the errors on the
+    columns go with those on a target more closely.
 
     Args:
         x: the rows, shape (n, d), finite; columns of one scale.
@@ -129,10 +138,16 @@ def rank_contexts(
         if on_solved is not None:
             on_solved(spec, found)
         row = judged(spec, found, max_dim=max_dim, beta=beta, energy_share=energy_share)
+        mu, dim = found.functions, row.best_dim or 1
+        by_columns = column_errors(rows, mu.astype(np.float32))
+        row = row._replace(
+            column_error=float(by_columns.errors[min(dim, mu.shape[1]) - 1]),
+            least_column_error=float(by_columns.least),
+            column_dim=int(by_columns.best_dim),
+        )
         if probe is None:
             return row
-        errors = probe.errors(found.functions, row.best_dim or 1)
-        return row._replace(probe=errors)
+        return row._replace(probe=probe.errors(mu, dim))
 
     for group in _grouped(specs, n, max_bytes):
         tables = None
@@ -170,10 +185,13 @@ def correlations(
     contexts: Sequence[RankedContext],
     *,
     error: ErrorName = "error",
+    by: CriterionName = "tau",
     leave_out: Sequence[str] = (),
     kind: str | None = None,
 ) -> Correlations:
     """How τ goes with the error, over contexts of which both are known and finite.
+
+    Or another criterion in its place.
 
     Which contexts count moves the figure more than anything else: of those that τ
     abstains from, identity-like ones have τ without bound, which Pearson's correlation
@@ -182,12 +200,16 @@ def correlations(
     Args:
         contexts: from `rank_contexts`, with a probe.
         error: a field of `ProbeErrors`: at the d of τ, or of validation.
+        by: which criterion.
         leave_out: the verdicts of contexts that do not count, as "too strong".
         kind: of this type only; None: of all.
 
     Raises:
-        ValueError: if there is no such error or verdict.
+        ValueError: if there is no such error, criterion or verdict.
     """
+    if by not in get_args(CriterionName):
+        names = ", ".join(get_args(CriterionName))
+        raise ValueError(f"by must be one of {names}; got {summary(by)}")
     unknown = [word for word in leave_out if word not in _VERDICTS]
     if error not in get_args(ErrorName) or unknown:
         msg = (
@@ -196,21 +218,23 @@ def correlations(
         )
         raise ValueError(msg)
     pairs = [
-        (row.tau, getattr(row.probe, error))
+        (getattr(row, by), getattr(row.probe, error))
         for row in contexts
         if row.probe is not None
-        and row.tau is not None
-        and np.isfinite(row.tau)
+        and getattr(row, by) is not None
+        and np.isfinite(getattr(row, by))
         and row.association not in leave_out
         and kind in (None, row.spec.type)
     ]
     if len(pairs) < _FEWEST:
         return Correlations(len(pairs), None, None)
-    tau, errors = np.array(pairs).T
-    if np.ptp(tau) == 0 or np.ptp(errors) == 0:
+    scores, errors = np.array(pairs).T
+    if np.ptp(scores) == 0 or np.ptp(errors) == 0:
         return Correlations(len(pairs), None, None)
     return Correlations(
-        len(pairs), pearson_correlation(tau, errors), distance_correlation(tau, errors)
+        len(pairs),
+        pearson_correlation(scores, errors),
+        distance_correlation(scores, errors),
     )
 
 

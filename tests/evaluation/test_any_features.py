@@ -107,6 +107,7 @@ EAGER = {
     "probe_leverage": evaluation.probe_leverage,
     "span_stability": lambda x: evaluation.span_stability(x, OTHER[None]),
     "leave_one_out_errors": lambda x: evaluation.leave_one_out_errors(x[:, 0], OTHER),
+    "column_errors": lambda x: evaluation.column_errors(x, OTHER),
     "pearson_correlation": lambda x: evaluation.pearson_correlation(
         x[:, 0], OTHER[:, 0]
     ),

@@ -92,6 +92,12 @@ def test_tau_is_that_of_all_singular_values() -> None:
     assert row.best_dim == int(expected.best_dim)
     assert row.tau_low == pytest.approx(row.tau, rel=1e-5)
     assert row.chi_squared == pytest.approx((s**2).sum(), rel=1e-5)
+    left = np.linalg.svd(m)[0][:, :9] * np.sqrt(len(X))
+    by_columns = cx.evaluation.column_errors(X, left.astype(np.float32))
+    at_dim = float(by_columns.errors[row.best_dim - 1])
+    assert row.column_error == pytest.approx(at_dim, rel=1e-4)
+    assert row.least_column_error == pytest.approx(float(by_columns.least), rel=1e-4)
+    assert row.column_dim == int(by_columns.best_dim)
     share = np.cumsum(s**2) / (s**2).sum()
     assert row.energy_dim is None or share[row.energy_dim - 1] >= 0.9
     kernel = p @ np.diag(1 / p_a) @ p.T / p_x[:, None] / p_x
@@ -278,6 +284,10 @@ def test_tau_is_held_against_the_errors() -> None:
     assert correlations(rows, kind="knn").num_contexts == of_type
     told = correlations(rows, leave_out=["too weak", "too strong", "undecided"])
     assert told.num_contexts == sum(not row.abstains for row in rows)
+    scores = [row.least_column_error for row in rows]
+    by_columns = correlations(rows, by="least_column_error")
+    expected = np.corrcoef(scores, [row.probe.error for row in rows])[0, 1]
+    assert by_columns.pearson == pytest.approx(expected)
     other = np.array([row.probe.validated_error for row in finite])
     validated = correlations(rows, error="validated_error")
     assert validated.pearson == pytest.approx(np.corrcoef(tau, other)[0, 1])
