@@ -10,6 +10,7 @@ import numpy as np
 from contexture_jax._core.types import Float, short_repr
 from contexture_jax.contexts import Context, joint
 from contexture_jax.evaluation import (
+    column_errors,
     decay_rate,
     effective_rank,
     estimate_kernel_deviation,
@@ -23,7 +24,7 @@ from contexture_jax.ranking._family import ContextSpec, NamedContext
 from contexture_jax.ranking._probe import ProbeErrors
 from contexture_jax.solvers import Status, certify, svd
 
-__all__ = ["RankedContext", "Solved", "judged", "solved"]
+__all__ = ["RankedContext", "Solved", "judged", "judged_by_columns", "solved"]
 
 _EXACT = 2000  # rows up to which LAPACK finds all values in a second or two
 _DENSE = 8000  # rows up to which a table of their kernel pays
@@ -286,6 +287,19 @@ def judged(
         reason=reason,
         abstains=word != "moderate",
         status=found.status,
+    )
+
+
+def judged_by_columns(
+    row: RankedContext, found: Solved, x: Float[np.ndarray, "n c"]
+) -> RankedContext:
+    """With what the columns of the rows say."""
+    errors, least, dim, _ = column_errors(x, found.functions.astype(np.float32))
+    at = min(row.best_dim or 1, errors.shape[0]) - 1
+    return row._replace(
+        column_error=float(errors[at]),
+        least_column_error=float(least),
+        column_dim=int(dim),
     )
 
 

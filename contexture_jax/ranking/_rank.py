@@ -16,7 +16,6 @@ from contexture_jax._core.checks import (
 )
 from contexture_jax._core.types import ArrayLike, short_repr, summary
 from contexture_jax.evaluation import (
-    column_errors,
     distance_correlation,
     pearson_correlation,
 )
@@ -25,6 +24,7 @@ from contexture_jax.ranking._judged import (
     RankedContext,
     Solved,
     judged,
+    judged_by_columns,
     solved,
     solved_context,
 )
@@ -97,7 +97,7 @@ def rank_contexts(
         max_dim: d0 of τ.
         beta: β of τ.
         energy_share: of Σ s_i², in (0, 1].
-        tol: relative residual of solves of more than 1,500 rows.
+        tol: relative residual of solves of more than 2,000 rows.
         seed: of masks and solver.
         max_bytes: of the laws that are there at once; one is there in any case.
         on_context: called with each as it is done; the run ends if it returns true.
@@ -138,16 +138,10 @@ def rank_contexts(
         if on_solved is not None:
             on_solved(spec, found)
         row = judged(spec, found, max_dim=max_dim, beta=beta, energy_share=energy_share)
-        mu, dim = found.functions, row.best_dim or 1
-        by_columns = column_errors(rows, mu.astype(np.float32))
-        row = row._replace(
-            column_error=float(by_columns.errors[min(dim, mu.shape[1]) - 1]),
-            least_column_error=float(by_columns.least),
-            column_dim=int(by_columns.best_dim),
-        )
+        row = judged_by_columns(row, found, rows)
         if probe is None:
             return row
-        return row._replace(probe=probe.errors(mu, dim))
+        return row._replace(probe=probe.errors(found.functions, row.best_dim or 1))
 
     for group in _grouped(specs, n, max_bytes):
         tables = None
