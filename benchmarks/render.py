@@ -34,6 +34,7 @@ ORDER = (
     "estimate_spectrum",
     "rank_contexts",
     "learn_images",
+    "mixing",
     "accelerator",
 )
 PICTURES = {
@@ -180,7 +181,7 @@ def case_table(rows: list[dict[str, Any]]) -> Table:
         "contestant": lambda row: row["name"],
         "settings": lambda row: row["settings"],
         "seconds": lambda row: number(row["seconds_median"]),
-        "slowest": lambda row: number(max(row["seconds"])),
+        "slowest": lambda row: number(max(row["seconds"], default=None)),
         (units or ["rate"])[0]: lambda row: number(row.get("rate")),
         "peak MB": lambda row: number(row["peak_megabytes"]),
         "of the bound": lambda row: number(row.get("of_bound")),

@@ -297,6 +297,9 @@ def convex_combination(
     Take this one to learn what any of the contexts knows, and `mixture` as the model of
     data that comes from several sources without a mark.
 
+    Weights are given, or found by `ranking.min_max_weights` and
+    `ranking.criterion_weights`.
+
     Column numbers of finite parts are those of the first, then of the second, …; other
     parts draw a `Seen`. `at` takes one array for all parts, or a tuple of one for each.
 

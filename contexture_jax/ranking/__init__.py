@@ -2,7 +2,8 @@
 
 `published_family` lists the contexts of a published experiment, `rank_contexts` solves
 them one after the other and judges each by its spectrum and, with a target, by the
-error of a ridge probe on its functions.
+error of a ridge probe on its functions. `min_max_weights` and `criterion_weights` find
+weights with which several are mixed.
 """
 
 from contexture_jax.ranking._family import (
@@ -19,19 +20,29 @@ from contexture_jax.ranking._rank import (
     correlations,
     rank_contexts,
 )
+from contexture_jax.ranking._weights import (
+    Criterion,
+    FoundWeights,
+    criterion_weights,
+    min_max_weights,
+)
 
 __all__ = [
     "RIDGES",
     "ContextSpec",
     "Correlations",
+    "Criterion",
     "CriterionName",
     "ErrorName",
+    "FoundWeights",
     "NamedContext",
     "ProbeErrors",
     "RankedContext",
     "RidgeProbe",
     "Solved",
     "correlations",
+    "criterion_weights",
+    "min_max_weights",
     "published_family",
     "rank_contexts",
 ]

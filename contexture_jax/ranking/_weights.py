@@ -1,0 +1,213 @@
+"""Weights of a convex combination that are found: by min–max, or by a criterion."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import check_concrete, check_integer, check_number
+from contexture_jax._core.types import Float, short_repr
+from contexture_jax.contexts import Context, convex_combination
+from contexture_jax.operators import association_operator, symmetrised_products
+
+__all__ = ["Criterion", "FoundWeights", "criterion_weights", "min_max_weights"]
+
+# Of singular values, shape (r,), and functions of X, shape (n, r): lower is better.
+Criterion = Callable[[Any, Any], float]
+
+_BLOCK = 256  # columns of a dual kernel at a time, as many each time
+_ALIKE = 1e-9  # of the rank: losses that differ by less are equal
+
+
+@short_repr
+class FoundWeights(NamedTuple):
+    """Weights for `contexts.convex_combination`, and those that were tried for them.
+
+    Attributes:
+        weights: w_j, shape (j,), float64, summing to 1: the first of `tried` with the
+            least score.
+        score: its score.
+        tried: in the order in which they were tried, shape (t, j).
+        scores: of each, shape (t,); NaN where the criterion said nothing.
+    """
+
+    weights: Float[np.ndarray, " j"]
+    score: float
+    tried: Float[np.ndarray, "t j"]
+    scores: Float[np.ndarray, " t"]
+
+
+def min_max_weights(
+    contexts: Sequence[Context | Any],
+    rank: int,
+    *,
+    rate: float = 0.3,
+    num_rounds: int = 30,
+    excess: bool = False,
+) -> FoundWeights:
+    """Weights whose functions serve the context that they serve worst.
+
+    The min–max rule of the dissertation, Algorithm 2, with Φ exact in place of trained:
+    each round takes the leading functions of Σ_j w_j T_j T_j*, and their losses in each
+    context, of SVME at its best Ψ_j,
+
+        L_j = d − Σ_{i≤d} ‖T_j* φ_i‖²,
+
+    and then w_j ← w_j exp(η ℓ_j), renormalised, ℓ the losses less their mean over their
+    standard deviation. Unlike there the weights told are not the last, but those of the
+    round whose largest loss is least: the rule has no fixed point where losses cross.
+
+    L_j is at least d − Σ_{i≤d} s_i² of that context, whatever Φ. Where one context is
+    much weaker than the others its loss is the largest in any case, and all weight goes
+    to it. `excess` takes L_j above that bound, what is lost by sharing Φ, and so
+    depends on no association.
+
+    Args:
+        contexts: as for `contexts.convex_combination`, finite, or joins of finite ones.
+        rank: d, at most n − 1.
+        rate: η > 0.
+        num_rounds: each takes the eigenvalues of an n × n matrix.
+        excess: whether losses are above what the context alone allows.
+
+    Returns:
+        The weights; a score is the largest loss over the contexts.
+
+    Raises:
+        TypeError: as `convex_combination`, or if a context is traced.
+        ValueError: likewise, or if a number is out of its range.
+
+    Example:
+        >>> import contexture_jax as cx
+        >>> parts = [cx.contexts.joint([[3, 1], [1, 3]]), cx.contexts.labels([0, 1])]
+        >>> found = cx.ranking.min_max_weights(parts, 1)
+        >>> bool(found.weights.sum().round(6) == 1)
+        True
+    """
+    if not 0 < check_number(rate, "rate") < np.inf:
+        raise ValueError(f"rate must be above 0 and finite; got {rate}")
+    num_rounds = check_integer(num_rounds, "num_rounds", low=1)
+    kernels, root = _dual_kernels(contexts, rank)
+    least = np.zeros(len(kernels))
+    if excess:
+        own = [_leading(kernel, root, rank)[0] for kernel in kernels]
+        least = rank - (np.array(own) ** 2).sum(axis=1)
+    weights = np.full(len(kernels), 1.0 / len(kernels))
+    tried, scores = [], []
+    for _ in range(num_rounds):
+        _, left = _leading(np.tensordot(weights, kernels, 1), root, rank)
+        vectors = root[:, None] * left
+        held = [float((vectors * (k @ vectors)).sum()) for k in kernels]
+        losses = rank - np.array(held) - least
+        tried.append(weights)
+        scores.append(losses.max())
+        spread = losses.std()
+        if spread <= _ALIKE * rank:
+            break
+        weights = weights * np.exp(rate * (losses - losses.mean()) / spread)
+        weights = weights / weights.sum()
+    return _best(tried, scores)
+
+
+def criterion_weights(
+    contexts: Sequence[Context | Any],
+    rank: int,
+    criterion: Criterion,
+    *,
+    num_steps: int = 4,
+) -> FoundWeights:
+    """Weights by a criterion of the spectrum and functions of the combination.
+
+    All w_j that are multiples of 1 / `num_steps` and sum to 1 are tried, the most even
+    first and each context alone last; each takes the eigenvalues of an n × n matrix. A
+    criterion without labels is τ, as in the example; one with labels is the error of a
+    probe on rows that are not those it is judged by.
+
+    Args:
+        contexts: as for `contexts.convex_combination`, finite, or joins of finite ones.
+        rank: r, at most n − 1, which is all.
+        criterion: called with s_1, …, s_r, descending, shape (r,), float64, and the
+            functions of X, orthonormal in L²(P_X), shape (n, r); gives a number, lower
+            for better, or NaN to abstain. Functions of equal values are any of their
+            span, and those of values near 0 rounding.
+        num_steps: of each weight; C(num_steps + j − 1, j − 1) combinations are tried.
+
+    Raises:
+        TypeError: as `convex_combination`, or if a context is traced.
+        ValueError: likewise, if a number is out of its range, or the criterion gave no
+            number below infinity.
+
+    Example:
+        >>> import jax
+        >>> import contexture_jax as cx
+        >>> x = jax.numpy.arange(12.0)[:, None]
+        >>> parts = [cx.contexts.knn(x, 3), cx.contexts.labels([0, 1] * 6)]
+        >>> tau = lambda s, left: cx.evaluation.usefulness(s, complete=True).tau
+        >>> cx.ranking.criterion_weights(parts, 11, tau).weights.shape
+        (2,)
+    """
+    num_steps = check_integer(num_steps, "num_steps", low=1)
+    kernels, root = _dual_kernels(contexts, rank)
+    steps = itertools.product(range(num_steps + 1), repeat=len(kernels))
+    counts = np.array([c for c in steps if sum(c) == num_steps])
+    # Of equal scores the most even weights are taken.
+    counts = counts[np.argsort((counts**2).sum(axis=1), kind="stable")]
+    tried = [*(counts / num_steps)]
+    scores = [
+        float(criterion(*_leading(np.tensordot(w, kernels, 1), root, rank)))
+        for w in tried
+    ]
+    return _best(tried, scores)
+
+
+def _best(tried: list[np.ndarray], scores: list[float]) -> FoundWeights:
+    told = np.where(np.isnan(scores), np.inf, scores)
+    if not (told < np.inf).any():
+        msg = (
+            "criterion must give a number below infinity for some weights; it gave"
+            f" none for {len(scores)}"
+        )
+        raise ValueError(msg)
+    best = int(told.argmin())
+    return FoundWeights(
+        tried[best], float(told[best]), np.array(tried), np.array(scores)
+    )
+
+
+def _dual_kernels(contexts: Any, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """D^{1/2} (k_j − 1) D^{1/2} of each context, shape (j, n, n), and √p, shape (n,).
+
+    In float64 on the host, by products, so that no part lays out a table that it does
+    not have.
+    """
+    check_concrete(contexts, "a list of contexts whose weights are found")
+    # It knows what fits together.
+    parts = convex_combination(contexts).contexts
+    ops = [association_operator(part) for part in parts]
+    n = ops[0].shape[0]
+    check_integer(rank, "rank", low=1, high=n - 1)
+    root = np.sqrt(np.asarray(ops[0].p_x, np.float64))
+    kernels = np.empty((len(ops), n, n))
+    for kernel, op in zip(kernels, ops, strict=True):
+        forward, adjoint = symmetrised_products(op)
+        for start in range(0, n, _BLOCK):
+            # Of one shape, and 0 beyond the last column: a program for each context.
+            unit = jnp.eye(n, min(_BLOCK, n), -start, dtype=op.dtype)
+            block = np.asarray(forward(adjoint(unit)))
+            kernel[:, start : start + _BLOCK] = block[:, : n - start]
+        kernel -= np.outer(root, root)
+    return kernels, root
+
+
+def _leading(
+    kernel: np.ndarray, root: np.ndarray, rank: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The r largest singular values, shape (r,), and their functions of X, (n, r)."""
+    energies, vectors = np.linalg.eigh((kernel + kernel.T) / 2)
+    left = vectors[:, : -rank - 1 : -1]
+    scale = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
+    values = np.sqrt(np.clip(energies[: -rank - 1 : -1], 0.0, 1.0))
+    return values, left * scale[:, None]
