@@ -1,6 +1,5 @@
 """Contexts of the rows of a table, and probes of their functions, for `mixing.py`."""
 
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -183,7 +182,7 @@ def fitted(
 
 
 def peers(x: np.ndarray, y: np.ndarray, splits: list[Split]) -> Iterator[Any]:
-    """(name, scores, seconds) of what is fitted on raw columns."""
+    """(name, scores) of what is fitted on raw columns."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
 
@@ -201,9 +200,7 @@ def peers(x: np.ndarray, y: np.ndarray, splits: list[Split]) -> Iterator[Any]:
         ("raw columns, logistic regression", lambda: fitted(logistic, x, y, splits)),
         ("HistGradientBoosting", lambda: fitted(trees, x, y, splits)),
     ):
-        start = time.process_time()
-        scores = work()
-        yield name, scores, time.process_time() - start
+        yield name, work()
 
 
 def best_of(candidates: list[Scores]) -> tuple[Scores, np.ndarray]:

@@ -24,8 +24,8 @@ that they are fitted on.
 """
 
 import argparse
+import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,12 +58,12 @@ SMOKE = {
     "steps": 2,
     "min_max_rounds": 2,
 }
-BASELINE = "best part, validated"
+ALL, BASELINE = "All tables", "best part, validated"
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("data", nargs="*", help="CSVs, folders of them, built-in sets")
+    parser.add_argument("data", nargs="*", help="CSVs, folders, built-in sets, reports")
     parser.add_argument("--target", default="target", help="the column of classes")
     parser.add_argument("--rows", type=int, default=1000, help="at most, of a table")
     parser.add_argument("--splits", type=int, default=10, help="of the rows")
@@ -72,24 +72,36 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--min-max-rounds", type=int, default=20, help="of weights")
     args = parse(parser, SMOKE, argv)
     report = Report("mixing", args)
-    found: dict[str, dict[str, np.ndarray]] = {}
+    cases = report.content["cases"]
     # Threads of BLAS and OpenMP spin: processor time would be theirs.
     with threadpoolctl.threadpool_limits(1):
         for name in tables(args.data):
-            title = Path(name).stem
-            try:
-                found[title] = report_table(report, name, title, args)
-            except ValueError as error:
-                # Every table is reported, whatever it shows.
-                report.content["cases"].append(
-                    {"case": title, "facts": {"failed": str(error)}, "rows": []}
-                )
+            cases += reported(name) if name.endswith(".json") else [case_of(name, args)]
             if args.json:  # a long run keeps what it has
                 report.write()
-    report.content["cases"].append(
-        {"case": "All tables", "facts": {}, "rows": over_tables(found)}
-    )
+    report.content["arguments"]["data"] = [case["case"] for case in cases]
+    cases.append({"case": ALL, "facts": {}, "rows": over_tables(cases)})
     report.write()
+
+
+def case_of(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """A table as the report has it; every one is told, whatever it shows."""
+    title = Path(name).stem
+    try:
+        facts, rows = on_table(name, args)
+    except ValueError as error:
+        return {"case": title, "facts": {}, "rows": [], "failed": str(error)}
+    for row in rows:
+        accuracy = row["accuracy"].items()
+        figures = ", ".join(f"{k} {v:.3g}" for k, v in accuracy if v is not None)
+        print(f"{title} | {row['name']}: {figures} {row['settings']}", file=sys.stderr)
+    return {"case": title, "facts": facts, "rows": rows}
+
+
+def reported(name: str) -> list[dict[str, Any]]:
+    """The tables of an earlier report, as of a part of a long run."""
+    cases = json.loads(Path(name).read_text(encoding="utf-8"))["cases"]
+    return [case for case in cases if case["case"] != ALL]
 
 
 def tables(given: list[str]) -> list[str]:
@@ -102,7 +114,8 @@ def tables(given: list[str]) -> list[str]:
 
 
 def tau(s: np.ndarray) -> float:
-    return float(cx.evaluation.usefulness(s, complete=True).tau)
+    found = cx.evaluation.usefulness(s.astype(np.float32), complete=True)
+    return float(found.tau)
 
 
 class Row(NamedTuple):
@@ -110,7 +123,6 @@ class Row(NamedTuple):
 
     name: str
     scores: Scores
-    seconds: float
     functions: Functions | None = None
     words: str = ""
 
@@ -126,11 +138,10 @@ def read(name: str, args: argparse.Namespace) -> Any:
     return np.asarray(table.features)[rows], widths, y, len(table.rows)
 
 
-def report_table(
-    report: Report, name: str, title: str, args: argparse.Namespace
-) -> dict[str, np.ndarray]:
+def on_table(
+    name: str, args: argparse.Namespace
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """All contestants on one table: their errors, and what their spectra say."""
-    start = time.process_time()
     features, widths, y, total = read(name, args)
     splits = splits_of(y, args.splits, args.seed)
     codes = codes_of(features, widths)
@@ -148,18 +159,9 @@ def report_table(
         "columns": len(widths),
         "classes": int(y.max() + 1),
         "error of the largest class": share,
-        "processor_seconds": round(time.process_time() - start, 1),
     }
     base = next(row for row in rows if row.name == BASELINE)
-    lines = [line(row, base, known, y) for row in rows]
-    report.content["cases"].append({"case": title, "facts": facts, "rows": lines})
-    for told in lines:
-        accuracy = told["accuracy"].items()
-        figures = ", ".join(f"{k} {v:.3g}" for k, v in accuracy if v is not None)
-        print(
-            f"{title} | {told['name']}: {figures} {told['settings']}", file=sys.stderr
-        )
-    return {row.name: row.scores.errors for row in rows}
+    return facts, [line(row, base, known, y) for row in rows]
 
 
 def of_parts(
@@ -170,13 +172,12 @@ def of_parts(
 ) -> Iterator[Row]:
     found = []
     for part, kernel in kernels.items():
-        start = time.process_time()
         known = functions(kernel, args.dim)
         scores = probed(known.left, y, splits)
         found.append(scores)
-        yield Row(part, scores, time.process_time() - start, known)
+        yield Row(part, scores, known)
     scores, best = best_of(found)
-    yield Row(BASELINE, scores, 0.0, None, counted(list(kernels), best))
+    yield Row(BASELINE, scores, None, counted(list(kernels), best))
 
 
 def of_convex(
@@ -208,23 +209,20 @@ def of_convex(
         )
 
     def row(name: str, find: Callable[[], np.ndarray]) -> Row:
-        start = time.process_time()
         weights = find()
         known = functions(np.tensordot(weights, all_of, 1), args.dim)
         scores = probed(known.left, y, splits)
         words = described(kernels, weights)
-        return Row(name, scores, time.process_time() - start, known, words)
+        return Row(name, scores, known, words)
 
     yield row("convex, equal weights", lambda: equal)
     yield row("convex, min–max", lambda: min_max(False))
     yield row("convex, min–max of the excess", lambda: min_max(True))
-    start = time.process_time()
     found = by_tau()
-    seconds = time.process_time() - start
     yield row("convex, least τ", lambda: found.weights)
     scores, best = best_of(tried)
     words = "in the mean " + described(kernels, found.tried[best].mean(axis=0))
-    yield Row("convex, validated", scores, seconds, None, words)
+    yield Row("convex, validated", scores, None, words)
 
 
 def of_others(
@@ -236,7 +234,6 @@ def of_others(
     args: argparse.Namespace,
 ) -> Iterator[Row]:
     """Convolutions, a join and functions side by side."""
-    start = time.process_time()
     # T = T₁ T₁* T₂ has the dual kernel K₁ K₂ K₁.
     pairs = [(one, two) for one in kernels for two in kernels if one != two]
     tried = [
@@ -247,23 +244,18 @@ def of_others(
     ]
     scores, best = best_of(tried)
     names = [f"{one} then {two}" for one, two in pairs]
-    seconds = time.process_time() - start
-    yield Row("convolve, validated", scores, seconds, None, counted(names, best))
-    start = time.process_time()
+    yield Row("convolve, validated", scores, None, counted(names, best))
     both = cx.contexts.join([parts["knn"], parts["column"]])
     joined = functions(dual_of_tuples(both, len(y)), args.dim)
     scores = probed(joined.left, y, splits)
-    seconds = time.process_time() - start
-    yield Row("join of knn and column", scores, seconds, joined)
-    start = time.process_time()
+    yield Row("join of knn and column", scores, joined)
     quarter = args.dim // len(kernels)
     some = [row.functions.left[:, :quarter] for row in known.values() if row.functions]
     whitened = np.asarray(cx.evaluation.concatenate(*some).features)
     scores = probed(whitened, y, splits)
-    seconds = time.process_time() - start
     side_by_side = Functions(np.zeros(0), whitened)
     words = f"{whitened.shape[1]} of {quarter * len(kernels)} directions"
-    yield Row("concatenate", scores, seconds, side_by_side, words)
+    yield Row("concatenate", scores, side_by_side, words)
 
 
 def described(names: Any, weights: np.ndarray) -> str:
@@ -295,7 +287,7 @@ def line(row: Row, base: Row, known: dict[str, Row], y: np.ndarray) -> dict[str,
         "name": row.name,
         "settings": words,
         "seconds": [],
-        "seconds_median": row.seconds,
+        "seconds_median": None,
         "first_call_seconds": None,
         "peak_megabytes": None,
         "accuracy": figures,
@@ -342,22 +334,22 @@ def spectral(found: Functions, y: np.ndarray) -> tuple[dict[str, Any], str]:
         "τ": tau(s) if np.isfinite(tau(s)) else None,
         "target held": float(held),
     }
-    return figures, cx.evaluation.verdict(s, complete=True).association
+    told = cx.evaluation.verdict(s.astype(np.float32), complete=True)
+    return figures, told.association
 
 
-def over_tables(found: dict[str, dict[str, np.ndarray]]) -> list[dict[str, Any]]:
+def over_tables(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """How often each beats the best part by more than its standard error."""
+    found = [
+        {row["name"]: np.array(row["errors"]) for row in case["rows"]}
+        for case in cases
+        if case["rows"]
+    ]
     rows = []
-    for name in next(iter(found.values()), {}):
-        less, errors = [], []
-        for table in found.values():
-            told = paired(table[name], table[BASELINE])
-            less.append([*told.values()])
-            errors.append(table[name].mean())
-        gain, noise = np.array(less).T
-        equal = [
-            table["convex, equal weights"] - table[name] for table in found.values()
-        ]
+    for name in found[0] if found else ():
+        told = [[*paired(t[name], t[BASELINE]).values()] for t in found]
+        gain, noise = np.array(told).T
+        equal = [t["convex, equal weights"] - t[name] for t in found]
         rows.append(
             {
                 "name": name,
@@ -367,7 +359,7 @@ def over_tables(found: dict[str, dict[str, np.ndarray]]) -> list[dict[str, Any]]
                 "first_call_seconds": None,
                 "peak_megabytes": None,
                 "accuracy": {
-                    "mean error": float(np.mean(errors)),
+                    "mean error": float(np.mean([t[name] for t in found])),
                     "better than the best part": int((gain > noise).sum()),
                     "alike": int((np.abs(gain) <= noise).sum()),
                     "worse": int((gain < -noise).sum()),

@@ -14,12 +14,11 @@
 # # Choosing and mixing contexts
 #
 # The first two notebooks took a context as given. A table offers many: which rows are
-# near, under which scale, which cells go together. This one goes from raw columns to a
-# context that is mixed of several and knows more of the target than each of them, and
-# says where it does not.
+# near, which cells go together. This one goes from raw columns to a context that is
+# mixed of two and knows more of the target than each of them, and ends with tables on
+# which mixing does not help.
 
 # %%
-import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -31,54 +30,68 @@ y = table.target.values
 x.shape, table.target.class_names
 
 # %% [markdown]
-# ## Three contexts
+# ## Two contexts
 #
-# - *Neighbours*: A is one of the 20 rows nearest to X.
-# - *Cells*: A says in which fifth of its column one cell is, and which column that is:
-#   one of the columns at random, with its index seen, a convex combination itself. Its
-#   functions are those of multiple correspondence analysis.
-# - *Gaussian*: A is a row, P⁺(a|x) ∝ exp(−γ ‖x − a‖²).
+# - *Neighbours*: A is one of the ten rows nearest to X.
+# - *Cells*: A says in which fifth of its column one cell of the row lies, and which
+#   column that is, one at random. Its functions are those of multiple correspondence
+#   analysis: sums of a function of each column.
 #
-# None of them sees the target.
+# Neither sees the target.
+
 
 # %%
-edges = np.quantile(x, [0.2, 0.4, 0.6, 0.8], axis=0)
-fifths = (x[None] > edges[:, None]).sum(axis=0)  # (n, columns), 0 to 4
-cells = np.eye(5, dtype=np.float32)[fifths].reshape(len(x), -1)
-contexts = {
-    "neighbours": cx.contexts.knn(x, 20),
-    "cells": cx.contexts.conditional(cells),
-    "gaussian": cx.contexts.rbf(x, cx.data.auto_gamma(table)),
-}
-names = list(contexts)
+def contexts_of(x):
+    edges = np.quantile(x, [0.2, 0.4, 0.6, 0.8], axis=0)
+    fifths = (x[None] > edges[:, None]).sum(axis=0)  # (n, columns), 0 to 4
+    cells = np.eye(5, dtype=np.float32)[fifths].reshape(len(x), -1)
+    return cx.contexts.knn(x, 10), cx.contexts.conditional(cells)
+
+
+names = ("neighbours", "cells")
+parts = contexts_of(x)
 
 # %% [markdown]
 # ## What can be said without the target
 #
-# The spectrum says how much there is to learn (theory.md §3). Each context alone is one
-# of the combinations that `criterion_weights` tries; with a criterion that keeps what
-# it is shown, it is also a way to have all spectra, exactly, at once.
+# `criterion_weights` tries convex combinations of contexts, T T* = Σ w_j T_j T_j*, and
+# shows the spectrum and the functions of each, exactly, to a criterion. Here that is τ
+# (theory.md §3), and what it is shown is kept.
 
 # %%
-dim = 16
-seen = []
+dim = 24
 
 
-def tau(s, left):
-    seen.append((s, left[:, :dim]))
+def tau(s):
     return float(cx.evaluation.usefulness(s, complete=True).tau)
 
 
-by_tau = cx.ranking.criterion_weights(
-    list(contexts.values()), len(x) - 1, tau, num_steps=6
-)
-alone = [int(np.flatnonzero(by_tau.tried[:, j] == 1)[0]) for j in range(len(names))]
+def combinations(contexts, num_steps):
+    """The weights that were tried, their τ, singular values and first functions."""
+    shown = []
+
+    def criterion(s, left):
+        shown.append((s, left[:, :dim]))
+        return tau(s)
+
+    rank = contexts[0].shape[0] - 1
+    found = cx.ranking.criterion_weights(contexts, rank, criterion, num_steps=num_steps)
+    return found, shown
+
+
+found, shown = combinations(parts, 12)
+share = found.tried[:, 0]  # of the neighbours
+alone = [int(share.argmax()), int(share.argmin())]
 
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
-for name, number in zip(names, alone, strict=True):
-    s = seen[number][0]
+for name, number in zip((*names, "half of each"), (*alone, 0), strict=True):
+    s = shown[number][0]
     told = cx.evaluation.verdict(s, complete=True)
-    print(f"{name:11} τ = {by_tau.scores[number]:.3f}, {told.association}")
+    chi_squared = float(cx.evaluation.chi_squared(s))
+    print(
+        f"{name:13} τ = {found.scores[number]:.3f}, Σ s² = {chi_squared:5.1f},"
+        f" {told.association}"
+    )
     ax.plot(np.arange(1, 65), s[:64], marker=".", label=name)
 ax.set(xlabel="index i", ylabel="singular value $s_i$", ylim=(0, 1.02))
 ax.legend()
@@ -87,126 +100,146 @@ figure
 # %% [markdown]
 # ## What they know of the target
 #
-# In each of 20 splits a quarter of the rows is left out. A ridge regression on the
-# first 16 functions is fitted on the others, less a quarter for validation.
+# In each of 40 splits a quarter of the rows is left out. A ridge regression on the
+# first 24 functions is fitted on the others, less a quarter of those for validation.
+
 
 # %%
-splits = []
-for seed in range(20):
-    test = cx.prediction.held_out_rows(y, seed=seed)
-    rest = np.flatnonzero(~test)
-    check = cx.prediction.held_out_rows(y[rest], seed=seed)
-    splits.append((rest[~check], rest[check], test))
+def splits_of(y):
+    splits = []
+    for seed in range(40):
+        test = cx.prediction.held_out_rows(y, seed=seed)
+        rest = np.flatnonzero(~test)
+        check = cx.prediction.held_out_rows(y[rest], seed=seed)
+        splits.append((rest[~check], rest[check], test))
+    return splits
 
 
-def probe(z, ridge=1e-3):
-    """Shares misclassified for validation and among those left out, each split."""
-    found = []
-    for fit, check, test in splits:
+def probe(z, y, ridge=0.03):
+    """Shares misclassified for validation and among those left out, (2, splits)."""
+    codes, errors = np.eye(y.max() + 1)[y], []
+    for fit, check, test in splits_of(y):
         one = np.column_stack([np.ones(len(z)), z])
         gram = one[fit].T @ one[fit] / len(fit) + ridge * np.eye(one.shape[1])
-        weights = np.linalg.solve(gram, one[fit].T @ (2.0 * y[fit] - 1) / len(fit))
-        wrong = (one @ weights > 0) != y
-        found.append((wrong[check].mean(), wrong[test].mean()))
-    return np.array(found).T
+        weights = np.linalg.solve(gram, one[fit].T @ codes[fit] / len(fit))
+        wrong = (one @ weights).argmax(axis=1) != y
+        errors.append((wrong[check].mean(), wrong[test].mean()))
+    return np.array(errors).T
 
 
-probes = np.array([probe(left) for _, left in seen])  # (combinations, 2, splits)
-errors = {name: probes[number, 1] for name, number in zip(names, alone, strict=True)}
-for name, error in errors.items():
-    print(f"{name:11} {error.mean():.4f} ± {error.std():.4f}")
+probes = np.array([probe(left, y) for _, left in shown])  # (weights, 2, splits)
 
 # %% [markdown]
-# ## All weights
-#
-# Each point of the triangle is a convex combination, T T* = Σ w_j T_j T_j*: a network
-# that learns it has one Φ, and a Ψ for each context. Corners are the contexts alone.
+# Splits differ more than contexts do. So each is compared with the better part in the
+# same splits; the band is the standard error of that difference.
 
 # %%
-corners = np.array([[0, 0], [1, 0], [0.5, np.sqrt(3) / 2]])
-places = by_tau.tried @ corners
+order = np.argsort(share)
+base = min((probes[number, 1] for number in alone), key=np.mean)
+less = (probes[:, 1] - base)[order]
+noise = less.std(axis=1, ddof=1) / np.sqrt(less.shape[1])
 figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-for ax, title, values in (
-    (axes[0], "error on rows left out", probes[:, 1].mean(axis=1)),
-    (axes[1], "τ", by_tau.scores),
-):
-    dots = ax.scatter(*places.T, c=values, s=260, cmap="viridis_r")
-    figure.colorbar(dots, ax=ax, label=title)
-    for name, (across, up) in zip(names, corners, strict=True):
-        ax.annotate(
-            name,
-            (across, up),
-            (0, 14 if up else -22),
-            textcoords="offset points",
-            ha="center",
-        )
-    ax.set(xlim=(-0.2, 1.2), ylim=(-0.15, 1.05), xticks=[], yticks=[])
-    ax.set_frame_on(False)
+axes[0].fill_between(
+    share[order], less.mean(axis=1) - noise, less.mean(axis=1) + noise, alpha=0.3
+)
+axes[0].plot(share[order], less.mean(axis=1), marker="o")
+axes[0].axhline(0, color="grey", lw=1)
+axes[0].set(ylabel="error less that of the better part")
+axes[1].plot(share[order], found.scores[order], marker="o", color="tab:orange")
+axes[1].set(ylabel="τ")
+for ax in axes:
+    ax.set(xlabel="weight of the neighbours: cells alone at 0, neighbours at 1")
 figure
 
 # %% [markdown]
-# ## Weights that are found
-#
-# - by *min–max*: the weight of the context grows that is served worst, by its loss as
-#   printed in the literature, or by how much of the loss is due to sharing Φ;
-# - by *τ*, the least of the triangle, without the target;
-# - by *validation*, in each split those with the least error on the rows held out for
-#   that.
-#
-# Beside them the practical form of a stronger context: a third of the functions of
-# each, whitened together.
+# Why? The target lies in some functions of each context, and each has it spread over
+# more than 24. What both contexts know has the largest s² in the combination and comes
+# first.
 
 # %%
-parts = list(contexts.values())
-found = {
-    "equal": np.full(3, 1 / 3),
-    "min–max": cx.ranking.min_max_weights(parts, dim).weights,
-    "min–max of the excess": cx.ranking.min_max_weights(
-        parts, dim, excess=True
-    ).weights,
-    "least τ": by_tau.weights,
-}
-
-
-def functions(context):
-    op = cx.association_operator(context)
-    result, _ = cx.svd(op, dim, key=jax.random.key(0))
-    return np.asarray(result.left, np.float64)
-
-
-for name, weights in found.items():
-    mixed = cx.contexts.convex_combination(parts, weights)
-    errors[name] = probe(functions(mixed))[1]
-    shares = ", ".join(f"{n} {w:.2f}" for n, w in zip(names, weights, strict=True))
-    print(f"{name:22} {shares}")
-
-best = probes[:, 0].argmin(axis=0)
-errors["validated"] = probes[best, 1, np.arange(len(splits))]
-third = [seen[number][1][:, : dim // 3] for number in alone]
-side_by_side = cx.evaluation.concatenate(*third)
-errors["concatenated"] = probe(np.asarray(side_by_side.features))[1]
-errors["raw columns"] = probe(x)[1]
+figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+uniform = np.full(len(y), 1 / len(y), np.float32)
+for name, number in zip((*names, "half of each"), (*alone, 0), strict=True):
+    energy = cx.evaluation.class_energy(y, shown[number][1], uniform)
+    ax.plot(np.arange(1, dim + 1), np.cumsum(energy.fractions), marker=".", label=name)
+ax.set(xlabel="number of functions d", ylabel="share of the target in them")
+ax.legend()
+figure
 
 # %% [markdown]
-# Splits differ more than contexts do, so each is compared with the best part in the
-# same splits.
+# ## Weights that are found, and other ways to mix
+#
+# - *min–max*: the weight of the context grows that is served worst, by its loss as
+#   printed in the literature, or by the excess of the loss over what it is alone;
+# - *least τ*, without the target;
+# - *validated*: in each split the weights with the least error on the rows for that;
+# - *convolved*: a step of the neighbours' dual kernel, then a cell: a weaker context;
+# - *concatenated*: half of the functions of each, whitened together: the practical form
+#   of a stronger one, `join`.
 
 # %%
-base = min((errors[name] for name in names), key=np.mean)
+print("min–max:              ", cx.ranking.min_max_weights(parts, dim).weights)
+excess = cx.ranking.min_max_weights(parts, dim, excess=True).weights
+print("min–max of the excess:", excess)
+print("least τ:              ", found.weights)
+
+
+# %%
+def compared(x, y, num_steps=4):
+    """The errors of parts and mixtures, each of `dim` functions, in each split."""
+    parts = contexts_of(x)
+    found, shown = combinations(parts, num_steps)
+    probes = np.array([probe(left, y) for _, left in shown])
+    share = found.tried[:, 0]
+    one, two = int(share.argmax()), int(share.argmin())
+    best = probes[:, 0].argmin(axis=0)
+    _, convolved = combinations([cx.contexts.convolve(*parts)], 1)
+    halves = [shown[number][1][:, : dim // 2] for number in (one, two)]
+    side_by_side = cx.evaluation.concatenate(*halves)
+    return {
+        "neighbours": probes[one, 1],
+        "cells": probes[two, 1],
+        "equal weights": probes[0, 1],
+        "least τ": probes[found.scores.argmin(), 1],
+        "validated weights": probes[best, 1, np.arange(len(best))],
+        "convolved": probe(convolved[0][1], y)[1],
+        "concatenated": probe(np.asarray(side_by_side.features), y)[1],
+        "raw columns": probe(x, y)[1],
+    }
+
+
+def draw(errors, title, ax):
+    base = min((errors[name] for name in names), key=np.mean)
+    for place, (name, error) in enumerate(errors.items()):
+        less = error - base
+        noise = less.std(ddof=1) / np.sqrt(len(less))
+        is_mixed = name not in names and name != "raw columns"
+        colour = "tab:blue" if is_mixed else "tab:grey"
+        ax.barh(place, less.mean(), xerr=noise, color=colour)
+        print(
+            f"{title:14} {name:18} {error.mean():.4f},"
+            f" less the better part {less.mean():+.4f} ± {noise:.4f}"
+        )
+    ax.set(title=title, yticks=range(len(errors)), yticklabels=list(errors))
+    ax.set(xlabel="error less that of the better part")
+    ax.invert_yaxis()
+
+
+errors = compared(x, y, 12)
 figure, ax = plt.subplots(figsize=(8, 4), layout="constrained")
-for place, (name, error) in enumerate(errors.items()):
-    less = error - base
-    noise = less.std(ddof=1) / np.sqrt(len(less))
-    colour = "tab:grey" if name in names or name == "raw columns" else "tab:blue"
-    ax.barh(place, less.mean(), xerr=noise, color=colour)
-    print(
-        f"{name:22} {error.mean():.4f},"
-        f" less the best part {less.mean():+.4f} ± {noise:.4f}"
-    )
-ax.set(
-    yticks=range(len(errors)),
-    yticklabels=list(errors),
-    xlabel="error less that of the best part",
-)
-ax.invert_yaxis()
+draw(errors, "breast_cancer", ax)
+figure
+
+# %% [markdown]
+# ## Where it does not help
+#
+# The same two contexts of two other tables, nothing else changed.
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
+for name, ax in zip(("wine", "digits"), axes, strict=True):
+    other = cx.data.load_features(name, target="target")
+    rows = np.random.default_rng(0).permutation(len(other.features))[:600]
+    features = np.asarray(other.features, np.float32)[rows]
+    draw(compared(features, other.target.values[rows]), name, ax)
 figure

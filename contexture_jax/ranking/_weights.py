@@ -90,7 +90,7 @@ def min_max_weights(
     if not 0 < check_number(rate, "rate") < np.inf:
         raise ValueError(f"rate must be above 0 and finite; got {rate}")
     num_rounds = check_integer(num_rounds, "num_rounds", low=1)
-    kernels, root = _dual_kernels(contexts, rank)
+    kernels, root, _ = _dual_kernels(contexts, rank)
     least = np.zeros(len(kernels))
     if excess:
         own = [_leading(kernel, root, rank)[0] for kernel in kernels]
@@ -129,10 +129,10 @@ def criterion_weights(
     Args:
         contexts: as for `contexts.convex_combination`, finite, or joins of finite ones.
         rank: r, at most n − 1, which is all.
-        criterion: called with s_1, …, s_r, descending, shape (r,), float64, and the
-            functions of X, orthonormal in L²(P_X), shape (n, r); gives a number, lower
-            for better, or NaN to abstain. Functions of equal values are any of their
-            span, and those of values near 0 rounding.
+        criterion: called with s_1, …, s_r, descending, shape (r,), and the functions of
+            X, orthonormal in L²(P_X), shape (n, r), arrays of NumPy in the dtype of the
+            contexts; gives a number, lower for better, or NaN to abstain. Functions of
+            equal values are any of their span, and those of values near 0 rounding.
         num_steps: of each weight; C(num_steps + j − 1, j − 1) combinations are tried.
 
     Raises:
@@ -150,16 +150,15 @@ def criterion_weights(
         (2,)
     """
     num_steps = check_integer(num_steps, "num_steps", low=1)
-    kernels, root = _dual_kernels(contexts, rank)
+    kernels, root, dtype = _dual_kernels(contexts, rank)
     steps = itertools.product(range(num_steps + 1), repeat=len(kernels))
     counts = np.array([c for c in steps if sum(c) == num_steps])
     # Of equal scores the most even weights are taken.
     counts = counts[np.argsort((counts**2).sum(axis=1), kind="stable")]
-    tried = [*(counts / num_steps)]
-    scores = [
-        float(criterion(*_leading(np.tensordot(w, kernels, 1), root, rank)))
-        for w in tried
-    ]
+    tried, scores = [*(counts / num_steps)], []
+    for weights in tried:
+        found = _leading(np.tensordot(weights, kernels, 1), root, rank)
+        scores.append(float(criterion(*(array.astype(dtype) for array in found))))
     return _best(tried, scores)
 
 
@@ -177,11 +176,11 @@ def _best(tried: list[np.ndarray], scores: list[float]) -> FoundWeights:
     )
 
 
-def _dual_kernels(contexts: Any, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """D^{1/2} (k_j − 1) D^{1/2} of each context, shape (j, n, n), and √p, shape (n,).
+def _dual_kernels(contexts: Any, rank: int) -> tuple[np.ndarray, np.ndarray, Any]:
+    """D^{1/2} (k_j − 1) D^{1/2} of each context, √p, and the dtype of the contexts.
 
-    In float64 on the host, by products, so that no part lays out a table that it does
-    not have.
+    Shapes (j, n, n) and (n,), in float64 on the host; by products, so that no part lays
+    out a table that it does not have.
     """
     check_concrete(contexts, "a list of contexts whose weights are found")
     # It knows what fits together.
@@ -199,7 +198,9 @@ def _dual_kernels(contexts: Any, rank: int) -> tuple[np.ndarray, np.ndarray]:
             block = np.asarray(forward(adjoint(unit)))
             kernel[:, start : start + _BLOCK] = block[:, : n - start]
         kernel -= np.outer(root, root)
-    return kernels, root
+    # As `convex_combination`: no more exact than the least exact of them.
+    dtype = min((np.dtype(op.dtype) for op in ops), key=lambda d: d.itemsize)
+    return kernels, root, dtype
 
 
 def _leading(
