@@ -250,7 +250,8 @@ def of_others(
     scores = probed(joined.left, y, splits)
     yield Row("join of knn and column", scores, joined)
     quarter = args.dim // len(kernels)
-    some = [row.functions.left[:, :quarter] for row in known.values() if row.functions]
+    firsts = (row.functions for row in known.values() if row.functions)
+    some = [part.left[:, :quarter].astype(np.float32) for part in firsts]
     whitened = np.asarray(cx.evaluation.concatenate(*some).features)
     scores = probed(whitened, y, splits)
     side_by_side = Functions(np.zeros(0), whitened)
