@@ -152,9 +152,9 @@ for ax in axes:
 figure
 
 # %% [markdown]
-# Why? The target lies in some functions of each context, and each has it spread over
-# more than 24. What both contexts know has the largest s² in the combination and comes
-# first.
+# Why? Each context has the target spread over more than 24 functions. What both know
+# has the largest s² in the combination and comes first: its first functions hold a
+# little more of the target than those of either.
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
