@@ -23,6 +23,7 @@ def rank_tables(result: dict[str, Any], markdown: Callable[[Table], str]) -> lis
     for error, words in ERRORS.items():
         lines.append(f"**Criteria without labels, beside the error {words}**\n")
         lines.append(markdown(criteria(cases, error, result["halves"])))
+        lines.append(chosen(cases, error, result["halves"]) + "\n")
     lines.append("**What a choice of the protocol moves**: τ and the error\n")
     lines.append(markdown(choices(cases)))
     lines += [f"- {case['case']} failed: {case['facts']['failed']}" for case in failed]
@@ -91,6 +92,32 @@ def criteria(cases: list[dict[str, Any]], error: str, halves: list[list[str]]) -
             ]
         )
     return [head, *body]
+
+
+def chosen(cases: list[dict[str, Any]], error: str, halves: list[list[str]]) -> str:
+    """Which criterion is the best of the first half of the tables, and on the other.
+
+    By the number of tables where it is at least τ, then by the mean of its
+    correlations.
+    """
+    found = {
+        case["case"]: {row["name"]: row for row in case["facts"]["criteria"][error]}
+        for case in cases
+    }
+    first, second = ([t for t in half if t in found] for half in halves)
+    names = [name for name in found[cases[0]["case"]] if name != "tau"]
+
+    def merit(name: str) -> tuple[int, float]:
+        rows = [found[title][name] for title in first]
+        values = [row[k] or 0.0 for row in rows for k in ("pearson", "distance")]
+        return sum(row["at_least_tau"] for row in rows), sum(values)
+
+    best = max(names, key=merit)
+    wins = sum(found[title][best]["at_least_tau"] for title in second)
+    return (
+        f"Chosen among {len(names)} on {', '.join(map(short, first))}: *{best}*; on the"
+        f" others it is at least τ by both correlations for {wins} of {len(second)}."
+    )
 
 
 def choices(cases: list[dict[str, Any]]) -> Table:

@@ -44,6 +44,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
     "too weak": ("too weak",),
     "all that tau abstains from": ("too weak", "too strong", "undecided"),
 }
+SHOWN = ("name", "tau", "best_dim", "chi_squared", "association", "dims")
 HELD = ("tau", "tau_low", "tau_high", "best_dim", "energy_dim", "chi_squared")
 
 
@@ -108,8 +109,8 @@ def report_table(
         "peak_megabytes": None,
         "accuracy": {k: v for k, v in whole.items() if v is not None},
     }
-    columns = {key: [one[key] for one in contexts] for key in ("name", *HELD)}
-    columns |= {key: [one[key] for one in contexts] for key in ("association", "dims")}
+    columns = {key: [one[key] for one in contexts] for key in SHOWN}
+    columns |= {name: plain(scores[name]) for name in scores if "columns at" in name}
     report.add_case(
         title,
         [row],
@@ -117,7 +118,7 @@ def report_table(
         published=PUBLISHED.get(title.partition("-rings")[0]),
         criteria={e: held_against(scores, errors[e]) for e in (ERRORS[0], ERRORS[2])},
         choices=choices(contexts, scores["tau"]),
-        contexts=columns | {e: plain(found) for e, found in errors.items()},
+        contexts=columns | {e: plain(errors[e]) for e in (ERRORS[0], ERRORS[2])},
     )
 
 
