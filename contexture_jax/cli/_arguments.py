@@ -78,6 +78,7 @@ contexts:
   graph    DATA is a symmetric matrix of weights: A is a neighbour of X on the graph;
            a column before a square matrix labels the rows
   teacher  the kernel of the features, whitened
+  scarf    A is the row with features replaced by those of other rows (train only)
 
 exit status: 0 on success; 2 on bad input, a full disk, a directory in use or too little
 memory (one line on stderr); 130 if ended by Ctrl-C, 143 by SIGTERM.
@@ -204,11 +205,10 @@ def add_notation_options(group: Any) -> None:
     )
 
 
-def add_context_options(group: Any) -> None:
-    """Add the context and its parameters."""
-    group.add_argument(
-        "--context", choices=CONTEXTS, default="knn", help="default: %(default)s"
-    )
+def add_context_options(group: Any, **named: Any) -> None:
+    """Add the context, perhaps `named` otherwise, and its parameters."""
+    one = {"choices": CONTEXTS, "help": "default: %(default)s"}
+    group.add_argument("--context", default="knn", **(named or one))
     group.add_argument(
         "--num-neighbors",
         type=count,

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import hashlib
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from contexture_jax.cli._arguments import (
-    Options,
-    add_context_options,
-    add_data_options,
-    add_output_options,
-    add_rank_options,
-    batch,
-    count,
-    not_negative,
-    positive,
-    widths,
-)
-from contexture_jax.cli._contexts import (
-    Recipe,
-    build_context,
-    load,
-    plan_context,
-    plan_rank,
-)
+from contexture_jax.cli._contexts import Recipe, load, plan_rank
 from contexture_jax.cli._encoders import NUMBERED, plan_encoder, plan_output, plan_rate
+from contexture_jax.cli._mixes import Built, build, plan
+from contexture_jax.cli._train_options import TrainOptions, add_options
 from contexture_jax.cli.session import (
     RUN,
     Ending,
@@ -53,15 +37,6 @@ from contexture_jax.data import InputError, Table, quoted_path
 
 __all__ = ["DESCRIPTION", "TrainOptions", "add_options", "run"]
 
-ENCODERS = ("mlp", "transformer")
-LOSSES = (
-    "kise",
-    "svme",
-    "lora_svd",
-    "joint_nesting",
-    "spectral_contrastive",
-    "vicreg",
-)
 # In the order of publishing: whoever sees the JSON sees the rest.
 _FILES = ("model.npz", "train.npz", "learned.png", "loss.png", "train.json")
 _NEEDED = ("orbax.checkpoint", "platformdirs", "pyarrow", "rich", "sklearn")
@@ -84,99 +59,6 @@ for bit as if the run had never ended (on other --devices: to rounding).
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainOptions(Options):
-    """The arguments of `contexture train`; None stands for a default to work out.
-
-    Attributes:
-        loss: the objective, by its name in `cx.losses`.
-        encoder: what embeds features.
-        hidden: widths of the hidden layers of an MLP.
-        activation: of the hidden layers.
-        output: width of the embedding.
-        steps: how many steps.
-        batch_size: pairs of a batch.
-        learning_rate: the highest, that of the loss by default.
-        weight_decay: of AdamW.
-        strategy: how a step is compiled for devices.
-        resume: go on with the run in `out`.
-    """
-
-    loss: str = "kise"
-    encoder: str = "mlp"
-    hidden: Sequence[int] | None = None
-    activation: str = "tanh"
-    output: int | None = None
-    steps: int = 1000
-    batch_size: int = 1024
-    learning_rate: float | None = None
-    weight_decay: float = 1e-5
-    strategy: str = "jit"
-    resume: bool = False
-
-
-def add_options(parser: Any) -> None:
-    """Add the options of the command to its parser."""
-    add_data_options(parser.add_argument_group("data"))
-    add_context_options(parser.add_argument_group("context"))
-    learning = parser.add_argument_group("learning")
-    add_rank_options(learning)
-    _add_learning_options(learning)
-    add_output_options(parser.add_argument_group("output"))
-
-
-def _add_learning_options(group: Any) -> None:
-    group.add_argument(
-        "--loss",
-        choices=LOSSES,
-        default="kise",
-        help="default: %(default)s, from two views of a row",
-    )
-    group.add_argument(
-        "--encoder",
-        choices=ENCODERS,
-        default="mlp",
-        help="of features: all together, with skip connections (mlp, the default), or"
-        " a token a column (transformer)",
-    )
-    group.add_argument(
-        "--hidden",
-        type=widths,
-        metavar="W,W,…",
-        help="widths of the hidden layers of an mlp, or none; default: 512,512",
-    )
-    group.add_argument("--activation", choices=("tanh", "gelu", "relu"), default="tanh")
-    group.add_argument(
-        "--output",
-        type=count,
-        metavar="D",
-        help="width of the embedding; default: four times the rank, at most 512 and"
-        " half a batch (joint_nesting: the rank)",
-    )
-    group.add_argument("--steps", type=count, default=1000, help="default: 1000")
-    group.add_argument(
-        "--batch-size", type=batch, default=1024, metavar="B", help="default: 1024"
-    )
-    group.add_argument(
-        "--learning-rate",
-        type=positive,
-        metavar="RATE",
-        help="the highest; default: 0.001 (svme: 0.003)",
-    )
-    group.add_argument(
-        "--weight-decay", type=not_negative, default=1e-5, help="default: 0.00001"
-    )
-    group.add_argument(
-        "--strategy",
-        choices=("jit", "shard_map", "pmap"),
-        default="jit",
-        help="how a step is compiled for several devices; default: %(default)s",
-    )
-    group.add_argument(
-        "--resume", action="store_true", help="go on with the run that --out holds"
-    )
-
-
 def run(options: TrainOptions, ending: Ending) -> Path:
     """Train, extract, compare, draw and write.
 
@@ -196,32 +78,32 @@ def run(options: TrainOptions, ending: Ending) -> Path:
         check_installed([*_NEEDED, *(["matplotlib"] if options.plots else [])])
         out = check_out(options.out)
         table = load(options)
-        recipe = plan_context(options, table)
+        recipe = plan(options, table)
         encoder = plan_encoder(options, recipe)
         plan_rank(options.rank, recipe, recipe.num_triples)
         mesh = make_mesh(options.devices)  # before JAX is used
-        _check(options, recipe)
+        _check_devices(options)
     with computing(options.dtype), ExitStack() as stack:
         with stages.stage("context") as advance:
             from contexture_jax.cli import _report, _train_report
             from contexture_jax.evaluation import num_singular_values
-            from contexture_jax.operators import association_operator
 
-            context = build_context(recipe, table, options.dtype, advance)
-            op = association_operator(context)
+            built = build(options, table, advance)
+            op = built.operator_at(None)
             most = num_singular_values(op)
             rank = plan_rank(options.rank, recipe, min(recipe.num_triples, most))
         encoder["output"] = plan_output(options, rank)
         settings = _settings(options, recipe, rank, table, encoder)
         stack.enter_context(_run_of(out, settings, ending, resume=options.resume))
+        solve = functools.partial(
+            _train_report.exact_spectrum, rank=rank, most=most, seed=options.seed
+        )
         with stages.stage("exact"):
-            exact, exact_status = _train_report.exact_spectrum(
-                op, rank, most, seed=options.seed
-            )
+            exact, exact_status = solve(op)
         check_claimed(out / RUN)  # the exact solve may have taken long
         with stages.stage("train"), told_in_one_line(ending):
             learned = _learned(
-                options, recipe, table, context, op, rank, encoder, mesh, out / RUN
+                options, recipe, table, built, op, rank, encoder, mesh, out / RUN
             )
         if not np.isfinite(learned.singular_values).all():
             raise InputError(
@@ -229,6 +111,9 @@ def run(options: TrainOptions, ending: Ending) -> Path:
                 f" --learning-rate than {plan_rate(options):g}, and another --out"
             )
         with stages.stage("compare"):
+            if recipe.params.get("weights") == "minmax":  # those that were found
+                op = built.operator_at(learned.weights)
+                exact, exact_status = solve(op)
             comparison = _train_report.compare(
                 learned.left, exact, op, seed=options.seed
             )
@@ -269,7 +154,7 @@ def _learned(
     options: TrainOptions,
     recipe: Recipe,
     table: Table,
-    context: Any,
+    built: Built,
     op: Any,
     rank: int,
     encoder: dict[str, Any],
@@ -284,7 +169,7 @@ def _learned(
     steps = options.steps
     # A label or a column is a number, a neighbour a row.
     x = table.features.astype(options.dtype) if recipe.name not in NUMBERED else None
-    a = x if recipe.name in ("knn", "rbf") else None
+    is_found = recipe.params.get("weights") == "minmax"
     schedule = cx.training.warmup_cosine(plan_rate(options), steps)
     is_table = encoder["kind"] == "table"  # which the library makes by itself
     given = {"output": encoder["output"]} if is_table else encoder
@@ -294,9 +179,9 @@ def _learned(
         # The command says in its own words how a run ended.
         warnings.simplefilter("ignore", RuntimeWarning)
         return cx.learning.learn(
-            context,
+            built.context,
             x,
-            a,
+            built.a,
             rank=rank,
             num_steps=steps,
             batch_size=options.batch_size,
@@ -305,6 +190,7 @@ def _learned(
             encoder=cx.learning.Encoder(**given),
             optimizer=optax.adamw(schedule, weight_decay=options.weight_decay),
             op=op,
+            min_max=cx.losses.MinMax() if is_found else None,
             directory=directory,
             checkpoints=cx.training.Checkpoints(
                 save_every=every * max(1, -(-steps // (10 * every)))  # ten at most
@@ -364,7 +250,9 @@ def _publish(
 def _preprocessing(learned: Any, table: Table) -> dict[str, Any]:
     """What `contexture embed` needs to know of the data."""
     takes = "features" if table.encodings else "numbered rows"
-    if type(learned.functions.context).__name__ == "Labels":
+    functions = learned.functions
+    parts = [part for _, part in functions.parts] or [functions]
+    if any(type(part.context).__name__ == "Labels" for part in parts):
         takes = "classes"  # T Ψ of labels asks for the class
     columns = [encoding._asdict() for encoding in table.encodings]
     return {"takes": takes, "columns": columns}
@@ -395,12 +283,7 @@ def _run_of(
         yield
 
 
-def _check(options: TrainOptions, recipe: Recipe) -> None:
-    if recipe.name == "teacher" and options.loss != "kise":
-        raise InputError(
-            "--context teacher is a kernel on rows, without values of A to embed;"
-            f" expected --loss kise, got --loss {options.loss}"
-        )
+def _check_devices(options: TrainOptions) -> None:
     if options.batch_size % options.devices:
         raise InputError(
             f"--batch-size {options.batch_size} cannot be shared by --devices"

@@ -133,12 +133,13 @@ def describe(learned: Any) -> dict[str, Any]:
         "parameters": sum(leaf.size for leaf in leaves),
         "loss_last": float(losses[-1]) if len(losses) else None,
         "learned_singular_values": learned.singular_values,
+        "weights": learned.weights,
     }
 
 
 def rows_of_table(d: dict[str, Any], files: list[str]) -> list[tuple[str, str]]:
     """The report as (label, text) pairs, in the order to read them."""
-    params = ", ".join(f"{key} = {value}" for key, value in d["params"].items())
+    params = _settings(d["params"])
     encoder = d["encoder"]
     layers = " → ".join(map(str, [*encoder.get("hidden", []), encoder["output"]]))
     kind = ", ".join(
@@ -150,6 +151,11 @@ def rows_of_table(d: dict[str, Any], files: list[str]) -> list[tuple[str, str]]:
         ("loss", d["loss"]),
         ("encoder", f"{layers} ({kind}, {d['parameters']:,} numbers)"),
         ("status", f"{d['status']} after {counted(d['steps_done'], 'step')}"),
+        *(
+            [("weights", " ".join(rounded(w, 3) for w in d["weights"]))]
+            if d["weights"] is not None
+            else []
+        ),
         ("learned", _values(d["learned_singular_values"])),
         ("exact", _values(d["exact_singular_values"])),
     ]
@@ -168,6 +174,17 @@ def rows_of_table(d: dict[str, Any], files: list[str]) -> list[tuple[str, str]]:
     rows += [("note", note) for note in d["notes"]]
     rows.append(("files", "\n".join(files)))
     return rows
+
+
+def _settings(params: dict[str, Any]) -> str:
+    """Parameters in words, those of several contexts by the name of each."""
+    found = []
+    for key, value in params.items():
+        if isinstance(value, dict):
+            found.append(f"{key} ({_settings(value)})")
+        elif key != "weights":  # which have a row of their own
+            found.append(f"{key} = {value}")
+    return ", ".join(found)
 
 
 def _values(values: list[float], shown: int = 10) -> str:

@@ -79,7 +79,7 @@ class Composed(MixedContext):
         if name == "kernel":
             return self._all("table") and is_numbered(self)
         if name == "at":
-            return self._all("table") and "at" in self.contexts[0].capabilities
+            return "at" in self.contexts[0].capabilities
         if name == "reverse":
             return self.is_stationary and self._all("table")
         return name != "spectrum" and self._all(name)
@@ -134,13 +134,67 @@ class Composed(MixedContext):
     def sample(self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0) -> Array:
         """Draw from each in turn; every row has a key of its own at every step."""
         self._check_has("sample")
-        # A key for each step, and the rows fold their number into it: two contexts
-        # alike in a chain draw differently.
-        keys = row_keys(key, len(self.contexts))
-        drawn = as_batch(x, "x")
-        for step, context in zip(keys, self.contexts, strict=True):
-            drawn = context.sample(step, drawn, row_offset=row_offset)
-        return drawn
+        return _walked(self.contexts, key, as_batch(x, "x"), row_offset)
+
+    @property
+    def has_recursion(self) -> bool:
+        """Whether `recursion` takes it: steps that cannot draw have a kernel."""
+        *steps, last = self.contexts
+        return (
+            is_numbered(self)
+            and bool({"sample", "kernel"}.intersection(last.capabilities))
+            and all(
+                "sample" in step.capabilities
+                or (isinstance(step, DualStep) and "kernel" in step.source.capabilities)
+                for step in steps
+            )
+        )
+
+    def recursion(
+        self,
+        keys: Sequence[Array],
+        x: Int[Array, " b"],
+        everyone: Int[Array, " n"],
+        *,
+        row_offset: ArrayLike = 0,
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """Algorithm 1 of the dissertation on one batch of rows (theory.md §7.8).
+
+        Steps that can draw are walked from X. One that cannot gives its dual kernel
+        between X and where the walk stands, and the walk starts at X again. Functions
+        of X, taken through the kernels one after the other (`losses.kise(kernels=)`),
+        are those that what comes last is to tell.
+
+        Args:
+            keys: one for the walk, and one for each draw of the last law; without one
+                the kernel of the last law between where the walks stand ends the list.
+            x: the rows of this process, shape (b,).
+            everyone: those of all processes, shape (N,).
+            row_offset: where `x` starts among them.
+
+        Returns:
+            The kernels, each of shape (b, N), and the draws.
+        """
+        *steps, last = self.contexts
+        met = [i + 1 for i, s in enumerate(steps) if "sample" not in s.capabilities]
+        cut = max(met, default=0)
+        walk, *of_draws = keys
+        kernels, at = [], everyone
+        for key, step in zip(row_keys(walk, cut), steps[:cut], strict=True):
+            if "sample" in step.capabilities:
+                at = step.sample(key, at)
+            else:
+                kernels.append(step.source.kernel(x, at))
+                at = everyone
+        # From X on, as far as there is no kernel.
+        rest = steps[cut:]
+        if not of_draws:
+            at = _walked(rest, jax.random.fold_in(walk, cut), everyone, 0)
+            own = jax.lax.dynamic_slice(at, (jnp.asarray(row_offset),), x.shape)
+            return (*kernels, last.kernel(own, at)), ()
+        to_last = [*rest, last]
+        draws = [_walked(to_last, key, x, row_offset) for key in of_draws]
+        return tuple(kernels), tuple(draws)
 
     def at(self, x_new: Any) -> Composed:
         """New inputs in the form that the first takes; the parts after it are kept."""
@@ -152,6 +206,17 @@ class Composed(MixedContext):
         """The chain of the reversed parts, from the last to the first."""
         self._check_has("reverse")
         return Composed(tuple(turned(part) for part in self.contexts[::-1]))
+
+
+def _walked(
+    contexts: Sequence[Any], key: Array, x: Array, row_offset: ArrayLike
+) -> Array:
+    """Where a chain leads from x."""
+    # A key for each step, and the rows fold their number into it: two contexts alike in
+    # a chain draw differently.
+    for step, context in zip(row_keys(key, len(contexts)), contexts, strict=True):
+        x = context.sample(step, x, row_offset=row_offset)
+    return x
 
 
 def reverse(context: Context) -> Context:

@@ -163,6 +163,12 @@ class ConvexCombination(_Indexed):
             for j, (start, a) in enumerate(zip(starts, drawn, strict=True))
         ).astype(jnp.int32)  # pyright: ignore
 
+    def sample_all(
+        self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0
+    ) -> tuple[Any, ...]:
+        """Draw A_j of every part for each x, as `sample` would if J were j."""
+        return tuple(self._draw_all(key, x, row_offset)[1])
+
     def log_density(self, a: Any, x: ArrayLike) -> Array:
         """Log w_j + log P_j(a_j|x), of what `sample` gives."""
         if is_numbered(self):
@@ -292,8 +298,9 @@ def convex_combination(
 
     T T* = Σ_j w_j T_j T_j*: the dual kernels are mixed, and so s_i² where functions are
     common (theory.md §4.6). A network that learns it has one Φ, and a Ψ for each
-    context (Algorithm 2 of the dissertation). Where the contexts have the same A,
-    `mixture` hides J, which can only weaken: each s_i of it is at most that of this.
+    context (Algorithm 2 of the dissertation; `learning.learn`). Where the contexts have
+    the same A, `mixture` hides J, which can only weaken: each s_i of it is at most that
+    of this.
     Take this one to learn what any of the contexts knows, and `mixture` as the model of
     data that comes from several sources without a mark.
 

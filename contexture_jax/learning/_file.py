@@ -15,7 +15,7 @@ from flax import nnx
 from contexture_jax import contexts, zoo
 from contexture_jax.learning._towers import Tower, rebuild
 
-__all__ = ["check_savable", "read", "write"]
+__all__ = ["Part", "check_savable", "read", "write"]
 
 _FORMAT, _VERSION = "contexture_jax.learning", 1
 _NEEDED = ("singular_values", "left", "mean", "rotation")
@@ -23,24 +23,28 @@ _PLAIN = (str, int, float, bool, type(None))
 _EXPORT = "jax.export of transform (whose serialize takes the package flatbuffers)"
 
 
-def check_savable(tower: Tower | None, context: Any) -> None:
+Part = tuple[Tower, Any, np.ndarray | None]
+
+
+def check_savable(parts: list[Part]) -> None:
     """Raise as `write` does of an encoder or a context that no file can tell of."""
-    if tower is not None and tower.made_of is None:
-        msg = (
-            "the encoder is a function of the caller's own, of which no file can tell;"
-            f" expected a cx.learning.Encoder, or {_EXPORT}"
-        )
-        raise TypeError(msg)
-    if context is not None:
-        _context_fields(context, "context", {})
+    for tower, context, values in parts:
+        # The values of Ψ are all that is asked of it.
+        if values is None and tower.made_of is None:
+            msg = (
+                "the encoder is a function of the caller's own, of which no file can"
+                f" tell; expected a cx.learning.Encoder, or {_EXPORT}"
+            )
+            raise TypeError(msg)
+        if context is not None:
+            _context_fields(context, "context", {})
 
 
 def write(
     path: str | Path,
     header: dict[str, Any],
     arrays: dict[str, np.ndarray],
-    tower: Tower | None,
-    context: Any,
+    parts: list[Part],
 ) -> None:
     """Write a file whole or not at all.
 
@@ -48,15 +52,16 @@ def write(
         path: the file.
         header: what JSON can hold.
         arrays: by name.
-        tower: whose parameters to hold, or None.
-        context: to hold beside them, or None.
+        parts: one, or one for each context of a mixture: the tower, the context to hold
+            beside it or None, and what stands for the tower or None.
     """
-    check_savable(tower, context)
+    check_savable(parts)
     held = dict(arrays)
-    if tower is not None:
-        held |= {f"tower/{name}": leaf for name, leaf in _named(tower.params)}
-    laid = None if context is None else _context_fields(context, "context", held)
-    header = {**header, "format": _FORMAT, "version": _VERSION, "context": laid}
+    laid = [
+        _part_fields(*part, _prefix(number), held) for number, part in enumerate(parts)
+    ]
+    header = {**header, "format": _FORMAT, "version": _VERSION, **laid[0]}
+    header["more"] = laid[1:]
     text = json.dumps(header, allow_nan=False).encode()
     path = Path(path)
     # In the same directory, where `replace` is one step of the file system, and by a
@@ -72,8 +77,33 @@ def write(
         temporary.unlink(missing_ok=True)
 
 
-def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Tower, Any]:
-    """Header, arrays, tower and context of a file that `write` wrote."""
+def _prefix(number: int) -> str:
+    return f"part{number}/" if number else ""
+
+
+def _part_fields(
+    tower: Tower,
+    context: Any,
+    values: np.ndarray | None,
+    prefix: str,
+    held: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    """What a header says of a tower and a context, whose arrays go to `held`."""
+    if values is not None:
+        held[f"{prefix}values"] = values
+    else:
+        named = _named(tower.params)
+        held |= {f"{prefix}tower/{name}": leaf for name, leaf in named}
+    laid = None
+    if context is not None:
+        laid = _context_fields(context, f"{prefix}context", held)
+    return {"tower": tower.made_of, "context": laid}
+
+
+def read(
+    path: str | Path,
+) -> tuple[dict[str, Any], dict[str, np.ndarray], list[tuple[Tower, Any, Any]]]:
+    """Header, arrays, and the parts of a file that `write` wrote."""
     arrays: dict[str, np.ndarray] = {}
     try:
         # A file may come from anywhere: nothing in it is run.
@@ -99,12 +129,18 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Tower
         # What is missing is told here, and not at its first use.
         for name in _NEEDED:
             arrays[name]
-        tower = _tower(header, arrays)
-        context = _context(header["context"], arrays)
+        parts = [
+            (
+                _tower(one["tower"], _prefix(number), arrays),
+                _context(one["context"], arrays),
+                arrays.get(f"{_prefix(number)}values"),
+            )
+            for number, one in enumerate([header, *header.get("more", [])])
+        ]
     except (KeyError, AttributeError, TypeError) as error:
         msg = f"{path} is damaged: {error} is missing or not as it was written"
         raise ValueError(msg) from error
-    return header, arrays, tower, context
+    return header, arrays, parts
 
 
 def _named(params: Any) -> list[tuple[str, Any]]:
@@ -116,17 +152,16 @@ def _named(params: Any) -> list[tuple[str, Any]]:
     ]
 
 
-def _tower(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Tower:
-    made_of = header["tower"]
-    if "values" in arrays:  # which stand for it
+def _tower(made_of: Any, prefix: str, arrays: dict[str, np.ndarray]) -> Tower:
+    if f"{prefix}values" in arrays:  # which stand for it
         return Tower(None, _no_tower, made_of)
     # Drawn for their structure and shapes alone: each leaf is replaced.
     params, apply = rebuild(made_of, nnx.Rngs(0))
     leaves = []
     for name, leaf in _named(params):
-        held = arrays[f"tower/{name}"]
+        held = arrays[f"{prefix}tower/{name}"]
         if held.shape != leaf.shape:
-            raise KeyError(f"tower/{name} of shape {leaf.shape}")
+            raise KeyError(f"{prefix}tower/{name} of shape {leaf.shape}")
         leaves.append(jax.numpy.asarray(held))
     return Tower(jax.tree.unflatten(jax.tree.structure(params), leaves), apply, made_of)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,53 +12,38 @@ import numpy as np
 import optax
 from flax import nnx
 
-from contexture_jax._core.checks import as_array, check_integer, check_number
+from contexture_jax._core.checks import check_integer
 from contexture_jax._core.types import Array
-from contexture_jax.contexts import (
-    Neighbors,
-    Rbf,
-    SameClass,
-    TimeLag,
-    as_context,
-    drawable,
-)
+from contexture_jax.contexts import ConvexCombination, Joined, as_context, drawable
 from contexture_jax.evaluation import RayleighRitz, rayleigh_ritz
+from contexture_jax.learning._law import Law, law_of
 from contexture_jax.learning._learned import Functions, Learned, check_run
-from contexture_jax.learning._objectives import Objective, embeddings_of, objective_of
+from contexture_jax.learning._mixed import (
+    columns_of_parts,
+    functions_of_parts,
+    reweighted,
+    seen_at_random,
+)
+from contexture_jax.learning._objectives import (
+    Objective,
+    embeddings_of,
+    form_of,
+    objective_of,
+)
 from contexture_jax.learning._towers import Encoder, Tower, make_tower
-from contexture_jax.operators import AssociationOperator, association_operator
+from contexture_jax.losses import MinMax, with_part_weights
+from contexture_jax.operators import AssociationOperator
 from contexture_jax.training import (
-    PairBatches,
     fit,
     from_loss,
     init_state,
     make_step,
-    pair_batches,
     warmup_cosine,
 )
 
 __all__ = ["learn"]
 
 _WEIGHT_DECAY = 1e-5
-
-
-class _Law(NamedTuple):
-    """What is learned, and what judges it.
-
-    Attributes:
-        pairs: to train on.
-        x: what Φ sees at the rows of the operator, or at the rows held out.
-        a: what Ψ sees at the columns of the operator, or of pairs held out, a draw
-            each.
-        op: the operator, or None.
-        rows: which rows are held out, or None.
-    """
-
-    pairs: PairBatches
-    x: Any
-    a: Any
-    op: AssociationOperator | None
-    rows: np.ndarray | None
 
 
 def learn(
@@ -78,6 +63,7 @@ def learn(
     op: AssociationOperator | None = None,
     held_out: float = 0.2,
     savable: bool = False,
+    min_max: MinMax | None = None,
     **fit_options: Any,
 ) -> Learned:
     """Learn the leading singular functions of a context with an encoder, from pairs.
@@ -90,6 +76,11 @@ def learn(
     Where the law can be summed over, its operator judges what was learned, and Ritz
     values are at most the exact ones. For a context that draws A for any x, and for
     aligned arrays, a part of the rows is held out of training and judges it by pairs.
+
+    Contexts made of contexts are learned as others are. A `convex_combination` has one
+    Φ and a Ψ for each context, by "kise" and "svme", from draws of all of them for the
+    same x; with `min_max` its weights are found on the way. A `convolve` whose steps
+    cannot draw, as that of a teacher, is learned by their kernels (theory.md §7.8).
 
     `Learned.save` keeps functions of Φ for any context, and averages T Ψ, as of the
     default loss, for contexts of `cx.contexts` and `cx.zoo`: learn a context of your
@@ -106,6 +97,8 @@ def learn(
         a: what the encoder of A sees of each value, likewise; None: `x` where A is a
             row as X is (`knn`, `rbf`, `same_class`, `time_lag`), else numbers. For a
             context that draws A, the context values that the columns of `op` stand for.
+            For a `convex_combination` or `join` a tuple of one for each context, None
+            for what is known without.
         rank: how many functions.
         num_steps: steps of the whole run.
         batch_size: pairs of a batch.
@@ -123,6 +116,10 @@ def learn(
             where that can be.
         held_out: the share of the rows that are held out where there is no operator.
         savable: whether to refuse to learn what `Learned.save` would refuse to write.
+        min_max: how the weights of a `convex_combination` are found: those with the
+            largest loss at the best encoder of that width, from its own on.
+            `Learned.weights` are those at the end, and functions and values are of the
+            mixture with them.
         **fit_options: of `fit`: `directory`, `evaluate`, and the groups `monitor`,
             `checkpoints`, `logging` and `devices`.
 
@@ -134,7 +131,8 @@ def learn(
         CapabilityError: if the context can neither sample nor give a kernel.
         TypeError: if an argument is of another type, there is no `x` where the context
             has no inputs of its own, or what is to be savable is not.
-        ValueError: if sizes do not fit, or the loss cannot be trained from such pairs.
+        ValueError: if sizes do not fit, the loss cannot be trained from such pairs, or
+            there are no weights for `min_max` to find.
 
     Example:
         >>> import contexture_jax as cx
@@ -150,28 +148,23 @@ def learn(
     rank = check_integer(rank, "rank", low=1)
     given = None if context is None else as_context(context)
     context = None if given is None else drawable(given)
-    objective = objective_of(
-        loss,
-        can_sample=context is None or "sample" in context.capabilities,
-        num_draws=1 if context is None else num_draws,
-    )
-    draws = objective.num_draws if num_draws is None else num_draws
+    objective = objective_of(loss, context, num_draws=num_draws)
+    _check_mixed(context, loss, min_max)
     source = _source(objective, source, context)
-    law = _law(context, x, a, op, objective, batch_size, seed, draws, held_out)
+    law = law_of(context, x, a, op, objective, batch_size, seed, num_draws, held_out)
     towers = _towers(law, objective, encoder, rank, batch_size, seed)
     # Its own law at new inputs, where pairs are drawn from its table.
     own = given if "at" in getattr(given, "capabilities", ()) else law.pairs.context
     if savable:
-        is_summed = law.op is not None and law.pairs.takes_numbers
-        check_run(source, towers[source], own, is_summed=is_summed)
-    if optimizer is None:
-        schedule = warmup_cosine(objective.rate, num_steps)
-        optimizer = optax.adamw(schedule, weight_decay=_WEIGHT_DECAY)
-    params = {name: tower.params for name, tower in towers.items()}
-    encode = embeddings_of(objective.sees, {n: t.apply for n, t in towers.items()})
+        check_run(source, towers[source], own, is_summed=law.is_summed)
+    optimizer = _adamw(objective, num_steps) if optimizer is None else optimizer
+    params, applies = (
+        {name: tower[part] for name, tower in towers.items()} for part in (0, 1)
+    )
+    judged, loss_state = _objective(objective, law, min_max)
     result = fit(
-        make_step(encode, from_loss(_loss(objective, law.op)), optimizer),
-        init_state(params, optimizer),
+        make_step(embeddings_of(objective.sees, applies), judged, optimizer),
+        init_state(params, optimizer, loss_state=loss_state),
         law.pairs,
         num_steps=num_steps,
         key=jax.random.key(seed),
@@ -180,6 +173,8 @@ def learn(
     # Off the mesh of the run, if it had one: judging and `transform` have none.
     trained = jax.tree.map(jnp.asarray, jax.device_get(result.state.params))
     towers = {n: t._replace(params=trained[n]) for n, t in towers.items()}
+    if min_max is not None:
+        law = reweighted(law, jax.device_get(result.state.loss_state.weights))
     judge = _by_operator if law.op is not None else _by_pairs
     functions, left, ritz = judge(law, towers, source, rank, batch_size, seed)
     if functions.context is not None:
@@ -196,7 +191,13 @@ def learn(
         result.message,
         int(result.state.step),
         result.history,
+        weights=law.weights,
     )
+
+
+def _adamw(objective: Objective, num_steps: int) -> Any:
+    schedule = warmup_cosine(objective.rate, num_steps)
+    return optax.adamw(schedule, weight_decay=_WEIGHT_DECAY)
 
 
 def _source(objective: Objective, source: str | None, context: Any) -> str:
@@ -213,107 +214,43 @@ def _source(objective: Objective, source: str | None, context: Any) -> str:
     return source
 
 
-def _loss(objective: Objective, op: AssociationOperator | None) -> Any:
-    if objective.sees != "classes":
-        return objective.loss
-    if op is None:
-        raise ValueError("class_balanced takes a context whose A is a class, numbered")
-    return functools.partial(objective.loss, num_classes=op.shape[1])
-
-
-def _law(
-    context: Any,
-    x: Any,
-    a: Any,
-    op: AssociationOperator | None,
-    objective: Objective,
-    batch_size: int,
-    seed: int,
-    num_draws: int,
-    held_out: float,
-) -> _Law:
-    """Pairs to train on, and what judges them."""
-    # A loss of the kernel takes 0 draws, which are no pairs to ask for.
-    make = functools.partial(
-        pair_batches, context, batch_size, seed=seed, num_draws=max(num_draws, 1)
-    )
-    capabilities = getattr(context, "capabilities", ())
-    # X and A are numbers, as `pair_batches` tells them apart: what has inputs of its
-    # own draws for those.
-    if "table" in capabilities and "inputs" not in capabilities:
-        op = association_operator(context) if op is None else op
-        x, a = _numbered_inputs(context, x, a, op)
-        is_kernel = objective.sees == "kernel"
-        shown = None if is_kernel or objective.sees == "classes" else a
-        # Rows come by the law of the operator that judges.
-        pairs = make(x=x, a=shown, weights=op.p_x, kernel=is_kernel)
-        return _Law(pairs, x, a, op, None)
-    if "inputs" in capabilities and "table" in capabilities and a is None:
-        a = np.asarray(context.context_values())
-        op = association_operator(context) if op is None else op
-        points = np.asarray(context.inputs())
-        x = points if x is None else x
-        if callable(x):
-            # New inputs at every step, and the context's own to judge at.
-            return _Law(make(x=x), points, a, op, None)
-    if op is not None:
-        if callable(x) or a is None:
-            msg = "an operator of drawn A takes x and a at its rows and columns"
-            raise ValueError(msg)
-        return _Law(make(x=x, weights=op.p_x), x, a, op, None)
-    if callable(x):
-        key = jax.random.fold_in(jax.random.key(seed), 1)
-        # A step gives the sampler a key with one more number folded in: none of these
-        # inputs is trained on.
-        judged = x(key, 4 * batch_size)
-        return _Law(make(x=x), judged, None, None, None)
-    if x is None:
+def _check_mixed(context: Any, loss: Any, min_max: MinMax | None) -> None:
+    form = form_of(loss, context)
+    if form != "parts" and min_max is not None:
         msg = (
-            "x must hold inputs, one a row, or be a sampler of them, x(key, count),"
-            " where the context has none of its own; got None"
+            "min_max finds the weights of a convex_combination of contexts that can"
+            ' draw, learned by "kise" or "svme"; got a'
+            f" {type(context).__name__} and loss={loss!r}"
         )
-        raise TypeError(msg)
-    share = check_number(held_out, "held_out")
-    num_rows = len(as_array(x, "x"))
-    order = np.random.default_rng(seed).permutation(num_rows)
-    count = int(num_rows * share)
-    # Two, as judging halves them.
-    if not 2 <= count < num_rows:
-        msg = f"held_out must leave 2 or more of the {num_rows} rows out, and some in"
         raise ValueError(msg)
-    out, kept = np.sort(order[:count]), np.sort(order[count:])
-    x = np.asarray(x)
-    if context is None:
-        a = np.asarray(a)
-        return _Law(make(x=x[kept], a=a[kept]), x[out], a[out], None, out)
-    return _Law(make(x=x[kept]), x[out], None, None, out)
+    is_seen = isinstance(context, ConvexCombination) and form is None
+    if is_seen and not {"table", "kernel"}.intersection(context.capabilities):
+        msg = (
+            'contexts that draw A itself are learned together by "kise" or "svme", and'
+            f" from samples of each; got loss={loss!r} and {context.capabilities}"
+        )
+        raise ValueError(msg)
 
 
-def _numbered_inputs(
-    context: Any, x: Any, a: Any, op: AssociationOperator
+def _objective(
+    objective: Objective, law: Law, min_max: MinMax | None
 ) -> tuple[Any, Any]:
-    """What encoders see of numbered rows and values."""
-    n, m = op.shape
-    # A context `at` new inputs has other rows than its points.
-    if x is None and isinstance(context, (Neighbors, Rbf)) and n == m:
-        x = context.points
-    if a is None and isinstance(context, (Neighbors, Rbf, SameClass, TimeLag)):
-        a = x if n == m else None
-    inputs = []
-    for name, table, size in (("x", x, n), ("a", a, m)):
-        table = np.arange(size, dtype=np.int32) if table is None else np.asarray(table)
-        if len(table) != size:
-            msg = (
-                f"{name} must have one row for each {name} of the context, {size}; got"
-                f" shape {table.shape}"
-            )
+    """The objective of a step, and the state that it begins with."""
+    loss, op = objective.loss, law.op
+    if objective.sees.endswith("of parts"):
+        if min_max is not None:  # an operator without weights is told before the run
+            reweighted(law, law.weights)
+        return with_part_weights(loss, law.pairs.context.weights, min_max)
+    if objective.sees == "classes":
+        if op is None:
+            msg = "class_balanced takes a context whose A is a class, numbered"
             raise ValueError(msg)
-        inputs.append(table)
-    return inputs[0], inputs[1]
+        loss = functools.partial(loss, num_classes=op.shape[1])
+    return from_loss(loss), ()
 
 
 def _towers(
-    law: _Law,
+    law: Law,
     objective: Objective,
     encoder: Any,
     rank: int,
@@ -327,11 +264,8 @@ def _towers(
         msg = f"the output of the encoder must be at least rank = {rank}; got {output}"
         raise ValueError(msg)
     seen = {"phi": law.x, "psi": law.a}
-    if seen["psi"] is None and "psi" in objective.towers:
-        # For its shape and dtype. Of numbers it does not tell how many there are.
-        seen["psi"] = law.pairs.at(0).a[0]
-        if jnp.ndim(seen["psi"]) == 1 and isinstance(encoder, Encoder):
-            _check_no_numbers(seen["psi"])
+    if "psi" in objective.towers:
+        seen["psi"] = _as_drawn(law, is_ours=isinstance(encoder, Encoder))
     dtype = jnp.zeros(()).dtype if law.op is None else law.op.dtype
     # One stream, from which both draw in turn: they do not begin alike.
     rngs = nnx.Rngs(seed)
@@ -341,8 +275,28 @@ def _towers(
         if isinstance(encoder, Encoder) and encoder.num_waves is None:
             waves = objective.num_waves if name == "phi" else 0
             chosen = dataclasses.replace(encoder, num_waves=waves)
-        towers[name] = make_tower(seen[name], chosen, output, dtype, rngs)
+        joined = isinstance(law.pairs.context, Joined)
+        towers[name] = make_tower(
+            seen[name], chosen, output, dtype, rngs, joined=joined
+        )
     return towers
+
+
+def _as_drawn(law: Law, *, is_ours: bool) -> Any:
+    """What Ψ sees: tables, and draws where there are none."""
+    known = law.a if isinstance(law.a, tuple) else (law.a,)
+    if all(table is not None for table in known):
+        return law.a
+    # For its shape and dtype. Of numbers it does not tell how many there are.
+    drawn = law.pairs.at(0).a[0]
+    values = drawn if isinstance(drawn, tuple) else (drawn,)
+    known = known if law.a is not None else (None,) * len(values)
+    found = []
+    for table, a in zip(known, values, strict=True):
+        if table is None and jnp.ndim(a) == 1 and is_ours:
+            _check_no_numbers(a)
+        found.append(a if table is None else table)
+    return tuple(found) if isinstance(drawn, tuple) else found[0]
 
 
 def _check_no_numbers(a: Any) -> None:
@@ -355,7 +309,7 @@ def _check_no_numbers(a: Any) -> None:
 
 
 def _by_operator(
-    law: _Law,
+    law: Law,
     towers: dict[str, Tower],
     source: str,
     rank: int,
@@ -364,31 +318,45 @@ def _by_operator(
 ) -> tuple[Functions, Array, dict[str, RayleighRitz]]:
     """Functions by the law itself."""
     del seed
-    op, ritz = law.op, {}
+    op, ritz, context = law.op, {}, law.pairs.context
     assert op is not None
-    embeddings = {
-        name: _embed(tower, {"phi": law.x, "psi": law.a}[name], batch_size)
-        for name, tower in towers.items()
-    }
+    of_parts = law.pairs.form == "parts"
+    embeddings = {}
+    for name, tower in towers.items():
+        if name == "phi":
+            embeddings[name] = _embed(tower, law.x, batch_size)
+        elif of_parts:
+            embeddings[name] = columns_of_parts(tower, law.a, _embed, batch_size)
+        elif not isinstance(context, Joined):  # columns of a join are no tuples
+            embeddings[name] = _embed(tower, law.a, batch_size)
     for name, embedding in embeddings.items():
         # (n, d): Ψ is judged by its average T Ψ.
         phi = _average(op, embedding) if name == "psi" else embedding
         ritz[name] = _ritz(phi, op, rank=rank)
+    if source not in ritz:
+        msg = (
+            "the average of a join is over tuples, of which its operator has no list;"
+            ' expected a loss that trains Φ, as "svme"'
+        )
+        raise ValueError(msg)
     found = ritz[source]
-    context, values = None, None
-    if source == "psi":
-        context = law.pairs.context
-        if law.pairs.takes_numbers:
+    values = None
+    mean, rotation = (np.asarray(v) for v in (found.mean, found.rotation))
+    functions = Functions(source, towers[source], mean, rotation)
+    if source == "psi" and of_parts:
+        values = np.asarray(_transform(found, embeddings["psi"]))
+        functions = functions_of_parts(functions, context, law.a, values)
+    elif source == "psi":
+        if law.is_summed:
             # T is linear and keeps constants: (T Ψ − mean) R = T ((Ψ − mean) R), of
             # which this is what T is applied to, (m, r).
             values = np.asarray(_transform(found, embeddings["psi"]))
-    mean, rotation = (np.asarray(v) for v in (found.mean, found.rotation))
-    functions = Functions(source, towers[source], mean, rotation, context, values)
+        functions = dataclasses.replace(functions, context=context, values=values)
     return functions, found.left, ritz
 
 
 def _by_pairs(
-    law: _Law,
+    law: Law,
     towers: dict[str, Tower],
     source: str,
     rank: int,
@@ -402,40 +370,50 @@ def _by_pairs(
     drawn = (
         [law.a]
         if context is None
-        else [context.sample(k, jnp.asarray(law.x)) for k in (first, second)]
+        else [law.pairs.draw(k, law.given) for k in (first, second)]
     )
     embed = functools.partial(_embed, batch_size=batch_size)
     halves = {"rank": rank, "key": key}
+    # Without Ψ: the same encoder of A, or A itself.
+    of_a = towers.get("psi", towers.get("phi"))
+    embedded = [embed(of_a, a) for a in drawn]
+    beside = embedded
+    of_parts = law.pairs.form == "parts"
+    if of_parts:
+        embedded, beside = seen_at_random(embedded, context.weights, key)
     if "phi" in towers:
         phi = embed(towers["phi"], law.x)
-        # Without Ψ: the same encoder of A, or A itself.
-        of_a = towers.get("psi", towers["phi"])
-        ritz["phi"] = _ritz(phi, embed(of_a, drawn[0]), **halves)
+        ritz["phi"] = _ritz(phi, beside[0], **halves)
     if "psi" in towers and context is not None:
         # Cov(Ψ(A), Ψ(A⁺)) is R of theory.md §7.1, the covariance of T Ψ: its Ritz
         # values are squares of singular values, and no operator is needed.
-        psi, psi_plus = (embed(towers["psi"], a) for a in drawn)
-        ritz["psi"] = _ritz(psi, psi_plus, positive=True, **halves)
+        ritz["psi"] = _ritz(*embedded, positive=True, **halves)
     found = ritz[source]
     rotation = np.asarray(found.rotation)
     if source == "psi":  # T ν = s μ
         s = np.asarray(found.singular_values)
         rotation = rotation * np.divide(1, s, out=np.zeros_like(s), where=s > 0)
-    tower = towers[source]
-    context = context if source == "psi" else None
-    functions = Functions(source, tower, np.asarray(found.mean), rotation, context)
+    functions = Functions(source, towers[source], np.asarray(found.mean), rotation)
+    if source == "psi" and of_parts:
+        functions = functions_of_parts(functions, context, law.a, None)
+    elif source == "psi":
+        functions = dataclasses.replace(functions, context=context)
     return functions, functions(law.x), ritz
 
 
-def _embed(tower: Tower, inputs: Any, batch_size: int) -> Array:
+def _embed(tower: Tower, inputs: Any, batch_size: int) -> Any:
     """Embeddings of all rows, a batch at a time."""
     # One program for all batches but a shorter last one.
     compiled = jax.jit(tower.apply)
+    num_rows = len(jax.tree.leaves(inputs)[0])
     parts = [
-        compiled(tower.params, inputs[start : start + batch_size])
-        for start in range(0, len(inputs), batch_size)
+        compiled(
+            tower.params,
+            jax.tree.map(lambda leaf, i=start: leaf[i : i + batch_size], inputs),
+        )
+        for start in range(0, num_rows, batch_size)
     ]
-    return jnp.concatenate(parts)
+    return jax.tree.map(lambda *blocks: jnp.concatenate(blocks), *parts)
 
 
 _average = jax.jit(lambda op, psi: op.matmat(psi))

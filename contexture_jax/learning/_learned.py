@@ -15,7 +15,7 @@ from contexture_jax._core.checks import as_device_array, check_values
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
 from contexture_jax.evaluation import Interval, RayleighRitz
-from contexture_jax.learning._file import check_savable, read, write
+from contexture_jax.learning._file import Part, check_savable, read, write
 from contexture_jax.learning._towers import Tower
 from contexture_jax.operators import conditional_expectation
 
@@ -39,6 +39,8 @@ class Functions:
         context: the law of A given x, for "psi".
         values: (Ψ(a) − mean) @ rotation at the values of A, shape (m, r); None where A
             is drawn for any x: then the mean of draws stands for the expectation.
+        parts: of a mixture of contexts (w_j, functions of T_j Ψ_j), whose sum they are;
+            `tower` is then that of all.
     """
 
     source: str
@@ -47,9 +49,14 @@ class Functions:
     rotation: np.ndarray
     context: Any = None
     values: np.ndarray | None = None
+    parts: tuple[tuple[float, Functions], ...] = ()
 
     def __call__(self, x: Any) -> Array:
         """The functions at some x, shape (k, r); traceable where the context is."""
+        if self.parts:
+            given = x if isinstance(x, tuple) else (x,) * len(self.parts)
+            terms = zip(self.parts, given, strict=True)
+            return sum(weight * part(one) for (weight, part), one in terms)  # pyright: ignore
         if self.source == "phi":
             return self._compiled(self._checked(x))
         if self.values is not None:
@@ -124,6 +131,8 @@ class Learned:
         message: more words on that.
         num_steps: steps done.
         history: the rows of the log as columns.
+        weights: of the contexts of a `convex_combination`, shape (j,); None without,
+            and after `load`.
         preprocessing: what `save` was given, after `load`. Of a model of `contexture
             train` its "columns" are what `cx.data.as_encodings` makes encodings of, by
             which `cx.data.load_like` reads new rows.
@@ -140,6 +149,7 @@ class Learned:
     message: str = ""
     num_steps: int = 0
     history: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    weights: np.ndarray | None = None
     preprocessing: Any = None
 
     def transform(self, x_new: ArrayLike) -> Float[Array, "k r"]:
@@ -152,7 +162,8 @@ class Learned:
             x_new: of Φ: what it was trained on, features of shape (k, d) or row numbers
                 of shape (k,). Of the average T Ψ: what `at` of the context takes, or
                 inputs to draw A for; the mean of 64 draws, which are the same each
-                time, has an error of about an eighth of the spread of Ψ(A).
+                time, has an error of about an eighth of the spread of Ψ(A). Of a
+                mixture what all of its contexts take, or a tuple of one for each.
 
         Raises:
             CapabilityError: if the context of T Ψ has no law at new inputs.
@@ -165,15 +176,10 @@ class Learned:
     def capabilities(self) -> tuple[str, ...]:
         """What it can do: "transform", and "save" unless that would refuse."""
         try:
-            check_savable(self._saved_tower, self.functions.context)
+            check_savable(_saved(self.functions))
         except TypeError:
             return ("transform",)
         return "transform", "save"
-
-    @property
-    def _saved_tower(self) -> Tower | None:
-        # The values of Ψ are all that is asked of it.
-        return self.functions.tower if self.functions.values is None else None
 
     def save(self, path: str | Path, *, preprocessing: Any = None) -> None:
         """Write what `transform` needs to one file, which `load` reads anywhere.
@@ -203,11 +209,12 @@ class Learned:
         functions = self.functions
         header = {
             "source": functions.source,
-            "tower": functions.tower.made_of,
             "status": str(self.status),
             "message": self.message,
             "num_steps": self.num_steps,
             "preprocessing": preprocessing,
+            # A mixture needs no encoder and no context but those of its parts.
+            "weights": [weight for weight, _ in functions.parts],
         }
         arrays = {
             "singular_values": self.singular_values,
@@ -215,9 +222,12 @@ class Learned:
             "mean": functions.mean,
             "rotation": functions.rotation,
         }
-        if functions.values is not None:
-            arrays["values"] = functions.values
-        write(path, header, arrays, self._saved_tower, functions.context)
+        write(path, header, arrays, _saved(functions))
+
+
+def _saved(functions: Functions) -> list[Part]:
+    held = [part for _, part in functions.parts] or [functions]
+    return [(part.tower, part.context, part.values) for part in held]
 
 
 def check_run(source: str, tower: Tower, context: Any, *, is_summed: bool) -> None:
@@ -231,7 +241,8 @@ def check_run(source: str, tower: Tower, context: Any, *, is_summed: bool) -> No
     """
     is_phi = source == "phi"
     has_values = is_summed and not is_phi
-    check_savable(None if has_values else tower, None if is_phi else context)
+    values = np.zeros(0) if has_values else None
+    check_savable([(tower, None if is_phi else context, values)])
 
 
 def load(path: str | Path) -> Learned:
@@ -262,15 +273,16 @@ def load(path: str | Path) -> Learned:
         >>> bool((again.transform(x[:3]) == learned.transform(x[:3])).all())
         True
     """
-    header, arrays, tower, context = read(path)
-    functions = Functions(
-        header["source"],
-        tower,
-        arrays["mean"],
-        arrays["rotation"],
-        context,
-        arrays.get("values"),
-    )
+    header, arrays, held = read(path)
+    shared = header["source"], arrays["mean"], arrays["rotation"]
+    found = [
+        Functions(shared[0], tower, *shared[1:], context, values)
+        for tower, context, values in held
+    ]
+    functions = found[0]
+    if weights := header.get("weights"):
+        parts = tuple(zip(weights, found, strict=True))
+        functions = Functions(shared[0], found[0].tower, *shared[1:], parts=parts)
     return Learned(
         arrays["singular_values"],
         arrays["left"],
@@ -284,6 +296,9 @@ def load(path: str | Path) -> Learned:
 
 def mean_of_draws(context: Any, x: Any, embed: Any) -> Array:
     """The mean of Ψ(a) over draws of A given x, the same in each call, shape (k, d)."""
+    if "at" in context.capabilities:
+        # A law of numbered rows: these take the place of its own.
+        context, x = context.at(x), jnp.arange(len(x), dtype=jnp.int32)
 
     def add(total: Array, key: Array) -> tuple[Array, None]:
         return total + embed(context.sample(key, x)), None

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from contexture_jax import losses
 from contexture_jax._core.types import Array, summary
+from contexture_jax.contexts import Composed, ConvexCombination
 
-__all__ = ["OBJECTIVES", "Objective", "embeddings_of", "objective_of"]
+__all__ = ["OBJECTIVES", "Objective", "embeddings_of", "form_of", "objective_of"]
 
 # Of the mean variance: in a batch, directions of less are noise that whitening would
 # blow up (theory.md §7.3).
@@ -30,6 +31,10 @@ class Objective(NamedTuple):
             "towers and views": Φ(x), Ψ(a), Ψ(a⁺) and so on by two, of all draws;
             "walk": Φ(x), Φ(a) by one, where A is a row as X is;
             "kernel": Φ(x) and the dual kernel of the batch;
+            "views of parts", "towers and views of parts": as those without "of parts",
+            with Ψ_j(a_j) for each context of a mixture;
+            "recursion", "towers and recursion": Φ(x), the kernels of a convolution, and
+            Ψ(a), Ψ(a⁺) and so on of the draws after them;
             "values": Φ(x) and a, "classes": the same, a being a number;
             "inputs": Ψ(a) and x.
         ordered: whether columns come out in order, so that no more are learned than
@@ -48,15 +53,18 @@ class Objective(NamedTuple):
     def num_draws(self) -> int:
         """How many draws of a it takes."""
         # Φ is fitted to the mean of the draws, whose noise is what keeps it from more.
-        return {"views": 2, "towers and views": 4, "kernel": 0}.get(self.sees, 1)
+        if self.sees in ("kernel", "recursion"):
+            return 0
+        if "views" not in self.sees and "recursion" not in self.sees:
+            return 1
+        return 4 if "towers" in self.sees else 2
 
     @property
     def towers(self) -> tuple[str, ...]:
         """The encoders that it trains: "phi" of X, "psi" of A."""
-        names = {"views": ("psi",), "inputs": ("psi",)}
-        return (
-            ("phi", "psi") if "towers" in self.sees else names.get(self.sees, ("phi",))
-        )
+        if "towers" in self.sees:
+            return "phi", "psi"
+        return ("psi",) if "views" in self.sees or self.sees == "inputs" else ("phi",)
 
     def width(self, rank: int, batch_size: int) -> int:
         """How wide its embeddings are where nobody says.
@@ -116,6 +124,46 @@ OBJECTIVES = {
     "reconstruction": Objective(losses.reconstruction, "inputs"),
 }
 _OF_KERNEL = Objective(_whitened(losses.kise), "kernel")
+
+
+def _kise_of_recursion(phi: Array, kernels: Any, *, axis_name: Any = None) -> Array:
+    *steps, last = kernels
+    return losses.kise(
+        phi,
+        last,
+        constraint=losses.Whiten(_RIDGE),
+        unbiased=True,
+        kernels=steps,
+        axis_name=axis_name,
+    )
+
+
+def _svme_of_recursion(
+    phi: Array, kernels: Any, *psi: Array, axis_name: Any = None
+) -> Array:
+    return losses.svme_views(
+        phi, *psi, ridge=_RIDGE, kernels=kernels, axis_name=axis_name
+    )
+
+
+# What is learned by more than pairs: of a mixture, and of a convolution with steps that
+# cannot draw.
+_BY_FORM = {
+    "parts": {
+        "kise": Objective(
+            functools.partial(losses.kise_mixed, ridge=_RIDGE), "views of parts"
+        ),
+        "svme": Objective(
+            functools.partial(losses.svme_mixed, ridge=_RIDGE),
+            "towers and views of parts",
+            **_OF_PHI,
+        ),
+    },
+    "recursion": {
+        "kise": Objective(_kise_of_recursion, "recursion"),
+        "svme": Objective(_svme_of_recursion, "towers and recursion", **_OF_PHI),
+    },
+}
 _OTHERS = {
     "cross_entropy": "has a head of its own",
     "masked_reconstruction": "has a decoder of its own",
@@ -124,19 +172,39 @@ _OTHERS = {
 }
 
 
+def form_of(loss: Any, context: Any) -> str | None:
+    """What a loss is shown of a context beyond pairs: "parts", "recursion", or None."""
+    if not isinstance(loss, str) or loss not in ("kise", "svme", "svme_views"):
+        return None
+    can_sample = "sample" in getattr(context, "capabilities", ())
+    if isinstance(context, ConvexCombination) and can_sample:
+        return "parts"
+    is_chain = isinstance(context, Composed) and not can_sample
+    return "recursion" if is_chain and context.has_recursion else None
+
+
 def objective_of(
-    loss: Any, *, can_sample: bool, num_draws: int | None = None
+    loss: Any, context: Any = None, *, num_draws: int | None = None
 ) -> Objective:
     """The objective of a name, for what can be drawn.
 
     KISE is from the kernel of a context without samples, SVME from single pairs where
-    `num_draws` is 1.
+    `num_draws` is 1; both are of all contexts of a mixture, and of a convolution by its
+    recursion where it cannot draw (`form_of`).
 
     Raises:
         TypeError: if `loss` is no name and no `Objective`.
         ValueError: if it is no loss that can be trained from pairs alone, or takes
             samples where there are none.
     """
+    # Aligned arrays hold what they hold.
+    num_draws = 1 if context is None else num_draws
+    form = form_of(loss, context)
+    if form is not None:
+        found = _BY_FORM[form][loss.removesuffix("_views")]
+        _check_form(found, form, context, num_draws)
+        return found
+    can_sample = context is None or "sample" in context.capabilities
     if isinstance(loss, Objective):
         found = loss
     elif not isinstance(loss, str):
@@ -163,6 +231,22 @@ def objective_of(
     return _OF_KERNEL
 
 
+def _check_form(found: Objective, form: str, context: Any, draws: int | None) -> None:
+    # Of a single draw no Ψ could be learned by itself.
+    if draws is not None and draws < 2 and found.num_draws:
+        msg = f"num_draws must be at least 2 for this loss and context; got {draws}"
+        raise ValueError(msg)
+    last = context.contexts[-1]
+    needs = "sample" if found.num_draws else "kernel"
+    if form == "recursion" and needs not in last.capabilities:
+        other = "kise" if needs == "sample" else "svme"
+        msg = (
+            f"this loss takes the `{needs}` of the last context of a convolution, which"
+            f' a {last._kind} has not; expected loss="{other}"'
+        )
+        raise ValueError(msg)
+
+
 def embeddings_of(
     sees: str, applies: dict[str, Callable[..., Any]]
 ) -> Callable[[Any, Any, Any], tuple[Any, ...]]:
@@ -172,20 +256,22 @@ def embeddings_of(
     row's pairs stay together however the batch is cut.
     """
 
-    def embed(name: str, params: Any, inputs: Any) -> Array:
+    def embed(name: str, params: Any, inputs: Any) -> Any:
         return applies[name](params[name], inputs)
 
     def encode(params: Any, batch: Any, key: Any) -> tuple[Any, ...]:
         del key
-        if sees == "kernel":
+        if sees in ("kernel", "recursion"):
             return embed("phi", params, batch.x), batch.kernel
-        if sees in ("views", "inputs") or "towers" in sees:
+        if "views" in sees or sees == "inputs" or "towers" in sees:
             drawn = [embed("psi", params, a) for a in batch.a]
         else:
             drawn = list(batch.a)
             if sees == "walk":
                 # A is a row as X is, so that one encoder serves both.
                 drawn = [embed("phi", params, a) for a in drawn]
+        if sees == "views of parts":
+            return (tuple(drawn),)
         if sees == "views":
             # Each two draws once: k (k − 1) / 2 pairs of a row, for k embeddings of it.
             pairs = [(i, j) for j in range(len(drawn)) for i in range(j)]
@@ -195,6 +281,10 @@ def embeddings_of(
         if sees == "inputs":
             return _rows(drawn), _rows([batch.x] * len(drawn))
         phi = embed("phi", params, batch.x)
+        if sees == "towers and views of parts":
+            return phi, tuple(drawn)
+        if sees == "towers and recursion":
+            return phi, batch.kernel, *drawn
         # As they are, without pairing: the loss takes all of a row together.
         if sees == "towers and views":
             return phi, *drawn

@@ -14,7 +14,7 @@ from flax import nnx
 from contexture_jax import models
 from contexture_jax._core.types import Array, summary
 
-__all__ = ["Encoder", "Tower", "describe", "make_tower", "rebuild"]
+__all__ = ["Encoder", "Tower", "describe", "make_tower", "part_of", "rebuild"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,19 +103,78 @@ def _wave_scale(inputs: Any) -> float:
     return float(np.sqrt(2 / (x / unit).var(axis=0).sum())) / unit
 
 
+@dataclasses.dataclass(frozen=True)
+class _OfParts:
+    """Encoders of several contexts' A, side by side.
+
+    Attributes:
+        applies: of each.
+        head: of what all of them give together, for a tuple of values; None: they stay
+            apart, for one value of several.
+    """
+
+    applies: tuple[Callable[[Any, Any], Any], ...]
+    head: Callable[[Any, Any], Array] | None
+
+    def __call__(self, params: Any, a: tuple[Any, ...]) -> Any:
+        found = tuple(
+            apply(of_part, one)
+            for apply, of_part, one in zip(
+                self.applies, params["parts"], a, strict=True
+            )
+        )
+        if self.head is None:
+            return found
+        return self.head(params["head"], jnp.concatenate(found, axis=1))
+
+
+def part_of(tower: Tower, number: int) -> Tower:
+    """The encoder of one context's A, of those that stay apart."""
+    of_parts: Any = tower.apply
+    made_of = tower.made_of and tower.made_of["parts"][number]
+    return Tower(tower.params["parts"][number], of_parts.applies[number], made_of)
+
+
+def _beside(towers: list[Tower], head: Tower | None) -> Tower:
+    made_of: Any = {
+        "kind": "parts",
+        "parts": [tower.made_of for tower in towers],
+        "head": head and head.made_of,
+    }
+    if None in made_of["parts"]:  # of the caller's
+        made_of = None
+    return Tower(
+        {"parts": tuple(t.params for t in towers), "head": head and head.params},
+        _OfParts(tuple(t.apply for t in towers), head and head.apply),
+        made_of,
+    )
+
+
 def make_tower(
-    inputs: Any, encoder: Any, output: int, dtype: Any, rngs: nnx.Rngs
+    inputs: Any,
+    encoder: Any,
+    output: int,
+    dtype: Any,
+    rngs: nnx.Rngs,
+    *,
+    joined: bool = False,
 ) -> Tower:
     """An encoder for inputs such as these, see `describe`, with new parameters.
 
     Args:
-        inputs: what it will see.
+        inputs: what it will see; a tuple for the A of several contexts.
         encoder: an `Encoder`, or a function of (inputs, output, rngs) that returns
             (params, apply).
         output: width of the embedding.
         dtype: of an `Encoder`.
         rngs: random numbers.
+        joined: whether a tuple is one value, with one embedding.
     """
+    if isinstance(inputs, tuple):
+        towers = [make_tower(one, encoder, output, dtype, rngs) for one in inputs]
+        row = np.zeros((1, output * len(inputs)), dtype)
+        head = make_tower(row, encoder, output, dtype, rngs) if joined else None
+        return _beside(towers, head)
     if not isinstance(encoder, Encoder):
         if not callable(encoder):
             msg = (
@@ -134,6 +193,11 @@ def make_tower(
 
 def rebuild(made_of: dict[str, Any], rngs: nnx.Rngs) -> tuple[Any, Callable[..., Any]]:
     """`(params, apply)` of what `describe` says."""
+    if made_of["kind"] == "parts":
+        made = [Tower(*rebuild(one, rngs), one) for one in made_of["parts"]]
+        head = made_of["head"]
+        of_all = _beside(made, head and Tower(*rebuild(head, rngs), head))
+        return of_all.params, of_all.apply
     dtype, output = jnp.dtype(made_of["dtype"]), made_of["output"]
     if made_of["kind"] == "table":
         shape = (made_of["size"], output)

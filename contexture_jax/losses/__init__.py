@@ -21,6 +21,15 @@ from contexture_jax.losses._low_rank import (
     lora_svd,
     sequential_nesting,
 )
+from contexture_jax.losses._min_max import (
+    MinMax,
+    MixedLoss,
+    PartWeights,
+    init_part_weights,
+    update_part_weights,
+    with_part_weights,
+)
+from contexture_jax.losses._mixed import kise_mixed, svme_mixed
 from contexture_jax.losses._neural_ef import neural_ef, neural_eigenmaps
 from contexture_jax.losses._orbital import orbital_minimisation
 from contexture_jax.losses._reconstruction import masked_reconstruction, reconstruction
@@ -50,6 +59,9 @@ from contexture_jax.losses._vicreg import barlow_twins, vicreg
 __all__ = [
     "Constraint",
     "HingePenalty",
+    "MinMax",
+    "MixedLoss",
+    "PartWeights",
     "RunningMoments",
     "SquaredPenalty",
     "Whiten",
@@ -60,8 +72,10 @@ __all__ = [
     "graph",
     "info_nce",
     "init_moments",
+    "init_part_weights",
     "joint_nesting",
     "kise",
+    "kise_mixed",
     "kise_pairs",
     "lora_evd",
     "lora_kernel",
@@ -81,11 +95,14 @@ __all__ = [
     "spectral_contrastive_published",
     "squared_error",
     "svme",
+    "svme_mixed",
     "svme_views",
     "update_moments",
+    "update_part_weights",
     "vamp",
     "vamp_e",
     "vicreg",
     "whiten",
+    "with_part_weights",
     "with_running_moments",
 ]

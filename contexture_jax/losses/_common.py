@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ __all__ = [
     "kernel_moment",
     "rescaled_together",
     "tail_weights",
+    "through_kernels",
     "unit_rows",
     "unit_variance",
     "view_moments",
@@ -168,37 +170,67 @@ def as_kernel_batch(
     """Check embeddings and the kernel from their rows to those of all devices."""
     f = as_embedding(phi, "phi")
     batch = batch_of(f, weights=weights, axis_name=axis_name)
-    k = as_floating(kernel_matrix, "kernel_matrix").astype(f.dtype)
+    return f, _as_kernel(kernel_matrix, "kernel_matrix", f, batch), batch
+
+
+def _as_kernel(
+    kernel_matrix: ArrayLike, name: str, f: Float[Array, "b d"], batch: Batch
+) -> Float[Array, "b n"]:
+    k = as_floating(kernel_matrix, name).astype(f.dtype)
     if k.shape != (f.shape[0], batch.global_size):
         msg = (
-            "kernel_matrix must have one row for each local row and one column for each"
+            f"{name} must have one row for each local row and one column for each"
             " row of all devices, shape"
             f" {(f.shape[0], batch.global_size)}; got {k.shape}"
         )
         raise ValueError(msg)
-    return f, k, batch
+    return k
+
+
+def through_kernels(
+    f: Float[Array, "b d"], kernels: Sequence[ArrayLike], batch: Batch
+) -> Float[Array, "b d"]:
+    """T_{k_r} … T_{k_1} of centred functions, at the rows of the batch, centred.
+
+    Each step is the mean of k(x, x') f(x') over the other rows x' of the batch.
+    """
+    for number, given in enumerate(kernels):
+        k = _as_kernel(given, f"kernels[{number}]", f, batch)
+        f = batch.centre(_mean_over_others(f, k, batch))
+    return f
+
+
+def _mean_over_others(
+    f: Float[Array, "b d"], k: Float[Array, "b n"], batch: Batch
+) -> Float[Array, "b d"]:
+    """E k(x, X') f(X') at each row x, over rows X' of all devices but x itself."""
+    # (i, i) is no pair of independent rows (theory.md §7.7), and the diagonal of a dual
+    # kernel is its largest part, 1 + χ² (§1.3).
+    own = batch.row_numbers()[:, None]
+    k = jnp.where(own == jnp.arange(k.shape[1])[None, :], 0, k) * batch.bessel()
+    return mm(k, _weighted_everyone(f, batch))
+
+
+def _weighted_everyone(f: Float[Array, "b d"], batch: Batch) -> Float[Array, "n d"]:
+    """The rows of all devices, each times its probability."""
+    # A row meets the rows of all devices, and gradients go back to where each came
+    # from.
+    everyone = batch.gather(f)
+    if batch.probabilities is None:
+        return everyone / batch.global_size
+    # The law of X' goes with the columns of k; that of X comes in `moment`.
+    return batch.gather(batch.probabilities)[:, None] * everyone
 
 
 def kernel_moment(
     f: Float[Array, "b d"], k: Float[Array, "b n"], batch: Batch, unbiased: bool
 ) -> Float[Array, "d d"]:
     """E f(X) k(X, X') f(X')ᵀ, symmetrised; f centred."""
-    # (N, d): a row meets the rows of all devices, and gradients go back to where each
-    # came from.
-    everyone = batch.gather(f)
-    if batch.probabilities is not None:
-        # The law of X' goes with the columns of k; that of X comes in `moment`.
-        everyone = batch.gather(batch.probabilities)[:, None] * everyone
-    else:
-        everyone = everyone / batch.global_size
-    # (i, i) is no pair of independent rows (theory.md §7.7), and the diagonal of a dual
-    # kernel is its largest part, 1 + χ² (§1.3).
-    if unbiased:
-        factor = batch.bessel()
-        own = batch.row_numbers()[:, None]
-        k = jnp.where(own == jnp.arange(k.shape[1])[None, :], 0, k) * factor
     # (b, N) × (N, d), then (d, b) × (b, d): no product is larger than the kernel.
-    K = batch.moment(f, mm(k, everyone))
+    if unbiased:
+        K = batch.moment(f, _mean_over_others(f, k, batch))
+    else:
+        K = batch.moment(f, mm(k, _weighted_everyone(f, batch)))
     # A trace against a symmetric matrix sees no more than this part.
     return (K + K.T) / 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from contexture_jax.losses._common import (
     as_views,
     kernel_moment,
     rescaled_together,
+    through_kernels,
     view_moments,
 )
 from contexture_jax.losses._constraint import (
@@ -28,7 +30,7 @@ from contexture_jax.losses._running import RunningMoments
 from contexture_jax.losses._vamp import split_score, vamp
 from contexture_jax.losses._whiten import regularised, trace_ratio
 
-__all__ = ["kise", "kise_pairs", "svme", "svme_views"]
+__all__ = ["kise", "kise_pairs", "scores_of_draws", "svme", "svme_views"]
 
 
 def svme(
@@ -106,6 +108,7 @@ def svme_views(
     psi_plus: ArrayLike,
     *more: ArrayLike,
     ridge: float = 0.1,
+    kernels: Sequence[ArrayLike] = (),
     weights: ArrayLike | None = None,
     axis_name: Any = None,
 ) -> Float[Array, ""]:
@@ -129,12 +132,38 @@ def svme_views(
         *more: of others, likewise. With r draws the part of the mean that is noise is
             1/r of that of one.
         ridge: as `Whiten`, for both covariances.
+        kernels: of steps before A in a convolution, each of shape (b, N), as `kise`
+            takes them: the functions that A is to tell are T_{k_r} … T_{k_1} Φ.
         weights: of the rows, shape (b,).
         axis_name: the mapped axis over which the batch is cut.
 
     References:
-        theory.md §7.2.
+        theory.md §7.2, §7.8.
     """
+    score, own = scores_of_draws(
+        phi,
+        psi,
+        psi_plus,
+        *more,
+        ridge=ridge,
+        kernels=kernels,
+        weights=weights,
+        axis_name=axis_name,
+    )
+    return jnp.shape(phi)[1] + jnp.shape(psi)[1] - (score + own)
+
+
+def scores_of_draws(
+    phi: ArrayLike,
+    psi: ArrayLike,
+    psi_plus: ArrayLike,
+    *more: ArrayLike,
+    ridge: float,
+    kernels: Sequence[ArrayLike] = (),
+    weights: ArrayLike | None = None,
+    axis_name: Any = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """What A tells of Φ, and what its draws tell of Ψ, as in `svme_views`."""
     views = [as_pair(psi, z, ("psi", "psi_plus"))[1] for z in (psi_plus, *more)]
     f, first = as_pair(phi, psi, same_width=False)
     dtype = jnp.result_type(f, *views)
@@ -155,9 +184,9 @@ def svme_views(
     # objective is in the metric of Ψ itself. R is the mean over pairs of draws.
     D = regularised(between + within, ridge)
     R = between - within / (len(g) - 1)
+    f = through_kernels(f, kernels, batch)
     # Φ against ḡ over different rows, and Ψ on its own draws.
-    score = split_score(C, f, D, mean, batch) + trace_ratio(D, R)
-    return f.shape[1] + mean.shape[1] - score
+    return split_score(C, f, D, mean, batch), trace_ratio(D, R)
 
 
 def kise(
@@ -167,6 +196,7 @@ def kise(
     constraint: Constraint = "whiten",
     moments: RunningMoments | None = None,
     unbiased: bool = False,
+    kernels: Sequence[ArrayLike] = (),
     weights: ArrayLike | None = None,
     axis_name: Any = None,
 ) -> Float[Array, ""]:
@@ -187,18 +217,25 @@ def kise(
             large diagonal of k, and divide by 1 − Σ p_i² = 1 − 1 / N. The estimate of
             E Φᵀ k Φ' is unbiased then; centring by the batch's mean still biases by
             O(1 / N).
+        kernels: of the steps before it in a convolution, first to last, each of shape
+            (b, N) as `kernel_matrix`: E Bᵀ k B' takes the place of E Φᵀ k Φ', with B =
+            T_{k_r} … T_{k_1} Φ by means over the other rows of the batch (Algorithm 1).
         weights: of the rows, shape (b,).
         axis_name: the mapped axis over which the batch is cut.
 
     References:
-        Zhai 2025 (dissertation, arXiv 2504.19792), ch. 2; theory.md §7.2.
+        Zhai 2025 (dissertation, arXiv 2504.19792), ch. 2 and 4; theory.md §7.2, §7.8.
     """
     f, k, batch = as_kernel_batch(phi, kernel_matrix, weights, axis_name)
     # k has no unit of f's, so that C and K are both over 4^e.
     (f,), exponent = rescaled_for(constraint, batch, f)
     f = batch.centre(f)
-    # (d, d) each; K is E f k f'ᵀ, the B of theory.md §7.3.
-    C, K = batch.moment(f, f), kernel_moment(f, k, batch, unbiased)
+    C = batch.moment(f, f)
+    # The constraint stays that of Φ: of what the steps make of it, it would be met by
+    # the functions of the last context alone.
+    f = through_kernels(f, kernels, batch)
+    # (d, d); E f k f'ᵀ, the B of theory.md §7.3.
+    K = kernel_moment(f, k, batch, unbiased)
     return constrained(constraint, C, K, factor=1, moments=moments, exponent=exponent)
 
 

@@ -37,6 +37,7 @@ from contexture_jax.operators._products import (
     TensorProductOperator,
     tensor_product,
 )
+from contexture_jax.operators._sampled import SampledLaw, sampled
 from contexture_jax.operators._sparse import SparseOperator, sparse_operator
 from contexture_jax.operators._symmetrised import (
     Roots,
@@ -74,6 +75,7 @@ __all__ = [
     "MonteCarloOperator",
     "ReweightedOperator",
     "Roots",
+    "SampledLaw",
     "ShardedDenseOperator",
     "ShardedKernelOperator",
     "ShardedLowRankOperator",
@@ -100,6 +102,7 @@ __all__ = [
     "monte_carlo_kernel",
     "monte_carlo_operator",
     "reverse",
+    "sampled",
     "sparse_operator",
     "symmetrised_matrix",
     "symmetrised_products",

@@ -16,7 +16,14 @@ import numpy as np
 
 from contexture_jax._core.checks import as_array, check_integer
 from contexture_jax._core.types import Array, ArrayLike, short_repr, summary
-from contexture_jax.contexts import Context, Joined, MixedContext, drawable
+from contexture_jax.contexts import (
+    Context,
+    ConvexCombination,
+    Joined,
+    MixedContext,
+    OnRows,
+    drawable,
+)
 from contexture_jax.operators import association_operator
 from contexture_jax.training._data import Batches, batches
 
@@ -24,6 +31,13 @@ __all__ = ["PairBatch", "PairBatches", "pair_batches"]
 
 _EQUAL = 1e-5  # of the largest share: as much as a law in float32 is rounded
 _OF_X = 2**31 - 1  # folded into the key of a step for x; draws of a count from 0
+# The method of a context that gives a batch.
+_METHODS = {
+    "draws": "sample",
+    "kernel": "kernel",
+    "parts": "sample_all",
+    "recursion": "recursion",
+}
 
 
 class PairBatch(NamedTuple):
@@ -31,14 +45,16 @@ class PairBatch(NamedTuple):
 
     Attributes:
         x: what an encoder of X sees, shape (b, …).
-        a: what one of A sees, for each draw given x, each of shape (b, …).
+        a: what one of A sees, for each draw given x, each of shape (b, …); by "parts"
+            a tuple of one for each context that is mixed.
         kernel: the dual kernel k(x_i, x_j) of these rows with those of all processes,
-            shape (b, batch_size), in place of draws; or None.
+            shape (b, batch_size), in place of draws; by "recursion" a tuple of those
+            that are met; or None.
     """
 
     x: Any
     a: tuple[Any, ...]
-    kernel: Array | None = None
+    kernel: Any = None
 
 
 @short_repr
@@ -55,7 +71,7 @@ class PairBatches:
         num_draws: how many a are drawn for an x.
         x: what the encoder of X sees of each row; None: its number; or a sampler.
         a: likewise of each value of A; for aligned arrays one for each draw.
-        has_kernel: whether a batch holds the dual kernel of its rows.
+        form: "draws", "kernel", "parts" or "recursion": what a batch holds.
         shard: (i, k): this process holds the i-th of k equal parts of each batch.
     """
 
@@ -66,7 +82,7 @@ class PairBatches:
     num_draws: int
     x: Any
     a: Any
-    has_kernel: bool
+    form: str
     shard: tuple[int, int]
 
     @property
@@ -91,13 +107,16 @@ class PairBatches:
         x = rows.astype(np.int32) if self.x is None else _take(self.x, rows)
         if self.context is None:
             return PairBatch(x, tuple(_take(a, rows) for a in self.a))
-        if self.has_kernel:
+        if self.form in ("kernel", "recursion"):
             # (b, batch_size): this process's rows against those of all, as `kise` takes
             # it.
             everyone = self._rows(step, (0, 1))
-            numbers = (jnp.asarray(r.astype(np.int32)) for r in (rows, everyone))
-            kernel: Any = np.asarray(self._program(*numbers))
-            return PairBatch(x, (), kernel)
+            numbers = [jnp.asarray(r.astype(np.int32)) for r in (rows, everyone)]
+            if self.form == "kernel":
+                return PairBatch(x, (), np.asarray(self._program(*numbers)))
+            keys = [jax.random.fold_in(key, i) for i in (_OF_X, *range(self.num_draws))]
+            kernels, drawn = self._program(keys, *numbers, **self._offset())
+            return PairBatch(x, self._seen(drawn), kernels)
         # What an encoder sees of a row and what the context draws for may differ.
         given = rows.astype(np.int32) if self.takes_numbers else x
         return PairBatch(x, self._draws(key, given))
@@ -115,7 +134,7 @@ class PairBatches:
     def _program(self) -> Callable[..., Any]:
         # Of these batches, as long as they live: one of the module would keep what is
         # static in a context, as a function of the caller's.
-        return _compiled(self.context, "kernel" if self.has_kernel else "sample")
+        return _compiled(self.context, _METHODS[self.form])
 
     def _own(self, shard: tuple[int, int]) -> slice:
         share = self.batch_size // shard[1]
@@ -133,18 +152,30 @@ class PairBatches:
         # nothing to them, and is never found.
         return np.searchsorted(self.picks, uniform, side="right")  # pyright: ignore
 
-    def _draws(self, key: Array, x: Any) -> tuple[Any, ...]:
+    def draw(self, key: Array, x: Any) -> Any:
+        """One draw of A for each x that the context takes, as an encoder sees it."""
+        return self._seen((self._program(key, jax.tree.map(jnp.asarray, x)),))[0]
+
+    def _offset(self) -> dict[str, int]:
         # Where one process holds all rows, contexts need not know of offsets.
-        offset = (
-            {"row_offset": self._own(self.shard).start} if self.shard[1] > 1 else {}
-        )
+        return {"row_offset": self._own(self.shard).start} if self.shard[1] > 1 else {}
+
+    def _draws(self, key: Array, x: Any) -> tuple[Any, ...]:
         x = jax.tree.map(jnp.asarray, x)
         # One key a draw; rows fold their number in themselves (theory.md §4.7).
         keys = [jax.random.fold_in(key, draw) for draw in range(self.num_draws)]
-        drawn = tuple(self._program(k, x, **offset) for k in keys)
+        return self._seen(tuple(self._program(k, x, **self._offset()) for k in keys))
+
+    def _seen(self, drawn: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What an encoder sees of draws."""
         if self.a is None:
             return drawn
-        return tuple(_take(self.a, np.asarray(a)) for a in drawn)
+        if self.form == "parts" or isinstance(self.context, Joined):
+            return tuple(
+                tuple(_looked_up(t, a) for t, a in zip(self.a, values, strict=True))
+                for values in drawn
+            )
+        return tuple(_looked_up(self.a, a) for a in drawn)
 
 
 def pair_batches(
@@ -157,6 +188,8 @@ def pair_batches(
     num_draws: int = 1,
     weights: ArrayLike | None = None,
     kernel: bool = False,
+    parts: bool = False,
+    recursion: bool = False,
     shard: tuple[int, int] = (0, 1),
 ) -> PairBatches:
     """Batches of pairs (x, a) ~ P⁺, endless and random access, for `fit`.
@@ -181,11 +214,17 @@ def pair_batches(
         batch_size: pairs of a batch, over all processes.
         seed: of all that is drawn.
         x: see above.
-        a: see above.
-        num_draws: how many a are drawn for an x, independently given it.
+        a: see above. Of a mixture by `parts`, and of a `join`, a tuple of a table for
+            each context, None for what it draws itself.
+        num_draws: how many a are drawn for an x, independently given it; 0 by
+            `recursion`: the kernel of the last context in their place.
         weights: probabilities of the rows, shape (n,), up to a scale; None: P_X of a
             context between numbers, uniform for others.
         kernel: give the dual kernel between the rows of a batch in place of draws.
+        parts: of a `convex_combination`, give an a of every context for the same x in
+            each draw, in place of that of one context at random.
+        recursion: of a `convolve` whose steps need not draw, give what its `recursion`
+            gives: kernels between the rows of a batch, and draws of the last context.
         shard: (i, k): hold the i-th of k equal parts of each batch only, for k
             processes: (jax.process_index(), jax.process_count()).
 
@@ -204,11 +243,13 @@ def pair_batches(
     """
     size = check_integer(batch_size, "batch_size", low=1)
     seed = check_integer(seed, "seed", low=0)
-    draws = check_integer(num_draws, "num_draws", low=1)
-    parts = check_integer(shard[1], "shard[1]", low=1)
-    shard = (check_integer(shard[0], "shard[0]", low=0, high=parts - 1), parts)
-    if size % parts:
-        msg = f"batch_size must be a multiple of the {parts} shards; got {size}"
+    form = "kernel" if kernel else "parts" if parts else "draws"
+    form = "recursion" if recursion else form
+    draws = check_integer(num_draws, "num_draws", low=0 if recursion else 1)
+    count = check_integer(shard[1], "shard[1]", low=1)
+    shard = (check_integer(shard[0], "shard[0]", low=0, high=count - 1), count)
+    if size % count:
+        msg = f"batch_size must be a multiple of the {count} shards; got {size}"
         raise ValueError(msg)
     # An argument without effect is a mistake of the caller's.
     if kernel and (a is not None or draws > 1 or context is None):
@@ -223,21 +264,27 @@ def pair_batches(
             msg = f"num_draws must be that of a, {len(a)}; got {draws}"
             raise ValueError(msg)
     else:
-        context = drawable(context, needs=("kernel" if kernel else "sample",))
+        needs = {"kernel": ("kernel",), "recursion": ()}.get(form, ("sample",))
+        context = drawable(context, needs=needs)
+        if parts and not isinstance(context, ConvexCombination):
+            msg = f"parts=True takes a convex_combination; got a {context._kind}"
+            raise TypeError(msg)
     # New inputs at every step: there are no rows to number, weigh or compare.
     if callable(x):
         if context is None or _takes_numbers(context) or kernel or weights is not None:
             msg = "a sampler x goes with a context that draws for any x, no weights"
             raise ValueError(msg)
-        return PairBatches(context, None, size, seed, draws, x, a, False, shard)
+        return PairBatches(context, None, size, seed, draws, x, a, form, shard)
     x = None if x is None else jax.tree.map(np.asarray, x)
     picks = _picks(context, x, weights, size, seed)
-    return PairBatches(context, picks, size, seed, draws, x, a, bool(kernel), shard)
+    return PairBatches(context, picks, size, seed, draws, x, a, form, shard)
 
 
 def _takes_numbers(context: Context) -> bool:
     if isinstance(context, MixedContext):
         return all(map(_takes_numbers, context.contexts))
+    if isinstance(context, OnRows):
+        return True
     capabilities = context.capabilities
     # A context that has inputs of its own draws for those, although it has a table.
     return "table" in capabilities and "inputs" not in capabilities
@@ -267,10 +314,13 @@ def _picks(
 ) -> Batches | np.ndarray:
     """Which rows come when: in epochs, which vary less than draws, if all are alike."""
     if context is not None and _takes_numbers(context) and weights is None:
-        # A join has the law of its parts, and no operator where it is large.
-        while isinstance(context, Joined):
+        # X of what is made of contexts is that of the first, which has an operator
+        # where the whole may have none, or a large one.
+        while isinstance(context, MixedContext):
             context = context.contexts[0]
         p_x = getattr(context, "p_x", None)
+        if isinstance(context, OnRows):
+            p_x = np.full(len(context.x), 1.0)
         # As the degree law of a graph, which no constructor is given.
         weights = association_operator(context).p_x if p_x is None else p_x
     counts = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
@@ -298,6 +348,11 @@ def _picks(
     # a draw above it would be no row.
     up_to = np.cumsum(weights, dtype=np.float64)
     return up_to / up_to[-1]
+
+
+def _looked_up(table: Any, a: Any) -> Any:
+    """Rows of a table for numbers; None: what is drawn is seen as it is."""
+    return a if table is None else _take(table, np.asarray(a))
 
 
 def _take(tree: Any, rows: np.ndarray) -> Any:

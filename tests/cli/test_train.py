@@ -334,3 +334,73 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path):
         np.testing.assert_array_equal(first[name], second[name])
     rows = [(out / "run" / "metrics.csv").read_text() for out in (whole, killed)]
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--context", "knn+scarves"], "joined by +, as knn+scarf; got 'scarves'"),
+        (["--context", "knn+rbf", "--mix", "blend"], "expected one of convex, mixture"),
+        (["--context", "knn", "--mix", "convex"], "--mix is of two contexts or more"),
+        (["--context", "knn+rbf", "--mix", "convex:1,1"], "1,1 sum to 2"),
+        (["--context", "knn+rbf", "--mix", "convex:-1,2"], "at least 0; got '-1'"),
+        (["--context", "knn+rbf", "--mix", "convex:half"], "at least 0; got 'half'"),
+        (["--context", "knn+rbf", "--mix", "join:1,0"], "join takes no weights"),
+        (
+            ["--context", "knn+rbf+scarf", "--mix", "convex:0.5,0.5"],
+            "convex has 2 weights for the 3 contexts of --context knn+rbf+scarf",
+        ),
+        (["--context", "knn+joint"], "--context joint reads DATA as counts"),
+        (["--context", "knn+scarf", "--loss", "vicreg"], "by --loss kise or svme"),
+        (["--context", "knn+rbf", "--mix", "join"], "expected --loss svme or lora_svd"),
+        (["--context", "knn+teacher", "--mix", "convex:minmax"], "teacher is a kernel"),
+        (["--context", "knn+rbf", "--scarf-rate", "0.2"], "goes with --context scarf"),
+        (["--context", "knn+scarf", "--mix", "mixture"], "with the same values of A"),
+        (["--context", "knn+labels", "--mix", "compose"], "are not mixed so: the law"),
+    ],
+)
+def test_contexts_that_are_no_mixture_are_refused_in_one_line(
+    tmp_path, capsys, more, message
+):
+    given = ["train", "wine", "--target", "target", "--quiet", "--steps", "5", *more]
+    assert main([*given, "--out", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--context", "knn+scarf", "--mix", "convex:0.25,0.75"],
+        ["--context", "knn+scarf+labels", "--mix", "convex:minmax", "--loss", "svme"],
+        ["--context", "knn+scarf", "--mix", "convolve"],
+        ["--context", "rbf+knn", "--mix", "mixture:0.5,0.5"],
+        ["--context", "teacher+knn", "--mix", "convolve", "--loss", "svme"],
+        ["--context", "knn+labels", "--mix", "join", "--loss", "svme"],
+    ],
+)
+def test_contexts_are_mixed_and_compared_with_their_operator(tmp_path, capsys, more):
+    out = tmp_path / "out"
+    given = ["train", "wine", "--target", "target", "--rank", "2", "--steps", "30"]
+    given += [*SMALL, "--no-plots", "--out", str(out), *more]
+    assert main(given) == 0
+    report = json.loads((out / "train.json").read_text(encoding="utf-8"))
+    learned = np.array(report["learned_singular_values"])
+    known = np.array(report["exact_singular_values"])
+    assert (learned <= known + tol(np.float32)).all()
+    assert report["ratio_trace"] > report["nulls"]["ratio_trace"]
+    assert report["context"] == more[1]
+    if "convex" in more[3]:
+        weights = np.array(report["weights"])
+        assert abs(weights.sum() - 1) < 1e-6
+        found = "minmax" in more[3]
+        assert (abs(weights - 1 / 3) > 1e-3).all() if found else weights[0] == 0.25
+    embedded = tmp_path / "rows.npy"
+    given = ["embed", str(out / "model.npz"), "wine", "--out", str(embedded), "--quiet"]
+    assert main(given) == 0
+    assert np.load(embedded).shape == (178, 2)
+    assert main(["train", "wine", "--out", str(out), "--resume"]) == 2
+    assert "holds another run" in capsys.readouterr().err

@@ -82,6 +82,11 @@ def _kise(e: Embeddings, axis_name: Any, **options: Any) -> Any:
     return losses.kise(e.phi, e.data.kernel, axis_name=axis_name, **options)
 
 
+def _two_parts(e: Embeddings) -> Any:
+    """Two draws, each of two contexts."""
+    return (e.phi, e.psi), (e.psi + e.phi[:, ::-1], e.psi[:, ::-1])
+
+
 def _running(e: Embeddings, axis_name: Any) -> Any:
     objective = losses.with_running_moments(losses.svme, decay=0.7)
     past = losses.RunningMoments(
@@ -114,6 +119,13 @@ OBJECTIVES: dict[str, Callable[[Embeddings, Any], Any]] = {
     "kise": _kise,
     "kise unbiased": partial(_kise, unbiased=True),
     "kise weighted": lambda e, axis: _kise(e, axis, weights=e.data.weights),
+    "kise recursion": lambda e, axis: _kise(e, axis, kernels=[e.data.kernel]),
+    "kise mixed": lambda e, axis: (
+        losses.kise_mixed(_two_parts(e), [0.3, 0.7], axis_name=axis).loss
+    ),
+    "svme mixed": lambda e, axis: (
+        losses.svme_mixed(e.phi, _two_parts(e), [0.3, 0.7], axis_name=axis).loss
+    ),
     "kise_pairs": _pair(losses.kise_pairs),
     "spectral_contrastive": _pair(losses.spectral_contrastive),
     "spectral_contrastive unbiased": _pair(losses.spectral_contrastive, unbiased=True),
