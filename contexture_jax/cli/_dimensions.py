@@ -12,7 +12,12 @@ from contexture_jax._core.words import rounded
 if TYPE_CHECKING:
     from contexture_jax.cli._spectrum import Judged, Solved
 
-__all__ = ["bracket_in_words", "dimensions", "dimensions_in_words"]
+__all__ = [
+    "bracket_in_words",
+    "dimensions",
+    "dimensions_by_name",
+    "dimensions_in_words",
+]
 
 _SHARE = 0.9  # of the energy: a convention
 
@@ -40,6 +45,15 @@ def dimensions(solved: Solved, judged: Judged) -> dict[str, Any]:
         "validation_dim": best,
         "validation_error": error,
     }
+
+
+def dimensions_by_name(d: dict[str, Any]) -> dict[str, int]:
+    """Those that are not of τ, as a picture names them."""
+    found = {
+        f"{d['energy_share']:.0%} of χ²": d["energy_dim"],
+        "rows left out": d["validation_dim"],
+    }
+    return {name: dim for name, dim in found.items() if dim}
 
 
 def dimensions_in_words(d: dict[str, Any]) -> str:

@@ -6,8 +6,10 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +19,17 @@ from contexture_jax.cli._arguments import (
     Options,
     add_data_options,
     add_output_options,
-    as_words,
     count,
     seed,
     tolerance,
+)
+from contexture_jax.cli._rank_data import Beside, columns_of, load
+from contexture_jax.cli._rank_family import (
+    PRESETS,
+    kinds,
+    kinds_of,
+    mixtures,
+    specs_of,
 )
 from contexture_jax.cli.session import (
     Advance,
@@ -36,14 +45,15 @@ from contexture_jax.cli.session import (
     replacing,
     resumed,
 )
-from contexture_jax.data import InputError, Message, Table, load_features, quoted_path
+from contexture_jax.data import InputError, Table, quoted_path
 
 if TYPE_CHECKING:
-    from contexture_jax.ranking import ContextSpec, RankedContext
+    from contexture_jax.ranking import ContextSpec, NamedContext, RankedContext
+
+    Spec = ContextSpec | NamedContext
 
 __all__ = ["DESCRIPTION", "RankOptions", "add_options", "run"]
 
-PRESETS = ("published",)
 DESCRIPTION = """\
 Which of many contexts of DATA is worth training on: solve each, judge it by its
 spectrum, and, with --target, by the error of a ridge probe on its functions. Writes
@@ -53,14 +63,28 @@ d that validation prefers. Where tau cannot tell, it abstains and says so.
 
 --preset published: 140 contexts of the rows: RBF and k-NN, and the mean of both over 50
 masks that leave out 20 % of the columns, 35 settings each; gamma from 1/100 to 100 over
-the median squared distance, K from 2 to half of the rows. Spectra are of all rows, and
-see no target; the probe is fitted, chosen and judged on three parts of the rows.
+the median squared distance, K from 2 to half of the rows. --preset all, the default,
+has two kinds more. scarf replaces cells of a row by those of other rows, at up to nine
+rates; its law is by drawing, four values for each row, and of numbers told to four
+quantiles: a cell that no other row has would tell the row, while train, which corrupts
+the cells themselves, learns functions that are smooth in them. mix has convex
+combinations with three weights, convolutions and joins of the best knn, rbf and scarf
+of these, each with the others, as train --mix learns them. --contexts picks kinds one
+by one.
+
+Beside these --context-column takes what a column of DATA holds as a context, its
+classes or rows that are near in it, and --teacher the whitened features of a file, row
+for row, or --teacher-column those of columns. Such columns are left out of the
+features, and the target is in no context. Columns of classes are mixed too.
+
+Spectra are of all rows, and see no target; the probe is fitted, chosen and judged on
+three parts of the rows.
 
 Each context is kept as it is done: Ctrl-C and SIGTERM end the run after the one under
 way, with the results so far, and --resume goes on, however the run was ended.
 """
 _FOLDER = "rank"
-_SETTINGS = ("preset", "settings", "masks", "max_dim", "splits", "max_rows")
+_SETTINGS = ("settings", "masks", "max_dim", "splits", "max_rows")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +93,10 @@ class RankOptions(Options):
 
     Attributes:
         preset: the family of contexts.
+        contexts: kinds of contexts, in place of a preset.
+        context_column: columns that are contexts.
+        teacher: files of features, row for row.
+        teacher_column: columns that are together the features of a teacher.
         settings: how many of each type.
         masks: how many masks a masked context is the mean of.
         max_dim: d0 of τ.
@@ -79,7 +107,11 @@ class RankOptions(Options):
         resume: go on with the run in `out`.
     """
 
-    preset: str = "published"
+    preset: str = "all"
+    contexts: Sequence[str] = ()
+    context_column: Sequence[str] = ()
+    teacher: Sequence[str] = ()
+    teacher_column: Sequence[str] = ()
     settings: int = 35
     masks: int = 50
     max_dim: int = 512
@@ -94,9 +126,29 @@ def add_options(parser: Any) -> None:
     """Add the options of the command to its parser."""
     add_data_options(parser.add_argument_group("data"))
     group = parser.add_argument_group("contexts")
-    group.add_argument(
-        "--preset", choices=PRESETS, default="published", help="default: %(default)s"
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--preset", choices=PRESETS, default="all", help="default: %(default)s"
     )
+    either.add_argument(
+        "--contexts",
+        type=kinds,
+        default=(),
+        metavar="KIND,KIND,…",
+        help=f"in place of a preset: some of {','.join(PRESETS['all'])}",
+    )
+    for option, metavar, what in (
+        ("--context-column", "COLUMN", "take this column as a context"),
+        ("--teacher", "FILE", "take the features of this file as a context"),
+        ("--teacher-column", "COLUMN", "take this column, with others, as a teacher"),
+    ):
+        group.add_argument(
+            option,
+            action="append",
+            default=[],
+            metavar=metavar,
+            help=f"{what}; once for each",
+        )
     for option, default, what in (
         ("--settings", 35, "contexts of each type"),
         ("--masks", 50, "masks that a masked context is the mean of"),
@@ -150,11 +202,13 @@ def run(options: RankOptions, ending: Ending) -> Path:
         plots = ["matplotlib"] if options.plots else []
         check_installed(["platformdirs", "pyarrow", "rich", *plots])
         out = check_out(options.out)
-        table = _load(options)
+        table, beside = load(options)
     with claimed(out), computing("float32"), contextlib.ExitStack() as stack:
         with stages.stage("contexts") as advance:
-            specs, ranked, number = _ranked(options, table, out, ending, stack, advance)
-        _publish(options, table, specs, ranked, out, stages, ending)
+            specs, ranked, number = _ranked(
+                options, table, beside, out, ending, stack, advance
+            )
+        _publish(options, table, beside, specs, ranked, out, stages, ending)
         folder = quoted_path(out)
         if number:
             ending.kept = lambda: (
@@ -166,105 +220,82 @@ def run(options: RankOptions, ending: Ending) -> Path:
     return out
 
 
-def _load(options: RankOptions) -> Table:
-    table = load_features(
-        options.data,
-        target=options.target,
-        drop=options.drop,
-        categorical=options.categorical,
-        separator=options.separator,
-        decimal=options.decimal,
-        missing=options.missing,
-    )
-    # In words of options, where the library speaks of parameters.
-    notes = [Message(note.worded(as_words)) for note in table.notes]
-    table, n = table._replace(notes=notes), len(table.rows)
-    if n <= options.max_rows:
-        return table
-    # Leading eigenvalues of d0 functions take about d0 log d0 rows (theory.md §3.1).
-    chosen = np.random.default_rng(options.seed).permutation(n)[: options.max_rows]
-    chosen.sort()
-    target = table.target
-    if target is not None:
-        target = target._replace(values=target.values[chosen])
-    words = f"{options.max_rows:,} of {n:,} rows drawn: --max-rows takes more"
-    return table._replace(
-        features=table.features[chosen],
-        rows=table.rows[chosen],
-        target=target,
-        notes=[*table.notes, Message(words)],
-    )
-
-
 def _ranked(
     options: RankOptions,
     table: Table,
+    beside: Beside,
     out: Path,
     ending: Ending,
     stack: contextlib.ExitStack,
     advance: Advance,
-) -> tuple[list[ContextSpec], list[RankedContext], int]:
+) -> tuple[list[Spec], list[RankedContext], int]:
     """The family, what of it was done, and the signal that ended it or 0."""
     from contexture_jax import ranking
 
-    x = table.features
     try:
         probe = None
         if table.target is not None:
             y = table.target.values
             probe = ranking.RidgeProbe(y, num_splits=options.splits, seed=options.seed)
-        specs = ranking.published_family(x, options.settings, num_masks=options.masks)
+        specs = specs_of(options, table, beside)
     except ValueError as error:
         raise InputError(f"{table.title} has no ranking: {error}") from error
-    done = _begun(options, table, out, stack)
-    found = {spec.name: done[spec.name] for spec in specs if spec.name in done}
-    missing = [spec for spec in specs if spec.name not in found]
+    folder = _begun(options, table, beside, out, stack)
+    found: dict[str, RankedContext] = {}
     number = 0
     with ending.asked() as is_told:
 
         def keep(row: RankedContext) -> bool:
             nonlocal number
             found[row.spec.name] = row
-            with replacing(out / _FOLDER / f"{row.spec.name}.json") as path:
+            with replacing(_file(folder, row.spec)) as path:
                 path.write_text(json.dumps(_as_dict(row)) + "\n", encoding="utf-8")
             advance(len(found), len(specs), f"{len(found)} of {len(specs)}")
             number = is_told()
-            return bool(number) and len(found) < len(specs)
+            return bool(number)
 
-        ranking.rank_contexts(
-            x,
-            missing,
-            columns=_columns(table),
-            probe=probe,
-            max_dim=options.max_dim,
-            energy_share=options.energy_share,
-            tol=options.tol,
-            seed=options.seed,
-            on_context=keep,
-        )
+        def solve(some: Sequence[Spec]) -> None:
+            found.update(_kept(folder, some))
+            ranking.rank_contexts(
+                table.features,
+                [] if number else [spec for spec in some if spec.name not in found],
+                columns=columns_of(table),
+                probe=probe,
+                max_dim=options.max_dim,
+                energy_share=options.energy_share,
+                tol=options.tol,
+                seed=options.seed,
+                on_context=keep,
+            )
+
+        solve(specs)
+        if len(found) == len(specs):
+            mixed = mixtures(options, table, [found[spec.name] for spec in specs])
+            specs = [*specs, *mixed]
+            solve(mixed)
     return specs, [found[spec.name] for spec in specs if spec.name in found], number
 
 
-def _columns(table: Table) -> np.ndarray:
-    """The number of the column of DATA that each feature comes from."""
-    widths = [len(encoding.feature_names) for encoding in table.encodings]
-    return np.repeat(np.arange(len(widths)), widths)
-
-
 def _begun(
-    options: RankOptions, table: Table, out: Path, stack: contextlib.ExitStack
-) -> dict[str, RankedContext]:
-    """Make the folder of the run, or find what of the same run it holds."""
+    options: RankOptions,
+    table: Table,
+    beside: Beside,
+    out: Path,
+    stack: contextlib.ExitStack,
+) -> Path:
+    """Make the folder of the run, or find that it holds the same run."""
     folder, path = out / _FOLDER, out / _FOLDER / "settings.json"
-    values = b"" if table.target is None else table.target.values.tobytes()
-    contents = np.ascontiguousarray(table.features).tobytes() + values
+    contents = hashlib.sha256(np.ascontiguousarray(table.features).tobytes())
+    if table.target is not None:
+        contents.update(table.target.values.tobytes())
+    for name, values in (*beside.columns.items(), *beside.teachers.items()):
+        contents.update(name.encode() + np.ascontiguousarray(values).tobytes())
     names = (*_SETTINGS, "energy_share", "tol", "seed")
-    settings = {name: getattr(options, name) for name in names}
-    settings["contents"] = hashlib.sha256(contents).hexdigest()
+    settings: dict[str, Any] = {name: getattr(options, name) for name in names}
+    settings |= {"contexts": list(kinds_of(options)), "contents": contents.hexdigest()}
     if path.exists() and options.resume:
         check_same(path, settings)
-        rows = [_kept(kept) for kept in folder.glob("*.json") if kept != path]
-        return {row.spec.name: row for row in rows}
+        return folder
     if path.exists():
         print(
             f"contexture: note: {quoted_path(folder)} holds a run that was ended, which"
@@ -284,35 +315,50 @@ def _begun(
         stack.enter_context(claimed(out))
     with replacing(path) as partial:
         partial.write_text(json.dumps(settings) + "\n", encoding="utf-8")
-    return {}
+    return folder
+
+
+def _file(folder: Path, spec: Spec) -> Path:
+    """Where a context is kept: names may hold what file names may not."""
+    readable = re.sub(r"[^A-Za-z0-9.+-]", "_", spec.name)[:80]
+    mark = hashlib.sha256(spec.name.encode()).hexdigest()[:8]
+    return folder / f"{readable}-{mark}.json"
 
 
 def _as_dict(row: RankedContext) -> dict[str, Any]:
     """With numbers that are not finite, as Python's JSON takes them."""
     probe = None if row.probe is None else row.probe._asdict()
-    return row._asdict() | {"spec": vars(row.spec), "probe": probe}
+    return row._asdict() | {"spec": row.spec.name, "probe": probe}
 
 
-def _kept(path: Path) -> RankedContext:
+def _kept(folder: Path, specs: Iterable[Spec]) -> dict[str, RankedContext]:
+    """Those that were done before, by name."""
     from contexture_jax import ranking
 
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        probe = held["probe"] and ranking.ProbeErrors(**held["probe"])
-        spec = ranking.ContextSpec(**held["spec"])
-        return ranking.RankedContext(**held | {"spec": spec, "probe": probe})
-    # A file is there whole or not at all: somebody has changed it.
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{quoted_path(path)} is damaged ({error}); expected it deleted, so that"
-            " its context is solved anew"
-        ) from error
+    found = {}
+    for spec in specs:
+        path = _file(folder, spec)
+        if not path.exists():
+            continue
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            probe = held["probe"] and ranking.ProbeErrors(**held["probe"])
+            row = ranking.RankedContext(**held | {"spec": spec, "probe": probe})
+        # A file is there whole or not at all: somebody has changed it.
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{quoted_path(path)} is damaged ({error}); expected it deleted, so"
+                " that its context is solved anew"
+            ) from error
+        found[spec.name] = row
+    return found
 
 
 def _publish(
     options: RankOptions,
     table: Table,
-    specs: list[ContextSpec],
+    beside: Beside,
+    specs: list[Spec],
     ranked: list[RankedContext],
     out: Path,
     stages: Stages,
@@ -327,7 +373,7 @@ def _publish(
             if options.plots and table.target is not None:
                 report.draw(ranked, table.target.name, folder)
         seconds = {**stages.seconds, "total": stages.total}
-        description = report.describe(options, table, specs, ranked, seconds)
+        description = report.describe(options, table, beside, specs, ranked, seconds)
         write_json(description, folder / "rank.json")
         files = [name for name in report.FILES if (folder / name).exists()]
     if not options.quiet:

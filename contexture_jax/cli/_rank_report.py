@@ -12,13 +12,15 @@ import numpy as np
 
 import contexture_jax as cx
 from contexture_jax._core.words import rounded
-from contexture_jax.cli._arguments import as_option
+from contexture_jax.cli._rank_advice import Commands, advice
+from contexture_jax.cli._rank_data import Beside
+from contexture_jax.cli._rank_family import kinds_of
 from contexture_jax.cli._report import plain, print_table
 from contexture_jax.data import Table
 
 if TYPE_CHECKING:
     from contexture_jax.cli._rank import RankOptions
-    from contexture_jax.ranking import ContextSpec, RankedContext
+    from contexture_jax.ranking import ContextSpec, NamedContext, RankedContext
 
 __all__ = ["FILES", "describe", "draw", "print_ranking"]
 
@@ -27,17 +29,24 @@ FILES = ("tau_error.png", "association_error.png", "rank.json")
 _NUM_SHOWN = 15
 _PROTOCOL = (
     "spectra of all rows, without the target; P_X uniform; tau of d = 1, ..., max_dim;"
+    " best_dim: where tau_d is least, by its convention, and no advice: energy_dim"
+    " keeps the stated share of chi_squared, validated_dim is that of validation;"
     " error: ridge on the functions up to best_dim (classes by the largest of fitted"
     " indicators), a quarter of the rows left out, a quarter of the rest for choosing"
     " the ridge, mean over splits; validated_error: d chosen likewise; pearson and"
-    " distance_correlation: of tau with error over all contexts with a finite tau"
+    " distance_correlation: of tau with error over all contexts with a finite tau;"
+    " mixtures are of the contexts of each type with the least validated_error (without"
+    " a target: tau), so that their errors are a little too low; contexts with"
+    " num_draws are estimates from so many draws, which no bound on tau counts; scarf"
+    " is of numbers told to four quantiles, where its command corrupts the numbers"
 )
 
 
 def describe(
     options: RankOptions,
     table: Table,
-    specs: Sequence[ContextSpec],
+    beside: Beside,
+    specs: Sequence[ContextSpec | NamedContext],
     ranked: Sequence[RankedContext],
     seconds: dict[str, float],
 ) -> dict[str, Any]:
@@ -46,6 +55,7 @@ def describe(
     Args:
         options: what was asked for.
         table: the data.
+        beside: what of it is in no feature.
         specs: the family.
         ranked: what of it was done.
         seconds: of each stage.
@@ -54,21 +64,29 @@ def describe(
     whole = correlate(ranked)
     types = dict.fromkeys(spec.type for spec in specs)
     ordered = in_order(ranked)
+    target = None if table.target is None else table.target.name
+    commands = Commands(options, beside, target, {spec.name: spec for spec in specs})
     return plain(
         {
             "version": cx.__version__,
             "data": table.title,
             "num_rows": len(table.rows),
             "num_columns": table.num_columns,
-            "target": None if table.target is None else table.target.name,
+            "target": target,
             "target_kind": None if table.target is None else table.target.kind,
-            "preset": options.preset,
+            "preset": None if options.contexts else options.preset,
+            "kinds": kinds_of(options),
+            "context_columns": options.context_column,
+            "teachers": list(beside.teachers),
             "max_dim": options.max_dim,
             "splits": options.splits,
             "seed": options.seed,
             "status": "complete" if len(ranked) == len(specs) else "stopped",
             "num_contexts": len(specs),
-            "contexts": [_described(row, place) for place, row in ordered],
+            "contexts": [
+                _described(row, place) | {"command": commands.of(row.spec)}
+                for place, row in ordered
+            ],
             "pearson": whole.pearson,
             "distance_correlation": whole.distance,
             "correlations": {
@@ -85,7 +103,7 @@ def describe(
             },
             "associations": Counter(row.association for row in ranked),
             "protocol": _PROTOCOL,
-            "advice": _advice(options, table, [row for _, row in ordered]),
+            "advice": advice(commands, table, [row for _, row in ordered]),
             "seconds": seconds,
             "notes": [str(note) for note in table.notes],
         }
@@ -121,77 +139,6 @@ def _described(row: RankedContext, place: int | None) -> dict[str, Any]:
     }
 
 
-def _advice(
-    options: RankOptions, table: Table, ordered: Sequence[RankedContext]
-) -> list[str]:
-    """What to do next, in words and with what does it."""
-    done = [row for row in ordered if row.status != "failed"]
-    words = Counter(row.association for row in done)
-    told = [row for row in done if not row.abstains]
-    if table.target is not None:
-        told = sorted(
-            (row for row in done if row.probe is not None),
-            key=lambda row: row.probe.validated_error if row.probe else np.inf,
-        )
-    if not done:
-        return ["every context failed: see the reasons in rank.json"]
-    advice = []
-    if words["too weak"] > len(done) / 2:
-        a, b = _two(sorted(done, key=lambda row: -(row.chi_squared or 0)))
-        advice.append(
-            f"most contexts are too weak: join two, cx.contexts.join([{a}, {b}]), or"
-            " put their functions side by side"
-        )
-    elif words["too strong"] > len(done) / 2:
-        a, b = _two(sorted(done, key=lambda row: row.chi_squared or np.inf))
-        advice.append(
-            "most contexts are too strong: convolve two,"
-            f" cx.contexts.convolve({a}, {b})"
-        )
-    if len(told) > 1:
-        a, b = _two(told)
-        advice.append(
-            f"combine the best of two types: cx.contexts.convex_combination([{a}, {b}])"
-        )
-    plain_ones = [row for row in told if not _words_of(row).mask_share]
-    if plain_ones:
-        best = plain_ones[0]
-        params = _words_of(best).params
-        (name, value), *_ = params.items()
-        option = f" --{name.replace('_', '-')} {value:g}"
-        target = (
-            ""
-            if table.target is None
-            else f" {as_option('--target', table.target.name)}"
-        )
-        how_many = best.energy_dim if best.probe is None else best.probe.validated_dim
-        rank = "" if how_many is None else f" --rank {how_many}"
-        advice.append(
-            f"the best without masks: contexture spectrum {options.data} --context"
-            f" {_words_of(best).kind}{option}{target}{rank}"
-        )
-    if not told:
-        advice.append("tau tells nothing here: --target judges by errors")
-    return advice
-
-
-def _two(rows: Sequence[RankedContext]) -> tuple[str, str]:
-    """The first as Python makes it, and the first of another type if there is one."""
-    specs = [_words_of(row) for row in rows]
-    others = [spec for spec in specs if spec.kind != specs[0].kind] or specs[-1:]
-    a, b = (
-        f"cx.contexts.{spec.kind}(x, {spec.parameter:g})"
-        for spec in (specs[0], others[0])
-    )
-    return a, b
-
-
-def _words_of(row: RankedContext) -> ContextSpec:
-    # The command ranks no others.
-    assert isinstance(row.spec, cx.ranking.ContextSpec)
-    return row.spec
-
-
 def draw(ranked: Sequence[RankedContext], target: str, folder: Path) -> None:
     """Draw errors beside τ, and beside the association."""
     from contexture_jax import plotting
@@ -204,12 +151,13 @@ def draw(ranked: Sequence[RankedContext], target: str, folder: Path) -> None:
     kinds = [row.spec.type for row in rows]
     abstains = [row.abstains for row in rows]
     taus = [np.inf if row.tau is None else row.tau for row in rows]
-    for order, shown, label, name in (
-        (taus, errors, "τ (hollow: τ abstains)", "tau_error.png"),
+    for order, shown, label, where, name in (
+        (taus, errors, "τ (hollow: τ abstains)", "d of τ", "tau_error.png"),
         (
             [row.chi_squared for row in rows],
             best,
-            "association Σ s_i²",
+            "association Σ s_i² (hollow: τ abstains)",
+            "d of validation",
             "association_error.png",
         ),
     ):
@@ -219,6 +167,7 @@ def draw(ranked: Sequence[RankedContext], target: str, folder: Path) -> None:
             kinds,
             abstains=np.array(abstains),
             label=label,
+            error_label=f"error of the probe at the {where}",
             title=f"{len(rows)} contexts and {target}",
         )
         plotting.save(axes, folder / name)
@@ -238,7 +187,7 @@ def print_ranking(description: dict[str, Any], files: Sequence[str]) -> None:
         rows = sorted(
             rows, key=lambda r: (r["validated_error"] is None, r["validated_error"])
         )
-        heads += ["error", "d validated", "error there"]
+        heads += ["error at d of τ", "d validated", "error there"]
     for head in heads:
         columns.add_column(head, no_wrap=True)
     for r in rows[:_NUM_SHOWN]:

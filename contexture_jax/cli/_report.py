@@ -180,8 +180,8 @@ def _notes(table: Table, solved: Solved, judged: Judged) -> list[str]:
         )
     if bounds is not None and bounds.lower == bounds.upper and bounds.best_dim > rank:
         notes.append(
-            f"{bounds.best_dim} functions would be best of up to 512: --rank"
-            f" {bounds.best_dim} computes them"
+            f"tau_d is least at {bounds.best_dim} of up to 512 functions, beyond the"
+            f" {rank} computed: --rank {bounds.best_dim} shows it beside other figures"
         )
     if not math.isfinite(spectrum.decay_rate):
         notes.append("decay_rate is infinite, written as null: all values are 0")

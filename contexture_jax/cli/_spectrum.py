@@ -371,6 +371,7 @@ def _publish(
 def _draw(table: Table, solved: Solved, judged: Judged, folder: Path) -> None:
     """Draw what there is to draw into `folder`."""
     from contexture_jax import plotting
+    from contexture_jax.cli._dimensions import dimensions, dimensions_by_name
 
     values, left = solved.result.singular_values, solved.result.left
     target, useful = table.target, judged.spectrum.usefulness
@@ -388,7 +389,9 @@ def _draw(table: Table, solved: Solved, judged: Judged, folder: Path) -> None:
     )
     plotting.save(axes, folder / "spectrum.png")
     if useful is not None:
-        plotting.save(plotting.plot_usefulness(useful), folder / "tau.png")
+        others = dimensions_by_name(dimensions(solved, judged))
+        axes = plotting.plot_usefulness(useful, others=others)
+        plotting.save(axes, folder / "tau.png")
     if target is None:
         axes = plotting.plot_functions(left, singular_values=values)
     else:

@@ -12,6 +12,7 @@ from contexture_jax._core.types import summary
 from contexture_jax.plotting._style import (
     FAINT,
     INK,
+    NUM_SAFE_COLOURS,
     PALETTE,
     dressed,
     headline,
@@ -23,6 +24,7 @@ __all__ = ["plot_ranking"]
 
 _LABEL_SIZE = 10
 _WIDE = 20.0  # a ratio of ends above which an axis is logarithmic
+_FEW_KINDS = 5  # that a legend inside has room for
 
 
 def plot_ranking(
@@ -33,6 +35,7 @@ def plot_ranking(
     abstains: ArrayLike | None = None,
     ax: Axes | None = None,
     label: str = "τ",
+    error_label: str = "error of the probe",
     title: str = "",
 ) -> Axes:
     """Draw the error of each context beside a number that may tell of it.
@@ -45,6 +48,7 @@ def plot_ranking(
         abstains: which are drawn hollow, shape (k,), bool; None: none.
         ax: where to draw; None: a new figure.
         label: what `order` is.
+        error_label: what `error` is.
         title: what there is to see.
 
     Returns:
@@ -64,19 +68,31 @@ def plot_ranking(
     shown = np.isfinite(x) & np.isfinite(y)
     if not shown.any():
         raise ValueError("order and error must be finite at some place; got none")
-    ax = dressed(new_axes() if ax is None else ax, plain(label), "error of the probe")
-    for place, kind in enumerate(dict.fromkeys(kinds)):
+    ax = dressed(new_axes() if ax is None else ax, plain(label), plain(error_label))
+    names = list(dict.fromkeys(kinds))
+    for place, kind in enumerate(names):
         colour = PALETTE[place % len(PALETTE)]
+        # Beyond the colours that all can tell apart the mark tells.
+        mark = "o^sD"[place // NUM_SAFE_COLOURS % 4]
         own = shown & (np.array(kinds) == kind)
         for which, face in ((own & ~hollow, colour), (own & hollow, "none")):
-            ax.scatter(x[which], y[which], s=22, facecolors=face, edgecolors=colour)
+            ax.scatter(
+                x[which],
+                y[which],
+                s=22,
+                marker=mark,
+                facecolors=face,
+                edgecolors=colour,
+            )
         # One mark for each, whichever of its contexts are hollow.
-        ax.scatter([], [], s=22, color=colour, label=plain(kind))
+        ax.scatter([], [], s=22, marker=mark, color=colour, label=plain(kind))
     positive = x[shown & (x > 0)]
     if positive.size and positive.max() > _WIDE * positive.min():
         ax.set_xscale("log")
     ax.grid(color=FAINT, linewidth=0.5, alpha=0.6)
-    ax.legend(frameon=False, fontsize=_LABEL_SIZE, labelcolor=INK)
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+    where = beside if len(names) > _FEW_KINDS else {}
+    ax.legend(frameon=False, fontsize=_LABEL_SIZE, labelcolor=INK, **where)
     if title:
         headline(ax, plain(title))
     return ax

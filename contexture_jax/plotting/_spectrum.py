@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,6 +22,7 @@ from contexture_jax.plotting._style import (
     dressed,
     headline,
     new_axes,
+    plain,
 )
 
 __all__ = ["Usefulness", "plot_spectrum", "plot_usefulness"]
@@ -351,12 +353,18 @@ def _spectrum_headline(values: np.ndarray, visible: np.ndarray) -> str:
     return f"{count} singular values, from {ends}"
 
 
-def plot_usefulness(usefulness: Usefulness, ax: Axes | None = None) -> Axes:
+def plot_usefulness(
+    usefulness: Usefulness,
+    ax: Axes | None = None,
+    *,
+    others: Mapping[str, int] | None = None,
+) -> Axes:
     """Draw τ_d over the number of functions d, with its minimum marked.
 
     Args:
         usefulness: the result of `evaluation.usefulness`: `tau`, `best_dim`, `curve`.
         ax: where to draw; None: a new figure.
+        others: further d by what they are of, as by energy or by validation: lines.
 
     Returns:
         The axes drawn on. Where τ_d is infinite (s_{d+1} = 1) there is a grey band.
@@ -368,21 +376,14 @@ def plot_usefulness(usefulness: Usefulness, ax: Axes | None = None) -> Axes:
     if curve.ndim != 1 or curve.size == 0:
         msg = f"usefulness.curve must have shape (k,), k >= 1; got {curve.shape}"
         raise ValueError(msg)
-    tau, best_dim = (
-        float(np.asarray(usefulness.tau)),
-        int(np.asarray(usefulness.best_dim)),
-    )
+    tau = float(np.asarray(usefulness.tau))
+    best_dim = int(np.asarray(usefulness.best_dim))
     ax = dressed(new_axes() if ax is None else ax, "number of functions d", "$\\tau_d$")
     dims = np.arange(1, len(curve) + 1)
     finite = np.isfinite(curve)
-    ax.plot(
-        dims[finite],
-        curve[finite],
-        linewidth=1.8,
-        color=MAIN,
-        marker="o",
-        markersize=_mark_size(len(curve)) * 0.6,
-    )
+    size = _mark_size(len(curve)) * 0.6
+    line: dict[str, Any] = {"linewidth": 1.8, "color": MAIN, "markersize": size}
+    ax.plot(dims[finite], curve[finite], "o-", **line)
     count_axis(ax, len(curve))
     infinite = dims[~finite]
     if infinite.size:
@@ -408,8 +409,13 @@ def plot_usefulness(usefulness: Usefulness, ax: Axes | None = None) -> Axes:
     _zoom_on_minimum(ax, curve[finite], tau)
     _mark_cut(ax, dims[finite], curve[finite])
     ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
-    functions = f"{best_dim} function{'s' * (best_dim != 1)}"
-    headline(ax, f"Usefulness: τ = {tau:.4g} with {functions} of {len(curve)}")
+    for place, (name, dim) in enumerate((others or {}).items(), 2):
+        if 1 <= dim <= len(curve):
+            label, colour = f"d = {dim}: {plain(name)}", PALETTE[place % len(PALETTE)]
+            ax.axvline(dim, color=colour, linewidth=1.5, zorder=1, label=label)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize=_LABEL_SIZE, labelcolor=INK)
+    headline(ax, f"Usefulness: τ = {tau:.4g}, least at d = {best_dim} of {len(curve)}")
     return ax
 
 

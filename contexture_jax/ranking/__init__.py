@@ -2,8 +2,9 @@
 
 `published_family` lists the contexts of a published experiment, `rank_contexts` solves
 them one after the other and judges each by its spectrum and, with a target, by the
-error of a ridge probe on its functions. `min_max_weights` and `criterion_weights` find
-weights with which several are mixed.
+error of a ridge probe on its functions. `scarf_family`, `column_family` and
+`teacher_family` list contexts of other kinds, `mixture_family` mixes some of them;
+`min_max_weights` and `criterion_weights` find weights with which several are mixed.
 """
 
 from contexture_jax.ranking._family import (
@@ -12,6 +13,14 @@ from contexture_jax.ranking._family import (
     published_family,
 )
 from contexture_jax.ranking._judged import RankedContext, Solved
+from contexture_jax.ranking._kinds import (
+    best_of_types,
+    column_family,
+    mixture_family,
+    quantile_codes,
+    scarf_family,
+    teacher_family,
+)
 from contexture_jax.ranking._probe import RIDGES, ProbeErrors, RidgeProbe
 from contexture_jax.ranking._rank import (
     Correlations,
@@ -40,9 +49,15 @@ __all__ = [
     "RankedContext",
     "RidgeProbe",
     "Solved",
+    "best_of_types",
+    "column_family",
     "correlations",
     "criterion_weights",
     "min_max_weights",
+    "mixture_family",
     "published_family",
+    "quantile_codes",
     "rank_contexts",
+    "scarf_family",
+    "teacher_family",
 ]

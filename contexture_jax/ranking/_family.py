@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,12 @@ from contexture_jax._core.checks import (
 from contexture_jax._core.types import ArrayLike, summary
 from contexture_jax.contexts import Context
 
-__all__ = ["ContextSpec", "NamedContext", "published_family"]
+__all__ = [
+    "ContextSpec",
+    "NamedContext",
+    "numbers_of_neighbors",
+    "published_family",
+]
 
 _NUM_MASKS, _MASK_SHARE = 50, 0.2
 _GAMMA_RANGE = 1e-2, 1e2  # over the median squared distance
@@ -92,15 +97,23 @@ class NamedContext:
 
     Attributes:
         name: of this context alone.
-        context: with an `association_operator` of as many rows as the table.
+        context: with an `association_operator` of as many rows as the table; or what
+            makes it when its turn comes, so that many are not there at once and one
+            that cannot be made is a failure of its own.
         type: by which contexts are coloured and correlated.
         params: what a report should say of it.
     """
 
     name: str
-    context: Context
+    context: Context | Callable[[], Context]
     type: str = "other"
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def made(self) -> Context:
+        """The context."""
+        if isinstance(self.context, Context) or not callable(self.context):
+            return self.context
+        return self.context()
 
 
 def published_family(
@@ -145,7 +158,7 @@ def published_family(
     settings: list[tuple[Literal["rbf", "knn"], list[float | int]]] = [
         # Six digits, which names and files hold.
         ("rbf", [float(f"{gamma:.6g}") for gamma in gammas]),
-        ("knn", [*_neighbors(len(rows), num_settings)]),
+        ("knn", [*numbers_of_neighbors(len(rows), num_settings)]),
     ]
     masks = ((0.0, 1), (mask_share, num_masks))
     return [
@@ -156,7 +169,8 @@ def published_family(
     ]
 
 
-def _neighbors(num_rows: int, count: int) -> list[int]:
+def numbers_of_neighbors(num_rows: int, count: int) -> list[int]:
+    """So many K from 2 to half of the rows, evenly in their logarithm, if there are."""
     highest = max(num_rows // 2, 2)
     wanted, found = min(count, highest - 1), np.array([2])
     # Small ones round to the same: so many more until there are enough.

@@ -13,6 +13,7 @@ from contexture_jax.evaluation import (
     column_errors,
     decay_rate,
     effective_rank,
+    energy_dimension,
     estimate_kernel_deviation,
     num_singular_values,
     usefulness,
@@ -161,7 +162,9 @@ def solved(gathered: np.ndarray, rank: int, *, tol: float, seed: int) -> Solved:
 def solved_context(
     context: Context, num_rows: int, max_dim: int, *, tol: float, seed: int
 ) -> Solved:
-    """The same of any finite context, by `svd` and `certify`.
+    """The same of any finite context.
+
+    Up to 8,000 rows of one weight by its table; else by `svd` and `certify`.
 
     Args:
         context: with an operator.
@@ -173,6 +176,9 @@ def solved_context(
     Raises:
         ValueError: if it has other rows, or no value but the trivial one.
     """
+    table = _small_table(context, num_rows)
+    if table is not None:
+        return solved(table, min(max_dim + 1, num_rows - 1), tol=tol, seed=seed)
     op = association_operator(context)
     there = num_singular_values(op)
     if op.shape[0] != num_rows or there < 1:
@@ -186,6 +192,17 @@ def solved_context(
     key = jax.random.key(seed + 1)
     deviation = estimate_kernel_deviation(op, drawn, key=key).estimate.item()
     return _certified(op, rank, rank >= there, deviation, tol=tol, seed=seed)
+
+
+def _small_table(context: Context, num_rows: int) -> np.ndarray | None:
+    """P⁺(x, a), if a table pays and P_X is uniform."""
+    if num_rows > _DENSE or "table" not in context.capabilities:
+        return None
+    table = np.asarray(context.table())
+    uniform = np.full(num_rows, 1 / num_rows)
+    # A table of a float32 law sums to 1 / n to its rounding.
+    same = len(table) == num_rows and np.allclose(table.sum(axis=1), uniform, 1e-4, 0)
+    return table if same and min(table.shape) > 1 else None
 
 
 def _certified(
@@ -257,7 +274,10 @@ def judged(
     s = np.where(found.values > _ROUNDING * np.finfo(np.float32).eps, found.values, 0.0)
     s = s.astype(np.float32)
     total = found.chi_squared
-    kept = np.flatnonzero(np.cumsum(found.values**2) >= energy_share * total)
+    energy_dim = 0
+    if total > 0:
+        tail = max(0.0, total - float((s.astype(np.float64) ** 2).sum()))
+        energy_dim = int(energy_dimension(s, energy_share, tail_energy=tail))
     tau = best_dim = low = high = None
     if s[0] > 0:
         useful = usefulness(s, beta, max_dim, complete=found.complete)
@@ -278,7 +298,7 @@ def judged(
         tau_low=low,
         tau_high=high,
         best_dim=best_dim,
-        energy_dim=int(kept[0]) + 1 if len(kept) and total > 0 else None,
+        energy_dim=energy_dim or None,
         decay_rate=float(decay_rate(s)),
         chi_squared=total,
         deviation=found.deviation,

@@ -148,7 +148,7 @@ def rank_contexts(
         for place, spec in enumerate(group):
             try:
                 if isinstance(spec, NamedContext):
-                    found = solved_context(spec.context, n, max_dim, tol=tol, seed=seed)
+                    found = solved_context(spec.made(), n, max_dim, tol=tol, seed=seed)
                 else:
                     if tables is None:
                         tables = laws(group, rows, of_columns, seed)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contexture_jax.cli import main
-from contexture_jax.ranking import _rank
+from contexture_jax.cli import _main, main
+from contexture_jax.ranking import NamedContext, _rank
 
 SAME = "a,y\n" + "1,0\n2,0\n" * 9
-SMALL = ["--settings", "2", "--masks", "2", "--splits", "2", "--max-dim", "8"]
+BOTH = "a,y\n" + "1,0\n2,1\n" * 9
+FEW = ["--settings", "2", "--masks", "2", "--splits", "2", "--max-dim", "8"]
+SMALL = [*FEW, "--preset", "published"]
 
 
 def rank(out: Path, *arguments: str | int | Path, data: str = "wine") -> dict[str, Any]:
@@ -71,6 +74,74 @@ def test_a_target_gives_errors_correlations_and_pictures(
     out = capsys.readouterr().out
     assert "advice" in out
     assert "contexture spectrum wine --context" in out
+
+
+KINDS = """\
+class,group,height,weight,p,q
+""" + "".join(
+    f"{i % 2},{'abc'[i % 3]},{i * i % 47},{i % 7 + i / 50},{i % 5},{i // 9}\n"
+    for i in range(44)
+)
+
+
+def of_kinds(out: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
+    """Every kind of context on a small table, with a teacher beside it."""
+    data, teacher = out.parent / "data.csv", out.parent / "teacher.npy"
+    data.write_text(KINDS)
+    np.save(teacher, np.random.default_rng(0).normal(size=(44, 3)))
+    told = ["rank", str(data), *FEW, "--quiet", "--no-plots", "--out", str(out)]
+    told += ["--context-column", "group", "--context-column", "height"]
+    told += ["--teacher", str(teacher), "--teacher-column", "p"]
+    told += ["--teacher-column", "q", "--target", "class", *arguments]
+    assert main(told) == status
+    return json.loads((out / "rank.json").read_text())
+
+
+def ended_at_kind(kind: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ctrl-C as the first context of that kind is solved; gives what is solved."""
+    solved, made = [], NamedContext.made
+
+    def told(self: NamedContext) -> Any:
+        solved.append(self.name)
+        if self.type == kind:
+            os.kill(os.getpid(), signal.SIGINT)
+        return made(self)
+
+    monkeypatch.setattr(NamedContext, "made", told)
+    return solved
+
+
+def test_kinds_are_mixed_and_each_has_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Labels and k-NN alone: each kind of mixture once.
+    chosen = ["--contexts", "knn,mix"]
+    ended_at_kind("convolve", monkeypatch)
+    stopped = of_kinds(tmp_path / "o", *chosen, status=130)
+    assert (stopped["status"], len(stopped["contexts"])) == ("stopped", 11)
+    monkeypatch.undo()
+    solved = ended_at_kind("none", monkeypatch)
+    found = of_kinds(tmp_path / "o", *chosen, "--resume")
+    assert found["status"] == "complete"
+    names, before = ({row["name"] for row in d["contexts"]} for d in (found, stopped))
+    # Beside these only parts of theirs are made again.
+    assert {name for name in solved if "+" in name} == names - before
+    types = [row["type"] for row in found["contexts"]]
+    assert {kind: types.count(kind) for kind in types} == {
+        "knn": 2,
+        "labels": 1,
+        "near": 2,
+        "teacher": 2,
+        "convex": 3,
+        "convolve": 2,
+        "join": 1,
+    }
+    parser = _main._parser()
+    for row in found["contexts"]:
+        words = shlex.split(row["command"])
+        assert words[0] == "contexture"
+        parser.parse_args(words[1:])
+        assert row["status"] != "failed"
 
 
 def test_without_a_target_contexts_are_in_order_of_tau(tmp_path: Path) -> None:
@@ -128,7 +199,12 @@ def test_a_large_table_is_drawn_from(tmp_path: Path) -> None:
         ("a,y\n1,0\n2,0\n3,1\n", [], "must have at least 4 rows"),
         (SAME, ["--target", "y"], "same value"),
         (SAME, ["--target", "z"], "z"),
-        (SAME, ["--preset", "all"], "published"),
+        (SAME, ["--preset", "none"], "published"),
+        (SAME, ["--contexts", "knn,tea"], "'tea'"),
+        (SAME, ["--context-column", "z"], "--context-column z: d.csv has no such"),
+        (BOTH, ["--target", "a", "--context-column", "a"], "is the target"),
+        (BOTH, ["--teacher-column", "a", "--context-column", "y"], "no column left"),
+        (SAME, ["--teacher", "wine"], "has 178 rows and d.csv 18"),
         (SAME, ["--max-dim", "0"], "--max-dim"),
     ],
 )

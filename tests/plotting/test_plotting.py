@@ -218,7 +218,7 @@ def test_the_best_dimension_is_marked():
     ax = plot_usefulness(Useful(1.5, 3, curve))
     marks = [curve_of(line) for line in ax.lines if len(curve_of(line)[0]) == 1]
     assert marks == [(3, 1.5)]
-    assert ax.get_title(loc="left") == "Usefulness: τ = 1.5 with 3 functions of 5"
+    assert ax.get_title(loc="left") == "Usefulness: τ = 1.5, least at d = 3 of 5"
     low, high = ax.get_ylim()
     assert low < 1.5 < high
 

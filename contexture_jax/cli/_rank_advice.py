@@ -1,0 +1,233 @@
+"""What to do after `contexture rank`: in words, and the commands that do it."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from contexture_jax._core.words import rounded
+from contexture_jax.cli._arguments import as_option
+from contexture_jax.cli._rank_data import Beside
+from contexture_jax.cli._rank_family import MIXED
+from contexture_jax.data import DEFAULT_MISSING, Table
+
+if TYPE_CHECKING:
+    from contexture_jax.cli._rank import RankOptions
+    from contexture_jax.ranking import ContextSpec, NamedContext, RankedContext
+
+    Spec = ContextSpec | NamedContext
+
+__all__ = ["Commands", "advice"]
+
+_MIXTURES = ("convex", "convolve", "join")
+
+
+class Commands(NamedTuple):
+    """The commands that make the contexts of a run one by one.
+
+    Attributes:
+        options: of the run.
+        beside: what of DATA is in no feature.
+        target: the name of the target, or None.
+        specs: all contexts by name.
+    """
+
+    options: RankOptions
+    beside: Beside
+    target: str | None
+    specs: Mapping[str, Spec]
+
+    def of(self, spec: Spec, rank: int | None = None) -> str | None:
+        """The command for a context, with so many functions; None: there is none."""
+        if spec.type in _MIXTURES:
+            weights = spec.params.get("weights")
+            parts = [self.specs[name] for name in spec.params["parts"]]
+            return self.mixed(spec.type, parts, weights, rank=rank)
+        if spec.type == "teacher":
+            return self._of_teacher(spec.params["teacher"], rank)
+        words = self._context(spec)
+        if words is None:
+            return None
+        if spec.type == "labels":
+            return self._command("spectrum", words, rank, label=spec.params["column"])
+        if spec.type == "near":
+            only = {spec.params["column"]}
+            return self._command("spectrum", words, rank, only=only)
+        verb = "train" if spec.type == "scarf" else "spectrum"
+        return self._command(verb, words, rank)
+
+    def mixed(
+        self,
+        kind: str,
+        parts: Sequence[Spec],
+        weights: Sequence[float] | None = None,
+        rank: int | None = None,
+    ) -> str | None:
+        """The command that learns a mixture; None where its parts have no words."""
+        types = [spec.type for spec in parts]
+        words = [self._context(spec) for spec in parts]
+        if not set(types) <= set(MIXED) or len(set(types)) < len(types):
+            return None
+        # A step back from A to X takes a finite law, and a join has no list of A.
+        if kind == "convolve" and types[0] == "scarf":
+            return None
+        how = kind + (" --loss svme" if kind == "join" else "")
+        if weights is not None:
+            how += ":" + ",".join(f"{weight:g}" for weight in weights)
+        own = [(word or "").partition(" ")[2] for word in words]
+        told = " ".join(filter(None, ["+".join(types), f"--mix {how}", *own]))
+        labels = [spec.params["column"] for spec in parts if spec.type == "labels"]
+        return self._command("train", told, rank, label=labels[0] if labels else None)
+
+    def _context(self, spec: Spec) -> str | None:
+        """What stands after --context."""
+        params = spec.params
+        if spec.type in ("knn", "near"):
+            return f"knn --num-neighbors {params['num_neighbors']}"
+        if spec.type == "rbf":
+            return f"rbf --gamma {params['gamma']:.6g}"
+        if spec.type == "scarf":
+            return f"scarf --scarf-rate {params['rate']:g}"
+        return "labels" if spec.type == "labels" else None
+
+    def _command(
+        self,
+        verb: str,
+        context: str,
+        rank: int | None,
+        *,
+        label: str | None = None,
+        only: set[str] | None = None,
+    ) -> str:
+        """A command on DATA; `label`: the column that is A; `only`: the features."""
+        o, taken = self.options, {*self.options.context_column}
+        taken |= {*o.teacher_column}
+        drop = [*o.drop, *(n for n in self.beside.names if n in taken and n != label)]
+        if only is not None:
+            drop = [*o.drop, *(n for n in self.beside.names if n not in only)]
+        target = self.target if label is None else label
+        if label is not None and self.target is not None:
+            drop.append(self.target)
+        parts = [f"contexture {verb} {shlex.quote(o.data)} --context {context}"]
+        parts += [as_option("--target", target)] if target is not None else []
+        parts += [as_option("--drop", name) for name in drop]
+        parts += self._reading()
+        return " ".join([*parts, *([f"--rank {rank}"] if rank else [])])
+
+    def _of_teacher(self, name: str, rank: int | None) -> str:
+        if name not in self.options.teacher:
+            only = {*self.options.teacher_column}
+            return self._command("spectrum", "teacher", rank, only=only)
+        words = [f"contexture spectrum {shlex.quote(name)} --context teacher"]
+        return " ".join([*words, *([f"--rank {rank}"] if rank else [])])
+
+    def _reading(self) -> list[str]:
+        """How DATA is written, as it was said."""
+        o = self.options
+        parts = [as_option("--categorical", name) for name in o.categorical]
+        for option, value in (("--separator", o.separator), ("--decimal", o.decimal)):
+            parts += [as_option(option, value)] if value is not None else []
+        if tuple(o.missing) != tuple(DEFAULT_MISSING):
+            parts.append(as_option("--missing", ",".join(o.missing)))
+        return parts
+
+
+def advice(
+    commands: Commands, table: Table, ordered: Sequence[RankedContext]
+) -> list[str]:
+    """What to do next, in words and with what does it.
+
+    Args:
+        commands: of the run.
+        table: the data.
+        ordered: contexts, by τ.
+    """
+    done = [row for row in ordered if row.status != "failed"]
+    if not done:
+        return ["every context failed: see the reasons in rank.json"]
+    told = [row for row in done if not row.abstains]
+    if table.target is not None:
+        told = sorted((row for row in done if row.probe is not None), key=_error)
+    mixed = [row for row in told if row.spec.type in _MIXTURES]
+    alone = [row for row in told if row.spec.type not in _MIXTURES]
+    found = [_mixing(commands, done, alone)]
+    # Without errors nothing says that a mixture is better than its parts.
+    if mixed and table.target is not None:
+        found.append(_best_mixture(commands, mixed[0], done))
+    for row in alone:
+        command = commands.of(row.spec, _how_many(row))
+        if command is not None:
+            found.append(f"the best that one command makes: {command}")
+            break
+    if not told:
+        found.append("tau tells nothing here: --target judges by errors")
+    return [words for words in found if words is not None]
+
+
+def _mixing(
+    commands: Commands,
+    done: Sequence[RankedContext],
+    told: Sequence[RankedContext],
+) -> str | None:
+    """What to mix, by how strong most contexts are."""
+    parts = [row for row in done if row.spec.type in MIXED]
+    words = Counter(row.association for row in done if row.spec.type not in _MIXTURES)
+    most = sum(words.values()) / 2
+
+    def command(
+        rows: Sequence[RankedContext], kind: str, weights: Sequence[float] | None = None
+    ) -> str | None:
+        two = _of_two_types([row for row in rows if row.spec.type in MIXED])
+        return commands.mixed(kind, two, weights) if two else None
+
+    # By strength among those that tell anything at all.
+    strength = sorted(
+        (row for row in parts if row.chi_squared), key=lambda row: row.chi_squared or 0
+    )
+    if words["too weak"] > most:
+        how = command(strength[::-1], "join")
+        return how and (
+            f"most contexts are too weak: join the strongest of two types: {how}; or"
+            " learn each and put their functions side by side:"
+            " cx.evaluation.concatenate"
+        )
+    if words["too strong"] > most:
+        how = command(strength, "convolve")
+        return how and (
+            f"most contexts are too strong: convolve the weakest of two types: {how}"
+        )
+    how = command(told, "convex", (0.5, 0.5))
+    return how and f"combine the best of two types: {how}"
+
+
+def _of_two_types(rows: Sequence[RankedContext]) -> list[Spec]:
+    """The first, and the first of another type; none without."""
+    others = [row.spec for row in rows if row.spec.type != rows[0].spec.type]
+    return [rows[0].spec, others[0]] if others else []
+
+
+def _best_mixture(
+    commands: Commands, best: RankedContext, done: Sequence[RankedContext]
+) -> str | None:
+    command = commands.of(best.spec, _how_many(best))
+    if command is None:
+        return None
+    errors = {row.spec.name: rounded(_error(row), 3) for row in done}
+    parts = " and ".join(errors.get(name, "?") for name in best.spec.params["parts"])
+    return (
+        f"the best mixture has the error {errors[best.spec.name]}, its parts {parts}:"
+        f" {command}"
+    )
+
+
+def _how_many(row: RankedContext) -> int | None:
+    """By validation, or by energy; never by τ."""
+    return row.energy_dim if row.probe is None else row.probe.validated_dim
+
+
+def _error(row: RankedContext) -> float:
+    return np.inf if row.probe is None else row.probe.validated_error
