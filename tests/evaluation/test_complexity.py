@@ -255,11 +255,11 @@ def test_student_quantiles_are_those_of_the_tables():
         np.testing.assert_allclose(one.upper, expected, atol=1e-6)
 
 
-def rbf_spectrum(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def rbf_spectrum(x: np.ndarray, rows: np.ndarray, gamma: float = 0.3) -> np.ndarray:
     """All singular values of an RBF context whose values are its rows."""
     part = x[rows]
     squares = ((part[:, None] - part[None]) ** 2).sum(-1)
-    table = np.exp(-0.3 * squares)
+    table = np.exp(-gamma * squares)
     table /= table.sum(axis=1, keepdims=True) * len(part)
     s = np.linalg.svd(oracle.symmetrised(table, deflated=True), compute_uv=False)
     return np.clip(s[:-1], 0, 1)
@@ -284,10 +284,24 @@ def test_an_infinite_subset_tells_nothing(key):
     assert np.isinf([found.estimate, found.upper]).all()
 
 
+def three_clusters() -> np.ndarray:
+    rng = np.random.default_rng(7)
+    return np.concatenate([rng.normal(c, 0.7, size=(300, 2)) for c in (-1, 0.5, 2)])
+
+
+def test_a_kernel_too_narrow_for_subsets_is_abstained_from(key):
+    # τ is 2.23 and that of subsets 2.05 to 2.1: points of them are mostly alone.
+    narrow = functools.partial(rbf_spectrum, three_clusters(), gamma=3.0)
+    found = evaluation.subset_usefulness(
+        narrow, 900, key=key, max_dim=24, num_subsets=3
+    )
+    assert (float(found.lower), np.isinf(found.upper)) == (1, True)
+    assert float(found.estimate) == pytest.approx(2.07, abs=0.05)
+
+
 @pytest.mark.slow
 def test_the_interval_from_subsets_covers_tau():
-    rng = np.random.default_rng(7)
-    x = np.concatenate([rng.normal(c, 0.7, size=(300, 2)) for c in (-1, 0.5, 2)])
+    x = three_clusters()
     spectrum, d0 = functools.partial(rbf_spectrum, x), 24
     every = spectrum(np.arange(len(x)))
     tau = float(evaluation.usefulness(every, 1.0, d0, complete=True).tau)

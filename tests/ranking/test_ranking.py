@@ -104,6 +104,12 @@ def test_tau_is_that_of_all_singular_values() -> None:
     assert row.deviation == pytest.approx(np.abs(kernel - 1).mean(), rel=1e-5)
 
 
+def test_all_of_the_energy_is_kept_to_rounding() -> None:
+    (row,) = ranked(X, [ContextSpec("knn", 7)], max_dim=60, energy_share=1.0)
+    assert row.energy_dim is not None
+    assert row.effective_rank < row.energy_dim <= 59
+
+
 def test_large_tables_give_bounds_that_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = ContextSpec("knn", 7)
     (exact,) = ranked(X, [spec], max_dim=8)
