@@ -36,8 +36,9 @@ _PROTOCOL = (
     " the ridge, mean over splits; validated_error: d chosen likewise; pearson and"
     " distance_correlation: of tau with error over all contexts with a finite tau;"
     " mixtures are of the contexts of each type with the least validated_error (without"
-    " a target: tau), so that their errors are a little too low; contexts with"
-    " num_draws are estimates from so many draws, which no bound on tau counts; scarf"
+    " a target: least_column_error), so that their errors are a little too low;"
+    " contexts with num_draws are estimates from so many draws, which no bound on tau"
+    " counts; scarf"
     " is of numbers told to four quantiles, where its command corrupts the numbers"
 )
 

@@ -164,8 +164,8 @@ def best_of_types(
     """The best context of each of some types, of those that were solved.
 
     With a probe by its error at the d that validation prefers, on rows left out, so
-    that errors of what is made of them are a little too low; without by τ, those that
-    it abstains from last.
+    that errors of what is made of them are a little too low; without by the least
+    error on the columns of the rows, never by τ.
 
     Args:
         ranked: from `rank_contexts`.
