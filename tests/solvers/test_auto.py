@@ -58,6 +58,16 @@ def test_subspace_iteration_where_krylov_may_not_run(settings):
     assert plan(6000, 5000, 48, **settings).method == "randomized"
 
 
+def test_blocks_are_wider_and_bases_longer_where_numpy_multiplies():
+    near, far = (plan(6000, 5000, 48, near=is_near) for is_near in (True, False))
+    assert near.method == far.method == "krylov"
+    assert near.block_size > far.block_size
+    assert near.depth * near.block_size > 1.5 * far.depth * far.block_size
+    # Who asks for a block has bases of the usual length.
+    asked = plan(6000, 5000, 48, near=True, method="krylov", block_size=48)
+    assert asked.depth * 48 <= 3 * far.width
+
+
 def test_wider_problems_have_wider_blocks():
     blocks = [plan(200_000, 3000, rank).block_size for rank in (8, 64, 200, 500)]
     assert blocks == sorted(set(blocks))
