@@ -69,10 +69,10 @@ def truncated_svd(
 
     The layer below `svd`: nothing is weighted, nothing is deflated. Real and complex
     matrices; integers and half precision are converted to a floating dtype first.
-    Matrices whose squares would leave the range of the dtype are scaled by
-    their largest entry. On one CPU and outside of a trace NumPy multiplies with arrays;
-    inside one that is given none, a run of more than a few passes stores the transpose
-    beside an array.
+    Matrices whose squares would leave the range of the dtype are scaled by their
+    largest entry. Outside of a trace NumPy multiplies with an array on one CPU, by as
+    many threads as its BLAS has. Of one over several CPU devices a run of more than a
+    few passes stores the transpose beside it.
 
     Args:
         a: shape (n, m): an array or what becomes one, a sparse matrix or array of
