@@ -344,8 +344,7 @@ def _by_operator(
     mean, rotation = (np.asarray(v) for v in (found.mean, found.rotation))
     functions = Functions(source, towers[source], mean, rotation)
     if source == "psi" and of_parts:
-        values = np.asarray(_transform(found, embeddings["psi"]))
-        functions = functions_of_parts(functions, context, law.a, values)
+        functions = functions_of_parts(functions, context, law.a, _embed, batch_size)
     elif source == "psi":
         if law.is_summed:
             # T is linear and keeps constants: (T Ψ − mean) R = T ((Ψ − mean) R), of
@@ -395,7 +394,7 @@ def _by_pairs(
         rotation = rotation * np.divide(1, s, out=np.zeros_like(s), where=s > 0)
     functions = Functions(source, towers[source], np.asarray(found.mean), rotation)
     if source == "psi" and of_parts:
-        functions = functions_of_parts(functions, context, law.a, None)
+        functions = functions_of_parts(functions, context, law.a, _embed, batch_size)
     elif source == "psi":
         functions = dataclasses.replace(functions, context=context)
     return functions, functions(law.x), ritz

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array
 from contexture_jax.learning._law import Law
 from contexture_jax.learning._learned import Functions
@@ -73,31 +74,30 @@ def seen_at_random(
 
 
 def functions_of_parts(
-    functions: Functions, context: Any, tables: Any, values: np.ndarray | None
+    functions: Functions,
+    context: Any,
+    tables: Any,
+    embed: Callable[..., Any],
+    batch_size: int,
 ) -> Functions:
     """T Ψ = Σ_j w_j T_j Ψ_j, each by the law of its own context.
 
     Args:
         functions: of Ψ, without a context.
         context: the mixture.
-        tables: what the encoder of each part sees of its values, or None.
-        values: what T is applied to, (m, r), where all columns are known.
+        tables: what the encoder of each part sees of its values; None: as it draws.
+        embed: of a tower, inputs and the size of a batch.
+        batch_size: rows at a time.
     """
-    parts, start = [], 0
+    parts = []
     for j, (part, weight) in enumerate(
         zip(context.contexts, np.asarray(context.weights), strict=True)
     ):
-        own = None
-        if values is not None:
-            own = values[start : start + len(tables[j])]
-            start += len(tables[j])
-        # Where A is drawn, columns are a sample of it.
-        is_known = "table" in part.capabilities
-        of_part = dataclasses.replace(
-            functions,
-            tower=part_of(functions.tower, j),
-            context=part,
-            values=own if is_known else None,
-        )
-        parts.append((float(weight), of_part))
+        tower, values = part_of(functions.tower, j), None
+        # Where A is drawn, columns of an operator are a sample of it.
+        if "table" in part.capabilities:
+            embedding = embed(tower, tables[j], batch_size) - functions.mean[None, :]
+            values = np.asarray(mm(embedding, jnp.asarray(functions.rotation)))
+        own = dataclasses.replace(functions, tower=tower, context=part, values=values)
+        parts.append((float(weight), own))
     return dataclasses.replace(functions, parts=tuple(parts))

@@ -71,17 +71,17 @@ def ratio_trace(left: Any, context: Any) -> float:
 def test_a_mixture_is_learned_by_a_psi_for_each_context(
     loss: str, tmp_path: Path
 ) -> None:
-    mixed = C.convex_combination([ONE, TWO], [0.3, 0.7])
+    mixed = C.convex_combination([ONE, TWO], [0.75, 0.25])
     learned = learned_of(mixed, loss=loss)
     best = energy(exact(mixed))
     assert 0.98 * best < energy(learned.singular_values) <= best + tol(F32)
     # The leading functions of the parts are others.
     for part in (ONE, TWO):
         alone = cx.svd(cx.association_operator(part), RANK, key=jax.random.key(0))[0]
-        assert ratio_trace(alone.left, mixed) < 0.97 * best
+        assert ratio_trace(alone.left, mixed) < 0.95 * best
     assert learned.towers["psi"].params["parts"][0]["table"].shape == (7, 4)
     assert {"loss_0", "loss_1"} <= set(learned.history)
-    np.testing.assert_allclose(learned.weights, [0.3, 0.7], rtol=1e-6)
+    np.testing.assert_allclose(learned.weights, [0.75, 0.25], rtol=1e-6)
     x = np.arange(ROWS) if loss == "svme" else tuple(p.table() for p in (ONE, TWO))
     np.testing.assert_allclose(
         learned.transform(x), learned.left, atol=tol(F32, size=100)
