@@ -5,22 +5,20 @@ A slot holds one entry of each of many rows, and a product adds up slots:
 temporary, shared among cores. Gathering into a 3-d array and reducing it, scatters of
 entries and segment sums are several times slower on CPU and take gigabytes.
 
-The first entries of all rows are in common slots, as many as most rows have. Entries
-are in order of their columns, so that the rows of a slot read one part of the block,
-which is in cache then. What longer rows have beyond is cut into pieces, which are
-sorted by length and taken in slices of equal size, each with as many slots as its
-longest piece has entries; the sums of a slice stay in cache until they are added to
-their rows.
+Rows are cut into pieces of bounded length, which are sorted by length and taken in
+tiles of equal size, each with as many slots as its longest piece has entries (sliced
+ELLPACK: Kreutzer, Hager, Wellein, Fehske & Bishop 2014). The sums of a tile stay in
+cache until they are added to their rows. Entries of a row are in order of their
+columns, so that the rows of a slot read one part of the block.
 
 Shapes follow from the numbers of rows and entries: the length of a piece and the size
-of a slice do, and with them how much room slots take at most, whatever the degrees.
-How many slots are common and how many a slice has is data. So matrices of like sizes
-share a program, and there are two loops in it, however uneven the rows are.
+of a tile do, and with them how much room slots take at most, whatever the degrees. How
+many slots a tile has is data. So matrices of like sizes share a program, and there is
+one loop in it, however uneven the rows are.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -40,15 +38,12 @@ __all__ = [
     "sum_slots",
 ]
 
-# Pieces are at most so long, or some times the mean degree, whichever is less.
-_LONGEST, _SHORTEST, _TIMES_MEAN = 512, 4, 4
-_SLICES = 32  # about so many of them, unless they would be too small or too large
-_SMALLEST, _LARGEST = 64, 2048  # pieces in a slice
-_STEPS = ((12, 8), (6, 4), (2, 2))  # from this mean degree on, slots at a time
-_UNUSED = 0.22  # of common slots, at most, as a share of all entries
-# What a product takes, measured in entries of common slots: an unused place, which
-# reads a row that is in cache; an entry of a slice; and adding a piece to its row.
-_UNUSED_TIME, _SLICED_TIME, _PIECE_TIME = 0.6, 1.2, 10
+_SHARE = 0.15  # of all entries: what a tile of pieces of full length has
+# Pieces in a tile: on a CPU as many as have their sums in cache; an accelerator starts
+# a program for each step of a tile, and is to have few of them.
+_SMALLEST, _LARGEST, _LARGEST_THERE = 64, 2048, 65_536
+_SHORTEST, _LONGEST = 4, 512  # entries of a piece
+_STEPS = ((12, 4), (4, 2))  # from this mean degree on, slots at a time
 _UNROLLS = (10, 9, 8)  # slots in one step of the loop: the first that divides the width
 
 
@@ -70,21 +65,21 @@ class Slots(NamedTuple):
     """A sparse (n, m) matrix for products with (m, r) blocks.
 
     Attributes:
-        indices: which row of the block each entry multiplies, shape (l,): common slots,
-            n places each, then those of each slice in turn, c places each.
+        indices: which row of the block each entry multiplies, shape (l,): the slots of
+            each tile in turn, c places each.
         weights: the entries, 0 in unused places, shape (l,).
-        counts: how many slots are common, and how many slices have any, shape (2,).
-        starts: the first place of each slice and the end of the last, shape (s + 1,).
-        rows: the row that each piece is of, n where there is none, shape (s, c).
+        starts: the first place of each tile and the end of the last, shape (t + 1,).
+        rows: the row that each piece is of, n where there is none, shape (t, c).
+        num_tiles: how many have slots, shape ().
         num_rows: n.
         step: how many slots are added at a time.
     """
 
     indices: Int[Array, " l"]
     weights: Inexact[Array, " l"]
-    counts: Int[Array, " 2"]
-    starts: Int[Array, " s1"]
-    rows: Int[Array, "s c"]
+    starts: Int[Array, " t1"]
+    rows: Int[Array, "t c"]
+    num_tiles: Int[Array, ""]
     num_rows: Static
     step: Static
 
@@ -93,60 +88,42 @@ class _Sizes(NamedTuple):
     """What follows from the numbers of rows and of entries.
 
     Attributes:
-        length: of a piece, at most.
+        length: of a piece, at most; a multiple of `step`.
         step: slots that are added at a time.
-        pieces: in a slice.
-        slices: how many hold all pieces.
-        unused: places of common slots that may be unused.
+        pieces: in a tile.
+        tiles: how many hold all pieces.
         places: in all slots together, at most.
     """
 
     length: int
     step: int
     pieces: int
-    slices: int
-    unused: int
+    tiles: int
     places: int
 
 
 def _sizes(num_rows: int, num_entries: int) -> _Sizes:
     """Of a layout; of a few numbers of entries, so that like ones share a program.
 
-    Slices are sorted: the longest piece of one is no longer than any of the one before,
-    so that the sum of longest pieces times the size of a slice is at most all entries
-    and one slice of pieces of full length.
+    Tiles are sorted: the longest piece of one is no longer than any of the one before,
+    so that the sum of longest pieces times the size of a tile is at most all entries
+    and one tile of pieces of full length; and what makes the slots of a tile a multiple
+    of the step, where not all its pieces are of full length.
     """
     # Five binary digits of the number are kept: at most a sixteenth more slots.
     unit = 2 ** max(0, num_entries.bit_length() - 5)
     entries = max(1, -(-num_entries // unit) * unit)
-    mean = entries / num_rows
-    # A slice of pieces of full length is to be a small share of all entries.
-    length = min(_LONGEST, math.ceil(_TIMES_MEAN * mean), entries // (16 * _SMALLEST))
-    length = max(_SHORTEST, length)
-    step = next((size for least, size in _STEPS if mean >= least), 1)
-    # A row of k entries has ⌈k / length⌉ pieces at most; all together have no more
-    # than this, whatever their degrees.
-    most = num_rows + entries // length
-    pieces = most // (_SLICES * _SMALLEST) * _SMALLEST
-    pieces = min(_LARGEST, max(_SMALLEST, pieces))
-    unused = int(_UNUSED * entries)
-    # Each slot is read whole.
-    places = max(entries + unused + length * pieces, num_rows)
-    return _Sizes(length, step, pieces, -(-most // pieces), unused, places)
-
-
-def _common_slots(degrees: np.ndarray, unused: int) -> int:
-    """How many slots all rows share: those with which a product takes least time."""
-    n = len(degrees)
-    longest = (int(degrees.sum()) + unused) // n
-    # (longest + 1,) from here on: with 0, 1, … slots.
-    of_degree = np.bincount(np.minimum(degrees, longest + 1), minlength=longest + 2)
-    longer = n - np.cumsum(of_degree)[:-1]
-    taken = np.cumsum(np.append(0, longer[:-1]))
-    empty = n * np.arange(longest + 1) - taken
-    sliced = degrees.sum() - taken
-    time = taken + _UNUSED_TIME * empty + _SLICED_TIME * sliced + _PIECE_TIME * longer
-    return int(np.argmin(np.where(empty <= unused, time, np.inf)))
+    step = next((size for least, size in _STEPS if entries >= least * num_rows), 1)
+    # Rows of one and a half times the mean degree are whole at least.
+    pieces = int(_SHARE * num_rows / 1.5) // _SMALLEST * _SMALLEST
+    is_cpu = jax.default_backend() == "cpu"
+    pieces = min(_LARGEST if is_cpu else _LARGEST_THERE, max(_SMALLEST, pieces))
+    length = min(_LONGEST, max(_SHORTEST, int(_SHARE * entries) // pieces))
+    length = -(-length // step) * step
+    # A row of k entries has ⌈k / length⌉ pieces at most.
+    tiles = -(-(num_rows + entries // length) // pieces)
+    places = entries + length * pieces + (step - 1) * (num_rows + pieces)
+    return _Sizes(length, step, pieces, tiles, places)
 
 
 def make_slots(
@@ -163,48 +140,44 @@ def make_slots(
     rows, columns, weights = map(np.asarray, (rows, columns, weights))
     sizes = _sizes(num_rows, len(rows))
     degrees = np.bincount(rows, minlength=num_rows)
-    first_entry = np.cumsum(degrees) - degrees
-    index = np.zeros(sizes.places, np.int32)
-    weight = np.zeros(sizes.places, weights.dtype)
-    common = _common_slots(degrees, sizes.unused)
-    slot = np.arange(len(rows)) - first_entry[rows]
-    within = slot < common
-    place = (slot * num_rows + rows)[within]
-    index[place], weight[place] = columns[within], weights[within]
-
-    beyond = np.maximum(degrees - common, 0)
-    num_pieces = -(-beyond // sizes.length)
+    num_pieces = -(-degrees // sizes.length)
     first_piece = np.cumsum(num_pieces) - num_pieces
-    # (pieces,) from here on. A row that has none keeps its sum of common slots.
+    # (pieces,) from here on.
     row = np.repeat(np.arange(num_rows), num_pieces)
     offset = (np.arange(len(row)) - first_piece[row]) * sizes.length
-    length = np.minimum(beyond[row] - offset, sizes.length)
-    offset += common
-
-    # Longest first: each slice is as long as its longest piece.
+    length = np.minimum(degrees[row] - offset, sizes.length)
+    # Longest first; in a tile by row, so that the sums are added in order.
     order = np.argsort(-length, kind="stable")
-    # In a slice by row, so that the sums are added in order.
-    order = order[np.lexsort((row[order], np.arange(len(row)) // sizes.pieces))]
-    shape = (sizes.slices, sizes.pieces)
-    lengths, entries = np.zeros((2, *shape), np.int64)
-    lengths.flat[: len(row)] = length[order]
-    entries.flat[: len(row)] = (first_entry[row] + offset)[order]
+    order = order[np.lexsort((order, np.arange(len(row)) // sizes.pieces))]
+    shape = (sizes.tiles, sizes.pieces)
+    longest = np.zeros(shape, np.int64)
+    longest.flat[: len(row)] = length[order]
+    num_slots = -(-longest.max(axis=1) // sizes.step) * sizes.step
+    starts = np.cumsum(np.append(0, num_slots * sizes.pieces))
     # Row n, which is out of range: what is added to it is dropped.
     rows_of = np.full(shape, num_rows, np.int32)
     rows_of.flat[: len(row)] = row[order]
-    num_slots = lengths.max(axis=1)
-    starts = np.cumsum(np.append(common * num_rows, num_slots * sizes.pieces))
-    used_slices = np.count_nonzero(num_slots)
-    for number in range(used_slices):
-        slot = np.arange(num_slots[number])[:, None]
-        used = slot < lengths[number][None, :]
-        entry = np.where(used, entries[number][None, :] + slot, 0)
-        places = slice(*starts[number : number + 2])
-        index[places] = np.where(used, columns[entry], 0).reshape(-1)
-        weight[places] = np.where(used, weights[entry], 0).reshape(-1)
-    counts = np.array([common, used_slices], np.int32)
+
+    # The first place of each piece.
+    tile, within = np.divmod(np.arange(len(row)), sizes.pieces)
+    place = np.empty(len(row), np.int64)
+    place[order] = starts[tile] + within
+    # (nnz,): entries are in the order of pieces.
+    slot = np.arange(len(rows)) - np.repeat(np.cumsum(length) - length, length)
+    place = np.repeat(place, length) + slot * sizes.pieces
+    index = np.zeros(sizes.places, np.int32)
+    weight = np.zeros(sizes.places, weights.dtype)
+    index[place], weight[place] = columns, weights
     # Not `jnp.asarray`, which compiles a program for each shape.
-    arrays = jax.device_put((index, weight, counts, starts.astype(np.int32), rows_of))
+    arrays = jax.device_put(
+        (
+            index,
+            weight,
+            starts.astype(np.int32),
+            rows_of,
+            np.asarray(np.count_nonzero(num_slots), np.int32),
+        )
+    )
     return Slots(*arrays, num_rows=Static(num_rows), step=Static(sizes.step))
 
 
@@ -289,41 +262,34 @@ def slots_matmat(slots: Slots, x: Inexact[Array, "m r"]) -> Inexact[Array, "n r"
 
 
 def _multiply(slots: Slots, x: Array) -> Array:
-    _, _, counts, starts, rows_of, num_rows, _ = slots
-    pieces = rows_of.shape[1]
+    def add_tile(number: Array, out: Array) -> Array:
+        total = _sum_of(slots, x, slots.starts[number], slots.starts[number + 1])
+        # Added and not set: a tile may hold several pieces of a row.
+        return out.at[slots.rows[number]].add(total, mode="drop")
 
-    def add_slice(number: Array, out: Array) -> Array:
-        begin, end = starts[number], starts[number + 1]
-        total = _sum_of(slots, x, begin, (end - begin) // pieces, pieces)
-        # Added and not set: a slice may hold several pieces of a row.
-        return out.at[rows_of[number]].add(total, mode="drop")
-
-    out = _sum_of(slots, x, starts[0] * 0, counts[0], num_rows.value)
-    return jax.lax.fori_loop(0, counts[1], add_slice, out)
+    out = jnp.zeros((slots.num_rows.value, x.shape[1]), x.dtype)
+    return jax.lax.fori_loop(0, slots.num_tiles, add_tile, out)
 
 
-def _sum_of(slots: Slots, x: Array, begin: Array, count: Array, size: int) -> Array:
-    """Σ over `count` slots from the place `begin` on, shape (size, r)."""
-    step = slots.step.value
+def _sum_of(slots: Slots, x: Array, begin: Array, end: Array) -> Array:
+    """Σ over the slots of a tile, shape (c, r)."""
+    step, pieces = slots.step.value, slots.rows.shape[1]
 
     def add_step(turn: Array, total: Array) -> Array:
         for j in range(step):
-            slot = turn * step + j
-            index, weight = _slot(slots, begin + slot * size, size)
-            # What a last step sees beyond counts as unused.
-            there = slot < count
-            rows = _rows(x, jnp.where(there, index, 0))
-            total = total + jnp.where(there, weight, 0)[:, None] * rows
+            index, weight = _slot(slots, begin + (turn * step + j) * pieces)
+            total = total + weight[:, None] * _rows(x, index)
         return total
 
     # Data, so that the loop is a `while`, which JAX does not reverse: hence the rule
     # for gradients below.
-    total = jnp.zeros((size, x.shape[1]), x.dtype)
-    return jax.lax.fori_loop(0, -(-count // step), add_step, total)
+    total = jnp.zeros((pieces, x.shape[1]), x.dtype)
+    return jax.lax.fori_loop(0, (end - begin) // (step * pieces), add_step, total)
 
 
-def _slot(slots: Slots, place: Array, size: int) -> tuple[Array, Array]:
-    """Indices and weights, shape (size,)."""
+def _slot(slots: Slots, place: Array) -> tuple[Array, Array]:
+    """Indices and weights, shape (c,)."""
+    size = slots.rows.shape[1]
     index = jax.lax.dynamic_slice_in_dim(slots.indices, place, size)
     return index, jax.lax.dynamic_slice_in_dim(slots.weights, place, size)
 
@@ -339,11 +305,11 @@ def _slots_matmat_backward(saved: Any, out_bar: Any) -> tuple[Any, Array | None]
     if isinstance(out_bar, SymbolicZero):
         return None, None
     wants_weights, wants_x = wants.value
-    _, _, counts, starts, rows_of, num_rows, _ = slots
+    pieces = slots.rows.shape[1]
 
-    def add_slot(bars: Any, of_pieces: Array, place: Array) -> tuple[Array, Array]:
+    def add_slot(place: Array, of_pieces: Array, bars: Any) -> tuple[Array, Array]:
         weights_bar, x_bar = bars
-        index, weight = _slot(slots, place, len(of_pieces))
+        index, weight = _slot(slots, place)
         if wants_weights:
             product = (of_pieces * x[index]).sum(axis=1)
             weights_bar = jax.lax.dynamic_update_slice_in_dim(
@@ -353,25 +319,19 @@ def _slots_matmat_backward(saved: Any, out_bar: Any) -> tuple[Any, Array | None]
             x_bar = x_bar.at[index].add(weight[:, None] * of_pieces)
         return weights_bar, x_bar
 
-    def add_slice(number: Array, bars: Any) -> tuple[Array, Array]:
-        begin, end = starts[number], starts[number + 1]
+    def add_tile(number: Array, bars: Any) -> tuple[Array, Array]:
+        begin, end = slots.starts[number], slots.starts[number + 1]
         # Of each piece, the cotangent of its row.
-        of_pieces = out_bar.at[rows_of[number]].get(mode="fill", fill_value=0)
-        size = rows_of.shape[1]
+        of_pieces = out_bar.at[slots.rows[number]].get(mode="fill", fill_value=0)
         return jax.lax.fori_loop(
             0,
-            (end - begin) // size,
-            lambda slot, bars: add_slot(bars, of_pieces, begin + slot * size),
+            (end - begin) // pieces,
+            lambda slot, bars: add_slot(begin + slot * pieces, of_pieces, bars),
             bars,
         )
 
-    bars = jax.lax.fori_loop(
-        0,
-        counts[0],
-        lambda slot, bars: add_slot(bars, out_bar, slot * num_rows.value),
-        (jnp.zeros_like(slots.weights), jnp.zeros_like(x)),
-    )
-    weights_bar, x_bar = jax.lax.fori_loop(0, counts[1], add_slice, bars)
+    nothing = jnp.zeros_like(slots.weights), jnp.zeros_like(x)
+    weights_bar, x_bar = jax.lax.fori_loop(0, slots.num_tiles, add_tile, nothing)
     slots_bar = _nothing(slots)._replace(weights=weights_bar)
     return slots_bar if wants_weights else None, x_bar if wants_x else None
 
@@ -436,8 +396,8 @@ def slots_cost(slots: Slots, r: int, itemsize: int) -> tuple[int, int, int]:
     integers = jax.tree.leaves(slots._replace(weights=None))
     layout = 4 * sum(array.size for array in integers)
     layout += itemsize * slots.weights.size
-    # The sums of a slice, before they are added to their rows.
+    # The sums of a tile, before they are added to their rows.
     work = itemsize * slots.rows.shape[1] * r
-    # Common places that may be unused take little: their entries are in cache.
-    entries = int(slots.indices.size / (1 + _UNUSED))
+    # Places that may be unused take little: what they read is in cache.
+    entries = int(slots.indices.size / (1 + 2 * _SHARE))
     return 2 * entries * r, layout, work

@@ -146,9 +146,10 @@ def _step(
             _filled(state.left, state.number, width),
         ),
     )
-    # The bases are most of the memory; where nobody else holds them they are written
-    # over.
-    extended = _extended_in_place if in_place else _extended
+    # The bases are most of the memory; where nobody else holds them, as the zeros that
+    # come first, they are written over.
+    is_own = in_place or (not isinstance(is_half, Tracer) and is_half)
+    extended = _extended_in_place if is_own else _extended
     left, right, small = extended(
         state.left, state.right, state.small, state.block, state.coupling,
         image, u, state.number,
@@ -171,13 +172,14 @@ def _step(
     )
     # By `when`, which copies no bases where there is no restart.
     is_full = state.number == plan.depth
-    restart = functools.partial(_restart, a, plan, filled=plan.depth)
+    # Bases that were just written nobody else has.
+    restart = functools.partial(_restart, a, plan, in_place=True)
     if isinstance(is_full, Tracer) or is_full or state.passes < state.look_at:
-        return when(is_full, restart, state)
+        return when(is_full, functools.partial(restart, filled=plan.depth), state)
     # Where a small decomposition is a call of LAPACK, and no program for each size.
     if namespace(at_hand(state.small)) is not np:
         return state
-    return _restart(a, plan, state, filled=int(state.number), unless_open=True)
+    return restart(state, filled=int(state.number), unless_open=True)
 
 
 def _filled(basis: Either, number: Any, width: int) -> Either | None:
@@ -236,10 +238,12 @@ def _restart(
     *,
     filled: int,
     unless_open: bool = False,
+    in_place: bool = False,
 ) -> KrylovState:
     """Ritz triples of bases, whose leading vectors become the first blocks.
 
-    Bases that have room stay as they are, `unless_open`, if goals are missed.
+    Bases that have room stay as they are, `unless_open`, if goals are missed; where
+    `in_place`, they may be written over.
     """
     kept = min(_num_kept(plan), filled)
     filled, kept = filled * plan.block_size, kept * plan.block_size
@@ -260,12 +264,14 @@ def _restart(
     if namespace(state.left) is not np:
         # Of one shape whatever is filled: the rest of a basis is 0.
         w, x = (_padded(y[:, :kept], state.left.shape[1]) for y in (w, x))
+    is_own = in_place and not isinstance(is_open, Tracer)
+    rotated = _rotated_in_place if is_own else _rotated
     return state._replace(
         is_open=is_open,
         # Traced where it was.
         number=state.number * 0 + kept // plan.block_size,
-        left=_rotated(state.left, w, kept=kept),
-        right=_rotated(state.right, x, kept=kept),
+        left=rotated(state.left, w, kept=kept),
+        right=rotated(state.right, x, kept=kept),
         small=small,
         coupling=coupling,
         s=s,
@@ -323,8 +329,7 @@ def _look_ahead(passes: Any, ratio: Any, tol: float) -> int:
     return max(1, int(min(_SHARE * left / (whole - left), 0.5) * passes))
 
 
-@functools.partial(compiled_unless_numpy, static_argnames=("kept",))
-def _rotated(
+def _rotate(
     basis: Inexact[Either, "n k"], w: Inexact[Either, "f c"], *, kept: int
 ) -> Inexact[Either, "n k"]:
     """The first columns of a rotated basis, and zeros in place of the others."""
@@ -332,6 +337,12 @@ def _rotated(
     new = product(basis[:, : w.shape[0]], w[:, :kept])
     zero = namespace(basis).zeros((), np.int32)
     return written(zeros(basis.shape, basis.dtype, basis), new, zero, zero)
+
+
+_rotated = compiled_unless_numpy(_rotate, static_argnames=("kept",))
+_rotated_in_place = compiled_unless_numpy(
+    _rotate, static_argnames=("kept",), donate_argnums=0
+)
 
 
 def _complete(a: LinearMap, plan: Plan, state: KrylovState) -> KrylovState:

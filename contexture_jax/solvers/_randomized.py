@@ -120,26 +120,33 @@ def _step(
     # (m, b). Within a filter as it is: its recurrence is between blocks in one basis.
     q = choose(is_ritz, lambda: basis(state.block, a.right_unit), lambda: state.block)
     size, dtype = a.shape[0], a.dtype
-    # (n, b): Ω in the half pass, M q later.
-    y = choose(
-        first,
-        lambda: random_columns(
-            seed,
-            a.left_unit,
-            size=size,
-            width=plan.width,
-            dtype=dtype,
-            near=a.is_near,
-        ),
-        lambda: a.matmat(q),
-    )
-    u = choose(is_ritz, lambda: basis(y, a.left_unit), lambda: y)
-    s, u, v = choose(
-        is_ritz & is_whole, lambda: ritz(y, u, q), lambda: (state.s, u, state.v)
-    )
+
+    # The image itself, as large as u, is gone before the product that follows.
+    def left_block() -> tuple[Any, Any, Any]:
+        # (n, b): Ω in the half pass, M q later.
+        y = choose(
+            first,
+            lambda: random_columns(
+                seed,
+                a.left_unit,
+                size=size,
+                width=plan.width,
+                dtype=dtype,
+                near=a.is_near,
+            ),
+            lambda: a.matmat(q),
+        )
+        u = choose(is_ritz, lambda: basis(y, a.left_unit), lambda: y)
+        return choose(
+            is_ritz & is_whole, lambda: ritz(y, u, q), lambda: (state.s, u, state.v)
+        )
+
+    s, u, v = left_block()
     # (m, b): V S and what is off, or Mᴴ M of a filter's block, or the next subspace.
     z = a.rmatmat(u)
     has_triples = is_ritz & is_whole
+    # A fixed number of passes keeps none but the last.
+    u = u if plan.tol > 0 else choose(is_whole, lambda: u, lambda: state.u)
     state = state._replace(
         passes=state.passes + 1, has_triples=has_triples, u=u, s=s, v=v
     )
