@@ -146,10 +146,9 @@ def _step(
             _filled(state.left, state.number, width),
         ),
     )
-    # The bases are most of the memory; where nobody else holds them, as the zeros that
-    # come first, they are written over.
-    is_own = in_place or (not isinstance(is_half, Tracer) and is_half)
-    extended = _extended_in_place if is_own else _extended
+    # The bases are most of the memory; where nobody else holds them they are written
+    # over.
+    extended = _extended_in_place if in_place else _extended
     left, right, small = extended(
         state.left, state.right, state.small, state.block, state.coupling,
         image, u, state.number,
