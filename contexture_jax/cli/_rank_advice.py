@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,6 @@ from contexture_jax._core.words import rounded
 from contexture_jax.cli._arguments import as_option
 from contexture_jax.cli._rank_data import Beside
 from contexture_jax.cli._rank_family import MIXED
-from contexture_jax.cli._train import TrainOptions
 from contexture_jax.data import DEFAULT_MISSING, Table
 
 if TYPE_CHECKING:
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Commands", "advice"]
 
 _MIXTURES = ("convex", "convolve", "join")
-# Whether `train` learns what is mixed, and SCARF.
-_LEARNS_MIXES = "mix" in {field.name for field in dataclasses.fields(TrainOptions)}
 
 
 class Commands(NamedTuple):
@@ -76,8 +72,6 @@ class Commands(NamedTuple):
         words = [self._context(spec) for spec in parts]
         if not set(types) <= set(MIXED) or len(set(types)) < len(types):
             return None
-        if not _LEARNS_MIXES:
-            return None
         # A step back from A to X takes a finite law, and a join has no list of A.
         if kind == "convolve" and types[0] == "scarf":
             return None
@@ -96,7 +90,7 @@ class Commands(NamedTuple):
             return f"knn --num-neighbors {params['num_neighbors']}"
         if spec.type == "rbf":
             return f"rbf --gamma {params['gamma']:.6g}"
-        if spec.type == "scarf" and _LEARNS_MIXES:
+        if spec.type == "scarf":
             return f"scarf --scarf-rate {params['rate']:g}"
         return "labels" if spec.type == "labels" else None
 

@@ -189,6 +189,8 @@ def print_ranking(description: dict[str, Any], files: Sequence[str]) -> None:
             rows, key=lambda r: (r["validated_error"] is None, r["validated_error"])
         )
         heads += ["error at d of τ", "d validated", "error there"]
+    else:
+        heads += ["d of columns", "their error"]
     for head in heads:
         columns.add_column(head, no_wrap=True)
     for r in rows[:_NUM_SHOWN]:
@@ -204,7 +206,9 @@ def print_ranking(description: dict[str, Any], files: Sequence[str]) -> None:
         ]
         if d["target"] is not None:
             names = ("error", "validated_dim", "validated_error")
-            cells += [_shown(r[name]) for name in names]
+        else:
+            names = ("column_dim", "least_column_error")
+        cells += [_shown(r[name]) for name in names]
         columns.add_row(*map(Text, cells))
     Console(width=None if sys.stdout.isatty() else 160).print(columns)
     pairs = [("data", f"{d['data']}: {d['num_rows']:,} rows")]

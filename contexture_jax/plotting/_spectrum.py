@@ -410,9 +410,10 @@ def plot_usefulness(
     _mark_cut(ax, dims[finite], curve[finite])
     ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
     for place, (name, dim) in enumerate((others or {}).items(), 2):
-        if 1 <= dim <= len(curve):
-            label, colour = f"d = {dim}: {plain(name)}", PALETTE[place % len(PALETTE)]
-            ax.axvline(dim, color=colour, linewidth=1.5, zorder=1, label=label)
+        # One beyond the curve is told and not drawn.
+        shown = [dim] if 1 <= dim <= len(curve) else []
+        label = f"d = {dim}: {plain(name)}"
+        ax.vlines(shown, *ax.get_ylim(), color=PALETTE[place], label=label)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False, fontsize=_LABEL_SIZE, labelcolor=INK)
     headline(ax, f"Usefulness: τ = {tau:.4g}, least at d = {best_dim} of {len(curve)}")

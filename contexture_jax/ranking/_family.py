@@ -81,7 +81,7 @@ class ContextSpec:
         return name
 
     @property
-    def params(self) -> dict[str, float | int]:
+    def params(self) -> dict[str, Any]:
         """The parameters by their names in `cx.contexts`."""
         own = "gamma" if self.kind == "rbf" else "num_neighbors"
         masks = {"mask_share": self.mask_share, "num_masks": self.num_masks}

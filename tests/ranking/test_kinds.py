@@ -104,7 +104,8 @@ def test_the_best_of_a_type_is_by_error_or_by_columns() -> None:
     specs = [ContextSpec("rbf", gamma) for gamma in (1e-3, 0.4, 40.0)]
     rows = ranked([*specs, KNN], probe=RidgeProbe(CLASSES, num_splits=2))
     errors = [row.probe.validated_error for row in rows[:3]]
-    best, knn = best_of_types(rows, ["rbf", "scarf", "knn"])
+    found: list[Any] = best_of_types(rows, ["rbf", "scarf", "knn"])
+    best, knn = found
     assert best.probe.validated_error == min(errors)
     assert knn.spec is KNN
     (told,) = best_of_types([row._replace(probe=None) for row in rows], ["rbf"])
