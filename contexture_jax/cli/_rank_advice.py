@@ -149,9 +149,8 @@ def advice(
     done = [row for row in ordered if row.status != "failed"]
     if not done:
         return ["every context failed: see the reasons in rank.json"]
-    told = [row for row in done if not row.abstains]
-    if table.target is not None:
-        told = sorted((row for row in done if row.probe is not None), key=_error)
+    # By errors on the target; without, by those on the columns, not by τ.
+    told = sorted(done, key=_error)
     mixed = [row for row in told if row.spec.type in _MIXTURES]
     alone = [row for row in told if row.spec.type not in _MIXTURES]
     found = [_mixing(commands, done, alone)]
@@ -161,9 +160,10 @@ def advice(
     for row in alone:
         command = commands.of(row.spec, _how_many(row))
         if command is not None:
-            found.append(f"the best that one command makes: {command}")
+            by = "" if table.target is not None else " by its error on the columns"
+            found.append(f"the best{by} that one command makes: {command}")
             break
-    if not told:
+    if table.target is None and all(row.abstains for row in done):
         found.append("tau tells nothing here: --target judges by errors")
     return [words for words in found if words is not None]
 
@@ -181,33 +181,32 @@ def _mixing(
     def command(
         rows: Sequence[RankedContext], kind: str, weights: Sequence[float] | None = None
     ) -> str | None:
-        two = _of_two_types([row for row in rows if row.spec.type in MIXED])
+        two = _of_two_types([row for row in rows if row.spec.type in MIXED], kind)
         return commands.mixed(kind, two, weights) if two else None
 
-    # By strength among those that tell anything at all.
-    strength = sorted(
-        (row for row in parts if row.chi_squared), key=lambda row: row.chi_squared or 0
-    )
-    if words["too weak"] > most:
-        how = command(strength[::-1], "join")
-        return how and (
-            f"most contexts are too weak: join the strongest of two types: {how}; or"
-            " learn each and put their functions side by side:"
-            " cx.evaluation.concatenate"
+    def of(word: str) -> list[RankedContext]:
+        """Those parts, the weakest first."""
+        found = [row for row in parts if row.association == word]
+        return sorted(found, key=lambda row: row.chi_squared or 0.0)
+
+    if words["too weak"] > most and (how := command(of("too weak")[::-1], "join")):
+        return (
+            f"most contexts are too weak: join the strongest of these: {how}; or learn"
+            " each and put their functions side by side: cx.evaluation.concatenate"
         )
-    if words["too strong"] > most:
-        how = command(strength, "convolve")
-        return how and (
-            f"most contexts are too strong: convolve the weakest of two types: {how}"
-        )
+    if words["too strong"] > most and (how := command(of("too strong"), "convolve")):
+        return f"most contexts are too strong: convolve the weakest of these: {how}"
     how = command(told, "convex", (0.5, 0.5))
     return how and f"combine the best of two types: {how}"
 
 
-def _of_two_types(rows: Sequence[RankedContext]) -> list[Spec]:
+def _of_two_types(rows: Sequence[RankedContext], kind: str) -> list[Spec]:
     """The first, and the first of another type; none without."""
     others = [row.spec for row in rows if row.spec.type != rows[0].spec.type]
-    return [rows[0].spec, others[0]] if others else []
+    two = [rows[0].spec, *others[:1]] if others else []
+    # `train` takes no step back from what is drawn.
+    is_drawn = kind == "convolve" and bool(two) and two[0].type == "scarf"
+    return two[::-1] if is_drawn else two
 
 
 def _best_mixture(
@@ -230,4 +229,6 @@ def _how_many(row: RankedContext) -> int | None:
 
 
 def _error(row: RankedContext) -> float:
-    return np.inf if row.probe is None else row.probe.validated_error
+    if row.probe is not None:
+        return row.probe.validated_error
+    return np.inf if row.least_column_error is None else row.least_column_error

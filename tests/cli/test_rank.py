@@ -15,7 +15,11 @@ import numpy as np
 import pytest
 
 from contexture_jax.cli import _main, main
-from contexture_jax.ranking import NamedContext, _rank
+from contexture_jax.cli._rank import RankOptions
+from contexture_jax.cli._rank_advice import Commands, advice
+from contexture_jax.cli._rank_data import Beside
+from contexture_jax.data import Table
+from contexture_jax.ranking import ContextSpec, NamedContext, RankedContext, _rank
 
 SAME = "a,y\n" + "1,0\n2,0\n" * 9
 BOTH = "a,y\n" + "1,0\n2,1\n" * 9
@@ -142,6 +146,48 @@ def test_kinds_are_mixed_and_each_has_its_command(
         assert words[0] == "contexture"
         parser.parse_args(words[1:])
         assert row["status"] != "failed"
+
+
+def advised(*known: tuple[Any, str, float, float]) -> list[str]:
+    """On contexts with their association, Σ s_i² and error on the columns."""
+    rows = [
+        RankedContext(
+            spec,
+            association=word,
+            chi_squared=strength,
+            least_column_error=error,
+            tau=1.5,
+            best_dim=1,
+            energy_dim=6,
+            abstains=word != "moderate",
+            status="converged",
+        )
+        for spec, word, strength, error in known
+    ]
+    specs = {row.spec.name: row.spec for row in rows}
+    commands = Commands(RankOptions("d.csv"), Beside({}, {}, []), None, specs)
+    table = Table("d.csv", np.zeros((3, 1)), ["a"], None, 1, np.arange(3), [])
+    return advice(commands, table, rows)
+
+
+def test_advice_goes_by_strength_and_tells_no_number_by_tau() -> None:
+    knn, rbf = ContextSpec("knn", 7), ContextSpec("rbf", 0.5)
+    scarf = NamedContext("scarf-0.3", lambda: knn, "scarf", {"rate": 0.3})  # pyright: ignore
+    mix, best, _ = advised((knn, "too weak", 0.2, 0.9), (rbf, "too weak", 0.3, 0.8))
+    joined = "--context rbf+knn --mix join --loss svme --gamma 0.5 --num-neighbors 7"
+    assert f"join the strongest of these: contexture train d.csv {joined}" in mix
+    assert best.endswith("contexture spectrum d.csv --context rbf --gamma 0.5 --rank 6")
+    strong = advised(
+        (scarf, "too strong", 20.0, 0.4),
+        (knn, "too strong", 30.0, 0.5),
+        (rbf, "moderate", 2.0, 0.6),
+    )
+    # A step of SCARF is the last.
+    assert "--mix convolve --num-neighbors 7 --scarf-rate 0.3" in strong[0]
+    between = advised((knn, "moderate", 3.0, 0.4), (rbf, "too weak", 0.1, 0.3))
+    assert "--context rbf+knn --mix convex:0.5,0.5" in between[0]
+    (alone, _) = advised((knn, "too strong", 30.0, 0.5))
+    assert "--rank 6" in alone
 
 
 def test_without_a_target_contexts_are_in_order_of_tau(tmp_path: Path) -> None:
