@@ -127,14 +127,19 @@ def choices(cases: list[dict[str, Any]]) -> Table:
         {(row["error"], row["contexts of"]): row for row in case["facts"]["choices"]}
         for case in cases
     ]
+    nothing = {"pearson": None, "distance": None}
     body = [
-        [key[0].replace("_", " "), key[1], *(cell(found[key]) for found in told)]
-        for key in told[0]
-        if all(key in found for found in told) and shown(*key)
+        [
+            key[0].replace("_", " "),
+            key[1],
+            *(cell(found.get(key, nothing)) for found in told),
+        ]
+        for key in dict.fromkeys(key for found in told for key in found)
+        if shown(*key)
     ]
     return [head, *body]
 
 
 def shown(error: str, what: str) -> bool:
     """Two choices together are in the JSON."""
-    return error == "error" or what == "left out: none"
+    return error == "error" or what == "left out: none" or "columns" in what

@@ -109,6 +109,16 @@ def report_table(
         "peak_megabytes": None,
         "accuracy": {k: v for k, v in whole.items() if v is not None},
     }
+    told = choices(contexts, scores["tau"])
+    # Scaled otherwise, where such a run was kept, too.
+    path = kept_path(name, facts["num_rows"], args, not args.range)
+    other = list(read_kept(path).values())
+    if len(other) == len(contexts):
+        tau = scored(other, facts["num_rows"])["tau"]
+        what = "columns " + ("standardised" if args.range else "from 0 to 1")
+        for error in ERRORS:
+            row = correlated(tau, mean_errors(other, error))
+            told.append({"error": error, "contexts of": what, **row})
     columns = {key: [one[key] for one in contexts] for key in SHOWN}
     columns |= {name: plain(scores[name]) for name in scores if "columns at" in name}
     report.add_case(
@@ -117,7 +127,7 @@ def report_table(
         **facts,
         published=PUBLISHED.get(title.partition("-rings")[0]),
         criteria={e: held_against(scores, errors[e]) for e in (ERRORS[0], ERRORS[2])},
-        choices=choices(contexts, scores["tau"]),
+        choices=told,
         contexts=columns | {e: plain(errors[e]) for e in (ERRORS[0], ERRORS[2])},
     )
 
@@ -142,11 +152,7 @@ def explored(
         RidgeProbe(y, num_splits=1, seed=args.seed + split)
         for split in range(args.splits)
     ]
-    path = None
-    if args.keep is not None:
-        sizes = (len(x), args.settings, args.masks, args.splits, args.max_dim)
-        words = [Path(name).stem, *map(str, sizes), *["range"] * args.range]
-        path = args.keep / f"{'-'.join(words)}.jsonl"
+    path = kept_path(name, len(x), args, args.range)
     found = read_kept(path)
     solved: dict[str, Solved] = {}
     started = time.process_time()
@@ -177,6 +183,17 @@ def explored(
     )
     facts = {"num_rows": len(x), "of": len(table.rows), "kind": table.target.kind}
     return [found[spec.name] for spec in specs], facts
+
+
+def kept_path(
+    name: str, num_rows: int, args: argparse.Namespace, in_range: bool
+) -> Path | None:
+    """Where the contexts of a table are kept, by all that they depend on."""
+    if args.keep is None:
+        return None
+    sizes = (num_rows, args.settings, args.masks, args.splits, args.max_dim)
+    words = [Path(name).stem, *map(str, sizes), *["range"] * in_range]
+    return args.keep / f"{'-'.join(words)}.jsonl"
 
 
 def read_kept(path: Path | None) -> dict[str, dict[str, Any]]:
