@@ -105,7 +105,12 @@ def chosen(cases: list[dict[str, Any]], error: str, halves: list[list[str]]) -> 
         for case in cases
     }
     first, second = ([t for t in half if t in found] for half in halves)
-    names = [name for name in found[cases[0]["case"]] if name != "tau"]
+    # τ where it does not abstain is τ: it is at least that by itself.
+    names = [
+        name
+        for name in found[cases[0]["case"]]
+        if name not in ("tau", "tau, moderate only")
+    ]
 
     def merit(name: str) -> tuple[int, float]:
         rows = [found[title][name] for title in first]

@@ -117,8 +117,8 @@ def report_table(
         tau = scored(other, facts["num_rows"])["tau"]
         what = "columns " + ("standardised" if args.range else "from 0 to 1")
         for error in ERRORS:
-            row = correlated(tau, mean_errors(other, error))
-            told.append({"error": error, "contexts of": what, **row})
+            found = correlated(tau, mean_errors(other, error))
+            told.append({"error": error, "contexts of": what, **found})
     columns = {key: [one[key] for one in contexts] for key in SHOWN}
     columns |= {name: plain(scores[name]) for name in scores if "columns at" in name}
     report.add_case(

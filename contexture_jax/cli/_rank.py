@@ -165,7 +165,7 @@ def add_options(parser: Any) -> None:
         )
     for option, default, what in (
         ("--energy-share", 0.9, "of the sum of s_i^2, which a d is told for"),
-        ("--tol", 0.03, "relative residual of solves of more than 1,500 rows"),
+        ("--tol", 0.03, "relative residual of solves of more than 2,000 rows"),
     ):
         group.add_argument(
             option,

@@ -55,8 +55,9 @@ def column_errors(
     an identity-like context tell of one row what no other row knows, those of a context
     that is too weak are few or nothing but noise; and it has a d of its own.
 
-    On the tables of `benchmarks/README.md` it goes with the error of a target more
-    closely than τ does. What it does not see:
+    On most tables of `benchmarks/README.md` it goes with the error of a target more
+    closely than τ does: the error at a d with `errors` there, that at the d of
+    validation with `least`. What it does not see:
 
     * A target unlike the columns. Functions that are linear in the columns tell them
       all with d = c: of points on rings a context with linear functions has error 0,
