@@ -96,6 +96,12 @@ class Context:
         """What messages call it."""
         return type(self).__name__
 
+    def _can(self, name: str) -> bool:
+        """Whether it is one of `capabilities`, without the others if it can be."""
+        # A class with `capabilities` of its own may leave some out.
+        is_own = type(self).capabilities is not Context.capabilities
+        return name in self.capabilities if is_own else self._gives(name)
+
     def _gives(self, name: str) -> bool:
         """Whether the class of this context has a method, and all that it calls."""
         if name in getattr(self, "__dict__", {}):

@@ -53,7 +53,7 @@ class MixedContext(Context):
 
     def _all(self, name: str) -> bool:
         """Whether all parts have a capability."""
-        return all(name in part.capabilities for part in self.contexts)
+        return all(part._can(name) for part in self.contexts)
 
     @property
     def _ends(self) -> tuple[Any, Any]:

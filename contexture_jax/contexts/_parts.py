@@ -56,14 +56,13 @@ def is_numbered(context: Context) -> bool:
     if isinstance(parts, tuple):
         return getattr(context, "_is_finite", True) and all(map(is_numbered, parts))
     # Of the zoo, points have a form of their own, which `inputs` gives.
-    capabilities = context.capabilities
-    return "table" in capabilities and "inputs" not in capabilities
+    return context._can("table") and "inputs" not in context.capabilities
 
 
 @functools.singledispatch
 def size_of(context: Any) -> tuple[int, int] | None:
     """(n, m) of a finite context; None: a law of A at any x."""
-    if "table" not in context.capabilities:
+    if not context._can("table"):
         return None
     shape = getattr(context, "shape", None)
     # A class of the user's own may know its table alone.

@@ -114,13 +114,25 @@ def made(word: str, one: Any, two: Any) -> Any:
     }[word]()
 
 
-# All pairs in the dtype of the run; in the other each kind with itself and the next.
+def matrix_of(op: Any, *, compiled: bool) -> np.ndarray:
+    """T as one program, or by those of the parts, which all pairs share: N columns."""
+    if compiled:
+        return np.asarray(op.as_matrix())
+    m = op.shape[1]
+    eye = np.eye(m, -(-m // N) * N, dtype=op.dtype)
+    blocks = [op._matmat(jnp.asarray(b)) for b in np.split(eye, eye.shape[1] // N, 1)]
+    return np.concatenate(blocks, axis=1)[:, :m]
+
+
+# All pairs in the dtype of the run; in the other each kind with itself.
 PAIRS = [
     pytest.param(one, two, dtype, id=f"{one}, {two}-{np.dtype(dtype).name}")
     for dtype in dict.fromkeys([DTYPE, np.float32])
     for (i, one), (j, two) in itertools.product(enumerate(PARTS), repeat=2)
-    if dtype == DTYPE or j - i in (0, 1)
+    if dtype == DTYPE or i == j
 ]
+# Which comes first matters to a chain alone.
+ORDERED = ("convolve", "compose")
 
 
 @pytest.mark.fast(f"knn, labels-{np.dtype(DTYPE).name}")
@@ -130,16 +142,20 @@ def test_a_mixture_and_its_operator_are_those_of_the_tables(one, two, dtype):
     for word, expected in tables(one, two, dtype).items():
         if word == "compose" and "reverse" not in part(one).capabilities:
             continue
+        if word not in ORDERED and list(PARTS).index(one) > list(PARTS).index(two):
+            continue
         context = made(word, part(one, dtype), part(two, dtype))
         atol = promised(dtype)
         np.testing.assert_allclose(context.table(), expected, atol=atol)
         op = cx.association_operator(context)
-        joint = np.asarray(op.p_x)[:, None] * np.asarray(op.as_matrix())
+        joint = np.asarray(op.p_x)[:, None] * matrix_of(op, compiled=one == two)
         np.testing.assert_allclose(joint, expected, atol=atol)
         np.testing.assert_allclose(op.p_a, expected.sum(axis=0), atol=atol)
         found = oracle.singular_values(joint)
         values = oracle.singular_values(expected)
         np.testing.assert_allclose(found, values, atol=atol)
+        if one != two:  # of the same rows as the table
+            continue
         p_x = expected.sum(axis=1)
         x = np.array([0, len(p_x) - 1])
         kernel = (walk(expected) / np.outer(p_x, p_x))[x][:, x]
