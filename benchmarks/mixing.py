@@ -50,6 +50,7 @@ from _mixing import (
 )
 
 threadpoolctl = optional("threadpoolctl")
+optional("sklearn.ensemble")  # its OpenMP is held below if it is there by then
 SMOKE = {
     "data": ["wine"],
     "rows": 80,
