@@ -351,7 +351,8 @@ def over_tables(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for name in found[0] if found else ():
         told = [[*paired(t[name], t[BASELINE]).values()] for t in found]
         gain, noise = np.array(told).T
-        equal = [t["convex, equal weights"] - t[name] for t in found]
+        even = [[*paired(t[name], t["convex, equal weights"]).values()] for t in found]
+        over, unsure = np.array(even).T
         rows.append(
             {
                 "name": name,
@@ -366,7 +367,9 @@ def over_tables(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "alike": int((np.abs(gain) <= noise).sum()),
                     "worse": int((gain < -noise).sum()),
                     "mean gain": float(gain.mean()),
-                    "gain over equal weights": float(np.mean(equal)),
+                    "gain over equal weights": float(over.mean()),
+                    "better than those": int((over > unsure).sum()),
+                    "worse than those": int((over < -unsure).sum()),
                 },
             }
         )
