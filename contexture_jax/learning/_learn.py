@@ -236,7 +236,8 @@ def _objective(
     objective: Objective, law: Law, min_max: MinMax | None
 ) -> tuple[Any, Any]:
     """The objective of a step, and the state that it begins with."""
-    loss, op = objective.loss, law.op
+    loss: Any = objective.loss
+    op = law.op
     if objective.sees.endswith("of parts"):
         if min_max is not None:  # an operator without weights is told before the run
             reweighted(law, law.weights)
@@ -364,7 +365,8 @@ def _by_pairs(
 ) -> tuple[Functions, Array, dict[str, RayleighRitz]]:
     """Functions by pairs that were held out, and by the correlation of their halves."""
     first, second, key = jax.random.split(jax.random.key(seed), 3)
-    context, ritz = law.pairs.context, {}
+    context: Any = law.pairs.context
+    ritz = {}
     # One a, or two that are independent given x.
     drawn = (
         [law.a]
@@ -374,7 +376,7 @@ def _by_pairs(
     embed = functools.partial(_embed, batch_size=batch_size)
     halves = {"rank": rank, "key": key}
     # Without Ψ: the same encoder of A, or A itself.
-    of_a = towers.get("psi", towers.get("phi"))
+    of_a: Any = towers.get("psi", towers.get("phi"))
     embedded = [embed(of_a, a) for a in drawn]
     beside = embedded
     of_parts = law.pairs.form == "parts"

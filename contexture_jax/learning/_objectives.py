@@ -43,7 +43,7 @@ class Objective(NamedTuple):
         num_waves: of the encoder of X, where an `Encoder` does not say.
     """
 
-    loss: Callable[..., Array]
+    loss: Callable[..., Any]
     sees: str
     ordered: bool = False
     rate: float = 1e-3
@@ -179,8 +179,9 @@ def form_of(loss: Any, context: Any) -> str | None:
     can_sample = "sample" in getattr(context, "capabilities", ())
     if isinstance(context, ConvexCombination) and can_sample:
         return "parts"
-    is_chain = isinstance(context, Composed) and not can_sample
-    return "recursion" if is_chain and context.has_recursion else None
+    if isinstance(context, Composed) and not can_sample and context.has_recursion:
+        return "recursion"
+    return None
 
 
 def objective_of(
@@ -248,7 +249,7 @@ def _check_form(found: Objective, form: str, context: Any, draws: int | None) ->
 
 
 def embeddings_of(
-    sees: str, applies: dict[str, Callable[..., Any]]
+    sees: str, applies: dict[str, Any]
 ) -> Callable[[Any, Any, Any], tuple[Any, ...]]:
     """The function `encode(params, batch, key)` of an objective, for `make_step`.
 

@@ -49,13 +49,13 @@ def svme_mixed(
         Zhai 2025 (dissertation, arXiv 2504.19792), Algorithm 2; theory.md §7.8.
     """
     w = _as_weights(part_weights, psi)
-    d = jnp.shape(phi)[1]
+    d = as_embedding(phi, "phi").shape[1]
     scores = [
         scores_of_draws(phi, *draws, ridge=ridge, axis_name=axis_name)
         for draws in zip(*psi, strict=True)
     ]
     parts = jnp.stack([d - score for score, _ in scores])
-    widths = [jnp.shape(one)[1] for one in psi[0]]
+    widths = [as_embedding(one, "psi").shape[1] for one in psi[0]]
     own = sum(k - of_psi for k, (_, of_psi) in zip(widths, scores, strict=True))
     return MixedLoss(jnp.sum(w.astype(parts.dtype) * parts) + own, parts)
 

@@ -150,7 +150,8 @@ def svme_views(
         weights=weights,
         axis_name=axis_name,
     )
-    return jnp.shape(phi)[1] + jnp.shape(psi)[1] - (score + own)
+    widths = [as_embedding(z, "embeddings").shape[1] for z in (phi, psi)]
+    return sum(widths) - (score + own)
 
 
 def scores_of_draws(

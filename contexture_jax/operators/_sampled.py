@@ -70,7 +70,7 @@ def sampled(
         tenth = min(2 * n, _MOST_DENSITIES // n) // _NUM_BATCHES
         num_samples = _NUM_BATCHES * max(1, tenth)
     count = check_integer(num_samples, "num_samples", low=1)
-    op = monte_carlo_operator(
+    op: Any = monte_carlo_operator(
         context.law, context.x, count, key=key, num_batches=_NUM_BATCHES
     )
     logs = all_log_densities(context.law, op.samples, context.x)

@@ -81,6 +81,7 @@ def test_a_mixture_is_learned_by_a_psi_for_each_context(
         assert ratio_trace(alone.left, mixed) < 0.95 * best
     assert learned.towers["psi"].params["parts"][0]["table"].shape == (7, 4)
     assert {"loss_0", "loss_1"} <= set(learned.history)
+    assert learned.weights is not None
     np.testing.assert_allclose(learned.weights, [0.75, 0.25], rtol=1e-6)
     x = np.arange(ROWS) if loss == "svme" else tuple(p.table() for p in (ONE, TWO))
     np.testing.assert_allclose(
@@ -156,6 +157,7 @@ def test_weights_are_resumed_to_the_bit_and_the_same_on_devices(
     np.testing.assert_array_equal(again.left, whole.left)
     assert abs(whole.weights[0] - 0.5) > 0.01
     many = run("many", 20, "shard_map", 8)
+    assert many.weights is not None
     np.testing.assert_allclose(many.weights, whole.weights, atol=1e-4)
     np.testing.assert_allclose(abs(many.left), abs(whole.left), atol=2e-3)
 
@@ -253,4 +255,4 @@ def test_what_cannot_be_learned_together_is_told() -> None:
         )
     for wrong in ({"rate": 0.0}, {"every": 0}, {"decay": 2.0}):
         with pytest.raises(ValueError, match=f"MinMax.{next(iter(wrong))}"):
-            MinMax(**wrong)
+            MinMax(**wrong)  # pyright: ignore
