@@ -367,11 +367,11 @@ def mixture(
     check_one_input(parts, "mixture")
     for number, part in enumerate(parts):
         check_kinds((parts[0], 1), (part, 1), "mixture", 0, number, "values")
-    sizes = {sizes_of(part)[1] for part in parts} - {None}
+    sizes = {n for part in parts if (n := sizes_of(part)[1]) is not None}
     if len(sizes) > 1:
         msg = (
             "mixture takes contexts with the same values of A; got"
-            f" {sorted(map(int, sizes))} of them: where they differ, convex_combination"
+            f" {sorted(sizes)} of them: where they differ, convex_combination"
         )
         raise ValueError(msg)
     return _useful(Mixture(parts, law), "mixture")

@@ -200,6 +200,7 @@ def _new_rows(context: Joined) -> np.ndarray:
 def _at_new_inputs(context: Joined, place: Place) -> AssociationOperator:
     """A law of new inputs and the values that the known join has."""
     check_concrete(context, "a join")
+    table: Any = None
     if context.known.is_sparse:
         law = context.new_columns()
         rows, columns, weights = map(np.asarray, (law.rows, law.columns, law.weights))

@@ -241,7 +241,7 @@ def _by_parts(
     """The operator of a context that lacks what is needed by those of its parts."""
 
     def draw(own: Array, part: OnRows) -> Array:
-        drawn = monte_carlo_operator(
+        drawn: Any = monte_carlo_operator(
             part.law, part.x, num_samples, key=own, num_batches=num_batches
         )
         return drawn.joint

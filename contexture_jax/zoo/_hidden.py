@@ -167,7 +167,7 @@ def _product_energy(one: Any, two: Any) -> float:
         pair = [_coefficients(context, num) for context in (one, two)]
         size = min(part.size for part in pair)
         counts = np.array([float(m) for m in one.modes(size).multiplicities])
-        terms = counts * (pair[0][:size] * pair[1][:size].conj()).real
+        terms = counts * np.real(pair[0][:size] * pair[1][:size].conj())
         rest = np.abs(terms[num // 2 :]).sum()
         # The second half adds nothing: the terms have decayed.
         if size < num or rest <= _EPS * np.abs(terms).sum():
@@ -234,7 +234,7 @@ class _Hidden(IndexedContext):
             else:
                 values = _coefficients(component, num)
                 found[: values.size] += w * values
-        values = np.sqrt(found.real) if self._shows_all else np.abs(found)
+        values = np.sqrt(np.real(found)) if self._shows_all else np.abs(found)
         return Clusters(values, longest.multiplicities)
 
     def _tail(self, num: int) -> float:
