@@ -65,6 +65,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(parser, SMOKE, argv)
     report = Report("rank_contexts", args)
     titles = [Path(name).stem for name, _ in tables(args.data)]
+    # Where they lie is nobody's business.
+    report.content["arguments"]["data"] = [Path(text).name for text in args.data]
     report.content["halves"] = halves(titles)
     for name, rows in tables(args.data):
         report_table(report, name, rows or args.max_rows, args)
