@@ -6,10 +6,13 @@ reference, trained with `--seeds` seeds; the others, with `--study-seeds`, diffe
 it in what their name says. An encoder Ψ of neighbours is judged by its average
 Φ = T Ψ; of two encoders Φ is judged, and beside it T Ψ. Figures are those of the worst
 seed. `--picture` draws them beside what the literature reports for this data set.
+Seeds may run apart, each with a `--seed` of its own, and be put together by `--merge`.
 
     python benchmarks/learn_abalone.py --data TABLE.csv --json FILE --picture FILE
 """
 
+import argparse
+import json
 import statistics
 import sys
 import time
@@ -77,8 +80,14 @@ def main() -> None:
     parser.add_argument(
         "--variants", nargs="+", default=VARIANTS, help="NAME=VALUE,…: what differs"
     )
+    parser.add_argument("--merge", nargs="+", type=Path, help="reports of some seeds")
     args = parse(parser, SMOKE)
     report = Report("learn_abalone", args)
+    if args.merge:
+        parts = [json.loads(path.read_text("utf-8")) for path in args.merge]
+        report.content["arguments"] = parts[0]["arguments"] | {"seeds": len(parts)}
+        finish(report, args, parts[0]["cases"][0]["case"], merged(parts))
+        return
     problem = prepare(args)
     base = parse_setting(args.base, Setting())
     with cx.single_threaded_lapack():
@@ -95,6 +104,36 @@ def main() -> None:
     title = (
         f"{len(problem.x)} rows, K = {args.neighbors}, rank {args.rank}; {described}"
     )
+    finish(report, args, title, rows)
+
+
+def merged(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The worst figures of reports of the same variants with other seeds."""
+    cases = [part["cases"][0] for part in parts]
+    if len({(case["case"], *(r["name"] for r in case["rows"])) for case in cases}) > 1:
+        raise ValueError("--merge takes reports of the same data, base and variants")
+    seeds = [part["arguments"]["seed"] for part in parts]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"--merge takes reports of different seeds; got {seeds}")
+    rows = []
+    for same in zip(*(case["rows"] for case in cases), strict=True):
+        seconds = [one for row in same for one in row["seconds"]]
+        rows.append(
+            same[0]
+            | {
+                "settings": f"{len(seconds)} seeds",
+                "seconds": seconds,
+                "seconds_median": statistics.median(seconds),
+                "accuracy": worst_of([row["accuracy"] for row in same]),
+            }
+        )
+    return rows
+
+
+def finish(
+    report: Report, args: argparse.Namespace, title: str, rows: list[dict[str, Any]]
+) -> None:
+    """Goals, the file and the picture."""
     report.add_case(title, rows)
     found = rows[0]["accuracy"]
     for name, least in LEAST.items():
@@ -132,10 +171,6 @@ def run(
         if "psi" in learned.ritz:
             average = np.asarray(learned.ritz["psi"].singular_values) ** 2
             figures[-1][AVERAGE] = float(average.sum() / energy.sum())
-    worst = {
-        key: (max if "error" in key else min)(f[key] for f in figures)
-        for key in figures[0]
-    }
     return {
         "name": name,
         "kind": "ours",
@@ -144,7 +179,15 @@ def run(
         "seconds": seconds,
         "seconds_median": statistics.median(seconds),
         "peak_megabytes": None,
-        "accuracy": worst,
+        "accuracy": worst_of(figures),
+    }
+
+
+def worst_of(figures: list[dict[str, float]]) -> dict[str, float]:
+    """The largest error and the least of anything else."""
+    return {
+        key: (max if "error" in key else min)(one[key] for one in figures)
+        for key in figures[0]
     }
 
 

@@ -109,7 +109,7 @@ def section(result: dict[str, Any]) -> str:
         lines.append(f"**{case['case']}**{plain_facts(case['facts'])}\n")
         lines.append(markdown(case_table(case["rows"])))
     name = result["benchmark"]
-    if name in PICTURES:
+    if name in PICTURES and result["arguments"]["picture"]:
         lines.append(f"![{PICTURES[name]}](results/{name}.png)\n")
     return "\n".join(lines)
 
