@@ -80,9 +80,9 @@ def column_errors(
     Example:
         >>> import numpy as np
         >>> import contexture_jax as cx
-        >>> x = np.random.default_rng(0).normal(size=(60, 2))
+        >>> x = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
         >>> q, _ = np.linalg.qr(x - x.mean(axis=0))
-        >>> found = cx.evaluation.column_errors(x, np.sqrt(60) * q)
+        >>> found = cx.evaluation.column_errors(x, 60**0.5 * q)
         >>> int(found.best_dim), bool(found.least < 0.01)
         (2, True)
     """
