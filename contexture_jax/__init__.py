@@ -18,7 +18,8 @@ Contexts, in `cx.contexts`:
     laws of A     gaussian_noise, erasure, coordinate_mask, block_mask, crop, shift,
                   flip, cutout, scarf, corruption, cutmix, masked_tokens, same_class,
                   time_lag, next_token
-    of others     compose, convolve, convex_combination, mixture, join, reverse, on_rows
+    of others     compose, convolve, convex_combination, mixture, join, tensor_product,
+                  reverse, on_rows
     of one's own  any object with such methods (as_context, drawable); check_density
 
 Layers, in the order in which they import each other:

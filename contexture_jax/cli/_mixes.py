@@ -110,6 +110,11 @@ def _mix(text: str) -> Mix:
         raise argparse.ArgumentTypeError(f"{kind} takes no weights; got {rest!r}")
     if (kind, rest) == ("convex", "minmax"):
         return Mix(kind, "minmax")
+    if rest in ("", "minmax"):
+        also = ", or convex:minmax" if kind == "convex" else "; minmax is of convex"
+        raise argparse.ArgumentTypeError(
+            f"expected weights after the colon, as {kind}:0.5,0.5{also}; got {rest!r}"
+        )
     weights = tuple(map(not_negative, rest.split(",")))
     if abs(sum(weights) - 1) > _SUM_TOLERANCE:
         raise argparse.ArgumentTypeError(

@@ -153,15 +153,18 @@ def advice(
     told = sorted(done, key=_error)
     mixed = [row for row in told if row.spec.type in _MIXTURES]
     alone = [row for row in told if row.spec.type not in _MIXTURES]
-    found = [_mixing(commands, done, alone)]
-    # Without errors nothing says that a mixture is better than its parts.
-    if mixed and table.target is not None:
+    is_tried = bool(mixed)
+    found = [_mixing(commands, done, alone, is_tried=is_tried)]
+    if mixed and alone and _error(mixed[0]) >= _error(alone[0]):
+        found.append("no mixture is better than the best context alone")
+    elif mixed:
         found.append(_best_mixture(commands, mixed[0], done))
     for row in alone:
         command = commands.of(row.spec, _how_many(row))
         if command is not None:
             by = "" if table.target is not None else " by its error on the columns"
-            found.append(f"the best{by} that one command makes: {command}")
+            words = "the best context that is no mixture and has a command"
+            found.append(f"{words}{by and ','}{by}: {command}")
             break
     if table.target is None and all(row.abstains for row in done):
         found.append("tau tells nothing here: --target judges by errors")
@@ -172,8 +175,10 @@ def _mixing(
     commands: Commands,
     done: Sequence[RankedContext],
     told: Sequence[RankedContext],
+    *,
+    is_tried: bool,
 ) -> str | None:
-    """What to mix, by how strong most contexts are."""
+    """What to mix, by how strong most contexts are; what was tried tells for itself."""
     parts = [row for row in done if row.spec.type in MIXED]
     words = Counter(row.association for row in done if row.spec.type not in _MIXTURES)
     most = sum(words.values()) / 2
@@ -196,7 +201,7 @@ def _mixing(
         )
     if words["too strong"] > most and (how := command(of("too strong"), "convolve")):
         return f"most contexts are too strong: convolve the weakest of these: {how}"
-    how = command(told, "convex", (0.5, 0.5))
+    how = None if is_tried else command(told, "convex", (0.5, 0.5))
     return how and f"combine the best of two types: {how}"
 
 

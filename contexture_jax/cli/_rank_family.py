@@ -47,7 +47,7 @@ def specs_of(options: RankOptions, table: Table, beside: Beside) -> list[Spec]:
     """All contexts but mixtures.
 
     Raises:
-        ValueError: if the table has no such contexts.
+        ValueError: if the table has no such contexts, or there is nothing to rank.
     """
     from contexture_jax import ranking
 
@@ -61,6 +61,9 @@ def specs_of(options: RankOptions, table: Table, beside: Beside) -> list[Spec]:
         found += ranking.column_family(values, name, options.settings)
     for name, features in beside.teachers.items():
         found += ranking.teacher_family(features, name)
+    if not found:
+        parts = ", ".join(kind for kind in _KINDS if kind in MIXED)
+        raise ValueError(f"mix is made of contexts beside it: add some of {parts}")
     return found
 
 

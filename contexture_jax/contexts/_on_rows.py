@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import as_rows
+from contexture_jax._core.checks import as_rows, check_finite
 from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
 from contexture_jax.contexts._base import Context, as_context, as_numbers
 from contexture_jax.contexts._density import all_log_densities
@@ -144,7 +144,7 @@ def on_rows(law: Context | Any, x: ArrayLike) -> OnRows:
     Raises:
         TypeError: if `law` is no context, or one of numbers already.
         CapabilityError: if it has neither method.
-        ValueError: if there is no row.
+        ValueError: if there is no row, or a number is not finite.
 
     Example:
         >>> import jax
@@ -168,4 +168,7 @@ def on_rows(law: Context | Any, x: ArrayLike) -> OnRows:
         raise TypeError(msg)
     if not has_law:
         raise given._lacks("sample")
-    return OnRows(given, as_rows(x, "x"))
+    rows = as_rows(x, "x")
+    if jnp.issubdtype(rows.dtype, jnp.inexact):
+        check_finite(rows, "x")
+    return OnRows(given, rows)

@@ -142,6 +142,16 @@ def _(context: ConvexCombination, place: Place) -> AssociationOperator:
 
 @build.register
 def _(context: Mixture, place: Place) -> AssociationOperator:
+    # Operators are added column by column: those of joins have columns of their own.
+    for part in context.contexts:
+        if "table" not in part.capabilities:
+            msg = (
+                f"{part._lacks('table')}, whose columns are the A that a mixture has"
+                " in common. On a sample of inputs its operator can be estimated:"
+                " cx.operators.monte_carlo_operator; where each index may be seen,"
+                " convex_combination is exact"
+            )
+            raise CapabilityError(msg)
     parts = alike([build(part, place) for part in context.contexts])
     return mixture(parts, context.weights)
 
@@ -242,8 +252,15 @@ def join(operators: Sequence[AssociationOperator]) -> AssociationOperator:
         ValueError: if laws of X differ, or an entry is negative, as of a teacher.
     """
     parts = as_operators(operators)
-    tables = [joint(op.p_x[:, None] * op.as_matrix()) for op in parts]
+    tables = [joint(_without_rounding(op)) for op in parts]
     return association_operator(join_contexts(tables))
+
+
+def _without_rounding(op: AssociationOperator) -> np.ndarray:
+    """P⁺ of an operator, 0 where products have left less than that by rounding."""
+    table = np.asarray(gathered(op.p_x[:, None] * op.as_matrix()))
+    rounding = 100 * float(np.finfo(table.dtype).eps) * table.max()
+    return np.where(abs(table) <= rounding, np.maximum(table, 0), table)
 
 
 # At new points T alone is needed: parts after the first are those of the context.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_concrete, check_integer, check_number
-from contexture_jax._core.types import Float, short_repr
+from contexture_jax._core.types import Float, short_repr, summary
 from contexture_jax.contexts import Context, convex_combination
 from contexture_jax.operators import association_operator, symmetrised_products
 
@@ -136,7 +136,8 @@ def criterion_weights(
         num_steps: of each weight; C(num_steps + j − 1, j − 1) combinations are tried.
 
     Raises:
-        TypeError: as `convex_combination`, or if a context is traced.
+        TypeError: as `convex_combination`, or if a context is traced, or the criterion
+            gave no number.
         ValueError: likewise, if a number is out of its range, or the criterion gave no
             number below infinity.
 
@@ -158,7 +159,11 @@ def criterion_weights(
     tried, scores = [*(counts / num_steps)], []
     for weights in tried:
         found = _leading(np.tensordot(weights, kernels, 1), root, rank)
-        scores.append(float(criterion(*(array.astype(dtype) for array in found))))
+        score = criterion(*(array.astype(dtype) for array in found))
+        if np.ndim(score) or not np.issubdtype(np.asarray(score).dtype, np.number):
+            msg = f"criterion must give a number; it gave {summary(score)}"
+            raise TypeError(msg)
+        scores.append(float(score))
     return _best(tried, scores)
 
 

@@ -464,6 +464,10 @@ def test_joins_go_into_mixtures_and_joins():
     drawn = both.sample(KEY, x)
     assert drawn.number.shape == (N,)
     assert np.isfinite(both.log_density(drawn, x)).all()
+    # Operators of joins have columns of their own, which are not the tuples.
+    hidden = C.mixture([C.join([a, b]), C.join([b, a])], WEIGHTS)
+    with pytest.raises(cx.CapabilityError, match=r"no `table`.*monte_carlo_operator"):
+        cx.association_operator(hidden)
 
 
 @pytest.mark.slow

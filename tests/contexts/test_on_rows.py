@@ -141,7 +141,7 @@ def test_a_sampler_without_a_density_is_drawn_from_in_every_word():
     noise = C.on_rows(Blind(), POINTS)
     assert noise.capabilities == ("sample", "at")
     context = C.convolve(near(), noise)
-    assert context.capabilities == ("sample",)
+    assert context.capabilities == ("sample", "at")
     assert context.sample(KEY, X).shape == (8, 3)
     assert C.join([noise, near()]).sample(KEY, X)[0].shape == (8, 3)
     assert noise.at(POINTS[:2]).sample(KEY, [1, 0]).shape == (2, 3)
@@ -230,7 +230,7 @@ def test_what_does_not_fit_is_refused_in_a_line_that_says_what_would(name):
 
 def test_a_law_on_rows_has_a_density_after_whatever_is_finite_only():
     before = C.compose(C.on_rows(C.gaussian_noise(1.0), POINTS), C.gaussian_noise(1.0))
-    assert before.capabilities == ("sample",)
+    assert before.capabilities == ("sample", "at")
     with pytest.raises(cx.CapabilityError, match="a Composed context has no `log_dens"):
         operator(before)
     values = oracle.singular_values(WORDS["behind a step"](table_of).table())
