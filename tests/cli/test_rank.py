@@ -115,6 +115,7 @@ def ended_at_kind(kind: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return solved
 
 
+@pytest.mark.slow
 def test_kinds_are_mixed_and_each_has_its_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -264,6 +264,7 @@ def test_a_context_on_numbers_has_a_table_and_the_others_name_what_they_have():
         C.gaussian_noise(1.0).table()
 
 
+@pytest.mark.slow
 def test_inputs_are_drawn_for_a_neighbour_of_theirs():
     context: Any = C.reverse(C.knn(VECTORS, 3))
     laws = np.asarray(context.table(), np.float64)

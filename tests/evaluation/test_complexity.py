@@ -64,6 +64,7 @@ def test_kappa_of_the_zoo_is_the_energy_where_it_is_homogeneous():
         np.testing.assert_allclose(kappa_squared(op), expected, rtol=EXACT)
 
 
+@pytest.mark.slow
 def test_sampled_rows_bracket_kappa_and_tell_the_mass_beyond(key):
     found = evaluation.estimate_kappa_squared(CONTEXT.op, 3, key=key)
     kappa = float(kappa_squared(CONTEXT.op))
@@ -76,6 +77,7 @@ def test_sampled_rows_bracket_kappa_and_tell_the_mass_beyond(key):
     assert abs(every.trace.estimate - trace) < 3 * (every.trace.upper - trace + 1e-3)
 
 
+@pytest.mark.slow
 def test_identity_has_its_ceiling_at_rows_not_drawn(key):
     # Uniform on 6: k(x, x) = 1 / p = 6, above and below.
     op = finite(np.eye(6)).op
