@@ -121,9 +121,10 @@ def all_log_densities(
             )
             raise ValueError(msg)
     # A kind may know one measure for all x_i, as `corruption` does (theory.md §4.7).
-    of_pairs = getattr(context, "log_densities", None)
+    of_pairs: Any = getattr(context, "log_densities", None)
     if callable(of_pairs):
-        return of_pairs(a, x)
+        found: Any = of_pairs(a, x)
+        return found
     n = x.shape[0]
 
     def row(one: Any) -> Array:

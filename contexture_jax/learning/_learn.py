@@ -381,7 +381,7 @@ def _by_pairs(
     beside = embedded
     of_parts = law.pairs.form == "parts"
     if of_parts:
-        embedded, beside = seen_at_random(embedded, context.weights, key)
+        embedded, beside = seen_at_random(embedded, context.weights, key)  # pyright: ignore[reportOptionalMemberAccess]
     if "phi" in towers:
         phi = embed(towers["phi"], law.x)
         ritz["phi"] = _ritz(phi, beside[0], **halves)

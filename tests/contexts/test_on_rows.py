@@ -144,7 +144,7 @@ def test_a_sampler_without_a_density_is_drawn_from_in_every_word():
     assert context.capabilities == ("sample", "at")
     assert context.sample(KEY, X).shape == (8, 3)
     assert C.join([noise, near()]).sample(KEY, X)[0].shape == (8, 3)
-    assert noise.at(POINTS[:2]).sample(KEY, [1, 0]).shape == (2, 3)
+    assert noise.at(POINTS[:2]).sample(KEY, jnp.array([1, 0])).shape == (2, 3)
 
 
 def operator(context: Any, x: Any = None, **options: Any) -> Any:

@@ -80,7 +80,8 @@ def test_side_by_side_all_values_multiply_at_every_level():
         back = np.asarray(op.rmatmat(np.eye(15))) * np.asarray(op.p_a)[:, None]
         np.testing.assert_allclose(back, whole.T, atol=atol)
         energy = (expected**2).sum() + 1
-        np.testing.assert_allclose(op.squared_norm(), energy, rtol=atol)
+        norm: Any = op.squared_norm()
+        np.testing.assert_allclose(norm, energy, rtol=atol)
         assert op.cost(2).flops < 2 * 15 * 12 * 2
     x = np.arange(15)
     p_x = whole.sum(axis=1)

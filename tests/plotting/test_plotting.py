@@ -222,9 +222,11 @@ def test_the_best_dimension_is_marked():
     low, high = ax.get_ylim()
     assert low < 1.5 < high
     ax = plot_usefulness(Useful(1.5, 3, curve), others={"energy": 4, "probe": 9})
-    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    legend: Any = ax.get_legend()
+    names = [text.get_text() for text in legend.get_texts()]
     assert names == ["d = 4: energy", "d = 9: probe"]
-    assert [len(lines.get_segments()) for lines in ax.collections] == [1, 0]
+    lines: Any = ax.collections
+    assert [len(one.get_segments()) for one in lines] == [1, 0]
 
 
 def test_a_curve_that_leaves_through_the_top_is_marked():

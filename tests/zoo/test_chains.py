@@ -1,5 +1,7 @@
 """Contexts one after the other, and turned round, against their tables."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -125,7 +127,7 @@ def test_noises_of_opposite_signs_cancel_where_the_index_is_hidden():
     seen = zoo.convex_combination(parts).spectrum(3)
     np.testing.assert_allclose(seen, [0.6, 0.36, 0.6**3], rtol=1e-12)
     mixed = zoo.mixture(parts, [0.3, 0.7])
-    a = np.linspace(-3, 3, 5)
+    a: Any = np.linspace(-3, 3, 5)
     expected = 0.3 * np.exp(parts[0].log_density(a, a)) + 0.7 * np.exp(
         parts[1].log_density(a, a)
     )
