@@ -111,6 +111,7 @@ def test_other_operators_have_no_monte_carlo_interval(key):
         evaluation.monte_carlo_kappa_squared(CONTEXT.op, key=key)
 
 
+@pytest.mark.slow
 def test_leverage_is_bounded_and_the_bound_is_attained():
     kappa = float(kappa_squared(CONTEXT.op))
     rank = int((CONTEXT.values > 1e-9).sum())

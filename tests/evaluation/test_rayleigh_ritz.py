@@ -82,6 +82,7 @@ def test_any_encoder_errs_below_and_the_rank_cuts():
         np.testing.assert_array_equal(two.left, found.left[:, :2])
 
 
+@pytest.mark.slow
 def test_missing_rank_gives_zeros():
     op, exact = problem()
     mu = np.asarray(exact.left[:, :1])

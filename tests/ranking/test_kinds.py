@@ -64,6 +64,7 @@ def test_few_values_keep_theirs_and_many_are_told_to_levels() -> None:
     assert np.bincount(codes).tolist() == [10, 10, 10, 10]
 
 
+@pytest.mark.slow
 def test_mixtures_are_those_of_the_algebra() -> None:
     specs = mixture_family([KNN, RBF], X)
     assert [spec.type for spec in specs] == [*["convex"] * 3, *["convolve"] * 2, "join"]

@@ -188,6 +188,7 @@ def test_tau_that_cannot_tell_abstains_and_is_not_clipped() -> None:
     assert (weak.abstains, weak.association) == (True, "too weak")
 
 
+@pytest.mark.slow
 def test_contexts_of_other_kinds_are_ranked_beside() -> None:
     x = X.astype(np.float32)
     parts = cx.contexts.knn(x, num_neighbors=7), cx.contexts.rbf(x, gamma=0.4)
