@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from contexture_jax._core.checks import as_floating
+from contexture_jax._core.checks import as_floating, is_traced
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.types import Array, ArrayLike, Float
 from contexture_jax.losses._common import as_embedding, rescaled_together
@@ -128,7 +129,11 @@ def _moments_of_mixture(
 
 
 def _as_weights(part_weights: ArrayLike, psi: Draws) -> Float[Array, " j"]:
-    w = as_floating(part_weights, "part_weights")
+    # In the dtype of the embeddings: weights of NumPy would be float64 in a program.
+    dtype = jnp.promote_types(jnp.result_type(*psi[0]), jnp.float32) if psi else None
+    if not is_traced(part_weights) and np.asarray(part_weights).dtype.kind in "fiu":
+        part_weights = np.asarray(part_weights).astype(dtype)
+    w = as_floating(part_weights, "part_weights").astype(dtype)
     sizes = {len(draw) for draw in psi}
     if len(psi) < 2 or sizes != {w.shape[0]} or w.ndim != 1:
         msg = (
