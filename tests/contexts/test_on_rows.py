@@ -23,7 +23,7 @@ DTYPE = jnp.zeros(()).dtype
 KEY = jax.random.key(17)
 BITS = np.array(list(itertools.product([0, 1], repeat=3)))
 VALUES = np.array(list(itertools.product([0, 1, 2], repeat=3)))
-X = np.arange(len(BITS))
+X: Any = np.arange(len(BITS))
 LAW = C.erasure(0.3, fill=2)
 POINTS = np.asarray(BITS + 0.1 * np.arange(3), DTYPE)
 
