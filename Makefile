@@ -42,6 +42,8 @@ PYTHON_NEWEST ?= $(shell for p in python3.13 python3.12 $$(ls -d \
 TESTS := test test-slow test-lowest test-newest test-x64-off doctest
 $(TESTS): export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(BUILD)/jax
 $(TESTS): export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
+# The programs of tests and examples run for milliseconds.
+$(TESTS): export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 1
 
 # Recipes install into one environment: `make -j` runs them one after the other.
 .NOTPARALLEL:

@@ -166,7 +166,7 @@ def inputs_of(name: str) -> tuple[Any, Any]:
     return context, x
 
 
-@pytest.mark.fast("no context")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 def test_rows_keep_their_draws_in_any_block_and_densities_are_of_the_sampler(name):
     context, x = inputs_of(name)
@@ -193,7 +193,7 @@ DRAWN = [
 ]
 
 
-@pytest.mark.fast("binary_symmetric", "gaussian")
+@pytest.mark.fast("gaussian")
 @pytest.mark.parametrize("name", DRAWN)
 def test_families_of_the_zoo_keep_the_draws_of_a_row(name):
     context = cx.zoo.FAMILIES[name]()

@@ -68,7 +68,7 @@ def kernel_of(name: str) -> np.ndarray:
     return np.asarray(op.matmat(op.rmatmat(f)), np.float64) * len(X)
 
 
-@pytest.mark.fast("hidden")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WORDS)
 def test_an_operator_by_monte_carlo_holds_the_truth_within_its_error(name):
     context = WORDS[name](on_rows)

@@ -127,6 +127,7 @@ def knn_extension() -> Callable[[jax.Array], jax.Array]:
     return lambda x: cx.extend(result, context, x)
 
 
+@pytest.mark.slow
 def test_a_knn_context_extends_inside_a_trace_and_for_any_number_of_points():
     extended = knn_extension()
     new = jnp.asarray(POINTS[:3] + 0.1)
