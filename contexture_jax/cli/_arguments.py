@@ -24,6 +24,7 @@ __all__ = [
     "as_words",
     "batch",
     "count",
+    "gamma",
     "not_negative",
     "positive",
     "replicates",
@@ -217,7 +218,7 @@ def add_context_options(group: Any, **named: Any) -> None:
     )
     group.add_argument(
         "--gamma",
-        type=_gamma,
+        type=gamma,
         help="of rbf; a number above 0, or auto: 1 / number of columns; default: 1",
     )
     group.add_argument(
@@ -352,7 +353,8 @@ def _integer(text: str, low: int, high: int | None) -> int:
     return value
 
 
-def _gamma(text: str) -> float | Literal["auto"]:
+def gamma(text: str) -> float | Literal["auto"]:
+    """A finite number above 0, or "auto"."""
     if text == "auto":
         return "auto"
     expected = "a finite number above 0, or auto"

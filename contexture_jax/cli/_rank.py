@@ -41,6 +41,7 @@ from contexture_jax.cli.session import (
     check_same,
     claimed,
     computing,
+    made_inside,
     publishing,
     replacing,
     resumed,
@@ -83,6 +84,8 @@ three parts of the rows.
 Each context is kept as it is done: Ctrl-C and SIGTERM end the run after the one under
 way, with the results so far, and --resume goes on, however the run was ended.
 """
+# In the order of publishing: whoever sees the JSON sees the rest.
+_FILES = ("tau_error.png", "association_error.png", "rank.json")
 _FOLDER = "rank"
 _SETTINGS = ("settings", "masks", "max_dim", "splits", "max_rows")
 
@@ -201,7 +204,7 @@ def run(options: RankOptions, ending: Ending) -> Path:
     with stages.stage("read"):
         plots = ["matplotlib"] if options.plots else []
         check_installed(["platformdirs", "pyarrow", "rich", *plots])
-        out = check_out(options.out)
+        out = check_out(options.out, _FILES, _FOLDER)
         table, beside = load(options)
     with claimed(out), computing("float32"), contextlib.ExitStack() as stack:
         with stages.stage("contexts") as advance:
@@ -302,17 +305,8 @@ def _begun(
             " --resume goes on with; this one begins anew",
             file=sys.stderr,
         )
-    is_new = not out.is_dir()
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{quoted_path(folder)} cannot be made: {error.strerror or error}"
-        ) from error
-    if is_new:
-        # Others look for the lock here from now on, no longer beside it.
-        stack.enter_context(claimed(out))
+    shutil.rmtree(folder, ignore_errors=True)
+    made_inside(out, _FOLDER, stack)
     with replacing(path) as partial:
         partial.write_text(json.dumps(settings) + "\n", encoding="utf-8")
     return folder
@@ -368,14 +362,14 @@ def _publish(
     from contexture_jax.cli import _rank_report as report
     from contexture_jax.cli._report import write_json
 
-    with publishing(out, report.FILES, ending) as folder:
+    with publishing(out, _FILES, ending) as folder:
         with stages.stage("pictures"):
             if options.plots and table.target is not None:
                 report.draw(ranked, table.target.name, folder)
         seconds = {**stages.seconds, "total": stages.total}
         description = report.describe(options, table, beside, specs, ranked, seconds)
         write_json(description, folder / "rank.json")
-        files = [name for name in report.FILES if (folder / name).exists()]
+        files = [name for name in _FILES if (folder / name).exists()]
     if not options.quiet:
         paths = [str(Path(options.out) / name) for name in files]
         report.print_ranking(description, paths)

@@ -75,9 +75,10 @@ class Commands(NamedTuple):
         # A step back from A to X takes a finite law, and a join has no list of A.
         if kind == "convolve" and types[0] == "scarf":
             return None
-        how = kind + (" --loss svme" if kind == "join" else "")
+        how = kind
         if weights is not None:
             how += ":" + ",".join(f"{weight:g}" for weight in weights)
+        how += " --loss svme" if kind == "join" else ""
         own = [(word or "").partition(" ")[2] for word in words]
         told = " ".join(filter(None, ["+".join(types), f"--mix {how}", *own]))
         labels = [spec.params["column"] for spec in parts if spec.type == "labels"]

@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from contexture_jax.cli._rank import RankOptions
     from contexture_jax.ranking import ContextSpec, NamedContext, RankedContext
 
-__all__ = ["FILES", "describe", "draw", "print_ranking"]
+__all__ = ["describe", "draw", "print_ranking"]
 
-# In the order of publishing: whoever sees the JSON sees the rest.
-FILES = ("tau_error.png", "association_error.png", "rank.json")
 _NUM_SHOWN = 15
 _PROTOCOL = (
     "spectra of all rows, without the target; P_X uniform; tau of d = 1, ..., max_dim;"
@@ -177,46 +175,22 @@ def draw(ranked: Sequence[RankedContext], target: str, folder: Path) -> None:
 def print_ranking(description: dict[str, Any], files: Sequence[str]) -> None:
     """Print the first contexts in order, then what to make of all."""
     from rich.console import Console
-    from rich.table import Table as Columns
-    from rich.text import Text
 
-    d, columns = description, Columns(box=None, padding=(0, 2, 0, 0))
-    rows = d["contexts"]
-    heads = ["", "context", "τ", "between", "d of τ", "d of energy", "χ²", "verdict"]
-    if d["target"] is not None:
+    d, rows = description, description["contexts"]
+    is_judged = d["target"] is not None
+    if is_judged:
         # What can be known: the errors.
         rows = sorted(
             rows, key=lambda r: (r["validated_error"] is None, r["validated_error"])
         )
-        heads += ["error at d of τ", "d validated", "error there"]
-    else:
-        heads += ["d of columns", "their error"]
-    for head in heads:
-        columns.add_column(head, no_wrap=True)
-    for r in rows[:_NUM_SHOWN]:
-        cells = [
-            "abstains" if r["place"] is None else str(r["place"]),
-            r["name"],
-            _shown(r["tau"]),
-            f"{_shown(r['tau_low'])}–{_shown(r['tau_high'])}",
-            _shown(r["best_dim"]),
-            _shown(r["energy_dim"]),
-            _shown(r["chi_squared"]),
-            r["association"] if r["status"] != "failed" else "failed",
-        ]
-        if d["target"] is not None:
-            names = ("error", "validated_dim", "validated_error")
-        else:
-            names = ("column_dim", "least_column_error")
-        cells += [_shown(r[name]) for name in names]
-        columns.add_row(*map(Text, cells))
-    Console(width=None if sys.stdout.isatty() else 160).print(columns)
+    shown = _columns(rows[:_NUM_SHOWN], is_judged=is_judged)
+    Console(width=None if sys.stdout.isatty() else 160).print(shown)
     pairs = [("data", f"{d['data']}: {d['num_rows']:,} rows")]
     if len(rows) > _NUM_SHOWN:
         pairs.append(("more", f"{len(rows) - _NUM_SHOWN} contexts more in rank.json"))
     counts = ", ".join(f"{n} {word}" for word, n in d["associations"].items())
     pairs.append(("associations", f"{counts}; {d['status']}"))
-    if d["target"] is not None:
+    if is_judged:
         pairs += [
             ("τ and error", _correlated(d["correlations"]["all"])),
             ("… where τ tells", _correlated(d["correlations"]["without_abstentions"])),
@@ -226,6 +200,33 @@ def print_ranking(description: dict[str, Any], files: Sequence[str]) -> None:
     pairs += [("note", note) for note in d["notes"]]
     pairs.append(("files", "\n".join(files)))
     print_table(pairs)
+
+
+def _columns(rows: Sequence[dict[str, Any]], *, is_judged: bool) -> Any:
+    """A line for each context, as `rank.json` has them, with or without errors."""
+    from rich.table import Table as Columns
+    from rich.text import Text
+
+    columns = Columns(box=None, padding=(0, 2, 0, 0))
+    named = {"d of τ": "best_dim", "d of energy": "energy_dim", "χ²": "chi_squared"}
+    judged = {"d of columns": "column_dim", "their error": "least_column_error"}
+    if is_judged:
+        judged = {"error at d of τ": "error", "d validated": "validated_dim"}
+        judged["error there"] = "validated_error"
+    for head in ("", "context", "τ", "between", *named, "verdict", *judged):
+        columns.add_column(head, no_wrap=True)
+    for r in rows:
+        cells = [
+            "abstains" if r["place"] is None else str(r["place"]),
+            r["name"],
+            _shown(r["tau"]),
+            f"{_shown(r['tau_low'])}–{_shown(r['tau_high'])}",
+            *(_shown(r[name]) for name in named.values()),
+            r["association"] if r["status"] != "failed" else "failed",
+            *(_shown(r[name]) for name in judged.values()),
+        ]
+        columns.add_row(*map(Text, cells))
+    return columns
 
 
 def _correlated(c: dict[str, Any]) -> str:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from contexture_jax.cli._spectrum import Judged, Solved
 
 __all__ = [
-    "FILES",
     "advice",
     "describe",
     "plain",
@@ -36,15 +35,6 @@ __all__ = [
     "write_json",
 ]
 
-# In the order of publishing: whoever sees the JSON sees the rest.
-FILES = (
-    "spectrum.npz",
-    "spectrum.png",
-    "tau.png",
-    "functions.png",
-    "energy.png",
-    "spectrum.json",
-)
 _NUM_VALUES_SHOWN = 10  # about a line of them
 _SAYS_NOTHING = 0.5  # a sine of 30°
 _INFINITE = (

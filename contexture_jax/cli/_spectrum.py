@@ -29,6 +29,7 @@ from contexture_jax.cli._contexts import (
     plan_rank,
 )
 from contexture_jax.cli.session import (
+    SOLVE,
     Ending,
     Interrupted,
     Stages,
@@ -63,6 +64,15 @@ its state in the subdirectory solve, and --resume goes on from it, however the r
 ended, bit for bit as if it had not been (on other --devices: to rounding).
 """
 METHODS = ("auto", "exact", "randomized", "krylov", "nystrom")
+# In the order of publishing: whoever sees the JSON sees the rest.
+_FILES = (
+    "spectrum.npz",
+    "spectrum.png",
+    "tau.png",
+    "functions.png",
+    "energy.png",
+    "spectrum.json",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +185,7 @@ def run(options: SpectrumOptions, ending: Ending) -> Path:
         # What can be refused is refused before anything is computed or written.
         plots = ["matplotlib"] if options.plots else []
         check_installed(["platformdirs", "pyarrow", "rich", *plots])
-        out = check_out(options.out)
+        out = check_out(options.out, _FILES, SOLVE)
         # Resamples of pairs are dense tables.
         table = load(options, sparse=not options.bootstrap)
         # 0 is the default, and no choice of the user's.
@@ -186,6 +196,8 @@ def run(options: SpectrumOptions, ending: Ending) -> Path:
         # Before the first use of JAX, which fixes how many devices a CPU is cut into.
         mesh = make_mesh(options.devices)
     with claimed(out), WatchedSolve(out, ending) as solve:
+        if options.resume:
+            solve.check(_settings(options, recipe))
         with computing(options.dtype):
             solved, judged = _computed(options, table, recipe, mesh, stages, solve)
         _publish(options, table, recipe, solved, judged, out, stages, ending)
@@ -218,7 +230,7 @@ def _computed(
         num_values = min(recipe.num_triples, there)
         rank = plan_rank(options.rank, recipe, num_values)
     with stages.stage("spectrum") as advance:
-        settings = _settings(options, recipe, rank)
+        settings = {**_settings(options, recipe), "rank": rank}
         state = solve.begin(settings, advance, resume=options.resume)
         # The certificate's programs, while the solver runs its own.
         method: Any = options.method
@@ -247,15 +259,14 @@ def _computed(
     return solved, Judged(spectrum, target, counts)
 
 
-def _settings(options: SpectrumOptions, recipe: Recipe, rank: int) -> dict[str, Any]:
-    """What of the options makes a solve the solve that it is."""
+def _settings(options: SpectrumOptions, recipe: Recipe) -> dict[str, Any]:
+    """What of the options makes a solve the solve that it is; the rank is beside."""
     # Neither devices, which change rounding alone, nor the data: a state knows whether
     # it fits an operator.
     names = ("dtype", "seed", "method", "tol", "max_passes")
     return {
         "context": recipe.name,
         "params": recipe.params,
-        "rank": rank,
         **{name: getattr(options, name) for name in names},
     }
 
@@ -349,7 +360,7 @@ def _publish(
     """Draw, write and print."""
     from contexture_jax.cli import _report
 
-    with publishing(out, _report.FILES, ending) as folder:
+    with publishing(out, _FILES, ending) as folder:
         with stages.stage("pictures"):
             if options.plots:
                 _draw(table, solved, judged, folder)
@@ -358,7 +369,7 @@ def _publish(
         description = _report.describe(options, table, recipe, solved, judged, seconds)
         _report.write_arrays(table, solved, folder / "spectrum.npz")
         _report.write_json(description, folder / "spectrum.json")
-        files = [name for name in _report.FILES if (folder / name).exists()]
+        files = [name for name in _FILES if (folder / name).exists()]
     # Loudly, on stderr too: a table in a file is not read at once.
     if solved.info.status.name == "MAX_PASSES":
         warning = f"not converged: {_report.advice(solved.info.status)}"

@@ -6,8 +6,7 @@ import functools
 import hashlib
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from contexture_jax.cli._contexts import Recipe, load, plan_rank
 from contexture_jax.cli._encoders import NUMBERED, plan_encoder, plan_output, plan_rate
+from contexture_jax.cli._mix_words import MIX_FILE
 from contexture_jax.cli._mixes import Built, build, plan
 from contexture_jax.cli._train_options import TrainOptions, add_options
 from contexture_jax.cli.session import (
@@ -24,16 +24,18 @@ from contexture_jax.cli.session import (
     check_claimed,
     check_installed,
     check_out,
+    check_run,
     claim_run,
     claimed,
     computing,
     kept_of,
+    made_inside,
     make_mesh,
     publishing,
     replacing,
     told_in_one_line,
 )
-from contexture_jax.data import InputError, Table, quoted_path
+from contexture_jax.data import InputError, Table
 
 __all__ = ["DESCRIPTION", "TrainOptions", "add_options", "run"]
 
@@ -51,12 +53,13 @@ _SETTINGS = (
     "devices",
     "strategy",
 )
-DESCRIPTION = """\
+DESCRIPTION = f"""\
 Learn the singular functions of a context on DATA with an encoder, and compare them with
 the exact ones. Writes train.json, train.npz and pictures to a directory, and metrics
 and checkpoints to its subdirectory run; --resume goes on from the last checkpoint, bit
 for bit as if the run had never ended (on other --devices: to rounding).
-"""
+
+{MIX_FILE}"""
 
 
 def run(options: TrainOptions, ending: Ending) -> Path:
@@ -76,25 +79,28 @@ def run(options: TrainOptions, ending: Ending) -> Path:
     stages = Stages(quiet=options.quiet)
     with stages.stage("read"):
         check_installed([*_NEEDED, *(["matplotlib"] if options.plots else [])])
-        out = check_out(options.out)
+        out = check_out(options.out, _FILES, RUN)
         table = load(options)
         recipe = plan(options, table)
         encoder = plan_encoder(options, recipe)
         plan_rank(options.rank, recipe, recipe.num_triples)
         mesh = make_mesh(options.devices)  # before JAX is used
         _check_devices(options)
-    with computing(options.dtype), ExitStack() as stack:
+    with claimed(out), computing(options.dtype), ExitStack() as stack:
+        settings = _settings(options, recipe, table)
+        check_run(out / RUN, settings, resume=options.resume)
         with stages.stage("context") as advance:
             from contexture_jax.cli import _report, _train_report
             from contexture_jax.evaluation import num_singular_values
 
-            built = build(options, table, advance)
+            built = build(options, recipe, table, advance)
             op = built.operator_at(None)
             most = num_singular_values(op)
             rank = plan_rank(options.rank, recipe, min(recipe.num_triples, most))
         encoder["output"] = plan_output(options, rank)
-        settings = _settings(options, recipe, rank, table, encoder)
-        stack.enter_context(_run_of(out, settings, ending, resume=options.resume))
+        settings |= {"encoder": encoder, "rank": rank}
+        claim_run(made_inside(out, RUN, stack), settings, resume=options.resume)
+        ending.kept = lambda: kept_of(out / RUN, options.steps, ending.command)
         solve = functools.partial(
             _train_report.exact_spectrum, rank=rank, most=most, seed=options.seed
         )
@@ -252,10 +258,20 @@ def _preprocessing(learned: Any, table: Table) -> dict[str, Any]:
     takes = "features" if table.encodings else "numbered rows"
     functions = learned.functions
     parts = [part for _, part in functions.parts] or [functions]
-    if any(type(part.context).__name__ == "Labels" for part in parts):
-        takes = "classes"  # T Ψ of labels asks for the class
+    if any(_takes_classes(part.context) for part in parts):
+        takes = "classes"
     columns = [encoding._asdict() for encoding in table.encodings]
     return {"takes": takes, "columns": columns}
+
+
+def _takes_classes(context: Any) -> bool:
+    """Whether T Ψ at new rows asks for their class, as that of labels does."""
+    from contexture_jax.contexts import Composed, Labels
+
+    parts = getattr(context, "contexts", ())
+    # X of a chain is that of its first.
+    parts = parts[:1] if isinstance(context, Composed) else parts
+    return isinstance(context, Labels) or any(map(_takes_classes, parts))
 
 
 def _timed(description: dict[str, Any], stages: Stages) -> dict[str, Any]:
@@ -263,24 +279,6 @@ def _timed(description: dict[str, Any], stages: Stages) -> dict[str, Any]:
 
     seconds = {**stages.seconds, "total": stages.total}
     return _report.plain({**description, "seconds": seconds})
-
-
-@contextmanager
-def _run_of(
-    out: Path, settings: dict[str, Any], ending: Ending, *, resume: bool
-) -> Iterator[None]:
-    """Hold the directory of the run, in which other runs find that it is held."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"--out {quoted_path(out)} cannot be made: {error.strerror or error};"
-            " name another directory"
-        ) from error
-    with claimed(out):
-        claim_run(out / RUN, settings, resume=resume)
-        ending.kept = lambda: kept_of(out / RUN, settings["steps"], ending.command)
-        yield
 
 
 def _check_devices(options: TrainOptions) -> None:
@@ -291,14 +289,8 @@ def _check_devices(options: TrainOptions) -> None:
         )
 
 
-def _settings(
-    options: TrainOptions,
-    recipe: Recipe,
-    rank: int,
-    table: Table,
-    encoder: dict[str, Any],
-) -> dict[str, Any]:
-    """What makes a run the run that it is."""
+def _settings(options: TrainOptions, recipe: Recipe, table: Table) -> dict[str, Any]:
+    """What makes a run the run that it is, as far as no operator is needed."""
     import contexture_jax as cx
 
     content = hashlib.sha256(np.ascontiguousarray(table.features).data)
@@ -311,8 +303,6 @@ def _settings(
         "context": recipe.name,
         "params": recipe.params,
         "loss": options.loss,
-        "encoder": encoder,
-        "rank": rank,
         **{name: getattr(options, name) for name in _SETTINGS},
         "learning_rate": plan_rate(options),
     }

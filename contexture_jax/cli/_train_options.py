@@ -17,7 +17,7 @@ from contexture_jax.cli._arguments import (
     positive,
     widths,
 )
-from contexture_jax.cli._mixes import Mix, add_mixed_context_options
+from contexture_jax.cli._mix_words import Mix, add_mixed_context_options
 
 __all__ = ["ENCODERS", "LOSSES", "TrainOptions", "add_options"]
 

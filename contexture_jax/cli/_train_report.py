@@ -139,7 +139,6 @@ def describe(learned: Any) -> dict[str, Any]:
 
 def rows_of_table(d: dict[str, Any], files: list[str]) -> list[tuple[str, str]]:
     """The report as (label, text) pairs, in the order to read them."""
-    params = _settings(d["params"])
     encoder = d["encoder"]
     layers = " → ".join(map(str, [*encoder.get("hidden", []), encoder["output"]]))
     kind = ", ".join(
@@ -147,7 +146,7 @@ def rows_of_table(d: dict[str, Any], files: list[str]) -> list[tuple[str, str]]:
     )
     rows = [
         ("data", f"{d['data']}: {d['num_rows']:,} rows"),
-        ("context", d["context"] + (f" ({params})" if params else "")),
+        ("context", _in_words({"context": d["context"], **d["params"]})),
         ("loss", d["loss"]),
         ("encoder", f"{layers} ({kind}, {d['parameters']:,} numbers)"),
         ("status", f"{d['status']} after {counted(d['steps_done'], 'step')}"),
@@ -176,15 +175,15 @@ def rows_of_table(d: dict[str, Any], files: list[str]) -> list[tuple[str, str]]:
     return rows
 
 
-def _settings(params: dict[str, Any]) -> str:
-    """Parameters in words, those of several contexts by the name of each."""
-    found = []
-    for key, value in params.items():
-        if isinstance(value, dict):
-            found.append(f"{key} ({_settings(value)})")
-        elif key != "weights":  # which have a row of their own
-            found.append(f"{key} = {value}")
-    return ", ".join(found)
+def _in_words(params: dict[str, Any]) -> str:
+    """A context with its parameters; a mixture as --mix has it, with its parts."""
+    if "mix" not in params:
+        own = ", ".join(f"{k} = {v}" for k, v in params.items() if k != "context")
+        return params["context"] + (f" ({own})" if own else "")
+    weights = params.get("weights", ())
+    told = weights if isinstance(weights, str) else ",".join(f"{w:g}" for w in weights)
+    parts = ", ".join(map(_in_words, params["contexts"]))
+    return f"{params['mix']}{told and ':'}{told} of ({parts})"
 
 
 def _values(values: list[float], shown: int = 10) -> str:

@@ -248,16 +248,6 @@ def test_data_that_is_no_file_is_refused(tmp_path, capsys):
         assert_refused(ran, tmp_path, *words)
 
 
-def test_out_that_cannot_be_written_is_refused_before_any_work(tmp_path, capsys):
-    path = write(tmp_path, GOOD)
-    for out, words in (
-        (path, ("is a file",)),
-        (path / "deeper" / "still", ("table.csv", "is a file")),
-        ("", ("--out is empty",)),
-    ):
-        assert_refused(run(capsys, path, "--out", out), tmp_path, "--out", *words)
-
-
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc here")
 def test_a_file_system_that_refuses_is_found_before_any_work(tmp_path, capsys):
     # Before the data are even looked for.

@@ -12,6 +12,7 @@ from contexture_jax.cli.session._progress import Advance, Stages
 from contexture_jax.cli.session._publish import (
     check_out,
     claimed,
+    made_inside,
     publishing,
     remove_temporaries,
     replacing,
@@ -19,6 +20,7 @@ from contexture_jax.cli.session._publish import (
 from contexture_jax.cli.session._run import (
     RUN,
     check_claimed,
+    check_run,
     check_same,
     claim_run,
     kept_of,
@@ -26,10 +28,11 @@ from contexture_jax.cli.session._run import (
     told_in_one_line,
 )
 from contexture_jax.cli.session._signals import Ending, Interrupted, ending_on_signals
-from contexture_jax.cli.session._solve import WatchedSolve
+from contexture_jax.cli.session._solve import SOLVE, WatchedSolve
 
 __all__ = [
     "RUN",
+    "SOLVE",
     "Advance",
     "Ending",
     "Interrupted",
@@ -38,6 +41,7 @@ __all__ = [
     "check_claimed",
     "check_installed",
     "check_out",
+    "check_run",
     "check_same",
     "claim_run",
     "claimed",
@@ -45,6 +49,7 @@ __all__ = [
     "ending_on_signals",
     "kept_of",
     "kept_programs",
+    "made_inside",
     "make_mesh",
     "meanwhile",
     "precision",

@@ -17,34 +17,60 @@ from contexture_jax._core.locks import HeldError, is_held, locked, remove_stale
 from contexture_jax.cli.session._signals import Ending
 from contexture_jax.data import InputError, quoted_path
 
-__all__ = ["check_out", "claimed", "publishing", "remove_temporaries", "replacing"]
+__all__ = [
+    "check_out",
+    "claimed",
+    "made_inside",
+    "publishing",
+    "remove_temporaries",
+    "replacing",
+]
 
 # What a run would leave behind that is ended without a word.
 _temporaries: set[Path] = set()
 
 
-def check_out(out: str) -> Path:
-    """Find out, before any work, whether `out` can be written.
+def check_out(out: str, known: Sequence[str], folder: str) -> Path:
+    """Find out, before any work, whether a run can write to `out`; its full path.
+
+    Args:
+        out: the directory for the results, which need not exist.
+        known: the names of the files that the run may write there.
+        folder: the name of the directory in it for what is kept of the run.
 
     Raises:
-        InputError: if it, or the directory it would be made in, is no directory or may
-            not be written.
+        InputError: if `out`, the directory it would be made in, or `folder` is no
+            directory or may not be written, or a directory has the name of a file.
     """
     if not out:
         raise InputError("--out is empty; expected the name of a directory")
     path = Path(out).absolute()
+    _check_writable(path, out)
+    if _exists(path / folder):
+        _check_writable(path / folder, str(Path(out) / folder))
+    for name in known:
+        if _exists(path / name) and (path / name).is_dir():
+            raise InputError(
+                f"--out {quoted_path(out)} holds a directory {name}, where a file is to"
+                " be written; name another directory"
+            )
+    return path
+
+
+def _check_writable(path: Path, told: str) -> None:
     existing = _existing(path)
     if not existing.is_dir():
         which = (
             "is" if existing == path else f"cannot be made: {quoted_path(existing)} is"
         )
         raise InputError(
-            f"--out {quoted_path(out)} {which} a file; expected the name of a directory"
+            f"--out {quoted_path(told)} {which} a file; expected the name of a"
+            " directory"
         )
     # Asked first, for a message that names the reason.
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(
-            f"--out {quoted_path(out)} cannot be written: no permission in"
+            f"--out {quoted_path(told)} cannot be written: no permission in"
             f" {quoted_path(existing)}; name another directory"
         )
     try:
@@ -53,8 +79,7 @@ def check_out(out: str) -> Path:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise _refused(Path(out), error) from error
-    return path
+        raise _refused(Path(told), error) from error
 
 
 def _existing(path: Path) -> Path:
@@ -101,6 +126,30 @@ def claimed(out: Path) -> Iterator[None]:
         for folder in {lock.parent, out.parent}:
             _remove_stale_locks(folder, lock)
         yield
+
+
+def made_inside(out: Path, folder: str, stack: contextlib.ExitStack) -> Path:
+    """Make the directory for what is kept of a run, in one that is claimed; its path.
+
+    Args:
+        out: the directory, which need not exist.
+        folder: the name.
+        stack: holds the lock where it lies from now on.
+
+    Raises:
+        InputError: if the file system refuses.
+    """
+    is_new = not out.is_dir()
+    try:
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{quoted_path(out / folder)} cannot be made: {error.strerror or error}"
+        ) from error
+    if is_new:
+        # Others look for it here, no longer beside the directory.
+        stack.enter_context(claimed(out))
+    return out / folder
 
 
 @contextmanager

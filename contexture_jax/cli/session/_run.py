@@ -19,6 +19,7 @@ from contexture_jax.data import InputError, quoted_path
 __all__ = [
     "RUN",
     "check_claimed",
+    "check_run",
     "check_same",
     "claim_run",
     "kept_of",
@@ -35,16 +36,18 @@ _FREE = ("version", "data", "devices", "strategy")
 _LATE = "Event loop is closed"
 
 
-def claim_run(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
-    """Make the directory of the run, or find the same run in it.
+def check_run(folder: Path, settings: dict[str, Any], *, resume: bool) -> bool:
+    """Whether the directory of the run holds one to go on with, which is the same.
+
+    Args:
+        folder: the directory, which need not exist.
+        settings: what makes the run the run that it is, or some of it.
+        resume: whether there may be a run.
 
     Raises:
-        InputError: if it holds a run and `resume` is not set, or another run, or if
-            the file system refuses.
+        InputError: if it holds a run and `resume` is not set, or another run.
     """
     path = folder / "settings.json"
-    # As they are read again: tuples are lists there.
-    wanted = json.loads(json.dumps(settings))
     has_checkpoints = bool(_steps(folder))
     # The settings come first into a directory: something has taken them away.
     if not path.exists() and has_checkpoints:
@@ -54,21 +57,25 @@ def claim_run(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
         )
     # Without --resume a run that kept no step is begun anew, whatever its settings.
     if not path.exists() or not (resume or has_checkpoints):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"{quoted_path(str(folder))} cannot be made: {error.strerror or error}"
-            ) from error
-        with replacing(path) as partial:
-            partial.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-        return
+        return False
     if not resume:
         raise InputError(
             f"{quoted_path(str(folder))} holds a run already; expected --resume to go"
             " on with it, another --out, or that directory deleted"
         )
-    check_same(path, wanted)
+    check_same(path, settings)
+    return True
+
+
+def claim_run(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
+    """Say whose the directory of the run is, or find the same run in it.
+
+    Raises:
+        InputError: as `check_run`, or if the file system refuses.
+    """
+    if not check_run(folder, settings, resume=resume):
+        with replacing(folder / "settings.json") as partial:
+            partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def check_same(path: Path, wanted: dict[str, Any]) -> None:
@@ -76,12 +83,14 @@ def check_same(path: Path, wanted: dict[str, Any]) -> None:
 
     Args:
         path: its file of settings.
-        wanted: the settings of this run, as JSON has them.
+        wanted: the settings of this run.
 
     Raises:
         InputError: if it is another's, or the file is damaged.
     """
     folder = path.parent
+    # As they are read again: tuples are lists there.
+    wanted = json.loads(json.dumps(wanted))
     try:
         held = dict(json.loads(path.read_text(encoding="utf-8")))
     # No UTF-8, no JSON, no object, or one that is nested without end.

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from contexture_jax.cli.session._progress import Advance
-from contexture_jax.cli.session._publish import claimed, replacing
+from contexture_jax.cli.session._publish import made_inside, replacing
 from contexture_jax.cli.session._run import check_same, resumed
 from contexture_jax.cli.session._signals import Ending
 from contexture_jax.data import InputError, quoted_path
 
-__all__ = ["WatchedSolve"]
+__all__ = ["SOLVE", "WatchedSolve"]
 
-_FOLDER, _STATE, _SETTINGS = "solve", "state.npz", "settings.json"
+SOLVE = "solve"  # the directory of a solve, among the results
+_STATE, _SETTINGS = "state.npz", "settings.json"
 _BETWEEN = 10.0  # seconds from one saved state to the next, or
 _SHARE = 0.05  # so much of the time spent on saving, whichever is more rare
 
@@ -41,7 +42,7 @@ class WatchedSolve:
 
     def __init__(self, out: Path, ending: Ending) -> None:
         self.signal = 0
-        self._out, self._folder = out, out / _FOLDER
+        self._out, self._folder = out, out / SOLVE
         self._ending = ending
         self._claim, self._patience = contextlib.ExitStack(), contextlib.ExitStack()
         self._is_told: Any = lambda: 0
@@ -57,6 +58,18 @@ class WatchedSolve:
         self._patience.close()
         self._claim.close()
 
+    def check(self, settings: dict[str, Any]) -> None:
+        """Find out, before any work, whether a state that is there is of this solve.
+
+        Args:
+            settings: as in `begin`, as far as they are known.
+
+        Raises:
+            InputError: if it is of another.
+        """
+        if (self._folder / _STATE).exists():
+            check_same(self._folder / _SETTINGS, settings)
+
     def begin(self, settings: dict[str, Any], advance: Advance, *, resume: bool) -> Any:
         """What to go on from: the state of the same solve if it is there, else None.
 
@@ -70,8 +83,7 @@ class WatchedSolve:
         """
         from contexture_jax.solvers import load_state
 
-        # As they are read again: tuples are lists there.
-        self._settings, self._advance = json.loads(json.dumps(settings)), advance
+        self._settings, self._advance = settings, advance
         path = self._folder / _STATE
         if not path.exists():
             return None
@@ -177,11 +189,7 @@ class WatchedSolve:
         self._cost = self._saved_at - start
 
     def _make_folder(self) -> None:
-        is_new = not self._out.is_dir()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        if is_new:
-            # Others look for the lock here from now on, no longer beside it.
-            self._claim.enter_context(claimed(self._out))
+        made_inside(self._out, SOLVE, self._claim)
         # Before the settings: an old state beside new ones would pass for theirs.
         (self._folder / _STATE).unlink(missing_ok=True)
         with replacing(self._folder / _SETTINGS) as path:
