@@ -155,8 +155,8 @@ def draw(ranked: Sequence[RankedContext], target: str, folder: Path) -> None:
         (
             [row.chi_squared for row in rows],
             best,
-            "association Σ s_i² (hollow: τ abstains)",
-            "d of validation",
+            "association Σ s² (hollow: τ abstains)",
+            "validated d",
             "association_error.png",
         ),
     ):
@@ -166,7 +166,7 @@ def draw(ranked: Sequence[RankedContext], target: str, folder: Path) -> None:
             kinds,
             abstains=np.array(abstains),
             label=label,
-            error_label=f"error of the probe at the {where}",
+            error_label=f"probe error at the {where}",
             title=f"{len(rows)} contexts and {target}",
         )
         plotting.save(axes, folder / name)

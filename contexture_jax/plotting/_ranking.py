@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from contexture_jax._core.types import summary
@@ -24,7 +25,6 @@ __all__ = ["plot_ranking"]
 
 _LABEL_SIZE = 10
 _WIDE = 20.0  # a ratio of ends above which an axis is logarithmic
-_FEW_KINDS = 5  # that a legend inside has room for
 
 
 def plot_ranking(
@@ -87,12 +87,24 @@ def plot_ranking(
         # One mark for each, whichever of its contexts are hollow.
         ax.scatter([], [], s=22, marker=mark, color=colour, label=plain(kind))
     positive = x[shown & (x > 0)]
-    if positive.size and positive.max() > _WIDE * positive.min():
-        ax.set_xscale("log")
+    ratio = float(positive.max() / positive.min()) if positive.size else 1.0
+    if ratio > _WIDE:
+        _log_axis(ax, ratio)
     ax.grid(color=FAINT, linewidth=0.5, alpha=0.6)
+    # Beside the points, which may be anywhere.
     beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
-    where = beside if len(names) > _FEW_KINDS else {}
-    ax.legend(frameon=False, fontsize=_LABEL_SIZE, labelcolor=INK, **where)
+    ax.legend(frameon=False, fontsize=_LABEL_SIZE, labelcolor=INK, **beside)
     if title:
         headline(ax, plain(title))
     return ax
+
+
+def _log_axis(ax: Axes, ratio: float) -> None:
+    ax.set_xscale("log")
+    if ratio > 1000:
+        return
+    # Of few powers of ten the default labels are too few to read a value by.
+    subs = (1.0, 2.0, 5.0) if ratio < 100 else (1.0, 3.0)
+    ax.xaxis.set_major_locator(LogLocator(subs=subs))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -53,6 +54,7 @@ _SIZE = (5.6, 4.0)
 _DPI = 200
 _TEXT = 12
 _HEADLINE = 13
+_LINE = 48  # characters of a headline that the width has room for
 
 
 @runtime_checkable
@@ -99,7 +101,8 @@ def dressed(ax: Axes, x_label: str, y_label: str) -> Axes:
 
 def headline(ax: Axes, text: str) -> None:
     """A title that says what there is to see, at the left as a sentence begins."""
-    ax.set_title(text, fontsize=_HEADLINE, color=INK, loc="left", pad=10)
+    lines = "\n".join(textwrap.wrap(text, _LINE))
+    ax.set_title(lines, fontsize=_HEADLINE, color=INK, loc="left", pad=10)
 
 
 def count_axis(ax: Axes, count: int) -> None:
