@@ -25,7 +25,7 @@ from contexture_jax.contexts import (
 )
 from contexture_jax.learning._objectives import Objective
 from contexture_jax.operators import AssociationOperator, association_operator
-from contexture_jax.training import PairBatches, pair_batches
+from contexture_jax.training import PairBatches, pair_batches, takes_numbers
 
 __all__ = ["Law", "law_of"]
 
@@ -80,7 +80,12 @@ def law_of(
     num_draws: int | None,
     held_out: float,
 ) -> Law:
-    """Pairs to train on, and what judges them."""
+    """Pairs to train on, and what judges them; arguments as of `learn`.
+
+    Raises:
+        TypeError: if there are no inputs.
+        ValueError: if tables or `a` do not fit the context or the operator.
+    """
     sees = objective.sees
     num_draws = objective.num_draws if num_draws is None else num_draws
     make = functools.partial(
@@ -93,12 +98,12 @@ def law_of(
         parts=sees.endswith("of parts"),
         recursion=sees.endswith("recursion"),
     )
-    capabilities = getattr(context, "capabilities", ())
-    if _takes_rows(context):
+    if context is not None and takes_numbers(context):
         # Rows come by the law of the operator that judges.
         if op is None and _has_operator(context):
             op = association_operator(context)
         return _of_rows(make, context, x, a, op, objective, seed, held_out)
+    capabilities = () if context is None else context.capabilities
     if "inputs" in capabilities and "table" in capabilities and a is None:
         a = np.asarray(context.context_values())
         op = association_operator(context) if op is None else op
@@ -118,6 +123,13 @@ def law_of(
         # inputs is trained on.
         judged = x(key, 4 * batch_size)
         return Law(make(x=x), judged, None, None, None)
+    return _of_inputs(make, context, x, a, seed, held_out)
+
+
+def _of_inputs(
+    make: Any, context: Any, x: Any, a: Any, seed: int, held_out: float
+) -> Law:
+    """The law of a context that draws A for any x, or of arrays, on rows held out."""
     if x is None:
         msg = (
             "x must hold inputs, one a row, or be a sampler of them, x(key, count),"
@@ -126,20 +138,10 @@ def law_of(
         raise TypeError(msg)
     out, kept = _held_out(len(as_array(x, "x")), held_out, seed)
     x = np.asarray(x)
-    if context is None:
-        a = np.asarray(a)
-        return Law(make(x=x[kept], a=a[kept]), x[out], a[out], None, out)
-    return Law(make(x=x[kept]), x[out], None, None, out)
-
-
-def _takes_rows(context: Any) -> bool:
-    """Whether X is the number of a row, as `pair_batches` tells it."""
-    if isinstance(context, MixedContext):
-        return all(map(_takes_rows, context.contexts))
-    capabilities = getattr(context, "capabilities", ())
-    # What has inputs of its own draws for those.
-    is_numbered = "table" in capabilities and "inputs" not in capabilities
-    return is_numbered or isinstance(context, OnRows)
+    if context is not None:
+        return Law(make(x=x[kept]), x[out], None, None, out)
+    a = np.asarray(a)
+    return Law(make(x=x[kept], a=a[kept]), x[out], a[out], None, out)
 
 
 def _has_operator(context: Any) -> bool:

@@ -175,8 +175,9 @@ def learn(
     towers = {n: t._replace(params=trained[n]) for n, t in towers.items()}
     if min_max is not None:
         law = reweighted(law, jax.device_get(result.state.loss_state.weights))
-    judge = _by_operator if law.op is not None else _by_pairs
-    functions, left, ritz = judge(law, towers, source, rank, batch_size, seed)
+    by_pairs = functools.partial(_by_pairs, seed=seed)
+    judge = by_pairs if law.op is None else _by_operator
+    functions, left, ritz = judge(law, towers, source, rank, batch_size)
     if functions.context is not None:
         functions = dataclasses.replace(functions, context=own)
     return Learned(
@@ -237,16 +238,15 @@ def _objective(
 ) -> tuple[Any, Any]:
     """The objective of a step, and the state that it begins with."""
     loss: Any = objective.loss
-    op = law.op
     if objective.sees.endswith("of parts"):
         if min_max is not None:  # an operator without weights is told before the run
             reweighted(law, law.weights)
         return with_part_weights(loss, law.pairs.context.weights, min_max)
     if objective.sees == "classes":
-        if op is None:
+        if law.op is None:
             msg = "class_balanced takes a context whose A is a class, numbered"
             raise ValueError(msg)
-        loss = functools.partial(loss, num_classes=op.shape[1])
+        loss = functools.partial(loss, num_classes=law.op.shape[1])
     return from_loss(loss), ()
 
 
@@ -264,19 +264,18 @@ def _towers(
     if output < rank:
         msg = f"the output of the encoder must be at least rank = {rank}; got {output}"
         raise ValueError(msg)
-    seen = {"phi": law.x, "psi": law.a}
+    seen = {"phi": law.x}
     if "psi" in objective.towers:
         seen["psi"] = _as_drawn(law, is_ours=isinstance(encoder, Encoder))
     dtype = jnp.zeros(()).dtype if law.op is None else law.op.dtype
     # One stream, from which both draw in turn: they do not begin alike.
     rngs = nnx.Rngs(seed)
-    towers = {}
+    joined, towers = isinstance(law.pairs.context, Joined), {}
     for name in objective.towers:
         chosen = encoder
         if isinstance(encoder, Encoder) and encoder.num_waves is None:
             waves = objective.num_waves if name == "phi" else 0
             chosen = dataclasses.replace(encoder, num_waves=waves)
-        joined = isinstance(law.pairs.context, Joined)
         towers[name] = make_tower(
             seen[name], chosen, output, dtype, rngs, joined=joined
         )
@@ -310,49 +309,40 @@ def _check_no_numbers(a: Any) -> None:
 
 
 def _by_operator(
-    law: Law,
-    towers: dict[str, Tower],
-    source: str,
-    rank: int,
-    batch_size: int,
-    seed: int,
+    law: Law, towers: dict[str, Tower], source: str, rank: int, batch_size: int
 ) -> tuple[Functions, Array, dict[str, RayleighRitz]]:
-    """Functions by the law itself."""
-    del seed
-    op, ritz, context = law.op, {}, law.pairs.context
+    """Functions by the law itself: they, at its rows (n, r), and what towers hold."""
+    op, of_parts = law.op, law.pairs.form == "parts"
     assert op is not None
-    of_parts = law.pairs.form == "parts"
     embeddings = {}
     for name, tower in towers.items():
         if name == "phi":
             embeddings[name] = _embed(tower, law.x, batch_size)
         elif of_parts:
             embeddings[name] = columns_of_parts(tower, law.a, _embed, batch_size)
-        elif not isinstance(context, Joined):  # columns of a join are no tuples
+        # Columns of a join are no tuples.
+        elif not isinstance(law.pairs.context, Joined):
             embeddings[name] = _embed(tower, law.a, batch_size)
-    for name, embedding in embeddings.items():
+    ritz = {
         # (n, d): Ψ is judged by its average T Ψ.
-        phi = _average(op, embedding) if name == "psi" else embedding
-        ritz[name] = _ritz(phi, op, rank=rank)
+        name: _ritz(_average(op, z) if name == "psi" else z, op, rank=rank)
+        for name, z in embeddings.items()
+    }
     if source not in ritz:
         msg = (
             "the average of a join is over tuples, of which its operator has no list;"
             ' expected a loss that trains Φ, as "svme"'
         )
         raise ValueError(msg)
-    found = ritz[source]
-    values = None
-    mean, rotation = (np.asarray(v) for v in (found.mean, found.rotation))
-    functions = Functions(source, towers[source], mean, rotation)
-    if source == "psi" and of_parts:
-        functions = functions_of_parts(functions, context, law.a, _embed, batch_size)
-    elif source == "psi":
-        if law.is_summed:
-            # T is linear and keeps constants: (T Ψ − mean) R = T ((Ψ − mean) R), of
-            # which this is what T is applied to, (m, r).
-            values = np.asarray(_transform(found, embeddings["psi"]))
-        functions = dataclasses.replace(functions, context=context, values=values)
-    return functions, found.left, ritz
+    found, values = ritz[source], None
+    if source == "psi" and law.is_summed and not of_parts:
+        # T is linear and keeps constants: (T Ψ − mean) R = T ((Ψ − mean) R), of which
+        # this is what T is applied to, (m, r).
+        values = np.asarray(_transform(found, embeddings["psi"]))
+    functions = Functions(
+        source, towers[source], np.asarray(found.mean), np.asarray(found.rotation)
+    )
+    return _with_law(functions, law, batch_size, values), found.left, ritz
 
 
 def _by_pairs(
@@ -363,7 +353,11 @@ def _by_pairs(
     batch_size: int,
     seed: int,
 ) -> tuple[Functions, Array, dict[str, RayleighRitz]]:
-    """Functions by pairs that were held out, and by the correlation of their halves."""
+    """Functions by pairs that were held out, and by the correlation of their halves.
+
+    Returns:
+        They, at the rows held out (n, r), and what towers hold.
+    """
     first, second, key = jax.random.split(jax.random.key(seed), 3)
     context: Any = law.pairs.context
     ritz = {}
@@ -379,12 +373,10 @@ def _by_pairs(
     of_a: Any = towers.get("psi", towers.get("phi"))
     embedded = [embed(of_a, a) for a in drawn]
     beside = embedded
-    of_parts = law.pairs.form == "parts"
-    if of_parts:
-        embedded, beside = seen_at_random(embedded, context.weights, key)  # pyright: ignore[reportOptionalMemberAccess]
+    if law.pairs.form == "parts":
+        embedded, beside = seen_at_random(embedded, context.weights, key)  # pyright: ignore
     if "phi" in towers:
-        phi = embed(towers["phi"], law.x)
-        ritz["phi"] = _ritz(phi, beside[0], **halves)
+        ritz["phi"] = _ritz(embed(towers["phi"], law.x), beside[0], **halves)
     if "psi" in towers and context is not None:
         # Cov(Ψ(A), Ψ(A⁺)) is R of theory.md §7.1, the covariance of T Ψ: its Ritz
         # values are squares of singular values, and no operator is needed.
@@ -395,11 +387,27 @@ def _by_pairs(
         s = np.asarray(found.singular_values)
         rotation = rotation * np.divide(1, s, out=np.zeros_like(s), where=s > 0)
     functions = Functions(source, towers[source], np.asarray(found.mean), rotation)
-    if source == "psi" and of_parts:
-        functions = functions_of_parts(functions, context, law.a, _embed, batch_size)
-    elif source == "psi":
-        functions = dataclasses.replace(functions, context=context)
+    functions = _with_law(functions, law, batch_size)
     return functions, functions(law.x), ritz
+
+
+def _with_law(
+    functions: Functions, law: Law, batch_size: int, values: np.ndarray | None = None
+) -> Functions:
+    """Functions with what T Ψ needs at new inputs; those of Φ need nothing.
+
+    Args:
+        functions: of Φ or Ψ.
+        law: what is learned.
+        batch_size: rows at a time.
+        values: as in `Functions`.
+    """
+    context = law.pairs.context
+    if functions.source == "phi":
+        return functions
+    if law.pairs.form == "parts":
+        return functions_of_parts(functions, context, law.a, _embed, batch_size)
+    return dataclasses.replace(functions, context=context, values=values)
 
 
 def _embed(tower: Tower, inputs: Any, batch_size: int) -> Any:

@@ -147,10 +147,10 @@ def with_part_weights(
     ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
         held = first.weights if rule is None else state.weights
         found = loss(*embeddings, held, axis_name=axis_name)
-        metrics = {f"loss_{j}": found.parts[j] for j in range(len(found.parts))}
-        if rule is None:
-            return found.loss, (state, metrics)
-        metrics |= {f"weight_{j}": held[j] for j in range(len(found.parts))}
-        return found.loss, (update_part_weights(state, found.parts, rule), metrics)
+        metrics = {f"loss_{j}": part for j, part in enumerate(found.parts)}
+        if rule is not None:
+            metrics |= {f"weight_{j}": weight for j, weight in enumerate(held)}
+            state = update_part_weights(state, found.parts, rule)
+        return found.loss, (state, metrics)
 
     return objective, () if rule is None else first

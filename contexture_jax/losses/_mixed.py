@@ -46,6 +46,13 @@ def svme_mixed(
         ridge: as `Whiten`.
         axis_name: the mapped axis over which the batch is cut.
 
+    Returns:
+        The sum, and L_j of each context.
+
+    Raises:
+        TypeError: if something is not floating.
+        ValueError: if there are fewer draws than two, or sizes differ.
+
     References:
         Zhai 2025 (dissertation, arXiv 2504.19792), Algorithm 2; theory.md §7.8.
     """
@@ -87,6 +94,13 @@ def kise_mixed(
         ridge: as `Whiten`.
         axis_name: the mapped axis over which the batch is cut.
 
+    Returns:
+        The sum, and L_j of each context.
+
+    Raises:
+        TypeError: if something is not floating.
+        ValueError: if there are fewer draws than two, or sizes differ.
+
     References:
         Derived in theory.md §7.8.
     """
@@ -112,7 +126,7 @@ def kise_mixed(
 def _moments_of_mixture(
     draws: list[list[Array]], w: Float[Array, " j"], batch: Batch
 ) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
-    """C and R, of degree 1 and 2 in w."""
+    """C and R of `kise_mixed`, of degree 1 and 2 in w, from all pairs of draws."""
     num = len(draws)
     means = [sum(w[j] * batch.mean(z) for j, z in enumerate(draw)) for draw in draws]
     mean: Any = sum(means) / (num * jnp.sum(w))

@@ -12,7 +12,12 @@ from contexture_jax.training._fit import fit
 from contexture_jax.training._loop import FitResult, FitStatus
 from contexture_jax.training._objective import from_loss
 from contexture_jax.training._options import Checkpoints, Devices, Logging, Monitor
-from contexture_jax.training._pairs import PairBatch, PairBatches, pair_batches
+from contexture_jax.training._pairs import (
+    PairBatch,
+    PairBatches,
+    pair_batches,
+    takes_numbers,
+)
 from contexture_jax.training._parallel import (
     CompiledStep,
     compile_step,
@@ -48,5 +53,6 @@ __all__ = [
     "pair_batches",
     "per_row",
     "prefetch",
+    "takes_numbers",
     "warmup_cosine",
 ]

@@ -27,7 +27,7 @@ from contexture_jax.contexts import (
 from contexture_jax.operators import association_operator
 from contexture_jax.training._data import Batches, batches
 
-__all__ = ["PairBatch", "PairBatches", "pair_batches"]
+__all__ = ["PairBatch", "PairBatches", "pair_batches", "takes_numbers"]
 
 _EQUAL = 1e-5  # of the largest share: as much as a law in float32 is rounded
 _OF_X = 2**31 - 1  # folded into the key of a step for x; draws of a count from 0
@@ -88,7 +88,7 @@ class PairBatches:
     @property
     def takes_numbers(self) -> bool:
         """Whether the context draws for row numbers, rather than what rows hold."""
-        return self.context is not None and _takes_numbers(self.context)
+        return self.context is not None and takes_numbers(self.context)
 
     def rows(self, step: int) -> np.ndarray:
         """Which rows this process holds in the batch of a step, shape (b,)."""
@@ -271,7 +271,7 @@ def pair_batches(
             raise TypeError(msg)
     # New inputs at every step: there are no rows to number, weigh or compare.
     if callable(x):
-        if context is None or _takes_numbers(context) or kernel or weights is not None:
+        if context is None or takes_numbers(context) or kernel or weights is not None:
             msg = "a sampler x goes with a context that draws for any x, no weights"
             raise ValueError(msg)
         return PairBatches(context, None, size, seed, draws, x, a, form, shard)
@@ -280,9 +280,10 @@ def pair_batches(
     return PairBatches(context, picks, size, seed, draws, x, a, form, shard)
 
 
-def _takes_numbers(context: Context) -> bool:
+def takes_numbers(context: Context) -> bool:
+    """Whether a context draws for row numbers, rather than for what rows hold."""
     if isinstance(context, MixedContext):
-        return all(map(_takes_numbers, context.contexts))
+        return all(map(takes_numbers, context.contexts))
     if isinstance(context, OnRows):
         return True
     capabilities = context.capabilities
@@ -313,7 +314,7 @@ def _picks(
     context: Any, x: Any, weights: ArrayLike | None, size: int, seed: int
 ) -> Batches | np.ndarray:
     """Which rows come when: in epochs, which vary less than draws, if all are alike."""
-    if context is not None and _takes_numbers(context) and weights is None:
+    if context is not None and takes_numbers(context) and weights is None:
         # X of what is made of contexts is that of the first, which has an operator
         # where the whole may have none, or a large one.
         while isinstance(context, MixedContext):
