@@ -29,6 +29,7 @@ __all__ = [
     "inverse_factor",
     "is_plain",
     "is_positive_definite",
+    "leading_by_gram",
     "namespace",
     "product",
     "squared_lengths",
@@ -147,6 +148,51 @@ def core_svd(a: Either) -> tuple[Either, Either, Either]:
     u, s, vh, failed = _of_scipy("gesdd", a.dtype.char)(a if is_finite else 0 * a)
     nothing = np.nan if failed or not is_finite else 0
     return u + nothing, s + nothing, vh.conj().T + nothing
+
+
+def leading_by_gram(
+    a: Either, num: int, *, least: float = 1e-4
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Leading U, s and V of a matrix of NumPy in float32, sooner than by `core_svd`.
+
+    By eigenvectors of the smaller Gram matrix in float64: its rounding moves s_i by
+    1e-16 s_1² / s_i, which is less than that of the entries where s_i > 1e-8 s_1. The
+    vectors of the larger side are orthonormal to about 1e-16 (s_1 / s_i)².
+
+    Args:
+        a: A, of any other kind or dtype too.
+        num: how many triples, at most min(n, m).
+        least: of s_num / s_1.
+
+    Returns:
+        The three, shapes (n, num), (num,) and (m, num); None of other kinds, where
+        s_num is smaller, and of what is not finite.
+    """
+    if not isinstance(a, np.ndarray) or a.dtype != np.float32:
+        return None
+    is_tall = a.shape[0] > a.shape[1]
+    wide = np.asarray(a.T if is_tall else a, np.float64)
+    gram = product(wide, wide.T)
+    if not np.isfinite(gram).all():
+        return None
+    size = len(gram)
+    # Bisection for a few of the vectors, or all of them by halves.
+    if 8 * num < size:
+        squares, u, _, _, failed = _of_scipy("syevr", "d")(
+            gram.T, range="I", il=size - num + 1, iu=size, overwrite_a=1
+        )
+        squares = squares[:num]
+    else:
+        squares, u, failed = _of_scipy("syevd", "d")(gram.T, overwrite_a=1)
+    # From the largest on.
+    squares, u = np.maximum(squares[: -num - 1 : -1], 0.0), u[:, : -num - 1 : -1]
+    u = np.asfortranarray(u)
+    if failed or squares[-1] < least**2 * squares[0]:
+        return None
+    s = np.sqrt(squares)
+    v = product(wide.T, u) / np.where(s > 0, s, 1.0)
+    u, s, v = (x.astype(a.dtype) for x in (u, s, v))
+    return (v, s, u) if is_tall else (u, s, v)
 
 
 @jax.jit

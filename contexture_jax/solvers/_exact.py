@@ -11,10 +11,9 @@ import numpy as np
 from jax.core import Tracer
 
 from contexture_jax._core.checks import gathered, is_traced
-from contexture_jax._core.either import Either
+from contexture_jax._core.either import Either, at_hand, leading_by_gram, product
 from contexture_jax._core.factorizations import singular_values, thin_svd
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
-from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Bool, Float, Inexact, Int
 from contexture_jax.operators import AssociationOperator, symmetrised_matrix
 from contexture_jax.solvers._linear_map import LinearMap, check_operator, identity
@@ -129,62 +128,75 @@ def _init(a: LinearMap, plan: Plan, seed: Seed, start: Any) -> ExactState:
 def _step(
     a: LinearMap, plan: Plan, state: ExactState, *, in_place: bool = False
 ) -> ExactState:
-    """A full dense SVD of the n × m entries: O(n m min(n, m)) flops."""
+    """A dense SVD of the n × m entries: O(n m min(n, m)) flops.
+
+    In float32, on one CPU and outside a trace by the smaller Gram matrix in float64.
+    """
     del in_place
     n, m = a.shape
     is_tall = m <= n
-    one, other = (a.matmat, a.rmatmat) if is_tall else (a.rmatmat, a.matmat)
-    # From NumPy: otherwise each size is a program more.
-    eye: Any = jnp if isinstance(state.seed, Tracer) else np
-    # Through the smaller of the two identity blocks.
-    # (max(n, m), min(n, m)), itself or its adjoint.
-    stored = one(eye.eye(min(n, m), dtype=a.dtype))
-    s, left, right, own = _factored(
-        stored, a.left_unit, a.right_unit, state.seed,
-        rank=plan.rank, scale=a.scale, is_tall=is_tall,
-    )  # fmt: skip
+    forth, back = (a.matmat, a.rmatmat) if is_tall else (a.rmatmat, a.matmat)
+    # (max(n, m), min(n, m)): M, or its adjoint.
+    if a.entries is not None:
+        stored = a.entries if is_tall else a.entries.conj().T
+    else:
+        # From NumPy: otherwise each size is a program more.
+        eye: Any = jnp if isinstance(state.seed, Tracer) else np
+        # Through the smaller of the two identity blocks.
+        stored = at_hand(forth(eye.eye(min(n, m), dtype=a.dtype)))
+    units = (a.left_unit, a.right_unit) if is_tall else (a.right_unit, a.left_unit)
+    found = leading_by_gram(stored, plan.rank, least=0.0)
+    if found is None:
+        s, one, other, own = _factored(
+            stored, units, state.seed, rank=plan.rank, scale=a.scale
+        )
+    else:
+        s, one, other, own = _completed(
+            stored, found, at_hand(units), state.seed, scale=a.scale
+        )
     # The matrix came from one of the two maps: the other one is asked itself, so that
     # two that are not adjoint show.
-    asked = gaps(other(left), right, s) if is_tall else gaps(other(right), left, s)
+    asked = gaps(at_hand(back(one)), other, s)
     return state._replace(
         passes=state.passes + 1,
         is_open=np.asarray(False)[()],
-        left=left,
+        left=one if is_tall else other,
         s=s,
-        right=right,
+        right=other if is_tall else one,
         left_residuals=own if is_tall else asked,
         residuals=asked if is_tall else own,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("rank", "scale", "is_tall"))
+@functools.partial(jax.jit, static_argnames=("rank", "scale"))
 def _factored(
-    stored: Array, left_unit: Any, right_unit: Any, seed: Seed,
-    *, rank: int, scale: float, is_tall: bool,
-) -> tuple[Array, Array, Array, Array]:  # fmt: skip
-    """The leading triples of a matrix, or of what it is the adjoint of.
-
-    And what M times the right vectors, or Mᴴ times the left ones, is off.
-    """
-    matrix = stored if is_tall else stored.conj().T
-    n, m = matrix.shape
-    left, values, right_h = thin_svd(matrix)
+    stored: Array, units: tuple[Any, Any], seed: Seed, *, rank: int, scale: float
+) -> tuple[Array, Array, Array, Array]:
+    """`_completed` of the leading triples of a matrix that is not wide."""
+    u, s, vh = thin_svd(stored)
     # Cut first: what nobody asked for need not be orthonormal.
-    left, values = left[:, :rank], values[:rank]
-    right = right_h[:rank].conj().T
+    found = u[:, :rank], s[:rank], vh[:rank].conj().T
+    return _completed(stored, found, units, seed, scale=scale)
+
+
+def _completed(
+    stored: Either,
+    found: tuple[Either, Either, Either],
+    units: tuple[Any, Any],
+    seed: Seed,
+    *,
+    scale: float,
+) -> tuple[Either, Either, Either, Either]:
+    """Values and vectors of a matrix, on complete bases, and what its product is off.
+
+    That is the error of the factorisation itself, which is more than rounding of s_1
+    where entries span more than the dtype has.
+    """
+    u, s, v = found
     # For its units and its cutoff alone: there is nothing left to multiply.
-    a = LinearMap(
-        identity, identity, (n, m), matrix.dtype, left_unit, right_unit, scale
-    )
-    left, right = complete(a, values, left, right, seed)
-    # The error of the factorisation itself, which is more than rounding of s_1 where
-    # entries span more than the dtype has.
-    own = (
-        gaps(mm(matrix, right), left, values)
-        if is_tall
-        else gaps(mm(stored, left), right, values)
-    )
-    return values, left, right, own
+    a = LinearMap(identity, identity, stored.shape, stored.dtype, *units, scale)
+    u, v = complete(a, s, u, v, seed)
+    return s, u, v, gaps(product(stored, v), u, s)
 
 
 def _complete(a: LinearMap, plan: Plan, state: ExactState) -> ExactState:

@@ -28,6 +28,7 @@ from contexture_jax._core.either import (
     at_hand,
     compiled_unless_numpy,
     core_svd,
+    leading_by_gram,
     namespace,
     product,
     written,
@@ -246,7 +247,7 @@ def _restart(
     """
     kept = min(_num_kept(plan), filled)
     filled, kept = filled * plan.block_size, kept * plan.block_size
-    w, s, x = core_svd(_leading(at_hand(state.small), filled=filled))
+    w, s, x = _decomposed(_leading(at_hand(state.small), filled=filled), kept)
     own, coupling, link = at_hand((state.small, state.coupling, state.link))
     small, coupling, s, residuals, largest, goal = _diagonal(
         own, coupling, link, w, s,
@@ -276,6 +277,22 @@ def _restart(
         s=s,
         residuals=residuals,
     )
+
+
+def _decomposed(small: Either, kept: int) -> tuple[Either, Either, Either]:
+    """The leading triples of R, and perhaps others; of NumPy's in double precision.
+
+    Vectors in single precision are orthonormal to some ten roundings, which add up from
+    restart to restart: bases and residuals would follow.
+    """
+    if namespace(small) is not np:
+        return core_svd(small)
+    found = leading_by_gram(small, kept)
+    if found is not None:
+        return found
+    double = small.astype(np.result_type(small.dtype, np.float64))
+    w, s, x = core_svd(double)
+    return w.astype(small.dtype), s.astype(small.real.dtype), x.astype(small.dtype)
 
 
 def _padded(w: Either, rows: int) -> Either:

@@ -91,6 +91,7 @@ class LinearMap(NamedTuple):
         passes: `_passes` of the operator, if it is one.
         filtered: from the last two blocks of a filter and the factors of each degree to
             the next two; see `filtering_map`.
+        entries: M itself, if it is at hand as an array of NumPy.
         is_near: whether it takes and gives arrays of NumPy, as all that is between two
             products then is.
     """
@@ -105,6 +106,7 @@ class LinearMap(NamedTuple):
     weights: tuple[Float[Either, " n"], Float[Either, " m"]] | None = None
     passes: Callable[..., tuple[Array, Array, Array]] | None = None
     filtered: Callable[..., tuple[Either, Either]] | None = None
+    entries: np.ndarray | None = None
     is_near: bool = False
 
     @property

@@ -132,14 +132,10 @@ def _one_round(seed: Seed, off: Any, basis: Any, loose: Any, state: _State) -> _
 
     # A block and its Gram matrix change together or not at all.
     z, gram = when(~complete, fill, (z, gram))
-    unit, scale, close = _unit(gram, complete)
-    inverse, diagonal = inverse_factor(unit)
     # Of squares: a tenth of the length for a projection; half of the square where bases
     # grow by blocks and losses would multiply (theory.md §6.2).
     enough = np.asarray(0.01 if basis is None else 0.5, lengths.dtype)
-    turn, *found = _turn(
-        gram, lengths, complete, scale, close, inverse, diagonal, loose, enough
-    )
+    turn, *found = _turn(gram, lengths, complete, loose, enough)
     is_dirty, done = read(*found)
     # From now on columns have the length 1, but for what a shift takes.
     ones = namespace(lengths).ones_like(lengths)
@@ -228,31 +224,25 @@ def _filled(z: Either, there: Either, seed: Seed, number: Any) -> tuple[Either, 
 
 
 @compiled_unless_numpy
-def _unit(gram: Any, complete: Any) -> tuple[Any, Any, Any]:
-    """A Gram matrix of unit diagonal, shifted; the scale; whether it was close to I."""
+def _turn(
+    gram: Any, lengths: Any, complete: Any, loose: Any, enough: Any
+) -> tuple[Any, Any, Any]:
+    """What Z is multiplied by; whether it needs cleaning then, and is orthonormal."""
     xp, (width, dtype) = namespace(gram), (gram.shape[0], gram.dtype)
-    eye = xp.eye(width, dtype=dtype)
+    eye, squares = xp.eye(width, dtype=dtype), gram.diagonal().real
     # Orthogonality that is lost to cancellation shows as lost length; new columns are
     # cleaned in the next round.
-    close = complete & (xp.abs(gram - eye).max() < 0.5 / width**0.5)
-    scale = (1.0 / xp.sqrt(xp.diagonal(gram).real)).astype(dtype)
+    close = complete & (abs(gram - eye).max() < 0.5 / width**0.5)
+    scale = (1.0 / xp.sqrt(squares)).astype(dtype)
     # A unit diagonal makes the shift relative to each column.
     unit = gram * scale[:, None] * scale[None, :]
-    return unit + xp.where(close, 0.0, _shift(gram)).astype(dtype) * eye, scale, close
-
-
-@compiled_unless_numpy
-def _turn(
-    gram: Any, lengths: Any, complete: Any, scale: Any, close: Any, inverse: Any,
-    diagonal: Any, loose: Any, enough: Any,
-) -> tuple[Any, Any, Any]:  # fmt: skip
-    """What Z is multiplied by; whether it needs cleaning then, and is orthonormal."""
+    unit = unit + xp.where(close, 0.0, _shift(gram)).astype(dtype) * eye
+    inverse, diagonal = inverse_factor(unit)
     # QᴴQ has the eigenvalues λ / (λ + δ), and 1 / (λ + δ) ≤ ‖L⁻¹‖².
     loss = (abs(inverse) ** 2).sum() * _shift(gram)
     done = close | (loose & complete & (loss < 0.1))
     # diag(L)² is the share of a square that the columns before leave.
-    left_over = gram.diagonal().real * diagonal**2
-    is_dirty = ~complete | (left_over < enough * lengths).any()
+    is_dirty = ~complete | (squares * diagonal**2 < enough * lengths).any()
     return scale[:, None] * inverse.conj().T, is_dirty, done
 
 
@@ -268,14 +258,15 @@ def complete(
     A dense factorisation completes its bases with whatever is orthogonal, also with the
     deflated constants.
     """
+    xp = namespace(singular_values)
     # Columns of zeros are replaced by random ones off all others.
     there = singular_values > a.cutoff(singular_values)
     return (
         orthonormalize(
-            jnp.where(there[None, :], left, 0.0), seed, project=a.project_left
+            xp.where(there[None, :], left, 0.0), seed, project=a.project_left
         ),
         orthonormalize(
-            jnp.where(there[None, :], right, 0.0), seed, project=a.project_right
+            xp.where(there[None, :], right, 0.0), seed, project=a.project_right
         ),
     )
 

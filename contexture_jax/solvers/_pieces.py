@@ -38,9 +38,14 @@ from contexture_jax.solvers._steps import in_trace, read
 __all__ = ["gaps", "new_seed", "orthonormal", "random_columns", "ritz", "squared_norm"]
 
 
-def new_seed(key: Array) -> Seed:
-    """`make_seed`, outside a trace of NumPy, that folds others in without a program."""
-    if in_trace(key):
+def new_seed(key: Array, *, traced: bool | None = None) -> Seed:
+    """`make_seed`, outside a trace of NumPy, that folds others in without a program.
+
+    Args:
+        key: to draw it from.
+        traced: whether inside a trace; None: not known.
+    """
+    if in_trace(key) if traced is None else traced:
         return make_seed(key)
     # The program takes a tenth of a second to compile.
     seed = seed_at_hand(key)

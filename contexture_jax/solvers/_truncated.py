@@ -239,6 +239,7 @@ def _multiplied_near(a: LinearMap, matrix: np.ndarray) -> LinearMap:
         matmat=lambda g: product(matrix, at_hand(g)),
         # No copy of the matrix where it is complex.
         rmatmat=lambda f: product(matrix.T, at_hand(f).conj()).conj(),
+        entries=matrix,
     )
 
 
@@ -276,7 +277,7 @@ def _solve(
     scale, squared_norm = _scale(problem, make_problem, arrays, key, traced=traced)
     on_pass = None if observe is None else observe(1.0 if scale is None else scale)
     a = problem.map if scale is None else scaled_map(problem.map, scale)
-    is_plain = plan.iterates and not traced and scale is None
+    is_plain = plan.method != "nystrom" and not traced and scale is None
     near = _near(arrays) if is_plain else None
     a = a if near is None else _multiplied_near(a, near)
     beside = next(iter(jax.tree.leaves(arrays)), None)

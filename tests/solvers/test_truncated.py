@@ -81,10 +81,13 @@ def test_many_restarts_keep_krylov_bases_orthonormal():
     s, u, v = map(np.asarray, result)
     assert info.status == "converged"
     assert info.num_passes > 20
-    atol = 100 * float(np.finfo(np.float32).eps)
+    atol = tol(np.float32)
     np.testing.assert_allclose(s, 1.0 - np.arange(8) / 400, atol=atol)
-    np.testing.assert_allclose(v.T @ v, np.eye(8), atol=atol)
-    assert np.linalg.norm(np.asarray(a) @ v - u * s, axis=0).max() < atol
+    for vectors in (u, v):
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(8), atol=atol)
+    assert np.linalg.norm(a @ v - u * s, axis=0).max() < atol
+    right = np.linalg.norm(a.T @ u - v * s, axis=0)
+    np.testing.assert_allclose(info.right_residuals, right, atol=atol)
 
 
 @pytest.mark.slow
@@ -178,6 +181,20 @@ def test_beyond_the_rank_values_are_zero_and_vectors_orthonormal(method):
     for vectors in (result.left, result.right):
         np.testing.assert_allclose(vectors.T @ vectors, np.eye(8), atol=atol)
     assert info.status == "rank deficient"
+
+
+@pytest.mark.parametrize("shape", [(400, 40), (40, 400)])
+def test_values_below_rounding_are_a_lack_of_rank_and_not_of_passes(shape):
+    """Above tol, so that residuals of whatever stands for their vectors are too."""
+    values = [1.0, 1.0, 0.5, *[tol(np.float32, factor=190)] * 37]
+    a = decaying(shape, np.float32, values=values)
+    result, info = cx.solvers.truncated_svd(a, 8, key=KEY, method="exact")
+    assert info.residuals.max() > 160 * float(np.finfo(np.float32).eps)
+    assert info.status == "rank deficient"
+    atol = tol(np.float32)
+    np.testing.assert_allclose(result.singular_values, values[:8], atol=atol)
+    for vectors in (result.left, result.right):
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(8), atol=atol)
 
 
 @pytest.mark.slow
