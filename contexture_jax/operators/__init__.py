@@ -38,6 +38,7 @@ from contexture_jax.operators._products import (
     tensor_product,
 )
 from contexture_jax.operators._sampled import SampledLaw, sampled
+from contexture_jax.operators._shapes import operator_shapes
 from contexture_jax.operators._sparse import SparseOperator, sparse_operator
 from contexture_jax.operators._symmetrised import (
     Roots,
@@ -101,6 +102,7 @@ __all__ = [
     "monte_carlo_expectation",
     "monte_carlo_kernel",
     "monte_carlo_operator",
+    "operator_shapes",
     "reverse",
     "sampled",
     "sparse_operator",

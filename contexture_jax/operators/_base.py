@@ -14,6 +14,7 @@ from jax.core import Tracer
 
 from contexture_jax._core.checks import (
     as_floating,
+    check_integer,
     check_probabilities,
     is_concrete,
     is_traced,
@@ -222,9 +223,34 @@ class AssociationOperator:
         """The same operator, laid out for many products: the solvers call it once."""
         return self
 
+    def padded(self) -> AssociationOperator:
+        """The same operator with rows of no mass, so that its devices divide them.
+
+        The laws are then cut as the rows are, and so is all that a program makes of
+        them. Itself on one device, and where the devices divide the rows.
+        """
+        return self
+
     def cost(self, r: int) -> Cost:
         """Bytes and flops of one `matmat` on `r` columns, from shapes alone."""
         raise NotImplementedError
+
+    def lower(self, r: int, *, adjoint: bool = False) -> jax.stages.Lowered:
+        """The program of `matmat` on r columns, or of `rmatmat`, not yet compiled.
+
+        From shapes alone: nothing is computed, and arrays may be
+        `jax.ShapeDtypeStruct`s, as of `operator_shapes`. `lower(r).compile()` tells
+        memory, costs and collectives. Rows that devices do not divide are `padded`.
+        """
+        op = self.padded()
+        law: Any = op.p_x if adjoint else op.p_a
+        # Blocks are cut as the laws of their rows are.
+        block = jax.ShapeDtypeStruct(
+            (law.shape[0], check_integer(r, "r", low=1)),
+            law.dtype,
+            sharding=getattr(law, "sharding", None),
+        )
+        return _compiled.lower(op, block, name="_rmatmat" if adjoint else "_matmat")
 
     def as_matrix(self) -> Float[Array, "n m"]:
         """The matrix of T, entry P⁺(a|x); for small cases: it stores n × m numbers."""

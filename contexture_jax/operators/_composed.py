@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import operator as py
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -65,6 +66,13 @@ class AdjointOperator(AssociationOperator):
         """That of T."""
         return self.operator.squared_norm()
 
+    def padded(self) -> AssociationOperator:
+        """With the rows of T padded."""
+        inner = self.operator.padded()
+        if inner is self.operator:
+            return self
+        return dataclasses.replace(self, operator=inner, p_x=inner.p_a, p_a=inner.p_x)
+
     def cost(self, r: int) -> Cost:
         """That of T, with input and output in each other's place."""
         n, m = self.shape
@@ -104,6 +112,18 @@ class ComposedOperator(AssociationOperator):
         for operator in self.operators:
             f = operator.rmatmat(f)
         return f
+
+    def padded(self) -> AssociationOperator:
+        """With the rows of all factors padded, where they still fit together then."""
+        chain = tuple(operator.padded() for operator in self.operators)
+        fits = all(
+            one.shape[1] == two.shape[0] for one, two in itertools.pairwise(chain)
+        )
+        if not fits or all(map(py.is_, chain, self.operators)):
+            return self
+        return dataclasses.replace(
+            self, operators=chain, p_x=chain[0].p_x, p_a=chain[-1].p_a
+        )
 
     def cost(self, r: int) -> Cost:
         """The factors one after the other, each with what goes in and comes out."""

@@ -17,7 +17,7 @@ from contexture_jax.solvers._state import (
     load_state,
     save_state,
 )
-from contexture_jax.solvers._svd import svd
+from contexture_jax.solvers._svd import lower, svd
 from contexture_jax.solvers._truncated import truncated_svd
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "compile_certificate",
     "extend",
     "load_state",
+    "lower",
     "save_state",
     "svd",
     "truncated_svd",

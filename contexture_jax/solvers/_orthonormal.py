@@ -274,15 +274,20 @@ def complete(
 def fix_signs(
     left: Inexact[Either, "n b"], right: Inexact[Either, "m b"]
 ) -> tuple[Inexact[Either, "n b"], Inexact[Either, "m b"]]:
-    """Turn each pair so that the left entry of largest modulus is positive."""
+    """Turn each pair so that the left entry of largest modulus is positive.
+
+    Of entries that are as large but for a relative √eps the first counts, so that the
+    sign hangs neither on rounding nor on how many devices summed. Over devices a
+    maximum, a minimum and a sum of a number a column.
+    """
     xp = namespace(left)
-    if not xp.iscomplexobj(left):
-        one = xp.ones((), left.dtype)
-        # The largest and the smallest entry tell the sign without a gather; ties are +.
-        turn = xp.where(left.max(axis=0) >= -left.min(axis=0), one, -one)[None, :]
-        return left * turn, right * turn
-    largest = xp.argmax(abs(left), axis=0)
-    entries = xp.take_along_axis(left, largest[None, :], axis=0)[0]
+    modulus = abs(left)
+    rows = xp.arange(left.shape[0], dtype=np.int32)[:, None]
+    least = 1.0 - float(np.finfo(left.dtype).eps) ** 0.5
+    is_large = modulus >= least * modulus.max(axis=0, keepdims=True)
+    # Not argmax, for which devices gather what each has found.
+    first = xp.where(is_large, rows, left.shape[0]).min(axis=0, keepdims=True)
+    entries = xp.where(rows == first, left, 0).sum(axis=0)
     modulus = abs(entries)
     # The phase z / |z|, and 1 at 0.
     phase = xp.where(modulus > 0, entries / xp.where(modulus > 0, modulus, 1.0), 1.0)

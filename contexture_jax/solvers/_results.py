@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -18,7 +18,6 @@ from contexture_jax._core.types import (
     Int,
     describe,
     pytree_dataclass,
-    short_repr,
     static_field,
 )
 
@@ -77,7 +76,6 @@ class _Triples(NamedTuple):
     right: Inexact[Array, "m rank"]
 
 
-@short_repr
 class SVDResult(_Triples):
     """The leading singular triples, the trivial one (s_0 = 1, constants) left out.
 
@@ -92,10 +90,12 @@ class SVDResult(_Triples):
             of the three that are unpacked.
 
     Signs: in each left column the entry that is largest in modulus (after weighting by
-    √P_X) is positive.
+    √P_X) is positive; of several within a relative √eps the first.
     """
 
     fingerprint: Any = None
+    # Rows of `left` and `right` that count, where there are more; None: all.
+    _sizes: tuple[int, int] | None = None
 
     def __new__(
         cls, singular_values: Any, left: Any, right: Any, fingerprint: Any = None
@@ -104,11 +104,60 @@ class SVDResult(_Triples):
         return cls._of((singular_values, left, right), fingerprint)
 
     @classmethod
-    def _of(cls, triples: Iterable[Any], fingerprint: Any) -> SVDResult:
+    def _of(
+        cls, triples: Iterable[Any], fingerprint: Any, sizes: Any = None
+    ) -> SVDResult:
         # Past `__new__`, which takes them one by one.
         made = tuple.__new__(cls, triples)
-        made.fingerprint = fingerprint
+        made.fingerprint, made._sizes = fingerprint, sizes
         return made
+
+    @property
+    def padded(self) -> _Triples:
+        """The triples as they lie: over devices with rows of zeros behind the last one.
+
+        Rows that the devices do not divide are cut over them all the same with these,
+        and only so: `left` and `right` leave them out, and gather what is left.
+        """
+        return _Triples(*tuple.__iter__(self))
+
+    def of_first(self, sizes: tuple[int, int]) -> SVDResult:
+        """The functions on the first inputs and context values; the rest is padding."""
+        blocks = self.padded[1:]
+        if tuple(block.shape[-2] for block in blocks) == sizes:
+            return self
+        return self._of(self.padded, self.fingerprint, sizes)
+
+    # Not kept: in a trace what is cut is traced, of arrays that are not.
+    @property
+    def left(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """μ_i as columns."""
+        return _first(self.padded.left, self._sizes and self._sizes[0])
+
+    @property
+    def right(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """ν_i as columns."""
+        return _first(self.padded.right, self._sizes and self._sizes[1])
+
+    def __iter__(self) -> Iterator[Any]:
+        """Values, left and right functions."""
+        return iter((self.singular_values, self.left, self.right))
+
+    def __getitem__(self, index: Any) -> Any:
+        """As of a tuple of the three."""
+        return tuple(self)[index]
+
+    def __repr__(self) -> str:
+        """Kinds, shapes and dtypes, for which nothing is gathered."""
+        blocks = [
+            x
+            if size is None or not hasattr(x, "dtype")
+            else jax.ShapeDtypeStruct((*x.shape[:-2], size, x.shape[-1]), x.dtype)
+            for x, size in zip(
+                self.padded[1:], self._sizes or (None, None), strict=True
+            )
+        ]
+        return describe(self._of((self.singular_values, *blocks), self.fingerprint))
 
     # What a tuple of three does, with a fourth that it knows nothing of.
     def _replace(self, **changes: Any) -> SVDResult:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -116,24 +165,32 @@ class SVDResult(_Triples):
         # Not None, which would be a tree of another structure.
         kept = forgotten(self.fingerprint) if changes else self.fingerprint
         kept = changes.pop("fingerprint", kept)
-        return self._of(super()._replace(**changes), kept)
+        return self._of(self.padded._replace(**changes), kept, self._sizes)
 
 
-def _flatten(result: SVDResult) -> tuple[tuple[Any, ...], None]:
+def _first(block: Any, size: int | None) -> Any:
+    """Its first rows, of each where there are several; what is no array as it is."""
+    is_array = isinstance(block, (jax.Array, np.ndarray)) and block.ndim > 1
+    if size is None or not is_array or block.shape[-2] <= size:
+        return block
+    return block[..., :size, :]
+
+
+def _flatten(result: SVDResult) -> tuple[tuple[Any, ...], Any]:
     # A leaf, since it may be traced; None is a tree without any.
-    return (*result, result.fingerprint), None
+    return (*result.padded, result.fingerprint), result._sizes
 
 
-def _flatten_with_keys(result: SVDResult) -> tuple[tuple[Any, ...], None]:
+def _flatten_with_keys(result: SVDResult) -> tuple[tuple[Any, ...], Any]:
     # Paths name fields, as those of any NamedTuple.
     keys = map(jax.tree_util.GetAttrKey, (*result._fields, "fingerprint"))
-    return tuple(zip(keys, _flatten(result)[0], strict=True)), None
+    return tuple(zip(keys, _flatten(result)[0], strict=True)), result._sizes
 
 
-def _unflatten(_: None, children: Any) -> SVDResult:
+def _unflatten(sizes: Any, children: Any) -> SVDResult:
     *triples, mark = children
     # Unchecked: leaves are whatever a transformation puts there.
-    return SVDResult._of(triples, mark)
+    return SVDResult._of(triples, mark, sizes)
 
 
 # A tuple of three for whoever unpacks it, a tree of four for JAX.

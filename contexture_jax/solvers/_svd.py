@@ -37,7 +37,7 @@ from contexture_jax.solvers._state import (
 )
 from contexture_jax.solvers._steps import in_trace
 
-__all__ = ["svd"]
+__all__ = ["lower", "svd"]
 
 
 @beside_context
@@ -119,14 +119,17 @@ def svd(
 
     An operator over several devices is solved where it lies: blocks keep the cut of its
     rows, and what one device tells another beside `op.collectives` is sums of small
-    matrices. `left` comes back cut in the same way, if the devices divide n, and
-    gathered otherwise. `method="exact"` gathers the whole matrix.
+    matrices. `left` comes back cut in the same way. Where the devices do not divide n
+    no array of n rows can be: `result.padded` has it, with rows of zeros behind, and
+    `result.left` gathers them each time that it is read. `method="exact"` gathers the
+    whole matrix.
 
     In several processes all make the same calls in the same order. `singular_values`
     and `info` are the same in each and can be read there; `left` and `right` may be cut
     over all of them: work goes on with them as they are, and
     `jax.experimental.multihost_utils.process_allgather(result.left, tiled=True)` is the
-    whole as an array of NumPy in each process.
+    whole as an array of NumPy in each process. To read functions that are padded is
+    such a call: all processes make it.
 
     Raises:
         TypeError: if `op` is not an operator or `key` not a key, or if `on_step` or
@@ -168,12 +171,9 @@ def svd(
     check_operator(op)
     check_key(key)
     op = tree_on_auto_axes(op)
-    plan = make_plan(
-        op.shape,
-        op.dtype,
+    plan = _plan_of(
+        op,
         rank,
-        # Triples that exist beside the trivial one: values without mass have none.
-        _num_nontrivial(op),
         method=method,
         tol=tol,
         max_passes=max_passes,
@@ -181,8 +181,6 @@ def svd(
         num_power_iterations=num_power_iterations,
         block_size=block_size,
         range_dtype=range_dtype,
-        work=work_of(op),
-        sharded=_num_devices(op) > 1,
         traced=in_trace(op, key),
     )
     # After the plan, which knows how many passes may follow.
@@ -202,11 +200,62 @@ def svd(
             return _solve(
                 op, key, plan.program, traced=False, begun=begun, on_pass=on_pass
             )
-        return _compiled(op, key, plan=plan.program)
+        result, info = _compiled(_even(op, plan), key, plan=plan.program)
+        return result.of_first(op.shape), info
 
     result, info = implicit_svd(run, euclidean_problem, op, key)
     # Out here, as programs serve operators with and without a mark.
     return result._replace(fingerprint=op.fingerprint), finish(plan, info)
+
+
+def lower(op: AssociationOperator, rank: int, **options: Any) -> jax.stages.Lowered:
+    """The one program of `svd` over devices, or in a trace, not yet compiled.
+
+    From shapes alone: nothing is computed, and the arrays of `op` may be
+    `jax.ShapeDtypeStruct`s, as of `operators.operator_shapes`. `compile()` of it tells
+    what a device needs: `memory_analysis()`, `cost_analysis()`, which counts the body
+    of a loop once, and `as_text()` with the collectives.
+
+    Args:
+        op: as in `svd`; of shapes, no value is taken to be without mass.
+        rank: as in `svd`.
+        options: of `svd`, but for `key`, `on_step` and `state`.
+
+    Raises:
+        TypeError: if `op` is not an operator.
+        ValueError: as `svd`.
+
+    Example:
+        >>> import jax
+        >>> import contexture_jax as cx
+        >>> x = jax.ShapeDtypeStruct((1000, 8), "float32")
+        >>> context = jax.eval_shape(cx.contexts.rbf, x)
+        >>> mesh = cx.training.data_mesh(1)
+        >>> op = cx.operators.operator_shapes(context, mesh=mesh)
+        >>> program = cx.solvers.lower(op, 4, method="randomized").compile()
+        >>> program.memory_analysis().argument_size_in_bytes > 4 * 1000 * 8
+        True
+    """
+    check_operator(op)
+    plan = _plan_of(op, rank, traced=True, **options)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    even = _even(tree_on_auto_axes(op), plan)
+    return _compiled.lower(unmarked(even), key, plan=plan.program)
+
+
+def _plan_of(op: AssociationOperator, rank: int, **options: Any) -> Plan:
+    # Triples that exist beside the trivial one: values without mass have none.
+    limit, sharded = _num_nontrivial(op), _num_devices(op) > 1
+    work = work_of(op)
+    return make_plan(
+        op.shape, op.dtype, rank, limit, work=work, sharded=sharded, **options
+    )
+
+
+def _even(op: AssociationOperator, plan: Plan) -> AssociationOperator:
+    """With all rows cut evenly, from the first product of a program to its result."""
+    # A method that gathers the whole matrix has it without padding.
+    return op if plan.method == "exact" else op.padded()
 
 
 def _solve(
@@ -225,11 +274,7 @@ def _solve(
 def _compiled(
     op: AssociationOperator, key: Array, *, plan: Plan
 ) -> tuple[SVDResult, SolveInfo]:
-    """All passes in one program.
-
-    Rows that the devices of a mesh do not divide are cut inside of a program alone, and
-    what comes out of one is gathered.
-    """
+    """All passes in one program."""
     weighted, info = _solve(op, key, plan)
     mesh = mesh_of(op)
     if mesh is not None and mesh.is_multi_process:

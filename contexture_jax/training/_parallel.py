@@ -67,24 +67,10 @@ def global_batch(local_batch: Any, mesh: Mesh) -> Any:
         # Placed ahead by a thread: nothing to be done in the step.
         if isinstance(leaf, jax.Array) and _lies(leaf, rows):
             return leaf
-        kind = type(leaf).__name__
         # On the host: float64 of NumPy's would be sent and then cut to float32.
-        leaf = as_narrow(leaf, "batch")
-        if not np.ndim(leaf):
-            msg = (
-                f"a batch must be arrays with rows in front; got a {kind}: use"
-                " np.asarray on lists"
-            )
-            raise TypeError(msg)
-        # Uneven shares would be other weights, or padding that the loss cannot tell
-        # from rows.
-        if leaf.shape[0] % here:
-            msg = (
-                f"rows of a batch must be a multiple of the {counted(here, 'device')}"
-                f" that share them; got shape {np.shape(leaf)}: choose another batch"
-                " size, or a mesh of fewer devices (data_mesh)"
-            )
-            raise ValueError(msg)
+        narrow = as_narrow(leaf, "batch")
+        _check_rows(narrow, here, type(leaf).__name__)
+        leaf = narrow
         if mesh.is_multi_process:
             return jax.make_array_from_process_local_data(rows, np.asarray(leaf))
         return jax.device_put(leaf, rows)
@@ -196,9 +182,26 @@ class CompiledStep:
         return self._run(*self._arguments(state, batch, key))
 
     @beside_context
-    def lower(self, state: TrainState, batch: Any, key: Array) -> Any:
-        """The program for such arguments, to be compiled and looked at."""
-        return self._run.lower(*self._arguments(state, batch, key))
+    def lower(self, state: Any, batch: Any, key: Any) -> Any:
+        """The program for such arguments, to be compiled and looked at.
+
+        From shapes alone: nothing is placed, and any leaf may be a
+        `jax.ShapeDtypeStruct`. The batch is the whole one, of all processes.
+        """
+
+        def shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
+            if not isinstance(leaf, jax.ShapeDtypeStruct):
+                leaf = as_narrow(leaf, "batch")
+            _check_rows(leaf, self.mesh.size)
+            shape = leaf.shape
+            if self.strategy == "pmap":
+                shape = (self.mesh.size, shape[0] // self.mesh.size, *shape[1:])
+            return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+        batch = jax.tree.map(shape_of, batch)
+        # Where arrays lie is of no account: the program says where they are to.
+        state, key = jax.eval_shape(lambda *args: args, state, key)
+        return self._run.lower(state, batch, key)
 
     def place_state(self, state: Any) -> Any:
         """Copies of a pytree's arrays on every device, which a step may overwrite."""
@@ -283,6 +286,26 @@ class CompiledStep:
             out_shardings=self.everywhere,
             donate_argnums=donated,
         )
+
+
+def _check_rows(leaf: Any, num_devices: int, kind: str | None = None) -> None:
+    """Raise unless an array of a batch has rows that so many devices can share."""
+    if not leaf.shape:
+        msg = (
+            "a batch must be arrays with rows in front; got a"
+            f" {kind or type(leaf).__name__}: use np.asarray on lists"
+        )
+        raise TypeError(msg)
+    # Uneven shares would be other weights, or padding that the loss cannot tell from
+    # rows.
+    if leaf.shape[0] % num_devices:
+        msg = (
+            "rows of a batch must be a multiple of the"
+            f" {counted(num_devices, 'device')} that share them; got shape"
+            f" {tuple(leaf.shape)}: choose another batch size, or a mesh of fewer"
+            " devices (data_mesh)"
+        )
+        raise ValueError(msg)
 
 
 def _is_gone(leaf: Any) -> bool:

@@ -33,6 +33,14 @@ def popular_neighbors(dtype: Any) -> cx.Context:
     return cx.contexts.neighbors(indices, rng.random((1100, 5)).astype(dtype))
 
 
+def hub_graph(dtype: Any) -> cx.Context:
+    """A path of 61 nodes, the first of them an end of an edge from and to each."""
+    nodes = np.arange(61)
+    ends = np.roll(nodes, 1), nodes, 0 * nodes, nodes, nodes, 0 * nodes
+    rows, columns = np.concatenate(ends[::2]), np.concatenate(ends[1::2])
+    return cx.contexts.pairs(rows, columns, (rows + 2 * columns + 1.0).astype(dtype))
+
+
 MANY = {
     name: CONTEXTS[name]
     for name in (
@@ -53,6 +61,7 @@ MANY = {
         np.append(np.arange(16), 0), np.append(np.arange(16) % 2, 1), np.ones(17, dtype)
     ),
     "popular neighbours": popular_neighbors,
+    "hub graph": hub_graph,
     "far rbf": lambda dtype: cx.contexts.rbf(
         features(dtype) + 1e4 * (np.arange(14) % 3)[:, None].astype(dtype), 0.5
     ),
@@ -106,7 +115,22 @@ CASES = [
 ]
 
 
-@pytest.mark.fast("joint with zeros-8", "teacher-8")
+def test_hubs_among_rows_and_columns_are_kept_apart():
+    hubs = sharded("hub graph", 8).forward.hubs
+    assert hubs.taken.shape[1] == hubs.given.shape[1] == 1
+
+
+def test_values_sorted_by_popularity_are_dealt_out():
+    op = sharded("popular neighbours", 8)
+    assert op.dealt == (False, True)
+    stated = Counter()
+    for each in op.collectives(COLUMNS):
+        if each.product == "matmat":
+            stated[each.kind, each.bytes] += each.times
+    assert hlo.collectives(op.lower(COLUMNS).compile().as_text()) == stated
+
+
+@pytest.mark.fast("joint with zeros-8", "teacher-8", "popular neighbours-8")
 @pytest.mark.parametrize(("name", "num_devices"), CASES)
 def test_products_and_laws_are_those_of_one_device(name, num_devices):
     one, many = single(name), sharded(name, num_devices)
@@ -196,9 +220,9 @@ def test_gradients_through_the_ring_are_those_of_one_device():
         np.testing.assert_allclose(many, one, atol=tol(DTYPE, factor=300) * scale)
 
 
-@pytest.mark.slow_cases("few context values", "reversed knn")
+@pytest.mark.slow_cases("few context values", "reversed knn", "hub graph")
 @pytest.mark.parametrize(
-    "name", ["joint with zeros", "few context values", "reversed knn"]
+    "name", ["joint with zeros", "few context values", "reversed knn", "hub graph"]
 )
 def test_gradients_through_blocks_are_those_of_one_device(name):
     f, g = blocks(single(name))

@@ -10,8 +10,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import contexture_jax as cx
-from contexture_jax.solvers import _svd
-from contexture_jax.solvers._plan import make_plan
+from contexture_jax.solvers._orthonormal import fix_signs
 from tests import hlo, oracle
 from tests.conftest import X64
 from tests.tolerances import promised
@@ -86,9 +85,10 @@ def test_the_spectrum_is_that_of_the_table(kind, num_rows, num_devices, key):
             oracle.projector(truth[:, :RANK], law),
             atol=atol,
         )
-    if num_rows % num_devices == 0 and num_devices > 1:
+    if num_devices > 1:
         cut = NamedSharding(make_mesh(num_devices), PartitionSpec("x"))
-        assert result.left.sharding.is_equivalent_to(cut, 2)
+        assert result.padded.left.sharding.is_equivalent_to(cut, 2)
+        assert not np.asarray(result.padded.left)[num_rows:].any()
 
 
 @pytest.mark.slow
@@ -120,25 +120,45 @@ def test_gradients_of_the_spectrum_are_those_of_one_device(key):
 
 @functools.cache
 def program(kind: str, num_rows: int) -> str:
-    op = operator(kind, num_rows, 8)
-    plan = make_plan(
-        op.shape,
-        op.dtype,
+    lowered = cx.solvers.lower(
+        operator(kind, num_rows, 8),
         RANK,
-        min(op.shape) - 1,
         method="randomized",
         num_oversamples=WIDTH - RANK,
     )
-    lowered = _svd._compiled.lower(op, jax.random.key(0), plan=plan.program)
     return lowered.compile().as_text() or ""
 
 
-@pytest.mark.slow
+@pytest.mark.fast("45-dense")
 @pytest.mark.parametrize("kind", ["dense", "knn", "rbf"])
-def test_no_device_holds_all_rows_of_a_block(kind):
-    found = hlo.shapes(program(kind, 48))
+@pytest.mark.parametrize("num_rows", [48, 45])
+def test_no_device_holds_all_rows_of_a_block(kind, num_rows):
+    """Rows of padding, which make 48 of 45, are cut like the rest from end to end."""
+    text = program(kind, num_rows)
+    found = hlo.shapes(text)
     assert (6, WIDTH) in found
-    assert not [shape for shape in found if 48 in shape]
+    assert not [shape for shape in found if {45, 48} & set(shape)]
+    small = 2 * WIDTH * WIDTH * np.dtype(DTYPE).itemsize
+    for what, size in hlo.collectives(text):
+        assert what in ("all-reduce", "collective-permute")
+        if what == "all-reduce" and kind != "dense":
+            assert size <= small
+
+
+def test_signs_are_by_the_first_of_the_largest_entries():
+    rng = np.random.default_rng(0)
+    left, right = rng.uniform(-1, 1, (2, 48, RANK)).astype(DTYPE)
+    eps = float(np.finfo(DTYPE).eps)
+    left[5], left[40] = -2 * (1 - 4 * eps), 2
+    cut = jax.device_put(left, NamedSharding(make_mesh(8), PartitionSpec("x")))
+    many = jax.jit(fix_signs).lower(cut, right).compile()
+    one = fix_signs(left, right)
+    assert (one[0][5] > 0).all()
+    for got in (fix_signs(-left, -right), many(cut, right), many(-cut, -right)):
+        for wanted, found in zip(one, got, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    for kind, size in hlo.collectives(many.as_text() or ""):
+        assert (kind, size <= 8 * RANK) == ("all-reduce", True)
 
 
 @pytest.mark.slow_cases("knn", "rbf")

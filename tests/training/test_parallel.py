@@ -83,6 +83,23 @@ def test_states_are_given_away_but_copies_are_not(strategy: str) -> None:
         compiled(placed, data(ROWS), KEY)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_step_is_lowered_from_shapes(strategy: str) -> None:
+    compiled = cx.training.compile_step(
+        make_step(SGD), strategy, cx.training.data_mesh(8)
+    )
+    arrays = initial_state(SGD), data(ROWS), KEY
+    shapes = jax.eval_shape(lambda *args: args, *arrays)
+    lowered = compiled.lower(*shapes)
+    assert lowered.as_text() == compiled.lower(*arrays).as_text()
+    if strategy == "jit":
+        cost = lowered.compile().cost_analysis()
+        assert cost is not None
+        assert cost["flops"] > 0
+    with pytest.raises(ValueError, match="multiple of the 8 devices"):
+        compiled.lower(shapes[0], jax.ShapeDtypeStruct((9, 2), np.float32), KEY)
+
+
 def wide_problem(pieces: int, devices: int) -> tuple[str, int, int]:
     """The program of a step of 128 rows of 96 features; sizes of its batch and params.
 

@@ -13,10 +13,12 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from contexture_jax._core.meshes import auto_mesh, within
-from contexture_jax._core.processes import placed
+from contexture_jax._core.processes import gathered, placed
 from contexture_jax._core.types import Array, Float, static_field, summary
 from contexture_jax.operators._base import AssociationOperator
 
@@ -25,6 +27,7 @@ __all__ = [
     "ShardedOperator",
     "check_mesh",
     "mesh_of",
+    "pad_law",
     "pad_rows",
     "padded_size",
     "place_law",
@@ -45,7 +48,7 @@ class Collective(NamedTuple):
     """
 
     product: Literal["matmat", "rmatmat"]
-    kind: Literal["all-reduce", "collective-permute"]
+    kind: Literal["all-reduce", "all-to-all", "collective-permute"]
     bytes: int
     times: int
 
@@ -63,6 +66,26 @@ class ShardedOperator(AssociationOperator):
     def num_devices(self) -> int:
         """The number of shares."""
         return self.mesh.shape[self.axis]
+
+    @property
+    def cut_fields(self) -> tuple[str, ...]:
+        """The fields whose arrays have their first axis cut over the devices."""
+        raise NotImplementedError
+
+    def padded(self) -> AssociationOperator:
+        """With laws of the padded rows, cut as those are."""
+        laws = {
+            name: pad_law(getattr(self, name), self.mesh, self.axis)
+            for name in ("p_x", "p_a")
+            if name in self.cut_fields
+        }
+        if all(law is getattr(self, name) for name, law in laws.items()):
+            return self
+        # Products and shape follow from the lengths of the laws. As a tree, since the
+        # leaves may be shapes.
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: laws.get(path[0].name, leaf), self
+        )
 
     def collectives(self, r: int) -> tuple[Collective, ...]:
         """All communication of one `matmat` and one `rmatmat` on `r` columns."""
@@ -131,6 +154,24 @@ def place_law(law: Any, mesh: Mesh, axis: str) -> Array:
     # JAX cuts evenly or not at all, and a marginal is too small to pad.
     divides = law.shape[0] % mesh.shape[axis] == 0
     return place_rows(law, mesh, axis) if divides else place_whole(law, mesh)
+
+
+def pad_law(law: Any, mesh: Mesh, axis: str) -> Any:
+    """A marginal with values of no mass that make it divide, cut over the mesh.
+
+    Of a shape the shape; the same object where it divides.
+    """
+    size = padded_size(law.shape[0], mesh.shape[axis])
+    if (missing := size - law.shape[0]) == 0:
+        return law
+    cut = NamedSharding(mesh, PartitionSpec(axis))
+    if isinstance(law, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct((size,), law.dtype, sharding=cut)
+    if not isinstance(law, Tracer):
+        # It is on every device: by NumPy there is no program.
+        return placed(np.pad(gathered(law), (0, missing)), cut)
+    with within(mesh):
+        return jax.lax.with_sharding_constraint(jnp.pad(law, (0, missing)), cut)
 
 
 def spmd(

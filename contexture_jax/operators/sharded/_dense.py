@@ -59,6 +59,11 @@ class ShardedDenseOperator(ShardedOperator):
     precision: Precision = static_field(default="exact", kw_only=True)
     fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
+    @property
+    def cut_fields(self) -> tuple[str, ...]:
+        """All but the law of A."""
+        return ("joint", "p_x")
+
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
         take = (self.axis, None)
@@ -130,6 +135,11 @@ class ShardedLowRankOperator(ShardedOperator):
     axis: str = static_field()
     precision: Precision = static_field(default="exact", kw_only=True)
     fingerprint: Any = dataclasses.field(default=None, kw_only=True)
+
+    @property
+    def cut_fields(self) -> tuple[str, ...]:
+        """All of them."""
+        return ("left", "right", "p_x", "p_a")
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g = E g + l ⟨r, g⟩, shape (n, r)."""

@@ -113,6 +113,11 @@ class ShardedKernelOperator(ShardedOperator):
     fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     @property
+    def cut_fields(self) -> tuple[str, ...]:
+        """All but the norm."""
+        return ("queries", "keys", "p_x", "p_a")
+
+    @property
     def _ring(self) -> _Ring:
         ring = _Ring(self.mesh, self.axis, self.tile_size, self.form)
         return ring._replace(precision=self.precision)

@@ -4,30 +4,21 @@ Where A is small, its blocks of functions live on every device: T g is local and
 takes one sum over devices. Where A is as large as X, its functions are cut over the
 devices too and go round a ring. A device meets the blocks one after the other and adds
 up the entries whose column is in the block that visits, so that neither (n, r) nor
-(m, r) numbers are ever in one place.
-
-All devices run one program, so their layouts have one shape, that of the fullest. In a
-ring the block that a device starts with has a layout of its own: data that lie in order
-have most of their entries there.
+(m, r) numbers are ever in one place. Values that very many others meet would fill some
+blocks far beyond the rest: they are told to all devices by one sum instead.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from contexture_jax._core.types import (
-    Array,
-    Float,
-    Int,
-    pytree_dataclass,
-    static_field,
-)
+from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
 from contexture_jax.kernels import Bucket, sum_slots
 from contexture_jax.operators._base import Cost
 from contexture_jax.operators.sharded._common import (
@@ -40,45 +31,17 @@ from contexture_jax.operators.sharded._common import (
     place_whole,
     spmd,
 )
+from contexture_jax.operators.sharded._layout import (
+    Entries,
+    Hubs,
+    Layout,
+    ShardBucket,
+    arrange,
+    even_layout,
+    lay_out,
+)
 
-__all__ = ["ShardedSparseOperator", "shard_entries"]
-
-# Rows are cut into pieces of the first widths while they are at least as long; what is
-# left becomes one piece of the narrowest of the last widths that holds it.
-_WHOLE = (512, 64, 16)
-_WIDTHS = (1, 2, 4, 8, 16, 64, 512)
-
-
-class _ShardBucket(NamedTuple):
-    """Pieces of rows with the same number of slots, for each device.
-
-    A further axis after the first numbers the steps of a ring, where there are several.
-
-    Attributes:
-        indices: which row of the block each entry multiplies, shape (k, width, pieces).
-        weights: the entries, 0 in unused slots, the same shape.
-        rows: the row that each piece adds to, shape (k, pieces); unused ones lie past
-            the end.
-    """
-
-    indices: Int[Array, "..."]
-    weights: Float[Array, "..."]
-    rows: Int[Array, "..."]
-
-
-class _Layout(NamedTuple):
-    """A matrix whose rows are cut over devices, by the block of columns it meets.
-
-    Attributes:
-        own: the entries in the block that a device starts with; all of them where
-            columns are not cut.
-        others: those in the blocks that come after it, with an axis of steps.
-        last: those in the block that comes last, which goes on to nobody.
-    """
-
-    own: tuple[_ShardBucket, ...]
-    others: tuple[_ShardBucket, ...]
-    last: tuple[_ShardBucket, ...]
+__all__ = ["ShardedSparseOperator", "lay_out_both", "neighbor_shapes", "shard_entries"]
 
 
 @pytree_dataclass
@@ -94,23 +57,31 @@ class ShardedSparseOperator(ShardedOperator):
         mesh: the devices. Static.
         axis: the axis of the mesh that cuts the rows. Static.
         ring: whether functions of A are cut like those of X, and go round. Static.
+        dealt: whether X, and whether A, are dealt out anew for products, so that
+            devices have as much of them as each other. Static.
     """
 
-    forward: _Layout
-    backward: _Layout
+    forward: Layout
+    backward: Layout
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
     norm2: Float[Array, ""]
     mesh: Mesh = static_field()
     axis: str = static_field()
     ring: bool = static_field()
+    dealt: tuple[bool, bool] = static_field(default=(False, False))
     fingerprint: Any = dataclasses.field(default=None, kw_only=True)
+
+    @property
+    def cut_fields(self) -> tuple[str, ...]:
+        """Both layouts and the law of X; that of A where its functions go round."""
+        return ("forward", "backward", "p_x", *(("p_a",) if self.ring else ()))
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
         n, axis = self.shape[0], self.axis
         if self.ring:
-            return self._go_round(self.forward, g, n)
+            return self._go_round(self.forward, g, n, self.dealt[::-1])
         share = padded_size(n, self.num_devices) // self.num_devices
         local = spmd(_multiply, self.mesh, (axis, None), axis, share)
         return local(self.forward.own, g)[:n]
@@ -119,55 +90,74 @@ class ShardedSparseOperator(ShardedOperator):
         """T* f, shape (m, r)."""
         m, axis = self.shape[1], self.axis
         if self.ring:
-            return self._go_round(self.backward, f, m)
+            return self._go_round(self.backward, f, m, self.dealt)
         total = spmd(_multiply_and_sum, self.mesh, (axis, axis), None, m, axis)
         return total(self.backward.own, pad_rows(f, self.num_devices))
 
-    def _go_round(self, layout: _Layout, block: Array, num_rows: int) -> Array:
+    def _go_round(
+        self, layout: Layout, block: Array, num_rows: int, dealt: tuple[bool, bool]
+    ) -> Array:
         """The product with a block whose rows are cut over the devices."""
         k, axis = self.num_devices, self.axis
         share = padded_size(num_rows, k) // k
-        run = spmd(_multiply_in_ring, self.mesh, (axis, axis), axis, share, axis, k)
+        static = share, axis, k, dealt
+        run = spmd(_multiply_dealt, self.mesh, (axis, axis), axis, *static)
         return run(layout, pad_rows(block, k))[:num_rows]
 
     def squared_norm(self) -> Float[Array, ""]:
         """Σ P(x,a)² / (p_x p_a) over the entries."""
         return self.norm2
 
+    @property
+    def num_hubs(self) -> int:
+        """How many inputs and context values all devices are told of by a sum."""
+        hubs = self.forward.hubs
+        return 0 if hubs is None else hubs.taken.shape[1] + hubs.given.shape[1]
+
     def cost(self, r: int) -> Cost:
         """Of one device: its entries, padding included, times r."""
         k, size = self.num_devices, self.dtype.itemsize
         rows, columns = (padded_size(s, k) // k for s in self.shape)
         taken = columns if self.ring else self.shape[1]
-        buckets = jax.tree.leaves(
-            self.forward, is_leaf=lambda node: isinstance(node, _ShardBucket)
-        )
+        buckets, hubs = self.forward.buckets, self.num_hubs
         entries = sum(b.indices.size for b in buckets) // k
         pieces = sum(b.rows.size for b in buckets) // k
         widest = max((b.rows.shape[-1] for b in buckets), default=0)
         return Cost(
-            flops=2 * entries * r + pieces * r,
+            flops=2 * entries * r + (pieces + hubs) * r,
             argument_bytes=(4 + size) * entries
-            + 4 * pieces
+            + 4 * (pieces + hubs)
             + size * (rows + taken + taken * r),
             output_bytes=size * rows * r,
-            # One bucket's sums, and in a ring the block that goes and that which comes.
-            temporary_bytes=size * r * (widest + (2 * columns if self.ring else 0)),
+            # One bucket's sums; in a ring the block that goes and that which comes, and
+            # the functions of hubs.
+            temporary_bytes=size
+            * r
+            * (widest + (2 * columns if self.ring else 0) + 2 * hubs),
         )
 
     def collectives(self, r: int) -> tuple[Collective, ...]:
-        """In a ring k − 1 hops of a block, else one all-reduce of (m, r)."""
+        """In a ring k − 1 hops of a block and a sum of hubs, else one of (m, r)."""
         k, size = self.num_devices, self.dtype.itemsize
         n, m = self.shape
         if k == 1:
             return ()
         if not self.ring:
             return (Collective("rmatmat", "all-reduce", size * m * r, 1),)
-        hop = "collective-permute"
-        return (
-            Collective("matmat", hop, size * (padded_size(m, k) // k) * r, k - 1),
-            Collective("rmatmat", hop, size * (padded_size(n, k) // k) * r, k - 1),
+        # Of X and of A, as it goes round: dealt, a multiple of the devices.
+        x, a = (
+            size * r * (padded_size(share, k) if dealt else share)
+            for share, dealt in zip(
+                (padded_size(s, k) // k for s in (n, m)), self.dealt, strict=True
+            )
         )
+        hops = [("matmat", "collective-permute", a, k - 1)]
+        hops += [("rmatmat", "collective-permute", x, k - 1)]
+        for product in ("matmat", "rmatmat"):
+            hops += [(product, "all-reduce", size * self.num_hubs * r, 1)]
+            for block, dealt in zip((x, a), self.dealt, strict=True):
+                hops += [(product, "all-to-all", block, int(dealt))]
+        return tuple(Collective(*each) for each in hops if each[2] * each[3])
 
 
 def shard_entries(
@@ -194,10 +184,8 @@ def shard_entries(
         axis: the axis of the mesh that cuts the rows.
         dtype: of the operator; None: that of the weights.
     """
-    (n, m), k = shape, mesh.shape[axis]
+    n, m = shape
     dtype = np.dtype(weights.dtype if dtype is None else dtype)
-    share_x, share_a = (padded_size(size, k) // k for size in shape)
-    ring = m > share_x
     rows, columns = rows.astype(np.int64), columns.astype(np.int64)
     # Parts of an entry are added in float64, and so are marginals.
     exact = weights.astype(np.float64)
@@ -205,43 +193,111 @@ def shard_entries(
     # Entries of rows and columns without mass have none themselves.
     forward = exact / np.where(p_x > 0, p_x, 1.0)[rows]
     backward = exact / np.where(p_a > 0, p_a, 1.0)[columns]
-    # The device of a row, and whose block of functions it meets.
-    home, visitor = rows // share_x, columns // share_a if ring else rows // share_x
-    layouts = (
-        _lay_out(
-            home,
-            # After t hops device i has the block of i + t.
-            (visitor - home) % k,
-            rows % share_x,
-            columns % share_a if ring else columns,
-            forward.astype(dtype),
-            num_rows=share_x,
-            mesh=mesh,
-            axis=axis,
-        ),
-        _lay_out(
-            visitor,
-            (home - visitor) % k,
-            columns % share_a if ring else columns,
-            rows % share_x,
-            backward.astype(dtype),
-            num_rows=share_a if ring else m,
-            mesh=mesh,
-            axis=axis,
-        ),
+    *layouts, dealt = lay_out_both(
+        rows, columns, (forward, backward), shape, mesh.shape[axis], dtype
     )
+    ring = _goes_round(shape, mesh.shape[axis])
     norm2 = np.asarray(_squared_norm(rows, columns, forward, backward))
+    place_a = place_law if ring else lambda law, mesh, _: place_whole(law, mesh)
     return ShardedSparseOperator(
-        *layouts,
+        *(place_rows(layout, mesh, axis) for layout in layouts),
         place_law(p_x.astype(dtype), mesh, axis),
-        place_law(p_a.astype(dtype), mesh, axis)
-        if ring
-        else place_whole(p_a.astype(dtype), mesh),
+        place_a(p_a.astype(dtype), mesh, axis),
         place_whole(norm2.astype(dtype), mesh),
         mesh,
         axis,
         ring,
+        dealt,
     )
+
+
+def _goes_round(shape: tuple[int, int], num_devices: int) -> bool:
+    return shape[1] > padded_size(shape[0], num_devices) // num_devices
+
+
+def lay_out_both(
+    rows: np.ndarray,
+    columns: np.ndarray,
+    weights: tuple[np.ndarray, np.ndarray],
+    shape: tuple[int, int],
+    num_devices: int,
+    dtype: Any,
+) -> tuple[Layout, Layout, tuple[bool, bool]]:
+    """A matrix and its transpose, of NumPy, and whether rows and columns are dealt.
+
+    Args:
+        rows: row numbers, shape (nnz,), int64.
+        columns: column numbers, likewise.
+        weights: entries of the matrix, and of the transpose.
+        shape: (n, m).
+        num_devices: k.
+        dtype: of the weights as they are stored.
+    """
+    k, m = num_devices, shape[1]
+    share_x, share_a = (padded_size(size, k) // k for size in shape)
+    forward, backward = (weight.astype(dtype) for weight in weights)
+    home, row = np.divmod(rows, share_x)
+    if not _goes_round(shape, k):
+        there = Entries(home, home, row, columns, forward)
+        back = Entries(home, home, columns, row, backward)
+        flat = lay_out(there, k, (share_x, m)), lay_out(back, k, (m, share_x))
+        return *flat, (False, False)
+    columns, hubs_a, share_a, deals_a = arrange(columns, share_a, k)
+    in_a = np.isin(columns, hubs_a)
+    # Of what hubs among the columns leave.
+    rows, hubs_x, share_x, deals_x = arrange(rows, share_x, k, ~in_a)
+    in_x = ~in_a & np.isin(rows, hubs_x)
+    (home, row), (visitor, column) = (
+        np.divmod(rows, share_x),
+        np.divmod(columns, share_a),
+    )
+    there = Entries(home, visitor, row, column, forward)
+    back = Entries(visitor, home, column, row, backward)
+    return (
+        lay_out(there, k, (share_x, share_a), (hubs_a, hubs_x), (in_a, in_x)),
+        lay_out(back, k, (share_a, share_x), (hubs_x, hubs_a), (in_x, in_a)),
+        (deals_x, deals_a),
+    )
+
+
+def neighbor_shapes(
+    shape: tuple[int, int],
+    num_neighbors: int,
+    max_degree: int,
+    mesh: Mesh,
+    axis: str,
+    *,
+    dtype: Any,
+) -> ShardedSparseOperator:
+    """T of a neighbour graph whose entries lie evenly, as shapes: see `even_layout`.
+
+    Args:
+        shape: (n, m).
+        num_neighbors: K, entries of a row.
+        max_degree: entries of a column at most.
+        mesh: the devices.
+        axis: the axis of the mesh that cuts the rows.
+        dtype: of the operator.
+    """
+    (n, m), k = shape, mesh.shape[axis]
+    if k > 1 and not _goes_round(shape, k):
+        msg = (
+            "neighbours must be among more points than a device has inputs; got"
+            f" {n} inputs over {k} devices and {m} points"
+        )
+        raise ValueError(msg)
+    share_x, share_a = (padded_size(size, k) // k for size in shape)
+    mean = n * num_neighbors / m
+    layouts = (
+        even_layout(share_x, float(num_neighbors), float(num_neighbors), k, dtype),
+        even_layout(share_a, mean, max(mean, float(max_degree)), k, dtype),
+    )
+    laws = [jax.ShapeDtypeStruct(side, dtype) for side in ((n,), (m,), ())]
+
+    def build(*parts: Any) -> ShardedSparseOperator:
+        return ShardedSparseOperator(*parts, mesh, axis, ring=k > 1)
+
+    return jax.eval_shape(build, *layouts, *laws)
 
 
 def _squared_norm(
@@ -255,109 +311,20 @@ def _squared_norm(
     return float(np.bincount(entry, forward) @ np.bincount(entry, backward))
 
 
-def _lay_out(
-    device: np.ndarray,
-    step: np.ndarray,
-    row: np.ndarray,
-    column: np.ndarray,
-    weight: np.ndarray,
-    *,
-    num_rows: int,
-    mesh: Mesh,
-    axis: str,
-) -> _Layout:
-    """Cut the entries by device and step of the ring, each part in buckets."""
-    k = mesh.shape[axis]
-
-    def part(first: int, length: int) -> tuple[_ShardBucket, ...]:
-        here = (step >= first) & (step < first + length)
-        # All groups have the shape of the fullest: one program for all devices.
-        group = device[here] * length + (step[here] - first)
-        buckets = _make_buckets(
-            group, row[here], column[here], weight[here], k * length, num_rows
-        )
-        return tuple(buckets)
-
-    def by_step(bucket: _ShardBucket) -> _ShardBucket:
-        return _ShardBucket(*(x.reshape(k, k - 2, *x.shape[1:]) for x in bucket))
-
-    # Stacked for a scan; the first and the last step stand apart, of other sizes.
-    others = tuple(map(by_step, part(1, k - 2))) if k > 2 else ()
-    layout = _Layout(part(0, 1), others, part(k - 1, 1) if k > 1 else ())
-    return place_rows(layout, mesh, axis)
-
-
-def _make_buckets(
-    group: np.ndarray,
-    row: np.ndarray,
-    column: np.ndarray,
-    weight: np.ndarray,
-    num_groups: int,
-    num_rows: int,
-) -> list[_ShardBucket]:
-    """Buckets with a leading axis of groups, as wide as the fullest group needs."""
-    # A line is a row of one group, whose entries are neighbours once sorted.
-    key = group * num_rows + row
-    order = np.argsort(key, kind="stable")
-    column, weight = column[order], weight[order]
-    lines, starts, degrees = np.unique(
-        key[order], return_index=True, return_counts=True
-    )
-    start, length, pieces = starts, degrees, []
-    # In pieces: one long line would widen every other.
-    for width in _WHOLE:
-        number = length // width
-        line = np.repeat(np.arange(len(lines)), number)
-        offset = np.arange(len(line)) - np.repeat(np.cumsum(number) - number, number)
-        pieces.append((line, start[line] + width * offset, np.full_like(line, width)))
-        start, length = start + width * number, length - width * number
-    # Shorter than the narrowest of those pieces.
-    left = np.flatnonzero(length)
-    pieces.append((left, start[left], length[left]))
-    line, start, length = map(np.concatenate, zip(*pieces, strict=True))
-    buckets, below = [], 0
-    for width in _WIDTHS:
-        # Pieces that this width holds and no narrower one.
-        members = np.flatnonzero((length > below) & (length <= width))
-        below = width
-        if not len(members):
-            continue
-        # By group, and in a group by row: the sums are written in order.
-        members = members[np.argsort(line[members], kind="stable")]
-        owner, target = np.divmod(lines[line[members]], num_rows)
-        sizes = np.bincount(owner, minlength=num_groups)
-        # The number of a piece within its group.
-        place = np.arange(len(members)) - (np.cumsum(sizes) - sizes)[owner]
-        shape = (num_groups, width, int(sizes.max()))
-        indices: Any = np.zeros(shape, np.int32)
-        weights: Any = np.zeros(shape, weight.dtype)
-        # Pieces that are not used add past the end, where `_add` drops them.
-        rows: Any = np.full((num_groups, shape[2]), num_rows, np.int32)
-        rows[owner, place] = target
-        # By slots, of which there are few; entries would be a loop of Python over all.
-        for slot in range(width):
-            used = length[members] > slot
-            entry = start[members[used]] + slot
-            indices[owner[used], slot, place[used]] = column[entry]
-            weights[owner[used], slot, place[used]] = weight[entry]
-        buckets.append(_ShardBucket(indices, weights, rows))
-    return buckets
-
-
-def _multiply(num_rows: int, buckets: tuple[_ShardBucket, ...], x: Array) -> Array:
+def _multiply(num_rows: int, buckets: tuple[ShardBucket, ...], x: Array) -> Array:
     """The product of a device's entries with a block."""
     return _add(_zeros(num_rows, x), _strip(buckets), x)
 
 
 def _multiply_and_sum(
-    num_rows: int, axis: str, buckets: tuple[_ShardBucket, ...], x: Array
+    num_rows: int, axis: str, buckets: tuple[ShardBucket, ...], x: Array
 ) -> Array:
     """The sum of the products of all devices."""
     return jax.lax.psum(_multiply(num_rows, buckets, x), axis)
 
 
 def _multiply_in_ring(
-    num_rows: int, axis: str, num_devices: int, layout: _Layout, x: Array
+    num_rows: int, axis: str, num_devices: int, layout: Layout, x: Array
 ) -> Array:
     """The product of a device's rows with a block that is cut over the devices."""
 
@@ -366,23 +333,68 @@ def _multiply_in_ring(
         return jax.lax.ppermute(x, axis, hops)
 
     def step(
-        state: tuple[Array, Array], buckets: tuple[_ShardBucket, ...]
+        state: tuple[Array, Array], buckets: tuple[ShardBucket, ...]
     ) -> tuple[tuple[Array, Array], None]:
         x, out = state
         # The block goes on while it is used.
         return (pass_on(x), _add(out, buckets, x)), None
 
     out = _multiply(num_rows, layout.own, x)
+    if layout.hubs is not None:
+        out = _add_hubs(out, layout.hubs, x, axis)
     if num_devices == 1:
         return out
-    state, others = (pass_on(x), out), _strip(layout.others)
-    # One step is compiled, whatever the number of devices.
-    (x, out), _ = jax.lax.scan(step, state, others, length=num_devices - 2)
+    state = pass_on(x), out
+    if num_devices > 2:
+        state, _ = step(state, _strip(layout.first))
+        # One step is compiled, whatever the number of devices.
+        others = _strip(layout.others)
+        state, _ = jax.lax.scan(step, state, others, length=num_devices - 3)
+    x, out = state
     return _add(out, _strip(layout.last), x)
 
 
+def _multiply_dealt(
+    num_rows: int,
+    axis: str,
+    num_devices: int,
+    dealt: tuple[bool, bool],
+    layout: Layout,
+    x: Array,
+) -> Array:
+    """`_multiply_in_ring` with what goes in, and what comes out, dealt out anew."""
+    deals_in, deals_out = dealt
+    x = _deal(x, axis, num_devices) if deals_in else x
+    share = padded_size(num_rows, num_devices) if deals_out else num_rows
+    out = _multiply_in_ring(share, axis, num_devices, layout, x)
+    if not deals_out:
+        return out
+    back = out.reshape(num_devices, -1, out.shape[1])
+    # (hands, k, r): as `_deal` took them.
+    back = jax.lax.all_to_all(back, axis, split_axis=0, concat_axis=1)
+    return back.reshape(out.shape)[:num_rows]
+
+
+def _deal(x: Array, axis: str, num_devices: int) -> Array:
+    """Row j of each device to device j mod k, the rows of one device side by side."""
+    x = pad_rows(x, num_devices).reshape(-1, num_devices, x.shape[1])
+    x = jax.lax.all_to_all(x, axis, split_axis=1, concat_axis=0)
+    return x.reshape(-1, x.shape[2])
+
+
+def _add_hubs(out: Array, hubs: Hubs, x: Array, axis: str) -> Array:
+    """Add what entries in hubs give, with one sum over the devices."""
+    taken, given = hubs.taken[0], hubs.given[0]
+    # (h, r) and (g, r): of the first each hub is on one device, and 0 on the others.
+    own = x.at[taken].get(mode="fill", fill_value=0)
+    parts = _multiply(given.shape[0], hubs.reduce, x)
+    whole = jax.lax.psum(jnp.concatenate([own, parts]), axis)
+    out = _add(out, _strip(hubs.gather), whole[: len(taken)])
+    return out.at[given].add(whole[len(taken) :], mode="drop")
+
+
 def _add(
-    out: Float[Array, "n r"], buckets: tuple[_ShardBucket, ...], x: Float[Array, "m r"]
+    out: Float[Array, "n r"], buckets: tuple[ShardBucket, ...], x: Float[Array, "m r"]
 ) -> Float[Array, "n r"]:
     """Add the product of the buckets of one device with a block."""
     for bucket in buckets:
@@ -392,7 +404,7 @@ def _add(
     return out
 
 
-def _strip(buckets: tuple[_ShardBucket, ...]) -> tuple[_ShardBucket, ...]:
+def _strip(buckets: tuple[ShardBucket, ...]) -> tuple[ShardBucket, ...]:
     """The part of one device, without the axis of devices."""
     return jax.tree.map(lambda x: x[0], buckets)
 
