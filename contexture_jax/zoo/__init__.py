@@ -9,12 +9,13 @@ what a context has. `FAMILIES` holds a small instance of each.
 """
 
 from contexture_jax.zoo._base import AnalyticContext, Clusters
-from contexture_jax.zoo._chains import compose, convolve, reverse
+from contexture_jax.zoo._chains import convolve, reverse
 from contexture_jax.zoo._circle import circle, circle_heat, circle_shift
 from contexture_jax.zoo._combinations import (
     convex_combination,
     tensor_product,
 )
+from contexture_jax.zoo._commuting import compose
 from contexture_jax.zoo._dirichlet import (
     beta_binomial,
     dirichlet_multinomial,

@@ -25,14 +25,13 @@ __all__ = [
     "Clusters",
     "Functions",
     "IndexedContext",
+    "adjoint_functions",
     "check_contexts",
     "check_table_size",
     "collect",
-    "density_of_rows",
     "exp_minus_one",
     "host",
     "mean_zero_basis",
-    "sample_rows",
 ]
 
 # Values closer than this, relatively, are one value that rounding split.
@@ -146,16 +145,15 @@ def mean_zero_basis(marginal: np.ndarray) -> np.ndarray:
     return reflection[:, 1:] / root[:, None]
 
 
-def sample_rows(key: PRNGKeyArray, joint: ArrayLike, x: Array) -> Array:
-    """Draw a column number from row x of a joint table, for each x."""
-    logits = jnp.log(jnp.asarray(joint))
-    return jax.random.categorical(key, logits[x], axis=-1).astype(x.dtype)
+def adjoint_functions(
+    joint: np.ndarray, left: np.ndarray, values: np.ndarray, rounding: float = 0.0
+) -> np.ndarray:
+    """ν = T* μ / s of a table (n, m), shape (m, r), of μ (n, r) and s (r,).
 
-
-def density_of_rows(joint: ArrayLike, a: Array, x: Array) -> Array:
-    """Log P(a|x) from a joint table, for each pair of numbers."""
-    joint = jnp.asarray(joint)
-    return jnp.log(joint[x, a]) - jnp.log(joint.sum(axis=1))[x]
+    Where s is not above `rounding` it is some finite function.
+    """
+    scale = np.where(values > rounding, values, 1.0)
+    return joint.T @ left / joint.sum(axis=0)[:, None] / scale
 
 
 class AnalyticContext(Context):

@@ -1,8 +1,9 @@
-"""Contexts of known spectrum one after the other, and turned round (theory.md §5.4)."""
+"""Contexts of known spectrum there and back, and turned round (theory.md §5.4)."""
 
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import numpy as np
@@ -19,11 +20,11 @@ from contexture_jax.zoo._base import (
     collect,
 )
 
-__all__ = ["compose", "convolve", "reverse"]
+__all__ = ["ByIndex", "Chain", "alternating", "convolve", "is_same", "reverse"]
 
 
 @pytree_dataclass
-class _Chain(AnalyticContext):
+class Chain(AnalyticContext):
     """`num_steps` alternating steps x → a → x → …, or a → x → …: values s^num_steps."""
 
     base: AnalyticContext
@@ -102,58 +103,66 @@ class _Chain(AnalyticContext):
         return Functions(values**self.num_steps, sides[self.from_a], sides[self._to_a])
 
 
-@pytree_dataclass
-class _Convolution(IndexedContext):
-    """T₁ T₁* T₂ of contexts with common left functions: λ_i s_i, index by index."""
+class ByIndex(IndexedContext):
+    """Products of contexts with common left functions: ∏ s_i^p, index by index.
 
-    first: IndexedContext
-    second: IndexedContext
+    Subclasses say of which contexts, and with which exponents, in `_powers`.
+    """
+
+    @property
+    def _powers(self) -> tuple[tuple[IndexedContext, int], ...]:
+        """Each part and its exponent; the last, of exponent 1, is the one with A."""
+        raise NotImplementedError
 
     @property
     def basis(self) -> tuple:
-        return self.second.basis
+        return self._powers[-1][0].basis
 
     def _has(self, hook: str) -> bool:
-        return self.first._has(hook) and self.second._has(hook)
+        return all(part._has(hook) for part, _ in self._powers)
 
     @property
     def _has_vectors(self) -> bool:
-        return self.second._has_vectors
+        return self._powers[-1][0]._has_vectors
 
     @property
     def _rounding(self) -> float:
-        # (s + δ)² t: first order in the errors, values being at most 1.
-        return 2 * self.first._rounding + self.second._rounding
+        # ∏ (s + δ)^p: first order in the errors, values being at most 1.
+        return float(sum(power * part._rounding for part, power in self._powers))
 
     def modes(self, num: int) -> Clusters:
-        parts = [context.modes(num) for context in (self.first, self.second)]
-        # Beyond the shorter list one factor is 0.
-        size = min(part.values.size for part in parts)
-        one, two = (part.values[:size] for part in parts)
-        return Clusters(one**2 * two, parts[1].multiplicities[:size])
+        found = [(part.modes(num), power) for part, power in self._powers]
+        # Beyond the shortest list one factor is 0.
+        size = min(modes.values.size for modes, _ in found)
+        values = np.ones(size)
+        for modes, power in found:
+            values = values * modes.values[:size] ** power
+        return Clusters(values, found[-1][0].multiplicities[:size])
 
     def _tail(self, num: int) -> float:
         # A bound on each factor beyond `num` bounds the product.
-        return self.first._tail(num) ** 2 * self.second._tail(num)
+        return math.prod(part._tail(num) ** power for part, power in self._powers)
 
     def total_energy(self) -> float:
-        """Σ λ_i² s_i², summed until what is left cannot change it."""
-        squares, num = self.second.total_energy(), 64
+        """Σ_i ∏ s_i^{2p}, summed until what is left cannot change it."""
+        *others, (last, _) = self._powers
+        squares, num = last.total_energy(), 64
         while True:
             values, multiplicities = self.modes(num)
             counts = np.array([float(m) for m in multiplicities])
             total = float(counts @ values**2)
-            own = self.second.modes(num).values[: values.size]
-            lacking = max(squares - float(counts @ own**2), 0.0)
-            # λ_i² ≤ tail⁴ for what is not summed yet.
-            rest = lacking * self.first._tail(num) ** 4
+            own = last.modes(num).values[: values.size]
+            rest = max(squares - float(counts @ own**2), 0.0)
+            # What the last has beyond, times a bound on each of the others there.
+            for part, power in others:
+                rest *= part._tail(num) ** (2 * power)
             if values.size < num or rest <= np.finfo(np.float64).eps * total:
                 return total
             num *= 2
 
     def num_resolved(self) -> int:
-        """As many as lie above the first value that the table of either lacks."""
-        parts = (self.first, self.second)
+        """As many as lie above the first value that the table of a part lacks."""
+        parts = [part for part, _ in self._powers]
         # The first value that a table does not resolve: what lies below it, index by
         # index, may be wrong in the product.
         lacking = [float(p._spectrum(p.num_resolved() + 1)[-1]) for p in parts]
@@ -169,6 +178,18 @@ class _Convolution(IndexedContext):
         counts = np.array(multiplicities, dtype=object)
         return int(counts[values > lost * (1 + TIE)].sum())
 
+
+@pytree_dataclass
+class _Convolution(ByIndex):
+    """T₁ T₁* T₂ of contexts with common left functions: λ_i s_i, index by index."""
+
+    first: IndexedContext
+    second: IndexedContext
+
+    @property
+    def _powers(self) -> tuple[tuple[IndexedContext, int], ...]:
+        return (self.first, 2), (self.second, 1)
+
     def _joint(self) -> np.ndarray:
         one, two = self.first._joint(), self.second._joint()
         # T₁ T₁*: to A₁ by P⁺, and back by Bayes' rule.
@@ -183,34 +204,6 @@ class _Convolution(IndexedContext):
         # Where the other factor has ended the value is 0, and the function any.
         there = index < self.modes(num).values.size
         return left[:, there], right[:, there], index[there]
-
-
-@one_by_one
-def compose(*contexts: AnalyticContext) -> AnalyticContext:
-    """The chain T₁ T₂ …: X → A₁ → A₂ → …, of one context and its reverse in turn.
-
-    `compose(c, reverse(c))` is the X-to-X walk of the dual kernel, T T*, with the
-    values s_i²; p times over it is (T T*)^p, with s_i^(2p) (theory.md §4.6). Chains
-    whose factors have other functions have no closed form here.
-
-    Args:
-        *contexts: of the zoo, at least one; the A of each is the X of the next.
-
-    Raises:
-        TypeError: if one is no context of the zoo.
-        ValueError: if there is none, or they are not one context and its reverse.
-    """
-    chain, *others = map(_as_chain, check_contexts(contexts, AnalyticContext))
-    for place, other in enumerate(others, 1):
-        # T T is no chain: the A of one is the X of the next only where they alternate.
-        if not _is_same(chain.base, other.base) or chain._to_a != other.from_a:
-            msg = (
-                "contexts must be one context and its reverse in turn, as compose(c,"
-                f" reverse(c), c); got another at position {place}"
-            )
-            raise ValueError(msg)
-        chain = _Chain(chain.base, chain.num_steps + other.num_steps, chain.from_a)
-    return _simplest(chain)
 
 
 @one_by_one
@@ -241,8 +234,11 @@ def _convolve(first: AnalyticContext, second: AnalyticContext) -> AnalyticContex
         # Index by index: rank by rank would pair functions that are not the same.
         if first.basis == second.basis:
             return _Convolution(first, second)
-    elif _is_same(_as_chain(first).base, _as_chain(second).base):
-        return compose(first, reverse(first), second)
+    else:
+        one = _as_chain(first)
+        step = Chain(one.base, 2 * one.num_steps, one.from_a)
+        if (chain := alternating(step, second)) is not None:
+            return chain
     msg = (
         "contexts must share their left singular functions; got"
         f" {summary(first)} and {summary(second)}"
@@ -264,18 +260,28 @@ def reverse(context: AnalyticContext) -> AnalyticContext:
     (context,) = check_contexts((context,), AnalyticContext)
     chain = _as_chain(context)
     # Started from the other end: as many steps, from where it ended.
-    return _simplest(_Chain(chain.base, chain.num_steps, chain._to_a))
+    return _simplest(Chain(chain.base, chain.num_steps, chain._to_a))
 
 
-def _as_chain(context: AnalyticContext) -> _Chain:
-    return context if isinstance(context, _Chain) else _Chain(context, 1, False)
+def alternating(one: AnalyticContext, two: AnalyticContext) -> AnalyticContext | None:
+    """T₁ T₂ of two that are one context and its reverse in turn; None: they are not."""
+    chain, other = map(_as_chain, (one, two))
+    # T T is none: the A of one is the X of the next only where they alternate.
+    if chain._to_a != other.from_a or not is_same(chain.base, other.base):
+        return None
+    num_steps = chain.num_steps + other.num_steps
+    return _simplest(Chain(chain.base, num_steps, chain.from_a))
 
 
-def _simplest(chain: _Chain) -> AnalyticContext:
+def _as_chain(context: AnalyticContext) -> Chain:
+    return context if isinstance(context, Chain) else Chain(context, 1, False)
+
+
+def _simplest(chain: Chain) -> AnalyticContext:
     return chain if chain.from_a or chain.num_steps > 1 else chain.base
 
 
-def _is_same(one: AnalyticContext, two: AnalyticContext) -> bool:
+def is_same(one: AnalyticContext, two: AnalyticContext) -> bool:
     """Whether two contexts are one family with the same parameters."""
     (leaves, structure), (others, other) = map(jax.tree.flatten, (one, two))
     # By value, as parameters may be equal arrays that are not the same object.

@@ -219,6 +219,10 @@ class _Mixture(IndexedContext):
     def basis(self) -> tuple:
         return self.components[0].basis
 
+    @property
+    def _has_vectors(self) -> bool:
+        return self.components[0]._has_vectors
+
     def _has(self, hook: str) -> bool:
         return hook != "_points" and all(c._has(hook) for c in self.components)
 
@@ -313,7 +317,7 @@ def convex_combination(
         ValueError: if they do not share their functions, or weights are wrong.
     """
     components = check_contexts(contexts, IndexedContext)
-    law = index_law(weights, len(components))
+    law = index_law(weights, len(components), "convex_combination")
     for i, component in enumerate(components):
         if component.basis != components[0].basis:
             msg = (
@@ -324,8 +328,8 @@ def convex_combination(
     return _Mixture(components, law)
 
 
-def index_law(weights: ArrayLike | None, num: int) -> np.ndarray:
-    """The law of J, of positive weights that sum to 1; None: equal.
+def index_law(weights: ArrayLike | None, num: int, word: str) -> np.ndarray:
+    """The law of J for `word`, of positive weights that sum to 1; None: equal.
 
     Raises:
         TypeError: if they are traced.
@@ -335,9 +339,9 @@ def index_law(weights: ArrayLike | None, num: int) -> np.ndarray:
     if weights is None:
         weights = np.full(num, 1 / num)
     if is_traced(weights):
-        raise TypeError("weights must be concrete; got a tracer")
-    law = check_law(weights, "weights", positive=True)
+        raise TypeError(f"weights of {word} must be concrete; got a tracer")
+    law = check_law(weights, f"weights of {word}", positive=True)
     if law.size != num:
-        msg = f"weights must have length {num}; got {law.size}"
+        msg = f"weights of {word} must have length {num}; got {law.size}"
         raise ValueError(msg)
     return law

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import numpy as np
 
 from contexture_jax.zoo._base import AnalyticContext
-from contexture_jax.zoo._chains import compose, convolve, reverse
+from contexture_jax.zoo._chains import convolve, reverse
 from contexture_jax.zoo._circle import circle, circle_heat, circle_shift
 from contexture_jax.zoo._combinations import (
     convex_combination,
     tensor_product,
 )
+from contexture_jax.zoo._commuting import compose
 from contexture_jax.zoo._dirichlet import (
     beta_binomial,
     dirichlet_multinomial,
@@ -115,7 +116,7 @@ FAMILIES: dict[str, Callable[[], AnalyticContext]] = {
     "three_state_chain": three_state_chain,
     "torus_walk": lambda: torus_walk(5, 2),
     "tree": lambda: tree(2, (0.1, 0.2, 0.3, 0.15, 0.25)),
-    "compose": lambda: compose(*[erasure(3, 0.3), reverse(erasure(3, 0.3))] * 2),
+    "compose": lambda: compose(binary_symmetric(3, 0.1), erasure(3, 0.3)),
     "convolve": lambda: convolve(
         poisson_thinning(3.0, 0.7), poisson_thinning(3.0, 0.4)
     ),

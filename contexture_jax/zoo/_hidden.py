@@ -27,10 +27,11 @@ from contexture_jax.zoo._base import (
     AnalyticContext,
     Clusters,
     IndexedContext,
+    adjoint_functions,
     check_contexts,
     host,
 )
-from contexture_jax.zoo._chains import _is_same
+from contexture_jax.zoo._chains import is_same
 from contexture_jax.zoo._circle import _Noise, _Shift
 from contexture_jax.zoo._combinations import _Product, index_law
 from contexture_jax.zoo._letters import _Erased, _Letter, _Strings
@@ -74,12 +75,12 @@ def mixture(
         ValueError: if they have no closed form, or weights are wrong.
     """
     parts = check_contexts(contexts, AnalyticContext)
-    return _mixed(parts, index_law(weights, len(parts)))
+    return _mixed(parts, index_law(weights, len(parts), "mixture"))
 
 
 def _mixed(parts: tuple[Any, ...], law: np.ndarray) -> AnalyticContext:
     first, *others = parts
-    if all(_is_same(first, other) for other in others):
+    if all(is_same(first, other) for other in others):
         return first
     kinds = {_kind(part) for part in parts}
     if len(kinds) == 1 and None not in kinds:
@@ -90,7 +91,7 @@ def _mixed(parts: tuple[Any, ...], law: np.ndarray) -> AnalyticContext:
         unlike = [
             i
             for i, (one, *more) in enumerate(factors)
-            if not all(_is_same(one, two) for two in more)
+            if not all(is_same(one, two) for two in more)
         ]
         if len({len(part.factors) for part in parts}) == 1 and len(unlike) == 1:
             # T ⊗ S and T′ ⊗ S: S goes out of the sum.
@@ -285,10 +286,9 @@ class _Hidden(IndexedContext):
     def _indexed_functions(self, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         parts = [component._indexed_functions(num) for component in self.components]
         left, _, index = max(parts, key=lambda part: part[2].size)
-        joint, values = self._joint(), self.modes(num).values[index]
-        # ν = T* μ / s; of a value 0 it can be any finite one.
-        scale = np.where(values > self._rounding, values, 1.0)
-        return left, joint.T @ left / joint.sum(axis=0)[:, None] / scale, index
+        values = self.modes(num).values[index]
+        right = adjoint_functions(self._joint(), left, values, self._rounding)
+        return left, right, index
 
     def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         of_index, *keys = jax.random.split(key, len(self.components) + 1)

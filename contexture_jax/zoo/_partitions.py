@@ -18,6 +18,7 @@ from contexture_jax.zoo._base import (
     AnalyticContext,
     Clusters,
     IndexedContext,
+    adjoint_functions,
     check_table_size,
     host,
 )
@@ -126,11 +127,8 @@ class _Resolutions(IndexedContext):
             # The leading left vectors; the others are of value 0.
             basis = np.hstack([basis, np.linalg.svd(rest)[0][:, :added]])
             index += [index[-1] + 1 if index else 0] * added
-        left, joint = basis[:, 1:] / root, self._joint()
-        scale = values[index]
-        # Of a value 0 the right function can be any finite one.
-        scale = np.where(scale > 0, scale, 1.0)
-        right = (joint.T @ left) / joint.sum(axis=0)[:, None] / scale
+        left = basis[:, 1:] / root
+        right = adjoint_functions(self._joint(), left, values[index])
         return left, right, np.array(index, dtype=int)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,9 +13,7 @@ from contexture_jax.zoo._base import (
     Clusters,
     check_table_size,
     collect,
-    density_of_rows,
     host,
-    sample_rows,
 )
 from contexture_jax.zoo._checks import as_integers, check_law
 
@@ -60,12 +59,14 @@ class _Tabled(AnalyticContext):
 
     def _draw(self, key: PRNGKeyArray, x: Array) -> Array:
         """Draw a column number of the table for each row number of `x`."""
-        return sample_rows(key, self.joint, as_integers(x, "x"))
+        x, logits = as_integers(x, "x"), jnp.log(jnp.asarray(self.joint))
+        return jax.random.categorical(key, logits[x], axis=-1).astype(x.dtype)
 
     def log_density(self, a: ArrayLike, x: ArrayLike) -> Array:
         """Log P(a|x) for column and row numbers of the table, of one shape."""
         joint = jnp.asarray(self.joint)
-        return density_of_rows(joint, as_integers(a, "a"), as_integers(x, "x"))
+        a, x = as_integers(a, "a"), as_integers(x, "x")
+        return jnp.log(joint[x, a]) - jnp.log(joint.sum(axis=1))[x]
 
 
 def _computed(joint: np.ndarray) -> AnalyticContext:

@@ -137,16 +137,34 @@ def test_noises_of_opposite_signs_cancel_where_the_index_is_hidden():
     for other in (zoo.poisson_thinning(3.0, 0.4), zoo.gaussian(0.6, num_points=50)):
         with pytest.raises(ValueError, match=r"the same functions of X and of A, as"):
             zoo.mixture([parts[0], other])
-    with pytest.raises(ValueError, match="weights must have length 2; got 1"):
+    with pytest.raises(
+        ValueError, match="weights of mixture must have length 2; got 1"
+    ):
         zoo.mixture(parts, [1.0])
 
 
 def test_chains_of_other_functions_are_refused():
     one, other = zoo.staff_smoking(), zoo.three_state_chain()
-    with pytest.raises(ValueError, match="one context and its reverse in turn"):
+    with pytest.raises(ValueError, match=r"in turn, or walks.*contexts\.compose is"):
         zoo.compose(one, one)
-    with pytest.raises(ValueError, match="got another at position 1"):
-        zoo.compose(one, zoo.reverse(other))
+    for apart in (
+        zoo.reverse(other),
+        zoo.binary_symmetric(3, 0.1),
+        zoo.label_noise(4, 0.1),
+    ):
+        with pytest.raises(ValueError, match="at positions 0 and 1"):
+            zoo.compose(one, apart)
+    # A of an erasure is no X of one; the second thinning is of another mean.
+    for pair in (
+        [zoo.erasure(3, 0.3), zoo.binary_symmetric(3, 0.1)],
+        [zoo.poisson_thinning(3.0, 0.4)] * 2,
+        [zoo.cyclic([0.5, 0.5]), zoo.cyclic([0.5, 0.5, 0.0])],
+        [zoo.gaussian(0.5), zoo.circle_heat(0.1)],
+    ):
+        with pytest.raises(ValueError, match="contexts must be one context and its"):
+            zoo.compose(*pair)
+    with pytest.raises(ValueError, match=r"at most 4194304; got 2500 × 2500"):
+        zoo.compose(*[zoo.cyclic(np.full(2500, 1 / 2500))] * 2)
     with pytest.raises(ValueError, match="must share their left singular functions"):
         zoo.convolve(one, other)
     with pytest.raises(ValueError, match="must share their left singular functions"):
@@ -181,3 +199,103 @@ def test_walks_raise_singular_values_to_a_power(walk, exponent, base):
     np.testing.assert_allclose(
         found.spectrum(8), base.spectrum(8) ** exponent, rtol=1e-12
     )
+
+
+MASKS = [[True, False, False], [False, True, True], [False, False, True]]
+COMMUTING = {
+    "normals": lambda: [zoo.gaussian(0.9), zoo.gaussian(-0.8)],
+    "walks": lambda: [
+        zoo.cyclic([0.5, 0.1, 0, 0.4, 0, 0, 0, 0]),
+        zoo.cyclic([0.3, 0, 0, 0, 0, 0.7, 0, 0]),
+    ],
+    "tori": lambda: [zoo.torus_walk(3, 2), zoo.reverse(zoo.torus_walk(3, 2))],
+    "parities": lambda: [zoo.binary_symmetric(4, 0.1), zoo.binary_symmetric(4, 0.8)],
+    "counts": lambda: [zoo.krawtchouk(6, 0.1), zoo.krawtchouk(6, 0.7)],
+    "letters": lambda: [zoo.label_noise(5, 0.3), zoo.complete_graph(5)],
+    "erasures behind": lambda: [zoo.binary_symmetric(3, 0.9), zoo.erasure(3, 0.3)],
+    "masks behind": lambda: [
+        zoo.binary_symmetric(3, 0.1),
+        zoo.mask_law(MASKS, [0.2, 0.5, 0.3], flip=0.8),
+    ],
+    "noises": lambda: [
+        zoo.circle(lambda u: 2 + np.cos(u) + np.sin(3 * u)),
+        zoo.circle(lambda u: np.exp(np.sin(u - 1) + np.cos(2 * u))),
+    ],
+    "heats": lambda: [zoo.circle_heat(0.05), zoo.circle_heat(0.07)],
+    "arcs": lambda: [zoo.circle_shift(4.0), zoo.circle_shift(2.03)],
+    "spheres": lambda: [
+        zoo.von_mises_fisher(3, 2.0),
+        zoo.zonal(3, lambda t: (1.0 - t) ** 2),
+    ],
+    "thinnings": lambda: [
+        zoo.poisson_thinning(3.0, 0.6),
+        zoo.poisson_thinning(3.0 * 0.6, 0.4),
+    ],
+    "factors": lambda: [
+        zoo.scarf([[0.3, 0.7], [0.2, 0.3, 0.5]], [0.2, 0.4]),
+        zoo.product_erasure([[0.3, 0.7], [0.2, 0.3, 0.5]], [0.5, 0.1]),
+    ],
+    "mixtures": lambda: [
+        zoo.mixture([zoo.gaussian(0.9), zoo.gaussian(-0.2)]),
+        zoo.convex_combination([zoo.gaussian(0.8), zoo.gaussian(-0.9)]),
+    ],
+    "there, back and on": lambda: [
+        zoo.erasure(3, 0.3),
+        zoo.reverse(zoo.erasure(3, 0.3)),
+        zoo.binary_symmetric(3, 0.1),
+        zoo.erasure(3, 0.2),
+    ],
+}
+# Of no finite family: the table of the chain is its own quadrature.
+OF_QUADRATURES = ("normals", "arcs", "spheres", "thinnings", "mixtures")
+
+
+@needs_x64
+@pytest.mark.fast("parities", "walks", "arcs", "erasures behind")
+@pytest.mark.parametrize("name", COMMUTING)
+def test_a_chain_of_commuting_families_is_the_product_of_their_operators(name):
+    parts = COMMUTING[name]()
+    found = zoo.compose(*parts)
+    product = np.asarray(parts[0].table())
+    for part in parts[1:]:
+        joint = np.asarray(part.table())
+        product = product @ (joint / joint.sum(axis=1, keepdims=True))
+    k = min(found.num_resolved(), *(part.num_resolved() for part in parts), 40)
+    assert k >= 6 or k == min(product.shape) - 1
+    for table in (product, np.asarray(found.table())):
+        values = oracle.singular_values(table)[:k]
+        np.testing.assert_allclose(values, found.spectrum(k), rtol=0, atol=1e-10)
+    if name not in OF_QUADRATURES:
+        np.testing.assert_allclose(found.table(), product, atol=1e-14)
+    energy = (np.asarray(found.spectrum(4000)) ** 2).sum()
+    assert found.total_energy() == pytest.approx(energy, rel=1e-9)
+    if "left_functions" in found.capabilities:
+        k = int((found.spectrum(k) > 1e-6).sum())
+        left, right = map(
+            np.asarray, (found.left_functions(k), found.right_functions(k))
+        )
+        joint = np.asarray(found.table())
+        scaled = joint @ right / joint.sum(axis=1)[:, None]
+        expected = left * np.asarray(found.spectrum(k))
+        law = joint.sum(axis=1)[:, None]
+        np.testing.assert_allclose(law * (scaled - expected), 0, atol=1e-10)
+    if "log_density" in found.capabilities and name not in OF_QUADRATURES:
+        x, a = map(np.asarray, (found.inputs(), found.context_values()))
+        at = np.repeat(x[1:2], len(a), axis=0)
+        law = np.exp(np.asarray(found.log_density(a, at)))
+        np.testing.assert_allclose(
+            law / law.sum(), product[1] / product[1].sum(), atol=1e-12
+        )
+
+
+def test_chains_draw_what_their_parts_draw_in_turn():
+    noise = zoo.compose(zoo.circle_shift(2.0), zoo.circle_heat(0.2))
+    drawn = np.cos(np.asarray(noise.sample(jax.random.key(0), np.ones(20_000))) - 1.0)
+    # E cos of both, which are independent and even: the first singular value.
+    first = float(noise.spectrum(1)[0])
+    assert abs(drawn.mean() - first) < 5 * drawn.std() / 20_000**0.5
+    normal = zoo.compose(*[zoo.gaussian(-0.9)] * 3)
+    np.testing.assert_allclose(normal.spectrum(2), [0.9**3, 0.9**6], rtol=1e-6)
+    assert normal.log_density(-(0.9**3), 1.0) > normal.log_density(0.9**3, 1.0)
+    both = zoo.compose(zoo.gaussian(0.5), zoo.reverse(zoo.gaussian(0.6)))
+    np.testing.assert_allclose(both.spectrum(1), 0.3, rtol=1e-6)
