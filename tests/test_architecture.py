@@ -69,6 +69,7 @@ JIT_ALLOWED = {
     "_core/fingerprint.py": "one pass over arrays too large for NumPy",
     "_core/factorizations.py": "for eager callers: each is some thirty operations",
     "_core/numerics.py": "a transpose that is stored, not a view inside a program",
+    "_core/programs.py": "programs of trees with static parts of the caller's",
     "contexts/_numbered.py": "binary searches among entries, for eager code",
     "contexts/_rbf.py": "new inputs, for eager callers of `extend`",
     "contexts/_softmax.py": "tables, draws and Bayes' rule over tiles, for eager code",

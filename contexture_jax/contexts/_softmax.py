@@ -19,6 +19,7 @@ from contexture_jax._core.checks import (
     is_concrete,
 )
 from contexture_jax._core.numerics import mm, safe_reciprocal
+from contexture_jax._core.programs import program_of
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -134,7 +135,7 @@ class SoftmaxContext(NumberedContext):
 
     def table(self) -> Float[Array, "n m"]:
         """The joint law as a dense (n, m) table: for small cases."""
-        return _table(self, form=self.form())
+        return program_of(_table, self, form=self.form())()
 
     def sample(
         self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0
@@ -146,7 +147,7 @@ class SoftmaxContext(NumberedContext):
         """
         check_key(key)
         x = self._inputs(x, "x")
-        return _draws(self, key, x, row_offset, form=self.form())
+        return program_of(_draws, self, form=self.form())(key, x, row_offset)
 
     def log_density(self, a: ArrayLike, x: ArrayLike) -> Float[Array, "..."]:
         """Log P⁺(a|x) for row numbers `x` and column numbers `a` of one shape.
@@ -157,7 +158,7 @@ class SoftmaxContext(NumberedContext):
         a, x = jnp.broadcast_arrays(
             as_numbers(a, "a", self.shape[1]), self._inputs(x, "x")
         )
-        return _log_densities(self, a, x, form=self.form())
+        return program_of(_log_densities, self, form=self.form())(a, x)
 
     def kernel(self, x: ArrayLike, x2: ArrayLike) -> Float[Array, "k l"]:
         """The dual kernel k_X⁺ between the rows numbered `x` and `x2`.
@@ -166,7 +167,7 @@ class SoftmaxContext(NumberedContext):
         build one, and take its products.
         """
         x, x2 = self._pair(x, x2)
-        return _dual_kernel(self, x, x2, form=self.form())
+        return program_of(_dual_kernel, self, form=self.form())(x, x2)
 
     def _bias(self) -> tuple[Array, Array, Array]:
         """Both parts, NaN for what is no number, and their size where they count."""

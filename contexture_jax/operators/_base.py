@@ -16,6 +16,7 @@ from contexture_jax._core.checks import (
     as_floating,
     check_integer,
     check_probabilities,
+    holds_callers,
     is_concrete,
     is_traced,
 )
@@ -291,9 +292,11 @@ def _as_block(block: Any, num_rows: int, name: str) -> Float[Array, "{num_rows} 
 
 
 def _can_compile(op: AssociationOperator, block: Array) -> bool:
-    """Whether a product is to be a program of its own: outside a trace, storages ours.
+    """Whether a product is to be a program: outside a trace, of what is ours alone.
 
-    Parts with a `matmat` of their own may be no tree of arrays, or call NumPy.
+    Parts with a `matmat` of their own may be no tree of arrays, or call NumPy. What
+    holds a function of the caller's would be kept alive by a program: parts of it that
+    do not are programs all the same.
     """
 
     def is_foreign(node: Any) -> bool:
@@ -307,7 +310,7 @@ def _can_compile(op: AssociationOperator, block: Array) -> bool:
     return all(
         isinstance(leaf, (jax.Array, np.ndarray)) and not isinstance(leaf, Tracer)
         for leaf in (block, *leaves)
-    )
+    ) and not holds_callers(op)
 
 
 # Eager loops over tiles and slots are traced in each call, for longer than they run.
@@ -334,11 +337,11 @@ def as_law_of(law: Any, name: str, size: int, dtype: Any) -> Float[Array, " n"]:
     return law
 
 
-def check_total(total: Any, name: str) -> None:
+def check_total(total: Any, name: str, hint: str = "") -> None:
     """Raise a `ValueError` unless a concrete sum is 1 up to rounding."""
     # So written NaN is refused, too.
     if is_concrete(total) and not abs(float(total) - 1) <= _MASS_TOLERANCE:
-        msg = f"{name} must sum to 1; got {float(total):.6g}"
+        msg = f"{name} must sum to 1{hint}; got {float(total):.6g}"
         raise ValueError(msg)
 
 

@@ -18,12 +18,12 @@ from contexture_jax._core.checks import (
     as_device_array,
     as_floating,
     check_ndim,
-    holds_callers,
     is_concrete,
     is_traced,
 )
 from contexture_jax._core.fingerprint import of_one_law
 from contexture_jax._core.numerics import mm, safe_divide
+from contexture_jax._core.programs import program_of
 from contexture_jax._core.types import Array, ArrayLike, Float, Int
 from contexture_jax.contexts import (
     Context,
@@ -117,18 +117,11 @@ def monte_carlo_expectation(
 
 def _program(context: Context) -> Callable[..., Array]:
     """`_by_draws` of a context, compiled if it is a pytree."""
-    leaves, tree = jax.tree.flatten(context)
     # A context of the user's own may hold what no program takes.
+    leaves = jax.tree.leaves(context)
     if not all(isinstance(v, (jax.Array, np.ndarray, float, int)) for v in leaves):
         return functools.partial(_by_draws, context)
-    if not holds_callers(context):
-        return functools.partial(_compiled_by_draws, context)
-
-    # Not by that, whose cache would hold functions of the caller's for ever.
-    def by_draws(leaves: Any, *arguments: Any) -> Array:
-        return _by_draws(jax.tree.unflatten(tree, leaves), *arguments)
-
-    return functools.partial(jax.jit(by_draws), leaves)
+    return program_of(_compiled_by_draws, context)
 
 
 def _by_draws(
@@ -152,7 +145,7 @@ def expectation(context: Any, g: Array) -> Array:
 
 @expectation.register
 def _(context: SoftmaxContext, g: Array) -> Array:
-    return _by_tiles(context, g, form=context.form())
+    return program_of(_by_tiles, context, form=context.form())(g)
 
 
 @expectation.register

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer
 from contexture_jax._core.numerics import Precision, safe_reciprocal
+from contexture_jax._core.programs import program_of
 from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
 from contexture_jax.contexts import SoftmaxContext
 from contexture_jax.kernels import Form, exp_matmul, tile_shape
@@ -129,7 +130,8 @@ def kernel_operator(
         )
         raise TypeError(msg)
     tile_size = check_integer(tile_size, "tile_size", low=1)
-    return _build(context, tile_size, context.form() if form is None else form)
+    form = context.form() if form is None else form
+    return program_of(_build, context, tile_size=tile_size, form=form)()
 
 
 @functools.partial(jax.jit, static_argnames=("tile_size", "form"))

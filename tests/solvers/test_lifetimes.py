@@ -13,6 +13,7 @@ import pytest
 from scipy.sparse.linalg import aslinearoperator
 
 import contexture_jax as cx
+from contexture_jax._core.types import pytree_dataclass, static_field
 from tests import oracle
 from tests.problems import random_table
 
@@ -116,6 +117,65 @@ def test_a_function_of_a_context_is_free_after_its_functions_were_extended():
     np.testing.assert_allclose(found, 1, rtol=1e-5)
     left = weakref.ref(context.mean)
     del context
+    gc.collect()
+    assert left() is None
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["p_x", "p_a"],
+    meta_fields=["move"],
+)
+@dataclasses.dataclass(frozen=True)
+class Moved(cx.operators.AssociationOperator):
+    """Independent X and A, by a function that is part of the structure."""
+
+    p_x: Any
+    p_a: Any
+    move: Any
+
+    def _matmat(self, g: Any) -> Any:
+        return self.move(self.p_a @ g)[None, :] + jnp.zeros((len(self.p_x), 1), DTYPE)
+
+
+def with_a_function() -> tuple[Any, Any]:
+    def move(mean: Any) -> Any:
+        return mean
+
+    law = jnp.full((3,), 1 / 3, DTYPE)
+    dense = cx.association_operator(cx.contexts.joint(np.eye(3, dtype=DTYPE)))
+    chain = cx.operators.compose(Moved(law, law, move), dense)
+    np.testing.assert_allclose(chain.matmat(jnp.eye(3, dtype=DTYPE)), 1 / 3, rtol=1e-5)
+    return chain, move
+
+
+def with_scores_of_a_function() -> tuple[Any, Any]:
+    @pytree_dataclass
+    class Told(cx.contexts.Rbf):
+        tell: Any = static_field(default=None)
+
+    def tell() -> None: ...
+
+    known = cx.contexts.rbf(np.arange(4.0)[:, None].astype(DTYPE))
+    fields = {f.name: getattr(known, f.name) for f in dataclasses.fields(known)}
+    context = Told(**fields, tell=tell)
+    g = jnp.eye(4, dtype=DTYPE)
+    found = cx.operators.conditional_expectation(context, g)
+    expected = cx.association_operator(known).as_matrix()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    op = cx.association_operator(context)
+    np.testing.assert_allclose(op.matmat(g), expected, rtol=1e-5)
+    np.testing.assert_allclose(context.table() * 4, expected, rtol=1e-5)
+    return context, tell
+
+
+@pytest.mark.slow_cases("with_scores_of_a_function")
+@pytest.mark.parametrize("make", [with_a_function, with_scores_of_a_function])
+def test_a_static_function_is_free_after_products(make):
+    """As above: neither the products of an operator nor those at new inputs keep it."""
+    owner, function = make()
+    left = weakref.ref(function)
+    del owner, function
     gc.collect()
     assert left() is None
 
