@@ -43,7 +43,7 @@ def of_a_list(function: Callable[_P, _T]) -> Callable[_P, _T]:
     """Let `word([first, second], …)` refuse `word(first, second)` likewise."""
     word, names = getattr(function, "__name__", ""), inspect.signature(function)
     num = len(names.parameters)
-    more = ", weights" if num > 1 else ""
+    more = f", {list(names.parameters)[1]}" if num > 1 else ""
 
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -21,6 +21,7 @@ from contexture_jax.contexts._density import (
     judge_density,
 )
 from contexture_jax.contexts._graph import graph
+from contexture_jax.contexts._hidden import Mixture, MixtureOfJoins, mixture
 from contexture_jax.contexts._images import (
     Crop,
     Cutout,
@@ -43,10 +44,8 @@ from contexture_jax.contexts._mixing import (
 )
 from contexture_jax.contexts._mixtures import (
     ConvexCombination,
-    Mixture,
     Seen,
     convex_combination,
-    mixture,
 )
 from contexture_jax.contexts._neighbors import (
     Neighbors,
@@ -63,7 +62,7 @@ from contexture_jax.contexts._paired import (
     time_lag,
 )
 from contexture_jax.contexts._pairs import pairs
-from contexture_jax.contexts._parts import row_law
+from contexture_jax.contexts._parts import parts_on_one_input, row_law
 from contexture_jax.contexts._products import TensorProduct, tensor_product
 from contexture_jax.contexts._rbf import Rbf, rbf
 from contexture_jax.contexts._sampling import SamplingContext, row_keys
@@ -84,6 +83,7 @@ from contexture_jax.contexts._tabular import (
     scarf,
 )
 from contexture_jax.contexts._teacher import Teacher, teacher
+from contexture_jax.contexts._tuples import TupleContext
 from contexture_jax.kernels import nearest_neighbors
 
 __all__ = [
@@ -109,6 +109,7 @@ __all__ = [
     "MaskedTokens",
     "MixedContext",
     "Mixture",
+    "MixtureOfJoins",
     "Neighbors",
     "NextToken",
     "NumberedContext",
@@ -126,6 +127,7 @@ __all__ = [
     "Teacher",
     "TensorProduct",
     "TimeLag",
+    "TupleContext",
     "all_log_densities",
     "as_context",
     "attention",
@@ -158,6 +160,7 @@ __all__ = [
     "next_token",
     "on_rows",
     "pairs",
+    "parts_on_one_input",
     "rbf",
     "reverse",
     "row_keys",

@@ -1,4 +1,4 @@
-"""One of several contexts at random, seen or not: mixtures (theory.md §4.6)."""
+"""One of several contexts at random, and which one is seen (theory.md §4.6)."""
 
 from __future__ import annotations
 
@@ -23,24 +23,23 @@ from contexture_jax.contexts._base import Context
 from contexture_jax.contexts._density import all_log_densities
 from contexture_jax.contexts._mixed import MixedContext, Reversed
 from contexture_jax.contexts._parts import (
-    as_parts,
     as_weights,
-    check_kinds,
-    check_one_input,
     is_numbered,
     law_of_a,
+    parts_on_one_input,
     rows_of,
     size_of,
-    sizes_of,
 )
 from contexture_jax.contexts._sampling import row_keys
 
 __all__ = [
     "ConvexCombination",
-    "Mixture",
+    "Indexed",
     "Seen",
+    "as_wide",
     "convex_combination",
-    "mixture",
+    "shape_of",
+    "useful",
 ]
 
 
@@ -57,7 +56,7 @@ class Seen(NamedTuple):
     values: tuple[Any, ...]
 
 
-class _Indexed(MixedContext):
+class Indexed(MixedContext):
     """What both mixtures share: P(J = j|x) = w_j, as all parts have one law of X."""
 
     contexts: tuple[Any, ...]
@@ -116,7 +115,7 @@ class _Indexed(MixedContext):
 
 
 @pytree_dataclass
-class ConvexCombination(_Indexed):
+class ConvexCombination(Indexed):
     """A = (J, A_J) with P(J = j) = w_j, and J seen: T T* = Σ_j w_j T_j T_j*.
 
     Attributes:
@@ -130,7 +129,7 @@ class ConvexCombination(_Indexed):
     @property
     def shape(self) -> tuple[int, int]:
         """(n, Σ m_j): columns of the parts, one part after the other."""
-        return _shape(self, lambda sizes: sum(m for _, m in sizes))
+        return shape_of(self, lambda sizes: sum(m for _, m in sizes))
 
     def _laws(self, x: Int[Array, " k"]) -> Float[Array, "k m"]:
         rows = [rows_of(part, x) for part in self.contexts]
@@ -200,87 +199,19 @@ class ConvexCombination(_Indexed):
         return starts
 
 
-@pytree_dataclass
-class Mixture(_Indexed):
-    """A = A_J on a common A, and J not seen: P⁺ = Σ_j w_j P_j⁺, T = Σ_j w_j T_j.
-
-    Attributes:
-        contexts: the parts, with one X and one A.
-        weights: w_j, shape (j,), summing to 1.
-    """
-
-    contexts: tuple[Any, ...]
-    weights: Float[Array, " j"]
-
-    def _gives(self, name: str) -> bool:
-        if name == "kernel":  # of the law, which the kernels of the parts do not tell
-            return self._all("table") and is_numbered(self)
-        return super()._gives(name)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(n, m)."""
-        return _shape(self, lambda sizes: sizes[0][1])
-
-    def _sum(self, terms: Sequence[Array]) -> Array:
-        return sum(self._weight(j, t.dtype) * t for j, t in enumerate(terms))  # pyright: ignore
-
-    def _laws(self, x: Int[Array, " k"]) -> Float[Array, "k m"]:
-        return self._sum([rows_of(part, x) for part in self.contexts])
-
-    def _law_of_a(self) -> Float[Array, " m"]:
-        return self._sum([law_of_a(part) for part in self.contexts])
-
-    def sample(self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0) -> Array:
-        """Draw J, and A_J alone is given."""
-        index, drawn = self._draw_all(key, x, row_offset)
-        shapes = {str(jax.tree.map(jnp.shape, a)) for a in drawn}
-        if len(shapes) > 1:
-            msg = (
-                f"mixture takes contexts with one A; they draw shapes {sorted(shapes)}"
-            )
-            raise ValueError(msg)
-        found = drawn[0]
-        for j, a in enumerate(drawn[1:], 1):
-            is_chosen = index == j
-            found = jax.tree.map(
-                lambda new, old, chosen=is_chosen: jnp.where(
-                    _as_wide(chosen, new), new, old
-                ),
-                a,
-                found,
-            )
-        return found
-
-    def log_density(self, a: ArrayLike, x: ArrayLike) -> Array:
-        """Log Σ_j w_j P_j(a|x)."""
-        self._check_has("log_density")
-        logs = jnp.stack([part.log_density(a, x) for part in self.contexts])
-        weights = jnp.asarray(self.weights).astype(logs.dtype)
-        weights = weights.reshape(-1, *(1,) * (logs.ndim - 1))
-        return jax.nn.logsumexp(logs + jnp.log(weights), axis=0)
-
-    def log_densities(self, a: Any, x: ArrayLike) -> Float[Array, "m k"]:
-        """Log P⁺(a_j|x_i) for all pairs, for fixed j with respect to one measure."""
-        if is_numbered(self):
-            return super().log_densities(a, x)
-        logs = self._by_part([a] * len(self.contexts), x)
-        return jax.nn.logsumexp(logs, axis=0)
-
-
 def _where(chosen: Array, drawn: Any) -> Any:
     """What was drawn, 0 in rows that are not chosen."""
     return jax.tree.map(
-        lambda a: jnp.where(_as_wide(chosen, a), a, jnp.zeros_like(a)), drawn
+        lambda a: jnp.where(as_wide(chosen, a), a, jnp.zeros_like(a)), drawn
     )
 
 
-def _as_wide(chosen: Array, a: Array) -> Array:
+def as_wide(chosen: Array, a: Array) -> Array:
     """A truth value a row, to go with what was drawn for the rows."""
     return chosen.reshape(*chosen.shape, *(1,) * (a.ndim - chosen.ndim))
 
 
-def _shape(
+def shape_of(
     context: MixedContext, width: Callable[[list[tuple[int, int]]], int]
 ) -> tuple[int, int]:
     sizes = [size_of(part) for part in context.contexts]
@@ -330,54 +261,12 @@ def convex_combination(
         >>> cx.contexts.convex_combination(both, [0.3, 0.7]).shape
         (12, 14)
     """
-    parts = as_parts(contexts, "convex_combination")
-    law = as_weights(weights, len(parts))
-    check_one_input(parts, "convex_combination")
-    return _useful(ConvexCombination(parts, law), "convex_combination")
+    parts = parts_on_one_input(contexts, "convex_combination")
+    law = as_weights(weights, len(parts), "convex_combination")
+    return useful(ConvexCombination(parts, law), "convex_combination")
 
 
-@of_a_list
-def mixture(
-    contexts: Sequence[Context | Any], weights: ArrayLike | None = None
-) -> Mixture:
-    """One of several contexts with the same A at random, and which one is not seen.
-
-    P⁺ = Σ_j w_j P_j⁺, so that T = Σ_j w_j T_j (theory.md §4.6): another operator than
-    that of `convex_combination`, and never a stronger one; its docstring says when to
-    take which.
-
-    Args:
-        contexts: at least one, all of one X and one A: all finite with one law of X, or
-            all laws of A at any x.
-        weights: as in `convex_combination`.
-
-    Raises:
-        TypeError: as `convex_combination`.
-        ValueError: likewise, or if the contexts have different numbers of values.
-
-    Example:
-        >>> import contexture_jax as cx
-        >>> tables = [[2, 1], [1, 2]], [[1, 2], [2, 1]]
-        >>> mixed = cx.contexts.mixture(list(map(cx.contexts.joint, tables)))
-        >>> mixed.table().tolist()
-        [[0.25, 0.25], [0.25, 0.25]]
-    """
-    parts = as_parts(contexts, "mixture")
-    law = as_weights(weights, len(parts))
-    check_one_input(parts, "mixture")
-    for number, part in enumerate(parts):
-        check_kinds((parts[0], 1), (part, 1), "mixture", 0, number, "values")
-    sizes = {n for part in parts if (n := sizes_of(part)[1]) is not None}
-    if len(sizes) > 1:
-        msg = (
-            "mixture takes contexts with the same values of A; got"
-            f" {sorted(sizes)} of them: where they differ, convex_combination"
-        )
-        raise ValueError(msg)
-    return _useful(Mixture(parts, law), "mixture")
-
-
-def _useful(context: Any, word: str) -> Any:
+def useful(context: Any, word: str) -> Any:
     """A context that can do something, or an error that says what its parts can."""
     if context.capabilities:
         return context

@@ -35,6 +35,7 @@ __all__ = [
     "is_numbered",
     "law_of_a",
     "law_of_x",
+    "parts_on_one_input",
     "row_law",
     "rows_of",
     "size_of",
@@ -175,8 +176,8 @@ def as_parts(contexts: Iterable[Any], word: str) -> tuple[Context, ...]:
     return parts
 
 
-def as_weights(weights: ArrayLike | None, num: int) -> Float[Array, " j"]:
-    """The law of the index, from concrete weights that sum to 1; None: equal.
+def as_weights(weights: ArrayLike | None, num: int, word: str) -> Float[Array, " j"]:
+    """The law of the index for `word`, of concrete weights that sum to 1; None: equal.
 
     Raises:
         TypeError: if they are traced, or no real numbers.
@@ -186,15 +187,16 @@ def as_weights(weights: ArrayLike | None, num: int) -> Float[Array, " j"]:
         return jnp.full((num,), 1.0 / num)
     if traced(weights):
         raise TypeError(
-            "weights must be concrete; got a tracer: operators take traced weights, as"
-            " cx.operators.convex_combination([op1, op2], weights)"
+            f"weights of {word} must be concrete; got a tracer: operators take traced"
+            f" weights, as cx.operators.{word}([op1, op2], weights)"
         )
-    given = np.asarray(as_real(weights, "weights"), np.float64)
-    check_probabilities(given, "weights", num)
+    name = f"weights of {word}"
+    given = np.asarray(as_real(weights, name), np.float64)
+    check_probabilities(given, name, num)
     total = float(given.sum())
     if abs(total - 1.0) > _SUM_TOLERANCE:
         msg = (
-            "weights must sum to 1, as weights / sum(weights) does; got a sum of"
+            f"{name} must sum to 1, as weights / sum(weights) does; got a sum of"
             f" {total:.9g}"
         )
         raise ValueError(msg)
@@ -226,6 +228,23 @@ def check_one_input(parts: Sequence[Context], word: str) -> None:
                 " cx.contexts.conditional(rows, p_x) does"
             )
             raise ValueError(msg)
+
+
+def parts_on_one_input(contexts: Iterable[Any], word: str) -> tuple[Context, ...]:
+    """The contexts of a list, one or more, with one X and one law of it.
+
+    Args:
+        contexts: the list.
+        word: the function that takes it, for messages.
+
+    Raises:
+        TypeError: if there is none, one is no context, or some inputs are numbers and
+            others arrays.
+        ValueError: if inputs differ in number or law, as far as can be told.
+    """
+    parts = as_parts(contexts, word)
+    check_one_input(parts, word)
+    return parts
 
 
 def check_chain(parts: Sequence[Context]) -> None:

@@ -14,7 +14,6 @@ from contexture_jax.contexts import (
     Composed,
     ConvexCombination,
     DualStep,
-    Joined,
     MixedContext,
     Mixture,
     Neighbors,
@@ -22,6 +21,7 @@ from contexture_jax.contexts import (
     Rbf,
     SameClass,
     TimeLag,
+    TupleContext,
 )
 from contexture_jax.learning._objectives import Objective
 from contexture_jax.operators import AssociationOperator, association_operator
@@ -165,10 +165,10 @@ def _of_rows(
     sees = objective.sees
     num_rows = _num_drawn_rows(context) if op is None else op.shape[0]
     x = _table(_own_x(context, num_rows) if x is None else x, "x", num_rows)
-    if sees.endswith("of parts") or isinstance(context, Joined):
+    if sees.endswith("of parts") or isinstance(context, TupleContext):
         a = _tables_of_parts(context, x, a)
         # What is drawn by itself is seen as it is drawn.
-        pairs = zip(context.contexts, a, strict=True)
+        pairs = zip(_parts(context), a, strict=True)
         shown = tuple(t if _has_operator(part) else None for part, t in pairs)
     elif _has_operator(context) and op is not None:
         a = _table(_own_a(context, x) if a is None else a, "a", op.shape[1])
@@ -227,9 +227,14 @@ def _is_square(context: Any) -> bool:
     return context.shape[0] == context.shape[1]
 
 
+def _parts(context: Any) -> tuple[Any, ...]:
+    """The contexts whose values a tuple or a seen mixture has."""
+    return context.tupled if isinstance(context, TupleContext) else context.contexts
+
+
 def _tables_of_parts(context: Any, x: Any, a: Any) -> tuple[Any, ...]:
     """What each part's encoder sees of its values; None: what it draws itself."""
-    parts = context.contexts
+    parts = _parts(context)
     given = (None,) * len(parts) if a is None else a
     if not isinstance(given, tuple) or len(given) != len(parts):
         msg = (

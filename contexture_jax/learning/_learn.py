@@ -14,7 +14,12 @@ from flax import nnx
 
 from contexture_jax._core.checks import check_integer
 from contexture_jax._core.types import Array
-from contexture_jax.contexts import ConvexCombination, Joined, as_context, drawable
+from contexture_jax.contexts import (
+    ConvexCombination,
+    TupleContext,
+    as_context,
+    drawable,
+)
 from contexture_jax.evaluation import RayleighRitz, rayleigh_ritz
 from contexture_jax.learning._law import Law, law_of
 from contexture_jax.learning._learned import Functions, Learned, check_run
@@ -270,7 +275,7 @@ def _towers(
     dtype = jnp.zeros(()).dtype if law.op is None else law.op.dtype
     # One stream, from which both draw in turn: they do not begin alike.
     rngs = nnx.Rngs(seed)
-    joined, towers = isinstance(law.pairs.context, Joined), {}
+    joined, towers = isinstance(law.pairs.context, TupleContext), {}
     for name in objective.towers:
         chosen = encoder
         if isinstance(encoder, Encoder) and encoder.num_waves is None:
@@ -321,7 +326,7 @@ def _by_operator(
         elif of_parts:
             embeddings[name] = columns_of_parts(tower, law.a, _embed, batch_size)
         # Columns of a join are no tuples.
-        elif not isinstance(law.pairs.context, Joined):
+        elif not isinstance(law.pairs.context, TupleContext):
             embeddings[name] = _embed(tower, law.a, batch_size)
     ritz = {
         # (n, d): Ψ is judged by its average T Ψ.

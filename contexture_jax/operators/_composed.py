@@ -227,7 +227,14 @@ class ConvexCombinationOperator(AssociationOperator):
 
 
 def reverse(operator: AssociationOperator) -> AssociationOperator:
-    """X and A in each other's place: T*, as `op.T`; the reverse of that is T again."""
+    """X and A in each other's place: T*, as `op.T`; the reverse of that is T again.
+
+    Args:
+        operator: T, shape (n, m); what comes has the shape (m, n).
+
+    Raises:
+        TypeError: if it is no operator.
+    """
     check_operator(operator, "operator")
     if isinstance(operator, AdjointOperator):
         # Not the adjoint of an adjoint: products go no deeper.
@@ -239,8 +246,14 @@ def reverse(operator: AssociationOperator) -> AssociationOperator:
 def compose(*operators: AssociationOperator) -> ComposedOperator:
     """The chain T₁ T₂ …: X → A₁ → A₂ → …; P_X and the last P_A are kept.
 
+    Args:
+        *operators: T_j of shape (n_j, n_{j+1}), at least one; P_A of each is P_X of the
+            next.
+
     Raises:
-        ValueError: if the law of A in one factor is not the law of X in the next.
+        TypeError: if one is no operator.
+        ValueError: if there is none, or the law of A in one factor is not the law of X
+            in the next.
     """
     chain = as_operators(operators)
     for number, (one, two) in enumerate(itertools.pairwise(chain)):
@@ -257,7 +270,11 @@ def convolve(*operators: AssociationOperator) -> ComposedOperator:
 
     Of more than two, a step of each but the last: T₁ T₁* T₂ T₂* … T_r.
 
+    Args:
+        *operators: T_j, at least one, of shapes (n, m_j) and with one P_X.
+
     Raises:
+        TypeError: if one is no operator.
         ValueError: if they have not one law of X, or there is none.
     """
     parts = as_operators(operators)
@@ -272,7 +289,7 @@ def convolve(*operators: AssociationOperator) -> ComposedOperator:
 def mixture(
     operators: Sequence[AssociationOperator], weights: ArrayLike | None = None
 ) -> MixtureOperator:
-    """The mixture of joint laws with a hidden index.
+    """The mixture of joint laws with a hidden index: P⁺ = Σ_j w_j P_j⁺.
 
     Args:
         operators: T_j, all of one shape.
@@ -280,6 +297,7 @@ def mixture(
             ones are normalised.
 
     Raises:
+        TypeError: if one is no operator, or weights are no real numbers.
         ValueError: if shapes differ, a weight is negative or not finite, or their sum
             is not 1.
     """
@@ -288,7 +306,7 @@ def mixture(
     if len(shapes) != 1:
         msg = f"operators must have one shape; got {sorted(shapes)}"
         raise ValueError(msg)
-    w = _as_weights(weights, terms)
+    w = _as_weights(weights, terms, "mixture")
     # Marginals of a mixture are mixtures of marginals, (n,) and (m,).
     p_x = sum(w[j] * op.p_x for j, op in enumerate(terms))
     p_a = sum(w[j] * op.p_a for j, op in enumerate(terms))
@@ -304,11 +322,14 @@ def convex_combination(
 ) -> ConvexCombinationOperator:
     """The mixture of contexts with a visible index, A = (J, A_J).
 
+    T T* = Σ_j w_j T_j T_j* where all P_X agree.
+
     Args:
         operators: T_j, all with the same number of inputs.
         weights: as in `mixture`.
 
     Raises:
+        TypeError: as in `mixture`.
         ValueError: if numbers of inputs differ, or as in `mixture`.
     """
     terms = as_operators(operators)
@@ -316,7 +337,7 @@ def convex_combination(
     if len(sizes) != 1:
         msg = f"operators must have one number of inputs; got {sorted(sizes)}"
         raise ValueError(msg)
-    w = _as_weights(weights, terms)
+    w = _as_weights(weights, terms, "convex_combination")
     # A sees the index: P_A is on the disjoint union of the parts' values.
     p_x = sum(w[j] * op.p_x for j, op in enumerate(terms))
     p_a = jnp.concatenate([w[j] * op.p_a for j, op in enumerate(terms)])
@@ -377,12 +398,14 @@ def mark(
 
 
 def _as_weights(
-    weights: ArrayLike | None, terms: tuple[AssociationOperator, ...]
+    weights: ArrayLike | None, terms: tuple[AssociationOperator, ...], word: str
 ) -> Float[Array, " j"]:
     given = np.ones(len(terms)) if weights is None else weights
-    law = as_law(given, "weights", len(terms), terms[0].dtype)
+    name = f"weights of {word}"
+    law = as_law(given, name, len(terms), terms[0].dtype)
     if weights is not None and not is_traced(weights):
-        check_total(np.sum(np.asarray(weights, np.float64)), "weights")
+        total = np.sum(np.asarray(weights, np.float64))
+        check_total(total, name, ", as weights / sum(weights) does")
     return law
 
 

@@ -22,9 +22,9 @@ from contexture_jax.contexts import (
     Composed,
     ConvexCombination,
     DualStep,
-    Joined,
     Mixture,
     Reversed,
+    TupleContext,
     joint,
 )
 from contexture_jax.contexts import join as join_contexts
@@ -142,7 +142,7 @@ def _(context: ConvexCombination, place: Place) -> AssociationOperator:
 
 @build.register
 def _(context: Mixture, place: Place) -> AssociationOperator:
-    # Operators are added column by column: those of joins have columns of their own.
+    # Operators are added column by column: what has no table has columns of its own.
     for part in context.contexts:
         if "table" not in part.capabilities:
             msg = (
@@ -157,10 +157,10 @@ def _(context: Mixture, place: Place) -> AssociationOperator:
 
 
 @build.register
-def _(context: Joined, place: Place) -> AssociationOperator:
+def _(context: TupleContext, place: Place) -> AssociationOperator:
     if context.known is not None:
         return _at_new_inputs(context, place)
-    if "kernel" not in context.capabilities:
+    if not context.is_enumerable:
         msg = (
             f"{context._lacks('kernel')}. On a sample of inputs its operator can be"
             " estimated: cx.operators.monte_carlo_operator"
@@ -174,7 +174,7 @@ def _(context: Joined, place: Place) -> AssociationOperator:
     return dense_over(jnp.asarray(joint, context.dtype), place)
 
 
-def _dual_root(context: Joined) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _dual_root(context: TupleContext) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """√p, U and s of M = U S Vᵀ = D^{1/2} T D_A^{-1/2}, for (M Mᵀ)^{1/2} = U S Uᵀ.
 
     M has a column for each tuple, and is never there: of M = L Q, Q with orthonormal
@@ -193,7 +193,7 @@ def _dual_root(context: Joined) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return root, u, s
 
 
-def _new_rows(context: Joined) -> np.ndarray:
+def _new_rows(context: TupleContext) -> np.ndarray:
     """T from new inputs to the values of the root of the known ones, shape (k, n).
 
     T_new T* is the kernel K between new and known inputs times D, so that with the
@@ -207,7 +207,7 @@ def _new_rows(context: Joined) -> np.ndarray:
     return np.matmul(scaled, u.T) * root[None, :]
 
 
-def _at_new_inputs(context: Joined, place: Place) -> AssociationOperator:
+def _at_new_inputs(context: TupleContext, place: Place) -> AssociationOperator:
     """A law of new inputs and the values that the known join has."""
     check_concrete(context, "a join")
     table: Any = None
@@ -233,7 +233,7 @@ def _at_new_inputs(context: Joined, place: Place) -> AssociationOperator:
     return dense_over(jnp.asarray(table, context.dtype), place)
 
 
-def _host_law(context: Joined) -> np.ndarray:
+def _host_law(context: TupleContext) -> np.ndarray:
     return np.asarray(gathered(context.law_of_x()), np.float64)
 
 
@@ -272,7 +272,7 @@ def _(context: Composed, g: Array) -> Array:
 
 
 @expectation.register
-def _(context: Joined, g: Array) -> Array:
+def _(context: TupleContext, g: Array) -> Array:
     if context.known is None:
         return association_operator(context).matmat(g)
     check_concrete(context, "a join")
@@ -310,7 +310,7 @@ def _weighted(context: Any, terms: list[Array]) -> Array:
 
 def _num_values(context: Any) -> int:
     """How many values A has, from shapes alone but for a join."""
-    if isinstance(context, Joined):
+    if isinstance(context, TupleContext):
         return context.num_columns()
     shape = getattr(context, "shape", None)
     if shape is not None:

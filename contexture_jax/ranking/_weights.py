@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_concrete, check_integer, check_number
+from contexture_jax._core.forms import of_a_list
 from contexture_jax._core.types import Float, short_repr, summary
-from contexture_jax.contexts import Context, convex_combination
+from contexture_jax.contexts import Context, parts_on_one_input
 from contexture_jax.operators import association_operator, symmetrised_products
 
 __all__ = ["Criterion", "FoundWeights", "criterion_weights", "min_max_weights"]
@@ -41,6 +42,7 @@ class FoundWeights(NamedTuple):
     scores: Float[np.ndarray, " t"]
 
 
+@of_a_list
 def min_max_weights(
     contexts: Sequence[Context | Any],
     rank: int,
@@ -90,7 +92,7 @@ def min_max_weights(
     if not 0 < check_number(rate, "rate") < np.inf:
         raise ValueError(f"rate must be above 0 and finite; got {rate}")
     num_rounds = check_integer(num_rounds, "num_rounds", low=1)
-    kernels, root, _ = _dual_kernels(contexts, rank)
+    kernels, root, _ = _dual_kernels(contexts, rank, "min_max_weights")
     least = np.zeros(len(kernels))
     if excess:
         own = [_leading(kernel, root, rank)[0] for kernel in kernels]
@@ -112,6 +114,7 @@ def min_max_weights(
     return _best(tried, scores)
 
 
+@of_a_list
 def criterion_weights(
     contexts: Sequence[Context | Any],
     rank: int,
@@ -151,7 +154,7 @@ def criterion_weights(
         (2,)
     """
     num_steps = check_integer(num_steps, "num_steps", low=1)
-    kernels, root, dtype = _dual_kernels(contexts, rank)
+    kernels, root, dtype = _dual_kernels(contexts, rank, "criterion_weights")
     steps = itertools.product(range(num_steps + 1), repeat=len(kernels))
     counts = np.array([c for c in steps if sum(c) == num_steps])
     # Of equal scores the most even weights are taken.
@@ -181,15 +184,16 @@ def _best(tried: list[np.ndarray], scores: list[float]) -> FoundWeights:
     )
 
 
-def _dual_kernels(contexts: Any, rank: int) -> tuple[np.ndarray, np.ndarray, Any]:
+def _dual_kernels(
+    contexts: Any, rank: int, word: str
+) -> tuple[np.ndarray, np.ndarray, Any]:
     """D^{1/2} (k_j − 1) D^{1/2} of each context, √p, and the dtype of the contexts.
 
     Shapes (j, n, n) and (n,), in float64 on the host; by products, so that no part lays
     out a table that it does not have.
     """
     check_concrete(contexts, "a list of contexts whose weights are found")
-    # It knows what fits together.
-    parts = convex_combination(contexts).contexts
+    parts = parts_on_one_input(contexts, word)
     ops = [association_operator(part) for part in parts]
     n = ops[0].shape[0]
     check_integer(rank, "rank", low=1, high=n - 1)

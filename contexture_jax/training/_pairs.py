@@ -19,9 +19,9 @@ from contexture_jax._core.types import Array, ArrayLike, short_repr, summary
 from contexture_jax.contexts import (
     Context,
     ConvexCombination,
-    Joined,
     MixedContext,
     OnRows,
+    TupleContext,
     drawable,
 )
 from contexture_jax.operators import association_operator
@@ -170,7 +170,7 @@ class PairBatches:
         """What an encoder sees of draws."""
         if self.a is None:
             return drawn
-        if self.form == "parts" or isinstance(self.context, Joined):
+        if self.form == "parts" or isinstance(self.context, TupleContext):
             return tuple(
                 tuple(_looked_up(t, a) for t, a in zip(self.a, values, strict=True))
                 for values in drawn

@@ -335,29 +335,29 @@ BAD = [
     (
         lambda: C.mixture([part("knn"), part("joint")]),
         ValueError,
-        r"got \[9, 14\] of them: where they differ, convex_combination",
+        r"got \[14, 9\] of them: where they differ, convex_combination",
     ),
     (
         lambda: C.mixture([part("knn")] * 2, [1.5, -0.5]),
         ValueError,
-        "weights must be finite and non-negative; got -0.5",
+        "weights of mixture must be finite and non-negative; got -0.5",
     ),
     (
         lambda: C.mixture([part("knn")] * 2, [1, 1]),
         ValueError,
-        "weights must sum to 1, as weights / sum",
+        "weights of mixture must sum to 1, as weights / sum",
     ),
     (
         lambda: C.mixture([part("knn")] * 2, [1.0]),
         ValueError,
-        "weights must have length 2; got 1",
+        "weights of mixture must have length 2; got 1",
     ),
     (
         lambda: jax.eval_shape(
             lambda w: C.mixture([part("knn")] * 2, w).weights, WEIGHTS
         ),
         TypeError,
-        "weights must be concrete; got a tracer: operators take traced weights",
+        "weights of mixture must be concrete; got a tracer: operators take traced",
     ),
 ]
 
@@ -464,10 +464,76 @@ def test_joins_go_into_mixtures_and_joins():
     drawn = both.sample(KEY, x)
     assert drawn.number.shape == (N,)
     assert np.isfinite(both.log_density(drawn, x)).all()
-    # Operators of joins have columns of their own, which are not the tuples.
-    hidden = C.mixture([C.join([a, b]), C.join([b, a])], WEIGHTS)
-    with pytest.raises(cx.CapabilityError, match=r"no `table`.*monte_carlo_operator"):
-        cx.association_operator(hidden)
+
+
+def hidden_joins(kind: str) -> tuple[Any, Any, np.ndarray]:
+    """A mixture of joins, what it takes at its own inputs, and its table of tuples."""
+    own = features(DTYPE)
+    if kind == "sparse":
+        # In other classes of as many: tuples of which one join alone has some.
+        classes = [np.arange(N) % 3, np.arange(N) * 2 % 5 % 3]
+        one, two = (
+            [C.knn(own, size), C.labels(y)]
+            for size, y in zip((4, 3), classes, strict=True)
+        )
+        given: Any = tuple((own, y) for y in classes)
+    else:
+        one, two = ([part("knn"), part("rbf")], [part("rbf"), C.rbf(own, 2.0)])
+        given = own
+    whole = [
+        (
+            conditional(law_of(a))[:, :, None] * conditional(law_of(b))[:, None, :]
+        ).reshape(N, -1)
+        for a, b in (one, two)
+    ]
+    context = C.mixture([C.join(one), C.join(two)], WEIGHTS)
+    assert context.is_sparse == (kind == "sparse")
+    return context, given, np.tensordot(WEIGHTS, whole, 1) / N
+
+
+@pytest.mark.parametrize("kind", ["sparse", "dense"])
+def test_a_hidden_mixture_of_joins_is_exact(kind):
+    context, _, expected = hidden_joins(kind)
+    op = cx.association_operator(context)
+    joint = np.asarray(op.p_x)[:, None] * np.asarray(op.as_matrix())
+    found, wanted = (oracle.singular_values(t)[: N - 1] for t in (joint, expected))
+    np.testing.assert_allclose(found, wanted, atol=promised(DTYPE))
+    kernel = walk(expected) * N**2
+    own = joint / np.asarray(op.p_a) @ joint.T * N**2
+    np.testing.assert_allclose(own, kernel, atol=100 * promised(DTYPE))
+    x = np.arange(N)
+    np.testing.assert_allclose(context.kernel(x, x), kernel, atol=100 * promised(DTYPE))
+    # As one mixture of all joins, whichever are mixed first.
+    halves = [C.mixture([join], [1.0]) for join in context.contexts]
+    again = C.mixture(halves, WEIGHTS)
+    np.testing.assert_array_equal(again.fingerprint, context.fingerprint)
+    seen = cx.association_operator(C.convex_combination(context.contexts, WEIGHTS))
+    stronger = oracle.singular_values(
+        np.asarray(seen.p_x)[:, None] * np.asarray(seen.as_matrix())
+    )
+    assert (found <= stronger[: len(found)] + promised(DTYPE)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sparse", "dense"])
+def test_functions_of_a_hidden_mixture_of_joins_extend(kind):
+    context, given, _ = hidden_joins(kind)
+    result, _ = cx.svd(cx.association_operator(context), 3, key=KEY)
+    back = cx.extend(result, context, given)
+    np.testing.assert_allclose(back, result.left, atol=promised(DTYPE))
+
+
+def test_a_join_of_the_zoo_has_the_operator_of_its_tables():
+    parts = [cx.zoo.cyclic([0.5, 0.3, 0.0, 0.2]), cx.zoo.lazy_ring(4, 0.2)]
+    rows = [conditional(law_of(part)) for part in parts]
+    expected = (rows[0][:, :, None] * rows[1][:, None, :]).reshape(4, -1) / 4
+    op = cx.association_operator(C.join(parts))
+    joint = np.asarray(op.p_x)[:, None] * np.asarray(op.as_matrix())
+    np.testing.assert_allclose(
+        oracle.singular_values(joint),
+        oracle.singular_values(expected),
+        atol=promised(DTYPE),
+    )
 
 
 @pytest.mark.slow
@@ -544,6 +610,30 @@ JOIN_BAD = [
         lambda: cx.association_operator(C.join([C.gaussian_noise(1.0)] * 2)),
         cx.CapabilityError,
         "monte_carlo_operator",
+    ),
+    (
+        lambda: C.mixture(
+            [
+                C.join([part("knn"), part("labels")]),
+                C.join([part("labels"), part("knn")]),
+            ]
+        ),
+        ValueError,
+        r"got \[\(14, 3\), \(3, 14\)\] of them: where they differ, convex_combination",
+    ),
+    (
+        lambda: cx.association_operator(
+            C.mixture([C.join([C.joint(np.ones((64, 64)))] * 4)] * 2)
+        ),
+        ValueError,
+        "at most 67108864; got 1073741824: draw tuples by",
+    ),
+    (
+        lambda: cx.association_operator(
+            C.mixture([C.join([C.gaussian_noise(1.0)] * 2)] * 2)
+        ),
+        cx.CapabilityError,
+        "a MixtureOfJoins context has no `kernel`.*monte_carlo_operator",
     ),
     (
         lambda: C.join([C.joint(np.ones((64, 64)))] * 4).kernel([0], [0]),

@@ -98,7 +98,15 @@ def test_what_cannot_be_is_told() -> None:
         min_max_weights(PARTS, 2, rate=0.0)
     with pytest.raises(ValueError, match="it gave none for 5"):
         criterion_weights(PARTS, 2, lambda *_: np.nan)
-    with pytest.raises(ValueError, match="contexts of the same inputs"):
+    with pytest.raises(
+        ValueError, match=r"^criterion_weights takes contexts of the same"
+    ):
         criterion_weights([PARTS[0], cx.contexts.labels([0, 1])], 2, lambda *_: 1.0)
+    with pytest.raises(
+        TypeError, match=r"^min_max_weights takes a list, as min_max_we"
+    ):
+        min_max_weights(PARTS[0], 2)  # pyright: ignore
+    with pytest.raises(TypeError, match=r"^min_max_weights needs at least one context"):
+        min_max_weights([], 2)
     with pytest.raises(TypeError, match="must be concrete"):
         jax.jit(lambda t: min_max_weights([cx.contexts.joint(t)], 1))(jnp.eye(3))
