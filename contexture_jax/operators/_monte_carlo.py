@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from contexture_jax._core.numerics import mm, safe_sqrt
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
+    Float,
     pytree_dataclass,
     static_field,
 )
@@ -49,9 +50,12 @@ from contexture_jax.operators.sharded._common import check_mesh, place_whole
 from contexture_jax.operators.sharded._dense import ShardedDenseOperator, shard_dense
 
 __all__ = [
+    "Draws",
     "MonteCarloOperator",
     "ShardedMonteCarloOperator",
+    "check_draws",
     "check_monte_carlo",
+    "draw_values",
     "monte_carlo_kernel",
     "monte_carlo_operator",
 ]
@@ -163,6 +167,38 @@ def monte_carlo_operator(
             ones at most one is refused (`check_density` tells more; a trace does not
             see values and makes no check).
     """
+    num_samples, num_batches = check_draws(key, num_samples, num_batches)
+    context = tree_on_auto_axes(as_context(context))
+    for need in ("sample", "log_density"):
+        if need not in context.capabilities:
+            return _by_parts(context, x, num_samples, key, num_batches, mesh, need)
+    x = _all_rows(context) if x is None else as_rows(x, "x")
+    draws = draw_values(context, x, num_samples, key, num_batches)
+    # A difference of logarithms: a density alone may overflow.
+    joint = jnp.exp(draws.log_ratios).T / (x.shape[0] * num_samples)
+    op = MonteCarloOperator(
+        joint,
+        # Not 1 / n, which it is in the mean: adjoint for the table as it is.
+        joint.sum(axis=1),
+        joint.sum(axis=0),
+        None,
+        draws.samples,
+        num_batches,
+        draws.log_p_a,
+        context.fingerprint,
+        fingerprint=fingerprint((context.fingerprint, x, draws.samples)),
+    )
+    # Cut last: draws are the same on any number of devices.
+    return op if mesh is None else _shard(op, check_mesh(mesh, axis), axis)
+
+
+def check_draws(key: Array, num_samples: int, num_batches: int) -> tuple[int, int]:
+    """The numbers of draws and of batches, of which the first is to be a multiple.
+
+    Raises:
+        TypeError: if a number is no integer, or `key` no key.
+        ValueError: if they do not fit together.
+    """
     check_key(key)
     num_batches = check_integer(num_batches, "num_batches", low=1)
     num_samples = check_integer(num_samples, "num_samples", low=1)
@@ -172,43 +208,45 @@ def monte_carlo_operator(
             f" {num_samples}"
         )
         raise ValueError(msg)
-    context = tree_on_auto_axes(as_context(context))
-    for need in ("sample", "log_density"):
-        if need not in context.capabilities:
-            return _by_parts(context, x, num_samples, key, num_batches, mesh, need)
-    x = _all_rows(context) if x is None else as_rows(x, "x")
+    return num_samples, num_batches
+
+
+class Draws(NamedTuple):
+    """Draws from the mixture of P⁺(·|x_i) over inputs, and what densities say of them.
+
+    Attributes:
+        samples: a_1..a_m, leading axis m, batch by batch.
+        log_ratios: log P⁺(a_j|x_i) − log P_A(a_j), shape (m, n).
+        log_p_a: log P_A(a_j), exact for these inputs, shape (m,).
+    """
+
+    samples: Any
+    log_ratios: Float[Array, "m n"]
+    log_p_a: Float[Array, " m"]
+
+
+def draw_values(
+    context: Context, x: Array, num_samples: int, key: Array, num_batches: int
+) -> Draws:
+    """Draws as `monte_carlo_operator` takes them, its arguments checked.
+
+    Raises:
+        ValueError: if `log_density` is not that of `sample`, or has another shape.
+    """
     n = x.shape[0]
     key_rows, key_values = jax.random.split(key)
     rows = _systematic(key_rows, n, num_samples // num_batches, num_batches)
     samples = context.sample(key_values, x[rows])
-    # (m, n): log P⁺(a_j|x_i).
     logs = all_log_densities(context, samples, x, num_samples)
-    # (m,): log P_A(a_j), exact for these inputs.
-    log_mixture = jax.nn.logsumexp(logs, axis=1) - math.log(n)
+    log_p_a = jax.nn.logsumexp(logs, axis=1) - math.log(n)
     # Each draw is from one of the rows, and has a density there.
-    check_finite(log_mixture, "the mixture of log_density at what `sample` drew")
+    check_finite(log_p_a, "the mixture of log_density at what `sample` drew")
     if is_concrete(samples, rows, logs):
         _refuse_wrong(judge_density(samples, rows, logs))
         # By draws of its own, too: those at hand may be too few to tell.
         own = jax.random.fold_in(key, _OWN_DRAWS)
         _refuse_wrong(check_density(context, x, key=own))
-    # A difference of logarithms: a density alone may overflow.
-    ratios = jnp.exp(logs - log_mixture[:, None])
-    joint = ratios.T / (n * num_samples)
-    op = MonteCarloOperator(
-        joint,
-        # Not 1 / n, which it is in the mean: adjoint for the table as it is.
-        joint.sum(axis=1),
-        joint.sum(axis=0),
-        None,
-        samples,
-        num_batches,
-        log_mixture,
-        context.fingerprint,
-        fingerprint=fingerprint((context.fingerprint, x, samples)),
-    )
-    # Cut last: draws are the same on any number of devices.
-    return op if mesh is None else _shard(op, check_mesh(mesh, axis), axis)
+    return Draws(samples, logs - log_p_a[:, None], log_p_a)
 
 
 def _all_rows(context: Context) -> Array:

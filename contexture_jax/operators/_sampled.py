@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import check_integer
+from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.types import Array, short_repr
-from contexture_jax.contexts import DenseJoint, OnRows, all_log_densities, conditional
-from contexture_jax.operators._monte_carlo import monte_carlo_operator
+from contexture_jax.contexts import DenseJoint, OnRows, as_context, conditional
+from contexture_jax.operators._monte_carlo import check_draws, draw_values
 
 __all__ = ["SampledLaw", "sampled"]
 
@@ -32,6 +32,7 @@ class SampledLaw(NamedTuple):
     samples: Any
 
 
+@beside_context
 def sampled(
     context: OnRows, num_samples: int | None = None, *, key: Array
 ) -> SampledLaw:
@@ -69,13 +70,11 @@ def sampled(
     if num_samples is None:
         tenth = min(2 * n, _MOST_DENSITIES // n) // _NUM_BATCHES
         num_samples = _NUM_BATCHES * max(1, tenth)
-    count = check_integer(num_samples, "num_samples", low=1)
-    op: Any = monte_carlo_operator(
-        context.law, context.x, count, key=key, num_batches=_NUM_BATCHES
-    )
-    logs = all_log_densities(context.law, op.samples, context.x)
+    num_samples, _ = check_draws(key, num_samples, _NUM_BATCHES)
+    law = tree_on_auto_axes(as_context(context.law, needs=("sample", "log_density")))
+    draws = draw_values(law, context.x, num_samples, key, _NUM_BATCHES)
     # Row by row from the logarithms: where draws are fewer than rows, all densities of
     # a row may be too small for float32.
-    shares = jax.nn.softmax((logs - op.log_p_a[:, None]).T, axis=1)
+    shares = jax.nn.softmax(draws.log_ratios.T, axis=1)
     dtype = jnp.promote_types(shares.dtype, jnp.float32)
-    return SampledLaw(conditional(shares.astype(dtype)), op.samples)
+    return SampledLaw(conditional(shares.astype(dtype)), draws.samples)

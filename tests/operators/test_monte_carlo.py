@@ -207,3 +207,24 @@ def test_a_kernel_needs_batches_and_numbers_of_inputs(key):
         cx.operators.monte_carlo_kernel(op, [0], [16])
     with pytest.raises(TypeError, match="x must hold numbers of inputs"):
         cx.operators.monte_carlo_kernel(op, CUBE / 2, [0])
+
+
+def test_a_sampled_law_has_the_rows_of_the_operator_and_takes_densities_once(key):
+    calls = []
+
+    class Counted(type(ERASURE)):
+        def _log_density(self, a, x):
+            calls.append(1)
+            return super()._log_density(a, x)
+
+    jax.tree_util.register_pytree_node(
+        Counted, lambda c: ((c.rate,), c.fill), lambda fill, c: Counted(*c, fill)
+    )
+    op = monte_carlo_operator(Counted(0.3, 2.0), CUBE, 40, key=key)
+    once = len(calls)
+    law = C.on_rows(Counted(0.3, 2.0), CUBE)
+    found = cx.operators.sampled(law, 40, key=key)
+    assert len(calls) == 2 * once
+    np.testing.assert_array_equal(found.samples, op.samples)
+    expected = op.joint / op.joint.sum(axis=1, keepdims=True) / len(CUBE)
+    np.testing.assert_allclose(found.context.table(), expected, atol=tol(DTYPE))
