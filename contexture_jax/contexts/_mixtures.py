@@ -214,6 +214,7 @@ def as_wide(chosen: Array, a: Array) -> Array:
 def shape_of(
     context: MixedContext, width: Callable[[list[tuple[int, int]]], int]
 ) -> tuple[int, int]:
+    """(n, m) of finite parts, where `width` tells m by the sizes of all."""
     sizes = [size_of(part) for part in context.contexts]
     known = [size for size in sizes if size is not None]
     if len(known) < len(sizes):

@@ -486,7 +486,7 @@ def hidden_joins(kind: str) -> tuple[Any, Any, np.ndarray]:
         ).reshape(N, -1)
         for a, b in (one, two)
     ]
-    context = C.mixture([C.join(one), C.join(two)], WEIGHTS)
+    context: Any = C.mixture([C.join(one), C.join(two)], WEIGHTS)
     assert context.is_sparse == (kind == "sparse")
     return context, given, np.tensordot(WEIGHTS, whole, 1) / N
 

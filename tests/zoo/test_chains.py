@@ -255,7 +255,7 @@ OF_QUADRATURES = ("normals", "arcs", "spheres", "thinnings", "mixtures")
 @pytest.mark.parametrize("name", COMMUTING)
 def test_a_chain_of_commuting_families_is_the_product_of_their_operators(name):
     parts = COMMUTING[name]()
-    found = zoo.compose(*parts)
+    found: Any = zoo.compose(*parts)
     product = np.asarray(parts[0].table())
     for part in parts[1:]:
         joint = np.asarray(part.table())
@@ -294,7 +294,7 @@ def test_chains_draw_what_their_parts_draw_in_turn():
     # E cos of both, which are independent and even: the first singular value.
     first = float(noise.spectrum(1)[0])
     assert abs(drawn.mean() - first) < 5 * drawn.std() / 20_000**0.5
-    normal = zoo.compose(*[zoo.gaussian(-0.9)] * 3)
+    normal: Any = zoo.compose(*[zoo.gaussian(-0.9)] * 3)
     np.testing.assert_allclose(normal.spectrum(2), [0.9**3, 0.9**6], rtol=1e-6)
     assert normal.log_density(-(0.9**3), 1.0) > normal.log_density(0.9**3, 1.0)
     both = zoo.compose(zoo.gaussian(0.5), zoo.reverse(zoo.gaussian(0.6)))
