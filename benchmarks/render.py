@@ -35,6 +35,7 @@ ORDER = (
     "rank_contexts",
     "learn_images",
     "mixing",
+    "stkr",
     "accelerator",
 )
 PICTURES = {

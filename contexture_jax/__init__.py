@@ -33,7 +33,7 @@ Layers, in the order in which they import each other:
     cx.models        thin Flax encoders
     cx.training      a step, its compilation for devices, data, loop, checkpoints
     cx.evaluation    τ, decay, compatibility, ratio trace, alignment, sampling error
-    cx.prediction    a linear probe of functions (extra `cli`)
+    cx.prediction    ridge, logistic, neighbours, kernel regression, forecasts
     cx.ranking       many contexts of one table, judged by spectrum and by a probe
     cx.learning      a context learned, saved and used on new rows
     cx.plotting      pictures (extra `plot`); the command is `contexture` (extra `cli`)

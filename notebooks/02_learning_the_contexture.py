@@ -16,7 +16,7 @@
 # The first notebook computed the leading singular functions of a context by linear
 # algebra. Here an encoder learns them from pairs, and we watch its spectrum converge to
 # the exact one. The theory says that every objective below has the same target
-# (theory.md §8); what differs is how its functions come out: rotated, scaled or in
+# (theory.md §7); what differs is how its functions come out: rotated, scaled or in
 # order. Rayleigh-Ritz puts them in order, whatever the objective.
 
 # %%

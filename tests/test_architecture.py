@@ -51,7 +51,7 @@ LAYERS = {
         "flax optax orbax rich tensorboardX",
     ),
     "evaluation": _layer("_core kernels contexts operators solvers"),
-    "prediction": _layer("_core", "sklearn"),
+    "prediction": _layer("_core contexts operators solvers", "optax sklearn"),
     "ranking": _layer("_core contexts operators solvers evaluation prediction"),
     "learning": _layer(
         "_core contexts zoo operators losses models training evaluation", "flax optax"
@@ -80,6 +80,12 @@ JIT_ALLOWED = {
     "learning/_learned.py": "functions at new inputs, for eager callers",
     "evaluation/_judgement.py": "each judge of a solved context is one program",
     "evaluation/_alignment.py": "`alignment` measures many shuffles of one shape",
+    "prediction/_equations.py": "loops around products, likewise",
+    "prediction/_forecast.py": "the fits of a size, one after the other",
+    "prediction/_logistic.py": "nested loops, for eager callers",
+    "prediction/_near.py": "votes of slots, for eager callers",
+    "prediction/_propagation.py": "a loop around products, likewise",
+    "prediction/_ridge.py": "maps and a scan, for eager callers",
     "solvers/_implicit.py": "their backward pass, which eager `jax.grad` runs",
     "solvers/_certificate.py": "a seed and a norm, for `certify` outside a trace",
     "_core/either.py": "what NumPy does on a CPU, where it cannot read the arrays",

@@ -1,0 +1,162 @@
+"""The transform and the ridge of a kernel regression, by labelled rows left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from contexture_jax._core.checks import check_concrete, check_integer
+from contexture_jax._core.numerics import mm, safe_divide
+from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
+from contexture_jax.operators import AssociationOperator
+from contexture_jax.prediction._equations import solve_columns
+from contexture_jax.prediction._ridge import RIDGES, as_ridges, least, ridge
+from contexture_jax.prediction._stkr import STKRFit, as_labelled, as_tolerance, stkr
+from contexture_jax.prediction._target import Target, fold_rows, held_out
+from contexture_jax.prediction._transform import SpectralTransform, Truncation
+
+__all__ = ["STKRChoice", "choose_stkr"]
+
+
+@short_repr
+class STKRChoice(NamedTuple):
+    """What labelled rows left out prefer.
+
+    Attributes:
+        fit: by all labels, with the transform and the ridge that are best.
+        transform: the number of that transform.
+        ridge: that β.
+        errors: on rows left out, one row a transform and one column a β: the share that
+            is misclassified, or `squared_errors`. Shape (transforms, ridges).
+        squared_errors: the mean squared residual over the variance of the labels.
+    """
+
+    fit: STKRFit
+    transform: int
+    ridge: float
+    errors: Float[Array, "transforms ridges"]
+    squared_errors: Float[Array, "transforms ridges"]
+
+
+def choose_stkr(
+    op: AssociationOperator,
+    labels: ArrayLike,
+    rows: ArrayLike,
+    *,
+    transforms: Sequence[SpectralTransform | Truncation],
+    ridges: ArrayLike = RIDGES,
+    folds: int | ArrayLike = 5,
+    weights: ArrayLike | None = None,
+    num_classes: int | None = None,
+    tol: float | None = None,
+    max_iterations: int = 1000,
+) -> STKRChoice:
+    """The best of several transforms and ridges for `stkr`, by folds of labelled rows.
+
+    Those left out of a fold keep their place among the inputs and lose their label. All
+    folds of one transform and one β are columns of one system, so that k folds take
+    wider products and not more of them; of a `truncation` they are in closed form
+    (`ridge`). Of equal errors the least squared one counts, then the first.
+
+    Args:
+        op: as of `stkr`, with an intercept.
+        labels: likewise.
+        rows: likewise.
+        transforms: candidates for s: `polynomial`, `inverse_laplacian`, …
+        ridges: candidates for β, positive.
+        folds: k: label i is in fold i mod k; or names of the folds, shape (l,).
+        weights: as of `stkr`.
+        num_classes: likewise.
+        tol: likewise.
+        max_iterations: likewise.
+
+    Raises:
+        TypeError: as `stkr`, and if an argument is traced.
+        ValueError: as `stkr`, and if there are no transforms.
+    """
+    check_concrete((labels, rows, weights, ridges), "what is chosen by")
+    numbers, target, w = as_labelled(op, labels, rows, weights, num_classes)
+    betas = as_ridges(ridges, op.dtype)
+    if len(transforms) == 0:
+        raise ValueError("transforms must hold at least 1 candidate; got none")
+    check_integer(max_iterations, "max_iterations", low=1)
+    blocks = fold_rows(folds, len(numbers))
+    held = jnp.asarray(held_out(*blocks, len(numbers))).T
+    limit = as_tolerance(tol, op.dtype), max_iterations
+    found = []
+    for transform in transforms:
+        if isinstance(transform, Truncation):
+            left, _ = transform.features()
+            fit = ridge(
+                left[numbers],
+                labels,
+                ridges=betas,
+                folds=folds,
+                weights=w,
+                num_classes=num_classes,
+            )
+            found.append((fit.errors[0], fit.squared_errors[0]))
+            continue
+        each = [
+            _left_out(op, numbers, target, w, held, transform, beta, limit)
+            for beta in betas
+        ]
+        found.append(tuple(map(jnp.stack, zip(*each, strict=True))))
+    errors, squared = (jnp.stack(part) for part in zip(*found, strict=True))
+    best = int(least(errors, squared))
+    which, beta = best // len(betas), float(betas[best % len(betas)])
+    fit = stkr(
+        op,
+        labels,
+        rows,
+        transform=transforms[which],
+        ridge=beta,
+        weights=weights,
+        num_classes=num_classes,
+        tol=tol,
+        max_iterations=max_iterations,
+    )
+    return STKRChoice(fit, which, beta, errors, squared)
+
+
+def _left_out(
+    op: AssociationOperator,
+    rows: Array,
+    target: Target,
+    w: Array,
+    held: Array,
+    transform: SpectralTransform,
+    beta: Array,
+    limit: tuple[Array, int],
+) -> tuple[Array, Array]:
+    """The errors on labels left out, of one transform and one β."""
+    y = jnp.concatenate([target.columns, jnp.ones_like(w)[:, None]], axis=1)
+    # (l, k, c + 1): every fold has its own labels and its own intercept.
+    seen = jnp.where(held, 0, w[:, None])
+    pulls = seen[:, :, None] * y[:, None, :]
+    wide = jnp.broadcast_to(seen[:, :, None], pulls.shape)
+    shape = op.shape[0], pulls.shape[1] * pulls.shape[2]
+    mass, pull = (
+        jnp.zeros(shape, op.dtype).at[rows].add(part.reshape(len(w), -1))
+        for part in (wide, pulls)
+    )
+    solved = solve_columns(
+        op, mass, pull, jnp.full(shape[1], beta), transform, *limit, centred=True
+    )
+    at_labels = solved.values[rows].reshape(pulls.shape)
+    missing = pulls.sum(axis=0) - (wide * at_labels).sum(axis=0)
+    b = (missing[:, :-1] / missing[:, -1:])[None]
+    scores = at_labels[:, :, :-1] - b * (at_labels[:, :, -1:] - 1)
+    # (l, c): each label by the fold that has not seen it.
+    told = jnp.sum(jnp.where(held[:, :, None], scores, 0), axis=1)
+    truth = target.columns
+    spread = truth - mm(w[None, :], truth)
+    squared = safe_divide(
+        jnp.sum(w[:, None] * (truth - told) ** 2), jnp.sum(w[:, None] * spread**2)
+    )
+    if target.classes is None:
+        return squared, squared
+    wrong = jnp.argmax(told, axis=1) != jnp.argmax(truth, axis=1)
+    return jnp.sum(w * wrong), squared

@@ -1,0 +1,217 @@
+"""The equations of a spectrally transformed kernel, solved column by column."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from contexture_jax._core.numerics import mm, safe_divide
+from contexture_jax._core.types import Array, Float, Int
+from contexture_jax.operators import AssociationOperator
+from contexture_jax.prediction._gradients import conjugate_gradients
+from contexture_jax.prediction._transform import SpectralTransform
+
+__all__ = ["Solved", "solve_columns", "with_intercept"]
+
+
+class Solved(NamedTuple):
+    """What the equations of some columns give.
+
+    Attributes:
+        values: f, shape (n, k).
+        of_context: h, shape (m, k).
+        residuals: relative, shape (k,).
+        bound: on ‖f̂ − f‖ in L²(P_X), shape (k,).
+        bound_seen: on the root of Σ w (f̂ − f)², shape (k,).
+        number: of iterations, shape ().
+    """
+
+    values: Float[Array, "n k"]
+    of_context: Float[Array, "m k"]
+    residuals: Float[Array, " k"]
+    bound: Float[Array, " k"]
+    bound_seen: Float[Array, " k"]
+    number: Int[Array, ""]
+
+
+def solve_columns(
+    op: AssociationOperator,
+    mass: Float[Array, "n l"],
+    pull: Float[Array, "n k"],
+    beta: Float[Array, " k"],
+    transform: SpectralTransform,
+    tol: Float[Array, ""],
+    max_iterations: int,
+    *,
+    centred: bool,
+) -> Solved:
+    """The function of each column: the minimum of Σ w (y − f)² + β ‖f‖²_{K_s}.
+
+    Args:
+        op: T.
+        mass: w on all inputs, 0 where there is no label, shape (n, 1) or (n, k).
+        pull: w y, shape (n, k).
+        beta: β, shape (k,).
+        transform: s.
+        tol: of the residuals, shape ().
+        max_iterations: of conjugate gradients.
+        centred: whether the kernel is k_X⁺ − 1.
+    """
+    coefficients = jnp.asarray(transform.coefficients, op.dtype)
+    # √(what s is not above), and the least of ξ, for the bounds.
+    limits = jnp.asarray([transform.highest**0.5, transform.lowest], op.dtype)
+    solve = _by_theta if transform.form == "inverse" else _by_horner
+    return solve(
+        op,
+        mass,
+        pull,
+        beta,
+        coefficients,
+        limits,
+        tol,
+        max_iterations=max_iterations,
+        centred=centred,
+    )
+
+
+def _double_step(op: AssociationOperator, centred: bool) -> tuple[Any, Any]:
+    """φ → h with E[h(A)|x] = T_K φ, and T_K itself; both of blocks."""
+    p = op.p_x[None, :]
+
+    def down(f: Array) -> Array:
+        h = op.rmatmat(f)
+        return h - mm(p, f) if centred else h
+
+    def both(f: Array) -> Array:
+        # 0 on inputs without mass, which a mean taken off would fill.
+        return jnp.where(op.p_x[:, None] > 0, op.matmat(down(f)), 0)
+
+    return down, both
+
+
+# Loops around products, traced once for operators and blocks of one shape.
+@functools.partial(jax.jit, static_argnames=("max_iterations", "centred"))
+def _by_theta(
+    op: AssociationOperator,
+    mass: Array,
+    pull: Array,
+    beta: Array,
+    xi: Array,
+    limits: Array,
+    tol: Array,
+    *,
+    max_iterations: int,
+    centred: bool,
+) -> Solved:
+    down, both = _double_step(op, centred)
+    p = op.p_x[:, None]
+    over_p, beta = safe_divide(mass, p), beta[None, :]
+
+    def apply(phi: Array, image: Array) -> Array:
+        # ξ(T_K) φ from T_K φ.
+        total = xi[-1] * image
+        for coefficient in xi[-2:0:-1]:
+            total = coefficient * image + both(total)
+        total = xi[0] * phi + total if len(xi) > 1 else xi[0] * phi
+        return over_p * image + beta * total
+
+    b = safe_divide(pull, p)
+    phi, number = conjugate_gradients(
+        apply, both, b, op.p_x, tol=tol / 2, max_iterations=max_iterations
+    )
+    h = down(phi)
+    f = jnp.where(p > 0, op.matmat(h), 0)
+    rest = b - apply(phi, f)
+    # In one product: ‖r‖ and ‖b‖ in ⟨u, T_K u⟩.
+    both_sides = jnp.concatenate([rest, b], axis=1)
+    squares = jnp.sum(p * both_sides * both(both_sides), axis=0)
+    left, right = jnp.split(jnp.sqrt(jnp.maximum(squares, 0)), 2)
+    # ‖f̂ − f‖ in K_s is at most ‖r‖ / (β √ξ) with the least ξ (theory.md §8.2).
+    short = left / jnp.sqrt(limits[1])
+    return Solved(
+        f,
+        h,
+        safe_divide(left, right),
+        limits[0] * short / beta[0],
+        short / (2 * jnp.sqrt(beta[0])),
+        number,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("max_iterations", "centred"))
+def _by_horner(
+    op: AssociationOperator,
+    mass: Array,
+    pull: Array,
+    beta: Array,
+    pi: Array,
+    limits: Array,
+    tol: Array,
+    *,
+    max_iterations: int,
+    centred: bool,
+) -> Solved:
+    down, both = _double_step(op, centred)
+    p, root = op.p_x[:, None], jnp.sqrt(mass)
+    beta = beta[None, :]
+
+    def but_the_last(a: Array) -> Array:
+        """ψ with G_s √w a = T_K ψ."""
+        u = safe_divide(root * a, p)
+
+        def step(v: Array, coefficient: Array) -> tuple[Array, None]:
+            return both(coefficient * u + v), None
+
+        v, _ = jax.lax.scan(step, jnp.zeros_like(u), pi[:0:-1])
+        return pi[0] * u + v
+
+    def apply(a: Array, _: Array) -> Array:
+        return root * both(but_the_last(a)) + beta * a
+
+    # √w y, of the labelled inputs alone.
+    b = safe_divide(pull, root)
+    a, number = conjugate_gradients(
+        apply,
+        lambda r: r,
+        b,
+        jnp.ones_like(op.p_x),
+        tol=tol / 2,
+        max_iterations=max_iterations,
+    )
+    h = down(but_the_last(a))
+    f = jnp.where(p > 0, op.matmat(h), 0)
+    rest = b - root * f - beta * a
+    left, right = (jnp.sqrt(jnp.sum(x**2, axis=0)) for x in (rest, b))
+    return Solved(
+        f,
+        h,
+        safe_divide(left, right),
+        limits[0] * left / (2 * jnp.sqrt(beta[0])),
+        left,
+        number,
+    )
+
+
+def with_intercept(
+    op: AssociationOperator, solved: Solved, mass: Array, pull: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Values and h with b, b, and the bound; the last column is that of y = 1.
+
+    b is where the labelled residuals have the mean 0: Σ w (y − g_y) / Σ w (1 − g_1),
+    and the function g_y − b g_1 + b.
+    """
+    missing = pull.sum(axis=0) - jnp.sum(mass * solved.values, axis=0)
+    b = missing[:-1] / missing[-1]
+    f = solved.values[:, :-1] - b[None, :] * (solved.values[:, -1:] - 1)
+    h = solved.of_context[:, :-1] - b[None, :] * solved.of_context[:, -1:]
+    of_y, of_one = solved.bound[:-1], solved.bound[-1]
+    seen, one_seen = solved.bound_seen[:-1], solved.bound_seen[-1]
+    # Of quotients; where the denominator may be 0 nothing is known.
+    room = missing[-1] - one_seen
+    of_b = jnp.where(room > 0, (seen + jnp.abs(b) * one_seen) / room, jnp.inf)
+    norm = jnp.sqrt(jnp.sum(op.p_x * solved.values[:, -1] ** 2))
+    bound = of_y + jnp.abs(b) * of_one + of_b * (1 + norm + of_one)
+    return f, h, b, bound

@@ -1,0 +1,210 @@
+"""Label propagation: what a walk between inputs carries from the labelled ones."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import check_integer, check_number, is_concrete
+from contexture_jax._core.numerics import mm, safe_divide
+from contexture_jax._core.types import (
+    Array,
+    ArrayLike,
+    Bool,
+    Float,
+    Int,
+    pytree_dataclass,
+    summary,
+)
+from contexture_jax.operators import AssociationOperator
+from contexture_jax.prediction._gradients import conjugate_gradients
+from contexture_jax.prediction._status import FitStatus, code_of, status_of
+from contexture_jax.prediction._stkr import as_labelled, as_tolerance
+from contexture_jax.prediction._target import Scored
+
+__all__ = ["Propagation", "label_propagation"]
+
+
+@pytree_dataclass
+class Propagation(Scored):
+    """Labels on all inputs.
+
+    Attributes:
+        values: shares of the classes, which sum to 1, or means of numbers, shape
+            (n, c).
+        reached: which inputs a labelled one leads to, shape (n,), bool; the others have
+            the mean of the labels.
+        residuals: of the equations, over the right-hand side, shape (c,).
+        num_iterations: shape ().
+        code: how the solve ended, as `FitStatus.code`, shape ().
+    """
+
+    values: Float[Array, "n c"]
+    reached: Bool[Array, " n"]
+    residuals: Float[Array, " c"]
+    num_iterations: Int[Array, ""]
+    code: Int[Array, ""]
+
+    @property
+    def status(self) -> FitStatus | Any:
+        """How the solve ended: a `FitStatus`; the code inside a trace."""
+        return status_of(self.code)
+
+    def predict(self) -> Array | np.ndarray:
+        """Classes, or numbers in the form of the labels, on all inputs."""
+        return self.decided(self.values)
+
+
+def label_propagation(
+    op: AssociationOperator,
+    labels: ArrayLike,
+    rows: ArrayLike,
+    *,
+    kind: Literal["zhou", "zhu"] = "zhou",
+    alpha: float = 0.99,
+    walk: Literal["double", "single"] = "double",
+    num_classes: int | None = None,
+    tol: float | None = None,
+    max_iterations: int = 2000,
+) -> Propagation:
+    """Zhou's or Zhu's label propagation by the walk of a context, matrix-free.
+
+    With P the walk between inputs, W = D P its symmetric weights, D ∝ P_X, and Y the
+    indicators at labelled inputs, 0 elsewhere:
+
+    * "zhou" (Zhou, Bousquet, Lal, Weston & Schölkopf 2003): F = (I − α S)⁻¹ Y with
+      S = D^{-1/2} W D^{-1/2};
+    * "zhu" (Zhu, Ghahramani & Lafferty 2003): F = Y at labelled inputs and P F = F at
+      all others, F_U = (D_UU − W_UU)⁻¹ W_UL Y_L.
+
+    Values are F over the sum of its row, which changes no row's order: shares of the
+    classes, the same weighted mean of numbers. **Rows without neighbours:** where no
+    labelled input leads, F is 0 and both methods say nothing; there the value is the
+    mean of the labels, and `reached` is False.
+
+    Both are limits of `stkr` without an intercept (theory.md §8.3): Zhou's that of s =
+    λ / (1 − α λ) for β → ∞, on inputs without a label; Zhu's that of s = 1 / (1 − λ)
+    for β → 0.
+
+    Args:
+        op: the context, shape (n, m).
+        labels: as of `stkr`.
+        rows: likewise, distinct.
+        kind: whose.
+        alpha: α of Zhou's, at least 0 and below 1.
+        walk: "double": P = T T*, a step to A and back, of any context; "single": P = T,
+            where T is self-adjoint, as of `contexts.graph`.
+        num_classes: as of `stkr`.
+        tol: likewise.
+        max_iterations: of conjugate gradients.
+
+    Raises:
+        TypeError: as `stkr`.
+        ValueError: as `stkr`, and if rows repeat, α is out of range, or T is not
+            self-adjoint with a single step.
+    """
+    numbers, target, w = as_labelled(op, labels, rows, None, num_classes)
+    if kind not in ("zhou", "zhu") or walk not in ("double", "single"):
+        msg = (
+            'kind must be "zhou" or "zhu", and walk "double" or "single"; got'
+            f" {summary(kind)} and {summary(walk)}"
+        )
+        raise ValueError(msg)
+    alpha = check_number(alpha, "alpha")
+    if not 0 <= alpha < 1:
+        raise ValueError(f"alpha must be at least 0 and below 1; got {alpha:g}")
+    if is_concrete(numbers) and len(np.unique(numbers)) < len(numbers):
+        raise ValueError("rows must be distinct; got one twice")
+    if walk == "single":
+        _check_self_adjoint(op)
+    limit = as_tolerance(tol, op.dtype)
+    found = _solve(
+        op,
+        numbers,
+        target.columns,
+        jnp.asarray(alpha, op.dtype),
+        limit,
+        is_zhou=kind == "zhou",
+        is_single=walk == "single",
+        max_iterations=check_integer(max_iterations, "max_iterations", low=1),
+    )
+    f, reached, residuals, number, code = found
+    mean = mm(w[None, :], target.columns)
+    return Propagation(
+        target.classes,
+        target.is_vector,
+        jnp.where(reached[:, None], f, mean),
+        reached,
+        residuals,
+        number,
+        code,
+    )
+
+
+def _check_self_adjoint(op: AssociationOperator) -> None:
+    """By one product of each kind: of a function of no structure."""
+    same = op.shape[0] == op.shape[1]
+    if same and is_concrete(op.p_x):
+        n = op.shape[0]
+        probe = np.random.default_rng(0).standard_normal((n, 1)).astype(op.dtype)
+        one, other = (np.asarray(f) for f in (op.matmat(probe), op.rmatmat(probe)))
+        rounding = 1e3 * float(np.finfo(op.dtype).eps)
+        same = bool(np.abs(one - other).max() <= rounding * np.abs(probe).max())
+    if not same:
+        msg = (
+            'op must be self-adjoint with walk="single", as of contexts.graph; it is'
+            ' not: use walk="double", T T*'
+        )
+        raise ValueError(msg)
+
+
+# A loop around products, traced once for operators and blocks of one shape.
+@functools.partial(jax.jit, static_argnames=("is_zhou", "is_single", "max_iterations"))
+def _solve(
+    op: AssociationOperator,
+    rows: Array,
+    labels: Array,
+    alpha: Array,
+    tol: Array,
+    *,
+    is_zhou: bool,
+    is_single: bool,
+    max_iterations: int,
+) -> tuple[Array, ...]:
+    def walked(f: Array) -> Array:
+        return op.matmat(f if is_single else op.rmatmat(f))
+
+    p = op.p_x[:, None]
+    # With a column that any label fills: where it stays 0 no label leads.
+    columns = jnp.concatenate([labels, jnp.ones_like(labels[:, :1])], axis=1)
+    y = jnp.zeros((op.shape[0], columns.shape[1]), op.dtype).at[rows].set(columns)
+    if is_zhou:
+        # √D f with (I − α P) f = D^{-1/2} Y; rows are divided by their sum.
+        b = safe_divide(y, jnp.sqrt(p))
+
+        def apply(f: Array, _: Array) -> Array:
+            return f - alpha * walked(f)
+    else:
+        free = jnp.ones(p.shape, op.dtype).at[rows].set(0)
+        b = free * walked(y)
+
+        def apply(f: Array, _: Array) -> Array:
+            return free * (f - walked(free * f))
+
+    f, number = conjugate_gradients(
+        apply, lambda r: r, b, op.p_x, tol=tol / 2, max_iterations=max_iterations
+    )
+    rest = b - apply(f, f)
+    left, right = (jnp.sqrt(jnp.sum(p * x**2, axis=0)) for x in (rest, b))
+    residuals = safe_divide(left, right)[:-1]
+    f = f if is_zhou else f + y
+    finite = jnp.isfinite(residuals).all() & jnp.isfinite(f).all()
+    code = code_of(finite, jnp.all(residuals <= tol), number >= max_iterations)
+    reached = finite & (f[:, -1] > 0)
+    shares = jnp.where(reached[:, None], safe_divide(f[:, :-1], f[:, -1:]), 0)
+    residuals = jnp.where(finite, residuals, jnp.inf)
+    return shares, reached, residuals, number, code

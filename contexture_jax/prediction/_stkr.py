@@ -1,0 +1,327 @@
+"""Spectrally transformed kernel regression, matrix-free, on any operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from contexture_jax._core.checks import (
+    as_device_array,
+    check_coefficient,
+    check_integer,
+    check_ndim,
+    check_values,
+    is_traced,
+)
+from contexture_jax._core.fingerprint import of_one_law
+from contexture_jax._core.numerics import mm
+from contexture_jax._core.types import (
+    Array,
+    ArrayLike,
+    Float,
+    Int,
+    pytree_dataclass,
+    summary,
+)
+from contexture_jax.contexts import as_context
+from contexture_jax.operators import (
+    AssociationOperator,
+    MonteCarloOperator,
+    ShardedMonteCarloOperator,
+    conditional_expectation,
+    monte_carlo_expectation,
+)
+from contexture_jax.prediction._equations import (
+    Solved,
+    solve_columns,
+    with_intercept,
+)
+from contexture_jax.prediction._ridge import ridge as ridge_fit
+from contexture_jax.prediction._status import FitStatus, code_of, status_of
+from contexture_jax.prediction._target import Scored, Target, as_target, as_weights
+from contexture_jax.prediction._transform import SpectralTransform, Truncation
+
+__all__ = ["STKRFit", "as_labelled", "as_tolerance", "stkr"]
+
+_TOLERANCES = {4: 1e-5, 8: 1e-12}  # by bytes of a number
+
+
+@pytree_dataclass
+class STKRFit(Scored):
+    """A function of X by some labelled inputs, on all inputs of the operator.
+
+    Attributes:
+        values: f̂ on the inputs of the operator, shape (n, c).
+        of_context: h with f̂(x) = E[h(A)|x] + `intercept` at any x, shape (m, c).
+        intercept: shape (c,).
+        residuals: of the equations, over the right-hand side, shape (c,): the norm in
+            which the iteration is short.
+        bound: ‖f̂ − f‖ in L²(P_X) is not above it, f what the equations say exactly,
+            shape (c,). Of what is left of them; not of rounding in the products.
+        num_iterations: shape ().
+        code: how the solve ended, as `FitStatus.code`, shape ().
+        fingerprint: of the context, by which `at` knows it.
+    """
+
+    values: Float[Array, "n c"]
+    of_context: Float[Array, "m c"]
+    intercept: Float[Array, " c"]
+    residuals: Float[Array, " c"]
+    bound: Float[Array, " c"]
+    num_iterations: Int[Array, ""]
+    code: Int[Array, ""]
+    fingerprint: Any
+
+    @property
+    def status(self) -> FitStatus | Any:
+        """How the solve ended: a `FitStatus`; the code inside a trace."""
+        return status_of(self.code)
+
+    def predict(self) -> Array | np.ndarray:
+        """Classes, or numbers in the form of the labels, on all inputs."""
+        return self.decided(self.values)
+
+    def at(
+        self,
+        context: Any,
+        x_new: Any,
+        *,
+        operator: MonteCarloOperator | ShardedMonteCarloOperator | None = None,
+    ) -> Float[Array, "k c"]:
+        """f̂ at new inputs, v_K(x)ᵀ θ: at those of the context `values` again.
+
+        Args:
+            context: that of the operator.
+            x_new: as of `extend`.
+            operator: of a Monte Carlo fit that operator, whose draws are used.
+
+        Raises:
+            CapabilityError: if the context cannot take new inputs.
+            ValueError: if it is another context, or `x_new` does not fit it.
+        """
+        context = as_context(context)
+        if operator is None:
+            there = context.at(x_new)
+            expected = "context must be the one of the fit"
+            same = of_one_law(self.fingerprint, context.fingerprint, expected)
+            found = conditional_expectation(there, self.of_context)
+        else:
+            expected = "operator must be the one of the fit"
+            same = of_one_law(self.fingerprint, operator.fingerprint, expected)
+            found = monte_carlo_expectation(operator, context, x_new, self.of_context)
+        found = found + self.intercept[None, :]
+        return found if same is True else jnp.where(same, found, jnp.nan)
+
+
+def stkr(
+    op: AssociationOperator,
+    labels: ArrayLike,
+    rows: ArrayLike,
+    *,
+    transform: SpectralTransform | Truncation,
+    ridge: ArrayLike = 1e-3,
+    weights: ArrayLike | None = None,
+    intercept: bool = True,
+    num_classes: int | None = None,
+    tol: float | None = None,
+    max_iterations: int = 1000,
+) -> STKRFit:
+    """Spectrally transformed kernel regression from some labelled inputs of a context.
+
+    The minimum of Σ_i w_i (y_i − b − f(x_i))² + β ‖f‖²_{K_s} over the labelled inputs,
+    K_s = Σ_{i≥1} s(λ_i) μ_i μ_i the dual kernel k_X⁺ − 1 with its eigenvalues λ_i =
+    s_i² transformed (Zhai, Pukdee, Jin, Balcan & Ravikumar 2024;
+    theory.md §8.2). Unlabelled inputs take part through
+    P_X and k_X⁺. All classes and b are solved at once, by conjugate gradients on
+    products with T and T*; nothing of n × n numbers is stored.
+
+    * `polynomial`: (√w G_s √w + β) a = √w y with G_s by Horner's rule, q double steps
+      an iteration.
+    * `inverse_laplacian`, `inverse_polynomial`: the θ form, θ = p φ and f = T_K φ,
+      w f + β p ξ(T_K) φ = w y, which is self-adjoint in ⟨u, T_K v⟩_{P_X}: a double step
+      an iteration, and one more for each ξ beyond ξ_1.
+    * `truncation`: d × d equations, solved directly: `ridge` on the functions.
+
+    Args:
+        op: T, on all inputs, labelled or not, shape (n, m).
+        labels: of the labelled inputs: floating numbers, shape (l,) or (l, c), or
+            classes of any kind, shape (l,).
+        rows: which inputs they are of, shape (l,), integer.
+        transform: s.
+        ridge: β, positive.
+        weights: w of the labelled inputs, over their sum, shape (l,); None: alike.
+        intercept: False: b = 0 and the kernel is k_X⁺ itself, whose eigenfunction 1 has
+            the eigenvalue 1, penalised with the others.
+        num_classes: C for classes 0, …, C − 1; needed inside a trace.
+        tol: of the residuals; None: 1e-12 in float64, 1e-5 in float32.
+        max_iterations: of conjugate gradients.
+
+    Returns:
+        Values on all inputs, with residuals, a bound and a status. Inputs without mass
+        get b.
+
+    Raises:
+        TypeError: if `op` is no operator, `rows` no integers, or the labels neither
+            numbers nor classes.
+        ValueError: if rows and labels do not match, a row is out of range or without
+            mass, a number is not finite, or there is one class, or one without a row.
+
+    Example:
+        >>> import numpy as np
+        >>> import contexture_jax as cx
+        >>> x = np.random.default_rng(0).normal(size=(60, 2)).astype("float32")
+        >>> x[30:] += 6  # two clumps, with a label each
+        >>> context = cx.contexts.knn(x, 8)
+        >>> fit = cx.prediction.stkr(
+        ...     cx.association_operator(context), ["a", "b"], [0, 59],
+        ...     transform=cx.prediction.inverse_laplacian(0.99),
+        ... )
+        >>> fit.status == "converged", bool((fit.predict()[30:] == "b").all())
+        (True, True)
+        >>> fit.at(context, x[:3] + 0.1).shape
+        (3, 2)
+    """
+    row_numbers, target, w = as_labelled(op, labels, rows, weights, num_classes)
+    tol = as_tolerance(tol, op.dtype)
+    max_iterations = check_integer(max_iterations, "max_iterations", low=1)
+    check_coefficient(ridge, "ridge", positive=True)
+    if isinstance(transform, Truncation):
+        return _truncated(op, target, row_numbers, w, transform, ridge, intercept)
+    if not isinstance(transform, SpectralTransform):
+        msg = f"transform must be one of prediction; got {summary(transform)}"
+        raise TypeError(msg)
+    if not intercept and transform.largest < 1:
+        raise ValueError(
+            "largest must be 1 without an intercept, as 1 is an eigenvalue"
+        )
+    columns = target.columns
+    if intercept:
+        # What b = 1 would be predicted as: its equations give b.
+        columns = jnp.concatenate([columns, jnp.ones_like(columns[:, :1])], axis=1)
+    # (n, k): summed, should a row be named twice.
+    shape = (op.shape[0], 1)
+    mass = jnp.zeros(shape, op.dtype).at[row_numbers, 0].add(w)
+    wide = jnp.zeros((shape[0], columns.shape[1]), op.dtype)
+    pull = wide.at[row_numbers].add(w[:, None] * columns)
+    beta = jnp.broadcast_to(jnp.asarray(ridge, op.dtype), columns.shape[1:])
+    solved = solve_columns(
+        op, mass, pull, beta, transform, tol, max_iterations, centred=intercept
+    )
+    return _fit_of(op, target, solved, mass, pull, tol, max_iterations, intercept)
+
+
+def as_labelled(
+    op: Any, labels: Any, rows: Any, weights: Any, num_classes: int | None
+) -> tuple[Int[Array, " l"], Target, Float[Array, " l"]]:
+    """Checked rows, their labels as columns, and weights that sum to 1."""
+    if not isinstance(op, AssociationOperator):
+        msg = (
+            f"op must be an operator, as of cx.association_operator; got {summary(op)}"
+        )
+        raise TypeError(msg)
+    numbers = as_device_array(rows, "rows")
+    if not jnp.issubdtype(numbers.dtype, jnp.integer):
+        msg = f"rows must hold numbers of rows; got dtype {numbers.dtype}"
+        raise TypeError(msg)
+    check_ndim(numbers, 1, "rows")
+    n = op.shape[0]
+    check_values(
+        numbers, "rows", lambda v: (v >= 0) & (v < n), f"between 0 and {n - 1}"
+    )
+    target = as_target(labels, numbers.shape[0], op.dtype, num_classes, name="labels")
+    if not is_traced(numbers, op.p_x):
+        there = np.asarray(op.p_x)[np.asarray(numbers)] > 0
+        if not there.all():
+            msg = (
+                "rows must have mass in the context; row"
+                f" {int(np.asarray(numbers)[np.argmin(there)])} has none"
+            )
+            raise ValueError(msg)
+    return numbers, target, as_weights(weights, numbers.shape[0], op.dtype)
+
+
+def as_tolerance(tol: Any, dtype: Any) -> Float[Array, ""]:
+    """The tolerance of the dtype where none is given."""
+    tol = _TOLERANCES[np.dtype(dtype).itemsize] if tol is None else tol
+    check_coefficient(tol, "tol")
+    return jnp.asarray(tol, dtype)
+
+
+def _fit_of(
+    op: AssociationOperator,
+    target: Target,
+    solved: Solved,
+    mass: Array,
+    pull: Array,
+    tol: Array,
+    max_iterations: int,
+    intercept: bool,
+) -> STKRFit:
+    """The fit of one set of labels, its intercept put in."""
+    f, h, bound = solved.values, solved.of_context, solved.bound
+    b = jnp.zeros(target.columns.shape[1], f.dtype)
+    if intercept:
+        f, h, b, bound = with_intercept(op, solved, mass, pull)
+    finite = jnp.isfinite(solved.residuals).all() & jnp.isfinite(f).all()
+    code = code_of(
+        finite,
+        jnp.all(solved.residuals <= tol),
+        solved.number >= max_iterations,
+    )
+    # The mean of the labels, where products are not finite.
+    mean = pull.sum(axis=0)[: len(b)]
+    return STKRFit(
+        target.classes,
+        target.is_vector,
+        jnp.where(finite, f, mean[None, :]),
+        jnp.where(finite, h, 0),
+        jnp.where(finite, b, mean),
+        jnp.where(finite, solved.residuals, jnp.inf)[: len(b)],
+        jnp.where(finite, bound, jnp.inf),
+        solved.number,
+        code,
+        op.fingerprint,
+    )
+
+
+def _truncated(
+    op: AssociationOperator,
+    target: Target,
+    rows: Array,
+    w: Array,
+    transform: Truncation,
+    ridge: Any,
+    intercept: bool,
+) -> STKRFit:
+    """Ridge regression on the functions themselves."""
+    if not intercept:
+        raise ValueError("intercept must be True with a truncation")
+    same = of_one_law(
+        transform.result.fingerprint, op.fingerprint, "op must be that of the result"
+    )
+    left, right = (f.astype(op.dtype) for f in transform.features())
+    y = target.columns if target.classes is None else jnp.argmax(target.columns, axis=1)
+    fit = ridge_fit(
+        left[rows],
+        y,
+        ridges=ridge,
+        weights=w,
+        num_classes=None if target.classes is None else len(target.classes),
+    )
+    values = mm(left, fit.weights) + fit.intercept[None, :]
+    nothing = jnp.zeros_like(fit.intercept)
+    finite = jnp.isfinite(values).all() & same
+    return STKRFit(
+        target.classes,
+        target.is_vector,
+        jnp.where(finite, values, 0),
+        mm(right, fit.weights),
+        fit.intercept,
+        nothing,
+        nothing,
+        jnp.zeros((), jnp.int32),
+        code_of(finite, jnp.ones((), bool), jnp.zeros((), bool)),
+        op.fingerprint,
+    )
