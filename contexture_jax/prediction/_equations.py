@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from contexture_jax._core.numerics import mm, safe_divide
 from contexture_jax._core.types import Array, Float, Int
 from contexture_jax.operators import AssociationOperator
-from contexture_jax.prediction._gradients import conjugate_gradients
+from contexture_jax.prediction._gradients import conjugate_gradients, lengths
 from contexture_jax.prediction._transform import SpectralTransform
 
 __all__ = ["Solved", "solve_columns", "with_intercept"]
@@ -77,19 +77,19 @@ def solve_columns(
     )
 
 
-def _double_step(op: AssociationOperator, centred: bool) -> tuple[Any, Any]:
-    """φ → h with E[h(A)|x] = T_K φ, and T_K itself; both of blocks."""
-    p = op.p_x[None, :]
+def _centred(op: AssociationOperator, centred: bool) -> tuple[Any, Any]:
+    """T and T*, of functions of mean 0 if the kernel is k_X⁺ − 1."""
+    p_x, p_a = op.p_x[None, :], op.p_a[None, :]
 
-    def down(f: Array) -> Array:
+    def forth(h: Array) -> Array:
+        h = h - mm(p_a, h) if centred else h
+        return op.matmat(h)
+
+    def back(f: Array) -> Array:
         h = op.rmatmat(f)
-        return h - mm(p, f) if centred else h
+        return h - mm(p_x, f) if centred else h
 
-    def both(f: Array) -> Array:
-        # 0 on inputs without mass, which a mean taken off would fill.
-        return jnp.where(op.p_x[:, None] > 0, op.matmat(down(f)), 0)
-
-    return down, both
+    return forth, back
 
 
 # Loops around products, traced once for operators and blocks of one shape.
@@ -106,34 +106,29 @@ def _by_theta(
     max_iterations: int,
     centred: bool,
 ) -> Solved:
-    down, both = _double_step(op, centred)
-    p = op.p_x[:, None]
-    over_p, beta = safe_divide(mass, p), beta[None, :]
+    forth, back = _centred(op, centred)
+    over_p, beta = safe_divide(mass, op.p_x[:, None]), beta[None, :]
 
-    def apply(phi: Array, image: Array) -> Array:
-        # ξ(T_K) φ from T_K φ.
-        total = xi[-1] * image
-        for coefficient in xi[-2:0:-1]:
-            total = coefficient * image + both(total)
-        total = xi[0] * phi + total if len(xi) > 1 else xi[0] * phi
-        return over_p * image + beta * total
+    def apply(h: Array) -> Array:
+        # T* (w / p) T h + β ξ(T* T) h, with one T and one T* for ξ_0 and ξ_1.
+        f = forth(h)
+        total = jnp.zeros_like(f)
+        for coefficient in xi[:1:-1]:
+            total = forth(back(total + coefficient * f))
+        total = total + xi[1] * f if len(xi) > 1 else total
+        return back(over_p * f + beta * total) + beta * xi[0] * h
 
-    b = safe_divide(pull, p)
-    phi, number = conjugate_gradients(
-        apply, both, b, op.p_x, tol=tol / 2, max_iterations=max_iterations
+    b = back(safe_divide(pull, op.p_x[:, None]))
+    h, number = conjugate_gradients(
+        apply, b, op.p_a, tol=tol / 2, max_iterations=max_iterations
     )
-    h = down(phi)
-    f = jnp.where(p > 0, op.matmat(h), 0)
-    rest = b - apply(phi, f)
-    # In one product: ‖r‖ and ‖b‖ in ⟨u, T_K u⟩.
-    both_sides = jnp.concatenate([rest, b], axis=1)
-    squares = jnp.sum(p * both_sides * both(both_sides), axis=0)
-    left, right = jnp.split(jnp.sqrt(jnp.maximum(squares, 0)), 2)
+    left, right = lengths(b - apply(h), op.p_a), lengths(b, op.p_a)
     # ‖f̂ − f‖ in K_s is at most ‖r‖ / (β √ξ) with the least ξ (theory.md §8.2).
     short = left / jnp.sqrt(limits[1])
+    mean = mm(op.p_a[None, :], h) if centred else jnp.zeros_like(h[:1])
     return Solved(
-        f,
-        h,
+        forth(h),
+        h - mean,
         safe_divide(left, right),
         limits[0] * short / beta[0],
         short / (2 * jnp.sqrt(beta[0])),
@@ -154,7 +149,7 @@ def _by_horner(
     max_iterations: int,
     centred: bool,
 ) -> Solved:
-    down, both = _double_step(op, centred)
+    forth, back = _centred(op, centred)
     p, root = op.p_x[:, None], jnp.sqrt(mass)
     beta = beta[None, :]
 
@@ -163,28 +158,23 @@ def _by_horner(
         u = safe_divide(root * a, p)
 
         def step(v: Array, coefficient: Array) -> tuple[Array, None]:
-            return both(coefficient * u + v), None
+            return forth(back(coefficient * u + v)), None
 
         v, _ = jax.lax.scan(step, jnp.zeros_like(u), pi[:0:-1])
         return pi[0] * u + v
 
-    def apply(a: Array, _: Array) -> Array:
-        return root * both(but_the_last(a)) + beta * a
+    def apply(a: Array) -> Array:
+        return root * forth(back(but_the_last(a))) + beta * a
 
     # √w y, of the labelled inputs alone.
-    b = safe_divide(pull, root)
+    b, ones = safe_divide(pull, root), jnp.ones_like(op.p_x)
     a, number = conjugate_gradients(
-        apply,
-        lambda r: r,
-        b,
-        jnp.ones_like(op.p_x),
-        tol=tol / 2,
-        max_iterations=max_iterations,
+        apply, b, ones, tol=tol / 2, max_iterations=max_iterations
     )
-    h = down(but_the_last(a))
-    f = jnp.where(p > 0, op.matmat(h), 0)
+    h = back(but_the_last(a))
+    f = forth(h)
     rest = b - root * f - beta * a
-    left, right = (jnp.sqrt(jnp.sum(x**2, axis=0)) for x in (rest, b))
+    left, right = lengths(rest, ones), lengths(b, ones)
     return Solved(
         f,
         h,

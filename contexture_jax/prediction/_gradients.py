@@ -15,38 +15,39 @@ import jax.numpy as jnp
 from contexture_jax._core.numerics import safe_divide
 from contexture_jax._core.types import Array, Float, Int
 
-__all__ = ["conjugate_gradients"]
+__all__ = ["conjugate_gradients", "lengths"]
 
 
 class _State(NamedTuple):
     x: Array
     r: Array  # b − B x by recurrence
     d: Array  # the direction
-    image: Array  # of d
-    rho: Array  # ⟨r, r⟩ of the step before
-    floor: Array
+    rho: Array  # ‖r‖²
     number: Array
     go_on: Array
 
 
+def lengths(x: Float[Array, "n k"], weights: Float[Array, " n"]) -> Float[Array, " k"]:
+    """The norms of columns, √(Σ_i w_i x_i²)."""
+    return jnp.sqrt(jnp.sum(weights[:, None] * x**2, axis=0))
+
+
 def conjugate_gradients(
-    apply: Callable[[Array, Array], Array],
-    image: Callable[[Array], Array],
+    apply: Callable[[Array], Array],
     b: Float[Array, "n k"],
     weights: Float[Array, " n"],
     *,
     tol: Float[Array, ""],
     max_iterations: int,
 ) -> tuple[Float[Array, "n k"], Int[Array, ""]]:
-    """Solve B x = b where ⟨u, v⟩ = Σ_i w_i u_i (R v)_i makes B self-adjoint, B > 0.
+    """Solve B x = b, B self-adjoint and positive in ⟨u, v⟩ = Σ_i w_i u_i v_i.
 
     Each column ends where its residual, as the recurrence has it, is at most `tol`
-    times its first in the norm of ⟨·, ·⟩; a column that is done stays as it is. What
-    the residual really is, the caller asks B. Columns of zeros are solved by zeros.
+    times the right-hand side; a column that is done stays as it is. What the residual
+    really is, the caller asks B. Columns of zeros are solved by zeros.
 
     Args:
-        apply: (v, R v) → B v.
-        image: v → R v, linear, applied once a step.
+        apply: v → B v, linear, of blocks.
         b: the right-hand sides, shape (n, k).
         weights: w, shape (n,), not negative.
         tol: shape ().
@@ -56,32 +57,27 @@ def conjugate_gradients(
         x, shape (n, k), and the number of steps, shape ().
     """
     # Of length 1, so that squares of residuals stay in range.
-    scale = jnp.sqrt(jnp.sum(weights[:, None] * b**2, axis=0, keepdims=True))
-    zeros, none = jnp.zeros_like(b), jnp.zeros(b.shape[1], b.dtype)
+    scale = lengths(b, weights)[None, :]
+    first = safe_divide(b, scale)
 
     def step(s: _State) -> _State:
-        # The one product with R in the program of the loop.
-        turned = image(s.r)
-        rho = jnp.sum(weights[:, None] * s.r * turned, axis=0)
-        floor = jnp.where(s.number == 0, tol**2 * rho, s.floor)
-        live = rho > floor
-        ratio = jnp.where(live, safe_divide(rho, s.rho), 0)[None, :]
-        d, mapped = s.r + ratio * s.d, turned + ratio * s.image
-        q = apply(d, mapped)
-        curvature = jnp.sum(weights[:, None] * q * mapped, axis=0)
+        q = apply(s.d)
+        curvature = jnp.sum(weights[:, None] * s.d * q, axis=0)
         # NaN fails both comparisons: a column that is lost stays at its last step.
-        alpha = jnp.where(live & (curvature > 0), safe_divide(rho, curvature), 0)
-        x, r = s.x + alpha[None, :] * d, s.r - alpha[None, :] * q
-        go_on = jnp.any(alpha > 0) & (s.number + 1 < max_iterations)
-        return _State(x, r, d, mapped, rho, floor, s.number + 1, go_on)
+        live = (s.rho > tol**2) & (curvature > 0)
+        alpha = jnp.where(live, safe_divide(s.rho, curvature), 0)
+        x, r = s.x + alpha[None, :] * s.d, s.r - alpha[None, :] * q
+        rho = lengths(r, weights) ** 2
+        d = r + jnp.where(live, safe_divide(rho, s.rho), 0)[None, :] * s.d
+        number = s.number + live.any()
+        go_on = (live & (rho > tol**2)).any() & (number < max_iterations)
+        return _State(x, r, d, rho, number, go_on)
 
     start = _State(
-        zeros,
-        safe_divide(b, scale),
-        zeros,
-        zeros,
-        none,
-        none,
+        jnp.zeros_like(b),
+        first,
+        first,
+        lengths(first, weights) ** 2,
         jnp.zeros((), jnp.int32),
         jnp.ones((), bool),
     )

@@ -21,7 +21,7 @@ from contexture_jax._core.types import (
     summary,
 )
 from contexture_jax.operators import AssociationOperator
-from contexture_jax.prediction._gradients import conjugate_gradients
+from contexture_jax.prediction._gradients import conjugate_gradients, lengths
 from contexture_jax.prediction._status import FitStatus, code_of, status_of
 from contexture_jax.prediction._stkr import as_labelled, as_tolerance
 from contexture_jax.prediction._target import Scored
@@ -186,20 +186,19 @@ def _solve(
         # √D f with (I − α P) f = D^{-1/2} Y; rows are divided by their sum.
         b = safe_divide(y, jnp.sqrt(p))
 
-        def apply(f: Array, _: Array) -> Array:
+        def apply(f: Array) -> Array:
             return f - alpha * walked(f)
     else:
         free = jnp.ones(p.shape, op.dtype).at[rows].set(0)
         b = free * walked(y)
 
-        def apply(f: Array, _: Array) -> Array:
+        def apply(f: Array) -> Array:
             return free * (f - walked(free * f))
 
     f, number = conjugate_gradients(
-        apply, lambda r: r, b, op.p_x, tol=tol / 2, max_iterations=max_iterations
+        apply, b, op.p_x, tol=tol / 2, max_iterations=max_iterations
     )
-    rest = b - apply(f, f)
-    left, right = (jnp.sqrt(jnp.sum(p * x**2, axis=0)) for x in (rest, b))
+    left, right = lengths(b - apply(f), op.p_x), lengths(b, op.p_x)
     residuals = safe_divide(left, right)[:-1]
     f = f if is_zhou else f + y
     finite = jnp.isfinite(residuals).all() & jnp.isfinite(f).all()

@@ -208,6 +208,7 @@ def fit_columns(
     of_classes: bool,
     standardize: bool,
 ) -> tuple[Array, ...]:
+    """`ridge` of checked arrays: the fields of a fit, in their order."""
     n = z.shape[0]
     mean, scale, z = scaled(z, p, standardize=standardize)
     phi = jnp.concatenate([jnp.ones_like(z[:, :1]), z], axis=1)

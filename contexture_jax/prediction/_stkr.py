@@ -139,9 +139,10 @@ def stkr(
 
     * `polynomial`: (√w G_s √w + β) a = √w y with G_s by Horner's rule, q double steps
       an iteration.
-    * `inverse_laplacian`, `inverse_polynomial`: the θ form, θ = p φ and f = T_K φ,
-      w f + β p ξ(T_K) φ = w y, which is self-adjoint in ⟨u, T_K v⟩_{P_X}: a double step
-      an iteration, and one more for each ξ beyond ξ_1.
+    * `inverse_laplacian`, `inverse_polynomial`: the θ form, f = v_Kᵀ θ, by
+      h = T* (θ / p) with f = T h and f̂(x) = E[h(A)|x] at new inputs:
+      T* (w / p) T h + β ξ(T* T) h = T* (w y / p); a double step an
+      iteration, and one more for each ξ beyond ξ_1.
     * `truncation`: d × d equations, solved directly: `ridge` on the functions.
 
     Args:
