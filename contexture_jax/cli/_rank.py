@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,11 +81,13 @@ Spectra are of all rows, and see no target; the probe is fitted, chosen and judg
 three parts of the rows.
 
 Each context is kept as it is done: Ctrl-C and SIGTERM end the run after the one under
-way, with the results so far, and --resume goes on, however the run was ended.
+way, with the results so far, and --resume goes on, however the run was ended. Without
+it a directory that holds such a run is refused.
 """
 # In the order of publishing: whoever sees the JSON sees the rest.
 _FILES = ("tau_error.png", "association_error.png", "rank.json")
 _FOLDER = "rank"
+_KEPT = "*-*.json"  # of contexts, which are named by `_file`
 _SETTINGS = ("settings", "masks", "max_dim", "splits", "max_rows")
 
 
@@ -299,11 +300,11 @@ def _begun(
     if path.exists() and options.resume:
         check_same(path, settings)
         return folder
-    if path.exists():
-        print(
-            f"contexture: note: {quoted_path(folder)} holds a run that was ended, which"
-            " --resume goes on with; this one begins anew",
-            file=sys.stderr,
+    # As of a run of `train`: one that kept nothing is begun anew.
+    if any(folder.glob(_KEPT)):
+        raise InputError(
+            f"{quoted_path(folder)} holds a run already; expected --resume to go on"
+            " with it, another --out, or that directory deleted"
         )
     shutil.rmtree(folder, ignore_errors=True)
     made_inside(out, _FOLDER, stack)

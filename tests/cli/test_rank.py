@@ -226,6 +226,8 @@ def test_a_run_of_other_options_is_not_gone_on_with(
     ended_at(1, monkeypatch)
     told = ["rank", "wine", *SMALL, "--quiet", "--no-plots", "--out", str(tmp_path)]
     assert main(told) == 130
+    assert main(told) == 2
+    assert "holds a run already; expected --resume" in capsys.readouterr().err
     assert main([*told, "--resume", "--seed", "1"]) == 2
     assert "holds another run: seed is 0 there and 1 here" in capsys.readouterr().err
     (row,) = tmp_path.glob("rank/*-*.json")
