@@ -32,7 +32,7 @@ def spectrum(contexts: Any, weights: Any) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("excess", [False, True])
 def test_min_max_weights_are_the_best_for_the_worst(excess: bool) -> None:
-    found = min_max_weights(PARTS, 2, excess=excess, rate=0.02, num_rounds=200)
+    found = min_max_weights(PARTS, 2, excess=excess)
     kernels = [m @ m.T for m in map(matrix, PARTS)]
     least = [np.linalg.eigvalsh(k)[-2:].sum() if excess else 2.0 for k in kernels]
 
@@ -43,8 +43,10 @@ def test_min_max_weights_are_the_best_for_the_worst(excess: bool) -> None:
         return max(np.subtract(least, held))
 
     grid = [worst(weight) for weight in np.linspace(0, 1, 1001)[1:-1]]
-    # Steps of the weights are finer near the ends and coarser between.
-    assert found.score == pytest.approx(min(grid), abs=2e-3)
+    # No weight of the grid is better, and the next one to the best not much worse.
+    assert min(grid) - 2e-3 < found.score < min(grid) + 1e-5
+    # Rounds have ended by themselves.
+    assert len(found.tried) < 30
     assert worst(found.weights[0]) == pytest.approx(found.score, rel=1e-9)
     assert found.score == found.scores.min() < found.scores[0]
 
@@ -94,8 +96,6 @@ def test_large_parts_go_block_by_block() -> None:
 def test_what_cannot_be_is_told() -> None:
     with pytest.raises(ValueError, match="rank must be between 1 and 6; got 7"):
         min_max_weights(PARTS, 7)
-    with pytest.raises(ValueError, match="rate must be above 0 and finite; got 0"):
-        min_max_weights(PARTS, 2, rate=0.0)
     with pytest.raises(ValueError, match="it gave none for 5"):
         criterion_weights(PARTS, 2, lambda *_: np.nan)
     with pytest.raises(
