@@ -67,10 +67,11 @@ def laws(
     Raises:
         ValueError: if a context has more neighbours than there are rows.
     """
-    kept = masks(specs[0], columns, seed)
+    # Of few columns most masks are drawn more than once.
+    kept, times = np.unique(masks(specs[0], columns, seed), axis=0, return_counts=True)
     n = len(x)
     is_knn = specs[0].kind == "knn"
-    dtype = np.min_scalar_type(len(kept)) if is_knn else np.dtype(np.float32)
+    dtype = np.min_scalar_type(times.sum()) if is_knn else np.dtype(np.float32)
     views = [_with_lengths(x[:, mask]) for mask in kept]
     parameters = np.array([spec.parameter for spec in specs])
     if is_knn and parameters.max() > n:
@@ -81,8 +82,8 @@ def laws(
 
     def work(start: int) -> None:
         part = slice(start, start + rows)
-        for view in views:
-            add(gathered[:, part], _distances(view, part), parameters)
+        for view, count in zip(views, times.tolist(), strict=True):
+            add(gathered[:, part], _distances(view, part), parameters, count)
 
     # Threads of Python share the rows, so that BLAS is not to have its own.
     cores = len(os.sched_getaffinity(0))
@@ -108,18 +109,22 @@ def _distances(view: np.ndarray, part: slice) -> np.ndarray:
     return apart
 
 
-def _add_kernels(into: np.ndarray, apart: np.ndarray, gammas: np.ndarray) -> None:
+def _add_kernels(
+    into: np.ndarray, apart: np.ndarray, gammas: np.ndarray, times: int
+) -> None:
     room, farthest = np.empty_like(apart), float(apart.max())
     for table, gamma in zip(into, gammas.tolist(), strict=True):
         np.multiply(apart, -gamma, out=room)
         if gamma * farthest > -_LEAST_EXPONENT:
             np.maximum(room, _LEAST_EXPONENT, out=room)
         np.exp(room, out=room)
-        room /= room.sum(axis=1, keepdims=True)
+        room *= times / room.sum(axis=1, keepdims=True)
         table += room
 
 
-def _add_neighbors(into: np.ndarray, apart: np.ndarray, counts: np.ndarray) -> None:
+def _add_neighbors(
+    into: np.ndarray, apart: np.ndarray, counts: np.ndarray, times: int
+) -> None:
     num_rows, num_columns = apart.shape
     places = np.arange(num_columns)
     # Distances are not negative, so that their bits order as they do; with the place in
@@ -136,4 +141,4 @@ def _add_neighbors(into: np.ndarray, apart: np.ndarray, counts: np.ndarray) -> N
     level[keys.ravel()] = np.tile(levels.astype(level.dtype), num_rows)
     level = level.reshape(apart.shape)
     for place, which in enumerate(rising):
-        into[which] += level <= place
+        into[which] += (level <= place) * into.dtype.type(times)
