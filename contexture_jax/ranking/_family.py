@@ -63,7 +63,7 @@ class ContextSpec:
             msg = f"parameter must be above 0, as gamma; got {self.parameter}"
             raise ValueError(msg)
         check_integer(self.num_masks, "num_masks", low=1)
-        if not 0 <= self.mask_share < 1:
+        if not 0 <= check_number(self.mask_share, "mask_share") < 1:
             msg = f"mask_share must be in [0, 1); got {self.mask_share}"
             raise ValueError(msg)
 

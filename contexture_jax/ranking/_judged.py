@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from contexture_jax._core.types import Float, short_repr
-from contexture_jax.contexts import Context, joint
+from contexture_jax.contexts import Context, DenseJoint, pairs
 from contexture_jax.evaluation import (
     column_errors,
     decay_rate,
@@ -25,14 +25,23 @@ from contexture_jax.ranking._family import ContextSpec, NamedContext
 from contexture_jax.ranking._probe import ProbeErrors
 from contexture_jax.solvers import Status, certify, svd
 
-__all__ = ["RankedContext", "Solved", "judged", "judged_by_columns", "solved"]
+__all__ = [
+    "RankedContext",
+    "Solved",
+    "judged",
+    "judged_by_columns",
+    "solved",
+    "solved_context",
+]
 
 _EXACT = 2000  # rows up to which LAPACK finds all values in a second or two
 _DENSE = 8000  # rows up to which a table of their kernel pays
+_SPARSE = 16  # times fewer entries are multiplied sooner by themselves
 _DEVIATION_ROWS = 1000
 _ROUNDING = 100.0
 _EIGENVALUE_ROUNDING = 1e-13  # of s², which are at most 1, in float64
 _SLOW = 32  # eps of float32: 1 − s² below that is rounding
+_EDGE = 0.95  # of β, as in `verdict`
 _FUNCTIONS_FLOOR = 1e-3  # singular values below leave functions to rounding
 _MAX_PASSES = 20
 
@@ -131,10 +140,11 @@ def solved(gathered: np.ndarray, rank: int, *, tol: float, seed: int) -> Solved:
         seed: of the solver.
     """
     n = len(gathered)
+    if n > _DENSE:
+        context = _large_context(gathered)
+        return solved_context(context, n, rank - 1, tol=tol, seed=seed)
     law = gathered.astype(np.float64 if n <= _EXACT else np.float32)
     law /= law.sum(axis=1, keepdims=True)
-    if n > _DENSE:
-        return solved_context(joint(law), n, rank - 1, tol=tol, seed=seed)
     p_a = law.mean(axis=0, dtype=np.float64)
     # Nothing where a row is nobody's neighbour.
     scale = 1 / np.sqrt(n * np.where(p_a > 0, p_a, np.inf))
@@ -157,6 +167,20 @@ def solved(gathered: np.ndarray, rank: int, *, tol: float, seed: int) -> Solved:
         rank >= n - 1,
         str(Status.CONVERGED if found.is_converged else Status.MAX_PASSES),
     )
+
+
+def _large_context(gathered: np.ndarray) -> Context:
+    """A table of many rows: of neighbours, if they are few, by its entries."""
+    n = len(gathered)
+    is_counted = gathered.dtype.kind == "u"
+    if is_counted and _SPARSE * np.count_nonzero(gathered) <= gathered.size:
+        # All rows count as many: P_X is uniform.
+        x, a = np.nonzero(gathered)
+        return pairs(x, a, gathered[x, a].astype(np.float32), gathered.shape)
+    law = gathered.astype(np.float32)
+    law /= n * law.sum(axis=1, keepdims=True)
+    # Not `joint`, which normalises in float64: several times the memory of the law.
+    return DenseJoint(jax.device_put(law))
 
 
 def solved_context(
@@ -286,8 +310,7 @@ def judged(
         # In float64, where τ is of float32.
         low, high = min(low, tau), max(high, tau)
     word, reason = verdict(s, beta, max_dim, complete=found.complete)
-    edge = 1 + 0.95 * beta
-    # Bounds on both sides of the edge of what τ can tell.
+    edge = 1 + _EDGE * beta
     is_open = low is not None and high is not None and low < edge <= high
     if word == "moderate" and is_open:
         word = "undecided"

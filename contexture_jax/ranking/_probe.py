@@ -9,6 +9,7 @@ import numpy as np
 
 from contexture_jax._core.checks import (
     as_array,
+    check_coefficient,
     check_finite,
     check_integer,
     check_ndim,
@@ -60,7 +61,7 @@ class RidgeProbe:
     Args:
         y: the target, shape (n,): integers are classes, floating numbers numbers.
         num_splits: how many.
-        ridges: the values of α.
+        ridges: the values of α, above 0.
         seed: of the splits.
 
     Attributes:
@@ -68,7 +69,8 @@ class RidgeProbe:
         is_of_classes: whether `y` holds classes.
 
     Raises:
-        ValueError: if there are fewer than 8 rows, or `y` is constant.
+        ValueError: if there are fewer than 8 rows, `y` is constant, or a ridge is not
+            above 0.
     """
 
     def __init__(
@@ -83,6 +85,10 @@ class RidgeProbe:
         check_ndim(y, 1, "y")
         check_finite(y, "y")
         check_integer(num_splits, "num_splits", low=1)
+        if not len(ridges):
+            raise ValueError("ridges must hold at least one value; got none")
+        for ridge in ridges:
+            check_coefficient(ridge, "ridges", positive=True)
         if len(y) < _FEWEST_ROWS or (y == y[0]).all():
             msg = f"y must have at least {_FEWEST_ROWS} rows, and not all of one value"
             raise ValueError(f"{msg}; got {len(y)}")

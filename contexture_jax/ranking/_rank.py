@@ -9,12 +9,13 @@ import numpy as np
 
 from contexture_jax._core.checks import (
     as_array,
+    check_coefficient,
     check_finite,
     check_integer,
     check_ndim,
     check_number,
 )
-from contexture_jax._core.types import ArrayLike, short_repr, summary
+from contexture_jax._core.types import ArrayLike, Float, Int, short_repr, summary
 from contexture_jax.evaluation import (
     distance_correlation,
     pearson_correlation,
@@ -34,19 +35,18 @@ from contexture_jax.ranking._probe import RidgeProbe
 __all__ = ["Correlations", "correlations", "rank_contexts"]
 
 _BYTES = 900 * 2**20  # all K of 5,000 rows at once
+_LAWS = 4  # in float32, of a table however large: they share their distances
 _FEWEST = 3  # contexts that are correlated
 _VERDICTS = ("too weak", "moderate", "too strong", "undecided")
 ErrorName = Literal[
     "error", "squared_error", "validated_error", "validated_squared_error"
 ]
-
-
 CriterionName = Literal["tau", "column_error", "least_column_error"]
 
 
 @short_repr
 class Correlations(NamedTuple):
-    """How τ goes with the error of a probe, over contexts.
+    """How a criterion goes with the error of a probe, over contexts.
 
     Attributes:
         num_contexts: over how many.
@@ -71,7 +71,7 @@ def rank_contexts(
     energy_share: float = 0.9,
     tol: float = 0.03,
     seed: int = 0,
-    max_bytes: int = _BYTES,
+    max_bytes: int | None = None,
     on_context: Callable[[RankedContext], bool | None] | None = None,
     on_solved: Callable[[ContextSpec | NamedContext, Solved], None] | None = None,
 ) -> list[RankedContext]:
@@ -99,7 +99,9 @@ def rank_contexts(
         energy_share: of Σ s_i², in (0, 1].
         tol: relative residual of solves of more than 2,000 rows.
         seed: of masks and solver.
-        max_bytes: of the laws that are there at once; one is there in any case.
+        max_bytes: of the laws that are there at once; one is there in any case. None:
+            900 MiB, or 16 n² if that is more: masked contexts take as long for their
+            laws as for their solves where each has distances of its own.
         on_context: called with each as it is done; the run ends if it returns true.
         on_solved: called with each and what was solved, before it is judged: for
             criteria of your own.
@@ -111,22 +113,13 @@ def rank_contexts(
         ValueError: if shapes do not fit, a feature is not finite, or a number is out of
             its range.
     """
-    rows = np.asarray(as_array(x, "x"), np.float64)
-    check_ndim(rows, 2, "x")
-    check_finite(rows, "x")
     check_integer(max_dim, "max_dim", low=1)
-    if not 0 < check_number(energy_share, "energy_share") <= 1:
-        msg = f"energy_share must be above 0 and at most 1; got {energy_share}"
-        raise ValueError(msg)
-    n, num_features = rows.shape
-    of_columns = np.arange(num_features) if columns is None else np.asarray(columns)
-    check_ndim(of_columns, 1, "columns")
-    if n < 3 or of_columns.shape != (num_features,):
-        msg = (
-            "x must have at least 3 rows, and columns one number for each of its"
-            f" {num_features} features; got {rows.shape} and {of_columns.shape}"
-        )
-        raise ValueError(msg)
+    check_coefficient(beta, "beta")
+    for name, number in (("energy_share", energy_share), ("tol", tol)):
+        if not 0 < check_number(number, name) <= 1:
+            raise ValueError(f"{name} must be above 0 and at most 1; got {number}")
+    rows, of_columns = _checked(x, columns)
+    n = len(rows)
     if probe is not None and probe.num_rows != n:
         raise ValueError(f"probe must have {n} rows, as x; got {probe.num_rows}")
     if len({spec.name for spec in specs}) < len(specs):
@@ -143,7 +136,8 @@ def rank_contexts(
             return row
         return row._replace(probe=probe.errors(found.functions, row.best_dim or 1))
 
-    for group in _grouped(specs, n, max_bytes):
+    room = max(_BYTES, 4 * _LAWS * n**2) if max_bytes is None else max_bytes
+    for group in _grouped(specs, n, room):
         tables = None
         for place, spec in enumerate(group):
             try:
@@ -162,6 +156,25 @@ def rank_contexts(
             if on_context is not None and on_context(row):
                 return _in_order(specs, done)
     return _in_order(specs, done)
+
+
+def _checked(
+    x: ArrayLike, columns: ArrayLike | None
+) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " d"]]:
+    """The rows in float64, and the number of the column of each feature."""
+    rows = np.asarray(as_array(x, "x"), np.float64)
+    check_ndim(rows, 2, "x")
+    check_finite(rows, "x")
+    num_features = rows.shape[1]
+    of_columns = np.arange(num_features) if columns is None else np.asarray(columns)
+    check_ndim(of_columns, 1, "columns")
+    if len(rows) < 3 or of_columns.shape != (num_features,):
+        msg = (
+            "x must have at least 3 rows, and columns one number for each of its"
+            f" {num_features} features; got {rows.shape} and {of_columns.shape}"
+        )
+        raise ValueError(msg)
+    return rows, of_columns
 
 
 def _grouped(
@@ -183,9 +196,7 @@ def correlations(
     leave_out: Sequence[str] = (),
     kind: str | None = None,
 ) -> Correlations:
-    """How τ goes with the error, over contexts of which both are known and finite.
-
-    Or another criterion in its place.
+    """How τ, or another criterion, goes with the error, over contexts that have both.
 
     Which contexts count moves the figure more than anything else: of those that τ
     abstains from, identity-like ones have τ without bound, which Pearson's correlation

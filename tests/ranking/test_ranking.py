@@ -120,6 +120,30 @@ def test_large_tables_give_bounds_that_hold(monkeypatch: pytest.MonkeyPatch) -> 
     assert row.chi_squared == pytest.approx(exact.chi_squared, rel=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ContextSpec("rbf", 0.4),
+        ContextSpec("knn", 7),
+        # By their entries: counts of one and of two.
+        ContextSpec("knn", 3),
+        ContextSpec("knn", 2, 0.2, 2),
+    ],
+    ids=lambda spec: spec.name,
+)
+def test_tables_without_a_kernel_are_the_same(
+    spec: ContextSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (exact,) = ranked(X, [spec], max_dim=8)
+    monkeypatch.setattr(_judged, "_DENSE", 0)
+    (row,) = ranked(X, [spec], max_dim=8, tol=1e-3)
+    assert row.status == "converged"
+    assert row.tau == pytest.approx(exact.tau, rel=1e-3)
+    assert row.tau_low - 1e-5 <= exact.tau <= row.tau_high + 1e-5
+    assert row.chi_squared == pytest.approx(exact.chi_squared, rel=1e-4)
+
+
 SPECTRA = {
     "decaying": 0.95 * 0.9 ** np.arange(80),
     "cluster": np.r_[np.full(30, 0.8), np.linspace(0.7, 0.0, 50)],
@@ -310,11 +334,14 @@ def test_tau_is_held_against_the_errors() -> None:
             lambda: ranked(X, [], energy_share=0.0),
             "energy_share must be above 0",
         ),
+        (lambda: ranked(X, [], tol=0.0), "tol must be above 0"),
+        (lambda: ranked(X, [], beta=-1.0), "beta must be"),
         (lambda: ranked(X, [], columns=[1]), "one number for each"),
         (lambda: ranked(X, [ContextSpec("knn", 2)] * 2), "names of their own"),
         (lambda: ranked(X, [], probe=RidgeProbe(Y[:50])), "60 rows, as x"),
         (lambda: correlations([], leave_out=["strong"]), "leave_out of too weak"),
         (lambda: RidgeProbe(np.ones(20)), "not all of one value"),
+        (lambda: RidgeProbe(Y, ridges=(0.0,)), "ridges must be finite and positive"),
     ],
 )
 def test_bad_input_is_told(make: Callable[[], object], words: str) -> None:
