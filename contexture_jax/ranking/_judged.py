@@ -37,7 +37,7 @@ __all__ = [
 _EXACT = 2000  # rows up to which LAPACK finds all values in a second or two
 _DENSE = 8000  # rows up to which a table of their kernel pays
 _SPARSE = 16  # times fewer entries are multiplied sooner by themselves
-_DEVIATION_ROWS = 1000
+_DEVIATION_ROWS = 250  # a thousand take as long as a pass of a solve
 _ROUNDING = 100.0
 _EIGENVALUE_ROUNDING = 1e-13  # of s², which are at most 1, in float64
 _SLOW = 32  # eps of float32: 1 − s² below that is rounding
@@ -61,7 +61,7 @@ class RankedContext(NamedTuple):
         decay_rate: λ of s_i² ≈ e^{−λi}.
         chi_squared: Σ s_i² of all values.
         deviation: mean |k_X⁺(x, x′) − 1|; of a `NamedContext` or of more than 8,000
-            rows over 1,000 draws.
+            rows over 250 draws.
         effective_rank: the participation ratio of the values computed.
         association: the word of `evaluation.verdict`.
         reason: why, with figures; of a context that failed, what went wrong.
