@@ -85,7 +85,7 @@ def rank_contexts(
     τ never tells d by itself: beside its d there are the d that keeps `energy_share` of
     Σ s_i², the d that is best for the columns of x, and with a probe the d that
     validation prefers. Nor is τ the only judge without labels: the errors on the
-    columns go with those on a target more closely on most tables.
+    columns go with those on a target more closely on most tables (`column_errors`).
 
     Args:
         x: the rows, shape (n, d), finite; columns of one scale.
