@@ -52,7 +52,10 @@ LAYERS = {
     ),
     "evaluation": _layer("_core kernels contexts operators solvers"),
     "prediction": _layer("_core contexts operators solvers", "optax sklearn"),
-    "ranking": _layer("_core contexts operators solvers evaluation prediction"),
+    "ranking": _layer(
+        "_core contexts operators solvers evaluation prediction",
+        "scipy",  # its linear programs; JAX brings it
+    ),
     "learning": _layer(
         "_core contexts zoo operators losses models training evaluation", "flax optax"
     ),
