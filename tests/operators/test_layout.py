@@ -1,7 +1,6 @@
 """Layouts over a mesh by sizes: how much room they take, and what shapes say."""
 
 import functools
-import itertools
 from typing import Any
 
 import jax
@@ -38,7 +37,7 @@ def graph(kind: str, num_rows: int) -> np.ndarray:
 def laid_out(kind: str, num_rows: int, num_pieces: int) -> Any:
     columns = graph(kind, num_rows).reshape(-1)
     rows = np.repeat(np.arange(num_rows), K)
-    weights = (np.ones(len(rows)),) * 2
+    weights = (np.ones(len(rows)), np.ones(len(rows)))
     shape = num_rows, num_rows
     return _slots.lay_out_both(rows, columns, weights, shape, num_pieces, np.float32)
 
@@ -135,6 +134,6 @@ def test_shapes_that_cannot_be_are_refused():
     context = jax.eval_shape(cx.contexts.rbf, x)
     with pytest.raises(ValueError, match="max_degree goes with neighbours; got"):
         cx.operators.operator_shapes(context, mesh=make_mesh(), max_degree=4)
-    pairs = cx.contexts.pairs(*itertools.repeat(np.arange(20), 2))
+    pairs = cx.contexts.pairs(np.arange(20), np.arange(20))
     with pytest.raises(TypeError, match="laid out on the host"):
         cx.operators.operator_shapes(pairs, mesh=make_mesh())

@@ -325,8 +325,8 @@ def even_layout(
 
     The entries of a row in one block are taken as Poisson, once with all rows of the
     mean degree, once with as few as can be of the largest; each bucket has the larger
-    number of pieces of both, and four and a half standard deviations more, for the
-    fullest device. Points are among their own neighbours, in the block of the device.
+    number of pieces of both, and as many standard deviations more as the fullest of all
+    parts is likely to have. Points are among their own neighbours, in the own block.
 
     Args:
         num_rows: of a device.
@@ -340,7 +340,10 @@ def even_layout(
     def buckets(lead: tuple[int, ...], own: int) -> tuple[ShardBucket, ...]:
         cases = [(num_rows, degree), (num_rows * degree / most, most)]
         counts = np.max([n * _pieces((d - own) / k, own) for n, d in cases], axis=0)
-        sizes = np.ceil(counts + 4.5 * np.sqrt(counts)).astype(int)
+        # Of p pieces a row the variance is p (1 − p), where p is small.
+        spread = np.sqrt(counts * (1.0 - np.minimum(counts / num_rows, 0.5)))
+        far = 1.0 + np.sqrt(2.0 * np.log(np.prod(lead)))
+        sizes = np.ceil(counts + far * spread).astype(int)
         return tuple(
             ShardBucket(
                 jax.ShapeDtypeStruct((*lead, width, size), np.int32),

@@ -11,6 +11,7 @@ blocks far beyond the rest: they are told to all devices by one sum instead.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -81,7 +82,8 @@ class ShardedSparseOperator(ShardedOperator):
         """T g, shape (n, r)."""
         n, axis = self.shape[0], self.axis
         if self.ring:
-            return self._go_round(self.forward, g, n, self.dealt[::-1])
+            deals_x, deals_a = self.dealt
+            return self._go_round(self.forward, g, n, (deals_a, deals_x))
         share = padded_size(n, self.num_devices) // self.num_devices
         local = spmd(_multiply, self.mesh, (axis, None), axis, share)
         return local(self.forward.own, g)[:n]
@@ -151,7 +153,7 @@ class ShardedSparseOperator(ShardedOperator):
                 (padded_size(s, k) // k for s in (n, m)), self.dealt, strict=True
             )
         )
-        hops = [("matmat", "collective-permute", a, k - 1)]
+        hops: list[Any] = [("matmat", "collective-permute", a, k - 1)]
         hops += [("rmatmat", "collective-permute", x, k - 1)]
         for product in ("matmat", "rmatmat"):
             hops += [(product, "all-reduce", size * self.num_hubs * r, 1)]
@@ -193,14 +195,15 @@ def shard_entries(
     # Entries of rows and columns without mass have none themselves.
     forward = exact / np.where(p_x > 0, p_x, 1.0)[rows]
     backward = exact / np.where(p_a > 0, p_a, 1.0)[columns]
-    *layouts, dealt = lay_out_both(
+    there, back, dealt = lay_out_both(
         rows, columns, (forward, backward), shape, mesh.shape[axis], dtype
     )
     ring = _goes_round(shape, mesh.shape[axis])
     norm2 = np.asarray(_squared_norm(rows, columns, forward, backward))
     place_a = place_law if ring else lambda law, mesh, _: place_whole(law, mesh)
     return ShardedSparseOperator(
-        *(place_rows(layout, mesh, axis) for layout in layouts),
+        place_rows(there, mesh, axis),
+        place_rows(back, mesh, axis),
         place_law(p_x.astype(dtype), mesh, axis),
         place_a(p_a.astype(dtype), mesh, axis),
         place_whole(norm2.astype(dtype), mesh),
@@ -293,10 +296,9 @@ def neighbor_shapes(
         even_layout(share_a, mean, max(mean, float(max_degree)), k, dtype),
     )
     laws = [jax.ShapeDtypeStruct(side, dtype) for side in ((n,), (m,), ())]
-
-    def build(*parts: Any) -> ShardedSparseOperator:
-        return ShardedSparseOperator(*parts, mesh, axis, ring=k > 1)
-
+    build: Any = functools.partial(
+        ShardedSparseOperator, mesh=mesh, axis=axis, ring=k > 1
+    )
     return jax.eval_shape(build, *layouts, *laws)
 
 
