@@ -67,7 +67,7 @@ def compose(*contexts: AnalyticContext) -> AnalyticContext:
 
     Args:
         *contexts: of the zoo, at least one; the A of each is the X of the next.
-            Concrete; tables of two on one sphere need as many nodes.
+            Concrete.
 
     Raises:
         TypeError: if one is no context of the zoo.
@@ -97,6 +97,10 @@ def _composed(one: AnalyticContext, two: AnalyticContext) -> AnalyticContext | N
     if found is not None:
         return found
     one, two = map(_unwound, (one, two))
+    if isinstance(one, _Zonal) and isinstance(two, _Zonal):
+        # Tables on the finer of their grids.
+        nodes = max(one.num_nodes, two.num_nodes)
+        one, two = (dataclasses.replace(c, num_nodes=nodes) for c in (one, two))  # pyright: ignore
     if isinstance(one, _Product) and isinstance(two, _Product):
         # (T ⊗ S) (T′ ⊗ S′) = T T′ ⊗ S S′.
         pairs = zip(one.factors, two.factors, strict=False)
@@ -146,13 +150,10 @@ def _of_the_family(one: Any, two: Any) -> AnalyticContext | None:
         )
     if not isinstance(one, IndexedContext) or not isinstance(two, IndexedContext):
         return None
-    # The others have one basis, and may differ in what a table is made of.
-    if isinstance(one, _SphereHeat) and isinstance(two, _SphereHeat):
-        time, nodes = float(host(one.time) + host(two.time)), one.num_nodes
-        both = _SphereHeat(time, one.dimension, max(nodes, two.num_nodes))
-        return both if one.dimension == two.dimension else None
     if one.basis != two.basis:
         return None
+    if isinstance(one, _SphereHeat) and isinstance(two, _SphereHeat):
+        return dataclasses.replace(one, time=float(host(one.time) + host(two.time)))
     if isinstance(one, _Krawtchouk) and isinstance(two, _Krawtchouk):
         return dataclasses.replace(one, flip=_flips(one.flip, two.flip))
     if isinstance(one, _Resampled) and isinstance(two, _Resampled):

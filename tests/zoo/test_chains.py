@@ -299,3 +299,5 @@ def test_chains_draw_what_their_parts_draw_in_turn():
     assert normal.log_density(-(0.9**3), 1.0) > normal.log_density(0.9**3, 1.0)
     both = zoo.compose(zoo.gaussian(0.5), zoo.reverse(zoo.gaussian(0.6)))
     np.testing.assert_allclose(both.spectrum(1), 0.3, rtol=1e-6)
+    heat = zoo.compose(zoo.sphere_heat(4, 0.1), zoo.sphere_heat(4, 0.2, num_nodes=20))
+    np.testing.assert_allclose(heat.spectrum(4), np.exp(-0.9), rtol=1e-6)
