@@ -7,12 +7,15 @@ functions T₂ has on its left: coefficients multiply, signs and phases included
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.forms import one_by_one
+from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -29,10 +32,11 @@ from contexture_jax.zoo._base import (
     host,
 )
 from contexture_jax.zoo._chains import ByIndex, Chain, alternating, convolve
+from contexture_jax.zoo._checks import as_integers
 from contexture_jax.zoo._circle import _CircleHeat, _Noise, _Waves
 from contexture_jax.zoo._combinations import _Product
 from contexture_jax.zoo._hidden import _Hidden
-from contexture_jax.zoo._letters import _Resampled, _Strings
+from contexture_jax.zoo._letters import _Letter, _Resampled, _Strings
 from contexture_jax.zoo._masks import _Masked
 from contexture_jax.zoo._polynomials import _Gaussian, _Krawtchouk, _Thinning
 from contexture_jax.zoo._sphere import _SphereHeat, _Zonal
@@ -221,7 +225,7 @@ class _InTurn(ByIndex):
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """What all parts have, but a density: that of a chain is an integral."""
+        """What all parts have."""
         return tuple(
             name
             for name in super().capabilities
@@ -258,6 +262,36 @@ class _Commuting(_InTurn):
         # By T* and not by the last: signs and phases of the others are in ν, too.
         right = adjoint_functions(self._joint(), left, values, self._rounding)
         return left, right, index
+
+    @property
+    def _letters(self) -> tuple[Any, ...]:
+        """One letter of each part, where all are letters or strings of them."""
+        found = [p.letter if isinstance(p, _Strings) else p for p in self.parts]
+        return tuple(found) if all(isinstance(c, _Letter) for c in found) else ()
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What all parts have; a density of letters alone, of others it is no sum."""
+        names = super().capabilities
+        return tuple(n for n in names if n != "log_density" or self._letters)
+
+    def log_density(self, a: ArrayLike, x: ArrayLike) -> Array:
+        """Log P(a|x) of letters, summed over those that stand between.
+
+        Integers of one shape, of strings (..., d) with the result (...).
+        """
+        if not self._letters:
+            raise self._lacks("log_density")
+        if self._has_vectors:
+            a, x = self.parts[-1]._strings(a, "a"), self.parts[0]._strings(x, "x")
+        a, x = as_integers(a, "a"), as_integers(x, "x")
+        steps = []
+        for letter in self._letters:
+            sizes = np.shape(letter.marginal)[0], letter._num_symbols()
+            there, here = jnp.indices(sizes)[::-1]
+            steps.append(jnp.exp(letter.log_density(there, here)))
+        logs = jnp.log(functools.reduce(mm, steps))[x, a]
+        return logs.sum(axis=-1) if self._has_vectors else logs
 
 
 @pytree_dataclass
