@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.stats import norm
 
 from contexture_jax._core.checks import as_floating, check_ndim, check_values
 from contexture_jax._core.types import (
@@ -165,6 +164,9 @@ class Corruption(_TableContext):
 
     def _continuous(self, a: Array) -> Array:
         """Log density of what is drawn, entry by entry; −∞ in constant columns."""
+        # Here: with it thirty other laws are loaded.
+        from jax.scipy.stats import norm
+
         spread = self.high - self.low
         varies = spread > 0
         # A constant column divides by 1 in place of 0; the last line gives it its law,

@@ -19,6 +19,7 @@ one loop in it, however uneven the rows are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -26,12 +27,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
+from contexture_jax._core.sparse_rows import Tile, product_of_tiles
 from contexture_jax._core.types import Array, Float, Inexact, Int, Static, short_repr
 
 __all__ = [
     "Bucket",
     "Slots",
     "make_slots",
+    "near_matmat",
     "paired_matmat",
     "slots_cost",
     "slots_matmat",
@@ -389,6 +392,22 @@ def _paired_backward(saved: Any, out_bar: Array) -> tuple[Any, ...]:
 
 
 paired_matmat.defvjp(_paired_saved, _paired_backward)
+
+
+def near_matmat(
+    layout: Slots | Bucket, shape: tuple[int, int], dtype: Any
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The product with blocks of NumPy by SciPy, of a layout in arrays of NumPy."""
+    if isinstance(layout, Bucket):
+        tiles = [Tile(*layout, np.arange(shape[0]))]
+        return product_of_tiles(tiles, shape, dtype)
+    tiles, size = [], layout.rows.shape[1]
+    for rows, begin, end in zip(
+        layout.rows, layout.starts[:-1], layout.starts[1:], strict=True
+    ):
+        parts = (x[begin:end].reshape(-1, size) for x in layout[:2])
+        tiles.append(Tile(*parts, rows))
+    return product_of_tiles(tiles, shape, dtype)
 
 
 def slots_cost(slots: Slots, r: int, itemsize: int) -> tuple[int, int, int]:

@@ -33,6 +33,7 @@ from contexture_jax.operators._monte_carlo import (
     monte_carlo_kernel,
     monte_carlo_operator,
 )
+from contexture_jax.operators._near import near_products
 from contexture_jax.operators._products import (
     TensorProductOperator,
     tensor_product,
@@ -102,6 +103,7 @@ __all__ = [
     "monte_carlo_expectation",
     "monte_carlo_kernel",
     "monte_carlo_operator",
+    "near_products",
     "operator_shapes",
     "reverse",
     "sampled",

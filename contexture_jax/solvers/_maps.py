@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from contexture_jax._core.types import Array
 
@@ -235,6 +234,9 @@ def _hoist(
     )
     if not any(isinstance(value, Tracer) for value in column.consts):
         return function, ()
+
+    # Here: it loads all of Pallas.
+    from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
     def hoisted(block: Array, *values: Any) -> Array:
         of_column = jaxpr_as_fun(ClosedJaxpr(column.jaxpr, list(values)))

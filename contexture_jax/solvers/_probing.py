@@ -1,4 +1,4 @@
-"""The products of a certificate's probes, by the programs of the solver if cheap."""
+"""The products of a certificate's probes, where they can be had without compiling."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from typing import Any
 import numpy as np
 
 from contexture_jax._core.either import LITTLE, at_hand
-from contexture_jax.operators import AssociationOperator, mesh_of
+from contexture_jax.operators import (
+    AssociationOperator,
+    marginal_roots,
+    mesh_of,
+    near_products,
+)
 from contexture_jax.solvers._linear_map import (
     LinearMap,
     compile_products,
     filtering_map,
+    near_map,
 )
 from contexture_jax.solvers._plan import Method, make_plan, shared_width, work_of
 
@@ -27,14 +33,14 @@ def compile_certificate(
 
     For a thread of its own while `svd` solves, on a machine of several cores. Of an
     operator over several devices nothing is compiled, nor where `certify` multiplies by
-    the programs of `svd`.
+    SciPy or the programs of `svd`.
 
     Args:
         op: the operator.
         rank: of the result.
         method: as given to `svd`.
     """
-    if mesh_of(op) is not None:
+    if mesh_of(op) is not None or near_products(op) is not None:
         return
     if method == "auto":
         # As `svd` would, but for what has no mass.
@@ -49,8 +55,10 @@ def probing_map(
 ) -> LinearMap:
     """The matrix of an operator, to be multiplied by blocks of probes.
 
-    Where a product of as many columns as subspace iteration has takes less than to
-    compile one of fewer, blocks of NumPy are filled up with columns of zeros.
+    SciPy multiplies with the entries of sparse tables and neighbours, if they are not
+    very many. Else, where a product of as many columns as subspace iteration has takes
+    less than to compile one of fewer, blocks of NumPy are filled up with columns of
+    zeros.
 
     Args:
         op: the operator.
@@ -59,6 +67,9 @@ def probing_map(
         method: that found it.
         num_probes: columns of a block.
     """
+    lay_out = near_products(op)
+    if lay_out is not None:
+        return _by_scipy(op, a, *lay_out())
     width = _width(op, rank, method, num_probes)
     if width == num_probes:
         return a
@@ -77,6 +88,25 @@ def probing_map(
 
     return a._replace(
         matmat=widened(b.matmat, a.matmat), rmatmat=widened(b.rmatmat, a.rmatmat)
+    )
+
+
+def _by_scipy(op: AssociationOperator, a: LinearMap, one: Any, other: Any) -> LinearMap:
+    """The same matrix by products with T and T*, of blocks of NumPy."""
+    near = near_map(a)
+    roots = marginal_roots(*at_hand((op.p_x, op.p_a)))
+    x, y, inverse_x, inverse_y = (root[:, None] for root in roots)
+
+    def unless_traced(multiply: Any, plain: Any) -> Any:
+        return lambda b: multiply(b) if isinstance(b, np.ndarray) else plain(b)
+
+    return a._replace(
+        matmat=unless_traced(
+            lambda g: near.project_left(x * one(inverse_y * g)), a.matmat
+        ),
+        rmatmat=unless_traced(
+            lambda f: near.project_right(y * other(inverse_x * f)), a.rmatmat
+        ),
     )
 
 

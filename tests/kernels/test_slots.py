@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 
 import contexture_jax as cx
-from contexture_jax.kernels import make_slots, slots_matmat
+from contexture_jax.kernels import make_slots, near_matmat, slots_matmat
 from tests.tolerances import tol
 
 RNG = np.random.default_rng(4)
@@ -44,6 +44,8 @@ def test_rows_of_any_degrees_are_multiplied_and_differentiated(name):
     atol = tol(np.float32, factor=100)
     expected = dense_product(rows, columns, weights, x, N)
     np.testing.assert_allclose(MULTIPLY(slots, x), expected, atol=atol)
+    near = near_matmat(jax.tree.map(np.asarray, slots), (N, M), np.float32)
+    np.testing.assert_allclose(near(x), expected, atol=atol)
 
     @jax.jit
     @jax.grad
@@ -118,3 +120,20 @@ def test_other_data_of_the_same_sizes_compile_nothing(make, caplog):
     assert use("even", 0) > 0
     assert use("even", 1) == 0
     assert use("zipf", 2) == 0
+
+
+@pytest.mark.parametrize("kind", ["table", "neighbours"])
+def test_a_certificate_outside_a_trace_compiles_no_product(kind, caplog):
+    key, x = jax.random.key(0), RNG.normal(size=(90, 3)).astype(np.float32)
+    counts = scipy.sparse.csr_array(RNG.poisson(0.2, (90, 70)).astype(np.float32))
+    context = (
+        cx.contexts.knn(x, 9) if kind == "neighbours" else cx.contexts.joint(counts)
+    )
+    op = cx.association_operator(context)
+    result, info = cx.svd(op, 3, key=key, method="exact")
+    inside = jax.jit(lambda op: cx.solvers.certify(result, info, op, key=key))(op)
+    caplog.clear()
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        outside = cx.solvers.certify(result, info, op, key=key)
+    assert not [m for m in caplog.messages if "XLA compilation of jit(_product" in m]
+    np.testing.assert_allclose(outside.proved.upper, inside.proved.upper, rtol=1e-3)
