@@ -398,15 +398,17 @@ def near_matmat(
     layout: Slots | Bucket, shape: tuple[int, int], dtype: Any
 ) -> Callable[[np.ndarray], np.ndarray]:
     """The product with blocks of NumPy by SciPy, of a layout in arrays of NumPy."""
+    here: Any = layout
     if isinstance(layout, Bucket):
-        tiles = [Tile(*layout, np.arange(shape[0]))]
+        tiles = [Tile(here.indices, here.weights, np.arange(shape[0]))]
         return product_of_tiles(tiles, shape, dtype)
-    tiles, size = [], layout.rows.shape[1]
-    for rows, begin, end in zip(
-        layout.rows, layout.starts[:-1], layout.starts[1:], strict=True
-    ):
-        parts = (x[begin:end].reshape(-1, size) for x in layout[:2])
-        tiles.append(Tile(*parts, rows))
+
+    def tile(begin: int, end: int, rows: np.ndarray) -> Tile:
+        slots = (-1, len(rows))
+        indices, weights = here.indices[begin:end], here.weights[begin:end]
+        return Tile(indices.reshape(slots), weights.reshape(slots), rows)
+
+    tiles = list(map(tile, here.starts[:-1], here.starts[1:], here.rows))
     return product_of_tiles(tiles, shape, dtype)
 
 
