@@ -48,6 +48,7 @@ __all__ = [
     "check_values",
     "counted",
     "floating_dtype",
+    "gap_of_laws",
     "gathered",
     "held_here",
     "holds_callers",
@@ -286,6 +287,15 @@ def check_mass(weights: Any, name: str) -> None:
     if not some:
         msg = f"{name} must have positive total mass; all its entries are 0"
         raise ValueError(msg)
+
+
+def gap_of_laws(p: Any, q: Any) -> float:
+    """Σ |p − q| of two concrete laws of one length; 0 where it may be rounding."""
+    p, q = gathered(p), gathered(q)
+    gap = float(np.abs(p.astype(np.float64) - q.astype(np.float64)).sum())
+    # Both are sums of many rounded numbers: half of their digits.
+    eps = max(float(np.finfo(law.dtype).eps) for law in (p, q))
+    return gap if gap > np.sqrt(eps) else 0.0
 
 
 def check_rows_have_mass(mass: Any, name: str) -> None:

@@ -10,8 +10,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import as_real, check_probabilities, gathered
-from contexture_jax._core.checks import is_traced as traced
+from contexture_jax._core.checks import (
+    as_real,
+    check_probabilities,
+    gap_of_laws,
+    is_traced,
+)
 from contexture_jax._core.numerics import safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, Int
 from contexture_jax.contexts._base import Context, as_context
@@ -185,7 +189,7 @@ def as_weights(weights: ArrayLike | None, num: int, word: str) -> Float[Array, "
     """
     if weights is None:
         return jnp.full((num,), 1.0 / num)
-    if traced(weights):
+    if is_traced(weights):
         raise TypeError(
             f"weights of {word} must be concrete; got a tracer: operators take traced"
             f" weights, as cx.operators.{word}([op1, op2], weights)"
@@ -275,13 +279,9 @@ def check_chain(parts: Sequence[Context]) -> None:
 
 def _gap(one: Any, two: Any, law: Any, other: Any) -> float:
     """How far two laws are apart beyond rounding; 0 where a trace cannot tell."""
-    if (one is two and law is other) or traced(one, two):
+    if (one is two and law is other) or is_traced(one, two):
         return 0.0
-    p, q = (gathered(x) for x in (law(one), other(two)))
-    gap = float(np.abs(p.astype(np.float64) - q.astype(np.float64)).sum())
-    # Both are sums of many rounded numbers: half of their digits.
-    eps = max(float(np.finfo(x.dtype).eps) for x in (p, q))
-    return gap if gap > np.sqrt(eps) else 0.0
+    return gap_of_laws(law(one), other(two))
 
 
 # What would fit where one part has numbers and the other rows of data, by the word.

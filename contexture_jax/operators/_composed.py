@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import gathered, is_traced
+from contexture_jax._core.checks import gap_of_laws, is_traced
 from contexture_jax._core.fingerprint import fingerprint
 from contexture_jax._core.forms import of_a_list, one_by_one
 from contexture_jax._core.numerics import as_law, cast_floating, safe_divide
@@ -356,11 +356,8 @@ def _check_one_law(
             f" {p.shape[0]} and {q.shape[0]} values"
         )
         raise ValueError(msg)
-    if is_traced(p, q):
-        return
-    gap = float(np.abs(gathered(p) - gathered(q)).sum())
-    # Both are sums of many rounded numbers: half of their digits.
-    if gap > float(np.sqrt(np.finfo(p.dtype).eps)):
+    gap = 0.0 if is_traced(p, q) else gap_of_laws(p, q)
+    if gap:
         msg = (
             f"the law of {one} in operator {i} must be the law of {two} in operator"
             f" {j}; they differ by {gap:.3g} in total variation (×2), and no joint law"
