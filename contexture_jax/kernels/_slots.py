@@ -408,7 +408,8 @@ def near_matmat(
         indices, weights = here.indices[begin:end], here.weights[begin:end]
         return Tile(indices.reshape(slots), weights.reshape(slots), rows)
 
-    tiles = list(map(tile, here.starts[:-1], here.starts[1:], here.rows))
+    starts = here.starts.tolist()
+    tiles = list(map(tile, starts[:-1], starts[1:], here.rows))
     return product_of_tiles(tiles, shape, dtype)
 
 
