@@ -231,6 +231,19 @@ def test_laws_on_rows_are_mixed_with_neighbours(tmp_path: Path) -> None:
         assert learned.left.shape == (16, RANK)
 
 
+@pytest.mark.slow
+def test_a_hidden_mixture_of_joins_is_learned_by_its_tuples(tmp_path: Path) -> None:
+    classes = C.labels(np.arange(len(POINTS)) % 2)
+    mixed = C.mixture([C.join([C.knn(POINTS, k), classes]) for k in (6, 12)])
+    few = {"loss": "svme", "num_steps": 30, "batch_size": 32}
+    learned = learned_of(mixed, **few)
+    best = energy(exact(mixed))
+    assert 0.5 * best < energy(learned.singular_values) <= best + tol(F32)
+    learned.save(tmp_path / "model")
+    again = load(tmp_path / "model").transform(POINTS)
+    np.testing.assert_array_equal(again, learned.transform(POINTS))
+
+
 def test_what_cannot_be_learned_together_is_told() -> None:
     noise = C.on_rows(C.gaussian_noise(0.3), POINTS)
     knn = C.knn(POINTS, 6)
