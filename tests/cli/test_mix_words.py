@@ -9,7 +9,7 @@ import pytest
 
 from contexture_jax.cli import _main, main
 from contexture_jax.cli._contexts import load
-from contexture_jax.cli._mixes import plan
+from contexture_jax.cli._mixes import build, plan
 from contexture_jax.cli._train_options import TrainOptions
 from tests.tolerances import tol
 
@@ -34,10 +34,14 @@ def given(tmp_path: Path, held: Any, *more: str) -> list[str]:
     return [*told, "--out", str(tmp_path / "out"), *more]
 
 
-def test_each_context_of_a_file_has_its_own_options(tmp_path: Path) -> None:
-    arguments = vars(_main._parser().parse_args(given(tmp_path, NESTED)))
+def said(tmp_path: Path, held: Any) -> TrainOptions:
+    arguments = vars(_main._parser().parse_args(given(tmp_path, held)))
     del arguments["command"]
-    options = TrainOptions(**arguments)
+    return TrainOptions(**arguments)
+
+
+def test_each_context_of_a_file_has_its_own_options(tmp_path: Path) -> None:
+    options = said(tmp_path, NESTED)
     recipe = plan(options, load(options))
     assert recipe.name == "knn+knn+(rbf+labels)"
     assert recipe.params == {
@@ -55,6 +59,17 @@ def test_each_context_of_a_file_has_its_own_options(tmp_path: Path) -> None:
             },
         ],
     }
+
+
+def test_the_operator_has_the_weights_that_were_said_or_found(tmp_path: Path) -> None:
+    parts = [{"context": "knn", "num_neighbors": k} for k in (5, 40)]
+    options = said(tmp_path, {"weights": [0.25, 0.75], "contexts": parts})
+    table = load(options)
+    built = build(options, plan(options, table), table)
+    np.testing.assert_array_equal(built.context.weights, [0.25, 0.75])
+    for weights in (None, [0.5, 0.5]):
+        op = built.operator_at(weights)
+        np.testing.assert_array_equal(op.weights, weights or [0.25, 0.75])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 import contexture_jax as cx
 from contexture_jax.learning import Encoder, Learned, learn, load
+from contexture_jax.learning._mixed import seen_at_random
 from contexture_jax.losses import (
     MinMax,
     init_part_weights,
@@ -175,6 +176,15 @@ def test_weights_rise_where_the_loss_is_high() -> None:
     assert not state.losses.any()
 
 
+def test_a_part_is_seen_by_its_weight() -> None:
+    one, two = jnp.ones((400, 1), F32), -jnp.ones((400, 1), F32)
+    found = seen_at_random([(one, two)], [0.9, 0.1], jax.random.key(0))
+    (drawn,), (seen,) = jax.tree.map(np.asarray, found)
+    # Five standard errors of a share.
+    assert abs(float((drawn == 1).mean()) - 0.9) < 5 * (0.9 * 0.1 / 400) ** 0.5
+    np.testing.assert_array_equal(seen, np.where(drawn == [1, -1], drawn, 0))
+
+
 @pytest.mark.slow
 def test_a_context_mixed_with_itself_has_the_loss_of_one() -> None:
     rng = np.random.default_rng(0)
@@ -209,6 +219,21 @@ def test_a_convolution_is_learned_by_its_recursion(loss: str) -> None:
     best = energy(exact(mixed))
     assert 0.95 * best < energy(learned.singular_values) <= best + tol(F32)
     assert "sample" not in mixed.capabilities
+
+
+def test_a_recursion_begins_at_x_again_after_each_kernel() -> None:
+    rng = np.random.default_rng(6)
+    one, two = (C.teacher(rng.normal(size=(ROWS, 3)).astype(F32)) for _ in range(2))
+    mixed = C.convolve(C.knn(POINTS[:ROWS], 4), one, two, TWO)
+    rows = jnp.arange(ROWS, dtype=jnp.int32)
+    keys = list(jax.random.split(jax.random.key(0)))
+    (first, second), draws = mixed.recursion(keys, rows, rows)
+    np.testing.assert_array_equal(second, two.kernel(rows, rows))
+    # Columns of the first are where a walk by neighbours leads.
+    whole = np.asarray(one.kernel(rows, rows))
+    assert not np.array_equal(first, whole)
+    assert {tuple(c) for c in np.asarray(first).T} <= {tuple(c) for c in whole.T}
+    assert [draw.shape for draw in draws] == [(ROWS,)]
 
 
 @pytest.mark.slow
