@@ -200,7 +200,9 @@ def build(
         with _told_as_input(kind):
             return cx.association_operator(context)
 
-    a = samples if kind in ("convex", "join") else samples[-1]
+    # A tuple is for losses that see each part, which need not be told what is known.
+    is_told = kind in ("convex", "join") and any(a is not None for a in samples)
+    a = samples if is_told else samples[-1]
     return Built(_mixed(kind, parts, given), a, operator_at)
 
 

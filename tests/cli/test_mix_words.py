@@ -67,6 +67,7 @@ def test_the_operator_has_the_weights_that_were_said_or_found(tmp_path: Path) ->
     table = load(options)
     built = build(options, plan(options, table), table)
     np.testing.assert_array_equal(built.context.weights, [0.25, 0.75])
+    assert built.a is None  # any loss knows it
     for weights in (None, [0.5, 0.5]):
         op = built.operator_at(weights)
         np.testing.assert_array_equal(op.weights, weights or [0.25, 0.75])
