@@ -39,6 +39,7 @@ __all__ = [
 Either: TypeAlias = Any  # an array of JAX or of NumPy
 
 LITTLE = 2**19  # entries that one core multiplies as soon as several can begin to
+_LITTLE_WORK = 2**24  # multiplications of larger ones, likewise
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -110,7 +111,8 @@ def product(a: Either, b: Either) -> Either:
     """The matrix product, at full precision of the dtype."""
     if namespace(a) is not np:
         return mm(a, b)
-    if max(a.size, b.size) > LITTLE or a.dtype != b.dtype or a.dtype.char not in "fdFD":
+    is_little = max(a.size, b.size) <= LITTLE or a.size * b.shape[1] <= _LITTLE_WORK
+    if not is_little or a.dtype != b.dtype or a.dtype.char not in "fdFD":
         return np.matmul(a, b)
     # By the library that `single_threaded_lapack` holds: threads of NumPy's spin on
     # after a product. In the order of Fortran it is (bᵀ aᵀ)ᵀ.

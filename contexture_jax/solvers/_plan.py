@@ -15,9 +15,9 @@ import numpy as np
 
 from contexture_jax._core.checks import check_integer, check_number
 from contexture_jax._core.types import summary
-from contexture_jax.operators import AssociationOperator
+from contexture_jax.solvers._work import BYTES, FLOPS, Work
 
-__all__ = ["Method", "Plan", "Work", "make_plan", "work_of"]
+__all__ = ["Method", "Plan", "make_plan", "shared_width"]
 
 Method = Literal["auto", "exact", "randomized", "krylov", "nystrom"]
 
@@ -34,75 +34,16 @@ _MULTIPLE = 16  # widths that vector units like; oversampling is cheap in large 
 _NYSTROM_FACTOR = 4
 _PASSES_TO_STORE = 6  # storing a transpose takes as long as it saves in so many
 
-# What one core of a processor does in a second, roughly.
-_FLOPS = 7e10
-_BYTES = 1e10
-_GATHERED_BYTES = 3e10  # rows of a block, which stay in caches
 _SMALL_SVD = 2.7e-10  # seconds, times the cube of the side
+_GRAM = 1.8e-10  # likewise, of a decomposition by a Gram matrix without its vectors
+_VECTOR = 1.1e-9  # and of a vector, times the square of the side
 _PASS = 1.5e-3  # seconds of calls and of factorisations with few columns
+_NEAR_PASS = 5e-4  # where NumPy does them
 _WORDS = {
     "exact": "a dense SVD",
     "randomized": "subspace iteration",
     "krylov": "block Krylov iteration",
 }
-
-
-class Work(NamedTuple):
-    """What one product with M takes, as a function of the number of columns.
-
-    Attributes:
-        flops: operations for each column.
-        fixed_flops: operations whatever the number of columns.
-        stored_bytes: bytes of M that are read.
-        gathered_bytes: bytes that each column reads at scattered places.
-    """
-
-    flops: float
-    fixed_flops: float = 0.0
-    stored_bytes: float = 0.0
-    gathered_bytes: float = 0.0
-
-    @classmethod
-    def dense(cls, shape: tuple[int, int], itemsize: int) -> Work:
-        """Of a matrix whose every entry is read; also of what is not known."""
-        entries = float(shape[0]) * shape[1]
-        return cls(2.0 * entries, stored_bytes=itemsize * entries)
-
-    @classmethod
-    def blas(cls, shape: tuple[int, int], itemsize: int) -> Work:
-        """Of a dense matrix by BLAS, which reads a copy of it that it makes first."""
-        work = cls.dense(shape, itemsize)
-        return work._replace(stored_bytes=3.0 * work.stored_bytes)
-
-    @classmethod
-    def sparse(cls, num_entries: int, itemsize: int) -> Work:
-        """Of a matrix whose entries each take a row of the block."""
-        # Each number stands beside its place, and reads a row of the block.
-        flops, moved = 2.0 * num_entries, float(itemsize * num_entries)
-        return cls(flops, stored_bytes=2 * moved, gathered_bytes=moved)
-
-    def seconds(self, columns: int) -> float:
-        """Of a product with M and one with Mᴴ."""
-        # Reading M is paid once for all columns of a block, gathering once for each.
-        work = (self.flops * columns + self.fixed_flops) / _FLOPS
-        moved = self.gathered_bytes * columns / _GATHERED_BYTES
-        return 2.0 * (work + moved + self.stored_bytes / _BYTES)
-
-
-def work_of(op: AssociationOperator) -> Work | None:
-    """What a product takes, as an operator says it; None if it does not."""
-    try:
-        # Their difference grows with the block, the rest does not.
-        fixed, column = op.cost(0), op.cost(1)
-    except NotImplementedError:
-        return None
-    flops, stored = column.flops - fixed.flops, fixed.argument_bytes
-    itemsize = op.dtype.itemsize
-    # A number of a table, or of a factor, is two operations for a column; beside a
-    # number that stands somewhere stands where.
-    is_sparse = flops < op.shape[0] * op.shape[1] and flops * itemsize < 1.5 * stored
-    gathered = itemsize * flops / 2.0 if is_sparse else 0.0
-    return Work(flops, fixed.flops, stored, gathered)
 
 
 class Plan(NamedTuple):
@@ -347,9 +288,12 @@ def _choose(
         why = f"{size.rank} triples are a large part of the {size.limit} that exist"
         return "exact", width, why
     # Seconds by (method, columns of a block).
-    times = {("randomized", width): size.num_passes * _subspace_pass(size, work)}
+    # Fitted: passes by those of subspace iteration over a slow spectrum, for all.
+    whole, fixed, wide = (0.5, 0.2, 0.06) if size.near else (1.0, 0.35, 0.2)
+    passes = whole * size.num_passes
+    times = {("randomized", width): passes * _subspace_pass(size, work)}
     if is_dense:
-        times["exact", width] = _SMALL_SVD * n * m * min(n, m)
+        times["exact", width] = _dense_seconds(size)
     if blocks_fit and (max_passes is None or max_passes > 4 * size.num_passes):
         widest = width if size.near else max(_MULTIPLE, width // 2)
         for block in range(_MULTIPLE, widest + 1, _MULTIPLE):
@@ -358,8 +302,6 @@ def _choose(
             )
             if depth:
                 each = _krylov_pass(size, work, block, depth)
-                # Fitted: passes by those of subspace iteration, for all spectra.
-                fixed, wide = (0.22, 0.16) if size.near else (0.35, 0.2)
                 share = fixed + wide * width / block
                 times["krylov", block] = size.num_passes * share * each
     method, block = min(times, key=times.__getitem__)
@@ -378,14 +320,23 @@ def _choose(
     return method, block, f"{n} × {m}, rank {size.rank}: {why} {_WORDS[other]}"
 
 
+def _dense_seconds(size: _Sizes) -> float:
+    """Of a dense decomposition."""
+    (n, m), small = size.shape, min(size.shape)
+    if size.near and size.itemsize == 4:
+        return _GRAM * n * m * small + _VECTOR * small**2 * size.rank
+    return _SMALL_SVD * n * m * small
+
+
 def _subspace_pass(size: _Sizes, work: Work) -> float:
     """Seconds of a pass of subspace iteration; two in five end in a Ritz step."""
     rows, width = sum(size.shape), size.width
     # Factors are fitted, as those of a Krylov pass (theory.md §6.6).
-    flops = 3.6 * rows * width**2 / _FLOPS
-    moved = 5.0 * size.itemsize * rows * width / _BYTES
+    flops = 3.6 * rows * width**2 / FLOPS
+    moved = 5.0 * size.itemsize * rows * width / BYTES
     small = 0.4 * _SMALL_SVD * width**3
-    return work.seconds(width) + flops + moved + small + _PASS
+    calls = _NEAR_PASS if size.near else _PASS
+    return work.seconds(width) + flops + moved + small + calls
 
 
 def _krylov_pass(size: _Sizes, work: Work, block: int, depth: int) -> float:
@@ -394,14 +345,17 @@ def _krylov_pass(size: _Sizes, work: Work, block: int, depth: int) -> float:
     A block is cleaned twice off its basis, which takes two products each time.
     """
     rows, columns = sum(size.shape), block * depth
-    basis = size.itemsize * rows * columns / _BYTES
+    # NumPy takes of a basis what it holds.
+    held = 0.5 * columns if size.near else columns
+    basis = size.itemsize * rows * columns / BYTES
     # A restart keeps blocks for the width, and the rest is filled again.
     passes_to_restart = depth - -(-size.width // block)
     # The small matrix is decomposed, and both bases are rotated.
-    restart = _SMALL_SVD * columns**3 + 2.0 * rows * columns * size.width / _FLOPS
+    restart = _SMALL_SVD * columns**3 + 2.0 * rows * columns * size.width / FLOPS
     restart += 2.0 * basis
-    flops = 8.0 * rows * columns * block / _FLOPS
-    each = work.seconds(block) + flops + 6.0 * basis + 1.5 * _PASS
+    flops = 8.0 * rows * held * block / FLOPS
+    calls = 3.0 * _NEAR_PASS if size.near else 1.5 * _PASS
+    each = work.seconds(block) + flops + 6.0 * basis + calls
     return each + restart / passes_to_restart
 
 

@@ -19,7 +19,8 @@ from contexture_jax.solvers._linear_map import (
     filtering_map,
     near_map,
 )
-from contexture_jax.solvers._plan import Method, make_plan, shared_width, work_of
+from contexture_jax.solvers._plan import Method, make_plan, shared_width
+from contexture_jax.solvers._work import work_of
 
 __all__ = ["NUM_PROBES", "compile_certificate", "probing_map"]
 

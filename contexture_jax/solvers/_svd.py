@@ -25,7 +25,7 @@ from contexture_jax.solvers._linear_map import (
     unmarked,
 )
 from contexture_jax.solvers._pieces import squared_norm
-from contexture_jax.solvers._plan import Method, Plan, make_plan, work_of
+from contexture_jax.solvers._plan import Method, Plan, make_plan
 from contexture_jax.solvers._results import SolveInfo, SVDResult
 from contexture_jax.solvers._run import Task, finish, solve
 from contexture_jax.solvers._state import (
@@ -36,6 +36,7 @@ from contexture_jax.solvers._state import (
     observed,
 )
 from contexture_jax.solvers._steps import in_trace
+from contexture_jax.solvers._work import work_of
 
 __all__ = ["lower", "svd"]
 

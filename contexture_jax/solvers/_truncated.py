@@ -28,7 +28,7 @@ from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._maps import Products
 from contexture_jax.solvers._matrix import Layouts, take_apart
 from contexture_jax.solvers._pieces import new_seed, random_columns
-from contexture_jax.solvers._plan import Method, Plan, Work, make_plan
+from contexture_jax.solvers._plan import Method, Plan, make_plan
 from contexture_jax.solvers._results import SolveInfo, SVDResult
 from contexture_jax.solvers._run import Begun, Task, finish, solve
 from contexture_jax.solvers._scaling import (
@@ -45,6 +45,7 @@ from contexture_jax.solvers._state import (
     observed,
 )
 from contexture_jax.solvers._steps import in_trace, read
+from contexture_jax.solvers._work import Work
 
 __all__ = ["truncated_svd"]
 
