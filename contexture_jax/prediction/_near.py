@@ -97,7 +97,7 @@ def nearest_neighbors(
     n = z.shape[0]
     target = as_target(y, n, z.dtype, num_classes)
     p = as_weights(weights, n, z.dtype)
-    given = (num_neighbors,) if np.ndim(num_neighbors) == 0 else num_neighbors
+    given = np.atleast_1d(np.asarray(num_neighbors)).tolist()
     counts = {check_integer(k, "num_neighbors", low=1, high=n - 1) for k in given}
     if not counts:
         raise ValueError("num_neighbors must name at least 1 number; got none")

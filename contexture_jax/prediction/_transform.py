@@ -190,8 +190,8 @@ def truncation(
         msg = f"result must be the first that svd returns; got {type(result).__name__}"
         raise TypeError(msg)
     rank = result.left.shape[1]
-    dim = rank if dim is None else check_integer(dim, "dim", low=1, high=rank)
-    return Truncation(result, dim, inner)
+    kept = rank if dim is None else check_integer(dim, "dim", low=1, high=rank)
+    return Truncation(result, kept, inner)
 
 
 def _transform(form: Any, coefficients: Any, largest: Any) -> SpectralTransform:

@@ -170,6 +170,8 @@ def test_folds_choose_the_penalty_of_a_logistic_fit():
             chances = np.asarray(one.probabilities(z[held]))
             losses[j] -= np.log(chances[np.arange(6), y[held]]).sum() / 30
             errors[j] += (chances.argmax(axis=1) != y[held]).sum() / 30
+    assert fit.losses is not None
+    assert fit.errors is not None
     np.testing.assert_allclose(fit.losses, losses, rtol=1e-5 if X64 else 1e-3)
     np.testing.assert_allclose(fit.errors, errors, atol=1e-6)
     best = np.lexsort((losses, np.round(errors, 6)))[0]
