@@ -100,10 +100,11 @@ def test_values_are_those_of_the_dense_equations(form, intercept):
 
 
 @pytest.mark.parametrize("form", ["polynomial", "inverse Laplacian"])
-def test_a_bound_holds_before_the_end_and_is_said_not_to_be_one(form):
+def test_a_bound_holds_before_the_end(form):
     op, transform = cx.association_operator(KNN), FORMS[form]
     y = np.random.default_rng(0).normal(size=(7, 1))
-    expected = direct(dense_kernel(op, transform), y, np.full(7, 1 / 7), ROWS, 0.02)
+    kernel = dense_kernel(op, transform, centred=False)
+    expected = direct(kernel, y, np.full(7, 1 / 7), ROWS, 0.02, intercept=False)
     law, seen = np.asarray(op.p_x), []
     for steps in (1, 6, 8):
         fit = stkr(
@@ -112,13 +113,15 @@ def test_a_bound_holds_before_the_end_and_is_said_not_to_be_one(form):
             ROWS,
             transform=transform,
             ridge=0.02,
+            intercept=False,
             max_iterations=steps,
         )
         assert steps == 8 or fit.status == "max iterations"
         error = np.sqrt(law @ (np.asarray(fit.values) - expected) ** 2)[0]
-        assert error <= float(fit.bound[0])
         seen.append(float(fit.bound[0]))
-    assert seen[2] < 1.0
+        # In float32 what is left after the last step is rounding.
+        assert error <= seen[-1] + (0 if X64 else 1e-4)
+    assert seen[2] < 0.1 * seen[0]
 
 
 def test_new_inputs_at_the_old_ones_have_the_values():
