@@ -27,6 +27,8 @@ def graph(kind: str, num_rows: int) -> np.ndarray:
         start = np.clip(np.arange(num_rows) - K // 2, 0, num_rows - K)
         return start[:, None] + np.arange(K)
     found = rng.integers(num_rows, size=(num_rows, K))
+    if kind == "clusters":  # four devices wide, one after the other
+        found = np.arange(num_rows)[:, None] // 2048 * 2048 + found % 2048
     if kind == "hubs":  # by popularity, so that the first block is the fullest
         popular = (num_rows ** rng.random((num_rows, K))).astype(int) - 1
         found = np.where(rng.random((num_rows, K)) < 0.7, popular, found)
@@ -46,14 +48,20 @@ def stored(layout: Any) -> int:
     return sum(bucket.indices.size for bucket in layout.buckets)
 
 
+# Without hubs and dealing: 1.5, 1.2, 22 and 11.
 @pytest.mark.parametrize(
-    ("kind", "most"), [("scattered", 1.5), ("ordered", 1.5), ("hubs", 1.8)]
+    ("kind", "most", "dealt"),
+    [
+        ("scattered", 1.6, False),
+        ("ordered", 1.1, False),
+        ("hubs", 1.9, True),
+        ("clusters", 1.7, True),
+    ],
 )
-def test_a_layout_takes_little_more_room_than_its_entries(kind, most):
-    *layouts, dealt = laid_out(kind, 2**14, 16)
+def test_a_layout_takes_little_more_room_than_its_entries(kind, most, dealt):
+    *layouts, found = laid_out(kind, 2**14, 32)
     assert [(layout.hubs is not None) for layout in layouts] == [kind == "hubs"] * 2
-    # Columns alone: all rows have as many entries.
-    assert dealt == (False, kind == "hubs")
+    assert found == dealt
     for layout in layouts:
         assert K * 2**14 <= stored(layout) < most * K * 2**14
         weights = [bucket.weights.sum() for bucket in layout.buckets]

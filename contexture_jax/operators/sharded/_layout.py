@@ -22,6 +22,7 @@ __all__ = [
     "ShardBucket",
     "arrange",
     "choose_hubs",
+    "deals_to",
     "even_layout",
     "lay_out",
 ]
@@ -34,6 +35,9 @@ _WIDTHS = (1, 2, 4, 8, 16, 64, 512)
 # Blocks of columns are left as they are while none has more than this of the mean, and
 # hubs are taken out of them until none has more than that.
 _UNEVEN, _EVEN = 1.25, 1.1
+# Rows and columns are dealt where parts as large as the fullest have room for more than
+# so many times the entries, and than so many times the room after that.
+_ROOMY, _DEALING = 1.5, 1.25
 
 
 class ShardBucket(NamedTuple):
@@ -158,36 +162,99 @@ def choose_hubs(number: np.ndarray, share: int, num_devices: int) -> np.ndarray:
     return np.sort(block * share + order[block, place])
 
 
-def arrange(
-    number: np.ndarray, share: int, num_devices: int, counts: Any = slice(None)
-) -> tuple[np.ndarray, np.ndarray, int, bool]:
-    """Hubs, and where columns go, so that blocks hold about as much as each other.
+class Arrangement(NamedTuple):
+    """Where rows and columns go, so that devices meet as many entries in each step.
 
-    Where hubs alone do not see to it, as in columns sorted by how often they are met,
-    columns are dealt out like cards: column j of a block goes to device j mod k.
+    Attributes:
+        rows: the row of each entry as rows are dealt, shape (nnz,).
+        columns: likewise.
+        share: rows and columns of a device then.
+        hubs: numbers of hubs among rows and among columns then, ascending.
+        masks: which entries are kept with a hub among rows, and among columns.
+        dealt: whether they are dealt out.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    share: tuple[int, int]
+    hubs: tuple[np.ndarray, np.ndarray]
+    masks: tuple[np.ndarray, np.ndarray]
+    dealt: bool
+
+    def room(self, num_devices: int) -> int:
+        """Entries that a layout has room for: steps that are alike have one size."""
+        k, inside = num_devices, ~(self.masks[0] | self.masks[1])
+        home, visitor = (
+            x[inside] // share for x, share in zip(self[:2], self.share, strict=True)
+        )
+        counts = np.bincount(home * k + visitor, minlength=k * k).reshape(k, k)
+        # (k, k): what device i meets after t hops.
+        steps = np.arange(k)[:, None] + np.arange(k)
+        fullest = np.take_along_axis(counts, steps % k, axis=1).max(axis=0)
+        alike = fullest[2:-1]
+        one_by_one = fullest.sum() - alike.sum()
+        filled = one_by_one + len(alike) * alike.max(initial=0)
+        return int(k * filled + np.count_nonzero(~inside))
+
+
+def arrange(
+    rows: np.ndarray, columns: np.ndarray, share: tuple[int, int], num_devices: int
+) -> Arrangement:
+    """Hubs, and whether rows and columns are dealt out like cards.
+
+    Where blocks lie evenly but for hubs they are not: that takes two hops. Columns that
+    are sorted by how often they are met, and clusters over several devices, are.
 
     Args:
-        number: the column of each entry, shape (nnz,).
-        share: columns in a block.
+        rows: the row of each entry, shape (nnz,).
+        columns: likewise.
+        share: rows and columns of a device.
         num_devices: k.
-        counts: mask of the entries that are in blocks, shape (nnz,); all by default.
-
-    Returns:
-        The column of each entry as it is dealt, the numbers of hubs then, columns in a
-        block then, and whether they are dealt.
     """
-    inside = number[counts]
-    hubs = choose_hubs(inside, share, num_devices)
-    rest = inside[~np.isin(inside, hubs)]
-    if _is_even(rest, share, num_devices):
-        return number, hubs, share, False
+    plain = _arranged(rows, columns, share, num_devices)
+    room = plain.room(num_devices)
+    if room <= _ROOMY * len(rows):
+        return plain
+    (rows, one), (columns, other) = (
+        _dealt(number, size, num_devices)
+        for number, size in zip((rows, columns), share, strict=True)
+    )
+    dealt = _arranged(rows, columns, (one, other), num_devices, dealt=True)
+    return dealt if _DEALING * dealt.room(num_devices) < room else plain
+
+
+def _arranged(
+    rows: np.ndarray,
+    columns: np.ndarray,
+    share: tuple[int, int],
+    num_devices: int,
+    *,
+    dealt: bool = False,
+) -> Arrangement:
+    hubs_a = choose_hubs(columns, share[1], num_devices)
+    in_a = np.isin(columns, hubs_a)
+    # Of what hubs among the columns leave.
+    hubs_x = choose_hubs(rows[~in_a], share[0], num_devices)
+    in_x = ~in_a & np.isin(rows, hubs_x)
+    return Arrangement(rows, columns, share, (hubs_x, hubs_a), (in_x, in_a), dealt)
+
+
+def _dealt(number: np.ndarray, share: int, num_devices: int) -> tuple[np.ndarray, int]:
+    """Where rows go that are dealt out, and how many a device then has."""
     home, place = np.divmod(number, share)
-    # What a device gets of each block.
+    turn, card = np.divmod(place, num_devices)
+    # What a device gets of each other.
     hand = -(-share // num_devices)
-    turn, owner = np.divmod(place, num_devices)
-    share = hand * num_devices
-    number = owner * share + home * hand + turn
-    return number, choose_hubs(number[counts], share, num_devices), share, True
+    first = deals_to(home.astype(np.uint32), turn.astype(np.uint32), num_devices)
+    owner = (card + first) % num_devices
+    return owner * hand * num_devices + home * hand + turn, hand * num_devices
+
+
+def deals_to(device: Any, turn: Any, num_devices: int) -> Any:
+    """Which device gets the first row of a turn: a hash, so that no order survives."""
+    h = device * np.uint32(0x9E3779B1) + turn * np.uint32(0x85EBCA6B)
+    h = (h ^ (h >> np.uint32(15))) * np.uint32(0x2C1B3C6D)
+    return ((h ^ (h >> np.uint32(13))) % np.uint32(num_devices)).astype(np.int32)
 
 
 def _is_even(number: np.ndarray, share: int, num_devices: int) -> bool:

@@ -38,6 +38,7 @@ from contexture_jax.operators.sharded._layout import (
     Layout,
     ShardBucket,
     arrange,
+    deals_to,
     even_layout,
     lay_out,
 )
@@ -58,8 +59,8 @@ class ShardedSparseOperator(ShardedOperator):
         mesh: the devices. Static.
         axis: the axis of the mesh that cuts the rows. Static.
         ring: whether functions of A are cut like those of X, and go round. Static.
-        dealt: whether X, and whether A, are dealt out anew for products, so that
-            devices have as much of them as each other. Static.
+        dealt: whether X and A are dealt out anew for products, so that devices have as
+            many entries as each other. Static.
     """
 
     forward: Layout
@@ -70,7 +71,7 @@ class ShardedSparseOperator(ShardedOperator):
     mesh: Mesh = static_field()
     axis: str = static_field()
     ring: bool = static_field()
-    dealt: tuple[bool, bool] = static_field(default=(False, False))
+    dealt: bool = static_field(default=False)
     fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     @property
@@ -82,8 +83,7 @@ class ShardedSparseOperator(ShardedOperator):
         """T g, shape (n, r)."""
         n, axis = self.shape[0], self.axis
         if self.ring:
-            deals_x, deals_a = self.dealt
-            return self._go_round(self.forward, g, n, (deals_a, deals_x))
+            return self._go_round(self.forward, g, n)
         share = padded_size(n, self.num_devices) // self.num_devices
         local = spmd(_multiply, self.mesh, (axis, None), axis, share)
         return local(self.forward.own, g)[:n]
@@ -92,18 +92,16 @@ class ShardedSparseOperator(ShardedOperator):
         """T* f, shape (m, r)."""
         m, axis = self.shape[1], self.axis
         if self.ring:
-            return self._go_round(self.backward, f, m, self.dealt)
+            return self._go_round(self.backward, f, m)
         total = spmd(_multiply_and_sum, self.mesh, (axis, axis), None, m, axis)
         return total(self.backward.own, pad_rows(f, self.num_devices))
 
-    def _go_round(
-        self, layout: Layout, block: Array, num_rows: int, dealt: tuple[bool, bool]
-    ) -> Array:
+    def _go_round(self, layout: Layout, block: Array, num_rows: int) -> Array:
         """The product with a block whose rows are cut over the devices."""
         k, axis = self.num_devices, self.axis
+        multiply = _multiply_dealt if self.dealt else _multiply_in_ring
         share = padded_size(num_rows, k) // k
-        static = share, axis, k, dealt
-        run = spmd(_multiply_dealt, self.mesh, (axis, axis), axis, *static)
+        run = spmd(multiply, self.mesh, (axis, axis), axis, share, axis, k)
         return run(layout, pad_rows(block, k))[:num_rows]
 
     def squared_norm(self) -> Float[Array, ""]:
@@ -146,19 +144,16 @@ class ShardedSparseOperator(ShardedOperator):
             return ()
         if not self.ring:
             return (Collective("rmatmat", "all-reduce", size * m * r, 1),)
-        # Of X and of A, as it goes round: dealt, a multiple of the devices.
-        x, a = (
-            size * r * (padded_size(share, k) if dealt else share)
-            for share, dealt in zip(
-                (padded_size(s, k) // k for s in (n, m)), self.dealt, strict=True
-            )
-        )
+        # Of X and of A, as they go round: dealt, a multiple of the devices.
+        x, a = (padded_size(side, k) // k for side in (n, m))
+        if self.dealt:
+            x, a = (padded_size(share, k) for share in (x, a))
+        x, a = size * r * x, size * r * a
         hops: list[Any] = [("matmat", "collective-permute", a, k - 1)]
         hops += [("rmatmat", "collective-permute", x, k - 1)]
         for product in ("matmat", "rmatmat"):
             hops += [(product, "all-reduce", size * self.num_hubs * r, 1)]
-            for block, dealt in zip((x, a), self.dealt, strict=True):
-                hops += [(product, "all-to-all", block, int(dealt))]
+            hops += [(product, "all-to-all", block, self.dealt) for block in (x, a)]
         return tuple(Collective(*each) for each in hops if each[2] * each[3])
 
 
@@ -225,8 +220,8 @@ def lay_out_both(
     shape: tuple[int, int],
     num_devices: int,
     dtype: Any,
-) -> tuple[Layout, Layout, tuple[bool, bool]]:
-    """A matrix and its transpose, of NumPy, and whether rows and columns are dealt.
+) -> tuple[Layout, Layout, bool]:
+    """A matrix and its transpose, of NumPy, and whether they are dealt.
 
     Args:
         rows: row numbers, shape (nnz,), int64.
@@ -244,22 +239,19 @@ def lay_out_both(
         there = Entries(home, home, row, columns, forward)
         back = Entries(home, home, columns, row, backward)
         flat = lay_out(there, k, (share_x, m)), lay_out(back, k, (m, share_x))
-        return *flat, (False, False)
-    columns, hubs_a, share_a, deals_a = arrange(columns, share_a, k)
-    in_a = np.isin(columns, hubs_a)
-    # Of what hubs among the columns leave.
-    rows, hubs_x, share_x, deals_x = arrange(rows, share_x, k, ~in_a)
-    in_x = ~in_a & np.isin(rows, hubs_x)
+        return *flat, False
+    placed = arrange(rows, columns, (share_x, share_a), k)
     (home, row), (visitor, column) = (
-        np.divmod(rows, share_x),
-        np.divmod(columns, share_a),
+        np.divmod(number, share)
+        for number, share in zip(placed[:2], placed.share, strict=True)
     )
     there = Entries(home, visitor, row, column, forward)
     back = Entries(visitor, home, column, row, backward)
+    # Of a layout its columns, which are taken, come first.
     return (
-        lay_out(there, k, (share_x, share_a), (hubs_a, hubs_x), (in_a, in_x)),
-        lay_out(back, k, (share_a, share_x), (hubs_x, hubs_a), (in_x, in_a)),
-        (deals_x, deals_a),
+        lay_out(there, k, placed.share, placed.hubs[::-1], placed.masks[::-1]),
+        lay_out(back, k, placed.share[::-1], placed.hubs, placed.masks),
+        placed.dealt,
     )
 
 
@@ -357,31 +349,38 @@ def _multiply_in_ring(
 
 
 def _multiply_dealt(
-    num_rows: int,
-    axis: str,
-    num_devices: int,
-    dealt: tuple[bool, bool],
-    layout: Layout,
-    x: Array,
+    num_rows: int, axis: str, num_devices: int, layout: Layout, x: Array
 ) -> Array:
     """`_multiply_in_ring` with what goes in, and what comes out, dealt out anew."""
-    deals_in, deals_out = dealt
-    x = _deal(x, axis, num_devices) if deals_in else x
-    share = padded_size(num_rows, num_devices) if deals_out else num_rows
+    share = padded_size(num_rows, num_devices)
+    x = _deal(x, axis, num_devices)
     out = _multiply_in_ring(share, axis, num_devices, layout, x)
-    if not deals_out:
-        return out
-    back = out.reshape(num_devices, -1, out.shape[1])
-    # (hands, k, r): as `_deal` took them.
-    back = jax.lax.all_to_all(back, axis, split_axis=0, concat_axis=1)
-    return back.reshape(out.shape)[:num_rows]
+    return _undeal(out, axis, num_devices)[:num_rows]
 
 
 def _deal(x: Array, axis: str, num_devices: int) -> Array:
-    """Row j of each device to device j mod k, the rows of one device side by side."""
+    """The rows of each device, a few at a time, one to each device."""
     x = pad_rows(x, num_devices).reshape(-1, num_devices, x.shape[1])
+    # (turns, k, r), each turn from another device on; rows of one device side by side.
+    x = _turned(x, axis, num_devices, -1)
     x = jax.lax.all_to_all(x, axis, split_axis=1, concat_axis=0)
     return x.reshape(-1, x.shape[2])
+
+
+def _undeal(x: Array, axis: str, num_devices: int) -> Array:
+    """Back to the device that they came from."""
+    x = x.reshape(num_devices, -1, x.shape[1])
+    x = jax.lax.all_to_all(x, axis, split_axis=0, concat_axis=1)
+    return _turned(x, axis, num_devices, 1).reshape(-1, x.shape[2])
+
+
+def _turned(x: Array, axis: str, num_devices: int, way: int) -> Array:
+    """Row j of a turn in the place of the device that it goes to, or back."""
+    turns = jnp.arange(x.shape[0], dtype=jnp.uint32)
+    device = jax.lax.axis_index(axis).astype(jnp.uint32)
+    first = deals_to(device, turns, num_devices)
+    source = (jnp.arange(num_devices)[None, :] + way * first[:, None]) % num_devices
+    return jnp.take_along_axis(x, source[:, :, None], axis=1)
 
 
 def _add_hubs(out: Array, hubs: Hubs, x: Array, axis: str) -> Array:
