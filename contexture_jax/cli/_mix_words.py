@@ -242,7 +242,7 @@ def _as_weights(
 
 def _as_part(held: Any, names: Sequence[str]) -> Part:
     held = {"context": held} if isinstance(held, str) else held
-    name = held.get("context") if isinstance(held, dict) else held
+    name: Any = held.get("context") if isinstance(held, dict) else held
     if name not in names:
         raise argparse.ArgumentTypeError(
             f"context: expected one of {', '.join(names)}; got {_shown(name)}"

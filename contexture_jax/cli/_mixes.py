@@ -79,7 +79,7 @@ def _told(options: TrainOptions) -> Part | Mix:
         Part(one, **{k: v for k, v in given.items() if OWNED[k][0] == one})
         for one in names
     )
-    if len(parts) > 1:
+    if len(names) > 1:
         return _checked((mix or Mix())._replace(contexts=parts), options.context)
     if mix is not None:
         raise InputError(

@@ -103,8 +103,11 @@ def law_of(
         if op is None and _has_operator(context):
             op = association_operator(context)
         return _of_rows(make, context, x, a, op, objective, seed, held_out)
-    capabilities = () if context is None else context.capabilities
-    if "inputs" in capabilities and "table" in capabilities and a is None:
+    if (
+        context is not None
+        and a is None
+        and {"inputs", "table"} <= {*context.capabilities}
+    ):
         a = np.asarray(context.context_values())
         op = association_operator(context) if op is None else op
         points = np.asarray(context.inputs())

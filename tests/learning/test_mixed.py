@@ -224,7 +224,7 @@ def test_a_convolution_is_learned_by_its_recursion(loss: str) -> None:
 def test_a_recursion_begins_at_x_again_after_each_kernel() -> None:
     rng = np.random.default_rng(6)
     one, two = (C.teacher(rng.normal(size=(ROWS, 3)).astype(F32)) for _ in range(2))
-    mixed = C.convolve(C.knn(POINTS[:ROWS], 4), one, two, TWO)
+    mixed: Any = C.convolve(C.knn(POINTS[:ROWS], 4), one, two, TWO)
     rows = jnp.arange(ROWS, dtype=jnp.int32)
     keys = list(jax.random.split(jax.random.key(0)))
     (first, second), draws = mixed.recursion(keys, rows, rows)
