@@ -21,6 +21,7 @@ from contexture_jax._core.either import (
     at_hand,
     compiled_unless_numpy,
     inverse_factor,
+    is_plain,
     namespace,
     product,
     squared_lengths,
@@ -75,6 +76,8 @@ def orthonormalize(
     """
     # None is a tree without leaves: one program for all that nothing is projected from.
     off: Any = None if project is identity else project
+    if is_plain(block, seed, basis):
+        return _by_numpy(block, seed, off, basis, loose)
     z, lengths = _begun(block, off, basis)
     # The square of a length must be one that rounding can tell from 0.
     z, lengths = when(
@@ -93,6 +96,32 @@ def orthonormalize(
     while _not_done(state):
         state = one_round(state)
     return state.block
+
+
+def _by_numpy(
+    block: np.ndarray, seed: Seed, off: Any, basis: np.ndarray | None, loose: bool
+) -> np.ndarray:
+    """The same rounds with few calls between the products, which are short."""
+    with np.errstate(all="ignore"):
+        lengths = squared_lengths(block)
+        if not _is_in_range(lengths):
+            block = _scaled(block)
+            lengths = squared_lengths(block)
+        z, is_dirty = _off_basis(block, off, basis), False
+        for number in range(_MAX_ROUNDS):
+            z = _off_basis(z, off, basis) if is_dirty else z
+            gram = product(z.conj().T, z)
+            there, complete = _are_there(gram, lengths, number)
+            if not complete:
+                z, gram = _filled(z, there, seed, np.int32(number))
+            turn, is_dirty, done = _turn_of(
+                gram, lengths, complete, loose, _enough(basis)
+            )
+            z = product(z, turn)
+            if done:
+                break
+            lengths = np.ones_like(lengths)
+    return z
 
 
 class _State(NamedTuple):
@@ -132,14 +161,19 @@ def _one_round(seed: Seed, off: Any, basis: Any, loose: Any, state: _State) -> _
 
     # A block and its Gram matrix change together or not at all.
     z, gram = when(~complete, fill, (z, gram))
-    # Of squares: a tenth of the length for a projection; half of the square where bases
-    # grow by blocks and losses would multiply (theory.md §6.2).
-    enough = np.asarray(0.01 if basis is None else 0.5, lengths.dtype)
+    enough = np.asarray(_enough(basis), lengths.dtype)
     turn, *found = _turn(gram, lengths, complete, loose, enough)
     is_dirty, done = read(*found)
     # From now on columns have the length 1, but for what a shift takes.
     ones = namespace(lengths).ones_like(lengths)
     return _State(number + 1, turned(z, turn), ones, is_dirty, done)
+
+
+def _enough(basis: Any) -> float:
+    """The share of a square that a round has to leave for a block to be clean."""
+    # A tenth of the length for a projection; half of the square where bases grow by
+    # blocks and losses would multiply (theory.md §6.2).
+    return 0.01 if basis is None else 0.5
 
 
 def _shift(gram: Any) -> float:
@@ -176,12 +210,15 @@ def _opened(
 ) -> tuple[Either, Float[Either, " b"]]:
     """A block off the basis, and its squared lengths before."""
     # Before anything is taken off: what is left is held against it.
-    squares = squared_lengths(z)
+    return _off_basis(z, off, basis), squared_lengths(z)
+
+
+def _off_basis(z: Either, off: Any, basis: Either | None) -> Either:
     z = z if off is None else off(z)
-    if basis is not None:
-        # zᴴV and not Vᴴz: XLA on a CPU transposes what stands first, and Z is narrow.
-        z = z - product(basis, product(z.conj().T, basis).conj().T)
-    return z, squares
+    if basis is None:
+        return z
+    # zᴴV and not Vᴴz: XLA on a CPU transposes what stands first, and Z is narrow.
+    return z - product(basis, product(z.conj().T, basis).conj().T)
 
 
 def _begun(z: Any, off: Any, basis: Any) -> tuple[Either, Any]:
@@ -189,8 +226,7 @@ def _begun(z: Any, off: Any, basis: Any) -> tuple[Either, Any]:
     return z, at_hand(squares)
 
 
-@compiled_unless_numpy
-def _in_range(squares: Any) -> Any:
+def _is_in_range(squares: Any) -> Any:
     """Whether squared lengths have room for what is left of them.
 
     Columns of zeros are as good as any.
@@ -201,8 +237,10 @@ def _in_range(squares: Any) -> Any:
     return ((squares > small) & (squares < float(info.max) * float(info.eps))).all()
 
 
-@compiled_unless_numpy
-def _there(gram: Any, lengths: Any, number: Any) -> tuple[Any, Any]:
+_in_range = compiled_unless_numpy(_is_in_range)
+
+
+def _are_there(gram: Any, lengths: Any, number: Any) -> tuple[Any, Any]:
     """Which columns have something left, and whether all have."""
     xp, shift = namespace(gram), _shift(gram)
     # A shifted round leaves what depends on other columns shorter than √δ. Before the
@@ -211,6 +249,9 @@ def _there(gram: Any, lengths: Any, number: Any) -> tuple[Any, Any]:
     # NaN counts as there: it must come through.
     there = ~(xp.diagonal(gram).real <= least)
     return there, there.all()
+
+
+_there = compiled_unless_numpy(_are_there)
 
 
 @compiled_unless_numpy
@@ -223,8 +264,7 @@ def _filled(z: Either, there: Either, seed: Seed, number: Any) -> tuple[Either, 
     return z, product(z.conj().T, z)
 
 
-@compiled_unless_numpy
-def _turn(
+def _turn_of(
     gram: Any, lengths: Any, complete: Any, loose: Any, enough: Any
 ) -> tuple[Any, Any, Any]:
     """What Z is multiplied by; whether it needs cleaning then, and is orthonormal."""
@@ -244,6 +284,9 @@ def _turn(
     # diag(L)² is the share of a square that the columns before leave.
     is_dirty = ~complete | (squares * diagonal**2 < enough * lengths).any()
     return scale[:, None] * inverse.conj().T, is_dirty, done
+
+
+_turn = compiled_unless_numpy(_turn_of)
 
 
 def complete(
