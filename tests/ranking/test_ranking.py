@@ -65,7 +65,7 @@ def test_no_probability_is_denormal() -> None:
 
 @pytest.mark.parametrize("kind", ["knn", "rbf"])
 def test_a_masked_law_is_the_mean_over_masks_of_columns(kind: Any) -> None:
-    spec = ContextSpec(kind, 5, mask_share=0.4, num_masks=6)
+    spec = ContextSpec(kind, 5, mask_share=0.4, num_masks=7)
     kept = _laws.masks(spec, COLUMNS, 3)
     assert all(mask[2] == mask[3] and 1 <= mask.sum() < 4 for mask in kept)
     plain = ContextSpec(kind, 5)
