@@ -1,7 +1,7 @@
 """Criteria of contexts that see no labels, and how they go with errors.
 
 Each is a score of what is known of a solved context, lower for better; NaN or infinite
-where it abstains. They were listed before any figure was seen.
+where it abstains. They were listed before any figure was seen, but for the last one.
 """
 
 import math
@@ -33,6 +33,7 @@ class Seen(NamedTuple):
         columns: the leave-one-out error of a ridge probe of the first d functions on
             the columns of the table, pooled, d = 1, …, shape (k,).
         leverage: sup_x Σ_{i≤d} μ_i(x)², d = 1, …, shape (k,).
+        halves: see `half_spans`; empty: not known.
     """
 
     tau: float
@@ -43,9 +44,40 @@ class Seen(NamedTuple):
     best_dim: int
     columns: np.ndarray
     leverage: np.ndarray
+    halves: np.ndarray
 
 
 Score = Callable[[Seen], float]
+
+
+def half_spans(
+    left: np.ndarray, values: np.ndarray, *, most: int = 64, seed: int = 0
+) -> np.ndarray:
+    """What two halves of the rows agree in: `evaluation.span_stability` of them.
+
+    Of each half the leading functions of the kernel Σ s_i² μ_i μ_iᵀ between its rows,
+    taken to all rows by the same kernel. In the basis of μ they are S W, with W the
+    eigenvectors of the second moments of S μ over the half.
+
+    Args:
+        left: μ, orthonormal, shape (n, r).
+        values: s, above 0, shape (r,).
+        most: the largest d.
+        seed: of the halves.
+
+    Returns:
+        The mean squared cosine of the principal angles for d = 1, …, shape (k,).
+    """
+    rows = np.random.default_rng(seed).permutation(len(left))
+    bases = []
+    for half in np.array_split(rows, 2):
+        z = left[half] * values
+        z = z - z.mean(axis=0)
+        _, vectors = np.linalg.eigh(z.T @ z)
+        bases.append(np.linalg.qr(values[:, None] * vectors[:, : -most - 1 : -1])[0])
+    shared = (bases[0].T @ bases[1]) ** 2
+    sums = shared.cumsum(axis=0).cumsum(axis=1).diagonal()
+    return sums / np.arange(1, len(sums) + 1)
 
 
 def tau(beta: float, max_dim: int = 512) -> Score:
@@ -128,6 +160,14 @@ def columns_at(seen: Seen) -> float:
     return float(seen.columns[min(max(seen.best_dim, 1), len(seen.columns)) - 1])
 
 
+def unstable(seen: Seen) -> float:
+    """The share of a span that the other half lacks, averaged over powers of two."""
+    if not len(seen.halves):
+        return math.nan
+    places = 2 ** np.arange(int(math.log2(len(seen.halves))) + 1) - 1
+    return 1 - float(seen.halves[places].mean())
+
+
 CRITERIA: dict[str, Score] = {
     BASELINE: lambda seen: seen.tau,
     "log tau": lambda seen: math.log(seen.tau),
@@ -155,6 +195,7 @@ CRITERIA: dict[str, Score] = {
     "columns at d of tau": columns_at,
     "columns at their best d": lambda seen: float(seen.columns.min()),
     "columns, mean over d": columns_on_average,
+    "span of halves, mean over d": unstable,
 }
 
 

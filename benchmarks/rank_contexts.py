@@ -20,7 +20,14 @@ import numpy as np
 
 import contexture_jax as cx
 from _common import Report, make_parser, parse
-from _criteria import CRITERIA, Seen, correlated, halves, held_against
+from _criteria import (
+    CRITERIA,
+    Seen,
+    correlated,
+    half_spans,
+    halves,
+    held_against,
+)
 from contexture_jax.ranking import RankedContext, RidgeProbe, Solved
 
 # Pearson and distance correlation, Table 1 of Zhai et al. 2025 (CTX).
@@ -225,6 +232,7 @@ def described(
         | {"values": plain(solved.values, 9), "complete": solved.complete}
         | {"columns": plain(columns)}
         | {"leverage": plain(np.cumsum(mu**2, axis=1).max(axis=0))}
+        | {"halves": plain(half_spans(mu, solved.values[: mu.shape[1]]))}
     )
 
 
@@ -252,6 +260,7 @@ def scored(contexts: list[dict[str, Any]], num_rows: int) -> dict[str, list[floa
                 one["best_dim"],
                 numbers(one["columns"]),
                 numbers(one["leverage"]),
+                numbers(one.get("halves", [])),
             )
         for name, score in CRITERIA.items():
             found[name].append(np.nan if seen is None else score(seen))
