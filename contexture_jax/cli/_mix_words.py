@@ -92,7 +92,7 @@ def add_mixed_context_options(group: Any) -> None:
     group.add_argument(
         "--mix",
         type=_mix,
-        metavar="KIND[:W,W…]",
+        metavar="KIND[:W,W…]|FILE",
         help="how several contexts are one: convex (one at random, and which one is"
         " seen), mixture (not seen), convolve (a step of the first, then the next),"
         " compose (a chain) or join (all at once); after a colon the weights of convex"

@@ -48,7 +48,7 @@ from contexture_jax.training import (
 
 __all__ = ["learn"]
 
-_WEIGHT_DECAY = 1e-5
+_adamw = functools.partial(optax.adamw, weight_decay=1e-5)
 
 
 def learn(
@@ -162,7 +162,8 @@ def learn(
     own = given if "at" in getattr(given, "capabilities", ()) else law.pairs.context
     if savable:
         check_run(source, towers[source], own, is_summed=law.is_summed)
-    optimizer = _adamw(objective, num_steps) if optimizer is None else optimizer
+    if optimizer is None:
+        optimizer = _adamw(warmup_cosine(objective.rate, num_steps))
     params, applies = (
         {name: tower[part] for name, tower in towers.items()} for part in (0, 1)
     )
@@ -180,8 +181,7 @@ def learn(
     towers = {n: t._replace(params=trained[n]) for n, t in towers.items()}
     if min_max is not None:
         law = reweighted(law, jax.device_get(result.state.loss_state.weights))
-    by_pairs = functools.partial(_by_pairs, seed=seed)
-    judge = by_pairs if law.op is None else _by_operator
+    judge = functools.partial(_by_pairs, seed=seed) if law.op is None else _by_operator
     functions, left, ritz = judge(law, towers, source, rank, batch_size)
     if functions.context is not None:
         functions = dataclasses.replace(functions, context=own)
@@ -199,11 +199,6 @@ def learn(
         result.history,
         weights=law.weights,
     )
-
-
-def _adamw(objective: Objective, num_steps: int) -> Any:
-    schedule = warmup_cosine(objective.rate, num_steps)
-    return optax.adamw(schedule, weight_decay=_WEIGHT_DECAY)
 
 
 def _source(objective: Objective, source: str | None, context: Any) -> str:
@@ -298,25 +293,22 @@ def _as_drawn(law: Law, *, is_ours: bool) -> Any:
     known = known if law.a is not None else (None,) * len(values)
     found = []
     for table, a in zip(known, values, strict=True):
-        if table is None and jnp.ndim(a) == 1 and is_ours:
-            _check_no_numbers(a)
+        is_seen = table is None and is_ours and jnp.ndim(a) == 1
+        if is_seen and jnp.issubdtype(a.dtype, jnp.integer):
+            msg = (
+                "A is drawn as whole numbers, of which the encoder would need to know"
+                " how many there are; expected encoder=function, or a context with a"
+                " table"
+            )
+            raise ValueError(msg)
         found.append(a if table is None else table)
     return tuple(found) if isinstance(drawn, tuple) else found[0]
-
-
-def _check_no_numbers(a: Any) -> None:
-    if jnp.issubdtype(a.dtype, jnp.integer):
-        msg = (
-            "A is drawn as whole numbers, of which the encoder would need to know how"
-            " many there are; expected encoder=function, or a context with a table"
-        )
-        raise ValueError(msg)
 
 
 def _by_operator(
     law: Law, towers: dict[str, Tower], source: str, rank: int, batch_size: int
 ) -> tuple[Functions, Array, dict[str, RayleighRitz]]:
-    """Functions by the law itself: they, at its rows (n, r), and what towers hold."""
+    """Functions, they at the rows of the law (n, r), and what towers hold, by it."""
     op, of_parts = law.op, law.pairs.form == "parts"
     assert op is not None
     embeddings = {}
@@ -358,11 +350,7 @@ def _by_pairs(
     batch_size: int,
     seed: int,
 ) -> tuple[Functions, Array, dict[str, RayleighRitz]]:
-    """Functions by pairs that were held out, and by the correlation of their halves.
-
-    Returns:
-        They, at the rows held out (n, r), and what towers hold.
-    """
+    """Likewise, at rows held out, by their pairs and the correlation of halves."""
     first, second, key = jax.random.split(jax.random.key(seed), 3)
     context: Any = law.pairs.context
     ritz = {}
@@ -399,14 +387,7 @@ def _by_pairs(
 def _with_law(
     functions: Functions, law: Law, batch_size: int, values: np.ndarray | None = None
 ) -> Functions:
-    """Functions with what T Ψ needs at new inputs; those of Φ need nothing.
-
-    Args:
-        functions: of Φ or Ψ.
-        law: what is learned.
-        batch_size: rows at a time.
-        values: as in `Functions`.
-    """
+    """Functions with what T Ψ needs at new inputs; those of Φ need nothing."""
     context = law.pairs.context
     if functions.source == "phi":
         return functions
