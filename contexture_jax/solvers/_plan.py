@@ -288,8 +288,8 @@ def _choose(
         why = f"{size.rank} triples are a large part of the {size.limit} that exist"
         return "exact", width, why
     # Seconds by (method, columns of a block).
-    # Fitted: passes by those of subspace iteration over a slow spectrum, for all.
-    whole, fixed, wide = (0.5, 0.2, 0.06) if size.near else (1.0, 0.35, 0.2)
+    # Fitted: mean passes over spectra from fast to flat, by those over a slow one.
+    whole, fixed, wide = (1.1, 0.44, 0.13) if size.near else (1.0, 0.35, 0.2)
     passes = whole * size.num_passes
     times = {("randomized", width): passes * _subspace_pass(size, work)}
     if is_dense:

@@ -68,6 +68,12 @@ def test_bases_are_longer_where_numpy_multiplies():
     assert asked.depth * 48 <= 3 * far.width
 
 
+def test_numpy_decomposes_what_is_small_and_takes_narrow_blocks_of_the_rest():
+    found = [plan(n, n, rank, near=True) for n, rank in ((400, 32), (1000, 32))]
+    assert [one.method for one in found] == ["exact", "krylov"]
+    assert found[1].block_size == 16
+
+
 def test_wider_problems_have_wider_blocks():
     blocks = [plan(200_000, 3000, rank).block_size for rank in (8, 64, 200, 500)]
     assert blocks == sorted(set(blocks))
