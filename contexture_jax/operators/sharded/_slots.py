@@ -247,10 +247,12 @@ def lay_out_both(
     )
     there = Entries(home, visitor, row, column, forward)
     back = Entries(visitor, home, column, row, backward)
+    (share_x, share_a), (hubs_x, hubs_a) = placed.share, placed.hubs
+    in_x, in_a = placed.masks
     # Of a layout its columns, which are taken, come first.
     return (
-        lay_out(there, k, placed.share, placed.hubs[::-1], placed.masks[::-1]),
-        lay_out(back, k, placed.share[::-1], placed.hubs, placed.masks),
+        lay_out(there, k, (share_x, share_a), (hubs_a, hubs_x), (in_a, in_x)),
+        lay_out(back, k, (share_a, share_x), (hubs_x, hubs_a), (in_x, in_a)),
         placed.dealt,
     )
 
