@@ -40,6 +40,7 @@ def left_out(z, y, p, alpha, folds):
 
 @pytest.mark.parametrize("folds", [None, 4])
 @pytest.mark.parametrize("of_classes", [False, True])
+@pytest.mark.fast("True-None", "False-4")
 def test_every_number_of_features_and_ridge_is_judged_as_if_fitted(folds, of_classes):
     p = W / W.sum()
     names = np.unique(CLASSES)
@@ -79,6 +80,7 @@ def test_every_number_of_features_and_ridge_is_judged_as_if_fitted(folds, of_cla
         np.testing.assert_allclose(told, expected, atol=rounding)
 
 
+@pytest.mark.slow
 def test_dependent_features_and_rows_alone_are_told_and_never_nan():
     z = np.column_stack([Z, Z[:, 0], np.zeros(N), np.arange(N) == 7]).astype(DTYPE)
     fit = ridge(z, Y[:, 0].astype(DTYPE), ridges=[0.0, 0.1])
@@ -88,6 +90,7 @@ def test_dependent_features_and_rows_alone_are_told_and_never_nan():
     assert fit.predict(z).shape == (N,)
 
 
+@pytest.mark.slow
 def test_a_standardised_fit_does_not_depend_on_units():
     units = np.array([1e-3, 1, 1e3, 1, 10])
     one, other = (
@@ -101,7 +104,7 @@ def test_a_standardised_fit_does_not_depend_on_units():
 
 
 @pytest.mark.parametrize("probe", [ridge, nearest_neighbors, logistic])
-@pytest.mark.slow_cases("logistic")
+@pytest.mark.slow
 def test_probes_pass_through_transformations(probe):
     z, codes = jnp.asarray(Z[:, :2], DTYPE), np.unique(CLASSES, return_inverse=True)[1]
     targets = jnp.asarray(np.stack([codes, codes[::-1]]))
@@ -143,15 +146,15 @@ def test_neighbours_are_judged_by_those_of_other_rows():
 
 def test_a_logistic_fit_has_no_gradient_left():
     z = (Z * np.array([1e-3, 1, 1e3, 1, 10])).astype(DTYPE)  # of any units
-    fit = logistic(z, CLASSES, ridges=1e-6, weights=W)
+    fit = logistic(z, CLASSES, ridges=1e-3, weights=W)
     assert fit.status == "converged"
     names, p = np.unique(CLASSES), W / W.sum()
     y = (CLASSES[:, None] == names).astype(float)
     rest = np.asarray(fit.probabilities(z), np.float64) - y
     scale = z.std(axis=0)[:, None]
-    slope = z.astype(float).T @ (p[:, None] * rest) + 1e-6 * np.asarray(fit.weights)
-    assert np.abs(slope / scale).max() < (1e-6 if X64 else 1e-3)
-    assert np.abs(p @ rest).max() < (1e-6 if X64 else 1e-3)
+    slope = z.astype(float).T @ (p[:, None] * rest) + 1e-3 * np.asarray(fit.weights)
+    assert np.abs(slope / scale).max() < (1e-5 if X64 else 1e-3)
+    assert np.abs(p @ rest).max() < (1e-5 if X64 else 1e-3)
     assert (fit.predict(z) == CLASSES).mean() > 0.7
 
 
