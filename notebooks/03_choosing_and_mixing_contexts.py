@@ -169,7 +169,7 @@ figure
 # %% [markdown]
 # ## Weights that are found, and other ways to mix
 #
-# - *min–max*: the weight of the context grows that is served worst, by its loss as
+# - *min–max*: those that serve best the context that is served worst, by its loss as
 #   printed in the literature, or by the excess of the loss over what it is alone;
 # - *least τ*, without the target;
 # - *validated*: in each split the weights with the least error on the rows for that;
