@@ -19,6 +19,7 @@ import functools
 import math
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -57,7 +58,8 @@ class KrylovState(NamedTuple):
         is_open: whether residuals are above the goal and passes are left, shape ().
         number: blocks in the bases; −1 before the half pass.
         look_at: passes after which Python looks at values though bases are not full.
-        left: U, orthonormal, and zeros where it is not yet filled, shape (n, k).
+        left: U, orthonormal, and zeros where it is not yet filled, shape (n, k); (n, c)
+            at the end.
         right: V, likewise, shape (m, k).
         small: R = Uᴴ M V, shape (k, k).
         block: the block that V gets next, shape (m, b).
@@ -149,11 +151,13 @@ def _step(
     )
     # The bases are most of the memory; where nobody else holds them they are written
     # over.
-    extended = _extended_in_place if in_place else _extended
-    left, right, small = extended(
-        state.left, state.right, state.small, state.block, state.coupling,
-        image, u, state.number,
-    )  # fmt: skip
+    added = (state.block, state.coupling, image, u, state.number)
+    bases = (state.left, state.right, state.small)
+    if isinstance(state.left, np.ndarray) and not any(state.left.strides):
+        left, right, small = _begun(*added, columns=width * plan.depth)
+    else:
+        extended = _extended_in_place if in_place else _extended
+        left, right, small = extended(*bases, *added)
     back = a.rmatmat(u)
     # Full bases need random directions at most once the operator's rank is exhausted;
     # they cost passes, not correctness.
@@ -205,6 +209,18 @@ def _extend(
         written(right, block, 0 * at, at, in_place=in_place),
         written(small, column, 0 * at, at, in_place=in_place),
     )
+
+
+@functools.partial(compiled_unless_numpy, static_argnames="columns")
+def _begun(
+    block: Either, coupling: Either, image: Either, u: Either, number: Any,
+    *, columns: int,
+) -> tuple[Either, Either, Either]:  # fmt: skip
+    """`_extend` of bases of zeros, which would be copied if they were arguments."""
+    left, right, small = (
+        zeros((rows, columns), u.dtype, u) for rows in (len(u), len(block), columns)
+    )
+    return _extend(left, right, small, block, coupling, image, u, number, in_place=True)
 
 
 _extended = compiled_unless_numpy(_extend, static_argnames=("in_place",))
@@ -266,12 +282,18 @@ def _restart(
         w, x = (_padded(y[:, :kept], state.left.shape[1]) for y in (w, x))
     is_own = in_place and not isinstance(is_open, Tracer)
     rotated = _rotated_in_place if is_own else _rotated
+    if is_own and not bool(is_open):
+        # Nothing follows: of the bases, most of the memory, triples are left.
+        rotated = _ended
+    # The smaller one first, as a rule.
+    right = rotated(state.right, x, kept=kept)
+    left = rotated(state.left, w, kept=kept)
     return state._replace(
         is_open=is_open,
         # Traced where it was.
         number=state.number * 0 + kept // plan.block_size,
-        left=rotated(state.left, w, kept=kept),
-        right=rotated(state.right, x, kept=kept),
+        left=left,
+        right=right,
         small=small,
         coupling=coupling,
         s=s,
@@ -345,12 +367,31 @@ def _look_ahead(passes: Any, ratio: Any, tol: float) -> int:
     return max(1, int(min(_SHARE * left / (whole - left), 0.5) * passes))
 
 
+def _turn(
+    basis: Inexact[Either, "n k"], w: Inexact[Either, "f l"], *, kept: int
+) -> Inexact[Either, "n c"]:
+    """The first columns of a rotated basis."""
+    return product(basis[:, : w.shape[0]], w[:, :kept])
+
+
+_turned = compiled_unless_numpy(_turn, static_argnames=("kept",))
+
+
+def _ended(
+    basis: Inexact[Either, "n k"], w: Inexact[Either, "f l"], *, kept: int
+) -> Inexact[Either, "n c"]:
+    """The same of a basis that is let go, before the next one is turned."""
+    new = jax.block_until_ready(_turned(basis, w, kept=kept))
+    if isinstance(basis, jax.Array):
+        basis.delete()
+    return new
+
+
 def _rotate(
     basis: Inexact[Either, "n k"], w: Inexact[Either, "f c"], *, kept: int
 ) -> Inexact[Either, "n k"]:
     """The first columns of a rotated basis, and zeros in place of the others."""
-    # (n, c).
-    new = product(basis[:, : w.shape[0]], w[:, :kept])
+    new = _turn(basis, w, kept=kept)
     zero = namespace(basis).zeros((), np.int32)
     return written(zeros(basis.shape, basis.dtype, basis), new, zero, zero)
 

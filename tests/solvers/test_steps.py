@@ -357,3 +357,21 @@ def test_bases_that_hold_the_triples_are_not_filled():
     np.testing.assert_allclose(
         info.right_residuals, gaps, atol=100 * promised(DTYPE), rtol=1e-3
     )
+
+
+@pytest.mark.parametrize("where", ["numpy", "programs"])
+def test_krylov_bases_are_let_go_at_the_end_and_the_state_still_ends(
+    where, monkeypatch
+):
+    if where == "programs":
+        in_programs(monkeypatch)
+    x = np.random.default_rng(0).normal(size=(90, 3)).astype(DTYPE)
+    op = cx.association_operator(cx.contexts.knn(x, 5))
+    run = {**RUN, "method": "krylov", "block_size": 4}
+    seen: list[Progress] = []
+    plain, _ = cx.svd(op, on_step=seen.append, **run)
+    kept = seen[-1].state.inner.s.shape[0]
+    assert seen[0].state.inner.left.shape[1] > kept
+    assert seen[-1].state.inner.left.shape == (90, kept)
+    again, _ = cx.svd(op, state=seen[-1].state, **run)
+    np.testing.assert_array_equal(again.left, plain.left)
