@@ -32,10 +32,10 @@ def operator_shapes(
     devices may be those of a topology that is not there
     (`jax.experimental.topologies.get_topology_desc`).
 
-    Kernels are as under `jit`, in the form that fits points at any distance, a few
-    numbers a row wider than near points have. A neighbour graph is laid out as if its
-    entries lay evenly: each step of the ring has, on each device, as many as chance
-    gives the fullest. Rows in order take less room.
+    Kernels are as under `jit`, in the form that fits points at any distance: rows are
+    about twice as wide as those of near points in arrays. A neighbour graph is laid out
+    as if its entries lay evenly: each step of the ring has, on each device, as many as
+    chance gives the fullest. Rows in order take less room.
 
     Args:
         context: a context of shapes, as `jax.eval_shape` gives it of its constructor:

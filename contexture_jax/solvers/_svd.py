@@ -133,8 +133,8 @@ def svd(
     such a call: all processes make it.
 
     Raises:
-        TypeError: if `op` is not an operator or `key` not a key, or if `on_step` or
-            `state` is given inside a trace.
+        TypeError: if `op` is not an operator, or one of shapes, or `key` not a key, or
+            if `on_step` or `state` is given inside a trace.
         ValueError: if `rank`, `method` or a tolerance is out of range, or `state` is
             that of another solve.
 
@@ -170,6 +170,7 @@ def svd(
         True
     """
     check_operator(op)
+    _check_arrays(op)
     check_key(key)
     op = tree_on_auto_axes(op)
     plan = _plan_of(
@@ -242,6 +243,15 @@ def lower(op: AssociationOperator, rank: int, **options: Any) -> jax.stages.Lowe
     key = jax.eval_shape(lambda: jax.random.key(0))
     even = _even(tree_on_auto_axes(op), plan)
     return _compiled.lower(unmarked(even), key, plan=plan.program)
+
+
+def _check_arrays(op: AssociationOperator) -> None:
+    if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(op)):
+        msg = (
+            "op must hold arrays; got shapes, of which cx.solvers.lower(op, rank) gives"
+            " the program"
+        )
+        raise TypeError(msg)
 
 
 def _plan_of(op: AssociationOperator, rank: int, **options: Any) -> Plan:

@@ -142,6 +142,9 @@ def test_shapes_that_cannot_be_are_refused():
     context = jax.eval_shape(cx.contexts.rbf, x)
     with pytest.raises(ValueError, match="max_degree goes with neighbours; got"):
         cx.operators.operator_shapes(context, mesh=make_mesh(), max_degree=4)
+    op = cx.operators.operator_shapes(context, mesh=make_mesh())
+    with pytest.raises(TypeError, match=r"got shapes, of which cx\.solvers\.lower"):
+        cx.svd(op, 3, key=jax.random.key(0))
     pairs = cx.contexts.pairs(np.arange(20), np.arange(20))
     with pytest.raises(TypeError, match="laid out on the host"):
         cx.operators.operator_shapes(pairs, mesh=make_mesh())
