@@ -111,7 +111,10 @@ def product(a: Either, b: Either) -> Either:
     """The matrix product, at full precision of the dtype."""
     if namespace(a) is not np:
         return mm(a, b)
-    is_little = max(a.size, b.size) <= LITTLE or a.size * b.shape[1] <= _LITTLE_WORK
+    is_little = max(a.size, b.size) <= LITTLE
+    # A single vector is read faster than as a block of one.
+    if min(a.shape[0], b.shape[1]) > 1:
+        is_little |= a.size * b.shape[1] <= _LITTLE_WORK
     if not is_little or a.dtype != b.dtype or a.dtype.char not in "fdFD":
         return np.matmul(a, b)
     # By the library that `single_threaded_lapack` holds: threads of NumPy's spin on
