@@ -170,6 +170,27 @@ def test_judges(name):
     assert not faults(lambda x: leaves(judge(x)), of)
 
 
+@pytest.mark.slow
+def test_predictions():
+    op, predict = operator("knn", F32), cx.prediction
+    z = jax.random.normal(KEY, (op.shape[0], 3), F32)
+    y, rows = z[:, :2], np.arange(0, op.shape[0], 2)
+    assert not faults(lambda z, y: predict.ridge(z, y, folds=3).scores(z), z, y)
+    assert not faults(lambda z, y: predict.nearest_neighbors(z, y).scores(z), z, y)
+    assert not faults(
+        lambda z, y: predict.forecast_error(z, y, [9], ridge=0.1).errors, z, y
+    )
+    for s in (predict.polynomial([0.0, 1.0]), predict.inverse_laplacian(0.9)):
+        assert not faults(
+            lambda op, y, s=s: predict.stkr(op, y, rows, transform=s).values,
+            op,
+            y[rows],
+        )
+    assert not faults(
+        lambda op, y: predict.label_propagation(op, y, rows).values, op, y[rows]
+    )
+
+
 @pytest.mark.parametrize("name", slow_but(OBJECTIVES, SELECTED))
 def test_losses_and_their_gradients(name):
     data, parameters = make_data(dtype=F32), make_parameters(F32)

@@ -11,6 +11,7 @@ import numpy as np
 
 from contexture_jax._core.checks import (
     as_floating,
+    as_real,
     check_coefficient,
     check_integer,
     check_key,
@@ -125,12 +126,12 @@ def _slopes(
     """What each energy and what the rest weighs in the error, for each n."""
     lam = jnp.ones_like(u)
     if eigenvalues is not None:
-        lam = as_floating(eigenvalues, "eigenvalues").astype(u.dtype)
+        lam = jnp.asarray(as_real(eigenvalues, "eigenvalues"), u.dtype)
         check_nonnegative(lam, "eigenvalues")
         if lam.shape != u.shape:
             msg = f"eigenvalues must have shape {u.shape}, as energies; got {lam.shape}"
             raise ValueError(msg)
-    n = jnp.atleast_1d(as_floating(num_samples, "num_samples").astype(u.dtype))
+    n = jnp.atleast_1d(jnp.asarray(as_real(num_samples, "num_samples"), u.dtype))
     check_ndim(n, 1, "num_samples")
     check_values(n, "num_samples", lambda v: v > 1, "above 1")
     check_coefficient(ridge, "ridge")
@@ -226,7 +227,7 @@ def forecast_error(
     parts = jnp.where(parts.sum() > 0, safe_divide(parts, parts.sum()), 1 / len(parts))
     lam = jnp.ones_like(parts)
     if eigenvalues is not None:
-        lam = as_floating(eigenvalues, "eigenvalues").astype(mu.dtype)
+        lam = jnp.asarray(as_real(eigenvalues, "eigenvalues"), mu.dtype)
     slopes, inflation = _slopes(parts, num_samples, ridge, eigenvalues)
     alpha, error, deviation = _left_out(mu * jnp.sqrt(lam)[None, :], columns)
     # Weights of rows stay 1 / l where one is left out.

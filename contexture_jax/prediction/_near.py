@@ -30,6 +30,8 @@ from contexture_jax.prediction._target import (
 
 __all__ = ["NeighborsFit", "nearest_neighbors"]
 
+_CANDIDATES = (1, 2, 5, 10, 20)
+
 
 @pytree_dataclass
 class NeighborsFit(Scored):
@@ -70,7 +72,7 @@ def nearest_neighbors(
     features: ArrayLike,
     y: ArrayLike,
     *,
-    num_neighbors: int | Sequence[int] = (1, 2, 5, 10, 20),
+    num_neighbors: int | Sequence[int] | None = None,
     weights: ArrayLike | None = None,
     num_classes: int | None = None,
 ) -> NeighborsFit:
@@ -85,7 +87,8 @@ def nearest_neighbors(
     Args:
         features: shape (n, d); distances are those of what is given, in its units.
         y: floating numbers, shape (n,) or (n, c), or classes of any kind, shape (n,).
-        num_neighbors: values of k, at most n − 1 each.
+        num_neighbors: values of k, at most n − 1 each; None: those of
+            1, 2, 5, 10 and 20 that are.
         weights: of the rows, shape (n,); None: alike.
         num_classes: C for classes 0, …, C − 1; needed inside a trace.
 
@@ -97,6 +100,8 @@ def nearest_neighbors(
     n = z.shape[0]
     target = as_target(y, n, z.dtype, num_classes)
     p = as_weights(weights, n, z.dtype)
+    if num_neighbors is None:
+        num_neighbors = [k for k in _CANDIDATES if k < n] or 1
     given = np.atleast_1d(np.asarray(num_neighbors)).tolist()
     counts = {check_integer(k, "num_neighbors", low=1, high=n - 1) for k in given}
     if not counts:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import as_floating, check_integer, check_nonnegative
+from contexture_jax._core.checks import as_real, check_integer, check_nonnegative
 from contexture_jax._core.either import inverse_factor
 from contexture_jax._core.numerics import (
     mm,
@@ -159,7 +159,8 @@ def ridge(
 
 def as_ridges(ridges: Any, dtype: Any) -> Float[Array, " r"]:
     """Penalties as a vector of one or more, none negative."""
-    values = jnp.atleast_1d(as_floating(ridges, "ridges").astype(dtype))
+    # Not as floats first: a program in float32 would hold a list in float64.
+    values = jnp.atleast_1d(jnp.asarray(as_real(ridges, "ridges"), dtype))
     if values.ndim != 1 or values.shape[0] == 0:
         msg = f"ridges must be a number or a list of them; got {summary(ridges)}"
         raise ValueError(msg)
