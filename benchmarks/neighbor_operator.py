@@ -93,7 +93,7 @@ def run_case(
     )
     peers = {
         "forward": ((BAG, 1.1), (BAG_INT32, 1.1), (SCIPY_CSR, 0.35)),
-        "adjoint": ((TORCH_CSR, 1.3), (BAG_WEIGHTED, 1.1), (SCIPY_CSR, 0.35)),
+        "adjoint": ((TORCH_CSR, 1.1), (BAG_WEIGHTED, 1.1), (SCIPY_CSR, 0.35)),
     }
     for peer, at_most in peers[direction]:
         name = fastest_as_accurate(rows, peer)
