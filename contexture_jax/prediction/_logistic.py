@@ -171,14 +171,15 @@ def _fit(
     *,
     max_iterations: int,
 ) -> tuple[Any, ...]:
-    mean, _, z = scaled(z, p, standardize=False)
+    mean, scale, z, penalty = scaled(z, p, standardize=False)
     # A fit without anything left out comes last for each α.
     none = jnp.zeros((1, len(p)), bool)
     masks = none if held is None else jnp.concatenate([held, none])
 
     def one(alpha: Array, mask: Array) -> tuple[Any, ...]:
         seen = jnp.where(mask, 0, p)
-        w, b, *ended = _minimise(z, y, seen, alpha, tol, max_iterations)
+        shrink = alpha * penalty
+        w, b, *ended = _minimise(z, y, seen, shrink, tol, max_iterations)
         scores = mm(z, w) + b[None, :]
         told = jnp.argmax(scores, axis=1) != jnp.argmax(y, axis=1)
         loss = _log_loss(scores, y)
@@ -192,7 +193,7 @@ def _fit(
     # (r,): sums over the folds, as each row is left out once.
     wrong, loss = wrong.sum(axis=1), loss.sum(axis=1)
     best = least(wrong, loss)
-    w = w[best, -1]
+    w = w[best, -1] * scale[:, None]
     intercept = b[best, -1] - mm(mean[None, :], w)[0]
     judged = (None, None) if held is None else (wrong, loss)
     ended = norm[best, -1], number[best, -1], code[best, -1]
@@ -204,19 +205,19 @@ def _log_loss(scores: Array, y: Array) -> Float[Array, " n"]:
 
 
 def _minimise(
-    z: Array, y: Array, p: Array, alpha: Array, tol: Array, max_iterations: int
+    z: Array, y: Array, p: Array, shrink: Array, tol: Array, max_iterations: int
 ) -> tuple[Array, Array, Array, Array, Array]:
     """W and b, the largest entry of the gradient, iterations and how they ended."""
     # Here, since few who import this layer fit anything logistic.
     import optax
 
-    inverse = inverse_of_penalised(mm((p[:, None] * z).T, z), alpha, len(p))
+    inverse = inverse_of_penalised(mm((p[:, None] * z).T, z), shrink, len(p))
 
     def loss(params: tuple[Array, Array]) -> Array:
         v, b = params
         w = mm(inverse.T, v)
         fit = jnp.sum(p * _log_loss(mm(z, w) + b[None, :], y))
-        return fit + alpha / 2 * jnp.sum(w**2)
+        return fit + jnp.sum(shrink[:, None] * w**2) / 2
 
     optimizer = optax.lbfgs(memory_size=20)
     value_and_gradient = optax.value_and_grad_from_state(loss)

@@ -18,6 +18,7 @@ from contexture_jax._core.numerics import (
     safe_divide,
     safe_reciprocal,
 )
+from contexture_jax._core.scaling import rescaled, times_power_of_two
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -211,9 +212,9 @@ def fit_columns(
 ) -> tuple[Array, ...]:
     """`ridge` of checked arrays: the fields of a fit, in their order."""
     n = z.shape[0]
-    mean, scale, z = scaled(z, p, standardize=standardize)
+    mean, scale, z, penalty = scaled(z, p, standardize=standardize)
     phi = jnp.concatenate([jnp.ones_like(z[:, :1]), z], axis=1)
-    penalised = jnp.ones(phi.shape[1], z.dtype).at[0].set(0)
+    penalised = jnp.concatenate([jnp.zeros_like(penalty[:1]), penalty])
     if blocks is None:
         parts = phi[None], y[None], p[None]
     else:
@@ -255,16 +256,20 @@ def fit_columns(
 
 def scaled(
     z: Float[Array, "n d"], p: Float[Array, " n"], *, standardize: bool
-) -> tuple[Float[Array, " d"], Float[Array, " d"], Float[Array, "n d"]]:
-    """The mean, a scale, and (z − mean) times it."""
+) -> tuple[Float[Array, " d"], Float[Array, " d"], Float[Array, "n d"], Array]:
+    """The mean, a scale, (z − mean) times it, and what ‖w‖² weighs there, (d,)."""
     # Twice: far from 0 the first mean is rounded by more than the features vary.
     first = mm(p[None, :], z)
     second = mm(p[None, :], z - first)
-    mean, z = (first + second)[0], z - first - second
-    scale = jnp.ones_like(mean)
+    mean = (first + second)[0]
+    # At scales of their own, whose squares are in range.
+    z, exponent = rescaled(z - first - second, axis=0)
+    scale = times_power_of_two(jnp.ones_like(z[:1]), -exponent)[0]
+    penalty = jnp.minimum(scale**2, float(jnp.finfo(z.dtype).max) ** 0.5)
     if standardize:
-        scale = safe_reciprocal(jnp.sqrt(mm(p[None, :], z**2)[0]))
-    return mean, scale, z * scale[None, :]
+        inverse = safe_reciprocal(jnp.sqrt(mm(p[None, :], z**2)[0]))
+        z, scale, penalty = z * inverse[None, :], scale * inverse, jnp.ones_like(scale)
+    return mean, scale, z, penalty
 
 
 def _moments(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:

@@ -103,6 +103,13 @@ def test_a_standardised_fit_does_not_depend_on_units():
     )
 
 
+@pytest.mark.slow
+def test_features_whose_squares_leave_the_range_are_fitted():
+    z, far = Z.astype(np.float32), np.float32(1e25)
+    one, other = (ridge(x, CLASSES, ridges=0.0) for x in (z, far * z))
+    np.testing.assert_allclose(one.scores(z), other.scores(far * z), atol=1e-4)
+
+
 @pytest.mark.parametrize("probe", [ridge, nearest_neighbors, logistic])
 @pytest.mark.slow
 def test_probes_pass_through_transformations(probe):
