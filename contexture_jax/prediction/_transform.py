@@ -86,12 +86,12 @@ class Truncation:
     Attributes:
         result: the functions, as `svd` returns them.
         dim: how many of them count. Static.
-        inner: s of their eigenvalues; None: 1. Static.
+        transform: s of their eigenvalues; None: 1. Static.
     """
 
     result: SVDResult
     dim: int = static_field()
-    inner: SpectralTransform | None = static_field(default=None)
+    transform: SpectralTransform | None = static_field(default=None)
 
     def features(self) -> tuple[Float[Array, "n dim"], Float[Array, "m dim"]]:
         """√s μ_i on X and the functions of A whose expectation they are, √s ν_i / s_i.
@@ -102,8 +102,8 @@ class Truncation:
         there = s > 10 * float(jnp.finfo(s.dtype).eps)
         inverse = jnp.where(there, 1 / jnp.where(there, s, 1), 0)
         root = jnp.where(there, 1, 0).astype(s.dtype)
-        if self.inner is not None:
-            root = root * jnp.sqrt(self.inner(s**2)).astype(s.dtype)
+        if self.transform is not None:
+            root = root * jnp.sqrt(self.transform(s**2)).astype(s.dtype)
         left, right = (f[:, : self.dim] for f in (self.result.left, self.result.right))
         return left * root[None, :], right * (root * inverse)[None, :]
 
@@ -172,14 +172,14 @@ def inverse_polynomial(
 def truncation(
     result: SVDResult,
     dim: int | None = None,
-    inner: SpectralTransform | None = None,
+    transform: SpectralTransform | None = None,
 ) -> Truncation:
     """The first functions of a context alone: kernel PCA where s is not known.
 
     Args:
         result: of `svd` on the operator that will be predicted with.
         dim: how many functions; None: all of `result`.
-        inner: s of their eigenvalues, as of `polynomial`; None: 1, with which the
+        transform: s of their eigenvalues, as of `polynomial`; None: 1, with which the
             regression is `ridge` on the functions.
 
     Raises:
@@ -191,7 +191,7 @@ def truncation(
         raise TypeError(msg)
     rank = result.left.shape[1]
     kept = rank if dim is None else check_integer(dim, "dim", low=1, high=rank)
-    return Truncation(result, kept, inner)
+    return Truncation(result, kept, transform)
 
 
 def _transform(form: Any, coefficients: Any, largest: Any) -> SpectralTransform:

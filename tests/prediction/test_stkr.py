@@ -155,8 +155,8 @@ def test_a_truncation_is_ridge_on_functions_and_the_kernel_cut_off():
     np.testing.assert_allclose(
         fit.values, probe.scores(result.left[:, :4]), atol=rounding
     )
-    inner = polynomial([0.0, 1.0])
-    fit = stkr(op, NAMES, ROWS, transform=truncation(result, 4, inner), ridge=0.1)
+    transform = polynomial([0.0, 1.0])
+    fit = stkr(op, NAMES, ROWS, transform=truncation(result, 4, transform), ridge=0.1)
     law, step = np.asarray(op.p_x), np.asarray(op.as_matrix())
     found = oracle.triples(law[:, None] * step)
     kernel = (found.left[:, :4] * found.values[:4] ** 4) @ found.left[:, :4].T
