@@ -19,13 +19,22 @@ from jax.core import Tracer
 from contexture_jax._core.checks import is_traced
 from contexture_jax._core.types import Array, Bool
 
-__all__ = ["fingerprint", "forgotten", "is_known", "of_one_law", "words"]
+__all__ = [
+    "fingerprint",
+    "forgotten",
+    "is_known",
+    "is_mirrored",
+    "mirrored",
+    "of_one_law",
+    "words",
+]
 
 _WORD = 2**32
 # The golden ratio, both multipliers of MurmurHash3, a prime of xxHash: all odd, so that
 # products modulo 2³² lose nothing.
 _STEP, _FIRST, _SECOND, _THIRD = 0x9E3779B9, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F
 _SMALL = 2**23  # words that NumPy sums sooner than a program would be compiled
+_MIRROR = np.float32(2**16)  # added to the first number of a mirrored fingerprint
 
 
 def fingerprint(tree: Any) -> Any:
@@ -66,6 +75,8 @@ def fingerprint(tree: Any) -> Any:
 def _difference(one: Any, two: Any) -> str | None:
     """What tells two concrete fingerprints apart, in words; None if they agree."""
     one, two = np.asarray(one), np.asarray(two)
+    if one.shape == two.shape and (mirrored(one) == two).all():
+        return "with X and A in each other's place"
     if (one[..., :4] != two[..., :4]).any():
         return "of another kind, shape, dtype or option"
     if (one != two).any():
@@ -85,6 +96,28 @@ def forgotten(mark: Any) -> Any:
     if isinstance(mark, jax.Array):
         return jnp.full_like(mark, -1)
     return np.full_like(mark, -1) if isinstance(mark, np.ndarray) else mark
+
+
+def mirrored(mark: Any) -> Any:
+    """The fingerprint with X and A in each other's place; twice is the first again.
+
+    Args:
+        mark: of a law, shape (…, 8); what is no fingerprint stays as it is.
+    """
+    if not isinstance(mark, (jax.Array, np.ndarray)):
+        return mark
+    xp: Any = jnp if isinstance(mark, jax.Array) else np
+    # The first number is below 2¹⁶, or if it is mirrored as much above.
+    step = np.broadcast_to(_MIRROR * (np.arange(8) == 0), mark.shape)
+    turned = xp.where(mark < _MIRROR, mark + step, mark - step)
+    return xp.where(mark < 0, mark, turned)
+
+
+def is_mirrored(mark: Any) -> bool:
+    """Whether it is concrete, and that of a law with X and A in each other's place."""
+    if mark is None or is_traced(mark):
+        return False
+    return bool((np.asarray(mark)[..., 0] >= _MIRROR).all())
 
 
 def of_one_law(one: Any, two: Any, expected: str) -> Bool[Array, ""] | bool:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import is_traced
+from contexture_jax._core.fingerprint import mirrored
 from contexture_jax._core.numerics import mm, safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, Int, pytree_dataclass
 from contexture_jax.contexts._base import Context, as_numbers
@@ -201,6 +202,11 @@ class Reversed(NumberedContext):
     """
 
     source: Any
+
+    @functools.cached_property
+    def fingerprint(self) -> Any:
+        """That of the context, mirrored, as of the adjoint of its operator."""
+        return mirrored(self.source.fingerprint)
 
     @property
     def contexts(self) -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ from contexture_jax._core.checks import (
     is_traced,
 )
 from contexture_jax._core.features import as_features, new_rows, uniform_law
+from contexture_jax._core.fingerprint import mirrored
 from contexture_jax._core.numerics import normalised
 from contexture_jax._core.types import (
     Array,
@@ -158,6 +159,11 @@ class ReversedNeighbors(Context):
     """
 
     forward: Neighbors
+
+    @functools.cached_property
+    def fingerprint(self) -> Any:
+        """That of the graph, mirrored, as of the adjoint of its operator."""
+        return mirrored(self.forward.fingerprint)
 
     @functools.cached_property
     def entries(self) -> SparseJoint:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,14 @@ from contexture_jax._core.numerics import (
     weights_or_nan,
 )
 from contexture_jax._core.processes import ready
-from contexture_jax._core.types import Array, ArrayLike, Float, Size, describe
+from contexture_jax._core.types import (
+    Array,
+    ArrayLike,
+    Float,
+    Size,
+    describe,
+    summary,
+)
 
 __all__ = ["AssociationOperator", "Cost", "as_law_of", "check_operator", "check_total"]
 
@@ -75,10 +82,13 @@ class AssociationOperator:
     instead is called as it is.
 
     `fingerprint`, the last field of each storage, is that of the context that it was
-    built from, shape (8,), which results carry on; None where that is not known.
+    built from, shape (8,), which results carry on; None where that is not known. That
+    of `op.T` is another one, made of it.
     """
 
     fingerprint: Any = None
+    # An array of NumPy on the left leaves `@` to the operator.
+    __array_ufunc__: ClassVar[None] = None
     # The fields that may be in half precision within a coarse product.
     _tables: ClassVar[tuple[str, ...]] = ()
     p_x: Float[Array, " n"]
@@ -117,9 +127,25 @@ class AssociationOperator:
             )
             raise TypeError(msg)
         g = as_floating(g, "g")
-        if g.ndim == 1:
-            return self.matmat(g[:, None])[:, 0]
-        return self.matmat(g)
+        if g.ndim != 1:
+            return self.matmat(g)
+        m = self.shape[1]
+        if g.shape[0] != m:
+            msg = f"g must have shape ({m},) or ({m}, r); got shape {tuple(g.shape)}"
+            raise ValueError(msg)
+        return self.matmat(g[:, None])[:, 0]
+
+    def __rmatmul__(self, f: Any) -> NoReturn:
+        """Refused: nothing tells a row of functions from a row of masses.
+
+        T* of functions f of X, shape (n, r), is `op.T @ f`; masses q of X go to those
+        of A as `op.p_a * (op.T @ (q / op.p_x))`.
+        """
+        msg = (
+            f"an array on the left, as in f @ op, is not defined; got {summary(f)}:"
+            " T* f, the expectations E[f(X)|a] of functions of X, is op.T @ f"
+        )
+        raise TypeError(msg)
 
     def matmat(self, g: ArrayLike) -> Float[Array, "n r"]:
         """T g: the conditional expectations E[g_j(A)|x], one column a function.

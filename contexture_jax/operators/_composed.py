@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import gap_of_laws, is_traced
-from contexture_jax._core.fingerprint import fingerprint
+from contexture_jax._core.fingerprint import fingerprint, mirrored
 from contexture_jax._core.forms import of_a_list, one_by_one
 from contexture_jax._core.numerics import as_law, cast_floating, safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, Static, pytree_dataclass
@@ -239,7 +239,8 @@ def reverse(operator: AssociationOperator) -> AssociationOperator:
     if isinstance(operator, AdjointOperator):
         # Not the adjoint of an adjoint: products go no deeper.
         return operator.operator
-    return AdjointOperator(operator, operator.p_a, operator.p_x)
+    own = mirrored(operator.fingerprint)
+    return AdjointOperator(operator, operator.p_a, operator.p_x, fingerprint=own)
 
 
 @one_by_one

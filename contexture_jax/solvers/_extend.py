@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import as_floating
-from contexture_jax._core.fingerprint import of_one_law
+from contexture_jax._core.checks import as_floating, is_traced
+from contexture_jax._core.fingerprint import is_mirrored, mirrored, of_one_law
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import rank_cutoff, safe_reciprocal
 from contexture_jax._core.types import Array, Float, summary
@@ -71,8 +71,14 @@ def extend(
             functions jump there.
         ValueError: if `x_new` does not fit the context, or is outside its support, or
             the result is that of another context (a trace gives NaN then): another
-            number of neighbours, a part of a mixture. That is told by
-            `result.fingerprint`; for a result without one, as from a file, nothing is.
+            number of neighbours, a part of a mixture, the context itself where the
+            result is of `op.T` (that is extended by `contexts.reverse(context)`).
+            Fingerprints tell, of the result and of the context. Where one of the two
+            has none nothing is told, and any context of fitting shape is taken for the
+            right one: of a result without, as from a file, and of a context whose class
+            is no registered pytree of numbers, of which two objects look alike. Its
+            Monte Carlo operator has one all the same, of its inputs and draws: an
+            `operator` with others is refused.
     """
     if side not in ("left", "right"):
         msg = f'side must be "left" or "right"; got {summary(side)}'
@@ -125,4 +131,13 @@ def _over(
 def _is_of(result: SVDResult, law: Any, name: str) -> Any:
     """Whether a result is that of a context or operator; raises where it can tell."""
     expected = f"{name} must be the one of the result"
-    return of_one_law(result.fingerprint, law.fingerprint, expected)
+    mark, own = result.fingerprint, law.fingerprint
+    can_turn = isinstance(law, Context) and "reverse" in law.capabilities
+    # Of `op.T` and the reverse of the context of `op`, which may be arrays of its own.
+    if can_turn and not is_traced(law) and (is_traced(mark) or is_mirrored(mark)):
+        with jax.ensure_compile_time_eval():
+            turned = mirrored(as_context(law.reverse()).fingerprint)
+        if turned is not None and is_traced(mark):
+            return of_one_law(mark, own, expected) | of_one_law(mark, turned, expected)
+        own = turned if turned is not None and np.array_equal(mark, turned) else own
+    return of_one_law(mark, own, expected)

@@ -227,8 +227,13 @@ def test_operators_multiply_blocks_and_vectors_and_have_an_adjoint(name):
     np.testing.assert_array_equal(op.T @ f, op.rmatmat(f))
     assert op.T.shape == op.shape[::-1]
     assert op.T.T is op
-    with pytest.raises(ValueError, match=r"g must have shape"):
+    m = op.shape[1]
+    message = rf"g must have shape \({m},\) or \({m}, r\); got shape \({m - 1},\)"
+    with pytest.raises(ValueError, match=message):
         _ = op @ g[1:, 0]
+    for row in (f.T, np.asarray(f[:, 0])):
+        with pytest.raises(TypeError, match=r"is op\.T @ f"):
+            _ = row @ cast("Any", op)
     with pytest.raises(TypeError, match=r"cx.operators.compose\(op, other\)"):
         _ = op @ cast("Any", op.T)
 
