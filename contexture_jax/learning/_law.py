@@ -11,6 +11,7 @@ import numpy as np
 from contexture_jax._core.checks import as_array, check_number
 from contexture_jax._core.types import summary
 from contexture_jax.contexts import (
+    CapabilityError,
     Composed,
     ConvexCombination,
     DualStep,
@@ -83,8 +84,9 @@ def law_of(
     """Pairs to train on, and what judges them; arguments as of `learn`.
 
     Raises:
+        CapabilityError: if a context that takes any x cannot draw.
         TypeError: if there are no inputs.
-        ValueError: if tables or `a` do not fit the context or the operator.
+        ValueError: if tables or `a` do not fit the context, the operator or each other.
     """
     sees = objective.sees
     num_draws = objective.num_draws if num_draws is None else num_draws
@@ -120,6 +122,12 @@ def law_of(
             msg = "an operator of drawn A takes x and a at its rows and columns"
             raise ValueError(msg)
         return Law(make(x=x, weights=op.p_x), x, a, op, None)
+    if context is not None and any(t is not None for t in _tables_given(a)):
+        msg = (
+            "a plays no part where the context draws A and there is no op, as encoders"
+            f" see what is drawn: expected None; got {summary(a)}"
+        )
+        raise ValueError(msg)
     if callable(x):
         key = jax.random.fold_in(jax.random.key(seed), 1)
         # A step gives the sampler a key with one more number folded in: none of these
@@ -139,12 +147,42 @@ def _of_inputs(
             " where the context has none of its own; got None"
         )
         raise TypeError(msg)
-    out, kept = _held_out(len(as_array(x, "x")), held_out, seed)
-    x = np.asarray(x)
+    x = as_array(x, "x")
     if context is not None:
+        _check_draws(context)
+        out, kept = _held_out(len(x), held_out, seed)
         return Law(make(x=x[kept]), x[out], None, None, out)
-    a = np.asarray(a)
-    return Law(make(x=x[kept], a=a[kept]), x[out], a[out], None, out)
+    if a is None:
+        raise ValueError("without a context a must be aligned with x; got no a")
+    draws = [as_array(one, "a") for one in _tables_given(a)]
+    for table in draws:
+        # Here, as a cut to the rows that are kept makes all of one length.
+        if table.shape[:1] != x.shape[:1]:
+            msg = (
+                "x and a must have the same number of rows, as row i of one goes with"
+                f" row i of the other; got shapes {x.shape} and {table.shape}"
+            )
+            raise ValueError(msg)
+    out, kept = _held_out(len(x), held_out, seed)
+    pairs = make(x=x[kept], a=[table[kept] for table in draws])
+    # Judged by one a of a row: several are not independent pairs.
+    return Law(pairs, x[out], draws[0][out], None, out)
+
+
+def _tables_given(a: Any) -> list[Any]:
+    """The tables or draws of an argument `a`; one alone, or None, as it is."""
+    return list(a) if isinstance(a, (list, tuple)) else [a]
+
+
+def _check_draws(context: Any) -> None:
+    """Raise unless a context that takes any x can be judged by draws."""
+    if "sample" not in context.capabilities:
+        msg = (
+            f"{context._lacks('sample')}. What is learned of a law of A at any x is"
+            " judged by draws; a kernel alone trains by cx.losses.kise, from batches of"
+            " cx.training.pair_batches(context, …, x=x, kernel=True)"
+        )
+        raise CapabilityError(msg)
 
 
 def _has_operator(context: Any) -> bool:

@@ -14,13 +14,15 @@ from flax import nnx
 
 from contexture_jax._core.checks import check_integer
 from contexture_jax._core.types import Array
-from contexture_jax.contexts import (
-    ConvexCombination,
-    TupleContext,
-    as_context,
-    drawable,
-)
+from contexture_jax.contexts import TupleContext, as_context, drawable
 from contexture_jax.evaluation import RayleighRitz, rayleigh_ritz
+from contexture_jax.learning._checks import (
+    check_mixed,
+    check_options,
+    checked_encoder,
+    num_held,
+    source_of,
+)
 from contexture_jax.learning._law import Law, law_of
 from contexture_jax.learning._learned import Functions, Learned, check_run
 from contexture_jax.learning._mixed import (
@@ -32,13 +34,13 @@ from contexture_jax.learning._mixed import (
 from contexture_jax.learning._objectives import (
     Objective,
     embeddings_of,
-    form_of,
     objective_of,
 )
 from contexture_jax.learning._towers import Encoder, Tower, make_tower
 from contexture_jax.losses import MinMax, with_part_weights
 from contexture_jax.operators import AssociationOperator
 from contexture_jax.training import (
+    FitResult,
     fit,
     from_loss,
     init_state,
@@ -103,13 +105,14 @@ def learn(
             row as X is (`knn`, `rbf`, `same_class`, `time_lag`), else numbers. For a
             context that draws A, the context values that the columns of `op` stand for.
             For a `convex_combination` or `join` a tuple of one for each context, None
-            for what is known without.
+            for what is known without. For aligned arrays as many rows as x, or a list
+            of such arrays: several draws for an x, the first of which judges.
         rank: how many functions.
         num_steps: steps of the whole run.
         batch_size: pairs of a batch.
         seed: of all that is random.
         loss: the name of one of `cx.losses`, or an `Objective`. "kise" is `kise_pairs`,
-            or `kise` where a context has a kernel and no samples.
+            or `kise` where a context of numbered rows has a kernel and no samples.
         encoder: an `Encoder`, None for its defaults, or a function of (inputs, output,
             rngs) which returns (params, apply), as from `cx.models.functional`.
         num_draws: draws of A for an x; None: as many as the loss takes. More make more
@@ -133,11 +136,14 @@ def learn(
         its last checkpoint, or values that are NaN, as `status` says.
 
     Raises:
-        CapabilityError: if the context can neither sample nor give a kernel.
-        TypeError: if an argument is of another type, there is no `x` where the context
-            has no inputs of its own, or what is to be savable is not.
-        ValueError: if sizes do not fit, the loss cannot be trained from such pairs, or
-            there are no weights for `min_max` to find.
+        CapabilityError: if the context can neither sample nor give a kernel, or it
+            takes any x and cannot sample: a kernel alone is no judge of what is learned
+            (`pair_batches(kernel=True)` trains from it).
+        TypeError: if an argument is of another type or no argument, there is no `x`
+            where the context has no inputs of its own, or what is to be savable is not.
+        ValueError: if sizes do not fit, a feature is not finite, `a` plays no part, the
+            loss cannot be trained from such pairs, or there are no weights for
+            `min_max` to find.
 
     Example:
         >>> import contexture_jax as cx
@@ -149,13 +155,15 @@ def learn(
         >>> bool(0.7 < learned.singular_values[0] <= 0.8001)
         True
     """
-    encoder = Encoder() if encoder is None else encoder
+    check_options(fit_options, learn)
+    encoder = checked_encoder(encoder, x, a)
     rank = check_integer(rank, "rank", low=1)
     given = None if context is None else as_context(context)
     context = None if given is None else drawable(given)
+    num_draws = num_held(a, num_draws) if context is None else num_draws
     objective = objective_of(loss, context, num_draws=num_draws)
-    _check_mixed(context, loss, min_max)
-    source = _source(objective, source, context)
+    check_mixed(context, loss, min_max)
+    source = source_of(objective, source, context, num_draws)
     law = law_of(context, x, a, op, objective, batch_size, seed, num_draws, held_out)
     towers = _towers(law, objective, encoder, rank, batch_size, seed)
     # Its own law at new inputs, where pairs are drawn from its table.
@@ -185,13 +193,25 @@ def learn(
     functions, left, ritz = judge(law, towers, source, rank, batch_size)
     if functions.context is not None:
         functions = dataclasses.replace(functions, context=own)
+    return _learned(law, result, functions, left, towers, ritz)
+
+
+def _learned(
+    law: Law,
+    result: FitResult,
+    functions: Functions,
+    left: Any,
+    towers: dict[str, Tower],
+    ritz: dict[str, RayleighRitz],
+) -> Learned:
+    found = ritz[functions.source]
     return Learned(
-        np.asarray(ritz[source].singular_values),
+        np.asarray(found.singular_values),
         np.asarray(left),
         functions,
         towers,
         ritz,
-        ritz[source].held_out,
+        found.held_out,
         law.rows,
         str(result.status),
         result.message,
@@ -199,38 +219,6 @@ def learn(
         result.history,
         weights=law.weights,
     )
-
-
-def _source(objective: Objective, source: str | None, context: Any) -> str:
-    source = objective.towers[0] if source is None else source
-    if source not in objective.towers:
-        msg = f"source must be one of {objective.towers} for this loss; got {source!r}"
-        raise ValueError(msg)
-    if context is None and (source == "psi" or objective.sees == "views"):
-        msg = (
-            "aligned arrays hold one a for an x, and no law to average over; expected a"
-            ' loss of two encoders, as "svme" or "vamp", and source="phi"'
-        )
-        raise ValueError(msg)
-    return source
-
-
-def _check_mixed(context: Any, loss: Any, min_max: MinMax | None) -> None:
-    form = form_of(loss, context)
-    if form != "parts" and min_max is not None:
-        msg = (
-            "min_max finds the weights of a convex_combination of contexts that can"
-            ' draw, learned by "kise" or "svme"; got a'
-            f" {type(context).__name__} and loss={loss!r}"
-        )
-        raise ValueError(msg)
-    is_seen = isinstance(context, ConvexCombination) and form is None
-    if is_seen and not {"table", "kernel"}.intersection(context.capabilities):
-        msg = (
-            'contexts that draw A itself are learned together by "kise" or "svme", and'
-            f" from samples of each; got loss={loss!r} and {context.capabilities}"
-        )
-        raise ValueError(msg)
 
 
 def _objective(

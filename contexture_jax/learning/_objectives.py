@@ -198,8 +198,6 @@ def objective_of(
         ValueError: if it is no loss that can be trained from pairs alone, or takes
             samples where there are none.
     """
-    # Aligned arrays hold what they hold.
-    num_draws = 1 if context is None else num_draws
     form = form_of(loss, context)
     if form is not None:
         found = _BY_FORM[form][loss.removesuffix("_views")]

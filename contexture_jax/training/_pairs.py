@@ -110,10 +110,12 @@ class PairBatches:
         if self.form in ("kernel", "recursion"):
             # (b, batch_size): this process's rows against those of all, as `kise` takes
             # it.
-            everyone = self._rows(step, (0, 1))
-            numbers = [jnp.asarray(r.astype(np.int32)) for r in (rows, everyone)]
+            both = rows, self._rows(step, (0, 1))
+            numbers = [jnp.asarray(r.astype(np.int32)) for r in both]
             if self.form == "kernel":
-                return PairBatch(x, (), np.asarray(self._program(*numbers)))
+                by_number = self.x is None or self.takes_numbers
+                given = numbers if by_number else [_on_device(self.x, r) for r in both]
+                return PairBatch(x, (), np.asarray(self._program(*given)))
             keys = [jax.random.fold_in(key, i) for i in (_OF_X, *range(self.num_draws))]
             kernels, drawn = self._program(keys, *numbers, **self._offset())
             return PairBatch(x, self._seen(drawn), kernels)
@@ -220,7 +222,9 @@ def pair_batches(
             `recursion`: the kernel of the last context in their place.
         weights: probabilities of the rows, shape (n,), up to a scale; None: P_X of a
             context between numbers, uniform for others.
-        kernel: give the dual kernel between the rows of a batch in place of draws.
+        kernel: give the dual kernel between the rows of a batch in place of draws: that
+            of their numbers, or of the rows of `x` for a context that takes any x. One
+            of `kernel`, `parts` and `recursion` at most.
         parts: of a `convex_combination`, give an a of every context for the same x in
             each draw, in place of that of one context at random.
         recursion: of a `convolve` whose steps need not draw, give what its `recursion`
@@ -243,8 +247,7 @@ def pair_batches(
     """
     size = check_integer(batch_size, "batch_size", low=1)
     seed = check_integer(seed, "seed", low=0)
-    form = "kernel" if kernel else "parts" if parts else "draws"
-    form = "recursion" if recursion else form
+    form = _form(kernel=kernel, parts=parts, recursion=recursion)
     draws = check_integer(num_draws, "num_draws", low=0 if recursion else 1)
     count = check_integer(shard[1], "shard[1]", low=1)
     shard = (check_integer(shard[0], "shard[0]", low=0, high=count - 1), count)
@@ -278,6 +281,18 @@ def pair_batches(
     x = None if x is None else jax.tree.map(np.asarray, x)
     picks = _picks(context, x, weights, size, seed)
     return PairBatches(context, picks, size, seed, draws, x, a, form, shard)
+
+
+def _form(**asked: bool) -> str:
+    """What a batch is to hold, of what is asked for in place of draws."""
+    found = [name for name, is_asked in asked.items() if is_asked]
+    if len(found) > 1:
+        msg = (
+            "a batch holds one of kernel, parts and recursion in place of draws; got"
+            f" {' and '.join(f'{name}=True' for name in found)}"
+        )
+        raise ValueError(msg)
+    return found[0] if found else "draws"
 
 
 def takes_numbers(context: Context) -> bool:
@@ -358,6 +373,10 @@ def _looked_up(table: Any, a: Any) -> Any:
 
 def _take(tree: Any, rows: np.ndarray) -> Any:
     return jax.tree.map(lambda leaf: np.take(leaf, rows, axis=0), tree)
+
+
+def _on_device(tree: Any, rows: np.ndarray) -> Any:
+    return jax.tree.map(jnp.asarray, _take(tree, rows))
 
 
 def _compiled(context: Any, name: str) -> Callable[..., Any]:

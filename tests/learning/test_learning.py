@@ -17,7 +17,8 @@ import pytest
 import contexture_jax as cx
 from contexture_jax.learning import OBJECTIVES, Encoder, Learned, learn, load
 from contexture_jax.learning._file import _context, _context_fields
-from contexture_jax.learning._objectives import _OTHERS, embeddings_of
+from contexture_jax.learning._law import law_of
+from contexture_jax.learning._objectives import _OTHERS, embeddings_of, objective_of
 from contexture_jax.learning._towers import describe
 from tests.conftest import X64
 from tests.tolerances import tol
@@ -257,6 +258,55 @@ def test_inputs_that_do_not_fit_are_told(direct: Learned, average: Learned) -> N
         learned_of(KNN, rank=5)
     with pytest.raises(TypeError, match=r"encoder must be a cx.learning.Encoder"):
         learned_of(KNN, encoder="mlp")
+
+
+class Near:
+    """A law of A at any x of which the dual kernel alone is known."""
+
+    def kernel(self, x: Any, x2: Any) -> Any:
+        return jnp.exp(-((x[:, None] - x2[None]) ** 2).sum(axis=-1))
+
+
+@pytest.mark.parametrize(
+    ("given", "more", "error", "message"),
+    [
+        ((None, X[:-1], X), {}, ValueError, r"rows, .*\(39, 3\) and \(40, 3\)"),
+        ((None, X, X[:5]), {}, ValueError, r"rows, .*\(40, 3\) and \(5, 3\)"),
+        ((None, X, [X, X[1:]]), {}, ValueError, r"rows, .*\(40, 3\) and \(39, 3\)"),
+        ((None, X), {}, ValueError, "got no a"),
+        ((None, X, X), {"loss": "svme_views"}, ValueError, "two or more a for an x"),
+        ((None, X, [X, X]), {"num_draws": 3}, ValueError, "that of a, 2; got 3"),
+        (
+            (cx.contexts.gaussian_noise(0.5), X, np.zeros((3, 7))),
+            {},
+            ValueError,
+            r"a plays no part .* got float64\[3,7\]",
+        ),
+        ((KNN, np.where(X > 0, X, np.nan)), {}, ValueError, "x must be finite"),
+        ((KNN,), {"loging": None}, TypeError, "got loging; did you mean logging"),
+        ((KNN,), {"enc": None}, TypeError, "got enc"),
+        ((Near(), X), {"loss": "kise"}, cx.CapabilityError, "is judged by draws"),
+    ],
+)
+def test_what_would_be_learned_wrong_is_refused_before(
+    given: Any, more: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        learned_of(*given, **{"loss": "svme", "num_steps": 1, **more})
+
+
+@pytest.mark.slow
+def test_a_list_of_aligned_arrays_is_several_draws_for_an_x() -> None:
+    drawn = [X + 0.1 * np.float32(i) for i in range(2)]
+    law = law_of(None, X, drawn, None, objective_of("svme", num_draws=2), 8, 0, 2, 0.2)
+    batch = law.pairs.at(0)
+    assert len(batch.a) == 2
+    np.testing.assert_array_equal(batch.a[0], batch.x)
+    learned = learned_of(None, X, drawn, loss="svme", num_steps=2)
+    assert learned.rows is not None
+    np.testing.assert_allclose(
+        learned.transform(X[learned.rows]), learned.left, atol=tol(np.float32, size=10)
+    )
 
 
 def test_files_that_are_none_are_refused(average: Learned, tmp_path: Path) -> None:

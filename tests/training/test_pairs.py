@@ -146,6 +146,10 @@ def test_a_kernel_is_that_of_the_rows_of_the_batch() -> None:
             lambda: pair_batches(KNN, 4, seed=0, kernel=True, num_draws=2),
             "nothing is drawn",
         ),
+        (
+            lambda: pair_batches(KNN, 4, seed=0, kernel=True, recursion=True),
+            "got kernel=True and recursion=True",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(make: Any, message: str) -> None:
@@ -207,6 +211,15 @@ def test_any_object_with_methods_of_a_context_is_one() -> None:
     kernel = pair_batches(Ring(), 5, seed=1, kernel=True).at(0).kernel
     assert kernel is not None
     np.testing.assert_allclose(kernel.diagonal(), 2.5, rtol=1e-6)  # 5 (½² + ½²)
+
+    class Near:
+        def kernel(self, x: Any, x2: Any) -> Any:
+            return jnp.exp(-((x[:, None] - x2[None]) ** 2).sum(axis=-1))
+
+    rows: Any = pair_batches(Near(), 4, seed=1, x=X, kernel=True).at(0)
+    np.testing.assert_allclose(
+        rows.kernel, Near().kernel(rows.x, rows.x), atol=tol(np.float32)
+    )
     with pytest.raises(cx.CapabilityError, match="a Noise context has no `kernel`"):
         pair_batches(Noise(), 8, seed=1, x=X, kernel=True)
     with pytest.raises(TypeError, match=r"context must be a Context.*got ndarray"):
