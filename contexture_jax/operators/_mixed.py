@@ -16,6 +16,7 @@ import numpy as np
 from contexture_jax._core.checks import check_concrete, gathered
 from contexture_jax._core.forms import of_a_list
 from contexture_jax._core.numerics import mm, safe_divide
+from contexture_jax._core.symmetrised import marginal_roots, symmetrised
 from contexture_jax._core.types import Array, Float, pytree_dataclass
 from contexture_jax.contexts import (
     CapabilityError,
@@ -183,11 +184,11 @@ def _dual_root(context: TupleContext) -> tuple[np.ndarray, np.ndarray, np.ndarra
     √p is an eigenvector of the root to 1, so that both laws of D^{1/2} U S Uᵀ D^{1/2}
     are p; entries may be negative, as those of a teacher.
     """
-    root = np.sqrt(_host_law(context))
+    p_x = _host_law(context)
+    root = np.sqrt(p_x)
     triangle: Any = np.zeros((0, len(root)))
     for block, p_a in context.blocks():
-        inverse = np.divide(1.0, np.sqrt(p_a), out=np.zeros_like(p_a), where=p_a > 0)
-        columns = (root[:, None] * block * inverse[None, :]).T
+        columns = symmetrised(block, marginal_roots(p_x, p_a)).T
         triangle = np.linalg.qr(np.concatenate([triangle, columns]), mode="r")
     u, s, _ = np.linalg.svd(triangle.T, full_matrices=False)
     return root, u, s

@@ -7,12 +7,8 @@ in ordinary coordinates (theory.md §6). Whoever needs that has it from here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-import numpy as np
-
-from contexture_jax._core.either import Either, namespace
-from contexture_jax._core.numerics import safe_reciprocal, safe_sqrt
+from contexture_jax._core.symmetrised import Roots, marginal_roots, symmetrised
 from contexture_jax._core.types import Array, Float
 from contexture_jax.operators._base import AssociationOperator
 
@@ -24,37 +20,6 @@ __all__ = [
     "to_functions",
     "to_vectors",
 ]
-
-
-class Roots(NamedTuple):
-    """Square roots of the marginals, for many products with one M.
-
-    Attributes:
-        x: √p_x, shape (n,).
-        a: √p_a, shape (m,).
-        inverse_x: 1 / √p_x, and 0 where there is no mass, shape (n,).
-        inverse_a: likewise, shape (m,).
-    """
-
-    x: Float[Array, " n"]
-    a: Float[Array, " m"]
-    inverse_x: Float[Array, " n"]
-    inverse_a: Float[Array, " m"]
-
-
-def marginal_roots(p_x: Either, p_a: Either) -> Roots:
-    """The square roots of both marginals and their reciprocals, of NumPy or JAX."""
-    on_host = namespace(p_x) is np
-    # Only JAX differentiates, and √p has an infinite slope at 0.
-    x, a = (np.sqrt(p) if on_host else safe_sqrt(p) for p in (p_x, p_a))
-    return Roots(x, a, _inverse(x), _inverse(a))
-
-
-def _inverse(x: Either) -> Either:
-    if namespace(x) is not np:
-        return safe_reciprocal(x)
-    # 0 stays 0, without a warning.
-    return np.divide(1.0, x, out=np.zeros_like(x), where=x != 0)
 
 
 def symmetrised_matrix(
@@ -81,8 +46,7 @@ def symmetrised_matrix(
         True
     """
     roots = marginal_roots(op.p_x, op.p_a)
-    # √p_x P⁺(a|x) / √p_a (theory.md §1.2).
-    matrix = roots.x[:, None] * op.as_matrix() * roots.inverse_a[None, :]
+    matrix = symmetrised(op.as_matrix(), roots)
     return matrix - roots.x[:, None] * roots.a[None, :] if deflated else matrix
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_integer
+from contexture_jax._core.symmetrised import marginal_roots, symmetrised
 from contexture_jax._core.types import Array, ArrayLike, PRNGKeyArray, pytree_dataclass
 from contexture_jax.zoo._base import (
     AnalyticContext,
@@ -71,9 +72,11 @@ class _Tabled(AnalyticContext):
 
 def _computed(joint: np.ndarray) -> AnalyticContext:
     """With the spectrum of the table itself, computed in float64."""
-    rows, columns = joint.sum(axis=1), joint.sum(axis=0)
-    # The finite form of theory.md §1.2; the first value is the trivial one.
-    values = np.linalg.svd(joint / np.sqrt(np.outer(rows, columns)), compute_uv=False)
+    p_x = joint.sum(axis=1)
+    roots = marginal_roots(p_x, joint.sum(axis=0))
+    matrix = symmetrised(joint / p_x[:, None], roots)
+    # The first value is the trivial one.
+    values = np.linalg.svd(matrix, compute_uv=False)
     return _Tabled(joint, values[1:])
 
 
