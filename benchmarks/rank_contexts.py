@@ -52,7 +52,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
     "all that tau abstains from": ("too weak", "too strong", "undecided"),
 }
 SHOWN = ("name", "tau", "best_dim", "chi_squared", "association", "dims")
-HELD = ("tau", "tau_low", "tau_high", "best_dim", "energy_dim", "chi_squared")
+HELD = ("tau", "tau_lower", "tau_upper", "best_dim", "energy_dim", "chi_squared")
 
 
 def main(argv: list[str] | None = None) -> None:

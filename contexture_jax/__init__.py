@@ -118,4 +118,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_NAMES})
+    # What is imported here is of no use outside.
+    special = (name for name in globals() if name.startswith("__"))
+    return sorted({*special, *__all__, *_NAMES})

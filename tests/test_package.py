@@ -50,6 +50,7 @@ def test_every_public_name_loads() -> None:
     doors = {"association_operator", "extend", "svd", "AssociationOperator", "Context"}
     assert {*cx.__all__, *doors} <= set(dir(cx))
     assert [name for name in dir(cx) if not hasattr(cx, name)] == []
+    assert {"Any", "TYPE_CHECKING", "annotations", "importlib"} & set(dir(cx)) == set()
 
 
 def test_help_fits_on_two_screens_and_names_every_front_door_and_context() -> None:

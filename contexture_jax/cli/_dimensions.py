@@ -75,7 +75,7 @@ def dimensions_in_words(d: dict[str, Any]) -> str:
 
 def bracket_in_words(d: dict[str, Any]) -> str:
     """What τ of all of the spectrum can be."""
-    low, high, dim = d["tau_low"], d["tau_high"], d["tau_high_dim"]
+    low, high, dim = d["tau_lower"], d["tau_upper"], d["tau_upper_dim"]
     if low is None:
         return "undefined where all values are 0, infinite where all are 1"
     if high is None:

@@ -141,13 +141,18 @@ def _encodings(preprocessing: Any, model: str) -> list[Encoding]:
     Raises:
         InputError: if the model is not of features.
     """
-    # None in a file that `Learned.save` wrote for somebody else.
-    held = preprocessing or {}
-    if held.get("takes") != "features":
+    # `Learned.save` writes whatever it is given, or None.
+    held = preprocessing if isinstance(preprocessing, dict) else {}
+    if "takes" not in held:
         raise InputError(
-            f"{quoted_path(model)} is not of features"
-            + (f", but of {held['takes']}" if "takes" in held else "")
-            + ": it has no functions at new rows; expected one of contexture train"
+            f"{quoted_path(model)} does not say how columns become features: it has no"
+            " preprocessing, as contexture train saves it; of a model learned in Python"
+            " cx.learning.load(MODEL).transform(x) takes arrays"
+        )
+    if held["takes"] != "features":
+        raise InputError(
+            f"{quoted_path(model)} is not of features, but of {held['takes']}: it has"
+            " no functions at new rows; expected one of contexture train"
             " --context knn, rbf or teacher, or --context labels --loss svme"
         )
     return as_encodings(held["columns"])

@@ -116,9 +116,9 @@ def in_order(ranked: Sequence[RankedContext]) -> list[tuple[int | None, RankedCo
     how many are surely better. Those that are abstained from have none.
     """
     told = [row for row in ranked if not row.abstains]
-    ends = np.sort([_or(row.tau_high, np.inf) for row in told])
+    ends = np.sort([_or(row.tau_upper, np.inf) for row in told])
     told.sort(key=lambda row: _or(row.tau, np.inf))
-    places = [1 + int(np.searchsorted(ends, _or(row.tau_low, 0.0))) for row in told]
+    places = [1 + int(np.searchsorted(ends, _or(row.tau_lower, 0.0))) for row in told]
     others = [(None, row) for row in ranked if row not in told]
     return [*zip(places, told, strict=True), *others]
 
@@ -220,7 +220,7 @@ def _columns(rows: Sequence[dict[str, Any]], *, is_judged: bool) -> Any:
             "abstains" if r["place"] is None else str(r["place"]),
             r["name"],
             _shown(r["tau"]),
-            f"{_shown(r['tau_low'])}–{_shown(r['tau_high'])}",
+            f"{_shown(r['tau_lower'])}–{_shown(r['tau_upper'])}",
             *(_shown(r[name]) for name in named.values()),
             r["association"] if r["status"] != "failed" else "failed",
             *(_shown(r[name]) for name in judged.values()),

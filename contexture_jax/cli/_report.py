@@ -119,9 +119,9 @@ def _usefulness(spectrum: cx.evaluation.SpectrumJudgement) -> dict[str, Any]:
         "tau": tau,
         "tau_reason": reason,
         "best_dim": best_dim,
-        "tau_low": None if bounds is None else bounds.lower,
-        "tau_high": None if bounds is None else bounds.upper,
-        "tau_high_dim": None if bounds is None else bounds.best_dim or None,
+        "tau_lower": None if bounds is None else bounds.lower,
+        "tau_upper": None if bounds is None else bounds.upper,
+        "tau_upper_dim": None if bounds is None else bounds.best_dim or None,
     }
 
 
@@ -213,13 +213,13 @@ def _sampling(sampling: cx.evaluation.CountsJudgement) -> dict[str, Any]:
         "num_pairs": sampling.num_pairs,
         "num_replicates": sampling.num_replicates,
         "level": sampling.level,
-        "corrected": found.singular_values.estimate,
+        "estimate": found.singular_values.estimate,
         "lower": found.singular_values.lower,
         "upper": found.singular_values.upper,
         "band_lower": found.band.lower,
         "band_upper": found.band.upper,
         "p_values": null.p_values,
-        "total_corrected": found.total.estimate.item(),
+        "total_estimate": found.total.estimate.item(),
         "total_lower": found.total.lower.item(),
         "total_upper": found.total.upper.item(),
         "total_p_value": null.total_p_value.item(),

@@ -394,7 +394,7 @@ def _draw(table: Table, solved: Solved, judged: Judged, folder: Path) -> None:
     axes = plotting.plot_spectrum(
         values,
         decay_rate=judged.spectrum.decay_rate,
-        numerical=(certificate.lower, certificate.proved.upper),
+        numerical=certificate,
         sampling=band,
         cluster=certificate.cluster,
     )

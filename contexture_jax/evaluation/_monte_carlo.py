@@ -29,7 +29,7 @@ class MonteCarloError(NamedTuple):
     Attributes:
         band: the values of the operator, shape (rank,), and an interval for all at
             once.
-        corrected: the values less the jackknife's estimate of their bias, within
+        estimate: the values less the jackknife's estimate of their bias, within
             [0, 1], shape (rank,).
         standard_errors: of each value, shape (rank,).
         replicates: the values without each of the B batches, shape (B, rank): the
@@ -38,7 +38,7 @@ class MonteCarloError(NamedTuple):
     """
 
     band: Interval
-    corrected: Float[Array, " rank"]
+    estimate: Float[Array, " rank"]
     standard_errors: Float[Array, " rank"]
     replicates: Float[Array, "b rank"]
 

@@ -17,6 +17,7 @@ from contexture_jax.plotting._style import (
     INK,
     MAIN,
     PALETTE,
+    Bounds,
     Interval,
     count_axis,
     dressed,
@@ -59,7 +60,7 @@ def plot_spectrum(
     ax: Axes | None = None,
     *,
     decay_rate: float | None = None,
-    numerical: tuple[ArrayLike, ArrayLike] | None = None,
+    numerical: Bounds | None = None,
     sampling: Interval | None = None,
     cluster: ArrayLike | None = None,
 ) -> Axes:
@@ -75,7 +76,7 @@ def plot_spectrum(
         singular_values: s_1 ≥ s_2 ≥ …, shape (k,), k ≥ 1, non-negative.
         ax: where to draw; None: a new figure.
         decay_rate: λ of a fit s_i² ≈ e^{−λi}, drawn as a line; None: no line.
-        numerical: lower and upper bounds of what was computed, each of shape (k,), as
+        numerical: bounds of what was computed, `lower` and `upper` of shape (k,), as
             from `solvers.certify`: bars, where they are wide enough to be seen.
         sampling: confidence intervals for the law that a sample came from, shape (k,),
             as the band of `evaluation.bootstrap_spectrum`: a band.
@@ -97,10 +98,9 @@ def plot_spectrum(
     # The axis first, as of the values alone: bands and bars may only widen it.
     low = _log_axis(ax, values[visible], room=_WHOLE if visible.all() else 10.0)
     if sampling is not None:
-        ends = (sampling.lower, sampling.upper)
-        _draw_band(ax, index, _bounds(ends, "sampling", values), low)
+        _draw_band(ax, index, _ends(sampling, "sampling", values), low)
     if numerical is not None:
-        _draw_bars(ax, index, values, _bounds(numerical, "numerical", values))
+        _draw_bars(ax, index, values, _ends(numerical, "numerical", values))
     if cluster is not None:
         _draw_clusters(
             ax, index, values, visible, _same_shape(cluster, "cluster", values)
@@ -138,10 +138,11 @@ def _same_shape(given: ArrayLike, name: str, values: np.ndarray) -> np.ndarray:
     return array
 
 
-def _bounds(
-    given: tuple[ArrayLike, ArrayLike], name: str, values: np.ndarray
+def _ends(
+    given: Bounds, name: str, values: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    low, high = (_same_shape(end, name, values).astype(np.float64) for end in given)
+    ends = given.lower, given.upper
+    low, high = (_same_shape(end, name, values).astype(np.float64) for end in ends)
     return low, high
 
 

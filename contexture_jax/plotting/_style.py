@@ -20,6 +20,7 @@ __all__ = [
     "MAIN",
     "NUM_SAFE_COLOURS",
     "PALETTE",
+    "Bounds",
     "Interval",
     "count_axis",
     "dressed",
@@ -58,13 +59,8 @@ _LINE = 48  # characters of a headline that the width has room for
 
 
 @runtime_checkable
-class Interval(Protocol):
-    """What pictures need of an `evaluation.Interval`."""
-
-    @property
-    def estimate(self) -> ArrayLike:
-        """The values, shape (k,)."""
-        ...
+class Bounds(Protocol):
+    """What pictures need of a `solvers.Certificate`, or of an `Interval`."""
 
     @property
     def lower(self) -> ArrayLike:
@@ -74,6 +70,16 @@ class Interval(Protocol):
     @property
     def upper(self) -> ArrayLike:
         """Upper ends, shape (k,)."""
+        ...
+
+
+@runtime_checkable
+class Interval(Bounds, Protocol):
+    """What pictures need of an `evaluation.Interval`."""
+
+    @property
+    def estimate(self) -> ArrayLike:
+        """The values, shape (k,)."""
         ...
 
 

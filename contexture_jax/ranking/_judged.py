@@ -53,8 +53,8 @@ class RankedContext(NamedTuple):
     Attributes:
         spec: the context.
         tau: τ; infinite where every τ_d is; None where undefined: all values are 0.
-        tau_low: τ is at least this, by bounds on every value.
-        tau_high: and at most this; both are `tau` where all values are exact.
+        tau_lower: τ is at least this, by bounds on every value.
+        tau_upper: and at most this; both are `tau` where all values are exact.
         best_dim: the d of τ, which need not be one to train with; 0 if τ is infinite.
         energy_dim: the least d that keeps the stated share of Σ s_i²; None if more
             than were computed.
@@ -79,8 +79,8 @@ class RankedContext(NamedTuple):
 
     spec: ContextSpec | NamedContext
     tau: float | None = None
-    tau_low: float | None = None
-    tau_high: float | None = None
+    tau_lower: float | None = None
+    tau_upper: float | None = None
     best_dim: int | None = None
     energy_dim: int | None = None
     decay_rate: float | None = None
@@ -318,8 +318,8 @@ def judged(
     return RankedContext(
         spec,
         tau=tau,
-        tau_low=low,
-        tau_high=high,
+        tau_lower=low,
+        tau_upper=high,
         best_dim=best_dim,
         energy_dim=energy_dim or None,
         decay_rate=float(decay_rate(s)),

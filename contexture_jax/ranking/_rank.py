@@ -79,7 +79,7 @@ def rank_contexts(
 
     X and A are the rows of the table, P_X is uniform. Distances are computed once a
     mask for all contexts of a type that fit in memory together; a context takes a dense
-    solve (`tol` bounds its relative residuals, and `tau_low` and `tau_high` say what
+    solve (`tol` bounds its relative residuals, and `tau_lower` and `tau_upper` say what
     they leave open). A context that fails is one of the results, with the reason.
 
     τ never tells d by itself: beside its d there are the d that keeps `energy_share` of

@@ -43,7 +43,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return a_model(tmp_path_factory.mktemp("untrained"), "features")
 
 
-def a_model(folder: Path, takes: str) -> Path:
+def a_model(folder: Path, takes: str | None) -> Path:
     """A model of the same columns whose functions nobody looks at."""
     (folder / "out").mkdir()
     table = cx.data.load_features(write(folder / "old.csv", rows(40)))
@@ -60,7 +60,7 @@ def a_model(folder: Path, takes: str) -> Path:
     columns = [encoding._asdict() for encoding in table.encodings]
     cx.learning.Learned(np.ones(2), x[:, :2], nothing).save(
         folder / "out" / "model.npz",
-        preprocessing={"takes": takes, "columns": columns},
+        preprocessing=takes and {"takes": takes, "columns": columns},
     )
     return folder
 
@@ -134,6 +134,17 @@ def test_a_model_without_features_says_which_models_have_functions_at_new_rows(
     err = capsys.readouterr().err
     assert f"is not of features, but of {takes}" in err
     assert "expected one of contexture train --context knn, rbf or teacher" in err
+    assert err.count("\n") == 1
+
+
+def test_a_model_without_preprocessing_says_that_this_is_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(tmp_path / "new.csv", rows(2))
+    assert embed(a_model(tmp_path, None), data) == 2
+    err = capsys.readouterr().err
+    assert "does not say how columns become features" in err
+    assert "transform(x) takes arrays" in err
     assert err.count("\n") == 1
 
 

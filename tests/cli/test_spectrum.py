@@ -156,7 +156,7 @@ def test_wine_is_described(wine):
     kept = int((share < 0.9).sum()) + 1
     assert description["energy_dim"] == (kept if kept <= len(share) else None)
     # A small table: all of its values are known to the judge.
-    assert description["tau_low"] == description["tau_high"] < description["tau"]
+    assert description["tau_lower"] == description["tau_upper"] < description["tau"]
     rates = description["decay_rate"] + np.array([-0.01, 0, 0.01])
     fits = np.exp(-rates[:, None] * np.arange(1, 9))
     assert np.argmin(((fits - energy) ** 2).sum(axis=1)) == 1
@@ -198,7 +198,7 @@ def test_bootstrap_of_a_table_of_counts(tmp_path, capsys):
     assert sampling["num_pairs"] == 193
     assert sampling["num_replicates"] == 60
     np.testing.assert_allclose(sampling["independence_bias"], 12 / 192)
-    assert sampling["lower"][0] <= sampling["corrected"][0] <= sampling["upper"][0]
+    assert sampling["lower"][0] <= sampling["estimate"][0] <= sampling["upper"][0]
     assert sampling["band_lower"][0] < 0.2734 < sampling["band_upper"][0]
     assert 0.02 < sampling["total_p_value"] < 0.45
     assert len(sampling["p_values"]) == 3
@@ -336,11 +336,11 @@ def test_a_bracket_of_tau_holds_what_all_values_say(tmp_path, capsys, monkeypatc
         found.append(strict(tmp_path / str(size) / "spectrum.json"))
         assert "τ, 512 dimensions" in ran.out
     exact, bracket = found
-    assert exact["tau_low"] == exact["tau_high"]
+    assert exact["tau_lower"] == exact["tau_upper"]
     slack = tol(F32, factor=1000)
-    assert bracket["tau_low"] - slack <= exact["tau_low"]
-    assert exact["tau_high"] <= bracket["tau_high"] + slack
-    assert bracket["tau_low"] < bracket["tau_high"] <= bracket["tau"] + slack
+    assert bracket["tau_lower"] - slack <= exact["tau_lower"]
+    assert exact["tau_upper"] <= bracket["tau_upper"] + slack
+    assert bracket["tau_lower"] < bracket["tau_upper"] <= bracket["tau"] + slack
     assert bracket["tau"] == exact["tau"]
     assert bracket["verdict"] in (exact["verdict"], "undecided")
     undecided = bracket["verdict"] == "undecided"
@@ -355,7 +355,7 @@ def test_a_projection_is_said_to_be_one_whatever_the_rank(tmp_path, capsys):
     assert ran.status == 0, ran.err
     description = strict(tmp_path / "out" / "spectrum.json")
     assert description["tau"] is None
-    assert description["tau_high_dim"] == 5
+    assert description["tau_upper_dim"] == 5
     assert description["verdict"] == "too strong"
     assert "all 5 singular values are 1" in description["verdict_reason"]
     assert "more rank tells no more" in " ".join(description["notes"])

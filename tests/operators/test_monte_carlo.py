@@ -79,7 +79,7 @@ def test_gaussian_values_are_within_their_stated_error(key):
     found = errors(NOISE, NORMAL, key, 2000, 3)
     exact = exact_values(NORMAL, 3)
     assert (
-        np.abs(found.corrected - exact) <= MONTE_CARLO_SIGMAS * found.standard_errors
+        np.abs(found.estimate - exact) <= MONTE_CARLO_SIGMAS * found.standard_errors
     ).all()
     assert (found.standard_errors < 0.02).all()
     assert (found.band.lower <= exact).all()
@@ -93,7 +93,7 @@ def test_a_context_of_the_zoo_has_an_operator_too(key):
     found = errors(cx.zoo.gaussian(0.8), NORMAL[:, 0], key, 2000, 3)
     exact = exact_values(NORMAL, 3)
     assert (
-        np.abs(found.corrected - exact) <= MONTE_CARLO_SIGMAS * found.standard_errors
+        np.abs(found.estimate - exact) <= MONTE_CARLO_SIGMAS * found.standard_errors
     ).all()
 
 
@@ -118,7 +118,7 @@ def test_the_error_falls_with_the_root_of_the_number_of_draws():
     spread = []
     for size in sizes:
         found = many_errors(size, num_keys)
-        miss = np.asarray(found.corrected) - exact
+        miss = np.asarray(found.estimate) - exact
         spread.append(np.sqrt((miss**2).mean(axis=0)))
         stated = np.sqrt((np.asarray(found.standard_errors) ** 2).mean(axis=0))
         # Standard errors are what the values scatter by; both are known to 1 / √80.

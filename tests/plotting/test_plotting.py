@@ -147,15 +147,17 @@ def test_the_fit_is_the_square_root_of_the_exponential():
 
 def test_bounds_that_can_be_seen_are_bars_and_others_are_not():
     values = np.array([0.9, 0.5, 0.1])
-    bounds = np.array([0.899, 0.45, 0.1]), np.array([0.9, 0.6, 0.1])
-    ax = plot_spectrum(values, numerical=bounds)
+    lower, upper = np.array([0.899, 0.45, 0.1]), np.array([0.9, 0.6, 0.1])
+    ax = plot_spectrum(values, numerical=Interval(values, lower, upper))
     (bars,) = ax.collections
     segments: Any = bars
     np.testing.assert_allclose(
         [segment[:, 1] for segment in segments.get_segments()], [[0.45, 0.6]]
     )
     assert "numerical bounds" in legend_texts(ax)
-    exact = plot_spectrum(values, numerical=(values - 1e-6, values + 1e-6))
+    exact = plot_spectrum(
+        values, numerical=Interval(values, values - 1e-6, values + 1e-6)
+    )
     assert not exact.collections
     assert exact.get_legend() is None
 
@@ -196,7 +198,7 @@ def test_held_out_values_are_a_line_in_their_band():
 @pytest.mark.parametrize(
     "given",
     [
-        {"numerical": ([0.1], [0.2])},
+        {"numerical": Interval(np.ones(2), np.zeros(1), np.ones(1))},
         {"sampling": Interval(np.ones(2), np.zeros(2), np.ones(1))},
         {"cluster": [0, 1, 2]},
     ],
@@ -255,7 +257,9 @@ def test_values_near_1_have_an_axis_and_digits_of_their_own():
     title = ax.get_title(loc="left")
     assert "$s_1$ = 0.9997" in title
     assert "$s_{4}$ = 0.9985" in title
-    wide = plot_spectrum(values, numerical=(values - 0.01, values + 0.01))
+    wide = plot_spectrum(
+        values, numerical=Interval(values, values - 0.01, values + 0.01)
+    )
     assert (values.max() - values.min()) * 5 > np.diff(wide.get_ylim())[0]
 
 

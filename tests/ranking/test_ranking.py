@@ -90,7 +90,7 @@ def test_tau_is_that_of_all_singular_values() -> None:
     expected = cx.evaluation.usefulness(s[:9].astype(np.float32), max_dim=8)
     assert row.tau == pytest.approx(float(expected.tau), rel=1e-5)
     assert row.best_dim == int(expected.best_dim)
-    assert row.tau_low == pytest.approx(row.tau, rel=1e-5)
+    assert row.tau_lower == pytest.approx(row.tau, rel=1e-5)
     assert row.chi_squared == pytest.approx((s**2).sum(), rel=1e-5)
     left = np.linalg.svd(m)[0][:, :9] * np.sqrt(len(X))
     by_columns = cx.evaluation.column_errors(X, left.astype(np.float32))
@@ -115,8 +115,8 @@ def test_large_tables_give_bounds_that_hold(monkeypatch: pytest.MonkeyPatch) -> 
     (exact,) = ranked(X, [spec], max_dim=8)
     monkeypatch.setattr(_judged, "_EXACT", 0)
     (row,) = ranked(X, [spec], max_dim=8, tol=0.3)
-    assert row.tau_low - 1e-5 <= exact.tau <= row.tau_high + 1e-5
-    assert row.tau_low < row.tau_high
+    assert row.tau_lower - 1e-5 <= exact.tau <= row.tau_upper + 1e-5
+    assert row.tau_lower < row.tau_upper
     assert row.chi_squared == pytest.approx(exact.chi_squared, rel=1e-4)
 
 
@@ -140,7 +140,7 @@ def test_tables_without_a_kernel_are_the_same(
     (row,) = ranked(X, [spec], max_dim=8, tol=1e-3)
     assert row.status == "converged"
     assert row.tau == pytest.approx(exact.tau, rel=1e-3)
-    assert row.tau_low - 1e-5 <= exact.tau <= row.tau_high + 1e-5
+    assert row.tau_lower - 1e-5 <= exact.tau <= row.tau_upper + 1e-5
     assert row.chi_squared == pytest.approx(exact.chi_squared, rel=1e-4)
 
 
