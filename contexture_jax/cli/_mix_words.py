@@ -157,11 +157,17 @@ def _weights(kind: str, texts: Sequence[str]) -> tuple[float, ...] | Literal["mi
         raise argparse.ArgumentTypeError(
             f"expected weights that sum to 1, as 0.5,0.5{also}; got {told!r}"
         )
-    weights = tuple(map(not_negative, texts))
+    try:
+        weights = tuple(map(not_negative, texts))
+    except argparse.ArgumentTypeError as error:
+        also = ", or minmax" if kind == "convex" else ""
+        raise argparse.ArgumentTypeError(
+            f"expected weights that sum to 1, as 0.5,0.5{also}; got {told!r}: {error}"
+        ) from None
     if abs(sum(weights) - 1) > _SUM_TOLERANCE:
         raise argparse.ArgumentTypeError(
-            f"expected weights that sum to 1, as 0.5,0.5; {told} sum to"
-            f" {sum(weights):.6g}"
+            "expected weights that sum to 1, one for each context, as 0.5,0.5;"
+            f" {told} sum to {sum(weights):.6g}"
         )
     return weights
 
@@ -173,7 +179,7 @@ def _read(path: Path) -> Any:
         why = error.strerror or str(error)
     # No UTF-8, no JSON, or nested without end.
     except (ValueError, RecursionError) as error:
-        why = f"no JSON, {error}"
+        why = f"no JSON: {error}"
     raise argparse.ArgumentTypeError(f"cannot be read: {why}")
 
 

@@ -35,12 +35,15 @@ class Built(NamedTuple):
     Attributes:
         context: to learn.
         a: what its A are, as `cx.learning.learn` takes them, or None.
-        operator_at: the operator, given weights or None for those of the recipe.
+        operator_at: the operator, given weights or None for those of the recipe, and
+            which set of draws it is of.
+        num_draws: of which the operator is an estimate; 0: it is exact.
     """
 
     context: Any
     a: Any
-    operator_at: Callable[[Any], Any]
+    operator_at: Callable[..., Any]
+    num_draws: int
 
 
 def plan(options: TrainOptions, table: Table) -> Recipe:
@@ -193,9 +196,14 @@ def build(
     held = recipe.params.get("contexts", [{"context": recipe.name, **recipe.params}])
     parts = [_made(one, options, table, progress) for one in held]
     laws = [_judged_by(part, options.seed) for part in parts]
-    finite, samples = (tuple(law[i] for law in laws) for i in (0, 1))
+    samples = tuple(law[1] for law in laws)
+    num_draws = max(0 if a is None else len(a) for a in samples)
 
-    def operator_at(weights: Any) -> Any:
+    def operator_at(weights: Any, again: int = 0) -> Any:
+        drawn = laws
+        if again:
+            drawn = [_judged_by(part, options.seed + again) for part in parts]
+        finite = [law[0] for law in drawn]
         context = _mixed(kind, finite, given if weights is None else weights)
         with _told_as_input(kind):
             return cx.association_operator(context)
@@ -203,7 +211,7 @@ def build(
     # A tuple is for losses that see each part, which need not be told what is known.
     is_told = kind in ("convex", "join") and any(a is not None for a in samples)
     a = samples if is_told else samples[-1]
-    return Built(_mixed(kind, parts, given), a, operator_at)
+    return Built(_mixed(kind, parts, given), a, operator_at, num_draws)
 
 
 def _made(

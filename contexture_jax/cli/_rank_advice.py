@@ -138,7 +138,10 @@ class Commands(NamedTuple):
 
 
 def advice(
-    commands: Commands, table: Table, ordered: Sequence[RankedContext]
+    commands: Commands,
+    table: Table,
+    ordered: Sequence[RankedContext],
+    guess: tuple[float, float] | None = None,
 ) -> list[str]:
     """What to do next, in words and with what does it.
 
@@ -146,12 +149,20 @@ def advice(
         commands: of the run.
         table: the data.
         ordered: contexts, by τ.
+        guess: the error on the target without any function, and its standard error,
+            if there is a target.
     """
     done = [row for row in ordered if row.status != "failed"]
     if not done:
         return ["every context failed: see the reasons in rank.json"]
     # By errors on the target; without, by those on the columns, not by τ.
     told = sorted(done, key=_error)
+    if guess is not None and _is_chance(told[0], *guess, commands.options.splits):
+        return [
+            f"no context surely tells the target: the least of {len(told)} errors is"
+            f" {_with_spread(told[0])}, that of a guess {rounded(guess[0], 3)}; judge"
+            " by the columns, without --target, or give more rows or --splits"
+        ]
     mixed = [row for row in told if row.spec.type in _MIXTURES]
     alone = [row for row in told if row.spec.type not in _MIXTURES]
     is_tried = bool(mixed)
@@ -160,13 +171,20 @@ def advice(
         found.append("no mixture is better than the best context alone")
     elif mixed:
         found.append(_best_mixture(commands, mixed[0], done))
-    for row in alone:
+    by = "" if table.target is not None else ", by its error on the columns"
+    for place, row in enumerate(alone):
         command = commands.of(row.spec, _how_many(row))
-        if command is not None:
-            by = "" if table.target is not None else " by its error on the columns"
-            words = "the best context that is no mixture and has a command"
-            found.append(f"{words}{by and ','}{by}: {command}")
-            break
+        if command is None:
+            continue
+        words = "the best context that is no mixture"
+        if place:
+            best, least = alone[0].spec.name, rounded(_error(alone[0]), 3)
+            words = (
+                f"{words}, {best} (error {least}), has no command; the best that has"
+                f" one (error {rounded(_error(row), 3)})"
+            )
+        found.append(f"{words}{by}: {command}")
+        break
     if table.target is None and all(row.abstains for row in done):
         found.append("tau tells nothing here: --target judges by errors")
     return [words for words in found if words is not None]
@@ -227,6 +245,24 @@ def _best_mixture(
         f"the best mixture has the error {errors[best.spec.name]}, its parts {parts}:"
         f" {command}"
     )
+
+
+def _is_chance(
+    best: RankedContext, guess: float, deviation: float, splits: int
+) -> bool:
+    """Whether the least error of a run is within two standard errors of a guess."""
+    if best.probe is None:
+        return False
+    # Of few splits the spread says little, and rows left out are few.
+    spread = best.probe.validated_error_std / max(splits - 1, 1) ** 0.5
+    return best.probe.validated_error + 2 * max(spread, deviation) >= guess
+
+
+def _with_spread(row: RankedContext) -> str:
+    told = rounded(_error(row), 3)
+    if row.probe is None:
+        return told
+    return f"{told} ± {rounded(row.probe.validated_error_std, 2)} over the splits"
 
 
 def _how_many(row: RankedContext) -> int | None:

@@ -36,7 +36,7 @@ _PROTOCOL = (
     " mixtures are of the contexts of each type with the least validated_error (without"
     " a target: least_column_error), so that their errors are a little too low;"
     " contexts with num_draws are estimates from so many draws, which no bound on tau"
-    " counts; scarf"
+    " counts; guess_error: of the mean of the rows that are fitted; scarf"
     " is of numbers told to four quantiles, where its command corrupts the numbers"
 )
 
@@ -65,6 +65,12 @@ def describe(
     ordered = in_order(ranked)
     target = None if table.target is None else table.target.name
     commands = Commands(options, beside, target, {spec.name: spec for spec in specs})
+    guess = None
+    if table.target is not None:
+        probe = cx.ranking.RidgeProbe(
+            table.target.values, num_splits=options.splits, seed=options.seed
+        )
+        guess = probe.guess_error()
     return plain(
         {
             "version": cx.__version__,
@@ -100,9 +106,10 @@ def describe(
                 )._asdict(),
                 **{t: correlate(ranked, kind=t)._asdict() for t in types},
             },
+            "guess_error": guess and guess[0],
             "associations": Counter(row.association for row in ranked),
             "protocol": _PROTOCOL,
-            "advice": advice(commands, table, [row for _, row in ordered]),
+            "advice": advice(commands, table, [row for _, row in ordered], guess),
             "seconds": seconds,
             "notes": [str(note) for note in table.notes],
         }
@@ -195,6 +202,7 @@ def print_ranking(description: dict[str, Any], files: Sequence[str]) -> None:
             ("τ and error", _correlated(d["correlations"]["all"])),
             ("… where τ tells", _correlated(d["correlations"]["without_abstentions"])),
             ("τ and error there", _correlated(d["correlations"]["validated"])),
+            ("error of a guess", _shown(d["guess_error"])),
         ]
     pairs += [("advice", words) for words in d["advice"]]
     pairs += [("note", note) for note in d["notes"]]

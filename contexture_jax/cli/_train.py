@@ -6,6 +6,7 @@ import functools
 import hashlib
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,19 +118,18 @@ def run(options: TrainOptions, ending: Ending) -> Path:
                 f" --learning-rate than {plan_rate(options):g}, and another --out"
             )
         with stages.stage("compare"):
-            if recipe.params.get("weights") == "minmax":  # those that were found
-                op = built.operator_at(learned.weights)
+            is_found = recipe.params.get("weights") == "minmax"
+            weights = learned.weights if is_found else None
+            if is_found:
+                op = built.operator_at(weights)
                 exact, exact_status = solve(op)
-            comparison = _train_report.compare(
-                learned.left, exact, op, seed=options.seed
-            )
+            beside = _beside(learned, built, weights, op, exact, solve, options.seed)
         description = {
             **settings,
             "num_rows": len(table.rows),
             **_train_report.describe(learned),
-            "exact_singular_values": exact.singular_values[:rank],
             "exact_status": exact_status,
-            **comparison,
+            **beside,
             "probe": None,  # until the rest is written
             "notes": [
                 *table.notes,
@@ -145,6 +145,31 @@ def run(options: TrainOptions, ending: Ending) -> Path:
         paths = [str(Path(options.out) / name) for name in files]
         _report.print_table(_train_report.rows_of_table(written, paths))
     return out
+
+
+def _beside(
+    learned: Any,
+    built: Built,
+    weights: Any,
+    op: Any,
+    exact: Any,
+    solve: Callable[[Any], Any],
+    seed: int,
+) -> dict[str, Any]:
+    """The exact values, how sure they are if they are estimates, and how near Φ is."""
+    from contexture_jax.cli import _train_report
+
+    values = exact.singular_values[: len(learned.singular_values)]
+    gaps = None
+    if built.num_draws:
+        other, _ = solve(built.operator_at(weights, 1))
+        gaps = np.abs(other.singular_values[: len(values)] - values)
+    return {
+        "exact_singular_values": values,
+        "exact_num_draws": built.num_draws,
+        "exact_between_draws": gaps,
+        **_train_report.compare(learned.left, exact, op, seed=seed),
+    }
 
 
 class _Found(NamedTuple):

@@ -158,6 +158,13 @@ def rows_of_table(d: dict[str, Any], files: list[str]) -> list[tuple[str, str]]:
         ("learned", _values(d["learned_singular_values"])),
         ("exact", _values(d["exact_singular_values"])),
     ]
+    if d["exact_num_draws"]:
+        largest = max(d["exact_between_draws"], default=0.0)
+        rows[-1] = (
+            "estimated",
+            f"{rows[-1][1]}  (by {d['exact_num_draws']:,} draws; by as many others"
+            f" within {rounded(largest, 2)})",
+        )
     for name, label in _MEASURES.items():
         null = d["nulls"][name]
         rows.append((label, f"{d[name]:.3f}  (of shuffled rows: {null:.3f} at most)"))

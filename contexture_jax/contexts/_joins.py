@@ -181,7 +181,10 @@ def join(contexts: Sequence[Context | Any]) -> Joined:
     parts = parts_on_one_input(contexts, "join")
     for part in parts:
         if not {"sample", "log_density"} & set(part.capabilities):
-            msg = f"{part._lacks('log_density')}: join takes laws P⁺(a|x)"
+            msg = (
+                f"{part._lacks('log_density')}: join takes laws P⁺(a|x); functions of"
+                " each go side by side by cx.evaluation.concatenate"
+            )
             raise CapabilityError(msg)
     flat = [p for part in parts for p in _parts_of(part)]
     return Joined(tuple(flat))

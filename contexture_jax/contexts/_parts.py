@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -281,7 +282,9 @@ def _gap(one: Any, two: Any, law: Any, other: Any) -> float:
     """How far two laws are apart beyond rounding; 0 where a trace cannot tell."""
     if (one is two and law is other) or is_traced(one, two):
         return 0.0
-    return gap_of_laws(law(one), other(two))
+    # Inside a trace of something else too.
+    with jax.ensure_compile_time_eval():
+        return gap_of_laws(law(one), other(two))
 
 
 # What would fit where one part has numbers and the other rows of data, by the word.

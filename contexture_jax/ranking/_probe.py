@@ -137,6 +137,25 @@ class RidgeProbe:
             float(validated_squared.mean()),
         )
 
+    def guess_error(self) -> tuple[float, float]:
+        """The error of no function, rows guessed as the mean of those fitted.
+
+        Returns:
+            The mean over the splits, and the standard error that the rows left out of
+            one split give it.
+        """
+        errors, deviations = [], []
+        for fit, _, test in self._splits:
+            y = self._y[test]
+            guess = np.broadcast_to(self._y[fit].mean(axis=0), y.shape)
+            if self.is_of_classes:
+                losses = guess.argmax(axis=1) != y.argmax(axis=1)
+            else:
+                losses = ((guess - y) ** 2).sum(axis=1) / y.var()
+            errors.append(losses.mean())
+            deviations.append(losses.std() / len(test) ** 0.5)
+        return float(np.mean(errors)), float(np.mean(deviations))
+
     def _grid(
         self,
         functions: np.ndarray,

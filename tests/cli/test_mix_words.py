@@ -107,7 +107,7 @@ def test_the_operator_has_the_weights_that_were_said_or_found(tmp_path: Path) ->
             '{"contexts": ["knn", {"weights": "minmax", ' + TWO + "}]}",
             "contexts[1]: weights: minmax is of the outermost mixture",
         ),
-        ("{" + TWO, "cannot be read: no JSON, Expecting"),
+        ("{" + TWO, "cannot be read: no JSON: Expecting"),
         ('{"mix": "convex", "mix": "join", ' + TWO + "}", "a key stands twice among"),
         ("[]", "expected an object with mix, weights, contexts; got []"),
     ],

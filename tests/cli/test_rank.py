@@ -19,7 +19,13 @@ from contexture_jax.cli._rank import RankOptions
 from contexture_jax.cli._rank_advice import Commands, advice
 from contexture_jax.cli._rank_data import Beside
 from contexture_jax.data import Table
-from contexture_jax.ranking import ContextSpec, NamedContext, RankedContext, _rank
+from contexture_jax.ranking import (
+    ContextSpec,
+    NamedContext,
+    ProbeErrors,
+    RankedContext,
+    _rank,
+)
 
 SAME = "a,y\n" + "1,0\n2,0\n" * 9
 BOTH = "a,y\n" + "1,0\n2,1\n" * 9
@@ -149,8 +155,19 @@ def test_kinds_are_mixed_and_each_has_its_command(
         assert row["status"] != "failed"
 
 
-def advised(*known: tuple[Any, str, float, float]) -> list[str]:
-    """On contexts with their association, Σ s_i² and error on the columns."""
+def advised(
+    *known: tuple[Any, str, float, float],
+    guess: tuple[float, float] | None = None,
+    errors: tuple[float, float] | None = None,
+) -> list[str]:
+    """On contexts with their association, Σ s_i² and error on the columns.
+
+    `errors`: of all on a target, and their deviation over the splits.
+    """
+    probe = None
+    if errors is not None:
+        error, std = errors
+        probe = ProbeErrors(error, std, error, 6, error, std, error)
     rows = [
         RankedContext(
             spec,
@@ -162,13 +179,14 @@ def advised(*known: tuple[Any, str, float, float]) -> list[str]:
             energy_dim=6,
             abstains=word != "moderate",
             status="converged",
+            probe=probe,
         )
         for spec, word, strength, error in known
     ]
     specs = {row.spec.name: row.spec for row in rows}
     commands = Commands(RankOptions("d.csv"), Beside({}, {}, []), None, specs)
     table = Table("d.csv", np.zeros((3, 1)), ["a"], None, 1, np.arange(3), [])
-    return advice(commands, table, rows)
+    return advice(commands, table, rows, guess)
 
 
 def test_advice_goes_by_strength_and_tells_no_number_by_tau() -> None:
@@ -189,6 +207,20 @@ def test_advice_goes_by_strength_and_tells_no_number_by_tau() -> None:
     assert "--context rbf+knn --mix convex:0.5,0.5" in between[0]
     (alone, _) = advised((knn, "too strong", 30.0, 0.5))
     assert "--rank 6" in alone
+
+
+def test_errors_no_better_than_a_guess_advise_no_context() -> None:
+    knn, masked = ContextSpec("knn", 7), ContextSpec("knn", 7, 0.2, 2)
+    known = (knn, "moderate", 3.0, 0.4)
+    chance = advised(known, guess=(0.445, 0.01), errors=(0.407, 0.11))
+    assert len(chance) == 1
+    assert "0.407 ± 0.11 over the splits, that of a guess 0.445" in chance[0]
+    assert "--context knn" in advised(known, guess=(0.445, 0.1), errors=(0.2, 0.05))[-1]
+    assert len(advised(known, guess=(0.445, 0.1), errors=(0.3, 0.0))) == 1
+    # What is best may have no words on the command line.
+    unnamed = advised((masked, "moderate", 3.0, 0.3), known)[-1]
+    assert "knn-mask-7-0.2x2 (error 0.3), has no command" in unnamed
+    assert "--context knn" in unnamed
 
 
 def test_without_a_target_contexts_are_in_order_of_tau(tmp_path: Path) -> None:

@@ -398,6 +398,11 @@ def test_contexts_are_mixed_and_compared_with_their_operator(tmp_path, capsys, m
     assert (learned <= known + tol(np.float32)).all()
     assert report["ratio_trace"] > report["nulls"]["ratio_trace"]
     assert report["context"] == more[1]
+    is_drawn = "scarf" in more[1]
+    assert (report["exact_num_draws"] > 178) == is_drawn
+    if is_drawn:
+        gaps = np.array(report["exact_between_draws"])
+        assert ((gaps > 0) & (gaps < 0.1)).all()
     if "convex" in more[3]:
         weights = np.array(report["weights"])
         assert abs(weights.sum() - 1) < 1e-6

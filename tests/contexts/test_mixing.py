@@ -305,3 +305,16 @@ def test_what_does_not_fit_is_refused_in_a_line_that_says_what_would(
     with pytest.raises(error, match=message) as refused:
         call()
     assert "\n" not in str(refused.value)
+
+
+def test_concrete_contexts_are_mixed_inside_a_trace():
+    parts = [part("knn"), part("labels")]
+
+    @jax.jit
+    def weights(w):
+        C.convolve(*parts)
+        return w * C.convex_combination(parts, [0.25, 0.75]).weights
+
+    np.testing.assert_allclose(weights(2.0), [0.5, 1.5])
+    with pytest.raises(TypeError, match="must be concrete"):
+        jax.jit(lambda w: C.convex_combination(parts, w).weights)(WEIGHTS)

@@ -276,6 +276,15 @@ def test_a_probe_finds_what_its_functions_hold(y: np.ndarray) -> None:
         assert errors.squared_error == errors.error
 
 
+def test_a_guess_is_of_the_rows_that_are_fitted() -> None:
+    y = np.array([0, 1, 1] * 20)
+    # Of each class a quarter of the rows is left out.
+    assert RidgeProbe(y).guess_error() == pytest.approx((1 / 3, (2 / 9 / 15) ** 0.5))
+    error, deviation = RidgeProbe(RNG.normal(size=60)).guess_error()
+    assert error >= 1
+    assert 0.1 < deviation < 1
+
+
 def test_a_probe_of_a_prefix_is_ridge_on_it() -> None:
     probe = RidgeProbe(X[:, 0], num_splits=1, ridges=(0.1,))
     functions = RNG.normal(size=(60, 5))
