@@ -134,10 +134,19 @@ def _is_of(result: SVDResult, law: Any, name: str) -> Any:
     mark, own = result.fingerprint, law.fingerprint
     can_turn = isinstance(law, Context) and "reverse" in law.capabilities
     # Of `op.T` and the reverse of the context of `op`, which may be arrays of its own.
-    if can_turn and not is_traced(law) and (is_traced(mark) or is_mirrored(mark)):
+    if not can_turn or not (is_traced(mark) or is_mirrored(mark)):
+        return of_one_law(mark, own, expected)
+    turned = _mark_of_adjoint(law)
+    if turned is not None and is_traced(mark, own, turned):
+        return of_one_law(mark, own, expected) | of_one_law(mark, turned, expected)
+    is_turned = turned is not None and np.array_equal(mark, turned)
+    return of_one_law(mark, turned if is_turned else own, expected)
+
+
+def _mark_of_adjoint(context: Context) -> Any:
+    """The fingerprint of T* of the reverse of a context; None if a trace has none."""
+    try:
         with jax.ensure_compile_time_eval():
-            turned = mirrored(as_context(law.reverse()).fingerprint)
-        if turned is not None and is_traced(mark):
-            return of_one_law(mark, own, expected) | of_one_law(mark, turned, expected)
-        own = turned if turned is not None and np.array_equal(mark, turned) else own
-    return of_one_law(mark, own, expected)
+            return mirrored(as_context(context.reverse()).fingerprint)
+    except TypeError:  # what is laid out on the host has no values there
+        return None

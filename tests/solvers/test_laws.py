@@ -135,23 +135,27 @@ def test_functions_extend_to_new_points_of_their_own_context_only(solved):
 
 
 def test_an_adjoint_has_a_law_of_its_own(solved):
+    result, info = solved
     op, reverse = cx.association_operator(KNN), cx.contexts.reverse(KNN)
     there = cx.association_operator(reverse).fingerprint
     np.testing.assert_array_equal(op.T.fingerprint, there)
     np.testing.assert_array_equal(op.T.T.fingerprint, KNN.fingerprint)
     np.testing.assert_array_equal(jax.jit(mirrored)(KNN.fingerprint), there)
     with pytest.raises(ValueError, match="with X and A in each other's place"):
-        certify(*solved, op.T, key=OTHER)
+        certify(result, info, op.T, key=OTHER)
     joint = cx.contexts.joint(TABLE)
     mark = cx.association_operator(joint).T.fingerprint
     known = SVDResult(jnp.ones(2), jnp.ones((9, 2)), jnp.ones((9, 2)), mark)
     with pytest.raises(ValueError, match="with X and A in each other's place"):
         cx.extend(known, joint, [0, 1])
     # Arrays of its own, and the same law.
-    back = joint.reverse()
-    assert np.isfinite(cx.extend(known, back, [0, 1])).all()
-    assert np.isnan(jax.jit(lambda r: cx.extend(r, joint, [0]))(known)).all()
-    assert np.isfinite(jax.jit(lambda r: cx.extend(r, back, [0]))(known)).all()
+    assert np.isfinite(cx.extend(known, joint.reverse(), [0, 1])).all()
+    traced = jax.jit(lambda r, there: cx.extend(r, there, [0]))
+    assert np.isnan(traced(known, joint)).all()
+    assert np.isfinite(traced(known, joint.reverse())).all()
+    assert np.isfinite(
+        jax.jit(lambda r: cx.extend(r, joint.reverse(), [0]))(known)
+    ).all()
 
 
 @pytest.mark.slow
