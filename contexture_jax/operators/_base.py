@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -135,7 +135,7 @@ class AssociationOperator:
             raise ValueError(msg)
         return self.matmat(g[:, None])[:, 0]
 
-    def __rmatmul__(self, f: Any) -> NoReturn:
+    def __rmatmul__(self, f: Any) -> Any:
         """Refused: nothing tells a row of functions from a row of masses.
 
         T* of functions f of X, shape (n, r), is `op.T @ f`; masses q of X go to those
