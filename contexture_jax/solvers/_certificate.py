@@ -99,7 +99,7 @@ class Certificate(NamedTuple):
     failure_probability: Float[Array, ""]
 
     @property
-    def upper(self) -> Float[Array, " rank"]:
+    def upper(self) -> Float[Either, " rank"]:
         """The proved upper bounds."""
         return self.proved.upper
 
