@@ -55,6 +55,7 @@ WITHOUT = {
     "models": "layers of networks follow `jax.default_matmul_precision`",
     "zoo": "closed forms by NumPy in float64",
     "contexts/_density.py": "NumPy, within blocks that the host checks",
+    "_core/sparse_rows.py": "SciPy, of sparse matrices with blocks of NumPy",
     "operators/sharded/_slots.py": "NumPy, counting entries",
     "solvers/_maps.py": "a product of the caller's",
 }
