@@ -61,21 +61,22 @@ def global_batch(local_batch: Any, mesh: Mesh) -> Any:
         ValueError: if the devices of this process do not divide its rows.
     """
     rows = NamedSharding(auto_mesh(mesh), PartitionSpec(AXIS))
-    here = len(mesh.local_devices)
+    return jax.tree.map(lambda leaf: _cut(leaf, rows, mesh), local_batch)
 
-    def place(leaf: Any) -> Array:
-        # Placed ahead by a thread: nothing to be done in the step.
-        if isinstance(leaf, jax.Array) and _lies(leaf, rows):
-            return leaf
-        # On the host: float64 of NumPy's would be sent and then cut to float32.
-        narrow = as_narrow(leaf, "batch")
-        _check_rows(narrow, here, type(leaf).__name__)
-        leaf = narrow
-        if mesh.is_multi_process:
-            return jax.make_array_from_process_local_data(rows, np.asarray(leaf))
-        return jax.device_put(leaf, rows)
 
-    return jax.tree.map(place, local_batch)
+# A function of the module: a check of types at run time that wraps inner functions as
+# they are made would do so in the thread that places batches, and lose the warnings
+# that other threads give meanwhile.
+def _cut(leaf: Any, rows: NamedSharding, mesh: Mesh) -> Array:
+    # Placed ahead by a thread: nothing to be done in the step.
+    if isinstance(leaf, jax.Array) and _lies(leaf, rows):
+        return leaf
+    # On the host: float64 of NumPy's would be sent and then cut to float32.
+    narrow = as_narrow(leaf, "batch")
+    _check_rows(narrow, len(mesh.local_devices), type(leaf).__name__)
+    if mesh.is_multi_process:
+        return jax.make_array_from_process_local_data(rows, np.asarray(narrow))
+    return jax.device_put(narrow, rows)
 
 
 def compile_step(

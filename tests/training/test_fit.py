@@ -2,6 +2,8 @@
 
 import csv
 import sys
+import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,23 @@ def test_a_bad_state_is_not_saved(tmp_path: Path) -> None:
         )
     assert saved_steps(tmp_path) == [6]
     assert int(result.state.step) == 6
+
+
+def test_threads_of_a_run_leave_the_warnings_of_others_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # `catch_warnings` is one state for all threads: entered by one that reads ahead, it
+    # swallows what the loop says of a bad state.
+    entered = set()
+    enter = warnings.catch_warnings.__enter__
+
+    def noted(self: Any) -> Any:
+        entered.add(threading.current_thread().name)
+        return enter(self)
+
+    monkeypatch.setattr(warnings.catch_warnings, "__enter__", noted)
+    train(None, num_steps=6)
+    assert entered <= {threading.current_thread().name}
 
 
 def test_a_bad_loss_without_checkpoints() -> None:
