@@ -385,7 +385,8 @@ def plot_usefulness(
     size = _mark_size(len(curve)) * 0.6
     line: dict[str, Any] = {"linewidth": 1.8, "color": MAIN, "markersize": size}
     ax.plot(dims[finite], curve[finite], "o-", **line)
-    count_axis(ax, len(curve))
+    # All of a spectrum has a place beside the curve, which ends one before.
+    count_axis(ax, max(len(curve), *(others or {"": 1}).values()))
     infinite = dims[~finite]
     if infinite.size:
         edges = float(infinite[0]) - 0.5, float(infinite[-1]) + 0.5
@@ -411,10 +412,8 @@ def plot_usefulness(
     _mark_cut(ax, dims[finite], curve[finite])
     ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
     for place, (name, dim) in enumerate((others or {}).items(), 2):
-        # One beyond the curve is told and not drawn.
-        shown = [dim] if 1 <= dim <= len(curve) else []
         label = f"d = {dim}: {plain(name)}"
-        ax.vlines(shown, *ax.get_ylim(), color=PALETTE[place], label=label)
+        ax.vlines([dim], *ax.get_ylim(), color=PALETTE[place], label=label)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False, fontsize=_LABEL_SIZE, labelcolor=INK)
     headline(ax, f"Usefulness: τ = {tau:.4g}, least at d = {best_dim} of {len(curve)}")
