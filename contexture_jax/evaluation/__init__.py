@@ -18,6 +18,13 @@ from contexture_jax.evaluation._bootstrap import (
     bootstrap_spectrum,
 )
 from contexture_jax.evaluation._columns import ColumnErrors, column_errors
+from contexture_jax.evaluation._compare import (
+    MEASURES,
+    Comparisons,
+    compare,
+    compare_all,
+)
+from contexture_jax.evaluation._compared import Compared
 from contexture_jax.evaluation._complexity import (
     KappaSample,
     estimate_kappa_squared,
@@ -45,7 +52,13 @@ from contexture_jax.evaluation._encoders import (
     trace_gap,
     trace_gap_bound,
 )
+from contexture_jax.evaluation._geometry import (
+    Geometry,
+    geometry,
+    intrinsic_dimension,
+)
 from contexture_jax.evaluation._held_out import HeldOut, held_out_spectrum
+from contexture_jax.evaluation._in_context import ContextFit, context_fit
 from contexture_jax.evaluation._judgement import (
     CountsJudgement,
     SpectrumJudgement,
@@ -100,6 +113,12 @@ from contexture_jax.evaluation._tradeoff import (
     leave_one_out_errors,
     probe_tradeoff,
 )
+from contexture_jax.evaluation._units import (
+    Units,
+    neighbor_purity,
+    principal_directions,
+    units,
+)
 from contexture_jax.evaluation._usefulness_bounds import (
     UsefulnessBounds,
     usefulness_bounds,
@@ -114,10 +133,15 @@ from contexture_jax.evaluation._worst_case import (
 )
 
 __all__ = [
+    "MEASURES",
     "Alignment",
     "ColumnErrors",
+    "Compared",
+    "Comparisons",
     "Concatenated",
+    "ContextFit",
     "CountsJudgement",
+    "Geometry",
     "HeldOut",
     "Interval",
     "KappaSample",
@@ -133,6 +157,7 @@ __all__ = [
     "SpectrumSampling",
     "TargetEnergy",
     "TargetJudgement",
+    "Units",
     "Usefulness",
     "UsefulnessBounds",
     "UsefulnessGrid",
@@ -150,8 +175,11 @@ __all__ = [
     "cluster_dimension",
     "clusters",
     "column_errors",
+    "compare",
+    "compare_all",
     "compatibility",
     "concatenate",
+    "context_fit",
     "counted_sample",
     "decay_rate",
     "distance_correlation",
@@ -160,7 +188,9 @@ __all__ = [
     "estimate_kappa_squared",
     "estimate_kernel_deviation",
     "expected_kernel_deviation",
+    "geometry",
     "held_out_spectrum",
+    "intrinsic_dimension",
     "jackknife",
     "judge_counts",
     "judge_spectrum",
@@ -174,11 +204,13 @@ __all__ = [
     "monte_carlo_error",
     "monte_carlo_kappa_squared",
     "mutual_knn",
+    "neighbor_purity",
     "num_singular_values",
     "pair_sample",
     "pearson_correlation",
     "permutation_null",
     "principal_angles",
+    "principal_directions",
     "probe_leverage",
     "probe_tradeoff",
     "projector_distance",
@@ -192,6 +224,7 @@ __all__ = [
     "target_energy",
     "trace_gap",
     "trace_gap_bound",
+    "units",
     "usefulness",
     "usefulness_bounds",
     "usefulness_grid",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer
@@ -12,7 +14,7 @@ from contexture_jax._core.numerics import (
     safe_reciprocal,
 )
 from contexture_jax._core.scaling import rescaled
-from contexture_jax._core.types import Array, ArrayLike, Float, Int
+from contexture_jax._core.types import Array, ArrayLike, Bool, Float, Int
 from contexture_jax.contexts import nearest_neighbors
 from contexture_jax.evaluation._common import (
     as_columns,
@@ -22,7 +24,17 @@ from contexture_jax.evaluation._common import (
     weighted_basis,
 )
 
-__all__ = ["cca", "cka", "mutual_knn", "principal_angles", "projector_distance"]
+__all__ = [
+    "cca",
+    "check_pair",
+    "cka",
+    "mutual_knn",
+    "other_neighbors",
+    "principal_angles",
+    "projector_distance",
+    "shared_neighbors",
+    "unit_columns",
+]
 
 
 def principal_angles(
@@ -45,7 +57,7 @@ def principal_angles(
     Returns:
         min(d1, d2) angles between 0 and π/2.
     """
-    a, b, w = _check_pair(a, b, weights)
+    a, b, w = check_pair(a, b, weights)
     # The angles are those of the smaller span in the larger.
     if a.shape[1] < b.shape[1]:
         a, b = b, a
@@ -81,7 +93,7 @@ def projector_distance(
         b: likewise, shape (n, d2).
         weights: of the rows in the inner product, shape (n,); uniform by default.
     """
-    a, b, w = _check_pair(a, b, weights)
+    a, b, w = check_pair(a, b, weights)
     basis_a, _ = weighted_basis(a, w, centre=False)
     basis_b, _ = weighted_basis(b, w, centre=False)
     # ‖(I − P_a) Q_b‖² = Σ sin² over the columns of b, and the mirror: no n × n.
@@ -106,7 +118,7 @@ def cca(
         b: another of the same rows, shape (n, d2).
         weights: probabilities of the rows, shape (n,); uniform by default.
     """
-    a, b, w = _check_pair(a, b, weights)
+    a, b, w = check_pair(a, b, weights)
     basis_a, _ = weighted_basis(a, w, centre=True)
     basis_b, _ = weighted_basis(b, w, centre=True)
     # Σ cos² θ_i as a squared Frobenius norm: no SVD of the (d1, d2) matrix.
@@ -133,21 +145,13 @@ def mutual_knn(
         num_neighbors: k, at most n − 1.
         whiten: compare centred, whitened features.
     """
-    a, b, w = _check_pair(a, b, None)
+    a, b, w = check_pair(a, b, None)
     n = a.shape[0]
     k = check_integer(num_neighbors, "num_neighbors", low=1, high=n - 1)
     if whiten:
         a = weighted_basis(a, w, centre=True)[0]
         b = weighted_basis(b, w, centre=True)[0]
-    near_a, near_b = _others(a, k), _others(b, k)
-
-    def overlap(rows: Int[Array, " block"]) -> Float[Array, " block"]:
-        # (b, k, k): every neighbour of one list against every one of the other.
-        shared = near_a[rows][:, :, None] == near_b[rows][:, None, :]
-        return jnp.sum(shared, axis=(1, 2), dtype=a.dtype) / k
-
-    indices = jnp.arange(n, dtype=jnp.int32)
-    share = jnp.mean(map_blocks(overlap, indices, row_entries=k * k))
+    share = shared_neighbors(other_neighbors(a, k), other_neighbors(b, k), k, a.dtype)
     # Lists are whole numbers, which would hide a NaN.
     return jnp.where(jnp.isfinite(a).all() & jnp.isfinite(b).all(), share, jnp.nan)
 
@@ -167,20 +171,8 @@ def cka(
         b: another of the same rows, shape (n, d2).
         weights: probabilities of the rows, shape (n,); uniform by default.
     """
-    a, b, w = _check_pair(a, b, weights)
-
-    def centred(x: Array) -> Array:
-        root = jnp.sqrt(w)[:, None]
-        # The measure does not see the scale; squares would leave the range.
-        x, _ = rescaled(jnp.where(root > 0, x, 0))
-        _, rest, floor = centred_columns(x, w)
-        left = root * rest
-        length = jnp.linalg.norm(left)
-        # The rest of a constant is rounding, which scaling would make a feature of.
-        is_rounding = length <= jnp.linalg.norm(floor)
-        return left * safe_reciprocal(jnp.where(is_rounding, 0.0, length))
-
-    a, b = centred(a), centred(b)
+    a, b, w = check_pair(a, b, weights)
+    a, b = unit_columns(a, w), unit_columns(b, w)
     # ‖AᵀB‖ is (d1, d2) at most; kernels of n × n give the same number.
     cross, own_a, own_b = (
         jnp.linalg.norm(mm(x.T, y)) for x, y in ((a, b), (a, a), (b, b))
@@ -188,9 +180,23 @@ def cka(
     return jnp.minimum(safe_divide(cross**2, own_a * own_b), 1.0)
 
 
-def _check_pair(
+def unit_columns(x: Float[Array, "n d"], w: Float[Array, " n"]) -> Float[Array, "n d"]:
+    """√w (x − mean) over its Frobenius norm, and 0 where x is constant."""
+    root = jnp.sqrt(w)[:, None]
+    # The measure does not see the scale; squares would leave the range.
+    x, _ = rescaled(jnp.where(root > 0, x, 0))
+    _, rest, floor = centred_columns(x, w)
+    left = root * rest
+    length = jnp.linalg.norm(left)
+    # The rest of a constant is rounding, which scaling would make a feature of.
+    is_rounding = length <= jnp.linalg.norm(floor)
+    return left * safe_reciprocal(jnp.where(is_rounding, 0.0, length))
+
+
+def check_pair(
     a: ArrayLike, b: ArrayLike, weights: ArrayLike | None
 ) -> tuple[Float[Array, "n d1"], Float[Array, "n d2"], Float[Array, " n"]]:
+    """Two embeddings of the same rows in the wider dtype, and the law of the rows."""
     a = as_columns(a, "a")
     b = as_columns(b, "b", a.shape[0])
     # Both sets in the wider dtype, and so is what is returned.
@@ -199,7 +205,7 @@ def _check_pair(
     return a.astype(dtype), b.astype(dtype), w
 
 
-def _others(x: Float[Array, "n d"], k: int) -> Int[Array, "n k"]:
+def other_neighbors(x: Float[Array, "n d"], k: int) -> Int[Array, "n k"]:
     """The k nearest other rows of each."""
     # One more than asked for, as each row finds itself.
     near = nearest_neighbors(x, x, k + 1)
@@ -210,3 +216,31 @@ def _others(x: Float[Array, "n d"], k: int) -> Int[Array, "n k"]:
     # left.
     before = jnp.arange(k)[None, :] < place[:, None]
     return jnp.where(before, near[:, :-1], near[:, 1:])
+
+
+def shared_neighbors(
+    a: Int[Array, "n l"],
+    b: Int[Array, "n l"],
+    k: int,
+    dtype: Any,
+    kept: Bool[Array, " n"] | None = None,
+) -> Float[Array, ""]:
+    """The mean share of the first k neighbours that two lists agree on.
+
+    With `kept` of the first k that are kept, over the rows that are.
+    """
+
+    def overlap(rows: Int[Array, " b"]) -> Float[Array, " b"]:
+        one, other = a[rows], b[rows]
+        # (b, l, l): every neighbour of one list against every one of the other.
+        same = one[:, :, None] == other[:, None, :]
+        if kept is not None:
+            left, right = (
+                kept[x] & (jnp.cumsum(kept[x], axis=1) <= k) for x in (one, other)
+            )
+            same &= left[:, :, None] & right[:, None, :] & kept[rows][:, None, None]
+        return jnp.sum(same, axis=(1, 2), dtype=dtype) / k
+
+    indices = jnp.arange(a.shape[0], dtype=jnp.int32)
+    share = jnp.mean(map_blocks(overlap, indices, row_entries=a.shape[1] ** 2))
+    return share if kept is None else share / jnp.mean(kept.astype(dtype))

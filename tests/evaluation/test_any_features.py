@@ -83,6 +83,19 @@ EAGER = {
     "alignment, exact": lambda x: evaluation.alignment(
         OTHER, EXACT._replace(left=x), OP, key=KEY, num_shuffles=1
     ),
+    "compare": lambda x: evaluation.compare(x, OTHER, key=KEY),
+    "compare, neighbours": lambda x: evaluation.compare(
+        OTHER, x, "mutual_knn", key=KEY, num_neighbors=2
+    ),
+    "compare_all": lambda x: evaluation.compare_all({"a": x, "b": OTHER}, key=KEY),
+    "context_fit": lambda x: evaluation.context_fit(x, OP, SPECTRUM, key=KEY),
+    "geometry": evaluation.geometry,
+    "intrinsic_dimension": evaluation.intrinsic_dimension,
+    "neighbor_purity": lambda x: evaluation.neighbor_purity(
+        x, CLASSES, key=KEY, num_neighbors=2
+    ),
+    "principal_directions": evaluation.principal_directions,
+    "units": lambda x: evaluation.units(x, CLASSES, key=KEY),
     "cluster_cosines": lambda x: evaluation.cluster_cosines(x, OTHER, [(0, 3)]),
     "rayleigh_ritz, transform": lambda x: RITZ.transform(x),
     "clusters": lambda x: evaluation.clusters(x[:, 0]),
@@ -143,7 +156,7 @@ def test_every_judge_is_here():
     functions = {
         name
         for name in evaluation.__all__
-        if not isinstance(getattr(evaluation, name), type)
+        if not isinstance(getattr(evaluation, name), (type, tuple))
     }
     here = {n.split(",")[0] for n in (OF_FEATURES | OTHERS | OF_VALUES | EAGER)}
     assert functions - here == NO_FEATURES
