@@ -91,16 +91,16 @@ def test_a_context_is_held_wholly_by_its_functions_and_by_chance_by_noise():
     )
     assert held.ratio_trace.value == pytest.approx(1, abs=1e-10)
     weights = np.array([9, 4, 1])
-    expected = np.sqrt((weights * s[:3] ** 2).sum() / weights.sum())
+    expected = float(np.sqrt((weights * s[:3] ** 2).sum() / weights.sum()))
     assert held.compatibility.value == pytest.approx(expected)
     assert held.ratio_trace.p_value == pytest.approx(0.01)
     noise = RNG.normal(size=(80, 3))
     found = evaluation.context_fit(noise, op, s, key=KEY)
     best = (s[:3] ** 2).sum()
-    direct = evaluation.ratio_trace(noise, op) / best
+    direct = float(evaluation.ratio_trace(noise, op) / best)
     assert found.ratio_trace.value == pytest.approx(direct)
     # Over permutations, where P_X is uniform.
-    mean = 3 / 79 * (s**2).sum() / best
+    mean = float(3 / 79 * (s**2).sum() / best)
     null = found.ratio_trace.null
     error = monte_carlo(float(null.upper - null.lower) / 3 / 99**0.5)
     assert null.estimate == pytest.approx(mean, abs=error)
