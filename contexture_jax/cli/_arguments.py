@@ -226,8 +226,8 @@ def add_context_options(group: Any, **named: Any) -> None:
     )
 
 
-def add_rank_options(group: Any) -> None:
-    """Add the rank, the precision, the devices and the seed."""
+def add_rank_options(group: Any, *, devices: bool = True) -> None:
+    """Add the rank, the precision, perhaps the devices, and the seed."""
     group.add_argument(
         "--rank",
         type=count,
@@ -239,13 +239,15 @@ def add_rank_options(group: Any) -> None:
         default="float32",
         help="default: %(default)s",
     )
-    group.add_argument(
-        "--devices",
-        type=count,
-        default=1,
-        metavar="N",
-        help="share the rows (of a batch) among N devices of this machine; default: 1",
-    )
+    if devices:
+        group.add_argument(
+            "--devices",
+            type=count,
+            default=1,
+            metavar="N",
+            help="share the rows (of a batch) among N devices of this machine; default:"
+            " 1",
+        )
     group.add_argument(
         "--seed", type=seed, default=0, help="of all that is random; default: 0"
     )

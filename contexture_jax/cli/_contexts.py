@@ -50,12 +50,13 @@ class Recipe(NamedTuple):
     notes: list[str]
 
 
-def load(options: Options, *, sparse: bool = False) -> Table:
+def load(options: Options, *, sparse: bool = False, unlabelled: bool = False) -> Table:
     """Read DATA as counts or as features, whichever the context is made of.
 
     Args:
         options: what the user asked for.
         sparse: whether a large sparse matrix of counts may stay one.
+        unlabelled: whether rows without a target stay.
     """
     shared = {
         "target": options.target,
@@ -64,6 +65,7 @@ def load(options: Options, *, sparse: bool = False) -> Table:
         "separator": options.separator,
         "decimal": options.decimal,
         "missing": options.missing,
+        "unlabelled": unlabelled,
     }
     if options.context in ("joint", "graph"):
         is_graph = options.context == "graph"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from contexture_jax import __version__
-from contexture_jax.cli import _embed, _rank, _spectrum, _train
+from contexture_jax.cli import _embed, _predict, _rank, _spectrum, _train
 from contexture_jax.cli._arguments import DATA, as_words
 from contexture_jax.cli.session import (
     Ending,
@@ -106,6 +106,11 @@ _COMMANDS = {
         _spectrum.SpectrumOptions,
     ),
     "rank": ("which of many contexts is worth training on", _rank, _rank.RankOptions),
+    "predict": (
+        "predict a column from a context and few labels, with the error to expect",
+        _predict,
+        _predict.PredictOptions,
+    ),
     "train": (
         "learn the spectrum of a context with an encoder",
         _train,

@@ -57,6 +57,7 @@ def load_counts(
     missing: Iterable[str] = DEFAULT_MISSING,
     graph: bool = False,
     sparse: bool = False,
+    unlabelled: bool = False,
 ) -> Table:
     """Read a table of non-negative weights, which are left as they are.
 
@@ -74,6 +75,7 @@ def load_counts(
         missing: the marks of a missing value.
         graph: whether the table must be a symmetric matrix, which is made exactly so.
         sparse: whether a sparse matrix of more than 2²² entries may stay one.
+        unlabelled: as for `load_features`.
 
     Returns:
         A `Table` whose `features` are the weights, shape (n, m), float64, or a sparse
@@ -109,7 +111,9 @@ def load_counts(
         )
         notes += more
     num_rows = source.num_rows if source.columns else 0
-    source, judged, rows, more = split(source, target, categorical, dialect)
+    source, judged, rows, more = split(
+        source, target, categorical, dialect, unlabelled=unlabelled
+    )
     notes += more
     if graph and len(rows) < num_rows:
         raise InputError(

@@ -38,6 +38,7 @@ def load_features(
     separator: str | None = None,
     decimal: str | None = None,
     missing: Iterable[str] = DEFAULT_MISSING,
+    unlabelled: bool = False,
 ) -> Table:
     """Read a table and encode each column as features of mean 0 and total variance 1.
 
@@ -60,6 +61,7 @@ def load_features(
             None: found out.
         decimal: what is before decimals, "." or ","; None: found out.
         missing: what stands for a missing value beside an empty cell.
+        unlabelled: whether rows without a target stay, with NaN or the class −1.
 
     Returns:
         A `Table` with features of shape (n, d), float64, and what they are.
@@ -92,7 +94,9 @@ def load_features(
     source = dropped(source, drop, target)
     dialect, more = decimals(source, dialect, categorical)
     notes += more
-    source, judged, rows, more = split(source, target, categorical, dialect)
+    source, judged, rows, more = split(
+        source, target, categorical, dialect, unlabelled=unlabelled
+    )
     notes += more
     # After rows without a target are gone.
     if len(rows) < 2:

@@ -19,7 +19,8 @@ class Target(NamedTuple):
     Attributes:
         name: the name of the column.
         values: numbers, shape (n,), float64; or the class of each row as an index into
-            `class_names`, shape (n,), int64.
+            `class_names`, shape (n,), int64; NaN or −1 where rows without a target
+            were to be kept.
         kind: whether `values` are numbers or classes.
         class_names: the classes; empty for numbers.
     """

@@ -31,9 +31,14 @@ _MOST_CLASSES_OF_NUMBERS = 20
 
 
 def split(
-    source: Source, target: str | None, categorical: Sequence[str], dialect: Dialect
+    source: Source,
+    target: str | None,
+    categorical: Sequence[str],
+    dialect: Dialect,
+    *,
+    unlabelled: bool = False,
 ) -> tuple[Source, Target | None, np.ndarray, list[str]]:
-    """Take the target out, and rows that have none."""
+    """Take the target out, and rows that have none unless `unlabelled` ones stay."""
     if target is None:
         num_rows = source.num_rows if source.columns else 0
         return source, None, np.arange(num_rows), []
@@ -51,21 +56,9 @@ def split(
     if name in source.names:
         # A target among the features would be predicted by itself.
         source = without(source, {source.names.index(name)})
-    notes = []
-    if not present.all():
-        marks = ", ".join(
-            f"{quoted(mark) if mark else 'empty'}: {count:,}"
-            for mark, count in column.marks.items()
-        )
-        notes.append(
-            f"{counted(int((~present).sum()), 'row')} without a value of {quoted(name)}"
-            f" left out ({marks})"
-            + (
-                f"; {parameter('missing')} says what counts as one"
-                if set(column.marks) - {"", "?"}
-                else ""
-            )
-        )
+    has_left = not (unlabelled or present.all())
+    notes = [] if present.all() else [_without_value(column, name, has_left)]
+    if has_left:
         source = source._replace(
             # Rows without a target leave the table: they cannot be judged, and features
             # must match.
@@ -92,7 +85,32 @@ def split(
             f" {len(judged.values)} rows: there is nothing to judge; name another, or"
             f" leave {parameter('target')} out{''.join(f' ({note})' for note in notes)}"
         )
+    if unlabelled and not present.all():
+        return source, _filled(judged, present), np.arange(len(present)), notes
     return source, judged, np.flatnonzero(present), notes
+
+
+def _without_value(column: Column, name: str, has_left: bool) -> str:
+    """What to say of rows without a target."""
+    marks = ", ".join(
+        f"{quoted(mark) if mark else 'empty'}: {count:,}"
+        for mark, count in column.marks.items()
+    )
+    what = "left out" if has_left else "to predict"
+    note = (
+        f"{counted(int(column.missing.sum()), 'row')} without a value of"
+        f" {quoted(name)} {what} ({marks})"
+    )
+    if set(column.marks) - {"", "?"}:
+        note += f"; {parameter('missing')} says what counts as one"
+    return note
+
+
+def _filled(judged: Target, present: np.ndarray) -> Target:
+    """With NaN or the class −1 in all rows but those `present`, shape (n,), bool."""
+    filled = np.full(len(present), -1 if judged.kind == "classes" else np.nan)
+    filled[present] = judged.values
+    return judged._replace(values=filled.astype(judged.values.dtype))
 
 
 def _kept(cells: Cells, kept: np.ndarray) -> Cells:

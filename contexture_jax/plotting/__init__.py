@@ -4,6 +4,7 @@ Each function draws on the `Axes` that it is given, or on a new figure of its ow
 returns the `Axes`; `save` writes the figure of one. Nothing here touches pyplot.
 """
 
+from contexture_jax.plotting._curve import plot_learning_curve
 from contexture_jax.plotting._energy import plot_target_energy
 from contexture_jax.plotting._functions import plot_functions
 from contexture_jax.plotting._learned import plot_learned_spectrum, plot_loss
@@ -15,6 +16,7 @@ from contexture_jax.plotting._tradeoff import plot_tradeoff
 __all__ = [
     "plot_functions",
     "plot_learned_spectrum",
+    "plot_learning_curve",
     "plot_loss",
     "plot_ranking",
     "plot_spectrum",

@@ -2,11 +2,19 @@
 
 Probes of functions or embeddings (`ridge`, `logistic`, `nearest_neighbors`), kernel
 regression with a transformed dual kernel (`stkr`, `choose_stkr`), label propagation,
-and the error to expect before anything is trained (`forecast_error`) beside what is
-then measured (`learning_curve`).
+all of them side by side (`predict_each`, `compare_predictors`), and the error to expect
+before anything is trained (`forecast_error`) beside what is then measured
+(`learning_curve`).
 """
 
 from contexture_jax.prediction._choice import STKRChoice, choose_stkr
+from contexture_jax.prediction._compare import (
+    Comparison,
+    Prediction,
+    compare_predictors,
+    labelled_splits,
+    predict_each,
+)
 from contexture_jax.prediction._forecast import (
     ErrorForecast,
     LearningCurve,
@@ -31,11 +39,13 @@ from contexture_jax.prediction._transform import (
 )
 
 __all__ = [
+    "Comparison",
     "ErrorForecast",
     "FitStatus",
     "LearningCurve",
     "LogisticFit",
     "NeighborsFit",
+    "Prediction",
     "Probe",
     "Propagation",
     "RidgeFit",
@@ -44,16 +54,19 @@ __all__ = [
     "SpectralTransform",
     "Truncation",
     "choose_stkr",
+    "compare_predictors",
     "forecast_error",
     "held_out_rows",
     "inverse_laplacian",
     "inverse_polynomial",
     "label_propagation",
+    "labelled_splits",
     "learning_curve",
     "linear_probe",
     "logistic",
     "nearest_neighbors",
     "polynomial",
+    "predict_each",
     "ridge",
     "ridge_error",
     "stkr",
