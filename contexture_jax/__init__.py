@@ -34,6 +34,7 @@ Layers, in the order in which they import each other:
     cx.training      a step, its compilation for devices, data, loop, checkpoints
     cx.evaluation    τ, decay, compatibility, ratio trace, alignment, sampling error
     cx.prediction    ridge, logistic, neighbours, kernel regression, forecasts
+    cx.diagnostics   relations of a representation to its contexts and tasks
     cx.ranking       many contexts of one table, judged by spectrum and by a probe
     cx.learning      a context learned, saved and used on new rows
     cx.plotting      pictures (extra `plot`); the command is `contexture` (extra `cli`)
@@ -64,6 +65,7 @@ _NAMES = {
 if TYPE_CHECKING:
     from contexture_jax import contexts as contexts
     from contexture_jax import data as data
+    from contexture_jax import diagnostics as diagnostics
     from contexture_jax import evaluation as evaluation
     from contexture_jax import kernels as kernels
     from contexture_jax import learning as learning
@@ -93,6 +95,7 @@ if TYPE_CHECKING:
 __all__ = [
     "contexts",
     "data",
+    "diagnostics",
     "evaluation",
     "kernels",
     "learning",

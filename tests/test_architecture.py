@@ -52,6 +52,7 @@ LAYERS = {
     ),
     "evaluation": _layer("_core kernels contexts operators solvers"),
     "prediction": _layer("_core contexts operators solvers", "optax sklearn"),
+    "diagnostics": _layer("_core operators evaluation prediction"),
     "ranking": _layer(
         "_core contexts operators solvers evaluation prediction",
         "scipy",  # its linear programs; JAX brings it
@@ -85,6 +86,7 @@ JIT_ALLOWED = {
     "evaluation/_compare.py": "maps over shuffles and groups, for eager callers",
     "evaluation/_geometry.py": "a handful of sums, for eager callers",
     "evaluation/_in_context.py": "maps over shuffles and groups, likewise",
+    "evaluation/_kernel_alignment.py": "likewise",
     "evaluation/_units.py": "likewise",
     "evaluation/_alignment.py": "`alignment` measures many shuffles of one shape",
     "prediction/_equations.py": "loops around products, likewise",

@@ -1,5 +1,6 @@
 """Judges of contexts, spectra, encoders and pairs of representations."""
 
+from contexture_jax._core.chance import Compared
 from contexture_jax._core.intervals import Interval
 from contexture_jax.evaluation._alignment import (
     Alignment,
@@ -24,7 +25,6 @@ from contexture_jax.evaluation._compare import (
     compare,
     compare_all,
 )
-from contexture_jax.evaluation._compared import Compared
 from contexture_jax.evaluation._complexity import (
     KappaSample,
     estimate_kappa_squared,
@@ -75,6 +75,7 @@ from contexture_jax.evaluation._kernel import (
     kernel_diagonal,
     lipschitz,
 )
+from contexture_jax.evaluation._kernel_alignment import kernel_alignment
 from contexture_jax.evaluation._monte_carlo import (
     MonteCarloError,
     jackknife,
@@ -196,6 +197,7 @@ __all__ = [
     "judge_spectrum",
     "judge_target",
     "kappa_squared",
+    "kernel_alignment",
     "kernel_diagonal",
     "leave_one_out_errors",
     "leverage_bound",

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from contexture_jax._core.checks import check_integer, check_key
-from contexture_jax._core.intervals import Interval, check_level
-from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr, summary
-from contexture_jax.evaluation._common import as_number, weighted_basis
-from contexture_jax.evaluation._compared import (
+from contexture_jax._core.chance import (
     Compared,
     judged_by_chance,
     without_groups,
 )
+from contexture_jax._core.checks import check_integer, check_key
+from contexture_jax._core.intervals import Interval, check_level
+from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr, summary
+from contexture_jax.evaluation._common import as_number, weighted_basis
 from contexture_jax.evaluation._linear_measures import LINEAR, linear_measure
 from contexture_jax.evaluation._pair_measures import OF_PAIRS, pair_measure
 from contexture_jax.evaluation._similarity import (

@@ -8,6 +8,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from contexture_jax._core.chance import (
+    Compared,
+    judged_by_chance,
+    without_groups,
+)
 from contexture_jax._core.checks import check_integer, check_key
 from contexture_jax._core.intervals import check_level
 from contexture_jax._core.numerics import safe_divide, safe_reciprocal, safe_sqrt
@@ -18,11 +23,6 @@ from contexture_jax.evaluation._common import (
     as_spectrum,
     centred_columns,
     weighted_basis,
-)
-from contexture_jax.evaluation._compared import (
-    Compared,
-    judged_by_chance,
-    without_groups,
 )
 from contexture_jax.operators import AssociationOperator
 

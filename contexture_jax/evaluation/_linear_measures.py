@@ -8,11 +8,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from contexture_jax._core.chance import without_groups
 from contexture_jax._core.factorizations import singular_values, thin_svd
 from contexture_jax._core.numerics import mm, safe_divide, safe_sqrt
 from contexture_jax._core.types import Array, Float
 from contexture_jax.evaluation._common import weighted_basis
-from contexture_jax.evaluation._compared import without_groups
 from contexture_jax.evaluation._similarity import unit_columns
 
 __all__ = ["LINEAR", "linear_measure"]

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.chance import kept_rows, num_groups
 from contexture_jax._core.numerics import mm, safe_divide, safe_sqrt
 from contexture_jax._core.types import Array, Float
-from contexture_jax.evaluation._compared import kept_rows, num_groups
 from contexture_jax.evaluation._similarity import unit_columns
 
-__all__ = ["OF_PAIRS", "pair_measure"]
+__all__ = ["OF_PAIRS", "of_similarities", "off_diagonal", "pair_measure", "ranked"]
 
 
 def pair_measure(
@@ -45,24 +45,46 @@ def pair_measure(
     (fs, wide_f), (gs, wide_g) = sides
 
     def sums(block: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        K, L = make(block[0], wide_f), make(block[1], wide_g)
-        Kc, Lc = centre(K), centre(L)
-
-        def shuffled(key: Array) -> Array:
-            rows = jax.random.permutation(key, m)
-            return jnp.sum(Kc[rows[:, None], rows[None, :]] * Lc)
-
-        def without(group: Array) -> Array:
-            rows = kept_rows(jnp.arange(m), group)
-            at = rows[:, None], rows[None, :]
-            return _products(centre(K[at]), centre(L[at]))
-
-        null = jax.lax.map(shuffled, jax.random.split(block[2], num_permutations))
-        return _products(Kc, Lc), null, jax.lax.map(without, jnp.arange(num_groups(m)))
+        similarities = make(block[0], wide_f), make(block[1], wide_g)
+        return _sums(*similarities, centre, block[2], num_permutations)
 
     shuffles = jax.random.split(keys[0], num_blocks)
     found = jax.lax.map(sums, (fs, gs, shuffles))
-    whole, null, without = (x.sum(axis=0) for x in found)
+    return _shares(*(x.sum(axis=0) for x in found))
+
+
+def of_similarities(
+    K: Float[Array, "m m"],
+    L: Float[Array, "m m"],
+    centre: Callable[[Array], Array],
+    key: Array,
+    num_permutations: int,
+) -> tuple[Float[Array, ""], Float[Array, " b"], Float[Array, " g"]]:
+    """`pair_measure` of two given matrices, the order of whose rows was drawn."""
+    return _shares(*_sums(K, L, centre, key, num_permutations))
+
+
+def _sums(
+    K: Array, L: Array, centre: Callable[[Array], Array], key: Array, num: int
+) -> tuple[Array, Array, Array]:
+    """⟨K, L⟩, ‖K‖² and ‖L‖²; ⟨K, L⟩ of shuffled rows; and all without each group."""
+    m = K.shape[0]
+    Kc, Lc = centre(K), centre(L)
+
+    def shuffled(key: Array) -> Array:
+        rows = jax.random.permutation(key, m)
+        return jnp.sum(Kc[rows[:, None], rows[None, :]] * Lc)
+
+    def without(group: Array) -> Array:
+        rows = kept_rows(jnp.arange(m), group)
+        at = rows[:, None], rows[None, :]
+        return _products(centre(K[at]), centre(L[at]))
+
+    null = jax.lax.map(shuffled, jax.random.split(key, num))
+    return _products(Kc, Lc), null, jax.lax.map(without, jnp.arange(num_groups(m)))
+
+
+def _shares(whole: Array, null: Array, without: Array) -> tuple[Array, Array, Array]:
     return _share(whole), safe_divide(null, _length(whole)), _share(without)
 
 
@@ -96,15 +118,19 @@ def _distances(x: Float[Array, "m d"], width: Array) -> Float[Array, "m m"]:
 
 
 def _ranks(x: Float[Array, "m d"], width: Array) -> Float[Array, "m m"]:
-    """The rank of each pair's distance among all pairs; of ties the mean one."""
     del width
-    m = x.shape[0]
+    return ranked(_squared_distances(x))
+
+
+def ranked(K: Float[Array, "m m"]) -> Float[Array, "m m"]:
+    """The rank of each pair among all, of ties the mean one; 0 on the diagonal."""
+    m = K.shape[0]
     above = np.triu_indices(m, 1)
-    apart = _squared_distances(x)[above]
-    ordered = jnp.sort(apart)
-    ends = [jnp.searchsorted(ordered, apart, side=side) for side in ("left", "right")]
-    ranks = ((ends[0] + ends[1]) / 2).astype(x.dtype)
-    ranks = jnp.zeros((m, m), x.dtype).at[above].set(ranks)
+    pairs = K[above]
+    ordered = jnp.sort(pairs)
+    ends = [jnp.searchsorted(ordered, pairs, side=side) for side in ("left", "right")]
+    ranks = ((ends[0] + ends[1]) / 2).astype(K.dtype)
+    ranks = jnp.zeros((m, m), K.dtype).at[above].set(ranks)
     return ranks + ranks.T
 
 
@@ -112,7 +138,8 @@ def _gaussian(x: Float[Array, "m d"], width: Array) -> Float[Array, "m m"]:
     return jnp.exp(-safe_divide(_squared_distances(x), 2 * width**2))
 
 
-def _off_diagonal(K: Float[Array, "m m"]) -> Float[Array, "m m"]:
+def off_diagonal(K: Float[Array, "m m"]) -> Float[Array, "m m"]:
+    """Without the mean of the pairs."""
     m = K.shape[0]
     mean = K.sum() / (m * (m - 1))  # the diagonal is 0
     return jnp.where(jnp.eye(m, dtype=bool), 0, K - mean)
@@ -135,8 +162,8 @@ def _unbiased(K: Float[Array, "m m"]) -> Float[Array, "m m"]:
 
 # How similarities are made of a block, and how they are centred.
 OF_PAIRS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
-    "rsa": (_ranks, _off_diagonal),
-    "rsa_linear": (_distances, _off_diagonal),
+    "rsa": (_ranks, off_diagonal),
+    "rsa_linear": (_distances, off_diagonal),
     "cka_rbf": (_gaussian, _doubly),
     "cka_rbf_debiased": (_gaussian, _unbiased),
 }

@@ -8,6 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from contexture_jax._core.chance import (
+    Compared,
+    judged_by_chance,
+    without_groups,
+)
 from contexture_jax._core.checks import check_integer, check_key
 from contexture_jax._core.classes import class_codes
 from contexture_jax._core.factorizations import thin_svd
@@ -18,11 +23,6 @@ from contexture_jax.evaluation._common import (
     as_columns,
     centred_columns,
     weighted_basis,
-)
-from contexture_jax.evaluation._compared import (
-    Compared,
-    judged_by_chance,
-    without_groups,
 )
 from contexture_jax.evaluation._similarity import other_neighbors, unit_columns
 

@@ -91,6 +91,7 @@ EAGER = {
     "context_fit": lambda x: evaluation.context_fit(x, OP, SPECTRUM, key=KEY),
     "geometry": evaluation.geometry,
     "intrinsic_dimension": evaluation.intrinsic_dimension,
+    "kernel_alignment": lambda x: evaluation.kernel_alignment(x, OP, key=KEY),
     "neighbor_purity": lambda x: evaluation.neighbor_purity(
         x, CLASSES, key=KEY, num_neighbors=2
     ),
