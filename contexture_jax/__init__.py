@@ -37,6 +37,7 @@ Layers, in the order in which they import each other:
     cx.diagnostics   relations of a representation to its contexts and tasks
     cx.ranking       many contexts of one table, judged by spectrum and by a probe
     cx.learning      a context learned, saved and used on new rows
+    cx.planning      what a problem takes on devices that are not there
     cx.plotting      pictures (extra `plot`); the command is `contexture` (extra `cli`)
 
 `help(cx.svd)` and `help(cx.contexts.knn)` say more of each, with equations and sources.
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from contexture_jax import losses as losses
     from contexture_jax import models as models
     from contexture_jax import operators as operators
+    from contexture_jax import planning as planning
     from contexture_jax import plotting as plotting
     from contexture_jax import prediction as prediction
     from contexture_jax import ranking as ranking
@@ -102,6 +104,7 @@ __all__ = [
     "losses",
     "models",
     "operators",
+    "planning",
     "plotting",
     "prediction",
     "ranking",

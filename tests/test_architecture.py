@@ -60,10 +60,14 @@ LAYERS = {
     "learning": _layer(
         "_core contexts zoo operators losses models training evaluation", "flax optax"
     ),
+    "planning": _layer(
+        "_core contexts operators solvers losses models training evaluation learning",
+        "flax optax",
+    ),
     "plotting": _layer("_core contexts operators solvers evaluation", "matplotlib"),
     "cli": _layer(
         "_core data contexts operators solvers losses models training evaluation"
-        " prediction ranking learning plotting",
+        " prediction ranking learning planning plotting",
         "flax matplotlib optax platformdirs pyarrow rich scipy sklearn",
     ),
 }

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from contexture_jax import __version__
-from contexture_jax.cli import _embed, _predict, _rank, _spectrum, _train
+from contexture_jax.cli import _embed, _plan, _predict, _rank, _spectrum, _train
 from contexture_jax.cli._arguments import DATA, as_words
 from contexture_jax.cli.session import (
     Ending,
@@ -117,6 +117,7 @@ _COMMANDS = {
         _train.TrainOptions,
     ),
     "embed": ("what was learned, at rows of new data", _embed, _embed.EmbedOptions),
+    "plan": ("what a problem takes on chips by name", _plan, _plan.PlanOptions),
 }
 
 
@@ -136,13 +137,16 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=short,
             description=module.DESCRIPTION,
-            epilog=DATA,
+            epilog=None if module is _plan else DATA,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
         if module is _embed:
             what = "model.npz of contexture train"
             command.add_argument("model", metavar="MODEL", help=what)
-        command.add_argument("data", metavar="DATA", help="a file or a built-in set")
+        if module is not _plan:  # of sizes alone
+            command.add_argument(
+                "data", metavar="DATA", help="a file or a built-in set"
+            )
         module.add_options(command)
     return parser

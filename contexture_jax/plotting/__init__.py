@@ -9,6 +9,7 @@ from contexture_jax.plotting._energy import plot_target_energy
 from contexture_jax.plotting._functions import plot_functions
 from contexture_jax.plotting._learned import plot_learned_spectrum, plot_loss
 from contexture_jax.plotting._ranking import plot_ranking
+from contexture_jax.plotting._scaling import plot_scaling
 from contexture_jax.plotting._spectrum import plot_spectrum, plot_usefulness
 from contexture_jax.plotting._style import save
 from contexture_jax.plotting._tradeoff import plot_tradeoff
@@ -19,6 +20,7 @@ __all__ = [
     "plot_learning_curve",
     "plot_loss",
     "plot_ranking",
+    "plot_scaling",
     "plot_spectrum",
     "plot_target_energy",
     "plot_tradeoff",

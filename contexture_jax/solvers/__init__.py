@@ -17,7 +17,7 @@ from contexture_jax.solvers._state import (
     load_state,
     save_state,
 )
-from contexture_jax.solvers._svd import lower, svd
+from contexture_jax.solvers._svd import block_width, lower, svd
 from contexture_jax.solvers._truncated import truncated_svd
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "SolveState",
     "Status",
     "all_singular_values",
+    "block_width",
     "certify",
     "compile_certificate",
     "extend",

@@ -38,7 +38,7 @@ from contexture_jax.solvers._state import (
 from contexture_jax.solvers._steps import in_trace
 from contexture_jax.solvers._work import work_of
 
-__all__ = ["lower", "svd"]
+__all__ = ["block_width", "lower", "svd"]
 
 
 @beside_context
@@ -243,6 +243,24 @@ def lower(op: AssociationOperator, rank: int, **options: Any) -> jax.stages.Lowe
     key = jax.eval_shape(lambda: jax.random.key(0))
     even = _even(tree_on_auto_axes(op), plan)
     return _compiled.lower(unmarked(even), key, plan=plan.program)
+
+
+def block_width(op: AssociationOperator, rank: int, **options: Any) -> int:
+    """Columns of the block that a pass of the program of `lower` multiplies.
+
+    Args:
+        op: as in `lower`.
+        rank: as in `lower`.
+        options: as in `lower`.
+
+    Example:
+        >>> import contexture_jax as cx
+        >>> op = cx.association_operator(cx.contexts.joint([[4, 1, 0], [1, 3, 2]]))
+        >>> cx.solvers.block_width(op, 1, method="randomized", num_oversamples=0)
+        1
+    """
+    check_operator(op)
+    return _plan_of(op, rank, traced=True, **options).width
 
 
 def _check_arrays(op: AssociationOperator) -> None:

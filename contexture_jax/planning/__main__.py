@@ -1,0 +1,5 @@
+"""The process of `plan_apart`."""
+
+from contexture_jax.planning._plan import serve
+
+serve()
