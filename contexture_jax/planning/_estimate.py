@@ -94,9 +94,11 @@ def estimate(problem: Problem, topology: Topology) -> Estimate:
         )
     )
     width, size = solve_width(problem, op), problem.itemsize
-    products = [op.cost(width), op.T.cost(width)]
-    flops = float(sum(cost.flops for cost in products))
-    moved = float(sum(cost.argument_bytes + cost.output_bytes for cost in products))
+    # A product with T* takes the same arrays, and what T gives in the place of what it
+    # takes.
+    cost = op.cost(width)
+    flops = 2.0 * cost.flops
+    moved = 2.0 * (cost.argument_bytes + cost.output_bytes)
     n, m = op.shape
     # Functions of A of a table lie whole on each device.
     rows, columns = -(-n // k), m if problem.kind == "joint" else -(-m // k)

@@ -250,9 +250,8 @@ def certify(
         lost,
         remainder,
     )
-    shape = (result.left.shape[0], result.right.shape[0])
     certificate, coherent = _certificate(
-        known, shape, failure, orthonormal=not measures
+        known, result.sizes, failure, orthonormal=not measures
     )
     if is_concrete(coherent) and not coherent:
         msg = (
@@ -304,7 +303,7 @@ def _whose(result: SVDResult, op: AssociationOperator) -> tuple[Any, bool]:
 def _check_shapes(
     result: SVDResult, info: SolveInfo, op: AssociationOperator | None
 ) -> None:
-    shape = (result.left.shape[0], result.right.shape[0])
+    shape = result.sizes
     if op is not None and op.shape != shape:
         msg = f"op must be the operator of the result, of shape {shape}; got {op.shape}"
         raise ValueError(msg)
@@ -330,8 +329,14 @@ def _probed(
     Inside a trace a part of that program. Otherwise each product is a program, and the
     rest is NumPy's where it can read the arrays.
     """
+    s, *functions = result.padded
+    # Rows of padding have no mass: cut like the rest, and nothing is gathered.
+    even = op.padded()
+    if even.shape == tuple(block.shape[0] for block in functions):
+        op = even
+    else:
+        functions = list(result[1:])
     a = symmetrised_map(op)
-    s, *functions = result[:3]
     laws, functions, s, seed = at_hand(((op.p_x, op.p_a), functions, s, new_seed(key)))
     u, v = map(_vectors, laws, functions)
     if measures:

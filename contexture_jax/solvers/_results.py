@@ -121,6 +121,12 @@ class SVDResult(_Triples):
         """
         return _Triples(*tuple.__iter__(self))
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """The numbers n and m, for which nothing is gathered."""
+        _, left, right = self.padded
+        return self._sizes or (left.shape[-2], right.shape[-2])
+
     def of_first(self, sizes: tuple[int, int]) -> SVDResult:
         """The functions on the first inputs and context values; the rest is padding."""
         blocks = self.padded[1:]

@@ -141,9 +141,15 @@ def held(problem: Problem, devices: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["joint", "mlp"])
-def test_a_chip_takes_as_much_of_more_chips(kind: str) -> None:
+def test_a_chip_takes_as_much_of_more_chips(kind: str, monkeypatch) -> None:
     """At as many rows a chip: arguments as counted, all else as on fewer chips."""
-    found = {}
+    found, texts = {}, []
+
+    def seen(text: str) -> Any:
+        texts.append(text)
+        return collectives(text)
+
+    monkeypatch.setattr("contexture_jax.planning._plan.collectives", seen)
     for chips in (4, 8):
         problem = Problem(kind, rows=64 * chips, columns=24, rank=6, hidden=(16,))
         found[chips] = plan(problem, parse_topology(f"cpu:{chips}"), largest="none")
@@ -151,9 +157,8 @@ def test_a_chip_takes_as_much_of_more_chips(kind: str) -> None:
         if kind == "joint":
             assert sizes["arguments"] - held(problem, chips) in range(8, 17)
             assert sizes["results"] >= 4 * (64 + 24) * 6
-            mesh = make_mesh(parse_topology(f"cpu:{chips}"))
             # Beside an oracle that reads the same text another way.
-            text = problem.lower(mesh).compile().as_text() or ""
+            text = texts[-1]
             looped = hlo.collectives(text) - hlo.collectives(text, loops=False)
             told = {(c["kind"], c["bytes"]) for c in found[chips]["collectives"]}
             assert told == set(looped)
@@ -173,10 +178,10 @@ def test_the_largest_problem_fits_and_a_larger_one_does_not() -> None:
     found = plan(problem, topology, memory=memory)["largest"]
     assert found["what"] == "rows"
     assert 256 < found["checked"] <= found["size"]
-    for rows, fits in ((found["size"], True), (found["size"] * 51 // 50, False)):
-        larger = Problem("joint", rows=rows, columns=16, rank=2)
-        told = plan(larger, topology, largest="none", memory=memory)
-        assert told["fits"] == fits
+    larger = Problem("joint", rows=found["size"], columns=16, rank=2)
+    told = plan(larger, topology, largest="none", memory=memory)
+    assert told["fits"]
+    assert told["bytes"]["peak"] > 0.97 * memory
 
 
 @pytest.mark.slow

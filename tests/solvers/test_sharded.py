@@ -92,6 +92,23 @@ def test_the_spectrum_is_that_of_the_table(kind, num_rows, num_devices, key):
 
 
 @pytest.mark.slow
+def test_a_certificate_gathers_no_rows(key, monkeypatch):
+    op = operator("knn", 45, 8)
+    settings = {"method": "randomized", "num_oversamples": WIDTH - RANK}
+    result, info = cx.svd(op, RANK, key=key, **settings)
+
+    def refused(*_):
+        raise AssertionError("rows were cut, which gathers them")
+
+    monkeypatch.setattr("contexture_jax.solvers._results._first", refused)
+    found = cx.solvers.certify(result, info, op, key=key)
+    values = oracle.triples(np.asarray(context("knn", 45).table()))[0][:RANK]
+    assert (found.lower <= values).all()
+    assert (values <= found.upper).all()
+    assert (found.upper - found.lower < 0.1).all()
+
+
+@pytest.mark.slow
 def test_auto_keeps_an_operator_on_its_devices(key):
     found = {}
     for num_devices in (1, 8):
