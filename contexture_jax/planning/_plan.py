@@ -27,6 +27,8 @@ __all__ = ["Largest", "plan", "plan_apart"]
 
 Largest = Literal["rows", "rank", "none"]
 
+_USED = 0.99  # of the memory, by what is not quite a line
+
 
 def plan(
     problem: Problem,
@@ -214,7 +216,7 @@ def _largest(
     result |= {"size": size, "checked": size, "peak": peak}
     slope = (peak - sizes["peak"]) / (size - first)
     if slope > 0:
-        end = int(size + (room - peak) / slope)
+        end = int(size + (_USED * room - peak) / slope)
         # Rounded down to what fits.
         best = problem.resized(what, min(max(end, 1), 2**31 - k), k)
         result["size"] = getattr(best, what)

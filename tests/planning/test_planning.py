@@ -180,8 +180,7 @@ def test_the_largest_problem_fits_and_a_larger_one_does_not() -> None:
     assert 256 < found["checked"] <= found["size"]
     larger = Problem("joint", rows=found["size"], columns=16, rank=2)
     told = plan(larger, topology, largest="none", memory=memory)
-    assert told["fits"]
-    assert told["bytes"]["peak"] > 0.97 * memory
+    assert 0.96 * memory < told["bytes"]["peak"] <= memory
 
 
 @pytest.mark.slow
