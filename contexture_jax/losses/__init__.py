@@ -4,6 +4,10 @@ Each is a pure function `loss(embeddings..., *, weights=None, axis_name=None)` t
 minimised: of `(phi, psi)`, an input and what is paired with it, by an encoder each, or
 of `(z, z_plus)`, two views by one encoder. theory.md §7 has the table: minimum, what is
 recovered, and the source.
+
+Where the law of a test differs, per-example losses (`cross_entropies`,
+`squared_errors`) go into a reduction in place of a mean: `cvar`, `chi_squared_dro`,
+`importance_weighted`, `group_weighted` or `group_dro` (theory.md §9.1).
 """
 
 from contexture_jax.losses._constraint import (
@@ -42,6 +46,14 @@ from contexture_jax.losses._running import (
     whiten,
     with_running_moments,
 )
+from contexture_jax.losses._shift import (
+    chi_squared_dro,
+    cvar,
+    group_dro,
+    group_weighted,
+    importance_weighted,
+    with_group_weights,
+)
 from contexture_jax.losses._spectral_contrastive import (
     non_contrastive,
     spectral_contrastive,
@@ -49,8 +61,10 @@ from contexture_jax.losses._spectral_contrastive import (
 )
 from contexture_jax.losses._supervised import (
     class_balanced,
+    cross_entropies,
     cross_entropy,
     squared_error,
+    squared_errors,
 )
 from contexture_jax.losses._svme import kise, kise_pairs, svme, svme_views
 from contexture_jax.losses._vamp import ncp, vamp, vamp_e
@@ -66,10 +80,16 @@ __all__ = [
     "SquaredPenalty",
     "Whiten",
     "barlow_twins",
+    "chi_squared_dro",
     "class_balanced",
     "clip",
+    "cross_entropies",
     "cross_entropy",
+    "cvar",
     "graph",
+    "group_dro",
+    "group_weighted",
+    "importance_weighted",
     "info_nce",
     "init_moments",
     "init_part_weights",
@@ -94,6 +114,7 @@ __all__ = [
     "spectral_contrastive",
     "spectral_contrastive_published",
     "squared_error",
+    "squared_errors",
     "svme",
     "svme_mixed",
     "svme_views",
@@ -103,6 +124,7 @@ __all__ = [
     "vamp_e",
     "vicreg",
     "whiten",
+    "with_group_weights",
     "with_part_weights",
     "with_running_moments",
 ]

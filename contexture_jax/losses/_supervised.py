@@ -1,4 +1,8 @@
-"""Supervised objectives: squared error, class-balanced error, cross entropy."""
+"""Supervised objectives: squared error, class-balanced error, cross entropy.
+
+`squared_errors` and `cross_entropies` are those of each row, for the reductions of
+`_shift`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,14 @@ from contexture_jax._core.types import Array, ArrayLike, Float, Int, summary
 from contexture_jax.losses._common import as_embedding, rescaled_together
 from contexture_jax.losses._whiten import regularised, trace_ratio
 
-__all__ = ["class_balanced", "cross_entropy", "squared_error"]
+__all__ = [
+    "as_codes",
+    "class_balanced",
+    "cross_entropies",
+    "cross_entropy",
+    "squared_error",
+    "squared_errors",
+]
 
 Head = tuple[ArrayLike, ArrayLike | None]
 """A linear head (W, b) of shapes (d, k) and (k,); b may be None."""
@@ -64,13 +75,34 @@ def squared_error(
         Zhai et al. 2025 (CTX), §3, Thms 6 and 8; theory.md §7.5.
     """
     f = as_embedding(phi, "phi")
-    y = _as_target(target, f)
     batch = batch_of(f, weights=weights, axis_name=axis_name)
     if head is not None:
         # A given head makes it a mean over rows, and the optimiser moves the head as
         # well.
-        return batch.mean(jnp.sum((_apply(f, head, y.shape[1]) - y) ** 2, axis=1))
-    return _best_head(f, y, batch, bias, ridge)
+        return batch.mean(squared_errors(f, target, head=head))
+    return _best_head(f, _as_target(target, f), batch, bias, ridge)
+
+
+def squared_errors(
+    phi: ArrayLike, target: ArrayLike, *, head: Head | None = None
+) -> Float[Array, " b"]:
+    """‖Φ(x) W + b − y‖² of each row, to be reduced by a mean, `cvar` or another.
+
+    Args:
+        phi: embeddings of x, shape (b, d); the predictions themselves without a head.
+        target: y, shape (b,) or (b, k), floating.
+        head: (W, b), shapes (d, k) and (k,) or None; None: `phi` predicts, k = d.
+
+    Returns:
+        Shape (b,).
+    """
+    f = as_embedding(phi, "phi")
+    y = _as_target(target, f)
+    if head is None and y.shape != f.shape:
+        msg = f"target must have the shape of phi, {f.shape}; got {y.shape}"
+        raise ValueError(msg)
+    predicted = f if head is None else _apply(f, head, y.shape[1])
+    return jnp.sum((predicted - y) ** 2, axis=1)
 
 
 def class_balanced(
@@ -110,7 +142,7 @@ def class_balanced(
     """
     f = as_embedding(phi, "phi")
     count = check_integer(num_classes, "num_classes", low=1)
-    codes = _as_labels(labels, f.shape[0], count)
+    codes = as_codes(labels, f.shape[0], count)
     if scaling not in ("target", "loss"):
         msg = f"scaling must be 'target' or 'loss'; got {summary(scaling)}"
         raise ValueError(msg)
@@ -172,6 +204,30 @@ def cross_entropy(
     """
     f = as_embedding(phi, "phi")
     batch = batch_of(f, weights=weights, axis_name=axis_name)
+    return batch.mean(cross_entropies(f, labels, head=head))
+
+
+def cross_entropies(
+    phi: ArrayLike, labels: ArrayLike, *, head: Head | None = None
+) -> Float[Array, " b"]:
+    """−log softmax(Φ(x) W + b)_a of each row, to be reduced by a mean, `cvar` or so on.
+
+    Args:
+        phi: as `cross_entropy`.
+        labels: as `cross_entropy`.
+        head: as `cross_entropy`.
+
+    Returns:
+        Shape (b,).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import contexture_jax as cx
+        >>> losses = cx.losses.cross_entropies(jnp.eye(2), jnp.array([0, 0]))
+        >>> bool(cx.losses.cvar(losses, 0.5) == losses[1])
+        True
+    """
+    f = as_embedding(phi, "phi")
     logits = f if head is None else _apply(f, head, None)
     k = logits.shape[1]
     # (b, k); the logarithm of a softmax that underflows would be −∞.
@@ -179,9 +235,8 @@ def cross_entropy(
     # Text becomes numbers here, so that the test below tells labels from probabilities.
     given = as_real(text_codes(labels, "labels", k), "labels")
     if _is_integer(given):
-        codes = _as_labels(given, f.shape[0], k)
-        picked = jnp.take_along_axis(log_probabilities, codes[:, None], axis=1)[:, 0]
-        return -batch.mean(picked)
+        codes = as_codes(given, f.shape[0], k)
+        return -jnp.take_along_axis(log_probabilities, codes[:, None], axis=1)[:, 0]
     target = as_floating(given, "labels").astype(f.dtype)
     if target.shape != logits.shape:
         msg = (
@@ -190,7 +245,7 @@ def cross_entropy(
         )
         raise ValueError(msg)
     check_nonnegative(target, "labels")
-    return -batch.mean(jnp.sum(target * log_probabilities, axis=1))
+    return -jnp.sum(target * log_probabilities, axis=1)
 
 
 def _best_head(
@@ -247,19 +302,22 @@ def _is_integer(labels: Array | np.ndarray) -> bool:
     return labels.dtype == bool or bool(jnp.issubdtype(labels.dtype, jnp.integer))
 
 
-def _as_labels(labels: ArrayLike, num_rows: int, num_classes: int) -> Int[Array, " b"]:
-    numbered = as_real(text_codes(labels, "labels", num_classes), "labels")
+def as_codes(
+    labels: ArrayLike, num_rows: int, num_classes: int, name: str = "labels"
+) -> Int[Array, " b"]:
+    """Check classes of rows, and number them if they are text."""
+    numbered = as_real(text_codes(labels, name, num_classes), name)
     if not _is_integer(numbered):
-        msg = f"labels must be integers, or text; got dtype {numbered.dtype}"
+        msg = f"{name} must be integers, or text; got dtype {numbered.dtype}"
         raise TypeError(msg)
     codes = numbered
     if codes.shape != (num_rows,):
-        msg = f"labels must have shape ({num_rows},); got {codes.shape}"
+        msg = f"{name} must have shape ({num_rows},); got {codes.shape}"
         raise ValueError(msg)
     # Out of range `one_hot` gives a row of zeros: no error later, but another loss.
     check_values(
         codes,
-        "labels",
+        name,
         lambda v: (v >= 0) & (v < num_classes),
         f"in 0..{num_classes - 1}",
     )

@@ -103,6 +103,28 @@ def _class_balanced(e: Embeddings, axis_name: Any, **options: Any) -> Any:
     )
 
 
+def _of_rows(
+    reduction: Callable[..., Any], *, weighted: bool = True, **options: Any
+) -> Any:
+    def of(e: Embeddings, axis_name: Any) -> Any:
+        rows = losses.cross_entropies(e.phi, e.data.labels, head=e.head)
+        weights = e.data.weights if weighted else None
+        return reduction(rows, weights=weights, axis_name=axis_name, **options)
+
+    return of
+
+
+def _groups(e: Embeddings) -> Any:
+    """The last of three has no row."""
+    return e.data.labels // 2
+
+
+def _with_groups(e: Embeddings, axis_name: Any) -> Any:
+    objective, q = losses.with_group_weights(losses.squared_errors, 3, rate=0.5)
+    rows = (e.phi, e.data.x[:, :WIDTH], _groups(e))
+    return objective(rows, q, axis_name=axis_name)[0]
+
+
 HINGE = losses.HingePenalty(3.0, 0.3)
 
 OBJECTIVES: dict[str, Callable[[Embeddings, Any], Any]] = {
@@ -180,10 +202,27 @@ OBJECTIVES: dict[str, Callable[[Embeddings, Any], Any]] = {
         axis_name=axis,
     ),
     "graph": _pair(losses.graph, lazy=True),
+    "cvar": _of_rows(losses.cvar, alpha=0.3, weighted=False),
+    "cvar trimmed": _of_rows(losses.cvar, alpha=0.3, trim=0.1),
+    "chi_squared_dro": _of_rows(losses.chi_squared_dro, radius=1.0, weighted=False),
+    "chi_squared_dro trimmed": _of_rows(losses.chi_squared_dro, radius=1.0, trim=0.1),
+    "importance_weighted": lambda e, axis: losses.importance_weighted(
+        losses.squared_errors(e.phi, e.data.x, head=(e.head[0], None)),
+        e.data.weights,
+        clip=1.5,
+        axis_name=axis,
+    ),
+    "group_weighted": lambda e, axis: losses.group_weighted(
+        losses.squared_errors(e.phi, e.data.x[:, :WIDTH]),
+        _groups(e),
+        [0.2, 0.5, 0.3],
+        axis_name=axis,
+    ),
+    "group_dro": _with_groups,
 }
 
 # Some of each way to reduce: moments, gathered rows, halves, stopped gradients,
-# factorisations, quotients, weights, state. Slow tests go through all.
+# factorisations, quotients, weights, state, thresholds. Slow tests go through all.
 SELECTED = (
     "svme weighted",
     "svme running",
@@ -197,6 +236,8 @@ SELECTED = (
     "clip",
     "simclr",
     "class_balanced printed",
+    "chi_squared_dro trimmed",
+    "group_dro",
 )
 
 

@@ -339,6 +339,41 @@ ERRORS = {
         ValueError,
         r"width 3.*\(4, 2\)",
     ),
+    "losses of rows": (
+        lambda: losses.cvar(F, 0.5),
+        ValueError,
+        r"losses must have 1 dimension.*\(4, 2\)",
+    ),
+    "share": (
+        lambda: losses.cvar(F[:, 0], 0.0),
+        ValueError,
+        r"alpha must be in \(0, 1\]; got 0.0",
+    ),
+    "trim": (
+        lambda: losses.cvar(F[:, 0], 0.5, trim=1.0),
+        ValueError,
+        r"trim must be in \[0, 1\); got 1.0",
+    ),
+    "radius": (
+        lambda: losses.chi_squared_dro(F[:, 0], -1.0),
+        ValueError,
+        "radius must be finite and not negative; got -1.0",
+    ),
+    "ratios": (
+        lambda: losses.importance_weighted(F[:, 0], np.ones(3)),
+        ValueError,
+        r"ratios must have shape \(4,\), as losses; got \(3,\)",
+    ),
+    "groups": (
+        lambda: losses.group_weighted(F[:, 0], np.arange(4), np.ones(3) / 3),
+        ValueError,
+        r"groups must be in 0\.\.2; got 3",
+    ),
+    "predictions": (
+        lambda: losses.squared_errors(F, G),
+        ValueError,
+        r"the shape of phi, \(4, 2\); got \(4, 3\)",
+    ),
     "no rows": (lambda: batch_of(jnp.ones((0, 2))), ValueError, "at least 1 row"),
 }
 
