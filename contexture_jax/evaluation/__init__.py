@@ -87,12 +87,19 @@ from contexture_jax.evaluation._rayleigh_ritz import (
     RayleighRitz,
     rayleigh_ritz,
 )
+from contexture_jax.evaluation._risks import ShiftedRisks, shifted_risks
 from contexture_jax.evaluation._similarity import (
     cca,
     cka,
     mutual_knn,
     principal_angles,
     projector_distance,
+)
+from contexture_jax.evaluation._span_shift import (
+    ContextureShift,
+    SpanShiftBound,
+    contexture_shift,
+    span_shift_bound,
 )
 from contexture_jax.evaluation._spectra import (
     Usefulness,
@@ -141,6 +148,7 @@ __all__ = [
     "Comparisons",
     "Concatenated",
     "ContextFit",
+    "ContextureShift",
     "CountsJudgement",
     "Geometry",
     "HeldOut",
@@ -152,6 +160,8 @@ __all__ = [
     "PermutationNull",
     "ProbeTradeoff",
     "RayleighRitz",
+    "ShiftedRisks",
+    "SpanShiftBound",
     "SpanStability",
     "SpectralGaps",
     "SpectrumJudgement",
@@ -181,6 +191,7 @@ __all__ = [
     "compatibility",
     "concatenate",
     "context_fit",
+    "contexture_shift",
     "counted_sample",
     "decay_rate",
     "distance_correlation",
@@ -219,6 +230,8 @@ __all__ = [
     "ratio_trace",
     "rayleigh_ritz",
     "ritz_values",
+    "shifted_risks",
+    "span_shift_bound",
     "span_stability",
     "spectral_gaps",
     "subset_usefulness",

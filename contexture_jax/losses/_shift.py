@@ -19,7 +19,9 @@ from contexture_jax._core.checks import (
     check_integer,
     check_ndim,
     check_nonnegative,
+    check_number,
     check_values,
+    is_concrete,
 )
 from contexture_jax._core.moments import Batch, batch_of
 from contexture_jax._core.numerics import safe_divide
@@ -81,7 +83,8 @@ def cvar(
     values, batch = _as_losses(losses, weights, axis_name)
     check_values(alpha, "alpha", lambda v: (v > 0) & (v <= 1), "in (0, 1]")
     order = descending(values, batch)
-    return tail_mean(values, batch, order, _in(values, alpha), _trim(values, trim))
+    share, epsilon = _number(alpha, values, "alpha"), _trim(trim, values)
+    return tail_mean(values, batch, order, share, epsilon)
 
 
 def chi_squared_dro(
@@ -117,8 +120,8 @@ def chi_squared_dro(
     values, batch = _as_losses(losses, weights, axis_name)
     check_coefficient(radius, "radius")
     order = descending(values, batch)
-    trimmed = _trim(values, trim)
-    return chi_squared_risk(values, batch, order, _in(values, radius), trimmed)
+    rho, epsilon = _number(radius, values, "radius"), _trim(trim, values)
+    return chi_squared_risk(values, batch, order, rho, epsilon)
 
 
 def importance_weighted(
@@ -292,15 +295,16 @@ def _as_losses(
     return values, batch_of(values, weights=weights, axis_name=axis_name)
 
 
-def _in(values: Array, number: Any) -> Any:
-    # A traced number in the dtype of the losses; others are Python's.
-    is_array = hasattr(number, "astype")
-    return number.astype(values.dtype) if is_array else float(number)
+def _number(number: Any, values: Array, name: str) -> Any:
+    # A traced one in the dtype of the losses; others are Python's.
+    if is_concrete(number):
+        return check_number(number, name)
+    return number.astype(values.dtype)
 
 
-def _trim(values: Array, trim: Any) -> Any:
+def _trim(trim: Any, values: Array) -> Any:
     check_values(trim, "trim", lambda v: (v >= 0) & (v < 1), "in [0, 1)")
-    return _in(values, trim)
+    return _number(trim, values, "trim")
 
 
 def _as_group_weights(weights: ArrayLike, name: str) -> Float[Array, " g"]:

@@ -25,7 +25,7 @@ from contexture_jax.operators._fixed_degree import (
 )
 from contexture_jax.operators._kernel import KernelOperator, kernel_operator
 from contexture_jax.operators._low_rank import LowRankOperator, low_rank_operator
-from contexture_jax.operators._mixed import ReweightedOperator, join
+from contexture_jax.operators._mixed import ReweightedOperator, join, reweight
 from contexture_jax.operators._monte_carlo import (
     MonteCarloOperator,
     ShardedMonteCarloOperator,
@@ -106,6 +106,7 @@ __all__ = [
     "near_products",
     "operator_shapes",
     "reverse",
+    "reweight",
     "sampled",
     "sparse_operator",
     "symmetrised_matrix",

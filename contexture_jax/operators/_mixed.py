@@ -13,11 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_concrete, gathered
+from contexture_jax._core.checks import (
+    as_real,
+    check_concrete,
+    check_probabilities,
+    check_values,
+    gathered,
+)
 from contexture_jax._core.forms import of_a_list
-from contexture_jax._core.numerics import mm, safe_divide
+from contexture_jax._core.numerics import as_law, mm, safe_divide
 from contexture_jax._core.symmetrised import marginal_roots, symmetrised
-from contexture_jax._core.types import Array, Float, pytree_dataclass
+from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
 from contexture_jax.contexts import (
     CapabilityError,
     Composed,
@@ -32,6 +38,7 @@ from contexture_jax.contexts import join as join_contexts
 from contexture_jax.operators._base import (
     AssociationOperator,
     Cost,
+    check_operator,
     check_total,
 )
 from contexture_jax.operators._build import (
@@ -46,13 +53,14 @@ from contexture_jax.operators._composed import (
     as_operators,
     compose,
     convex_combination,
+    mark,
     mixture,
     reverse,
 )
 from contexture_jax.operators._expectation import expectation
 from contexture_jax.operators._numbered import entries_operator
 
-__all__ = ["ReweightedOperator", "join"]
+__all__ = ["ReweightedOperator", "join", "reweight"]
 
 _LOST = 1e-5  # probability that may be missing by rounding
 
@@ -95,6 +103,41 @@ class ReweightedOperator(AssociationOperator):
             argument_bytes=inner.argument_bytes + self.dtype.itemsize * (2 * n + m),
             temporary_bytes=inner.temporary_bytes + inner.output_bytes,
         )
+
+
+def reweight(op: AssociationOperator, weights: ArrayLike) -> ReweightedOperator:
+    """The operator of P'(x, a) ∝ w(x) P⁺(x, a): another law of X, the same P(a | x).
+
+    Exact in every storage, with the products of `op` alone: T' g = T g, and P'_A = P_A
+    T* w for E w = 1 (theory.md §9.3).
+
+    Args:
+        op: T, shape (n, m).
+        weights: w, shape (n,), non-negative, in any scale; P'_X = w P_X / E w.
+
+    Raises:
+        TypeError: if `op` is no operator, or weights are no real numbers.
+        ValueError: if there are other than n weights, one is negative or not finite,
+            none is positive where P_X is, or P'_A comes out negative, as it may where
+            P⁺ has negative entries (a teacher's).
+
+    Example:
+        >>> import contexture_jax as cx
+        >>> op = cx.association_operator(cx.contexts.joint([[3, 1], [1, 3]]))
+        >>> cx.operators.reweight(op, [1, 3]).p_a
+        Array([0.375, 0.625], dtype=float32)
+    """
+    check_operator(op, "op")
+    w = as_real(weights, "weights")
+    check_probabilities(w, "weights", op.shape[0])
+    w = as_law(w, "weights", op.shape[0], op.dtype)
+    p_x = as_law(w * op.p_x, "weights times P_X", op.shape[0], op.dtype)
+    ratio = safe_divide(p_x, op.p_x)
+    p_a = op.p_a * op.rmatmat(ratio[:, None])[:, 0]
+    rounding = 100 * float(np.finfo(p_a.dtype).eps)
+    check_values(p_a, "the law of A", lambda v: v >= -rounding, "non-negative")
+    own = mark("reweighted", (op,), p_x)
+    return ReweightedOperator(op, ratio, p_x, jnp.maximum(p_a, 0), fingerprint=own)
 
 
 def _reweighted(
