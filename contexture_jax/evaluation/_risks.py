@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -179,17 +179,20 @@ def _worst(means: Float[Array, "b g"], level: float) -> Interval:
     """The largest group mean, from a band that holds for all groups at once."""
     value, drawn = means[0], means[1:]
     error = drawn.std(axis=0, ddof=1)
-    gaps = jnp.abs(safe_divide(drawn - value, error[None, :])).max(axis=1)
+    gaps = jnp.abs(safe_divide(drawn - value[None, :], error[None, :])).max(axis=1)
     reach = jnp.quantile(gaps, level) * error
     return Interval(value.max(), (value - reach).max(), (value + reach).max(), level)
 
 
 def _as_groups(
-    groups: ArrayLike | None, num_groups: int | None, p: Float[Array, " n"]
+    groups: Any, num_groups: int | None, p: Float[Array, " n"]
 ) -> tuple[Int[Array, " n"], int]:
     if groups is None:
         return jnp.zeros(p.shape, jnp.int32), 1
-    codes = as_integers(groups, "groups")
+    codes = groups if is_traced(groups) else as_integers(groups, "groups")
+    if not jnp.issubdtype(codes.dtype, jnp.integer):
+        msg = f"groups must be integers; got dtype {codes.dtype}"
+        raise TypeError(msg)
     if codes.shape != p.shape:
         msg = f"groups must have shape {p.shape}, as losses; got {codes.shape}"
         raise ValueError(msg)

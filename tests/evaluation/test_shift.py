@@ -97,7 +97,7 @@ def test_intervals_hold_the_risks_of_the_law_as_often_as_they_say():
 def bits(probability: float) -> tuple[Any, Any, np.ndarray]:
     """Three bits that are flipped, and the first of them with another law."""
     context = cx.zoo.binary_symmetric(3, FLIP)
-    points = np.asarray(context.inputs)
+    points = np.asarray(context.inputs())
     points = (points > points.mean()).astype(int)
     first = points[:, 0]
     op = cx.association_operator(cx.contexts.joint(np.asarray(context.table(), DTYPE)))
@@ -105,6 +105,7 @@ def bits(probability: float) -> tuple[Any, Any, np.ndarray]:
     return op, reweight(op, weights), points
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probability", [0.8, 0.97])
 def test_a_bit_of_another_law_moves_the_spans_that_it_should(probability):
     op, new_op, points = bits(probability)
@@ -137,6 +138,7 @@ def test_a_bit_of_another_law_moves_the_spans_that_it_should(probability):
     assert cx.evaluation.span_shift_bound(old, new_op, 3).is_vacuous
 
 
+@pytest.mark.slow
 def test_labels_are_the_contexture_of_every_law():
     labels = np.array([0, 0, 0, 1, 1, 2, 2])
     op = cx.association_operator(cx.contexts.labels(labels))
@@ -169,13 +171,12 @@ def test_bounds_hold_for_any_table_and_exact_products_move_with_the_law():
         known = cx.evaluation.span_shift_bound(
             old, new_op, d, next_value=new.singular_values[d]
         )
-        left = old.left[:, :d] - jnp.einsum(
-            "x,xd->d", new_op.p_x, old.left[:, :d], precision="highest"
-        )
+        left = old.left[:, :d]
+        left = left - jnp.sum(new_op.p_x[:, None] * left, axis=0, keepdims=True)
         angle = cx.evaluation.principal_angles(left, new.left[:, :d], new_op.p_x)[-1]
         return gap, bound, known, jnp.sin(angle), new.singular_values
 
-    strengths = rng.permuted(np.linspace(0.02, 1.5, 60))
+    strengths = rng.permuted(np.linspace(0.02, 3, 60))
     weights = np.exp(strengths[:, None] * rng.normal(size=(60, n)))
     tables = rng.exponential(size=(60, n, m)) ** 3
     gap, bound, known, sine, s = moved(tables.astype(DTYPE), weights.astype(DTYPE))
@@ -190,10 +191,11 @@ def test_bounds_hold_for_any_table_and_exact_products_move_with_the_law():
     assert (s >= bound.lower - slack).all()
 
 
+@pytest.mark.slow
 def test_what_is_no_reweighting_is_refused():
     op = cx.association_operator(cx.contexts.joint([[3, 1], [1, 3], [1, 1]]))
     old = solve(op, 1)
-    with pytest.raises(TypeError, match=r"operators\.reweight"):
+    with pytest.raises(TypeError, match=r"operators\.reweight|ReweightedOperator"):
         cx.evaluation.span_shift_bound(old, op)  # pyright: ignore
     with pytest.raises(ValueError, match="a triple beyond the span"):
         cx.evaluation.span_shift_bound(old, reweight(op, np.ones(3)))
