@@ -42,7 +42,7 @@ from contexture_jax.solvers._random import Seed
 from contexture_jax.solvers._steps import Solver, choose, read, when, zeros
 from contexture_jax.solvers._triples import Triples
 
-__all__ = ["KRYLOV", "KrylovState"]
+__all__ = ["KRYLOV", "KrylovState", "decomposed", "judged", "look_ahead", "num_kept"]
 
 
 _SHARE = 0.7  # of the passes that goals are estimated to take, before a look
@@ -84,7 +84,7 @@ class KrylovState(NamedTuple):
     residuals: Float[Either, " c"]
 
 
-def _num_kept(plan: Plan) -> int:
+def num_kept(plan: Plan) -> int:
     """Blocks that a restart keeps."""
     return min(plan.depth, -(-plan.width // plan.block_size))
 
@@ -95,13 +95,13 @@ def _init(a: LinearMap, plan: Plan, seed: Seed, start: Any) -> KrylovState:
     (n, m), dtype, width = a.shape, a.dtype, plan.block_size
     # All at full size from the start: a pass changes no shape, and compiles once.
     size, real = width * plan.depth, np.zeros((), a.dtype).real.dtype
-    ritz = zeros((width * _num_kept(plan),), real, seed)
+    ritz = zeros((width * num_kept(plan),), real, seed)
     return KrylovState(
         seed=seed,
         passes=np.int32(-1),
         is_open=np.asarray(True)[()],
         number=np.int32(-1),
-        look_at=np.int32(_num_kept(plan) + 1),
+        look_at=np.int32(num_kept(plan) + 1),
         left=zeros((n, size), dtype, seed),
         right=zeros((m, size), dtype, seed),
         small=zeros((size, size), dtype, seed),
@@ -261,9 +261,9 @@ def _restart(
     Bases that have room stay as they are, `unless_open`, if goals are missed; where
     `in_place`, they may be written over.
     """
-    kept = min(_num_kept(plan), filled)
+    kept = min(num_kept(plan), filled)
     filled, kept = filled * plan.block_size, kept * plan.block_size
-    w, s, x = _decomposed(_leading(at_hand(state.small), filled=filled), kept)
+    w, s, x = decomposed(_leading(at_hand(state.small), filled=filled), kept)
     own, coupling, link = at_hand((state.small, state.coupling, state.link))
     small, coupling, s, residuals, largest, goal = _diagonal(
         own, coupling, link, w, s,
@@ -273,7 +273,7 @@ def _restart(
     largest, goal = read(largest, goal)
     is_open = (largest > goal) & (state.passes < plan.max_passes)
     if not isinstance(is_open, Tracer):
-        ahead = _look_ahead(state.passes, largest / goal, plan.tol) if is_open else 0
+        ahead = look_ahead(state.passes, largest / goal, plan.tol) if is_open else 0
         state = state._replace(look_at=state.passes + np.int32(ahead))
         if unless_open and is_open:
             return state
@@ -301,7 +301,7 @@ def _restart(
     )
 
 
-def _decomposed(small: Either, kept: int) -> tuple[Either, Either, Either]:
+def decomposed(small: Either, kept: int) -> tuple[Either, Either, Either]:
     """The leading triples of R, and perhaps others; of NumPy's in double precision.
 
     Vectors in single precision are orthonormal to some ten roundings, which add up from
@@ -335,14 +335,7 @@ def _diagonal(
 ) -> tuple[Either, ...]:  # fmt: skip
     """R in Ritz vectors and what goes with it; the largest residual and its goal."""
     xp = namespace(small)
-    # Mᴴ U = V Rᴴ + V_next [0, …, 0, link].
-    out = product(link, w[-link.shape[0] :, :kept])
-    residuals, s = xp.linalg.norm(out, axis=0), s[:kept]
-    goal = xp.maximum(tol * s.max(), floor)
-    # Triples beyond the rank are kept for the space that they span.
-    largest = xp.where(xp.arange(kept) < rank, residuals, 0).max()
-    # What rounding adds to the recurrence.
-    rounding = 10.0 * float(jnp.finfo(s.dtype).eps) * xp.maximum(s[0], scale)
+    out, s, *found = judged(link, w, s, rank, tol, floor, scale, kept=kept)
     diagonal = xp.diag(s).astype(small.dtype)
     zero = xp.zeros((), np.int32)
     return (
@@ -350,13 +343,27 @@ def _diagonal(
         written(xp.zeros_like(small), diagonal, zero, zero),
         written(xp.zeros_like(coupling), out.conj().T, zero, zero),
         s,
-        xp.hypot(residuals, rounding).astype(s.dtype),
-        largest,
-        goal,
+        *found,
     )
 
 
-def _look_ahead(passes: Any, ratio: Any, tol: float) -> int:
+def judged(
+    link: Either, w: Either, s: Either, rank: Any, tol: Any, floor: Any, scale: Any,
+    *, kept: int,
+) -> tuple[Either, ...]:  # fmt: skip
+    """C W, values, their residuals, the largest one that counts and its goal."""
+    xp = namespace(s)
+    out = product(link, w[-link.shape[0] :, :kept])
+    residuals, s = xp.linalg.norm(out, axis=0), s[:kept]
+    goal = xp.maximum(tol * s.max(), floor)
+    # Triples beyond the rank are kept for the space that they span.
+    largest = xp.where(xp.arange(kept) < rank, residuals, 0).max()
+    # What rounding adds to the recurrence.
+    rounding = 10.0 * float(jnp.finfo(s.dtype).eps) * xp.maximum(s[0], scale)
+    return out, s, xp.hypot(residuals, rounding).astype(s.dtype), largest, goal
+
+
+def look_ahead(passes: Any, ratio: Any, tol: float) -> int:
     """Passes to the next look, from the first residual over the goal.
 
     As many as it takes at the rate so far, and fewer: Krylov spaces become faster.
@@ -405,7 +412,7 @@ _rotated_in_place = compiled_unless_numpy(
 def _complete(a: LinearMap, plan: Plan, state: KrylovState) -> KrylovState:
     """With the triples of bases that are not full, once they hold enough columns."""
     # Fresh from a restart: its triples are those of all passes.
-    if state.number == _num_kept(plan) and np.isfinite(np.asarray(state.residuals[0])):
+    if state.number == num_kept(plan) and np.isfinite(np.asarray(state.residuals[0])):
         return state
     # Fewer columns than triples: who stops that early waits for some more passes.
     while state.number * plan.block_size < plan.rank:

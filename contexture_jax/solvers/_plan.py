@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_integer, check_number
+from contexture_jax._core.either import LITTLE
 from contexture_jax._core.types import summary
 from contexture_jax.solvers._work import BYTES, FLOPS, Work
 
@@ -25,6 +26,8 @@ _EXACT_ENTRIES = 2**25  # 128 MB in float32
 _DEPTH = 3  # blocks in a Krylov basis: memory against passes
 _DEEP = 6  # where NumPy multiplies, which takes of a basis what it holds
 _DEEP_COLUMNS = 512  # at most, beyond what any basis has: their decomposition is small
+_GROWN_COLUMNS = 768  # likewise of a basis that grows
+_DEEP_SHARE = (0.44, 0.13)  # of passes: fixed, and by the width over the block
 _MIN_BLOCKS = 3  # two in the basis and the one that follows
 # Nine times what 1e-10 is estimated to take.
 _MAX_PASSES = 300
@@ -59,6 +62,7 @@ class Plan(NamedTuple):
         tol: relative residual to stop at; 0 to run all passes.
         reason: why this method, in words.
         range_dtype: name of the dtype of a first, coarse solve; "": none.
+        one_sided: whether a Krylov solve keeps one basis only (`_one_sided`).
         guards_clusters: whether a Krylov solve that meets as many equal values as a
             block has columns, and might miss more of them, is done again by subspace
             iteration.
@@ -73,6 +77,7 @@ class Plan(NamedTuple):
     tol: float
     reason: str
     range_dtype: str = ""
+    one_sided: bool = False
     guards_clusters: bool = False
 
     @property
@@ -112,6 +117,7 @@ def make_plan(
     sharded: bool = False,
     traced: bool = False,
     near: bool = False,
+    may_grow: bool = False,
 ) -> Plan:
     """Decide how to solve a problem of this size.
 
@@ -132,6 +138,7 @@ def make_plan(
             gather it for a dense factorisation.
         traced: whether it runs inside a program, where no value decides what follows.
         near: whether NumPy does all of it.
+        may_grow: whether Python drives, and shapes of bases may follow what they hold.
 
     Raises:
         TypeError: if a count is not an integer, or a tolerance not a number.
@@ -157,11 +164,11 @@ def make_plan(
         tolerance = 0.0 if tol is None else tolerance
     width = _width(rank, num_oversamples, limit)
     chosen, reason, block, depth = method, "asked for", width, 0
+    itemsize = np.dtype(dtype).itemsize
+    if work is None:
+        work = (Work.blas if near else Work.dense)(shape, itemsize)
+    size = _Sizes(shape, itemsize, rank, width, limit, tolerance, near, may_grow)
     if method == "auto":
-        itemsize = np.dtype(dtype).itemsize
-        if work is None:
-            work = (Work.blas if near else Work.dense)(shape, itemsize)
-        size = _Sizes(shape, itemsize, rank, width, limit, tolerance, near)
         blocks_fit = not (sharded or traced) and range_dtype is None
         chosen, block, reason = _choose(
             size, work, max_passes, sharded=sharded, blocks_fit=blocks_fit
@@ -172,11 +179,13 @@ def make_plan(
             raise ValueError(
                 f'block_size goes with method="krylov"; got {summary(method)}'
             )
+    one_sided = False
     if chosen == "krylov":
-        deep = near and method == "auto"
-        block, depth = _krylov_blocks(rank, width, block, limit, passes, deep=deep)
+        one_sided = _is_one_sided(size, work, block, passes)
+        columns = size.columns(deep=near and method == "auto", one_sided=one_sided)
+        block, depth = _krylov_blocks(size, block, passes, columns)
         if depth == 0:
-            chosen = "randomized"
+            chosen, one_sided = "randomized", False
             reason = f"Krylov blocks of {block} do not fit into {limit} dimensions"
     if chosen == "nystrom" and num_oversamples is None:
         width = min(_NYSTROM_FACTOR * rank + 10, limit)
@@ -187,8 +196,9 @@ def make_plan(
     # Who asks for Krylov blocks has chosen how many copies they hold, and how much.
     guards = chosen == "krylov" and method == "auto"
     return Plan(
-        chosen, rank, width, block, depth, passes, tolerance, reason, coarse, guards
-    )
+        chosen, rank, width, block, depth, passes, tolerance, reason, coarse,
+        one_sided, guards,
+    )  # fmt: skip
 
 
 def _check_rank(rank: Any, limit: int, shape: tuple[int, int]) -> int:
@@ -261,6 +271,18 @@ class _Sizes(NamedTuple):
     limit: int
     tol: float
     near: bool
+    may_grow: bool
+
+    def columns(self, *, deep: bool = False, one_sided: bool = False) -> int:
+        """Of a Krylov basis."""
+        (n, m), columns = self.shape, _DEPTH * self.width
+        most = columns
+        if deep:
+            most = min(_DEEP * self.width, _DEEP_COLUMNS)
+        elif one_sided:
+            # In the memory of two.
+            most = min(columns * (n + m) // m, _GROWN_COLUMNS, self.limit)
+        return max(columns, most)
 
     @property
     def num_passes(self) -> float:
@@ -289,7 +311,7 @@ def _choose(
         return "exact", width, why
     # Seconds by (method, columns of a block).
     # Fitted: mean passes over spectra from fast to flat, by those over a slow one.
-    whole, fixed, wide = (1.1, 0.44, 0.13) if size.near else (1.0, 0.35, 0.2)
+    whole, fixed, wide = (1.1, *_DEEP_SHARE) if size.near else (1.0, 0.35, 0.2)
     passes = whole * size.num_passes
     times = {("randomized", width): passes * _subspace_pass(size, work)}
     if is_dense:
@@ -297,13 +319,16 @@ def _choose(
     if blocks_fit and (max_passes is None or max_passes > 4 * size.num_passes):
         widest = width if size.near else max(_MULTIPLE, width // 2)
         for block in range(_MULTIPLE, widest + 1, _MULTIPLE):
-            _, depth = _krylov_blocks(
-                size.rank, width, block, size.limit, _MAX_PASSES, deep=size.near
-            )
+            columns = size.columns(deep=size.near)
+            _, depth = _krylov_blocks(size, block, _MAX_PASSES, columns)
             if depth:
                 each = _krylov_pass(size, work, block, depth)
                 share = fixed + wide * width / block
                 times["krylov", block] = size.num_passes * share * each
+                if _is_one_sided(size, work, block, _MAX_PASSES):
+                    each = _one_sided_pass(size, work, block)
+                    share = _DEEP_SHARE[0] + _DEEP_SHARE[1] * width / block
+                    times["krylov", block] = size.num_passes * share * each
     method, block = min(times, key=times.__getitem__)
     # Only to say by how much the choice is ahead.
     others = {
@@ -359,13 +384,35 @@ def _krylov_pass(size: _Sizes, work: Work, block: int, depth: int) -> float:
     return each + restart / passes_to_restart
 
 
+def _one_sided_pass(size: _Sizes, work: Work, block: int) -> float:
+    """Seconds of a pass with one basis that grows, of which half is there in the mean.
+
+    A block is cleaned once; the other side is off one block alone.
+    """
+    (n, m), held = size.shape, 0.5 * size.columns(one_sided=True)
+    flops = (4.0 * m * held * block + 16.0 * (n + m) * block**2) / FLOPS
+    moved = size.itemsize * (2.0 * m * held + 12.0 * (n + m) * block) / BYTES
+    return work.seconds(block) + flops + moved + 3.0 * _PASS
+
+
+def _is_one_sided(size: _Sizes, work: Work, block: int, max_passes: int) -> bool:
+    """Whether one basis is estimated to be faster than two of a Krylov iteration."""
+    columns = min(size.columns(one_sided=True), block * max_passes)
+    # Where NumPy does all of it, it takes of both bases what they hold.
+    if not size.may_grow or max(size.shape) * columns <= LITTLE:
+        return False
+    _, depth = _krylov_blocks(size, block, _MAX_PASSES, size.columns())
+    passes = min(max_passes, size.num_passes)
+    # Left vectors take half a pass of all columns more.
+    one = passes * _one_sided_pass(size, work, block) + 0.5 * work.seconds(size.width)
+    return depth > 0 and one < passes * _krylov_pass(size, work, block, depth)
+
+
 def _krylov_blocks(
-    rank: int, width: int, block: int, limit: int, max_passes: int, *, deep: bool
+    size: _Sizes, block: int, max_passes: int, columns: int
 ) -> tuple[int, int]:
     """Columns of a block and blocks in a basis; depth 0 if they do not fit."""
-    num_kept, columns = -(-width // block), _DEPTH * width
-    if deep:
-        columns = max(columns, min(_DEEP * width, _DEEP_COLUMNS))
+    num_kept, limit, rank = -(-size.width // block), size.limit, size.rank
     # The block that follows a full basis must find room beside it.
     depth = min(-(-columns // block), limit // block - 1)
     if max_passes <= depth:  # no restart: the basis is what the passes fill

@@ -46,7 +46,9 @@ def compile_certificate(
     if method == "auto":
         # As `svd` would, but for what has no mass.
         limit, work = min(op.shape) - 1, work_of(op)
-        method = make_plan(op.shape, op.dtype, rank, limit, work=work).method  # pyright: ignore[reportAssignmentType]
+        method = make_plan(
+            op.shape, op.dtype, rank, limit, work=work, may_grow=True
+        ).method  # pyright: ignore[reportAssignmentType]
     if _width(op, rank, method, NUM_PROBES) == NUM_PROBES:
         compile_products(op, NUM_PROBES)
 

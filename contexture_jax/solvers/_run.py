@@ -26,15 +26,24 @@ from contexture_jax.solvers._exact import EXACT
 from contexture_jax.solvers._krylov import KRYLOV
 from contexture_jax.solvers._linear_map import LinearMap, filtering_map, near_map
 from contexture_jax.solvers._nystrom import NYSTROM
+from contexture_jax.solvers._one_sided import ONE_SIDED
 from contexture_jax.solvers._orthonormal import fix_signs
 from contexture_jax.solvers._pieces import new_seed, random_columns
 from contexture_jax.solvers._plan import Plan
 from contexture_jax.solvers._random import fold, make_seed, random_block
 from contexture_jax.solvers._randomized import RANDOMIZED
 from contexture_jax.solvers._results import SolveInfo, Status, SVDResult
-from contexture_jax.solvers._steps import drive, read
+from contexture_jax.solvers._steps import Solver, drive, read
 
-__all__ = ["METHODS", "Task", "finish", "rounding_of", "solve", "total_energy"]
+__all__ = [
+    "METHODS",
+    "Task",
+    "finish",
+    "rounding_of",
+    "solve",
+    "solver_of",
+    "total_energy",
+]
 
 METHODS = {
     "exact": EXACT,
@@ -43,6 +52,12 @@ METHODS = {
     "nystrom": NYSTROM,
 }
 """Name of a method to its functions."""
+
+
+def solver_of(plan: Plan) -> Solver:
+    """The functions of a plan."""
+    return ONE_SIDED if plan.one_sided else METHODS[plan.method]
+
 
 # Columns that a tail is estimated from (theory.md §6.7).
 _NUM_PROBES = 16
@@ -108,12 +123,12 @@ def solve(
     if begun is None:
         # A number of NumPy folds others in without a program.
         seed = new_seed(key, traced=traced)
-        begun = Begun(METHODS[stages[0][1].method].init(*stages[0], seed, None))
+        begun = Begun(solver_of(stages[0][1]).init(*stages[0], seed, None))
     stopped = False
     while True:
         stage, earlier = begun.stage, begun.earlier
         a, part = stages[stage]
-        solver, look = METHODS[part.method], None
+        solver, look = solver_of(part), None
         if on_pass is not None:
             look = functools.partial(_look, on_pass, begun)
         state = begun.state
@@ -131,7 +146,7 @@ def solve(
         # A second solve is for clusters that the first may have cut, and for no other.
         elif stopped or not _may_lack_copies(plan, state):
             break
-        following = METHODS[stages[-1][1].method].init(*stages[-1], state.seed, start)
+        following = solver_of(stages[-1][1]).init(*stages[-1], state.seed, start)
         begun = Begun(following, stage + 1, earlier + state.passes)
     triples = solver.extract(state)
     energies, where = None, task.beside
@@ -188,7 +203,9 @@ def _look(on_pass: Callable[[Begun], bool], begun: Begun, state: Any) -> bool:
 def _stages(task: Task, plan: Plan) -> list[tuple[LinearMap, Plan]]:
     """The matrices that are solved one after the other, each with its plan."""
     if plan.guards_clusters:
-        again = plan._replace(method="randomized", guards_clusters=False)
+        again = plan._replace(
+            method="randomized", guards_clusters=False, one_sided=False
+        )
         return [(task.map, plan), (task.map, again)]
     if task.coarse is None:
         return [(task.map, plan)]
@@ -213,7 +230,8 @@ def _is_near(task: Task, plan: Plan) -> bool:
     columns = max(plan.width, plan.block_size * plan.depth)
     is_here = task.beside is None or isinstance(at_hand(task.beside), np.ndarray)
     is_little = max(task.map.shape) * columns <= LITTLE
-    return plan.iterates and is_here and (is_little or task.multiplies_near)
+    can_be = plan.iterates and not plan.one_sided
+    return can_be and is_here and (is_little or task.multiplies_near)
 
 
 @functools.partial(compiled_unless_numpy, static_argnames=("rank", "num"))

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import gathered
 from contexture_jax._core.fingerprint import of_one_law
 from contexture_jax._core.types import Float, pytree_dataclass, static_field, summary
 from contexture_jax.solvers._plan import Plan
-from contexture_jax.solvers._run import METHODS, Begun
+from contexture_jax.solvers._run import METHODS, Begun, solver_of
 
 __all__ = [
     "OnStep",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 # Of the file: another one where states or plans have other fields.
-_VERSION = 2
+_VERSION = 3
 
 
 @pytree_dataclass
@@ -157,12 +158,16 @@ def begun_of(state: Any, expected: SolveState) -> Begun | None:
     )
     inner = state.inner
     # Numbers that decide are NumPy's, the rest lies on the device.
-    parts = {
-        name: np.asarray(x)[()] if np.ndim(x) == 0 else jax.device_put(x)
-        for name, x in inner._asdict().items()
-    }
+    parts = {name: _placed(x) for name, x in inner._asdict().items()}
     # The stage picks a method: a number of Python's.
     return Begun(inner._replace(**parts), int(state.stage), np.int32(state.earlier))
+
+
+def _placed(x: Any) -> Any:
+    if isinstance(x, tuple):
+        # A copy: parts that are full are let go at the end.
+        return tuple(jnp.array(part) for part in x)
+    return np.asarray(x)[()] if np.ndim(x) == 0 else jax.device_put(x)
 
 
 def _check_kind(state: Any) -> None:
@@ -193,7 +198,15 @@ def save_state(path: str | os.PathLike[str], state: SolveState) -> None:
     """
     _check_kind(state)
     # Before the others leave: what is cut over processes is gathered by all of them.
-    arrays = {name: gathered(x) for name, x in state.inner._asdict().items()}
+    arrays = {}
+    for name, x in state.inner._asdict().items():
+        # A basis in parts is saved part by part, and how many they are.
+        several = isinstance(x, tuple)
+        arrays[name] = np.asarray(len(x)) if several else gathered(x)
+        arrays.update(
+            (f"{name} {i}", gathered(part))
+            for i, part in enumerate(x if several else ())
+        )
     header = {"version": _VERSION, **_description(state)}
     parts = {
         "header": np.array(json.dumps(header)),
@@ -259,7 +272,14 @@ def _rebuilt(header: dict[str, Any], parts: dict[str, np.ndarray]) -> SolveState
     plan = Plan(**header)
     # The second stage of such a plan is subspace iteration (`_run._stages`).
     is_again = plan.guards_clusters and int(parts["stage"]) > 0
-    kind = METHODS["randomized" if is_again else plan.method].state
-    inner = kind(**{name: parts[f"state {name}"] for name in kind._fields})
+    kind = (METHODS["randomized"] if is_again else solver_of(plan)).state
+    inner = kind(**{name: _part(parts, f"state {name}") for name in kind._fields})
     mark = parts.get("fingerprint")
     return SolveState(inner, parts["stage"], parts["earlier"], mark, plan, shape, dtype)
+
+
+def _part(parts: dict[str, np.ndarray], name: str) -> Any:
+    """An array, or those that follow where it has parts."""
+    if f"{name} 0" not in parts:
+        return () if name == "state right" and parts[name].ndim == 0 else parts[name]
+    return tuple(parts[f"{name} {i}"] for i in range(int(parts[name])))

@@ -277,8 +277,9 @@ def _plan_of(op: AssociationOperator, rank: int, **options: Any) -> Plan:
     limit, sharded = _num_nontrivial(op), _num_devices(op) > 1
     work = work_of(op)
     return make_plan(
-        op.shape, op.dtype, rank, limit, work=work, sharded=sharded, **options
-    )
+        op.shape, op.dtype, rank, limit, work=work, sharded=sharded,
+        may_grow=mesh_of(op) is None and not options.get("traced"), **options,
+    )  # fmt: skip
 
 
 def _even(op: AssociationOperator, plan: Plan) -> AssociationOperator:

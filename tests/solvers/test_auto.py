@@ -68,6 +68,18 @@ def test_bases_are_longer_where_numpy_multiplies():
     assert asked.depth * 48 <= 3 * far.width
 
 
+def test_one_basis_that_grows_where_products_are_cheap():
+    sizes = (200_000, 100_000, 64, 5_000_000)
+    table = plan(*sizes, may_grow=True)
+    assert table.method == "krylov"
+    assert table.one_sided
+    # No more memory than two bases of the usual length.
+    assert table.block_size * table.depth * 100_000 <= 3 * table.width * 300_000
+    assert plan(*sizes, may_grow=True, method="krylov", max_passes=12).one_sided
+    assert not plan(6000, 5000, 48, may_grow=True).one_sided
+    assert not plan(*sizes, method="krylov").one_sided
+
+
 def test_numpy_decomposes_what_is_small_and_takes_narrow_blocks_of_the_rest():
     found = [plan(n, n, rank, near=True) for n, rank in ((400, 32), (1000, 32))]
     assert [one.method for one in found] == ["exact", "krylov"]
