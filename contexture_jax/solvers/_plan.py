@@ -385,10 +385,7 @@ def _krylov_pass(size: _Sizes, work: Work, block: int, depth: int) -> float:
 
 
 def _one_sided_pass(size: _Sizes, work: Work, block: int) -> float:
-    """Seconds of a pass with one basis that grows, of which half is there in the mean.
-
-    A block is cleaned once; the other side is off one block alone.
-    """
+    """Seconds of a pass with one basis, half of it there, which cleans a block once."""
     (n, m), held = size.shape, 0.5 * size.columns(one_sided=True)
     flops = (4.0 * m * held * block + 16.0 * (n + m) * block**2) / FLOPS
     moved = size.itemsize * (2.0 * m * held + 12.0 * (n + m) * block) / BYTES
@@ -398,8 +395,10 @@ def _one_sided_pass(size: _Sizes, work: Work, block: int) -> float:
 def _is_one_sided(size: _Sizes, work: Work, block: int, max_passes: int) -> bool:
     """Whether one basis is estimated to be faster than two of a Krylov iteration."""
     columns = min(size.columns(one_sided=True), block * max_passes)
-    # Where NumPy does all of it, it takes of both bases what they hold.
-    if not size.may_grow or max(size.shape) * columns <= LITTLE:
+    # NumPy takes of both bases what they hold; dense products with all that is kept, which
+    # follow, are not worth it.
+    may = size.may_grow and work.gathered_bytes > 0
+    if not may or max(size.shape) * columns <= LITTLE:
         return False
     _, depth = _krylov_blocks(size, block, _MAX_PASSES, size.columns())
     passes = min(max_passes, size.num_passes)

@@ -1,4 +1,4 @@
-"""Krylov iteration that keeps one basis and grows it, as sparse tables are solved by."""
+"""Krylov iteration with one basis that grows, by which sparse tables are solved."""
 
 from typing import Any
 
