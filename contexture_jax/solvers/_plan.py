@@ -147,8 +147,7 @@ def make_plan(
     rank = _check_rank(rank, limit, shape)
     if method not in get_args(Method):
         known = ", ".join(get_args(Method))
-        msg = f"method must be one of {known}; got {summary(method)}"
-        raise ValueError(msg)
+        raise ValueError(f"method must be one of {known}; got {summary(method)}")
     tolerance = _tolerance(tol, dtype)
     passes = _MAX_PASSES
     if max_passes is not None:
@@ -163,10 +162,9 @@ def make_plan(
         method, passes = "randomized", iterations + 1
         tolerance = 0.0 if tol is None else tolerance
     width = _width(rank, num_oversamples, limit)
-    chosen, reason, block, depth = method, "asked for", width, 0
+    chosen, reason, block, depth, one_sided = method, "asked for", width, 0, False
     itemsize = np.dtype(dtype).itemsize
-    if work is None:
-        work = (Work.blas if near else Work.dense)(shape, itemsize)
+    work = work or (Work.blas if near else Work.dense)(shape, itemsize)
     size = _Sizes(shape, itemsize, rank, width, limit, tolerance, near, may_grow)
     if method == "auto":
         blocks_fit = not (sharded or traced) and range_dtype is None
@@ -179,7 +177,6 @@ def make_plan(
             raise ValueError(
                 f'block_size goes with method="krylov"; got {summary(method)}'
             )
-    one_sided = False
     if chosen == "krylov":
         one_sided = _is_one_sided(size, work, block, passes)
         columns = size.columns(deep=near and method == "auto", one_sided=one_sided)
@@ -193,11 +190,10 @@ def make_plan(
     if range_dtype is not None:
         coarse = _check_range_dtype(range_dtype, dtype, method, tolerance)
         chosen, reason = "randomized", f"a range finder in {coarse} was asked for"
-    # Who asks for Krylov blocks has chosen how many copies they hold, and how much.
-    guards = chosen == "krylov" and method == "auto"
     return Plan(
-        chosen, rank, width, block, depth, passes, tolerance, reason, coarse,
-        one_sided, guards,
+        chosen, rank, width, block, depth, passes, tolerance, reason, coarse, one_sided,
+        # Who asks for Krylov blocks has chosen how many copies they hold, and how much.
+        guards_clusters=chosen == "krylov" and method == "auto",
     )  # fmt: skip
 
 
@@ -395,8 +391,8 @@ def _one_sided_pass(size: _Sizes, work: Work, block: int) -> float:
 def _is_one_sided(size: _Sizes, work: Work, block: int, max_passes: int) -> bool:
     """Whether one basis is estimated to be faster than two of a Krylov iteration."""
     columns = min(size.columns(one_sided=True), block * max_passes)
-    # NumPy takes of both bases what they hold; dense products with all that is kept, which
-    # follow, are not worth it.
+    # NumPy takes of both bases what they hold; a dense product with all that is kept,
+    # which follows, is not worth it.
     may = size.may_grow and work.gathered_bytes > 0
     if not may or max(size.shape) * columns <= LITTLE:
         return False
