@@ -65,7 +65,7 @@ class Mixture(Indexed):
     def _law_of_a(self) -> Float[Array, " m"]:
         return self._sum([law_of_a(part) for part in self.contexts])
 
-    def sample(self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0) -> Array:
+    def sample(self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0) -> Any:
         """Draw J, and A_J alone is given."""
         index, drawn = self._draw_all(key, x, row_offset)
         shapes = {str(jax.tree.map(jnp.shape, a)) for a in drawn}

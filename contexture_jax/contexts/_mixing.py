@@ -131,7 +131,7 @@ class Composed(MixedContext):
             return law_of_a(self.contexts[-1])
         return mm(self._law_of_x(), self._laws(jnp.arange(self.shape[0])))
 
-    def sample(self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0) -> Array:
+    def sample(self, key: Array, x: ArrayLike, *, row_offset: ArrayLike = 0) -> Any:
         """Draw from each in turn; every row has a key of its own at every step."""
         self._check_has("sample")
         return _walked(self.contexts, key, as_batch(x, "x"), row_offset)
@@ -210,7 +210,7 @@ class Composed(MixedContext):
 
 def _walked(
     contexts: Sequence[Any], key: Array, x: Array, row_offset: ArrayLike
-) -> Array:
+) -> Any:
     """Where a chain leads from x."""
     # A key for each step, and the rows fold their number into it: two contexts alike in
     # a chain draw differently.

@@ -122,6 +122,15 @@ def test_joins_go_into_mixtures_and_joins():
     assert np.isfinite(both.log_density(drawn, x)).all()
 
 
+def test_chains_and_mixtures_that_end_in_a_join_draw_tuples():
+    pair = C.join([part("knn"), part("labels")])
+    x = np.arange(N)
+    chain = C.convolve(part("knn"), pair)
+    for context in (chain, C.mixture([pair, chain], WEIGHTS)):
+        drawn = context.sample(KEY, x)
+        assert [one.shape for one in drawn] == [(N,), (N,)]
+
+
 def hidden_joins(kind: str) -> tuple[Any, Any, np.ndarray]:
     """A mixture of joins, what it takes at its own inputs, and its table of tuples."""
     own = features(DTYPE)
