@@ -19,6 +19,7 @@ one loop in it, however uneven the rows are.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -44,9 +45,11 @@ __all__ = [
 _SHARE = 0.15  # of all entries: what a tile of pieces of full length has
 # Pieces in a tile: on a CPU as many as have their sums in cache; an accelerator starts
 # a program for each step of a tile, and is to have few of them.
-_SMALLEST, _LARGEST, _LARGEST_THERE = 64, 2048, 65_536
+_SMALLEST, _LARGEST, _LARGEST_THERE = 64, 4096, 65_536
 _SHORTEST, _LONGEST = 4, 512  # entries of a piece
-_STEPS = ((12, 4), (4, 2))  # from this mean degree on, slots at a time
+# From this mean degree on: slots at a time, and at a time of those that are left over.
+_STEPS = ((12, (8, 2)), (4, (4, 1)), (0, (2, 1)))
+_VECTOR = 16  # numbers that XLA's scatter adds at a time on a CPU, where they divide r
 _UNROLLS = (10, 9, 8)  # slots in one step of the loop: the first that divides the width
 
 
@@ -75,7 +78,7 @@ class Slots(NamedTuple):
         rows: the row that each piece is of, n where there is none, shape (t, c).
         num_tiles: how many have slots, shape ().
         num_rows: n.
-        step: how many slots are added at a time.
+        steps: how many slots are added at a time, and how many of those left over.
     """
 
     indices: Int[Array, " l"]
@@ -84,22 +87,22 @@ class Slots(NamedTuple):
     rows: Int[Array, "t c"]
     num_tiles: Int[Array, ""]
     num_rows: Static
-    step: Static
+    steps: Static
 
 
 class _Sizes(NamedTuple):
     """What follows from the numbers of rows and of entries.
 
     Attributes:
-        length: of a piece, at most; a multiple of `step`.
-        step: slots that are added at a time.
+        length: of a piece, at most; a multiple of the lesser step.
+        steps: slots that are added at a time, and of those left over.
         pieces: in a tile.
         tiles: how many hold all pieces.
         places: in all slots together, at most.
     """
 
     length: int
-    step: int
+    steps: tuple[int, int]
     pieces: int
     tiles: int
     places: int
@@ -116,17 +119,18 @@ def _sizes(num_rows: int, num_entries: int) -> _Sizes:
     # Five binary digits of the number are kept: at most a sixteenth more slots.
     unit = 2 ** max(0, num_entries.bit_length() - 5)
     entries = max(1, -(-num_entries // unit) * unit)
-    step = next((size for least, size in _STEPS if entries >= least * num_rows), 1)
+    steps = next(sizes for least, sizes in _STEPS if entries >= least * num_rows)
     # Rows of one and a half times the mean degree are whole at least.
     pieces = int(_SHARE * num_rows / 1.5) // _SMALLEST * _SMALLEST
     is_cpu = jax.default_backend() == "cpu"
     pieces = min(_LARGEST if is_cpu else _LARGEST_THERE, max(_SMALLEST, pieces))
     length = min(_LONGEST, max(_SHORTEST, int(_SHARE * entries) // pieces))
+    step = steps[1]
     length = -(-length // step) * step
     # A row of k entries has ⌈k / length⌉ pieces at most.
     tiles = -(-(num_rows + entries // length) // pieces)
     places = entries + length * pieces + (step - 1) * (num_rows + pieces)
-    return _Sizes(length, step, pieces, tiles, places)
+    return _Sizes(length, steps, pieces, tiles, places)
 
 
 def make_slots(
@@ -155,7 +159,8 @@ def make_slots(
     shape = (sizes.tiles, sizes.pieces)
     longest = np.zeros(shape, np.int64)
     longest.flat[: len(row)] = length[order]
-    num_slots = -(-longest.max(axis=1) // sizes.step) * sizes.step
+    step = sizes.steps[1]
+    num_slots = -(-longest.max(axis=1) // step) * step
     starts = np.cumsum(np.append(0, num_slots * sizes.pieces))
     # Row n, which is out of range: what is added to it is dropped.
     rows_of = np.full(shape, num_rows, np.int32)
@@ -181,7 +186,7 @@ def make_slots(
             np.asarray(np.count_nonzero(num_slots), np.int32),
         )
     )
-    return Slots(*arrays, num_rows=Static(num_rows), step=Static(sizes.step))
+    return Slots(*arrays, num_rows=Static(num_rows), steps=Static(sizes.steps))
 
 
 @jax.custom_vjp
@@ -265,29 +270,41 @@ def slots_matmat(slots: Slots, x: Inexact[Array, "m r"]) -> Inexact[Array, "n r"
 
 
 def _multiply(slots: Slots, x: Array) -> Array:
+    r = x.shape[1]
+    cuts = sorted({0, r // _VECTOR * _VECTOR, r})
+
     def add_tile(number: Array, out: Array) -> Array:
         total = _sum_of(slots, x, slots.starts[number], slots.starts[number + 1])
         # Added and not set: a tile may hold several pieces of a row.
-        return out.at[slots.rows[number]].add(total, mode="drop")
+        rows = slots.rows[number]
+        for first, end in itertools.pairwise(cuts):
+            out = out.at[rows, first:end].add(total[:, first:end], mode="drop")
+        return out
 
-    out = jnp.zeros((slots.num_rows.value, x.shape[1]), x.dtype)
+    out = jnp.zeros((slots.num_rows.value, r), x.dtype)
     return jax.lax.fori_loop(0, slots.num_tiles, add_tile, out)
 
 
 def _sum_of(slots: Slots, x: Array, begin: Array, end: Array) -> Array:
     """Σ over the slots of a tile, shape (c, r)."""
-    step, pieces = slots.step.value, slots.rows.shape[1]
-
-    def add_step(turn: Array, total: Array) -> Array:
-        for j in range(step):
-            index, weight = _slot(slots, begin + (turn * step + j) * pieces)
-            total = total + weight[:, None] * _rows(x, index)
-        return total
-
-    # Data, so that the loop is a `while`, which JAX does not reverse: hence the rule
+    pieces = slots.rows.shape[1]
+    # Data, so that the loops are a `while`, which JAX does not reverse: hence the rule
     # for gradients below.
     total = jnp.zeros((pieces, x.shape[1]), x.dtype)
-    return jax.lax.fori_loop(0, (end - begin) // (step * pieces), add_step, total)
+    for step in slots.steps.value:
+        number = (end - begin) // (step * pieces)
+
+        def add_step(
+            turn: Array, total: Array, begin: Array = begin, step: int = step
+        ) -> Array:
+            for j in range(step):
+                index, weight = _slot(slots, begin + (turn * step + j) * pieces)
+                total = total + weight[:, None] * _rows(x, index)
+            return total
+
+        total = jax.lax.fori_loop(0, number, add_step, total)
+        begin = begin + number * step * pieces
+    return total
 
 
 def _slot(slots: Slots, place: Array) -> tuple[Array, Array]:
