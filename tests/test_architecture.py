@@ -67,7 +67,7 @@ LAYERS = {
     "plotting": _layer("_core contexts operators solvers evaluation", "matplotlib"),
     "cli": _layer(
         "_core data contexts operators solvers losses models training evaluation"
-        " prediction ranking learning planning plotting",
+        " prediction diagnostics ranking learning planning plotting",
         "flax matplotlib optax platformdirs pyarrow rich scipy sklearn",
     ),
 }

@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from contexture_jax import __version__
-from contexture_jax.cli import _embed, _plan, _predict, _rank, _spectrum, _train
+from contexture_jax.cli import (
+    _diagnose,
+    _embed,
+    _plan,
+    _predict,
+    _rank,
+    _spectrum,
+    _train,
+)
 from contexture_jax.cli._arguments import DATA, as_words
 from contexture_jax.cli.session import (
     Ending,
@@ -111,6 +119,11 @@ _COMMANDS = {
         _predict,
         _predict.PredictOptions,
     ),
+    "diagnose": (
+        "what embeddings of the same rows share, know and look like",
+        _diagnose,
+        _diagnose.DiagnoseOptions,
+    ),
     "train": (
         "learn the spectrum of a context with an encoder",
         _train,
@@ -144,9 +157,13 @@ def _parser() -> argparse.ArgumentParser:
         if module is _embed:
             what = "model.npz of contexture train"
             command.add_argument("model", metavar="MODEL", help=what)
-        if module is not _plan:  # of sizes alone
+        if module is _diagnose:
+            what = "files of embeddings, one row an example"
             command.add_argument(
-                "data", metavar="DATA", help="a file or a built-in set"
+                "embeddings", metavar="EMBEDDINGS", nargs="+", help=what
             )
+        elif module is not _plan:  # of sizes alone
+            what = "a file or a built-in set"
+            command.add_argument("data", metavar="DATA", help=what)
         module.add_options(command)
     return parser

@@ -9,6 +9,7 @@ from contexture_jax.data._counts import load_counts
 from contexture_jax.data._encoding import Encoding, as_encodings
 from contexture_jax.data._features import load_features
 from contexture_jax.data._like import load_like
+from contexture_jax.data._matrix import load_matrix
 from contexture_jax.data._messages import (
     InputError,
     Message,
@@ -38,6 +39,7 @@ __all__ = [
     "load_counts",
     "load_features",
     "load_like",
+    "load_matrix",
     "num_directions",
     "of_order_1",
     "quoted",

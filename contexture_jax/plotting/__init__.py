@@ -8,6 +8,7 @@ from contexture_jax.plotting._curve import plot_learning_curve
 from contexture_jax.plotting._energy import plot_target_energy
 from contexture_jax.plotting._functions import plot_functions
 from contexture_jax.plotting._learned import plot_learned_spectrum, plot_loss
+from contexture_jax.plotting._matrix import plot_matrix
 from contexture_jax.plotting._ranking import plot_ranking
 from contexture_jax.plotting._scaling import plot_scaling
 from contexture_jax.plotting._spectrum import plot_spectrum, plot_usefulness
@@ -19,6 +20,7 @@ __all__ = [
     "plot_learned_spectrum",
     "plot_learning_curve",
     "plot_loss",
+    "plot_matrix",
     "plot_ranking",
     "plot_scaling",
     "plot_spectrum",
