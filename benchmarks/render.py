@@ -36,6 +36,7 @@ ORDER = (
     "learn_images",
     "mixing",
     "stkr",
+    "shift",
     "accelerator",
 )
 PICTURES = {

@@ -89,7 +89,7 @@ def judged(args: argparse.Namespace, problem: Problem, name: str) -> dict[str, A
     seconds = time.perf_counter() - start
     predictions = problem.x_test @ np.asarray(coefficients)
     errors = cx.losses.squared_errors(predictions, problem.y_test)
-    risks = cx.evaluation.shifted_risks(
+    risks: Any = cx.evaluation.shifted_risks(
         errors,
         key=jax.random.key(args.seed),
         alphas=[0.1],

@@ -136,7 +136,10 @@ def shifted_risks(
     found = bootstrap_interval(risks[0], risks[1:], level=level)
     split = [1, 1 + len(alphas)]
     parts = [jnp.split(x, split) for x in jax.tree.leaves(found)]
-    mean, cvar, ball = (Interval(*ends, level) for ends in zip(*parts, strict=True))
+    mean, cvar, ball = (
+        Interval(middle, low, high, level)
+        for middle, low, high in zip(*parts, strict=True)
+    )
     by_group = worst = None
     if groups is not None:
         by_group = bootstrap_interval(means[0], means[1:], level=level)

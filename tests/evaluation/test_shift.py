@@ -26,7 +26,7 @@ def solve(op: cx.AssociationOperator, rank: int) -> Any:
 def test_risks_of_a_sample_are_those_of_the_losses():
     values = np.random.default_rng(0).exponential(size=40).astype(DTYPE)
     groups, weights = np.arange(40) % 3, np.arange(40.0)
-    found = cx.evaluation.shifted_risks(
+    found: Any = cx.evaluation.shifted_risks(
         values,
         key=KEY,
         alphas=[0.1, 1.0],
@@ -68,7 +68,7 @@ def test_intervals_hold_the_risks_of_the_law_as_often_as_they_say():
         def once(key):
             first, second = jax.random.split(key)
             losses = jax.random.exponential(first, (600,), DTYPE)
-            found = cx.evaluation.shifted_risks(
+            found: Any = cx.evaluation.shifted_risks(
                 losses,
                 key=second,
                 alphas=[alpha],
@@ -119,7 +119,7 @@ def test_a_bit_of_another_law_moves_the_spans_that_it_should(probability):
     product = (points[:, 1] == points[:, 2]).astype(DTYPE)
     keeps = s > c * c
     for target, held in ((points[:, 0].astype(DTYPE), 1.0), (product, 0.0)):
-        found = cx.evaluation.contexture_shift(old, new, new_op, 3, target=target)
+        found: Any = cx.evaluation.contexture_shift(old, new, new_op, 3, target=target)
         near(found.held, held)
         near(found.reached, held if keeps else 1 - held)
         near(found.lost, 0 if keeps else 1 - 2 * held)
@@ -146,7 +146,9 @@ def test_labels_are_the_contexture_of_every_law():
     near(new_op.p_a, np.bincount(labels, np.arange(7) / 21), atol=1e-6)
     old, new = solve(op, 2), solve(new_op, 2)
     near(new.singular_values, 1, atol=1e-5)
-    found = cx.evaluation.contexture_shift(old, new, new_op, target=1.0 * (labels == 1))
+    found: Any = cx.evaluation.contexture_shift(
+        old, new, new_op, target=1.0 * (labels == 1)
+    )
     near(found.angles, 0, atol=1e-3)
     near(found.held, 1, atol=1e-5)
     bound = cx.evaluation.span_shift_bound(old, new_op, next_value=0.0)
