@@ -8,16 +8,22 @@ import importlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from types import ModuleType
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 
 from contexture_jax._core.checks import is_traced
 
-__all__ = ["held_lapack", "single_threaded_lapack", "single_threaded_numpy"]
+__all__ = [
+    "held_lapack",
+    "in_threads",
+    "single_threaded_lapack",
+    "single_threaded_numpy",
+]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -103,6 +109,16 @@ def single_threaded_numpy() -> Iterator[None]:
     library = _numpy() if _is_on() else None
     with nullcontext() if library is None else _held_numpy.at_one(library):
         yield
+
+
+def in_threads(work: Callable[[Any], _T], parts: Iterable[Any]) -> list[_T]:
+    """What `work` gives for each part, by NumPy on as many threads as there are cores.
+
+    Threads of Python share the parts, so that BLAS has none of its own.
+    """
+    cores = len(os.sched_getaffinity(0))
+    with single_threaded_numpy(), ThreadPoolExecutor(cores) as pool:
+        return list(pool.map(work, parts))
 
 
 def held_lapack(function: Callable[_P, _T]) -> Callable[_P, _T]:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from contexture_jax._core.types import Float, short_repr
-from contexture_jax.contexts import Context, DenseJoint, pairs
+from contexture_jax.contexts import Context
 from contexture_jax.evaluation import (
     column_errors,
     decay_rate,
@@ -23,6 +23,8 @@ from contexture_jax.operators import AssociationOperator, association_operator
 from contexture_jax.ranking._eigen import leading_eigenpairs
 from contexture_jax.ranking._family import ContextSpec, NamedContext
 from contexture_jax.ranking._probe import ProbeErrors
+from contexture_jax.ranking._table import TableMap
+from contexture_jax.ranking._triples import leading_triples
 from contexture_jax.solvers import Status, certify, svd
 
 __all__ = [
@@ -36,7 +38,6 @@ __all__ = [
 
 _EXACT = 2000  # rows up to which LAPACK finds all values in a second or two
 _DENSE = 8000  # rows up to which a table of their kernel pays
-_SPARSE = 16  # times fewer entries are multiplied sooner by themselves
 _DEVIATION_ROWS = 250  # a thousand take as long as a pass of a solve
 _ROUNDING = 100.0
 _EIGENVALUE_ROUNDING = 1e-13  # of s², which are at most 1, in float64
@@ -104,7 +105,8 @@ class Solved(NamedTuple):
         values: s_1, s_2, …, shape (r,), float64.
         lower: each is at least this, shape (r,).
         upper: and at most this, shape (r,).
-        left: functions of the rows, orthonormal, shape (n, r).
+        left: functions of the rows, orthonormal, shape (n, k): of all values, or of a
+            large table those up to where nothing follows but rounding.
         chi_squared: Σ s_i² of all.
         deviation: of the dual kernel from 1.
         complete: whether there are no more values.
@@ -131,7 +133,7 @@ def solved(gathered: np.ndarray, rank: int, *, tol: float, seed: int) -> Solved:
 
     P_X is uniform, P_A = Σ P_X(x) P⁺(·|x). Of the kernel M Mᵀ, (k_X⁺ − 1) / n: all
     eigenvalues in float64 up to 2,000 rows, the leading ones in float32 with bounds up
-    to 8,000; of more rows `svd` and `certify`, for which no kernel is made.
+    to 8,000; of more rows triples of M, with bounds, for which no kernel is made.
 
     Args:
         gathered: non-negative, shape (n, n), every row with mass.
@@ -141,8 +143,7 @@ def solved(gathered: np.ndarray, rank: int, *, tol: float, seed: int) -> Solved:
     """
     n = len(gathered)
     if n > _DENSE:
-        context = _large_context(gathered)
-        return solved_context(context, n, rank - 1, tol=tol, seed=seed)
+        return _solved_large(gathered, rank, tol=tol, seed=seed)
     law = gathered.astype(np.float64 if n <= _EXACT else np.float32)
     law /= law.sum(axis=1, keepdims=True)
     p_a = law.mean(axis=0, dtype=np.float64)
@@ -169,18 +170,24 @@ def solved(gathered: np.ndarray, rank: int, *, tol: float, seed: int) -> Solved:
     )
 
 
-def _large_context(gathered: np.ndarray) -> Context:
-    """A table of many rows: of neighbours, if they are few, by its entries."""
+def _solved_large(gathered: np.ndarray, rank: int, *, tol: float, seed: int) -> Solved:
+    """The same of many rows, of which no kernel is made."""
     n = len(gathered)
-    is_counted = gathered.dtype.kind == "u"
-    if is_counted and _SPARSE * np.count_nonzero(gathered) <= gathered.size:
-        # All rows count as many: P_X is uniform.
-        x, a = np.nonzero(gathered)
-        return pairs(x, a, gathered[x, a].astype(np.float32), gathered.shape)
-    law = gathered.astype(np.float32)
-    law /= n * law.sum(axis=1, keepdims=True)
-    # Not `joint`, which normalises in float64: several times the memory of the law.
-    return DenseJoint(jax.device_put(law))
+    a = TableMap(gathered)
+    found = leading_triples(a, rank, tol=tol, seed=seed)
+    key, uniform = jax.random.key(seed + 1), np.full(n, 1 / n, np.float32)
+    draws = np.asarray(jax.random.choice(key, n, (_DEVIATION_ROWS,), p=uniform))
+    kernel = a.matmat(a.rows(draws).T)
+    return Solved(
+        found.values,
+        found.lower,
+        found.upper,
+        found.left * np.float32(n**0.5),
+        a.energy,
+        n * float(np.abs(kernel).mean(dtype=np.float64)),
+        rank >= n - 1,
+        str(Status.CONVERGED if found.is_converged else Status.MAX_PASSES),
+    )
 
 
 def solved_context(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from contexture_jax._core.threads import single_threaded_numpy
+from contexture_jax._core.threads import in_threads
 from contexture_jax.ranking._family import ContextSpec
 
 __all__ = ["groups", "laws", "masks"]
 
 _BLOCK = 2**17  # entries of distances that a thread works on, which a cache holds
+_ROWS = 4  # such blocks are multiplied together
 _ALIKE = 64 * np.finfo(np.float64).eps  # of the largest squared length
 _LEAST_EXPONENT = -70.0  # what follows would be denormal, and slow for nothing
 
@@ -78,17 +77,14 @@ def laws(
         raise ValueError(f"{parameters.max()} neighbours are more than {n} rows")
     gathered = np.zeros((len(specs), n, n), dtype)
     add = _add_neighbors if is_knn else _add_kernels
-    rows = max(1, _BLOCK // n)
+    rows = _ROWS * max(1, _BLOCK // n)
 
     def work(start: int) -> None:
-        part = slice(start, start + rows)
         for view, count in zip(views, times.tolist(), strict=True):
-            add(gathered[:, part], _distances(view, part), parameters, count)
+            for part, apart in _distances(view, start, min(start + rows, n)):
+                add(gathered[:, part], apart, parameters, count)
 
-    # Threads of Python share the rows, so that BLAS is not to have its own.
-    cores = len(os.sched_getaffinity(0))
-    with single_threaded_numpy(), ThreadPoolExecutor(cores) as pool:
-        list(pool.map(work, range(0, n, rows)))
+    in_threads(work, range(0, n, rows))
     return gathered
 
 
@@ -98,15 +94,26 @@ def _with_lengths(x: np.ndarray) -> np.ndarray:
     return np.hstack([x, lengths, np.ones_like(lengths)])
 
 
-def _distances(view: np.ndarray, part: slice) -> np.ndarray:
-    """‖x − a‖² of some rows to all, without rounding below 0, float32."""
-    x, lengths, ones = view[part, :-2], view[part, -2:-1], view[part, -1:]
+def _distances(
+    view: np.ndarray, start: int, stop: int
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """‖x − a‖² of some rows to all, without rounding below 0, float32, block by block.
+
+    Products of few rows take twice as long, and all that follows is faster of few.
+    """
+    x, lengths, ones = (
+        view[start:stop, :-2],
+        *np.split(view[start:stop, -2:], 2, axis=1),
+    )
     # One product: each further look at a table of distances takes as long.
-    apart = (np.hstack([-2.0 * x, ones, lengths]) @ view.T).astype(np.float32)
-    # Rows that are alike are at 0, whatever the difference of squares leaves; their
-    # order tells which are neighbours.
-    apart[apart < _ALIKE * view[:, -2].max()] = 0.0
-    return apart
+    whole = np.hstack([-2.0 * x, ones, lengths]) @ view.T
+    size = max(1, _BLOCK // len(view))
+    for i in range(0, stop - start, size):
+        apart = whole[i : i + size].astype(np.float32)
+        # Rows that are alike are at 0, whatever the difference of squares leaves; their
+        # order tells which are neighbours.
+        apart[apart < _ALIKE * view[:, -2].max()] = 0.0
+        yield slice(start + i, start + i + len(apart)), apart
 
 
 def _add_kernels(
@@ -125,20 +132,23 @@ def _add_kernels(
 def _add_neighbors(
     into: np.ndarray, apart: np.ndarray, counts: np.ndarray, times: int
 ) -> None:
-    num_rows, num_columns = apart.shape
-    places = np.arange(num_columns)
+    rising = np.sort(apart, axis=1)
+    # (rows, contexts): the distance of the last neighbour, and of the next row.
+    last, after = (
+        rising[:, np.minimum(counts + i, rising.shape[1]) - 1] for i in (0, 1)
+    )
+    is_tied = ((last == after) & (counts < rising.shape[1])).any(axis=1)
+    one = into.dtype.type(times)
+    for table, limit in zip(into, last.T, strict=True):
+        table += (apart <= limit[:, None]) * one
+    if not is_tied.any():
+        return
     # Distances are not negative, so that their bits order as they do; with the place in
-    # the table below them, of rows at one distance the first counts, as in
-    # `contexts.knn`. Sorting numbers is several times faster than a stable `argsort`.
-    keys = apart.view(np.int32).astype(np.int64) << 32
-    keys |= np.arange(apart.size).reshape(apart.shape)
-    keys.sort(axis=1)
-    keys &= 0xFFFFFFFF
-    rising = np.argsort(counts)
-    # By place among the neighbours: how many of the contexts leave it out.
-    levels = np.searchsorted(counts[rising], places, side="right")
-    level = np.empty(apart.size, np.min_scalar_type(len(counts)))
-    level[keys.ravel()] = np.tile(levels.astype(level.dtype), num_rows)
-    level = level.reshape(apart.shape)
-    for place, which in enumerate(rising):
-        into[which] += (level <= place) * into.dtype.type(times)
+    # the row below them, of rows at one distance the first counts, as in
+    # `contexts.knn`. Sorting these takes three times as long.
+    tied = apart[is_tied]
+    keys = tied.view(np.int32).astype(np.int64) << 32 | np.arange(tied.shape[1])
+    limits = np.sort(keys, axis=1)[:, counts - 1]
+    for table, limit, beyond in zip(into, limits.T, last[is_tied].T, strict=True):
+        too_many = (tied <= beyond[:, None]) & (keys > limit[:, None])
+        table[is_tied] -= too_many * one

@@ -35,7 +35,6 @@ from contexture_jax.ranking._probe import RidgeProbe
 __all__ = ["Correlations", "correlations", "rank_contexts"]
 
 _BYTES = 900 * 2**20  # all K of 5,000 rows at once
-_LAWS = 4  # in float32, of a table however large: they share their distances
 _FEWEST = 3  # contexts that are correlated
 _VERDICTS = ("too weak", "moderate", "too strong", "undecided")
 ErrorName = Literal[
@@ -100,8 +99,7 @@ def rank_contexts(
         tol: relative residual of solves of more than 2,000 rows.
         seed: of masks and solver.
         max_bytes: of the laws that are there at once; one is there in any case. None:
-            900 MiB, or 16 n² if that is more: masked contexts take as long for their
-            laws as for their solves where each has distances of its own.
+            900 MiB, or 4 n² if that is more: one law in float32, or four of counts.
         on_context: called with each as it is done; the run ends if it returns true.
         on_solved: called with each and what was solved, before it is judged: for
             criteria of your own.
@@ -136,7 +134,7 @@ def rank_contexts(
             return row
         return row._replace(probe=probe.errors(found.functions, row.best_dim or 1))
 
-    room = max(_BYTES, 4 * _LAWS * n**2) if max_bytes is None else max_bytes
+    room = max(_BYTES, 4 * n**2) if max_bytes is None else max_bytes
     for group in _grouped(specs, n, room):
         tables = None
         for place, spec in enumerate(group):

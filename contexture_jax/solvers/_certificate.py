@@ -32,6 +32,7 @@ from contexture_jax._core.either import (
 from contexture_jax._core.fingerprint import is_known, of_one_law
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.processes import gathered, placed
+from contexture_jax._core.remainder import remainder_norm
 from contexture_jax._core.threads import held_lapack
 from contexture_jax._core.types import Array, Bool, Float, Int, short_repr, summary
 from contexture_jax.operators import AssociationOperator
@@ -42,7 +43,7 @@ from contexture_jax.solvers._linear_map import (
 )
 from contexture_jax.solvers._pieces import new_seed, squared_norm
 from contexture_jax.solvers._probing import NUM_PROBES, probing_map
-from contexture_jax.solvers._remainder import remainder_norm
+from contexture_jax.solvers._random import random_block
 from contexture_jax.solvers._results import SolveInfo, SVDResult
 
 __all__ = ["Bounds", "Certificate", "Cluster", "certify"]
@@ -349,9 +350,8 @@ def _probed(
         a,
         u,
         v,
-        seed,
+        random_block(seed, a.shape[1], num_probes, a.dtype),
         num_passes=num_passes,
-        num_probes=num_probes,
         failure_probability=failure_probability,
     )
     return info, _lost(u, v), remainder

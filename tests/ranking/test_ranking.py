@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 import contexture_jax as cx
 from contexture_jax.ranking import (
@@ -14,6 +15,8 @@ from contexture_jax.ranking import (
     _eigen,
     _judged,
     _laws,
+    _table,
+    _triples,
     correlations,
     published_family,
     rank_contexts,
@@ -51,9 +54,14 @@ def test_laws_are_those_of_contexts(spec: ContextSpec) -> None:
 
 
 def test_rows_at_one_distance_come_in_order() -> None:
-    spec = ContextSpec("knn", 4)
     grid = np.repeat(np.eye(3), 10, axis=0)[:, [0, 1, 2, 0]]
-    np.testing.assert_allclose(law(spec, grid), of_library(spec, grid), atol=1e-6)
+    # Rows without ties, too.
+    grid = np.concatenate([grid, X[:20]])
+    # With others of the type beside it, up to all rows.
+    specs = [ContextSpec("knn", k) for k in (4, 50, 23)]
+    for spec, gathered in zip(specs, _laws.laws(specs, grid, COLUMNS, 3), strict=True):
+        of_one = gathered / gathered.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(of_one, of_library(spec, grid), atol=1e-6)
 
 
 def test_no_probability_is_denormal() -> None:
@@ -120,28 +128,67 @@ def test_large_tables_give_bounds_that_hold(monkeypatch: pytest.MonkeyPatch) -> 
     assert row.chi_squared == pytest.approx(exact.chi_squared, rel=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     [
         ContextSpec("rbf", 0.4),
-        ContextSpec("knn", 7),
-        # By their entries: counts of one and of two.
+        # All that counts is soon found.
+        ContextSpec("rbf", 1e-3),
+        # By their entries: counts of one and of two, and what is not next to nothing.
         ContextSpec("knn", 3),
         ContextSpec("knn", 2, 0.2, 2),
+        ContextSpec("rbf", 10.0),
     ],
     ids=lambda spec: spec.name,
 )
 def test_tables_without_a_kernel_are_the_same(
     spec: ContextSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (exact,) = ranked(X, [spec], max_dim=8)
+    probe = RidgeProbe(Y, num_splits=1)
+    (exact,) = ranked(X, [spec], max_dim=8, probe=probe)
     monkeypatch.setattr(_judged, "_DENSE", 0)
-    (row,) = ranked(X, [spec], max_dim=8, tol=1e-3)
+    # Several parts, the last of them smaller.
+    monkeypatch.setattr(_table, "_PART", 16)
+    monkeypatch.setattr(_table, "_SPARSE", 4)
+    monkeypatch.setattr(_triples, "_WIDTH", 8)
+    gathered = _laws.laws([spec], X, COLUMNS, seed=0)[0]
+    is_sparse = sparse.issparse(_table.TableMap(gathered)._rows[0])
+    assert is_sparse == (spec.kind == "knn" or spec.parameter == 10)
+    (row,) = ranked(X, [spec], max_dim=8, tol=1e-3, probe=probe)
     assert row.status == "converged"
     assert row.tau == pytest.approx(exact.tau, rel=1e-3)
     assert row.tau_lower - 1e-5 <= exact.tau <= row.tau_upper + 1e-5
+    assert row.tau_upper - row.tau_lower < 0.05 * row.tau
     assert row.chi_squared == pytest.approx(exact.chi_squared, rel=1e-4)
+    assert row.probe.squared_error == pytest.approx(exact.probe.squared_error, rel=0.05)
+
+
+@pytest.mark.parametrize("tol", [1e-2, 0.9])
+@pytest.mark.parametrize("decay", [0.8, 0.99])
+def test_values_of_a_large_table_lie_within_their_bounds(
+    tol: float, decay: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(3)
+    u, v = (
+        np.linalg.qr(np.c_[np.ones(90), rng.normal(size=(90, 80))])[0][:, 1:]
+        for _ in range(2)
+    )
+    values = 0.95 * decay ** np.arange(80)
+    table = 1 + 5.0 * (u * values) @ v.T
+    a = _table.TableMap(table.astype(np.float32))
+    law = table / table.sum(axis=1, keepdims=True) / 90
+    roots = np.sqrt(np.outer(law.sum(axis=1), law.sum(axis=0)))
+    exact = np.linalg.svd(law / roots - roots, compute_uv=False)
+    assert a.energy == pytest.approx((exact**2).sum(), rel=1e-5)
+    monkeypatch.setattr(_triples, "_WIDTH", 8)
+    found = _triples.leading_triples(a, 12, tol=tol, seed=0)
+    assert (found.lower <= exact[:12]).all()
+    assert (exact[:12] <= found.upper).all()
+    assert found.is_converged
+    gram = found.left.T @ found.left
+    np.testing.assert_allclose(gram, np.eye(len(gram)), atol=1e-5)
+    if tol == 1e-2:
+        np.testing.assert_allclose(found.values, exact[:12], rtol=1e-4, atol=1e-6)
 
 
 SPECTRA = {

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import contexture_jax as cx
+from contexture_jax._core.remainder import remainder_norm
 from contexture_jax.solvers._linear_map import LinearMap
-from contexture_jax.solvers._remainder import remainder_norm
+from contexture_jax.solvers._random import random_block
 from tests import oracle
 from tests.conftest import SOME_DTYPES, X64
 from tests.problems import random_table
@@ -274,9 +275,8 @@ def probing():
             lambda seed: remainder_norm(
                 a,
                 *known,
-                seed,
+                random_block(seed, 50, num_probes, matrix.dtype),
                 num_passes=num_passes,
-                num_probes=num_probes,
                 failure_probability=probability,
             )
         )(seeds)

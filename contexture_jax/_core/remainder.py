@@ -19,8 +19,6 @@ from contexture_jax._core.either import (
 )
 from contexture_jax._core.processes import gathered, ready
 from contexture_jax._core.types import Float
-from contexture_jax.solvers._linear_map import LinearMap
-from contexture_jax.solvers._random import Seed, random_block
 
 __all__ = ["remainder_norm"]
 
@@ -31,13 +29,12 @@ _LARGE = 1e12
 
 
 def remainder_norm(
-    a: LinearMap,
+    a: Any,
     left: Float[Either, "n r"],
-    right: Float[Either, "m r"],
-    seed: Seed,
+    right: Float[Either, "m c"],
+    probes: Float[Either, "m q"],
     *,
     num_passes: int,
-    num_probes: int,
     failure_probability: float,
 ) -> Float[Either, ""]:
     """An upper bound on ‖(I − U Uᵀ) M (I − V Vᵀ)‖, except with a small probability.
@@ -54,15 +51,16 @@ def remainder_norm(
     p_j where that uses the last). Entries of ω are uniform with variance 1, for which
     P(|⟨ω, w⟩| < c) ≤ c √(2/3) for every unit w (Ball 1986, "Cube slicing in R^n"). Of
     several independent probes one has |⟨ω, w⟩| ≥ c unless all fail, so that the largest
-    of their bounds holds with probability 1 − (c √(2/3))^num_probes.
+    of their bounds holds with probability 1 − (c √(2/3))^q.
 
     Args:
-        a: M, of norm at most 1.
+        a: M, of norm at most 1, shape (n, m): `matmat` and `rmatmat` take blocks, and
+            `right_unit` is what M takes to 0, shape (m,), or None.
         left: U, orthonormal, shape (n, r).
-        right: V, orthonormal, shape (m, r).
-        seed: of ω, independent of whatever U and V were made from.
+        right: V, orthonormal, shape (m, c); of no columns, (I − U Uᵀ) M is bounded.
+        probes: independent ω, the columns of products, shape (m, q); also of whatever U
+            and V were made from.
         num_passes: products with M and with its transpose.
-        num_probes: independent ω, the columns of those products.
         failure_probability: of the bound; c follows from it.
 
     Returns:
@@ -70,10 +68,10 @@ def remainder_norm(
         Outside a trace each product is a program of its own, and what is between two of
         them another, or NumPy's if the arrays are.
     """
-    # c, from (c √(2/3))^num_probes = failure_probability.
-    chance = 1.5**0.5 * failure_probability ** (1.0 / num_probes)
+    width = probes.shape[1]
+    # c, from (c √(2/3))^q = failure_probability.
+    chance = 1.5**0.5 * failure_probability ** (1.0 / width)
     real = right.dtype
-    width = num_probes
     none = np.zeros(width, real)
 
     def beside(basis: Any, block: Any, known: Any = None, parts: Any = None) -> _Rest:
@@ -82,8 +80,6 @@ def remainder_norm(
         # Two known blocks at the start as well, times 0: one program for all steps.
         return _beside(basis, block, known or (block, block), parts or (none, none))
 
-    # (m, q).
-    probes = random_block(seed, a.shape[1], width, a.dtype)
     if a.right_unit is not None:
         # M takes it to 0, and has nothing where it is 0.
         probes = _off(at_hand(a.right_unit), probes)
