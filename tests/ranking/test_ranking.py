@@ -137,7 +137,7 @@ def test_large_tables_give_bounds_that_hold(monkeypatch: pytest.MonkeyPatch) -> 
         # By their entries: counts of one and of two, and what is not next to nothing.
         ContextSpec("knn", 3),
         ContextSpec("knn", 2, 0.2, 2),
-        ContextSpec("rbf", 10.0),
+        ContextSpec("rbf", 4.0),
     ],
     ids=lambda spec: spec.name,
 )
@@ -149,11 +149,11 @@ def test_tables_without_a_kernel_are_the_same(
     monkeypatch.setattr(_judged, "_DENSE", 0)
     # Several parts, the last of them smaller.
     monkeypatch.setattr(_table, "_PART", 16)
-    monkeypatch.setattr(_table, "_SPARSE", 4)
+    monkeypatch.setattr(_table, "_SPARSE", 2)
     monkeypatch.setattr(_triples, "_WIDTH", 8)
     gathered = _laws.laws([spec], X, COLUMNS, seed=0)[0]
     is_sparse = sparse.issparse(_table.TableMap(gathered)._rows[0])
-    assert is_sparse == (spec.kind == "knn" or spec.parameter == 10)
+    assert is_sparse == (spec.kind == "knn" or spec.parameter == 4)
     (row,) = ranked(X, [spec], max_dim=8, tol=1e-3, probe=probe)
     assert row.status == "converged"
     assert row.tau == pytest.approx(exact.tau, rel=1e-3)
