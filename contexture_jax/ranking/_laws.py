@@ -81,7 +81,8 @@ def laws(
 
     def work(start: int) -> None:
         for view, count in zip(views, times.tolist(), strict=True):
-            for part, apart in _distances(view, start, min(start + rows, n)):
+            alike = float(_ALIKE * view[:, -2].max()) if is_knn else 0.0
+            for part, apart in _distances(view, start, min(start + rows, n), alike):
                 add(gathered[:, part], apart, parameters, count)
 
     in_threads(work, range(0, n, rows))
@@ -95,11 +96,12 @@ def _with_lengths(x: np.ndarray) -> np.ndarray:
 
 
 def _distances(
-    view: np.ndarray, start: int, stop: int
+    view: np.ndarray, start: int, stop: int, alike: float
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """‖x − a‖² of some rows to all, without rounding below 0, float32, block by block.
+    """‖x − a‖² of some rows to all, float32, block by block.
 
     Products of few rows take twice as long, and all that follows is faster of few.
+    What is below `alike` is 0; of kernels, whose exponentials do not see it, nothing.
     """
     x, lengths, ones = (
         view[start:stop, :-2],
@@ -112,7 +114,8 @@ def _distances(
         apart = whole[i : i + size].astype(np.float32)
         # Rows that are alike are at 0, whatever the difference of squares leaves; their
         # order tells which are neighbours.
-        apart[apart < _ALIKE * view[:, -2].max()] = 0.0
+        if alike:
+            apart[apart < alike] = 0.0
         yield slice(start + i, start + i + len(apart)), apart
 
 
