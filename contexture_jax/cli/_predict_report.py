@@ -27,9 +27,9 @@ _PROTOCOL = (
     " all others of them: the share that is misclassified, or the mean squared residual"
     " over the variance; everything that is chosen is chosen by labels of the split"
     " left out (ridge and nearest neighbours one by one, logistic and STKR by folds);"
-    " label propagation has alpha 0.99; std: over splits; best: the least mean error"
-    " over the splits, which is therefore a little too low; forecast: the mean squared"
-    " error over the variance of ridge regression with the stated ridge on all"
+    " label propagation by Zhou has alpha 0.8; std: over splits; best: the least mean"
+    " error over the splits, which is therefore a little too low; forecast: the mean"
+    " squared error over the variance of ridge regression with the stated ridge on all"
     " functions (of classes on their indicators), from the labels of each split,"
     " measured on draws of so many of the rows with a label"
 )
@@ -189,10 +189,11 @@ def draw(found: Predicted, path: Path) -> None:
     name = found.answers.target.name
     title = f"{name}: ridge regression on the functions"
     if curve.forecasts is not None:
-        last, told = curve.sizes[-1], rounded(curve.forecasts[-1].mean(), 2)
+        last, told = curve.sizes[-1], rounded(float(curve.forecasts[-1].mean()), 2)
+        after = float(curve.measured[-1].mean())
         title = (
             f"{name}: {number:,} labels forecast an error of {told}"
-            f" with {last:,}; measured {rounded(curve.measured[-1].mean(), 2)}"
+            f" with {last:,}; measured {rounded(after, 2)}"
         )
     axes = plotting.plot_learning_curve(
         curve.sizes,

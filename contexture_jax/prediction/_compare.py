@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _FOLDS = 5
+_ALPHA = 0.8  # nearer 1, the class with the most labels takes inputs of all
 _ETAS = (0.0, 0.9, 0.99)  # over what no eigenvalue is above
 _STKR_RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 _LOGISTIC_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -93,7 +94,7 @@ def labelled_splits(
         >>> y = np.repeat([0, 1, 2], [60, 30, 10])
         >>> drawn = cx.prediction.labelled_splits(y, 10, key=jax.random.key(0))
         >>> drawn.shape, y[drawn[0]].tolist()
-        ((5, 10), [0, 0, 0, 0, 0, 0, 1, 1, 1, 2])
+        ((5, 10), [0, 0, 0, 0, 0, 1, 1, 1, 2, 2])
     """
     y = np.asarray(y)
     check_ndim(y, 1, "y")
@@ -175,9 +176,9 @@ def predict_each(
         chosen = {"ridge": float(odds.ridge)}
         values = np.asarray(odds.predict(left))
         found["logistic"] = Prediction(values, chosen, str(odds.status))
-    near = nearest_neighbors(seen * s, y, **classes)
+    near = nearest_neighbors(seen * s[None, :], y, **classes)
     chosen = {"num_neighbors": int(near.num_neighbors)}
-    values = np.asarray(near.predict(left * s))
+    values = np.asarray(near.predict(left * s[None, :]))
     found["nearest neighbours"] = Prediction(values, chosen)
     # Values are exact to rounding, and an η must stay below 1 over the largest.
     largest = min(1.0, float(s[0]) ** 2 * (1 + 1e-4) + 1e-12)
@@ -200,7 +201,7 @@ def predict_each(
     for author in () if walk is None else ("Zhou", "Zhu"):
         kind: Any = author.lower()
         walked = label_propagation(
-            op, y, rows, kind=kind, walk=walk or "double", **classes
+            op, y, rows, kind=kind, alpha=_ALPHA, walk=walk or "double", **classes
         )
         chosen = {"reached": float(walked.reached.mean())}
         values = np.asarray(walked.predict())

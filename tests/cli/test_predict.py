@@ -92,7 +92,7 @@ def test_empty_cells_of_a_graph_are_predicted_by_all_labels(tmp_path) -> None:
     path = write(tmp_path, "\n".join([names, *lines]) + "\n")
     out = tmp_path / "out"
     options = ["--target", "team", "--context", "graph", "--rank", "4", "--quiet"]
-    options += ["--labelled", "0.8", "--splits", "2", "--out", str(out)]
+    options += ["--labelled", "0.8", "--splits", "1", "--out", str(out)]
     assert main(["predict", str(path), *options]) == 0
     told = json.loads((out / "predict.json").read_text(encoding="utf-8"))
     assert (told["num_known"], told["num_labelled"]) == (35, 28)

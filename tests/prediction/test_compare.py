@@ -1,15 +1,10 @@
-"""Draws of labelled rows, and all predictors on them."""
+"""Draws of labelled rows; the predictors on them are those of `contexture predict`."""
 
 import jax
 import numpy as np
 import pytest
 
-import contexture_jax as cx
-from contexture_jax.prediction import (
-    compare_predictors,
-    labelled_splits,
-    predict_each,
-)
+from contexture_jax.prediction import labelled_splits
 
 KEY = jax.random.key(3)
 
@@ -44,45 +39,3 @@ def test_splits_hold_each_class_by_its_share_and_come_class_by_class() -> None:
 def test_draws_that_cannot_be_are_refused(y, number, words) -> None:
     with pytest.raises(ValueError, match=words):
         labelled_splits(y, number, key=KEY, num_splits=9)
-
-
-@pytest.mark.slow
-def test_every_predictor_is_what_it_is_by_itself_and_errors_are_of_other_rows() -> None:
-    rng = np.random.default_rng(0)
-    y = np.arange(90, dtype=np.int32) % 3
-    x = (rng.normal(size=(90, 2)) + 3 * np.eye(3, 2)[y]).astype(np.float32)
-    op = cx.association_operator(cx.contexts.knn(x, 10))
-    result, _ = cx.svd(op, 6, key=KEY)
-    # The last thirty have no target.
-    rows, done = np.arange(60), []
-    splits = labelled_splits(y[rows], 12, key=KEY, num_splits=2)
-    found = compare_predictors(
-        op,
-        result,
-        y[rows],
-        rows,
-        splits,
-        num_classes=3,
-        walk="double",
-        on_split=done.append,
-    )
-    assert done == [1, 2]
-    names = ["guess", "ridge", "logistic", "nearest neighbours", "STKR", "Zhou", "Zhu"]
-    assert list(found.errors) == names
-    for number, split in enumerate(splits):
-        rest = np.setdiff1d(rows, split)
-        for name in names:
-            told = found.predictions[number][name].values
-            assert told.shape == (90,)
-            assert found.errors[name][number] == np.mean(told[rest] != y[rest])
-    assert max(found.errors[name].mean() for name in names[1:5]) < 0.25
-    split = splits[0]
-    own = cx.prediction.label_propagation(op, y[split], split, kind="zhu")
-    np.testing.assert_array_equal(
-        found.predictions[0]["Zhu"].values, np.asarray(own.predict())
-    )
-    numbers = predict_each(op, result, x[split, 0], split)
-    assert list(numbers) == ["guess", "ridge", "nearest neighbours", "STKR"]
-    assert numbers["STKR"].status == "converged"
-    stkr = np.mean((numbers["STKR"].values - x[:, 0]) ** 2) / np.var(x[:, 0])
-    assert stkr < 0.7

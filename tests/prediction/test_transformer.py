@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
