@@ -25,12 +25,10 @@ Contexts, in `cx.contexts`:
 Layers, in the order in which they import each other:
     cx.kernels       products and searches in tiles, below all probability
     cx.data          files as arrays, with notes (extra `cli`)
-    cx.contexts      joint laws of X and A
-    cx.zoo           those whose spectra are known in closed form
+    cx.contexts      joint laws of X and A; cx.zoo: those with known spectra
     cx.operators     T in dense, sparse, fixed-degree, tiled, low-rank storage
     cx.solvers       svd, truncated_svd, extend, certify
-    cx.losses        objectives that learn the contexture from batches
-    cx.models        thin Flax encoders
+    cx.losses        objectives that learn from batches; cx.models: thin Flax encoders
     cx.training      a step, its compilation for devices, data, loop, checkpoints
     cx.evaluation    τ, decay, compatibility, ratio trace, alignment, sampling error
     cx.prediction    ridge, logistic, neighbours, kernel regression, forecasts

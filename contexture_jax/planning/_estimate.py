@@ -122,7 +122,7 @@ def estimate(problem: Problem, topology: Topology) -> Estimate:
         small = size * width**2
         exchanges.append(Exchange("all-reduce", small, axis, cut, "counted"))
     return least_time(
-        flops, moved, tuple(exchanges), topology.chip, problem.dtype, num_chips=k
+        flops, moved, tuple(exchanges), topology.chip, problem.peak, num_chips=k
     )
 
 
@@ -131,13 +131,13 @@ def least_time(
     moved: float,
     exchanges: tuple[Exchange, ...],
     chip: Chip,
-    dtype: str,
+    peak: str,
     *,
     num_chips: int,
 ) -> Estimate:
     """The times of counts at the peaks of a chip."""
     seconds = {
-        "arithmetic": _over(flops, chip.flops.get(dtype, 0.0)),
+        "arithmetic": _over(flops, chip.flops.get(peak, 0.0)),
         "memory": _over(moved, chip.bandwidth),
         "links": sum((_link_seconds(e, chip, num_chips) for e in exchanges), 0.0),
     }
@@ -192,7 +192,7 @@ def scaling(
                     step.moved_bytes * factor,
                     step.exchanges if chips > 1 else (),
                     topology.chip,
-                    problem.dtype,
+                    problem.peak,
                     num_chips=chips,
                 )
             found[name].append(

@@ -48,8 +48,8 @@ def plan(
         problem: what to solve or train.
         topology: where.
         largest: what to make as large as the memory allows, of otherwise the same
-            problem: by a line through the bytes of this program and of one more, which
-            is compiled near the end.
+            problem: by a line through the bytes of this program and of one more, or
+            two, compiled near the end.
         memory: bytes of a chip; None: what is published.
 
     Returns:
@@ -78,9 +78,7 @@ def plan(
         raise ValueError(f"memory must be above 0; got {memory}")
     chip, k = topology.chip, topology.num_chips
     if chip.flops and problem.dtype not in chip.flops:
-        msg = (
-            f"{topology.kind} has no {problem.dtype}; expected {', '.join(chip.flops)}"
-        )
+        msg = f"{topology.kind} has no {problem.dtype}; expected float32"
         raise ValueError(msg)
     if problem.is_step and problem.rows % k:
         msg = f"rows of a batch must be a multiple of {k} chips; got {problem.rows}"
@@ -166,9 +164,7 @@ def _step(compiled: Any, problem: Problem, topology: Topology) -> Estimate:
     k = topology.num_chips
     exchanges = tuple(_exchanges(compiled, k, in_pass=False))
     flops, moved = (float(cost.get(name, 0)) for name in ("flops", "bytes accessed"))
-    return least_time(
-        flops, moved, exchanges, topology.chip, problem.dtype, num_chips=k
-    )
+    return least_time(flops, moved, exchanges, topology.chip, problem.peak, num_chips=k)
 
 
 def _pass(compiled: Any, problem: Problem, topology: Topology) -> Estimate:
@@ -189,7 +185,7 @@ def _pass(compiled: Any, problem: Problem, topology: Topology) -> Estimate:
         counted.moved_bytes,
         tuple(exchanges),
         topology.chip,
-        problem.dtype,
+        problem.peak,
         num_chips=k,
     )
 
@@ -202,25 +198,29 @@ def _largest(
     room: float,
     sizes: dict[str, int],
 ) -> dict[str, Any]:
-    """The largest size that fits, by a line through two programs."""
+    """The largest size that fits, by a line through programs, the last near the end."""
     k, first = topology.num_chips, getattr(problem, what)
+    tried = [(first, sizes["peak"])]
     # All but the code grows with the size, at most: a first guess on the safe side.
     grows = max(sizes["peak"] - sizes["code"], 1)
-    guess = int(first * max(room - sizes["code"], 0.0) / grows)
-    tried = problem.resized(what, min(guess, 2**31 - k), k)
-    size = getattr(tried, what)
-    result = {"what": what, "size": first, "checked": first, "peak": sizes["peak"]}
-    if size == first:
-        return result
-    peak = _bytes(_compiled(tried, mesh, topology), topology)["peak"]
-    result |= {"size": size, "checked": size, "peak": peak}
-    slope = (peak - sizes["peak"]) / (size - first)
-    if slope > 0:
-        end = int(size + (_USED * room - peak) / slope)
-        # Rounded down to what fits.
-        best = problem.resized(what, min(max(end, 1), 2**31 - k), k)
-        result["size"] = getattr(best, what)
-    return result
+    end = int(first * max(room - sizes["code"], 0.0) / grows)
+
+    def sized(end: int) -> Problem:
+        return problem.resized(what, min(max(end, 1), 2**31 - k), k)
+
+    # Once, and again where much of what was taken to grow does not.
+    while len(tried) < 3 and (len(tried) < 2 or tried[-1][1] < 0.8 * room):
+        size = getattr(sized(end), what)
+        if size == tried[-1][0]:
+            break
+        peak = _bytes(_compiled(sized(end), mesh, topology), topology)["peak"]
+        tried.append((size, peak))
+        (x, y), (size, peak) = tried[-2:]
+        slope = (peak - y) / (size - x)
+        end = int(size + (_USED * room - peak) / slope) if slope > 0 else size
+    size, peak = tried[-1]
+    best = getattr(sized(end), what) if len(tried) > 1 else size
+    return {"what": what, "size": best, "checked": size, "peak": peak}
 
 
 def plan_apart(problem: Problem, topology: Topology, **options: Any) -> dict[str, Any]:

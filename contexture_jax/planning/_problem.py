@@ -92,6 +92,12 @@ class Problem:
         """Bytes of a number."""
         return 8 if self.dtype == "float64" else 4
 
+    @property
+    def peak(self) -> str:
+        """Which of the peaks of a chip its products have."""
+        # Layers of a network follow JAX's default, all else is exact.
+        return "layers" if self.is_step and self.dtype == "float32" else self.dtype
+
     def operator(self, mesh: Mesh) -> Any:
         """Its operator over a mesh, of shapes."""
         table = jax.ShapeDtypeStruct((self.rows, self.columns), self.dtype)
@@ -105,23 +111,27 @@ class Problem:
         if not self.is_step:
             return lower(self.operator(mesh), self.rank)
         objective = OBJECTIVES[self.loss]
-        config = MLPConfig(
-            in_features=self.columns,
-            out_features=self.rank,
-            hidden=self.hidden,
-            dtype=self.dtype,
-            param_dtype=self.dtype,
-        )
-        names = objective.towers
-        made = [functional(MLP(config, rngs=nnx.Rngs(0))) for _ in names]
-        params = {name: p for name, (p, _) in zip(names, made, strict=True)}
-        apply = made[0][1]
+        params, applies = {}, {}
+        for name in objective.towers:
+            config = MLPConfig(
+                in_features=self.columns,
+                out_features=self.rank,
+                hidden=self.hidden,
+                num_waves=objective.num_waves if name == "phi" else 0,
+                dtype=self.dtype,
+                param_dtype=self.dtype,
+            )
+            made = functional(MLP(config, rngs=nnx.Rngs(0)))
+            params[name], applies[name] = made
+        # Φ(x) first, if there is one, then Ψ of each draw of A.
+        which = ("phi",) * ("phi" in params) + ("psi",) * objective.num_draws
 
         def encode(params: Any, batch: Any, key: Any) -> tuple[Any, ...]:
             del key
-            # Two draws by one encoder, or x and a by two.
-            which = names if len(names) == 2 else names * 2
-            return tuple(apply(params[n], x) for n, x in zip(which, batch, strict=True))
+            return tuple(
+                applies[name](params[name], x)
+                for name, x in zip(which, batch, strict=True)
+            )
 
         optimizer = optax.adamw(1e-3)
         state = jax.eval_shape(lambda p: init_state(p, optimizer), params)
@@ -129,7 +139,7 @@ class Problem:
         step = make_step(encode, from_loss(objective.loss), optimizer)
         compiled = compile_step(step, mesh=mesh)
         key = jax.eval_shape(lambda: jax.random.key(0))
-        return compiled.lower(state, (rows, rows), key)
+        return compiled.lower(state, (rows,) * len(which), key)
 
     def resized(self, what: str, size: int, num_chips: int) -> Problem:
         """With another number of rows, in equal shares, or another rank."""
@@ -141,4 +151,4 @@ class Problem:
         return dataclasses.replace(self, rows=rows)
 
 
-_SEEN = ("views", "towers")
+_SEEN = ("views", "towers", "towers and views")

@@ -22,7 +22,7 @@ class Chip(NamedTuple):
     Attributes:
         platform: "tpu", "cuda" or "cpu".
         flops: operations a second, by the name of a dtype; of float32 in products as
-            exact as its rounding.
+            exact as its rounding. "layers": as JAX multiplies float32 by default.
         memory: bytes.
         bandwidth: bytes of memory a second.
         links: bytes a second that leave it for other chips, over all links.
@@ -45,20 +45,28 @@ def _tpu(
     bf16: float, gigabytes: float, bandwidth: float, gigabits: float, axes: int, n: int
 ) -> Chip:
     # As exact as float32 are six products in bfloat16.
-    flops = {"float32": bf16 / 6 * 1e12}
+    flops = {"float32": bf16 / 6 * 1e12, "layers": bf16 * 1e12}
     links, memory = gigabits / 8 * 1e9, gigabytes * 1e9
     return Chip("tpu", flops, memory, bandwidth * 1e9, links, 2 * axes, axes, n)
 
 
 # TPUs: cloud.google.com/tpu/docs/v5e, /v5p and /v6e, "system architecture": peak
 # bfloat16 TFLOP/s, GB and GB/s of HBM, Gbit/s between chips. H100: NVIDIA's data sheet
-# of the SXM form, float32 and float64 off the tensor cores; NVLink 900 GB/s both ways.
+# of the SXM form, float32 and float64 off the tensor cores, TF32 on them; NVLink, of
+# 900 GB/s both ways.
 CHIPS = {
     "v5e": _tpu(197.0, 16.0, 819.0, 1600.0, 2, 256),
     "v5p": _tpu(459.0, 95.0, 2765.0, 4800.0, 3, 8960),
     "v6e": _tpu(918.0, 32.0, 1640.0, 3584.0, 2, 256),
     "h100": Chip(
-        "cuda", {"float32": 67e12, "float64": 34e12}, 80e9, 3.35e12, 4.5e11, 1, 1, 8
+        "cuda",
+        {"float32": 67e12, "float64": 34e12, "layers": 495e12},
+        80e9,
+        3.35e12,
+        4.5e11,
+        1,
+        1,
+        8,
     ),
     "cpu": Chip("cpu", {}, 0.0, 0.0, 0.0, 1, 1, 1024),
 }
@@ -195,7 +203,10 @@ def _check_compiler(topology: Topology) -> None:
     if platform == "tpu":
         wheels, how = ("libtpu",), "pip install 'contexture_jax[tpu-aot]'"
     else:
-        wheels, how = ("jax_cuda13_plugin", "jax_cuda12_plugin"), "jax[cuda12]"
+        wheels, how = (
+            ("jax_cuda13_plugin", "jax_cuda12_plugin"),
+            "pip install 'jax[cuda12]'",
+        )
     if not any(importlib.util.find_spec(wheel) for wheel in wheels):
         msg = (
             f"{topology.name} needs the compiler for {platform}, {wheels[-1]}, which is"

@@ -94,6 +94,7 @@ def test_problems_that_cannot_be_are_refused() -> None:
         Problem("tree")
     with pytest.raises(ValueError, match="loss must be one of"):
         Problem("mlp", loss="graph")
+    assert Problem("mlp", loss="svme").peak == "layers"
     with pytest.raises(ValueError, match="v5e has no float64; expected float32"):
         plan(Problem(dtype="float64"), parse_topology("v5e:2x2"))
     with pytest.raises(ValueError, match="multiple of 4 chips; got 10"):
