@@ -131,7 +131,7 @@ def compare(
         msg = "energy must be in (0, 1] and bandwidth above 0; got"
         raise ValueError(f"{msg} {energy} and {bandwidth}")
     block_rows = check_integer(block_rows, "block_rows", low=16)
-    keys = tuple(jax.random.split(key))
+    keys = jax.random.split(key)
     shared = {"num_permutations": num_permutations, "level": level}
     if measure == "mutual_knn":
         k = check_integer(num_neighbors, "num_neighbors", low=1, high=n // 2)
@@ -197,7 +197,8 @@ def _stacked(table: list[list[Any]], options: Mapping[str, Any]) -> Compared:
     """A table of numbers as numbers of tables, with 1 on the diagonal."""
     one = jnp.ones(())
     level = check_level(options.get("level", 0.9))
-    itself = Compared(one, *[Interval(one, one, one, level)] * 2, one)
+    sure = Interval(one, one, one, level)
+    itself = Compared(one, sure, sure, one)
     rows = [[itself if x is None else x for x in row] for row in table]
     stack = functools.partial(jax.tree.map, lambda *x: jnp.stack(x))
     return stack(*[stack(*row) for row in rows])
@@ -217,7 +218,7 @@ def _stacked(table: list[list[Any]], options: Mapping[str, Any]) -> Compared:
 def _of_features(
     f: Float[Array, "n d1"],
     g: Float[Array, "n d2"],
-    keys: tuple[Array, ...],
+    keys: Array,
     *,
     measure: str,
     num_permutations: int,
@@ -242,7 +243,7 @@ def _of_neighbors(
     near_f: Int[Array, "n l"],
     near_g: Int[Array, "n l"],
     poison: Float[Array, ""],
-    keys: tuple[Array, ...],
+    keys: Array,
     *,
     num_neighbors: int,
     num_permutations: int,

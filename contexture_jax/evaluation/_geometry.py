@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.checks import check_integer
+from contexture_jax._core.checks import check_integer, is_traced
 from contexture_jax._core.factorizations import singular_values
 from contexture_jax._core.intervals import Interval, check_level, normal_interval
 from contexture_jax._core.numerics import safe_divide, safe_reciprocal
@@ -75,7 +75,10 @@ def geometry(x: ArrayLike, *, energy: float = 0.99, level: float = 0.9) -> Geome
     energy = as_number(energy, "energy")
     if not 0 < energy <= 1:
         raise ValueError(f"energy must be in (0, 1]; got {energy}")
-    return Geometry(*_of_columns(x, energy), intrinsic_dimension(x, level=level))
+    dimension = intrinsic_dimension(x, level=level)
+    shares, *sizes = _of_columns(x, energy)
+    rank, entropy, num, collapsed, cosine = sizes
+    return Geometry(shares, rank, entropy, num, collapsed, cosine, dimension)
 
 
 def intrinsic_dimension(x: ArrayLike, *, level: float = 0.9) -> Interval:
@@ -99,7 +102,7 @@ def intrinsic_dimension(x: ArrayLike, *, level: float = 0.9) -> Interval:
     level = check_level(level)
     n = x.shape[0]
     check_integer(n, "the number of rows of x", low=4)
-    if not isinstance(x, jax.core.Tracer):
+    if not is_traced(x):
         # Copies have no nearest neighbour but themselves.
         x = jnp.asarray(np.unique(np.asarray(x), axis=0))
         if x.shape[0] < 4:

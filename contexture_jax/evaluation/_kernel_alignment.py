@@ -68,8 +68,10 @@ def kernel_alignment(
     check_integer(op.shape[0], "the number of rows of op", low=8)
     num = check_integer(num_permutations, "num_permutations", low=1)
     size = min(num_rows, op.shape[0])
-    found = _over_pairs(phi, op, key, kind=kind, size=size, num_permutations=num)
-    return judged_by_chance(*found, size, check_level(level))
+    value, null, without = _over_pairs(
+        phi, op, key, kind=kind, size=size, num_permutations=num
+    )
+    return judged_by_chance(value, null, without, size, check_level(level))
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "size", "num_permutations"))

@@ -34,7 +34,7 @@ def linear_measure(
     name: str,
     f: Float[Array, "n d1"],
     g: Float[Array, "n d2"],
-    keys: tuple[Array, Array],
+    keys: Array,
     num_permutations: int,
     energy: float,
 ) -> tuple[Float[Array, ""], Float[Array, " b"], Float[Array, " g"]]:

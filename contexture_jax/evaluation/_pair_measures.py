@@ -20,7 +20,7 @@ def pair_measure(
     name: str,
     f: Float[Array, "n d1"],
     g: Float[Array, "n d2"],
-    keys: tuple[Array, Array],
+    keys: Array,
     num_permutations: int,
     bandwidth: float,
     block_rows: int,

@@ -96,7 +96,8 @@ def units(
     level = check_level(level)
     found = _of_classes(x, jnp.asarray(codes), len(classes), key, num, level)
     selectivity, explained, purity, ends, p_values, pooled = found
-    null = Interval(*ends, level)
+    mean, low, high = ends
+    null = Interval(mean, low, high, level)
     return Units(classes, selectivity, explained, purity, null, p_values, pooled)
 
 

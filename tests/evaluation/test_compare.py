@@ -1,5 +1,7 @@
 """Measures of two representations: definitions, chance, intervals."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,7 +74,7 @@ REFERENCES = {
     "cka_rbf_debiased": lambda x, y: kernel_alignment(
         gaussian(x), gaussian(y), debiased=True
     ),
-    "rsa": lambda x, y: stats.spearmanr(pdist(x), pdist(y)).statistic,
+    "rsa": lambda x, y: stats.spearmanr(pdist(x), pdist(y))[0],
     "rsa_linear": lambda x, y: np.corrcoef(pdist(x), pdist(y))[0, 1],
     "mutual_knn": lambda x, y: evaluation.mutual_knn(x, y),
 }
@@ -137,7 +139,11 @@ def test_the_null_rejects_at_its_level(measure):
         # Wide, skew and of unequal scales: none of it may matter.
         f = jax.random.exponential(one, (24, 6)) * jnp.arange(1.0, 7.0)[None, :]
         g = jax.random.t(two, 3.0, (24, 9))
-        options = {"num_permutations": 19, "num_neighbors": 4, "block_rows": 16}
+        options: dict[str, Any] = {
+            "num_permutations": 19,
+            "num_neighbors": 4,
+            "block_rows": 16,
+        }
         return compare(f, g, measure, key=own, **options).p_value
 
     keys = jax.random.split(KEY, 500)
