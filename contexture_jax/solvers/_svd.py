@@ -80,8 +80,9 @@ def svd(
             where it does not reach `tol` and says "max passes"), or "auto": what is
             estimated to be the fastest of the first three, from shape, rank, `tol` and
             `op.cost` (theory.md §6.6): exact where the operator is small or much of its
-            spectrum is asked for, krylov in narrow blocks where products are dear,
-            randomized where they are cheap, over several devices and in a trace.
+            spectrum is asked for, krylov in narrow blocks where products are dear
+            and, with one basis that grows (theory.md §6.4), of large sparse storages,
+            randomized elsewhere, over several devices and in a trace.
             `info.method` and `info.reason` say what ran and why.
         tol: stop when every ‖T* μ_i − s_i ν_i‖ ≤ tol · s_1; None: 1e-10 in float64 and
             100 eps in float32.
