@@ -390,11 +390,10 @@ def _one_sided_pass(size: _Sizes, work: Work, block: int) -> float:
 
 def _is_one_sided(size: _Sizes, work: Work, block: int, max_passes: int) -> bool:
     """Whether one basis is estimated to be faster than two of a Krylov iteration."""
-    columns = min(size.columns(one_sided=True), block * max_passes)
-    # NumPy takes of both bases what they hold; a dense product with all that is kept,
-    # which follows, is not worth it.
-    may = size.may_grow and work.gathered_bytes > 0
-    if not may or max(size.shape) * columns <= LITTLE:
+    # Of what is smaller programs take longer to compile than they save; a dense product
+    # with all that is kept, which follows, is not worth it.
+    is_large = max(size.shape) * size.width > 4 * LITTLE
+    if not (size.may_grow and is_large and work.gathered_bytes > 0):
         return False
     _, depth = _krylov_blocks(size, block, _MAX_PASSES, size.columns())
     passes = min(max_passes, size.num_passes)

@@ -78,6 +78,8 @@ def test_one_basis_that_grows_where_products_are_cheap():
     assert plan(*sizes, may_grow=True, method="krylov", max_passes=12).one_sided
     assert not plan(6000, 5000, 48, may_grow=True).one_sided
     assert not plan(*sizes, method="krylov").one_sided
+    # Where programs would take longer to compile than to run.
+    assert not plan(20_000, 20_000, 64, 600_000, may_grow=True).one_sided
 
 
 def test_numpy_decomposes_what_is_small_and_takes_narrow_blocks_of_the_rest():
