@@ -62,7 +62,7 @@ def test_it_restarts_and_resumes_bit_for_bit_with_residuals_that_are_true(tmp_pa
     assert len(seen) > 2 * plan.depth
     numbers = [int(progress.state.inner.number) for progress in seen]
     restart = numbers.index(4, 8)
-    for at in (0, restart, restart + 3):
+    for at in (0, restart + 3):
         save_state(tmp_path / "state", seen[at].state)
         again, more = solved(counts, 6, state=load_state(tmp_path / "state"))
         np.testing.assert_array_equal(again.left, result.left)
@@ -73,6 +73,7 @@ def test_it_restarts_and_resumes_bit_for_bit_with_residuals_that_are_true(tmp_pa
         np.testing.assert_array_equal(again.right, result.right)
 
 
+@pytest.mark.slow_cases("1", "5", "10")
 @pytest.mark.parametrize("stop_at", [1, 5, 9, 10])
 def test_who_stops_or_runs_out_of_passes_has_triples_and_true_residuals(stop_at):
     counts = sparse_table()
@@ -99,7 +100,7 @@ def test_who_stops_or_runs_out_of_passes_has_triples_and_true_residuals(stop_at)
         np.testing.assert_allclose(joint @ right / p_x[:, None], left * s, atol=tiny)
 
 
-@pytest.mark.parametrize("copies", [3, 4])
+@pytest.mark.parametrize("copies", [pytest.param(3, marks=pytest.mark.slow), 4])
 def test_values_of_many_copies_and_tables_of_low_rank(copies):
     # Each value as often as there are blocks, of rank 5; and 1 once less.
     rng = np.random.default_rng(1)
