@@ -228,11 +228,12 @@ def rows_of_table(
     ]
     for name, one in sorted(d["predictors"].items(), key=lambda item: item[1]["error"]):
         rows.append((f"  {name}", f"{one['error']:.4f} ± {one['std']:.4f}"))
-    told = curve["forecast"] or [None] * len(curve["measured"])
-    for size, before, after in zip(
-        curve["num_samples"], told, curve["measured"], strict=True
+    nothing = [None] * len(curve["measured"])
+    told, errors = curve["forecast"] or nothing, curve["standard_error"] or nothing
+    for size, before, error, after in zip(
+        curve["num_samples"], told, errors, curve["measured"], strict=True
     ):
-        forecast = "none" if before is None else f"{before:.3f}"
+        forecast = "none" if before is None else f"{before:.3f} ± {error or 0:.3f}"
         rows.append(
             (
                 "forecast" if size == curve["num_samples"][0] else "",
