@@ -1,10 +1,10 @@
-"""Numbers as text for people."""
+"""Numbers and names as text for people."""
 
 from __future__ import annotations
 
 import math
 
-__all__ = ["rounded"]
+__all__ = ["rounded", "with_article"]
 
 _SAME = 1e-6
 
@@ -23,3 +23,8 @@ def rounded(value: float, digits: int = 3) -> str:
         # The nines, or the zeros behind 1, and two digits of the distance.
         digits = max(digits, (value > 1) + 1 + math.ceil(-math.log10(distance)))
     return f"{value:.{digits}g}"
+
+
+def with_article(name: str) -> str:
+    """A name after "a" or "an"."""
+    return f"{'an' if name[:1] in 'AEIOUaeio' else 'a'} {name}"

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from contexture_jax._core.checks import as_device_array, check_values
 from contexture_jax._core.fingerprint import fingerprint
 from contexture_jax._core.types import Array, ArrayLike, Int
+from contexture_jax._core.words import with_article
 
 __all__ = ["CapabilityError", "Context", "as_context", "as_numbers"]
 
@@ -119,7 +120,7 @@ class Context:
         has = ", ".join(self.capabilities) or "none"
         why = f", as its class gives no `{hook}`" if hook else ""
         return CapabilityError(
-            f"a {self._kind} context has no `{name}`{why}; it has: {has}"
+            f"{with_article(self._kind)} context has no `{name}`{why}; it has: {has}"
         )
 
     def sample(self, key: Array, x: Array, *, row_offset: ArrayLike = 0) -> Array:

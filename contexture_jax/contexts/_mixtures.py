@@ -19,6 +19,7 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     short_repr,
 )
+from contexture_jax._core.words import with_article
 from contexture_jax.contexts._base import Context
 from contexture_jax.contexts._density import all_log_densities
 from contexture_jax.contexts._mixed import MixedContext, Reversed
@@ -271,7 +272,10 @@ def useful(context: Any, word: str) -> Any:
     """A context that can do something, or an error that says what its parts can."""
     if context.capabilities:
         return context
-    has = [f"a {c._kind} has {', '.join(c.capabilities)}" for c in context.contexts]
+    has = [
+        f"{with_article(c._kind)} has {', '.join(c.capabilities)}"
+        for c in context.contexts
+    ]
     msg = (
         f"{word} takes contexts with a method in common, as `sample` or `table`;"
         f" {' and '.join(has)}"

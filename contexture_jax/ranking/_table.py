@@ -13,7 +13,7 @@ from contexture_jax._core.types import Float
 __all__ = ["TableMap"]
 
 _PART = 512  # rows, or columns, that a thread multiplies by
-_SPARSE = 20  # times fewer entries are multiplied sooner by themselves
+_SPARSE = 12  # times fewer entries are multiplied sooner by themselves
 _NOTHING = 1e-12  # of the sum of a row: what all such entries add is below rounding
 
 
