@@ -60,7 +60,7 @@ class TableMap:
             lambda i: left[parts[i]] @ self._rows[i].astype(np.float64),
             range(len(parts)),
         )
-        p_a = sum(shares) / n
+        p_a = np.sum(shares, axis=0) / n
         # Nothing where a row is nobody's neighbour.
         right = 1 / np.sqrt(n * np.where(p_a > 0, p_a, np.inf))
 
@@ -132,6 +132,6 @@ def _entries(
         )
         for part in parts
     ]
-    whole = sparse.vstack(rows, format="csc")
+    whole: Any = sparse.vstack(rows, format="csc")
     # Columns as rows of the transpose, whose product is as fast.
     return rows, [whole[:, part] for part in columns]
