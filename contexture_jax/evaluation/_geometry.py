@@ -146,5 +146,5 @@ def _of_columns(x: Float[Array, "n d"], energy: float) -> tuple[Array, ...]:
         effective_rank(s, "entropy"),
         num,
         1 - above / d,
-        together / (n * (n - 1)),
+        together / n / (n - 1),  # whose product is beyond int32
     )

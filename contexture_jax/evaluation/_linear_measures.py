@@ -96,7 +96,8 @@ def _without_diagonal(a: Array, b: Array) -> Float[Array, ""]:
     """
     n = a.shape[0]
     own_a, own_b = (a**2).sum(axis=1), (b**2).sum(axis=1)
-    shared = own_a.sum() * own_b.sum() / ((n - 1) * (n - 2))
+    # One after the other: their product is beyond int32.
+    shared = own_a.sum() / (n - 1) * own_b.sum() / (n - 2)
     return jnp.sum(mm(a.T, b) ** 2) + shared - n / (n - 2) * jnp.sum(own_a * own_b)
 
 

@@ -141,7 +141,7 @@ def _gaussian(x: Float[Array, "m d"], width: Array) -> Float[Array, "m m"]:
 def off_diagonal(K: Float[Array, "m m"]) -> Float[Array, "m m"]:
     """Without the mean of the pairs."""
     m = K.shape[0]
-    mean = K.sum() / (m * (m - 1))  # the diagonal is 0
+    mean = K.sum() / m / (m - 1)  # the diagonal is 0
     return jnp.where(jnp.eye(m, dtype=bool), 0, K - mean)
 
 

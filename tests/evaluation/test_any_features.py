@@ -230,3 +230,11 @@ def test_functions_of_tiny_embeddings_that_have_no_map_are_refused():
     tiny = np.ldexp(FEATURES[:, :1], -140)
     with pytest.raises(ValueError, match="multiply phi"):
         evaluation.rayleigh_ritz(tiny, tiny)
+
+
+def test_pairs_of_many_rows_are_counted_beyond_int32():
+    x = jax.ShapeDtypeStruct((100_000, 2), np.float32)
+    found = jax.eval_shape(
+        lambda x: evaluation.compare(x, x, "cka_debiased", key=KEY), x
+    )
+    assert found.value.shape == ()
