@@ -162,7 +162,8 @@ def predict_each(
     """
     left, s = jnp.asarray(result.left), jnp.asarray(result.singular_values)
     y, rows = jnp.asarray(labels), jnp.asarray(rows)
-    seen, rank, classes = left[rows], left.shape[1], {"num_classes": num_classes}
+    seen, rank = left[rows], left.shape[1]
+    classes: Any = {"num_classes": num_classes}
     folds = min(_FOLDS, len(y))
     host = np.asarray(labels)
     guess: Any = host.mean() if num_classes is None else np.bincount(host).argmax()

@@ -19,8 +19,8 @@ def test_nothing_is_cut_and_means_are_drawn() -> None:
         title="price in $: 20 labels forecast an error of 0.2 with 320; measured 0.2",
     )
     measured, forecast = axes.lines[:2]
-    np.testing.assert_allclose(measured.get_ydata(), errors.mean(axis=1))
-    np.testing.assert_allclose(forecast.get_xdata(), sizes[1:])
+    np.testing.assert_allclose(np.asarray(measured.get_ydata()), errors.mean(axis=1))
+    np.testing.assert_allclose(np.asarray(forecast.get_xdata()), sizes[1:])
     axes.figure.canvas.draw()
     drawn, whole = axes.get_tightbbox(), axes.figure.bbox
     assert drawn is not None

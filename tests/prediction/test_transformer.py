@@ -37,10 +37,12 @@ def test_known_rows_have_the_functions_and_new_ones_their_extension(
 
 def test_it_is_cloned_named_and_a_part_of_pipelines() -> None:
     made = ContextureTransformer("rbf", rank=2, gamma=0.5, random_state=0)
-    assert clone(made).get_params() == made.get_params()
+    cloned: Any = clone(made)
+    assert cloned.get_params() == made.get_params()
     y = (X[:, 0] > 0).astype(int)
     pipeline = make_pipeline(made, LogisticRegression()).fit(X, y)
-    names = pipeline[:-1].get_feature_names_out()
+    first: Any = pipeline[:-1]
+    names = first.get_feature_names_out()
     assert names.tolist() == ["contexturetransformer0", "contexturetransformer1"]
     assert pipeline.score(X, y) > 0.7
 
