@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse
 
 import contexture_jax as cx
-from contexture_jax.solvers import Progress, _plan, load_state, save_state
+from contexture_jax.solvers import Progress, _one_sided, _plan, load_state, save_state
 from tests.tolerances import promised
 
 DTYPE = jnp.zeros(()).dtype
@@ -18,9 +18,10 @@ RUN: dict[str, Any] = {"method": "krylov", "block_size": 4, "key": jax.random.ke
 
 @pytest.fixture(autouse=True)
 def small_bases(monkeypatch):
-    """One basis whatever the size, of 12 blocks of which a restart keeps 4."""
+    """One basis whatever the size, of 12 blocks in 6 arrays; a restart keeps 4."""
     monkeypatch.setattr(_plan, "_is_one_sided", lambda *_: True)
     monkeypatch.setattr(_plan, "_GROWN_COLUMNS", 48)
+    monkeypatch.setattr(_one_sided, "_COLUMNS", 8)
 
 
 def sparse_table(n: int = 300, m: int = 200) -> np.ndarray:
@@ -69,7 +70,7 @@ def test_it_restarts_and_resumes_bit_for_bit_with_residuals_that_are_true(tmp_pa
         assert more.num_passes == info.num_passes
     # What the caller holds stays whole when a solve goes on from it.
     for _ in range(2):
-        again, _ = solved(counts, 6, state=seen[restart + 2].state)
+        again, _ = solved(counts, 6, state=seen[-4].state)
         np.testing.assert_array_equal(again.right, result.right)
 
 
