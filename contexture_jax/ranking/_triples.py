@@ -2,8 +2,8 @@
 
 Golub & Kahan's process in blocks (Golub, Luk & Overton 1981), with all vectors kept and
 cleaned off each other twice, and no restart: where a product is n² operations a column
-that costs little beside it, and of the spectra of contexts of a table some 600 to 1,300
-columns are multiplied where subspace iteration of 656 columns takes 1,000 to 5,000.
+that costs little beside it. Of three contexts of 19,020 rows, 512, 768 and 1,024
+columns were multiplied, where subspace iteration multiplies 656 in each of its passes.
 `solvers` holds bases of a fixed size, which programs need, and multiplies by all of it.
 """
 

@@ -126,7 +126,8 @@ def test_chains_and_mixtures_that_end_in_a_join_draw_tuples():
     pair = C.join([part("knn"), part("labels")])
     x = np.arange(N)
     chain = C.convolve(part("knn"), pair)
-    for context in (chain, C.mixture([pair, chain], WEIGHTS)):
+    contexts: list[Any] = [chain, C.mixture([pair, chain], WEIGHTS)]
+    for context in contexts:
         drawn = context.sample(KEY, x)
         assert [one.shape for one in drawn] == [(N,), (N,)]
 

@@ -128,6 +128,16 @@ EAGER = {
     "distance_correlation": lambda x: evaluation.distance_correlation(
         x[:, 0], OTHER[:, 0]
     ),
+    "shifted_risks": lambda x: evaluation.shifted_risks(x[:, 0], key=KEY),
+    "contexture_shift": lambda x: evaluation.contexture_shift(
+        EXACT._replace(left=x), EXACT, OP
+    ),
+    "contexture_shift, target": lambda x: evaluation.contexture_shift(
+        EXACT, EXACT, OP, target=x
+    ),
+    "span_shift_bound": lambda x: evaluation.span_shift_bound(
+        EXACT._replace(left=x), cx.operators.reweight(OP, CLASSES + 1.0), 2
+    ),
 }
 # They take whole numbers, samples or operators, which are checked where they are made.
 NO_FEATURES = {

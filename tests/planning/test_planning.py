@@ -241,7 +241,7 @@ def test_scaling_is_drawn_where_there_are_times(tmp_path) -> None:
     curves = {"v5e:2x2": {"weak": [(1, 1e-3), (2, 2e-3)], "strong": [(1, 0.0)]}}
     ax = cx.plotting.plot_scaling(curves, title="a table")
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [1e-3, 2e-3])
-    assert len(ax.lines[1].get_ydata()) == 0
+    assert np.size(ax.lines[1].get_ydata()) == 0
     assert cx.plotting.save(ax, tmp_path / "scaling.png").stat().st_size > 1000
     with pytest.raises(ValueError, match="must hold seconds above 0"):
         cx.plotting.plot_scaling({"cpu:2": {"weak": []}})
