@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from contexture_jax._core.checks import (
     as_floating,
+    as_real,
     check_coefficient,
     check_integer,
     check_ndim,
@@ -190,14 +191,15 @@ def group_weighted(
         ValueError: if a shape or a number is out of range.
     """
     values, batch = _as_losses(losses, weights, axis_name)
-    q = _as_group_weights(group_weights, "group_weights").astype(values.dtype)
+    q = _as_group_weights(group_weights, "group_weights", values.dtype)
     sums, masses = _by_group(values, groups, q.shape[0], batch)
     if group_probabilities is not None:
-        p = _as_group_weights(group_probabilities, "group_probabilities")
+        name = "group_probabilities"
+        p = _as_group_weights(group_probabilities, name, values.dtype)
         if p.shape != q.shape:
             msg = f"group_probabilities must have shape {q.shape}; got {p.shape}"
             raise ValueError(msg)
-        masses = p.astype(values.dtype)
+        masses = p
     return jnp.sum(q * safe_divide(sums, masses))
 
 
@@ -307,8 +309,12 @@ def _trim(trim: Any, values: Array) -> Any:
     return _number(trim, values, "trim")
 
 
-def _as_group_weights(weights: ArrayLike, name: str) -> Float[Array, " g"]:
-    q = as_floating(weights, name)
+def _as_group_weights(
+    weights: ArrayLike, name: str, dtype: Any = None
+) -> Float[Array, " g"]:
+    # Rounded on the host, where they lie there: no float64 in a program of float32.
+    given = as_real(weights, name)
+    q = as_floating(given, name) if dtype is None else jnp.asarray(given, dtype)
     check_ndim(q, 1, name)
     check_nonnegative(q, name)
     return q
