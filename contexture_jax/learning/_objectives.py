@@ -169,6 +169,16 @@ _OTHERS = {
     "masked_reconstruction": "has a decoder of its own",
     "ncp": "has singular values of its own to learn",
     "vamp_e": "has a coupling of its own to learn",
+    **dict.fromkeys(
+        (
+            "chi_squared_dro",
+            "cvar",
+            "group_dro",
+            "group_weighted",
+            "importance_weighted",
+        ),
+        "reduces losses of rows, and learns no context",
+    ),
 }
 
 

@@ -264,7 +264,7 @@ def test_out_without_permission_is_refused(tmp_path, capsys):
 
 
 def test_no_command_and_unknown_commands_are_refused(capsys):
-    for arguments, word in (([], "COMMAND"), (["plan"], "'plan'")):
+    for arguments, word in (([], "COMMAND"), (["paint"], "'paint'")):
         assert main(arguments) == 2
         error = capsys.readouterr().err
         assert error.startswith("contexture: error: ")
