@@ -165,10 +165,12 @@ def rows_of_table(d: dict[str, Any], files: Sequence[str]) -> list[tuple[str, st
     for measure, t in d["measures"].items():
         for i in range(len(names)):
             for j in range(i):
+                # Of few rows a value may lie outside: it holds what chance adds.
+                ends = f"{t['lower'][i][j]:.3f} to {t['upper'][i][j]:.3f}"
+                of = "of these rows" if measure == "mutual_knn" else "of ever more rows"
                 text = (
-                    f"{measure} {t['value'][i][j]:.3f} ({t['lower'][i][j]:.3f} to"
-                    f" {t['upper'][i][j]:.3f}; by chance {t['null'][i][j]:.3f}, p ="
-                    f" {t['p_value'][i][j]:.2g})"
+                    f"{measure} {t['value'][i][j]:.3f} ({of} {ends}; by chance"
+                    f" {t['null'][i][j]:.3f}, p = {t['p_value'][i][j]:.2g})"
                 )
                 rows.append((f"{names[j]} | {names[i]}", text))
     for name, fits in d["contexts"].items():
