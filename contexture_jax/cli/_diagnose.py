@@ -142,8 +142,7 @@ def run(options: DiagnoseOptions, ending: Ending) -> Path:
     """
     stages = Stages(quiet=options.quiet)
     with stages.stage("read"):
-        plots = ["matplotlib"] if options.plots else []
-        check_installed(["platformdirs", "pyarrow", "rich", "scipy", *plots])
+        check_installed("scipy", plots=options.plots)
         out = check_out(options.out, _FILES, _FOLDER)
         models = _models(options)
         table = _table(options, models)

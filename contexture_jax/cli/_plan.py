@@ -193,7 +193,7 @@ def _checked_paths(options: PlanOptions) -> tuple[Path | None, Path | None]:
         )
     if options.out is None:
         return file, None
-    check_installed(["matplotlib"])
+    check_installed(plots=True)
     return file, check_out(options.out, _KNOWN, "")
 
 

@@ -184,8 +184,7 @@ def run(options: PredictOptions, ending: Ending) -> Path:
     """
     stages = Stages(quiet=options.quiet)
     with stages.stage("read"):
-        plots = ["matplotlib"] if options.plots else []
-        check_installed(["platformdirs", "pyarrow", "rich", *plots])
+        check_installed(plots=options.plots)
         out = check_out(options.out, _FILES, "predict")
         if options.target is None:
             raise InputError("predict needs --target: the column to predict")

@@ -203,8 +203,7 @@ def run(options: RankOptions, ending: Ending) -> Path:
     """
     stages = Stages(quiet=options.quiet)
     with stages.stage("read"):
-        plots = ["matplotlib"] if options.plots else []
-        check_installed(["platformdirs", "pyarrow", "rich", *plots])
+        check_installed(plots=options.plots)
         out = check_out(options.out, _FILES, _FOLDER)
         table, beside = load(options)
     with claimed(out), computing("float32"), contextlib.ExitStack() as stack:

@@ -183,8 +183,7 @@ def run(options: SpectrumOptions, ending: Ending) -> Path:
     stages = Stages(quiet=options.quiet)
     with stages.stage("read"):
         # What can be refused is refused before anything is computed or written.
-        plots = ["matplotlib"] if options.plots else []
-        check_installed(["platformdirs", "pyarrow", "rich", *plots])
+        check_installed(plots=options.plots)
         out = check_out(options.out, _FILES, SOLVE)
         # Resamples of pairs are dense tables.
         table = load(options, sparse=not options.bootstrap)

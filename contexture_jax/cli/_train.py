@@ -42,7 +42,7 @@ __all__ = ["DESCRIPTION", "TrainOptions", "add_options", "run"]
 
 # In the order of publishing: whoever sees the JSON sees the rest.
 _FILES = ("model.npz", "train.npz", "learned.png", "loss.png", "train.json")
-_NEEDED = ("orbax.checkpoint", "platformdirs", "pyarrow", "rich", "sklearn")
+_NEEDED = ("orbax.checkpoint", "sklearn")
 _LOG_EVERY = 50  # steps; checkpoints are at some of these
 # What of the options makes a run the run that it is.
 _SETTINGS = (
@@ -79,7 +79,7 @@ def run(options: TrainOptions, ending: Ending) -> Path:
     """
     stages = Stages(quiet=options.quiet)
     with stages.stage("read"):
-        check_installed([*_NEEDED, *(["matplotlib"] if options.plots else [])])
+        check_installed(*_NEEDED, plots=options.plots)
         out = check_out(options.out, _FILES, RUN)
         table = load(options)
         recipe = plan(options, table)

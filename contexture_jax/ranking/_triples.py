@@ -2,8 +2,8 @@
 
 Golub & Kahan's process in blocks (Golub, Luk & Overton 1981), with all vectors kept and
 cleaned off each other twice, and no restart: where a product is n² operations a column
-that costs little beside it. Of three contexts of 19,020 rows, 512, 768 and 1,024
-columns were multiplied, where subspace iteration multiplies 656 in each of its passes.
+that costs little beside it. Each column is multiplied once, where subspace iteration
+multiplies all of them in each of its passes.
 `solvers` holds bases of a fixed size, which programs need, and multiplies by all of it.
 """
 

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import platform
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,23 @@ __all__ = [
     "precision",
 ]
 
+_NEEDED = ("platformdirs", "pyarrow", "rich")
 # Compiling is most of a first run.
 _WORTH_KEEPING = 0.1  # seconds of it
 _CORES = 2
 
 
-def check_installed(needed: Sequence[str]) -> None:
-    """Refuse to begin without the libraries of these names.
+def check_installed(*more: str, plots: bool) -> None:
+    """Refuse to begin without the libraries that all commands need, or `more`.
+
+    Args:
+        more: names of others.
+        plots: whether there will be pictures.
 
     Raises:
         InputError: if one is absent.
     """
+    needed = (*_NEEDED, *more, *(["matplotlib"] if plots else []))
     absent = [name for name in needed if not _is_installed(name)]
     if absent:
         raise InputError(
