@@ -87,6 +87,14 @@ def test_collectives_are_read_with_sizes_groups_and_times() -> None:
     ]
 
 
+def test_loops_within_loops_multiply() -> None:
+    inner = 'backend_config={"known_trip_count":{"n":"3"}}'
+    outer = "while(%p), condition=%c, body=%pass"
+    text = TEXT.replace(outer, f"{outer}, {inner.replace('3', '5')}")
+    times = {one.kind: one.times for one in collectives(text) if one.in_pass}
+    assert times == {"collective-permute": 15, "all-reduce": 5}
+
+
 def test_problems_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="rank must be at most 11, of such sizes"):
         Problem("joint", rows=64, columns=12, rank=12)
