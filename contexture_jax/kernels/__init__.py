@@ -3,6 +3,7 @@
 Each is a form for XLA, in tiles that fit in cache: products with exp(L) whose exponents
 are made as they are needed, sparse products in slices of equal width, and the exact
 nearest neighbours. What a law is, and what a product with it means, is said above.
+Products with exp(L) have a fused twin for a TPU (`_fused`, which also chooses).
 """
 
 from contexture_jax.kernels._exponents import (
@@ -15,6 +16,11 @@ from contexture_jax.kernels._exponents import (
     masked,
     padded,
     shifted,
+)
+from contexture_jax.kernels._fused import (
+    IMPLEMENTATIONS,
+    Implementation,
+    check_implementation,
 )
 from contexture_jax.kernels._slots import (
     Bucket,
@@ -36,11 +42,14 @@ from contexture_jax.kernels.neighbors import in_balls, nearest_neighbors
 
 __all__ = [
     "FLOOR",
+    "IMPLEMENTATIONS",
     "MASKED",
     "SAFE",
     "Bucket",
     "Form",
+    "Implementation",
     "Slots",
+    "check_implementation",
     "exp_matmul",
     "exponents",
     "in_balls",

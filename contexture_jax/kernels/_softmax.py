@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,26 @@ from contexture_jax.kernels._exponents import (
     shrunk,
     two_sum,
 )
+from contexture_jax.kernels._fused import (
+    Implementation,
+    by_implementation,
+    fits,
+    fused_exp_matmul,
+    fused_logsumexp_rows,
+    fused_pull_back,
+)
 
 __all__ = ["exp_matmul", "logsumexp_rows", "normalise", "tile_shape"]
+
+
+class _How(NamedTuple):
+    """What is static in a product with exp(power · L)."""
+
+    form: Form
+    tile_size: int
+    power: float
+    precision: Precision
+    implementation: Implementation
 
 
 def tile_shape(n: Size, m: Size, tile_size: int) -> tuple[Size, Size]:
@@ -58,6 +76,7 @@ def exp_matmul(
     tile_size: int,
     power: float = 1.0,
     precision: Precision = "exact",
+    implementation: Implementation = "xla",
 ) -> Float[Array, "n r"]:
     """exp(power · L) V by tiles; work space is some tiles and a block of the result.
 
@@ -70,6 +89,8 @@ def exp_matmul(
         power: of the weights.
         precision: the level of the product with V, of float32; L and gradients are
             exact.
+        implementation: "xla"; "pallas", a fused kernel where the program is for a TPU,
+            of plain forms in float32; "interpret", the same step by step anywhere.
 
     Returns:
         Shape (n, r). L should not be far above 0: nothing is subtracted.
@@ -77,7 +98,7 @@ def exp_matmul(
     Gradients, in reverse mode only: with S = exp(L) and a cotangent O of the result,
     V̄ = Sᵀ O, and S ∘ O Vᵀ is the cotangent of L, in one sweep over the tiles.
     """
-    how = form, tile_size, power, precision
+    how = _How(form, tile_size, power, precision, implementation)
     return _exp_matmul(how, queries, keys, values)
 
 
@@ -87,6 +108,7 @@ def logsumexp_rows(
     *,
     form: Form,
     tile_size: int,
+    implementation: Implementation = "xla",
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """Log Σ_a exp(L_xa) by tiles, in two parts whose sum it is.
 
@@ -98,7 +120,8 @@ def logsumexp_rows(
     Gradients, in reverse mode only: with the weights P = exp(L − result) and a
     cotangent o of the result, o ∘ P is the cotangent of L.
     """
-    return _logsumexp_rows((form, tile_size), queries, keys)
+    how = _How(form, tile_size, 1.0, "exact", implementation)
+    return _logsumexp_rows(how, queries, keys)
 
 
 def normalise(
@@ -146,14 +169,12 @@ def normalise(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _exp_matmul(
-    how: tuple[Form, int, float, Precision], queries: Array, keys: Array, values: Array
-) -> Array:
+def _exp_matmul(how: _How, queries: Array, keys: Array, values: Array) -> Array:
     return _exp_matmul_forward(how, queries, keys, values)
 
 
 def _exp_matmul_saved(
-    how: tuple[Form, int, float, Precision], queries: Any, keys: Any, values: Any
+    how: _How, queries: Any, keys: Any, values: Any
 ) -> tuple[Array, Any]:
     arrays = queries.value, keys.value, values.value
     # V̄ is one more product a tile: not where V is no variable.
@@ -161,22 +182,38 @@ def _exp_matmul_saved(
 
 
 def _exp_matmul_backward(
-    how: tuple[Form, int, float, Precision], saved: Any, out_bar: Any
+    how: _How, saved: Any, out_bar: Any
 ) -> tuple[Array | None, ...]:
     """The three cotangents; work space is some tiles, and the results in blocks."""
     arrays, wants_values = saved
     if isinstance(out_bar, SymbolicZero):
         return None, None, None
-    return _pull_back_by_tiles(how, arrays, out_bar, wants_values.value)
+    return _pull_back(how, arrays, out_bar, wants_values.value)
 
 
-def _pull_back_by_tiles(
-    how: tuple[Form, int, float, Precision],
+def _pull_back(
+    how: _How,
     arrays: tuple[Array, Array, Array],
     out_bar: Array,
     wants_values: bool,
 ) -> tuple[Array, Array, Array | None]:
-    form, tile_size, power, _ = how
+    return by_implementation(
+        how.implementation,
+        fits(how.form, *arrays, out_bar),
+        lambda *given: _pull_back_by_tiles(how, given[:3], given[3], wants_values),
+        functools.partial(fused_pull_back, power=how.power, wants_values=wants_values),
+        *arrays,
+        out_bar,
+    )
+
+
+def _pull_back_by_tiles(
+    how: _How,
+    arrays: tuple[Array, Array, Array],
+    out_bar: Array,
+    wants_values: bool,
+) -> tuple[Array, Array, Array | None]:
+    form, tile_size, power = how.form, how.tile_size, how.power
     queries, keys, values = arrays
     (n, e), (m, r) = queries.shape, values.shape
     # Blocks of shapes (b, columns, e) and (b, columns, r). Cotangents of the keys stay
@@ -223,23 +260,21 @@ _exp_matmul.defvjp(_exp_matmul_saved, _exp_matmul_backward, symbolic_zeros=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _logsumexp_rows(
-    how: tuple[Form, int], queries: Array, keys: Array
-) -> tuple[Array, Array]:
+def _logsumexp_rows(how: _How, queries: Array, keys: Array) -> tuple[Array, Array]:
     return _logsumexp_rows_forward(how, queries, keys)
 
 
 def _logsumexp_rows_saved(
-    how: tuple[Form, int], queries: Array, keys: Array
+    how: _How, queries: Array, keys: Array
 ) -> tuple[tuple[Array, Array], Any]:
     out = _logsumexp_rows_forward(how, queries, keys)
     return out, (queries, keys, out)
 
 
 def _logsumexp_rows_backward(
-    how: tuple[Form, int], saved: Any, out_bar: tuple[Array, Array]
+    how: _How, saved: Any, out_bar: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    form, tile_size = how
+    form = how.form
     queries, keys, out = saved
     # Weights in [0, 1], however large the logits are.
     arrays = (
@@ -248,19 +283,28 @@ def _logsumexp_rows_backward(
         jnp.ones((keys.shape[0], 1), keys.dtype),
     )
     # Of both parts the first is a constant; the second has the whole gradient.
-    bars = _pull_back_by_tiles(
-        (form, tile_size, 1.0, "exact"), arrays, out_bar[1][:, None], False
-    )
-    return bars[:2]
+    return _pull_back(how, arrays, out_bar[1][:, None], False)[:2]
 
 
 _logsumexp_rows.defvjp(_logsumexp_rows_saved, _logsumexp_rows_backward)
 
 
-def _exp_matmul_forward(
-    how: tuple[Form, int, float, Precision], queries: Array, keys: Array, values: Array
+def _exp_matmul_forward(how: _How, queries: Array, keys: Array, values: Array) -> Array:
+    return by_implementation(
+        how.implementation,
+        fits(how.form, queries, keys, values),
+        functools.partial(_exp_matmul_by_tiles, how),
+        functools.partial(fused_exp_matmul, power=how.power, precision=how.precision),
+        queries,
+        keys,
+        values,
+    )
+
+
+def _exp_matmul_by_tiles(
+    how: _How, queries: Array, keys: Array, values: Array
 ) -> Array:
-    form, tile_size, power, precision = how
+    form, tile_size, power, precision, _ = how
     n, m, r = queries.shape[0], keys.shape[0], values.shape[1]
     rows, columns = tile_shape(n, m, tile_size)
     start = jnp.zeros((rows, r), values.dtype)
@@ -300,9 +344,20 @@ def _exp_matmul_forward(
 
 
 def _logsumexp_rows_forward(
-    how: tuple[Form, int], queries: Array, keys: Array
+    how: _How, queries: Array, keys: Array
 ) -> tuple[Array, Array]:
-    form, tile_size = how
+    return by_implementation(
+        how.implementation,
+        fits(how.form, queries, keys),
+        functools.partial(_logsumexp_by_tiles, how),
+        fused_logsumexp_rows,
+        queries,
+        keys,
+    )
+
+
+def _logsumexp_by_tiles(how: _How, queries: Array, keys: Array) -> tuple[Array, Array]:
+    form, tile_size = how.form, how.tile_size
     n, m = queries.shape[0], keys.shape[0]
     rows, columns = tile_shape(n, m, tile_size)
     key_blocks = _blocks(keys, columns, form)

@@ -36,6 +36,7 @@ from contexture_jax._core.types import (
     describe,
     summary,
 )
+from contexture_jax.kernels import Implementation, check_implementation
 
 __all__ = ["AssociationOperator", "Cost", "as_law_of", "check_operator", "check_total"]
 
@@ -209,6 +210,29 @@ class AssociationOperator:
             # Storages without levels are exact and stay as they are.
             same = getattr(part, "precision", level) == level
             return {} if same else {"precision": level}
+
+        return self._changed(changes)
+
+    def with_implementation(
+        self, implementation: Implementation
+    ) -> AssociationOperator:
+        """The same operator with its products computed another way.
+
+        "xla" is what operators are built with. "pallas" takes a fused kernel where
+        there is one and the program is for a TPU: of contexts kept in tiles, in
+        float32, whose log weights are one product of factors; all else stays as it is,
+        and so do all other devices. There all levels of `with_precision` above "coarse"
+        are exact. No kernel has been timed on a TPU by this project. "interpret" runs
+        the same kernels step by step on any device, slowly: it is for tests.
+
+        Raises:
+            ValueError: if there is no such implementation.
+        """
+        way = check_implementation(implementation)
+
+        def changes(part: AssociationOperator) -> dict[str, Any]:
+            same = getattr(part, "implementation", way) == way
+            return {} if same else {"implementation": way}
 
         return self._changed(changes)
 

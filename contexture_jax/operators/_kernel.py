@@ -14,7 +14,7 @@ from contexture_jax._core.numerics import Precision, safe_reciprocal
 from contexture_jax._core.programs import program_of
 from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
 from contexture_jax.contexts import SoftmaxContext
-from contexture_jax.kernels import Form, exp_matmul, tile_shape
+from contexture_jax.kernels import Form, Implementation, exp_matmul, tile_shape
 from contexture_jax.operators._base import AssociationOperator, Cost
 
 __all__ = ["TILE_SIZE", "KernelOperator", "kernel_operator"]
@@ -38,6 +38,7 @@ class KernelOperator(AssociationOperator):
         form: how log P⁺(a|x) comes from the two. Static.
         precision: the level of products with tiles of weights, of float32; log weights
             are exact. Static.
+        implementation: of the products, as of `with_implementation`. Static.
     """
 
     queries: Float[Array, "n e"]
@@ -48,6 +49,7 @@ class KernelOperator(AssociationOperator):
     tile_size: int = static_field()
     form: Form = static_field()
     precision: Precision = static_field(default="exact", kw_only=True)
+    implementation: Implementation = static_field(default="xla", kw_only=True)
     fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
@@ -83,6 +85,7 @@ class KernelOperator(AssociationOperator):
             form=self.form,
             tile_size=self.tile_size,
             precision=self.precision,
+            implementation=self.implementation,
         )
 
     def squared_norm(self) -> Float[Array, ""]:
@@ -90,7 +93,10 @@ class KernelOperator(AssociationOperator):
         return self.norm2
 
     def cost(self, r: int) -> Cost:
-        """Per pair (x, a): a score of width e, an exponential, a product of width r."""
+        """Per pair (x, a): a score of width e, an exponential, a product of width r.
+
+        Temporaries are those of the form for XLA.
+        """
         check_integer(r, "r", low=0)
         n, m = self.shape
         size = self.dtype.itemsize

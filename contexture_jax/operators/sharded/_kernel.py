@@ -23,6 +23,7 @@ from contexture_jax.contexts import SoftmaxContext
 from contexture_jax.kernels import (
     MASKED,
     Form,
+    Implementation,
     exp_matmul,
     logsumexp_rows,
     masked,
@@ -55,6 +56,7 @@ class _Ring(NamedTuple):
     form: Form
     power: float = 1.0
     precision: Precision = "exact"
+    implementation: Implementation = "xla"
 
     @property
     def size(self) -> int:
@@ -74,6 +76,7 @@ class _Ring(NamedTuple):
             tile_size=self.tile_size,
             power=self.power,
             precision=self.precision,
+            implementation=self.implementation,
         )
 
 
@@ -98,6 +101,7 @@ class ShardedKernelOperator(ShardedOperator):
         form: how log P⁺(a|x) comes from the two. Static.
         precision: the level of products with tiles of weights, of float32; log weights
             are exact. Static.
+        implementation: of the products, as of `with_implementation`. Static.
     """
 
     queries: Float[Array, "n2 e"]
@@ -110,6 +114,7 @@ class ShardedKernelOperator(ShardedOperator):
     tile_size: int = static_field()
     form: Form = static_field()
     precision: Precision = static_field(default="exact", kw_only=True)
+    implementation: Implementation = static_field(default="xla", kw_only=True)
     fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     @property
@@ -120,7 +125,9 @@ class ShardedKernelOperator(ShardedOperator):
     @property
     def _ring(self) -> _Ring:
         ring = _Ring(self.mesh, self.axis, self.tile_size, self.form)
-        return ring._replace(precision=self.precision)
+        return ring._replace(
+            precision=self.precision, implementation=self.implementation
+        )
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
