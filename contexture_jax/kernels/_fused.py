@@ -62,7 +62,7 @@ def by_implementation(
     fits: bool,
     xla: Callable[..., Any],
     fused: Callable[..., Any],
-    *arrays: Array,
+    *arrays: Any,
 ) -> Any:
     """The one place that chooses between a form for XLA and its fused twin.
 
@@ -77,11 +77,15 @@ def by_implementation(
     """
     if implementation == "xla" or not fits:
         return xla(*arrays)
+
+    def kernel(*arrays: Any) -> Any:
+        # A TPU has no 64 bits, and kernels may not name them.
+        with jax.enable_x64(False):
+            return fused(*arrays, interpret=implementation == "interpret")
+
     if implementation == "interpret":
-        return fused(*arrays, interpret=True)
-    return jax.lax.platform_dependent(
-        *arrays, tpu=functools.partial(fused, interpret=False), default=xla
-    )
+        return kernel(*arrays)
+    return jax.lax.platform_dependent(*arrays, tpu=kernel, default=xla)
 
 
 def fits(form: Form, *arrays: Array) -> bool:

@@ -30,6 +30,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from contexture_jax._core.sparse_rows import Tile, product_of_tiles
 from contexture_jax._core.types import Array, Float, Inexact, Int, Static, short_repr
+from contexture_jax.kernels._fused_rows import sum_rows
 
 __all__ = [
     "Bucket",
@@ -60,10 +61,12 @@ class Bucket(NamedTuple):
     Attributes:
         indices: which row of the block each entry multiplies, shape (width, pieces).
         weights: the entries, 0 in unused slots, shape (width, pieces); None: all 1.
+        implementation: of their sums, as of `by_implementation`.
     """
 
     indices: Int[Array, "w c"]
     weights: Inexact[Array, "w c"] | None
+    implementation: Static = Static("xla")
 
 
 @short_repr
@@ -234,6 +237,10 @@ sum_slots.defvjp(_sum_slots_saved, _sum_slots_backward, symbolic_zeros=True)
 
 
 def _sum_slots_forward(bucket: Bucket, x: Array) -> Array:
+    return sum_rows(_sum_slots_by_steps, bucket, x, bucket.implementation.value)
+
+
+def _sum_slots_by_steps(bucket: Bucket, x: Array) -> Array:
     width, pieces = bucket.indices.shape
     unroll = next((u for u in _UNROLLS if width % u == 0), _UNROLLS[-1])
 

@@ -219,11 +219,12 @@ class AssociationOperator:
         """The same operator with its products computed another way.
 
         "xla" is what operators are built with. "pallas" takes a fused kernel where
-        there is one and the program is for a TPU: of contexts kept in tiles, in
-        float32, whose log weights are one product of factors; all else stays as it is,
-        and so do all other devices. There all levels of `with_precision` above "coarse"
-        are exact. No kernel has been timed on a TPU by this project. "interpret" runs
-        the same kernels step by step on any device, slowly: it is for tests.
+        there is one and the program is for a TPU, in float32: of contexts kept in
+        tiles whose log weights are one product of factors, and of T of neighbours; all
+        else stays as it is, and so do all other devices. There all levels of
+        `with_precision` above "coarse" are exact. No kernel has been timed on a TPU by
+        this project. "interpret" runs the same kernels step by step on any device,
+        slowly: it is for tests.
 
         Raises:
             ValueError: if there is no such implementation.

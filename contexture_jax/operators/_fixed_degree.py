@@ -19,9 +19,18 @@ from contexture_jax._core.checks import (
     floating_dtype,
 )
 from contexture_jax._core.numerics import safe_reciprocal
-from contexture_jax._core.types import Array, ArrayLike, Float, Int, pytree_dataclass
+from contexture_jax._core.types import (
+    Array,
+    ArrayLike,
+    Float,
+    Int,
+    Static,
+    pytree_dataclass,
+    static_field,
+)
 from contexture_jax.kernels import (
     Bucket,
+    Implementation,
     Slots,
     make_slots,
     paired_matmat,
@@ -44,6 +53,7 @@ class FixedDegreeOperator(AssociationOperator):
         p_x: shape (n,).
         p_a: shape (m,).
         norm2: ‖T‖²_HS, shape ().
+        implementation: of sums over slots, as of `with_implementation`. Static.
     """
 
     indices: Int[Array, "k n"]
@@ -52,6 +62,7 @@ class FixedDegreeOperator(AssociationOperator):
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
     norm2: Float[Array, ""]
+    implementation: Implementation = static_field(default="xla", kw_only=True)
     fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
@@ -72,7 +83,8 @@ class FixedDegreeOperator(AssociationOperator):
     def _forward(self) -> tuple[Bucket, float]:
         """Slots and the number that their sum is to be multiplied by."""
         share = 1.0 if self.weights is not None else 1.0 / self.indices.shape[0]
-        return Bucket(self.indices, self.weights), share
+        how = Static(self.implementation)
+        return Bucket(self.indices, self.weights, how), share
 
     def squared_norm(self) -> Float[Array, ""]:
         """Σ P(x,a)² / (p_x p_a) over the slots."""

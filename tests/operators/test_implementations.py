@@ -1,5 +1,7 @@
 """Products of kernel operators by fused kernels, step by step and as programs."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +68,27 @@ def test_what_no_kernel_takes_stays_as_it_is(block: jax.Array) -> None:
     op = cx.association_operator(cx.contexts.joint(table))
     same = op.with_implementation("interpret")
     np.testing.assert_array_equal(same.matmat(block), op.matmat(block))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sums_over_neighbours(block: jax.Array, weighted: bool) -> None:
+    x = np.random.default_rng(0).normal(size=(N, 2)).astype(F32)
+    context = cx.contexts.knn(x, 5)
+    if weighted:
+        shares = np.tile(np.array([0.4, 0.3, 0.1, 0.1, 0.1], F32), (N, 1))
+        context = dataclasses.replace(context, weights=jnp.asarray(shares))
+    op = cx.association_operator(context)
+    fused = op.with_implementation("interpret")
+
+    def total(op: cx.operators.AssociationOperator, g: jax.Array) -> jax.Array:
+        return jnp.sum(op.matmat(g) ** 2)
+
+    for function in (lambda o, g: o.matmat(g), jax.grad(total, argnums=1)):
+        found, exact = (function(o, block) for o in (fused, op))
+        np.testing.assert_allclose(found, exact, rtol=0, atol=1e-6)
+    product = jax.jit(op.with_implementation("pallas").matmat)
+    export = jax.export.export(product, platforms=["tpu"])(block)
+    assert "tpu_custom_call" in export.mlir_module()
 
 
 def test_no_such_implementation(op: cx.operators.AssociationOperator) -> None:
