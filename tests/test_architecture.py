@@ -52,7 +52,7 @@ LAYERS = {
     ),
     "evaluation": _layer("_core kernels contexts operators solvers"),
     "prediction": _layer("_core contexts operators solvers", "optax sklearn"),
-    "diagnostics": _layer("_core operators evaluation prediction"),
+    "diagnostics": _layer("_core contexts operators solvers evaluation prediction"),
     "ranking": _layer(
         "_core contexts operators solvers evaluation prediction",
         "scipy",  # its linear programs; JAX brings it
@@ -88,6 +88,7 @@ JIT_ALLOWED = {
     "learning/_learned.py": "functions at new inputs, for eager callers",
     "evaluation/_judgement.py": "each judge of a solved context is one program",
     "evaluation/_compare.py": "maps over shuffles and groups, for eager callers",
+    "evaluation/_dependence.py": "maps over shuffles and groups, likewise",
     "evaluation/_geometry.py": "a handful of sums, for eager callers",
     "evaluation/_in_context.py": "maps over shuffles and groups, likewise",
     "evaluation/_kernel_alignment.py": "likewise",

@@ -46,6 +46,11 @@ from contexture_jax.evaluation._criteria import (
     worst_case_dimension,
 )
 from contexture_jax.evaluation._decay import decay_rate
+from contexture_jax.evaluation._dependence import (
+    ContextDependence,
+    context_dependence,
+    context_stability,
+)
 from contexture_jax.evaluation._encoders import (
     ratio_trace,
     ritz_values,
@@ -83,6 +88,11 @@ from contexture_jax.evaluation._monte_carlo import (
 )
 from contexture_jax.evaluation._pairs import PairSample, counted_sample, pair_sample
 from contexture_jax.evaluation._permutation import PermutationNull, permutation_null
+from contexture_jax.evaluation._perturbation import (
+    PerturbedSpans,
+    kernel_distance,
+    perturbation_bound,
+)
 from contexture_jax.evaluation._rayleigh_ritz import (
     RayleighRitz,
     rayleigh_ritz,
@@ -147,6 +157,7 @@ __all__ = [
     "Compared",
     "Comparisons",
     "Concatenated",
+    "ContextDependence",
     "ContextFit",
     "ContextureShift",
     "CountsJudgement",
@@ -158,6 +169,7 @@ __all__ = [
     "MonteCarloError",
     "PairSample",
     "PermutationNull",
+    "PerturbedSpans",
     "ProbeTradeoff",
     "RayleighRitz",
     "ShiftedRisks",
@@ -190,7 +202,9 @@ __all__ = [
     "compare_all",
     "compatibility",
     "concatenate",
+    "context_dependence",
     "context_fit",
+    "context_stability",
     "contexture_shift",
     "counted_sample",
     "decay_rate",
@@ -210,6 +224,7 @@ __all__ = [
     "kappa_squared",
     "kernel_alignment",
     "kernel_diagonal",
+    "kernel_distance",
     "leave_one_out_errors",
     "leverage_bound",
     "lipschitz",
@@ -222,6 +237,7 @@ __all__ = [
     "pair_sample",
     "pearson_correlation",
     "permutation_null",
+    "perturbation_bound",
     "principal_angles",
     "principal_directions",
     "probe_leverage",

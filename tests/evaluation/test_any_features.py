@@ -129,6 +129,13 @@ EAGER = {
         x[:, 0], OTHER[:, 0]
     ),
     "shifted_risks": lambda x: evaluation.shifted_risks(x[:, 0], key=KEY),
+    "context_dependence": lambda x: evaluation.context_dependence(
+        x[:, :, None], key=KEY
+    ),
+    "context_stability": lambda x: evaluation.context_stability(x[:, :, None], key=KEY),
+    "perturbation_bound": lambda x: evaluation.perturbation_bound(
+        EXACT._replace(left=x), OP, OP, key=KEY
+    ),
     "contexture_shift": lambda x: evaluation.contexture_shift(
         EXACT._replace(left=x), EXACT, OP
     ),
@@ -153,6 +160,7 @@ NO_FEATURES = {
     "judge_target",  # refuses a target that is not finite itself
     "kappa_squared",
     "kernel_diagonal",
+    "kernel_distance",  # of operators
     "monte_carlo_error",
     "monte_carlo_kappa_squared",
     "num_singular_values",
