@@ -179,6 +179,10 @@ _OTHERS = {
         ),
         "reduces losses of rows, and learns no context",
     ),
+    **dict.fromkeys(
+        ("context_entropy", "context_use"),
+        "regularises an encoder that reads a context, beside another loss",
+    ),
 }
 
 

@@ -7,7 +7,8 @@ recovered, and the source.
 
 Where the law of a test differs, per-example losses (`cross_entropies`,
 `squared_errors`) go into a reduction in place of a mean: `cvar`, `chi_squared_dro`,
-`importance_weighted`, `group_weighted` or `group_dro` (theory.md §9.1).
+`importance_weighted`, `group_weighted` or `group_dro` (theory.md §9.1). An encoder that
+reads a context is kept from ignoring it by `context_use` and `context_entropy`.
 """
 
 from contexture_jax.losses._constraint import (
@@ -16,6 +17,7 @@ from contexture_jax.losses._constraint import (
     SquaredPenalty,
     Whiten,
 )
+from contexture_jax.losses._context_use import context_entropy, context_use
 from contexture_jax.losses._contrastive import clip, info_nce, simclr
 from contexture_jax.losses._graph import graph
 from contexture_jax.losses._low_rank import (
@@ -83,6 +85,8 @@ __all__ = [
     "chi_squared_dro",
     "class_balanced",
     "clip",
+    "context_entropy",
+    "context_use",
     "cross_entropies",
     "cross_entropy",
     "cvar",

@@ -219,6 +219,15 @@ OBJECTIVES: dict[str, Callable[[Embeddings, Any], Any]] = {
         axis_name=axis,
     ),
     "group_dro": _with_groups,
+    "context_use": lambda e, axis: losses.context_use(
+        jnp.stack([e.phi, e.phi + e.psi / 8], axis=1),
+        least=0.9,
+        weights=e.data.weights,
+        axis_name=axis,
+    ),
+    "context_entropy": lambda e, axis: losses.context_entropy(
+        jax.nn.softmax(e.phi), weights=e.data.weights, axis_name=axis
+    ),
 }
 
 # Some of each way to reduce: moments, gathered rows, halves, stopped gradients,
