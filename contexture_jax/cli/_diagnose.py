@@ -18,6 +18,14 @@ from contexture_jax.cli._arguments import (
     count,
     seed,
 )
+from contexture_jax.cli._diagnose_contexts import (
+    AGAINST,
+    Told,
+    as_told,
+    check_against,
+    contexts_of,
+    told_as_input,
+)
 from contexture_jax.cli.session import (
     Ending,
     Stages,
@@ -31,7 +39,6 @@ from contexture_jax.data import (
     InputError,
     Message,
     Table,
-    auto_gamma,
     counted,
     load_features,
     load_matrix,
@@ -52,9 +59,12 @@ with a p-value and an interval; each has its geometry. With --context-of DATA, t
 that the rows embed, contexts of DATA are ranked by how much each embedding holds of
 them: the ratio trace of its span over the largest that as many functions can have, and
 the compatibility of its features. With --target, a column of DATA, a ridge probe and
-the purity of the neighbours are told, and classes are a context too. Writes
+the purity of the neighbours are told, and classes are a context too. --against names
+the contexts to rank in place of these, also such as are in files of their own. Writes
 diagnose.json and a picture of the pairs, which a clustering puts in order.
+
 """
+DESCRIPTION += AGAINST
 _FILES = ("models.png", "diagnose.json")
 _FOLDER = "diagnose"
 MEASURES = ("cca", "cka_debiased", "mutual_knn")
@@ -63,7 +73,6 @@ KNOWN = (
     *("cka_rbf", "cka_rbf_debiased", "mutual_knn"),
 )
 _FEWEST_ROWS = 20
-_NEIGHBORS = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +82,7 @@ class DiagnoseOptions(Options):
     Attributes:
         embeddings: the files.
         context_of: DATA, or None.
+        against: contexts to rank; none: those that DATA alone make.
         measures: of pairs.
         permutations: how many shuffles.
         max_rows: as many rows are drawn for contexts and probes.
@@ -81,6 +91,7 @@ class DiagnoseOptions(Options):
     data: str = ""
     embeddings: Sequence[str] = ()
     context_of: str | None = None
+    against: Sequence[Told] = ()
     measures: Sequence[str] = MEASURES
     permutations: int = 99
     max_rows: int = 2000
@@ -94,6 +105,17 @@ def add_options(parser: Any) -> None:
     )
     add_data_options(group)
     group = parser.add_argument_group("diagnosis")
+    group.add_argument(
+        "--against",
+        action="append",
+        type=as_told,
+        default=[],
+        metavar="CONTEXT",
+        help="rank this context, once for each: knn or knn:K, rbf or rbf:GAMMA, teacher"
+        " and labels of DATA, column=NAME of it, teacher=FILE, joint=FILE and"
+        " graph=FILE with a row for each example, or a FILE.json, see above; default:"
+        " knn, rbf, teacher, and labels of a --target of classes",
+    )
     group.add_argument(
         "--measures",
         type=_measures,
@@ -146,6 +168,7 @@ def run(options: DiagnoseOptions, ending: Ending) -> Path:
         out = check_out(options.out, _FILES, _FOLDER)
         models = _models(options)
         table = _table(options, models)
+        check_against(options, table)
     with claimed(out), computing("float32"):
         with stages.stage("pairs"):
             compared = _compared(options, models)
@@ -153,7 +176,7 @@ def run(options: DiagnoseOptions, ending: Ending) -> Path:
             geometry = _geometry(models)
         held: dict[str, Any] = {}
         with stages.stage("contexts"):
-            if table is not None:
+            if table is not None or options.against:
                 held = _held(options, models, table)
         _publish(
             options, models, table, (compared, geometry, held), out, stages, ending
@@ -265,42 +288,55 @@ def _geometry(models: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
+def _drawn(
+    options: DiagnoseOptions, models: dict[str, np.ndarray], table: Table | None
+) -> tuple[np.ndarray, Table | None]:
+    """Which rows of the embeddings, and the table of these."""
+    num = len(next(iter(models.values()))) if table is None else len(table.rows)
+    rows = np.arange(num)
+    if num > options.max_rows:
+        rows = np.random.default_rng(options.seed).permutation(rows)
+        rows = np.sort(rows[: options.max_rows])
+    if table is None:
+        return rows, None
+    target = table.target
+    if target is not None:
+        target = target._replace(values=target.values[rows])
+    sub = table._replace(
+        features=table.features[rows], rows=table.rows[rows], target=target
+    )
+    return sub.rows, sub
+
+
 def _held(
-    options: DiagnoseOptions, models: dict[str, np.ndarray], table: Table
+    options: DiagnoseOptions, models: dict[str, np.ndarray], table: Table | None
 ) -> dict[str, Any]:
     """Of each model its contexts, ranked, and what it tells of the target."""
     import jax
 
     import contexture_jax as cx
 
-    rows = np.arange(len(table.rows))
-    if len(rows) > options.max_rows:
-        rows = np.random.default_rng(options.seed).permutation(rows)
-        rows = np.sort(rows[: options.max_rows])
-    x = table.features[rows].astype(np.float32)
-    some = {name: _float32(z[table.rows[rows]]) for name, z in models.items()}
-    contexts = {
-        "knn": cx.contexts.knn(x, num_neighbors=min(_NEIGHBORS, len(x) // 2)),
-        "rbf": cx.contexts.rbf(x, gamma=auto_gamma(table)),
-        "teacher": cx.contexts.teacher(x),
-    }
-    target = table.target
-    is_of_classes = target is not None and target.kind == "classes"
-    y = None if target is None else target.values[rows]
-    if y is not None and is_of_classes:
-        y = np.unique(y, return_inverse=True)[1].astype(np.int32)
-        contexts["labels"] = cx.contexts.labels(y)
+    chosen, sub = _drawn(options, models, table)
+    some = {name: _float32(z[chosen]) for name, z in models.items()}
+    num_rows = len(next(iter(models.values())))
+    contexts = contexts_of(options, chosen, num_rows, sub)
+    y, is_of_classes = None, False
+    if sub is not None and sub.target is not None:
+        y, is_of_classes = sub.target.values, sub.target.kind == "classes"
+        if is_of_classes:
+            y = np.unique(y, return_inverse=True)[1].astype(np.int32)
     keys = jax.random.split(jax.random.key(options.seed + 1), 3)
     shared = {"key": keys[0], "num_permutations": options.permutations}
     width = max(z.shape[1] for z in some.values())
     found: dict[str, Any] = {name: {"contexts": {}} for name in some}
-    for context, made in contexts.items():
-        op = cx.association_operator(made)
-        rank = min(width, cx.evaluation.num_singular_values(op))
-        result, _ = cx.svd(op, rank, key=keys[1])
-        for name, z in some.items():
-            fit = cx.evaluation.context_fit(z, op, result.singular_values, **shared)
-            found[name]["contexts"][context] = fit
+    for context, make in contexts.items():
+        with told_as_input(context):
+            op = cx.association_operator(make())
+            rank = min(width, cx.evaluation.num_singular_values(op))
+            result, _ = cx.svd(op, rank, key=keys[1])
+            for name, z in some.items():
+                fit = cx.evaluation.context_fit(z, op, result.singular_values, **shared)
+                found[name]["contexts"][context] = fit
     if y is not None:
         y = y if is_of_classes else y.astype(np.float32)
         for name, z in some.items():

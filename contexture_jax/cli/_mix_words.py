@@ -26,6 +26,7 @@ __all__ = [
     "Mix",
     "Part",
     "add_mixed_context_options",
+    "mix_of_file",
 ]
 
 DRAWN = "scarf"
@@ -142,8 +143,17 @@ def _mix(text: str) -> Mix:
             f"expected one of {', '.join(_MIXES)}, as convex:0.5,0.5 or convex:minmax,"
             f" or a file that ends with .json; got {kind!r}"
         )
-    with _at(quoted_path(text)):
-        return _as_mix(_read(Path(text)), _MIXES, MIXABLE)
+    return mix_of_file(text)
+
+
+def mix_of_file(path: str) -> Mix:
+    """The mixture that a file of JSON says.
+
+    Raises:
+        ArgumentTypeError: if it cannot be read, or says none.
+    """
+    with _at(quoted_path(path)):
+        return _as_mix(_read(Path(path)), _MIXES, MIXABLE)
 
 
 def _weights(kind: str, texts: Sequence[str]) -> tuple[float, ...] | Literal["minmax"]:

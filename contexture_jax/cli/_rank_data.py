@@ -21,7 +21,7 @@ from contexture_jax.data import (
 if TYPE_CHECKING:
     from contexture_jax.cli._rank import RankOptions
 
-__all__ = ["Beside", "columns_of", "load"]
+__all__ = ["Beside", "column_values", "columns_of", "load"]
 
 _MOST_CLASSES = 20  # whole numbers of more values are near or far, as `data` has it
 
@@ -50,14 +50,14 @@ def load(options: RankOptions) -> tuple[Table, Beside]:
     # In words of options, where the library speaks of parameters.
     notes = [Message(note.worded(as_words)) for note in table.notes]
     table = table._replace(notes=notes)
-    places = {e.name: columns_of(table) == i for i, e in enumerate(table.encodings)}
+    places = _places(table)
     for option, names in (
         ("--context-column", options.context_column),
         ("--teacher-column", options.teacher_column),
     ):
         for name in names:
             _check_column(options, table, option, name, list(places))
-    columns = {name: _values(table, name, places) for name in options.context_column}
+    columns = {name: column_values(table, name) for name in options.context_column}
     teachers = {path: _teacher(options, table, path) for path in options.teacher}
     if options.teacher_column:
         own = np.any([places[name] for name in options.teacher_column], axis=0)
@@ -101,9 +101,14 @@ def _check_column(
         )
 
 
-def _values(table: Table, name: str, places: dict[str, np.ndarray]) -> np.ndarray:
+def _places(table: Table) -> dict[str, np.ndarray]:
+    """Of each column of DATA which features are its own."""
+    return {e.name: columns_of(table) == i for i, e in enumerate(table.encodings)}
+
+
+def column_values(table: Table, name: str) -> np.ndarray:
     """Classes as integers, of categories and of few whole numbers; or numbers."""
-    features = table.features[:, places[name]]
+    features = table.features[:, _places(table)[name]]
     encoding = next(e for e in table.encodings if e.name == name)
     if encoding.categories:
         return features.argmax(axis=1)

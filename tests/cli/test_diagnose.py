@@ -63,6 +63,36 @@ def test_copies_stand_together_and_the_context_of_an_embedding_comes_first(
     assert "raw | turned" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_contexts_of_the_user_are_ranked_by_what_made_the_embedding(tmp_path, capsys):
+    ring = np.arange(N)
+    edges = (abs(ring[:, None] - ring[None, :]) % (N - 2) <= 2).astype(float)
+    waves = [f(2 * np.pi * k * ring / N) for k in (1, 2) for f in (np.sin, np.cos)]
+    around = np.column_stack(waves) + 0.01 * RNG.normal(size=(N, 4))
+    counts = RNG.poisson(3 * np.eye(4)[ring % 4] + 0.1)
+    written(tmp_path, around=around, counts=counts, edges=edges, z=DATA[:, :2])
+    mix = {"mix": "convex", "contexts": ["labels", {"context": "knn"}]}
+    (tmp_path / "mix.json").write_text(json.dumps(mix))
+    files = {k: tmp_path / f"{k}.npy" for k in ("around", "counts", "edges", "z")}
+    told = [f"graph={files['edges']}", f"joint={files['counts']}", "knn:7", "column=a"]
+    told += [f"teacher={files['z']}", "labels", str(tmp_path / "mix.json")]
+    options = ["--permutations", "19", "--measures", "cca", "--no-plots"]
+    options += [word for one in told for word in ("--against", one)]
+    data = ["--context-of", str(tmp_path / "data.csv"), "--target", "y"]
+    out = tmp_path / "out"
+    embeddings = [str(files["around"]), str(files["counts"]), str(files["z"])]
+    assert main(["diagnose", *embeddings, *options, *data, "--out", str(out)]) == 0
+    found = json.loads((out / "diagnose.json").read_text())["contexts"]
+    assert {row["context"] for row in found["around"]} == set(told)
+    best = [found[name][0]["context"] for name in ("around", "counts", "z")]
+    assert best == [told[0], told[1], told[4]]
+    # Files alone need no table.
+    out = tmp_path / "alone"
+    options = options[:7]
+    assert main(["diagnose", *embeddings[:1], *options, "--out", str(out)]) == 0
+    assert "knows" in capsys.readouterr().out
+
+
 def test_bad_input_is_one_line(tmp_path, capsys):
     nan = DATA.copy()
     nan[4, 1] = np.nan
@@ -77,6 +107,12 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     assert "--context-of" in refused(capsys, tmp_path, a, "--target", "y")
     assert "no such file" in refused(capsys, tmp_path, tmp_path / "none.npy")
     assert "expected some of" in refused(capsys, tmp_path, a, "--measures", "pwcca")
+    one = "--against", "knn:4"
+    assert "--context-of" in refused(capsys, tmp_path, a, *one)
+    for word in ("tree", "knn:0", "rbf:x", "graph=", "none.json"):
+        assert "--against" in refused(capsys, tmp_path, a, "--against", word)
+    options = "--context-of", data, "--against", "column=d"
+    assert "expected one of" in refused(capsys, tmp_path, a, *options)
     lines = data.read_text().replace("k0", "k1")
     data.write_text(lines)
     options = "--context-of", data, "--target", "y"
