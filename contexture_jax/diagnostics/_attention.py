@@ -22,7 +22,6 @@ from contexture_jax.contexts import (
     attention,
     compose,
     conditional,
-    row_law,
 )
 from contexture_jax.evaluation import cca
 from contexture_jax.operators import association_operator
@@ -198,7 +197,7 @@ def attention_rollout(
         with_rest = share * jnp.eye(n, dtype=one.dtype) + (1 - share) * one
         link = conditional(with_rest, law)
         links.append(link)
-        law = mm(row_law(link)[None, :], with_rest)[0]
+        law = jnp.asarray(link.table()).sum(axis=0)
     return compose(*links) if len(links) > 1 else links[0]
 
 

@@ -20,7 +20,7 @@ MASK = np.tril(np.ones((6, 6), bool))
 near: Any = {"rtol": 0, "atol": promised(np.float32)}
 
 
-def layer_of(**options: Any) -> nnx.MultiHeadAttention:
+def layer_of(**options: Any) -> Any:
     return nnx.MultiHeadAttention(4, 8, decode=False, rngs=nnx.Rngs(1), **options)
 
 
@@ -37,7 +37,7 @@ def read(layer: Any, heads: Any, memory: Any) -> Any:
 
 def test_the_read_out_of_a_layer_is_that_of_its_heads():
     layer = layer_of(num_kv_heads=2, normalize_qk=True)
-    heads = attention_heads(layer, TOKENS, mask=MASK)
+    heads: Any = attention_heads(layer, TOKENS, mask=MASK)
     assert [head.shape for head in heads] == [(6, 6)] * 4
     np.testing.assert_allclose(
         read(layer, heads, TOKENS), layer(TOKENS[None], mask=MASK)[0], **near
@@ -66,7 +66,7 @@ def test_so_is_that_of_a_layer_that_asks_others():
     ]
     np.testing.assert_allclose(
         attention.out(jnp.concatenate(out, axis=1)),
-        attention(TOKENS[None], MEMORY[None])[0],
+        attention(jnp.asarray(TOKENS)[None], jnp.asarray(MEMORY)[None])[0],
         **near,
     )
 
