@@ -240,5 +240,3 @@ def _check_rows(told: Told, found: int, num_rows: int) -> None:
             f"{quoted_path(told.value)} has {counted(found, 'row')} and the embeddings"
             f" {num_rows:,}; expected a row for each, in the same order"
         )
-
-
