@@ -69,8 +69,8 @@ _FILES = ("models.png", "diagnose.json")
 _FOLDER = "diagnose"
 MEASURES = ("cca", "cka_debiased", "mutual_knn")
 KNOWN = (
-    *("cca", "svcca", "procrustes", "cka", "cka_debiased", "rsa", "rsa_linear"),
-    *("cka_rbf", "cka_rbf_debiased", "mutual_knn"),
+    *("cca", "svcca", "pwcca", "procrustes", "cka", "cka_debiased"),
+    *("rsa", "rsa_linear", "cka_rbf", "cka_rbf_debiased", "mutual_knn", "cknna"),
 )
 _FEWEST_ROWS = 20
 

@@ -21,8 +21,8 @@ __all__ = ["describe", "draw", "rows_of_table"]
 _PROTOCOL = (
     "value: of all rows; null: the mean of shuffled rows; p_value: share of shuffles,"
     " itself counted, that reach the value; lower, upper: a jackknife interval of 90 %"
-    " for the value at ever more rows, mutual_knn at these; adjusted: (value - null) /"
-    " (1 - null); contexts are ranked by adjusted ratio trace"
+    " for the value at ever more rows, mutual_knn and cknna at these; adjusted: (value"
+    " - null) / (1 - null); contexts are ranked by adjusted ratio trace"
 )
 
 
@@ -167,7 +167,8 @@ def rows_of_table(d: dict[str, Any], files: Sequence[str]) -> list[tuple[str, st
             for j in range(i):
                 # Of few rows a value may lie outside: it holds what chance adds.
                 ends = f"{t['lower'][i][j]:.3f} to {t['upper'][i][j]:.3f}"
-                of = "of these rows" if measure == "mutual_knn" else "of ever more rows"
+                is_near = measure in ("mutual_knn", "cknna")
+                of = "of these rows" if is_near else "of ever more rows"
                 text = (
                     f"{measure} {t['value'][i][j]:.3f} ({of} {ends}; by chance"
                     f" {t['null'][i][j]:.3f}, p = {t['p_value'][i][j]:.2g})"

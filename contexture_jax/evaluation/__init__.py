@@ -2,6 +2,7 @@
 
 from contexture_jax._core.chance import Compared
 from contexture_jax._core.intervals import Interval
+from contexture_jax.evaluation._agreement import ClusterAgreement, cluster_agreement
 from contexture_jax.evaluation._alignment import (
     Alignment,
     Measured,
@@ -119,6 +120,7 @@ from contexture_jax.evaluation._spectra import (
     maximal_correlation,
     usefulness,
 )
+from contexture_jax.evaluation._sphere import SphereGeometry, sphere_geometry
 from contexture_jax.evaluation._subsets import subset_usefulness
 from contexture_jax.evaluation._targets import (
     TargetEnergy,
@@ -153,6 +155,7 @@ from contexture_jax.evaluation._worst_case import (
 __all__ = [
     "MEASURES",
     "Alignment",
+    "ClusterAgreement",
     "ColumnErrors",
     "Compared",
     "Comparisons",
@@ -178,6 +181,7 @@ __all__ = [
     "SpectralGaps",
     "SpectrumJudgement",
     "SpectrumSampling",
+    "SphereGeometry",
     "TargetEnergy",
     "TargetJudgement",
     "Units",
@@ -194,6 +198,7 @@ __all__ = [
     "chi_squared_bias",
     "cka",
     "class_energy",
+    "cluster_agreement",
     "cluster_cosines",
     "cluster_dimension",
     "clusters",
@@ -250,6 +255,7 @@ __all__ = [
     "span_shift_bound",
     "span_stability",
     "spectral_gaps",
+    "sphere_geometry",
     "subset_usefulness",
     "tail_shares",
     "target_energy",

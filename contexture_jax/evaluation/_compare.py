@@ -19,6 +19,7 @@ from contexture_jax._core.intervals import Interval, check_level
 from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr, summary
 from contexture_jax.evaluation._common import as_number, weighted_basis
 from contexture_jax.evaluation._linear_measures import LINEAR, linear_measure
+from contexture_jax.evaluation._near_kernels import near_kernels
 from contexture_jax.evaluation._pair_measures import OF_PAIRS, pair_measure
 from contexture_jax.evaluation._similarity import (
     check_pair,
@@ -29,7 +30,8 @@ from contexture_jax.evaluation._similarity import (
 __all__ = ["MEASURES", "Comparisons", "compare", "compare_all"]
 
 # All that `compare` knows.
-MEASURES = (*LINEAR, *OF_PAIRS, "mutual_knn")
+_NEAR = ("mutual_knn", "cknna")
+MEASURES = (*LINEAR, *OF_PAIRS, *_NEAR)
 
 
 @short_repr
@@ -67,6 +69,9 @@ def compare(
     * "cca": the mean squared canonical correlation, as `cca`;
     * "svcca": the mean canonical correlation of the fewest principal components that
       hold `energy` of the variance (Raghu et al. 2017, arXiv 1706.05806);
+    * "pwcca": the mean canonical correlation, weighed by Σ_j |⟨h_i, x_j⟩| of the i-th
+      canonical variable with all features (Morcos et al. 2018, arXiv 1806.05759), and
+      the mean of what the features of either side make of it;
     * "procrustes": ‖AᵀB‖_* / (‖A‖ ‖B‖); the least squared distance ‖A − B Q‖² over
       rotations Q, at length 1 each, is 2 less twice that (Williams et al. 2021);
     * "cka": of linear kernels, as `cka`; "cka_debiased" by HSIC₁, without the pairs of
@@ -75,7 +80,10 @@ def compare(
       the median distance (Kornblith et al. 2019);
     * "rsa": Spearman's correlation of the distances of pairs (Kriegeskorte et al.
       2008), of ties the mean rank; "rsa_linear": Pearson's;
-    * "mutual_knn": as `mutual_knn`.
+    * "mutual_knn": as `mutual_knn`;
+    * "cknna": linear CKA of the pairs that are nearest neighbours in both, Σ a_ij b_ij
+      over the root of Σ a_ij² Σ b_ij², each of the neighbours in one alone (Huh et al.
+      2024, arXiv 2405.07987, of centred features).
 
     Most of these are far from 0 for unrelated features and grow with the width: read
     the null beside the value. Shuffling the rows of `f` is an exact test of
@@ -85,9 +93,10 @@ def compare(
     blocks of at most `block_rows` rows, which are drawn, of equal size, with fewer rows
     left out than there are blocks: of more rows than a block holds they are estimates
     ("cka_rbf" with the bias of a block, "cka_rbf_debiased" with none in its parts), and
-    shuffles stay within blocks. The interval of "rsa" ranks once, and that of
-    "mutual_knn" is centred at the value, which has no limit beyond these rows; "cka"
-    and the others take all rows and pairs. Works under `jit` and `vmap`.
+    shuffles stay within blocks: a larger `block_rows` makes them exact where memory
+    allows. The interval of "rsa" ranks once, and those of "mutual_knn" and "cknna" are
+    centred at the value, which has no limit beyond these rows; "cka" and the others
+    take all rows and pairs. Works under `jit` and `vmap`.
 
     Args:
         f: shape (n, d1), floating, n ≥ 8.
@@ -98,8 +107,8 @@ def compare(
         level: of the interval, and of the quantiles of the null.
         energy: of "svcca".
         bandwidth: of "cka_rbf" and "cka_rbf_debiased".
-        num_neighbors: of "mutual_knn", at most n / 2.
-        whiten: of "mutual_knn": whether features are whitened first.
+        num_neighbors: of "mutual_knn" and "cknna", at most n / 2.
+        whiten: of these two: whether features are whitened first.
         block_rows: at least 16.
 
     Raises:
@@ -133,7 +142,7 @@ def compare(
     block_rows = check_integer(block_rows, "block_rows", low=16)
     keys = jax.random.split(key)
     shared = {"num_permutations": num_permutations, "level": level}
-    if measure == "mutual_knn":
+    if measure in _NEAR:
         k = check_integer(num_neighbors, "num_neighbors", low=1, high=n // 2)
         if whiten:
             w = jnp.full(n, 1 / n, f.dtype)
@@ -142,6 +151,8 @@ def compare(
         longer = min(n - 1, 2 * k + 10)
         # Outside a trace exact, on the host.
         near = other_neighbors(f, longer), other_neighbors(g, longer)
+        if measure == "cknna":
+            return near_kernels(f, g, *near, keys, num_neighbors=k, **shared)
         isfinite = jnp.isfinite(f).all() & jnp.isfinite(g).all()
         poison = jnp.where(isfinite, 0, jnp.nan).astype(f.dtype)
         return _of_neighbors(*near, poison, keys, num_neighbors=k, **shared)

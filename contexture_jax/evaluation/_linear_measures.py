@@ -24,10 +24,13 @@ class _Side(NamedTuple):
     Attributes:
         rows: shape (n, p).
         size: of the whole, which no order of the rows changes, shape ().
+        columns: of what the rows span the features themselves, shape (p, d); None where
+            a measure takes none.
     """
 
     rows: Float[Array, "n p"]
     size: Float[Array, ""]
+    columns: Float[Array, "p d"] | None = None
 
 
 def linear_measure(
@@ -66,6 +69,11 @@ def _basis(x: Float[Array, "n d"], energy: float) -> _Side:
     del energy
     rows, _ = weighted_basis(x, _uniform(x), centre=True)
     return _Side(rows, jnp.asarray(x.shape[1], x.dtype))
+
+
+def _basis_and_columns(x: Float[Array, "n d"], energy: float) -> _Side:
+    side = _basis(x, energy)
+    return side._replace(columns=mm(side.rows.T, unit_columns(x, _uniform(x))))
 
 
 def _leading(x: Float[Array, "n d"], energy: float) -> _Side:
@@ -110,6 +118,19 @@ def _svcca(a: _Side, b: _Side) -> Float[Array, ""]:
     return safe_divide(total, jnp.minimum(a.size, b.size))
 
 
+def _pwcca(a: _Side, b: _Side) -> Float[Array, ""]:
+    """The mean of both directions, as each weighs by the features of one side."""
+    left, s, right = thin_svd(mm(a.rows.T, b.rows))
+
+    def weighed(side: _Side, turn: Float[Array, "p k"]) -> Float[Array, ""]:
+        # (k, d): the products of canonical variables with the features.
+        assert side.columns is not None
+        weights = jnp.abs(mm(turn.T, side.columns)).sum(axis=1)
+        return safe_divide(jnp.sum(weights * s), weights.sum())
+
+    return (weighed(a, left) + weighed(b, right.T)) / 2
+
+
 def _cka(a: _Side, b: _Side) -> Float[Array, ""]:
     return safe_divide(jnp.sum(mm(a.rows.T, b.rows) ** 2), a.size * b.size)
 
@@ -126,6 +147,7 @@ def _procrustes(a: _Side, b: _Side) -> Float[Array, ""]:
 LINEAR: dict[str, tuple[Callable[..., _Side], Callable[..., Float[Array, ""]]]] = {
     "cca": (_basis, _cca),
     "svcca": (_leading, _svcca),
+    "pwcca": (_basis_and_columns, _pwcca),
     "procrustes": (_unit, _procrustes),
     "cka": (_unit, _cka),
     "cka_debiased": (_unit_debiased, _cka_debiased),

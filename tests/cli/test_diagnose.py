@@ -106,7 +106,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     assert "same order" in refused(capsys, tmp_path, short, "--context-of", data)
     assert "--context-of" in refused(capsys, tmp_path, a, "--target", "y")
     assert "no such file" in refused(capsys, tmp_path, tmp_path / "none.npy")
-    assert "expected some of" in refused(capsys, tmp_path, a, "--measures", "pwcca")
+    assert "expected some of" in refused(capsys, tmp_path, a, "--measures", "cosine")
     one = "--against", "knn:4"
     assert "--context-of" in refused(capsys, tmp_path, a, *one)
     for word in ("tree", "knn:0", "rbf:x", "graph=", "none.json"):

@@ -128,6 +128,7 @@ EAGER = {
     "distance_correlation": lambda x: evaluation.distance_correlation(
         x[:, 0], OTHER[:, 0]
     ),
+    "sphere_geometry": evaluation.sphere_geometry,
     "shifted_risks": lambda x: evaluation.shifted_risks(x[:, 0], key=KEY),
     "context_dependence": lambda x: evaluation.context_dependence(
         x[:, :, None], key=KEY
@@ -151,6 +152,7 @@ NO_FEATURES = {
     "bootstrap_interval",  # of numbers that may be infinite, as τ may
     "bootstrap_spectrum",
     "chi_squared_bias",
+    "cluster_agreement",  # of classes
     "estimate_kappa_squared",
     "estimate_kernel_deviation",
     "expected_kernel_deviation",
