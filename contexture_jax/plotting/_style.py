@@ -5,11 +5,14 @@ from __future__ import annotations
 import textwrap
 import warnings
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
@@ -55,6 +58,7 @@ _SIZE = (5.6, 4.0)
 _DPI = 200
 _TEXT = 12
 _HEADLINE = 13
+_COMPRESSION = 1  # of 9
 _LINE = 48  # characters of a headline that the width has room for
 
 
@@ -136,5 +140,26 @@ def save(ax: Axes, path: str | Path) -> Path:
     with warnings.catch_warnings():
         # Names of classes in a script that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(path, facecolor="white")
+        if path.suffix == ".png" and _is_plain(figure):
+            _save_png(figure, path)
+        else:
+            figure.savefig(path, facecolor="white")
     return path
+
+
+def _is_plain(figure: Figure) -> bool:
+    """Whether a figure is drawn into its own canvas as `savefig` would draw it."""
+    # Not of a subclass, which has a window.
+    is_agg = type(figure.canvas) is FigureCanvasAgg
+    is_white = to_rgba(figure.get_facecolor()) == (1.0, 1.0, 1.0, 1.0)
+    return is_agg and is_white and rcParams["savefig.bbox"] is None
+
+
+def _save_png(figure: Figure, path: Path) -> None:
+    """As `savefig`, which draws everything once before it draws it, to lay it out."""
+    canvas: Any = figure.canvas
+    canvas.draw()
+    # Quick, for a file that is a little larger.
+    options = {"compress_level": _COMPRESSION}
+    picture = canvas.buffer_rgba()
+    imsave(path, picture, dpi=figure.dpi, origin="upper", pil_kwargs=options)

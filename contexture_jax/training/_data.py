@@ -9,7 +9,9 @@ forward.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import math
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -25,6 +27,10 @@ __all__ = ["Batches", "batches", "feed"]
 # With ideal round functions four rounds are a pseudo-random permutation (Luby and
 # Rackoff 1988); ours are hashes of a few bits.
 NUM_ROUNDS = 8
+
+# Places at once: of a thousand the calls of NumPy take longer than the work.
+_CHUNK = 2**14
+_ALIGNED = 64  # bytes, of what JAX does not copy
 
 
 @short_repr
@@ -55,28 +61,27 @@ class Batches:
         """Which rows this process reads for a step, int64, shape (batch_size / k,)."""
         part, parts = self.shard
         share = self.batch_size // parts
-        # The stream of all epochs end to end, int64: rows are its places, so that no
-        # step needs those before it.
+        # The stream of all epochs end to end: rows are its places, so that no step
+        # needs those before it.
         start = step * self.batch_size + part * share
-        # A batch may hold the end of one epoch and the start of the next, or several.
-        epochs, places = np.divmod(
-            np.arange(start, start + share, dtype=np.int64), self.num_rows
-        )
+        end = start + share
         if not self.shuffle:
-            return places
-        order = np.empty_like(places)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            order[here] = shuffled(places[here], self.num_rows, self.seed, int(epoch))
-        return order
+            return np.arange(start, end, dtype=np.int64) % self.num_rows
+        pieces = []
+        # A batch may hold the end of one epoch and the start of the next, or several.
+        while start < end:
+            epoch, place = divmod(start, self.num_rows)
+            chunk, first = divmod(place, _CHUNK)
+            order = _order(self.num_rows, self.seed, epoch, chunk)
+            pieces.append(order[first : first + end - start])
+            start += len(pieces[-1])
+        return np.concatenate(pieces)
 
     def at(self, step: int) -> Any:
         """This process's part of the batch of a step, as new NumPy arrays."""
         rows = self.rows(step)
         return jax.tree.map(
-            # Places are below the number of rows by construction, so that the check of
-            # each is spared.
-            lambda leaf: as_array(np.take(leaf, rows, axis=0, mode="clip"), "arrays"),
+            lambda leaf: as_array(_taken(leaf, rows), "arrays"),
             self.arrays,
         )
 
@@ -158,6 +163,30 @@ def _on_host(leaf: Any) -> np.ndarray:
 
 def _of_objects(array: np.ndarray) -> str:
     return " of Python objects" if array.dtype == object and array.ndim else ""
+
+
+def _taken(leaf: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Some rows, new, in memory that JAX takes as it is on a CPU."""
+    shape = (len(rows), *leaf.shape[1:])
+    size = math.prod(shape) * leaf.itemsize
+    memory = np.empty(size + _ALIGNED, np.uint8)
+    # NumPy's own begins 16 bytes into a page, and would be copied.
+    first = -memory.ctypes.data % _ALIGNED
+    out = memory[first : first + size].view(leaf.dtype).reshape(shape)
+    # Places are below the number of rows by construction, so that the check of each is
+    # spared.
+    return np.take(leaf, rows, axis=0, mode="clip", out=out)
+
+
+# The same few chunks serve all batches of some steps, of two epochs at a border.
+@functools.lru_cache(maxsize=4)
+def _order(size: int, seed: int, epoch: int, chunk: int) -> np.ndarray:
+    """A chunk of the permutation of an epoch, at most `_CHUNK` places of it."""
+    start = chunk * _CHUNK
+    order = shuffled(np.arange(start, min(start + _CHUNK, size)), size, seed, epoch)
+    # Others will be given it.
+    order.flags.writeable = False
+    return order
 
 
 def shuffled(places: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:

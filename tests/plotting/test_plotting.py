@@ -95,6 +95,14 @@ def test_a_new_figure_is_saved_with_ink_on_it(name, tmp_path):
     assert (edge == 1).all()
 
 
+def test_a_picture_that_is_drawn_once_is_that_of_matplotlib(tmp_path):
+    save(EVERY_PLOT["spectrum"](None), tmp_path / "one.png")
+    figure: Any = EVERY_PLOT["spectrum"](None).figure
+    figure.savefig(tmp_path / "other.png", facecolor="white")
+    one, other = (imread(tmp_path / f"{name}.png") for name in ("one", "other"))
+    np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.slow
 def test_no_global_state_is_touched():
     script = (

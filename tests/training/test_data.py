@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -66,6 +67,27 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
     np.testing.assert_array_equal(next(drawn.from_step(4)), forward[4])
     other = cx.training.batches(x, 8, seed=2)
     assert not np.array_equal(other.at(4), forward[4])
+
+
+def test_an_order_does_not_hang_on_where_it_was_begun() -> None:
+    # Longer than what is worked out at once, and a batch over each border.
+    size = 40_000
+    drawn = cx.training.batches(np.arange(size), 7000, seed=5)
+    rows = np.concatenate([drawn.rows(step) for step in range(7)])
+    whole = [shuffled(np.arange(size), size, 5, epoch) for epoch in range(2)]
+    np.testing.assert_array_equal(rows, np.concatenate(whole)[: len(rows)])
+
+
+@pytest.mark.parametrize("dtype", ["float32", ">f4", "int8"])
+def test_a_batch_is_placed_without_a_copy(dtype: str) -> None:
+    data = np.arange(120).reshape(40, 3).astype(dtype)
+    batch = cx.training.batches(data, 17, seed=0).at(3)
+    assert batch.dtype.isnative
+    assert not np.shares_memory(batch, data)
+    placed = np.asarray(jax.device_put(batch))
+    np.testing.assert_array_equal(placed, data[batch[:, 0].astype(int) // 3])
+    if data.dtype.isnative and jax.default_backend() == "cpu":
+        assert np.shares_memory(placed, batch)
 
 
 def test_in_order_without_shuffling() -> None:
