@@ -22,11 +22,12 @@ from contexture_jax.kernels._fused import (
     Implementation,
     check_implementation,
 )
+from contexture_jax.kernels._near import near_matmat
 from contexture_jax.kernels._slots import (
     Bucket,
     Slots,
+    add_rows,
     make_slots,
-    near_matmat,
     paired_matmat,
     slots_cost,
     slots_matmat,
@@ -49,6 +50,7 @@ __all__ = [
     "Form",
     "Implementation",
     "Slots",
+    "add_rows",
     "check_implementation",
     "exp_matmul",
     "exponents",

@@ -20,7 +20,6 @@ one loop in it, however uneven the rows are.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,15 +27,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from contexture_jax._core.sparse_rows import Tile, product_of_tiles
 from contexture_jax._core.types import Array, Float, Inexact, Int, Static, short_repr
 from contexture_jax.kernels._fused_rows import sum_rows
 
 __all__ = [
     "Bucket",
     "Slots",
+    "add_rows",
     "make_slots",
-    "near_matmat",
     "paired_matmat",
     "slots_cost",
     "slots_matmat",
@@ -226,7 +224,7 @@ def _sum_slots_backward(saved: Any, out_bar: Any) -> tuple[Any, Array | None]:
             rows = out_bar
             if bucket.weights is not None:
                 rows = bucket.weights[j][:, None] * rows
-            return total.at[bucket.indices[j]].add(rows)
+            return add_rows(total, bucket.indices[j], rows)
 
         width = bucket.indices.shape[0]
         x_bar = jax.lax.fori_loop(0, width, scatter, jnp.zeros_like(x))
@@ -277,19 +275,29 @@ def slots_matmat(slots: Slots, x: Inexact[Array, "m r"]) -> Inexact[Array, "n r"
 
 
 def _multiply(slots: Slots, x: Array) -> Array:
-    r = x.shape[1]
-    cuts = sorted({0, r // _VECTOR * _VECTOR, r})
-
     def add_tile(number: Array, out: Array) -> Array:
         total = _sum_of(slots, x, slots.starts[number], slots.starts[number + 1])
         # Added and not set: a tile may hold several pieces of a row.
-        rows = slots.rows[number]
-        for first, end in itertools.pairwise(cuts):
-            out = out.at[rows, first:end].add(total[:, first:end], mode="drop")
-        return out
+        return add_rows(out, slots.rows[number], total)
 
-    out = jnp.zeros((slots.num_rows.value, r), x.dtype)
+    out = jnp.zeros((slots.num_rows.value, x.shape[1]), x.dtype)
     return jax.lax.fori_loop(0, slots.num_tiles, add_tile, out)
+
+
+def add_rows(
+    out: Inexact[Array, "n r"], rows: Int[Array, " c"], sums: Inexact[Array, "c r"]
+) -> Inexact[Array, "n r"]:
+    """Sums added to their rows, those beyond the last dropped, in vectors of columns.
+
+    Args:
+        out: what they are added to.
+        rows: the row of each; several may be of one.
+        sums: in the order of `rows`.
+    """
+    r = out.shape[1]
+    for first, end in itertools.pairwise(sorted({0, r // _VECTOR * _VECTOR, r})):
+        out = out.at[rows, first:end].add(sums[:, first:end], mode="drop")
+    return out
 
 
 def _sum_of(slots: Slots, x: Array, begin: Array, end: Array) -> Array:
@@ -343,7 +351,7 @@ def _slots_matmat_backward(saved: Any, out_bar: Any) -> tuple[Any, Array | None]
                 weights_bar, product, place, axis=0
             )
         if wants_x:
-            x_bar = x_bar.at[index].add(weight[:, None] * of_pieces)
+            x_bar = add_rows(x_bar, index, weight[:, None] * of_pieces)
         return weights_bar, x_bar
 
     def add_tile(number: Array, bars: Any) -> tuple[Array, Array]:
@@ -416,25 +424,6 @@ def _paired_backward(saved: Any, out_bar: Array) -> tuple[Any, ...]:
 
 
 paired_matmat.defvjp(_paired_saved, _paired_backward)
-
-
-def near_matmat(
-    layout: Slots | Bucket, shape: tuple[int, int], dtype: Any
-) -> Callable[[np.ndarray], np.ndarray]:
-    """The product with blocks of NumPy by SciPy, of a layout in arrays of NumPy."""
-    here: Any = layout
-    if isinstance(layout, Bucket):
-        tiles = [Tile(here.indices, here.weights, np.arange(shape[0]))]
-        return product_of_tiles(tiles, shape, dtype)
-
-    def tile(begin: int, end: int, rows: np.ndarray) -> Tile:
-        slots = (-1, len(rows))
-        indices, weights = here.indices[begin:end], here.weights[begin:end]
-        return Tile(indices.reshape(slots), weights.reshape(slots), rows)
-
-    starts = here.starts.tolist()
-    tiles = list(map(tile, starts[:-1], starts[1:], here.rows))
-    return product_of_tiles(tiles, shape, dtype)
 
 
 def slots_cost(slots: Slots, r: int, itemsize: int) -> tuple[int, int, int]:

@@ -34,7 +34,7 @@ from contexture_jax.contexts import (
     all_log_densities,
     as_context,
 )
-from contexture_jax.kernels import Bucket, Form, sum_slots
+from contexture_jax.kernels import Bucket, Form, add_rows, sum_slots
 from contexture_jax.operators._build import association_operator
 from contexture_jax.operators._kernel import TILE_SIZE, kernel_operator
 from contexture_jax.operators._monte_carlo import (
@@ -210,7 +210,7 @@ def _by_entries(
         total, mass = state
         row, column, weight = chunk
         # A chunk at a time: nnz · r numbers may be far more than the result.
-        total = total.at[row].add(weight[:, None] * g[column])
+        total = add_rows(total, row, weight[:, None] * g[column])
         return (total, mass.at[row].add(weight)), None
 
     chunks = jax.tree.map(lambda x: x.reshape(-1, _CHUNK), (rows, columns, weights))

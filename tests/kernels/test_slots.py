@@ -9,12 +9,20 @@ import pytest
 import scipy.sparse
 
 import contexture_jax as cx
-from contexture_jax.kernels import make_slots, near_matmat, slots_matmat
+from contexture_jax.kernels import (
+    Bucket,
+    make_slots,
+    near_matmat,
+    slots_matmat,
+    sum_slots,
+)
+from contexture_jax.operators.sharded._slots import shard_entries
 from tests.tolerances import tol
 
 RNG = np.random.default_rng(4)
 N, M, ENTRIES = 150, 1200, 1100
 MULTIPLY = jax.jit(slots_matmat)
+MESH = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("x",))
 
 
 def zipf(rng: np.random.Generator, high: int, size: int) -> np.ndarray:
@@ -71,10 +79,24 @@ def test_sums_are_added_in_vectors_whatever_the_number_of_columns():
     weights, x = (RNG.integers(-9, 9, k).astype(np.float32) for k in (ENTRIES, (M, 18)))
     slots = make_slots(rows, columns, weights, N)
     lowered = MULTIPLY.lower(slots, x)
-    added = re.findall(rf"x(\d+)xf32>\) -> tensor<{N}x18xf32>", lowered.as_text())
-    assert added == ["16", "2"]
+    assert added_at_a_time(lowered, N) == ["16", "2"]
     expected = dense_product(rows, columns, weights, x, N)
     np.testing.assert_array_equal(lowered.compile()(slots, x), expected)
+    # Where a product is pulled back to its block, and over devices.
+    bucket = Bucket(jax.device_put(np.zeros((3, N), np.int32)), None)
+    for multiply, layout in ((slots_matmat, slots), (sum_slots, bucket)):
+        pull_back = jax.grad(lambda x, of=multiply, w=layout: of(w, x).sum())
+        assert added_at_a_time(jax.jit(pull_back).lower(x), M) == ["16", "2"]
+    op = shard_entries(
+        rows, columns, np.full(ENTRIES, 1 / ENTRIES, np.float32), (N, M), MESH, "x"
+    )
+    # Beside the signature of what each device does.
+    assert {*added_at_a_time(jax.jit(op.matmat).lower(x), N)} == {"16", "2", "18"}
+
+
+def added_at_a_time(lowered: jax.stages.Lowered, num_rows: int) -> list[str]:
+    """Columns of what scatters of a program add to 18 columns of so many rows."""
+    return re.findall(rf"x(\d+)xf32>\) -> tensor<{num_rows}x18xf32>", lowered.as_text())
 
 
 @pytest.mark.parametrize(("num_rows", "count"), [(1, 0), (1, 1), (5, 0), (1, 700)])

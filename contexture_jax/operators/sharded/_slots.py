@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
-from contexture_jax.kernels import Bucket, sum_slots
+from contexture_jax.kernels import Bucket, add_rows, sum_slots
 from contexture_jax.operators._base import Cost
 from contexture_jax.operators.sharded._common import (
     Collective,
@@ -393,7 +393,7 @@ def _add_hubs(out: Array, hubs: Hubs, x: Array, axis: str) -> Array:
     parts = _multiply(given.shape[0], hubs.reduce, x)
     whole = jax.lax.psum(jnp.concatenate([own, parts]), axis)
     out = _add(out, _strip(hubs.gather), whole[: len(taken)])
-    return out.at[given].add(whole[len(taken) :], mode="drop")
+    return add_rows(out, given, whole[len(taken) :])
 
 
 def _add(
@@ -403,7 +403,7 @@ def _add(
     for bucket in buckets:
         sums = sum_slots(Bucket(bucket.indices, bucket.weights), x)
         # A long row is several pieces, which add up.
-        out = out.at[bucket.rows].add(sums, mode="drop")
+        out = add_rows(out, bucket.rows, sums)
     return out
 
 
