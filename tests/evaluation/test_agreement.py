@@ -71,7 +71,9 @@ def test_the_null_rejects_at_its_level(judge):
             found = fit.ratio_trace
         else:
             codes = RNG.integers(0, 9, (2, 240))
-            found = evaluation.cluster_agreement(*codes, key=key, num_permutations=19).nmi
+            found = evaluation.cluster_agreement(
+                *codes, key=key, num_permutations=19
+            ).nmi
         rejected += float(found.p_value) <= 0.1 + 1e-6
     # Of 20 ranks, all alike likely, two are at most 0.1.
     deviation = np.sqrt(0.1 * 0.9 / num)
