@@ -7,13 +7,13 @@ to a `Report`, which adds machine, versions and date and writes JSON.
 import argparse
 import datetime as dt
 import importlib
-import importlib.metadata
 import json
 import os
-import platform
 import sys
 from pathlib import Path
 from typing import Any
+
+from contexture_jax.benchmarking import cores, describe_machine, load, versions
 
 __all__ = [
     "Report",
@@ -36,20 +36,6 @@ _UNSET = (
     "JAX_COMPILATION_CACHE_DIR",
 )
 _WAS_UNSET = "CONTEXTURE_BENCH_UNSET"
-_PACKAGES = {
-    "contexture_jax": "contexture_jax",
-    "jax": "jax",
-    "jaxlib": "jaxlib",
-    "numpy": "numpy",
-    "scipy": "scipy",
-    "sklearn": "scikit-learn",
-    "torch": "torch",
-    "faiss": "faiss-cpu",
-    "pykeops": "pykeops",
-    "prince": "prince",
-    "pandas": "pandas",
-    "matplotlib": "matplotlib",
-}
 
 
 def make_parser(doc: str | None, *, rounds: int = 5) -> argparse.ArgumentParser:
@@ -94,13 +80,6 @@ def optional(name: str) -> Any:
     except ImportError:
         print(f"without {name}, which is not installed", file=sys.stderr)
         return None
-
-
-def cores() -> int:
-    """The processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Report:
@@ -158,7 +137,11 @@ class Report:
     def write(self) -> None:
         """Write the file, or print."""
         self.content |= {
-            "machine": {"load_average_at_start": self._load, **describe_machine()},
+            "machine": {
+                "load_average_at_start": self._load,
+                **describe_machine(),
+                "unset_for_the_run": os.environ.get(_WAS_UNSET, "").split(),
+            },
             "versions": versions(),
             "date": dt.datetime.now(dt.UTC).date().isoformat(),
         }
@@ -183,67 +166,3 @@ def _one_line(title: str, row: dict[str, Any]) -> str:
         figures.append(f"peak {row['peak_megabytes']:.0f} MB")
     figures.append(f"first call {row['first_call_seconds']:.3g} s")
     return f"{title} | {row['name']}: {', '.join(figures)}"
-
-
-def describe_machine() -> dict[str, Any]:
-    """What the figures depend on: processor, cores in use, load, thread settings."""
-    return {
-        "processor": processor_name(),
-        "cores": cores(),
-        "memory_gigabytes": memory_gigabytes(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "load_average_at_end": load(),
-        "blas": blas_libraries(),
-        "environment": {
-            name: os.environ[name]
-            for name in ("XLA_FLAGS", "JAX_PLATFORMS", *_UNSET)
-            if name in os.environ
-        },
-        "unset_for_the_run": os.environ.get(_WAS_UNSET, "").split(),
-    }
-
-
-def load() -> float | None:
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor() or "unknown"
-
-
-def memory_gigabytes() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    except (ValueError, OSError):
-        return None
-
-
-def blas_libraries() -> list[str]:
-    """Thread pools that are loaded, with the kernels they chose and their threads."""
-    threadpoolctl = optional("threadpoolctl")
-    if threadpoolctl is None:
-        return []
-    return [
-        f"{Path(pool['filepath']).name}: {pool['internal_api']}"
-        f" {pool.get('architecture') or ''} {pool['num_threads']} threads"
-        for pool in threadpoolctl.threadpool_info()
-    ]
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that the run has loaded, and of Python's."""
-    loaded = {m: name for m, name in _PACKAGES.items() if m in sys.modules}
-    return {name: _version(module, name) for module, name in loaded.items()}
-
-
-def _version(module: str, distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree
-        return sys.modules[module].__version__

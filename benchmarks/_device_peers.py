@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from _accuracy import Triples
-from _device import OnDevice, library, moved, peer, platform
+from _device import library, moved, peer
+from contexture_jax.benchmarking import OnDevice, Triples, platform
 
 __all__ = [
     "CHECKED",

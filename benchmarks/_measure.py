@@ -5,18 +5,15 @@ of them; ratios are formed within a round, and their median is the figure. Peers
 the threads they like; our front doors hold SciPy's OpenBLAS to one while they run.
 """
 
-import ctypes
-import gc
-import re
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
+
+from contexture_jax.benchmarking import Contestant, peak_memory
 
 __all__ = [
     "Contestant",
@@ -30,29 +27,6 @@ __all__ = [
 
 _PAUSE = 0.1  # threads of the contestant before stop spinning
 _MEGA = 1e6
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """Something to time.
-
-    Attributes:
-        name: for the table.
-        run: does the work once; takes the number of the round, for a random seed.
-        kind: "ours"; "peer"; or "limit", a part of the work that nobody can do without.
-        settings: what was chosen for it, in words.
-        answer: from what `run` returns to what the judge looks at; not timed.
-        work: number of operations or bytes of one run, for a rate.
-        unit: of the rate, after a prefix giga.
-    """
-
-    name: str
-    run: Callable[[int], Any]
-    kind: Literal["ours", "peer", "limit"] = "peer"
-    settings: str = ""
-    answer: Callable[[Any], Any] = lambda result: result
-    work: float | None = None
-    unit: str = "FLOP/s"
 
 
 def measure(
@@ -134,39 +108,6 @@ def _timed(contestant: Contestant, number: int) -> tuple[float, Any]:
 def _megabytes(result: Any) -> float:
     leaves = jax.tree.leaves(result)
     return sum(getattr(leaf, "nbytes", 0) for leaf in leaves) / _MEGA
-
-
-def peak_memory(run: Callable[[], Any]) -> tuple[float | None, Any]:
-    """Megabytes of resident memory at the peak of a call, above its start.
-
-    The kernel's high-water mark is reset before the call, after what was freed has been
-    given back. None where the system has no such mark.
-    """
-    gc.collect()
-    _give_back()
-    reset = Path("/proc/self/clear_refs")
-    try:
-        reset.write_text("5")
-        before = _high_water()
-    except (OSError, TypeError):
-        return None, jax.block_until_ready(run())
-    result = jax.block_until_ready(run())
-    return (_high_water() - before) / _MEGA, result
-
-
-def _give_back() -> None:
-    """Ask the C library to return freed memory, where it knows how to."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-def _high_water() -> float:
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    if found is None:
-        raise TypeError("no high-water mark in /proc/self/status")
-    return 1024.0 * int(found[1])
 
 
 def compiled_bytes(function: Callable[..., Any], *arguments: Any) -> dict[str, int]:

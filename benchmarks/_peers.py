@@ -11,9 +11,9 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-from _accuracy import Triples
 from _common import cores, optional
 from _measure import Contestant
+from contexture_jax.benchmarking import Triples
 
 __all__ = [
     "optional_torch",

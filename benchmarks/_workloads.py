@@ -16,9 +16,7 @@ import numpy as np
 import scipy.sparse
 
 import contexture_jax as cx
-from _accuracy import Triples, make_entry_judge, make_judge
-from _data import clustered_points, conditional
-from _device import OnDevice, Setting, Work, guarded, measure, platform
+from _data import conditional
 from _device_peers import (
     CHECKED,
     cupy_csr,
@@ -34,7 +32,19 @@ from _device_peers import (
     torch_training,
 )
 from _ours import matmat, rmatmat
-from _roofs import levels
+from contexture_jax.benchmarking import (
+    OnDevice,
+    Setting,
+    Triples,
+    Work,
+    clustered_points,
+    guarded,
+    levels,
+    make_entry_judge,
+    make_judge,
+    measure,
+    platform,
+)
 
 __all__ = ["WORKLOADS"]
 

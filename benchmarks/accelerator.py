@@ -30,16 +30,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from _common import Report, cores, make_parser, parse
-from _device import (
+from _workloads import WORKLOADS
+from contexture_jax.benchmarking import (
     Peaks,
     Setting,
     describe_device,
     describe_error,
+    measure_roofs,
     peak_megabytes,
     platform,
 )
-from _roofs import measure_roofs
-from _workloads import WORKLOADS
 
 ROOT = Path(__file__).parents[1]
 GRACE = 0.12  # of the budget: from its end to that of the process

@@ -15,11 +15,10 @@ import jax
 import numpy as np
 
 import contexture_jax as cx
-from _accuracy import Triples
 from _common import Report, make_parser, parse
-from _data import clustered_points
 from _measure import Contestant, measure, ratio, row_named
 from _ours import read_setting
+from contexture_jax.benchmarking import Triples, clustered_points
 from dense_svd import make_problem
 from sparse_svd import make_table
 

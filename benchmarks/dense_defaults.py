@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 import contexture_jax as cx
-from _accuracy import Triples, make_judge
 from _common import Report, make_parser, parse
 from _measure import Contestant, measure, ratio, row_named
 from _peers import scipy_svds, sklearn_randomized_svd
+from contexture_jax.benchmarking import Triples, make_judge
 from dense_svd import PROPACK, PROPACK_TOL, TORCH, make_problem, propack, torch_svd
 
 OURS = "contexture_jax, no arguments"

@@ -16,11 +16,11 @@ import numpy as np
 import scipy.fft
 
 import contexture_jax as cx
-from _accuracy import Triples, make_judge
 from _common import Report, cores, make_parser, parse
 from _measure import Contestant, fastest_as_accurate, measure, ratio
 from _ours import read_setting
 from _peers import optional_torch, scipy_svds, sklearn_randomized_svd
+from contexture_jax.benchmarking import Triples, make_judge
 
 SPECTRA = {
     "decaying": lambda i: 0.95**i,

@@ -18,9 +18,7 @@ import jax
 import numpy as np
 
 import contexture_jax as cx
-from _accuracy import make_entry_judge
 from _common import Report, make_parser, optional, parse
-from _data import clustered_points
 from _measure import (
     Contestant,
     compiled_bytes,
@@ -31,6 +29,7 @@ from _measure import (
 )
 from _ours import matmat, product
 from _peers import optional_torch
+from contexture_jax.benchmarking import clustered_points, make_entry_judge
 
 OURS = "contexture_jax"
 SDPA = "torch scaled_dot_product_attention"

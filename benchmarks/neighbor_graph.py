@@ -18,8 +18,8 @@ import numpy as np
 
 import contexture_jax as cx
 from _common import Report, cores, make_parser, optional, parse
-from _data import clustered_points
 from _measure import Contestant, measure, ratio, row_named
+from contexture_jax.benchmarking import clustered_points
 
 OURS = "contexture_jax knn"
 SKLEARN = "sklearn NearestNeighbors, brute"

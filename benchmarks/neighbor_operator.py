@@ -15,9 +15,8 @@ import numpy as np
 import scipy.sparse
 
 import contexture_jax as cx
-from _accuracy import make_entry_judge
 from _common import Report, make_parser, parse
-from _data import clustered_points, conditional
+from _data import conditional
 from _measure import (
     Contestant,
     compiled_bytes,
@@ -28,6 +27,7 @@ from _measure import (
 )
 from _ours import matmat, product, rmatmat
 from _peers import optional_torch, torch_csr_product
+from contexture_jax.benchmarking import clustered_points, make_entry_judge
 
 OURS = "contexture_jax"
 SCIPY_CSR, SCIPY_CSC = "scipy CSR", "scipy CSC"

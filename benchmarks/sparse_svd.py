@@ -21,7 +21,6 @@ import numpy as np
 import scipy.sparse
 
 import contexture_jax as cx
-from _accuracy import Triples, make_entry_judge, make_judge
 from _common import Report, make_parser, optional, parse
 from _data import conditional
 from _measure import (
@@ -35,6 +34,7 @@ from _measure import (
 )
 from _ours import matmat, product, read_setting, rmatmat
 from _peers import scipy_svds, sklearn_randomized_svd, torch_csr_product
+from contexture_jax.benchmarking import Triples, make_entry_judge, make_judge
 
 OURS = (
     "num_power_iterations=4,num_oversamples=16",

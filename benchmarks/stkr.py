@@ -14,8 +14,8 @@ import numpy as np
 
 import contexture_jax as cx
 from _common import Report, make_parser, optional, parse
-from _data import clustered_points
 from _measure import Contestant, measure, row_named
+from contexture_jax.benchmarking import clustered_points
 
 INVERSE, POLYNOMIAL = "stkr, inverse Laplacian", "stkr, eighth power"
 ZHOU, SPREADING = "label_propagation, Zhou", "scikit-learn LabelSpreading, knn"

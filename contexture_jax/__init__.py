@@ -36,6 +36,7 @@ Layers, in the order in which they import each other:
     cx.ranking       many contexts of one table, judged by spectrum and by a probe
     cx.learning      a context learned, saved and used on new rows
     cx.planning      what a problem takes on devices that are not there
+    cx.benchmarking  times beside the peaks of this machine, and two runs compared
     cx.plotting      pictures (extra `plot`); the command is `contexture` (extra `cli`)
 
 `help(cx.svd)` and `help(cx.contexts.knn)` say more of each, with equations and sources.
@@ -62,6 +63,7 @@ _NAMES = {
 }
 
 if TYPE_CHECKING:
+    from contexture_jax import benchmarking as benchmarking
     from contexture_jax import contexts as contexts
     from contexture_jax import data as data
     from contexture_jax import diagnostics as diagnostics
@@ -93,6 +95,7 @@ if TYPE_CHECKING:
 
 # The layers: `help` would print what else is named here in full.
 __all__ = [
+    "benchmarking",
     "contexts",
     "data",
     "diagnostics",

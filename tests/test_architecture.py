@@ -64,16 +64,24 @@ LAYERS = {
         "_core contexts operators solvers losses models training evaluation learning",
         "flax optax",
     ),
+    "benchmarking": _layer(
+        "_core kernels contexts operators solvers losses models training",
+        # Its peers, and what training is made of.
+        "faiss flax optax scipy sklearn threadpoolctl torch",
+    ),
     "plotting": _layer("_core contexts operators solvers evaluation", "matplotlib"),
     "cli": _layer(
         "_core data contexts operators solvers losses models training evaluation"
-        " prediction diagnostics ranking learning planning plotting",
+        " prediction diagnostics ranking learning planning benchmarking plotting",
         "flax matplotlib optax platformdirs pyarrow rich scipy sklearn",
     ),
 }
 
 # Kernels leave compiling to their caller. These are front doors that eager users call.
 JIT_ALLOWED = {
+    "benchmarking/_kernels.py": "what is timed is a program",
+    "benchmarking/_learning.py": "likewise",
+    "benchmarking/_roofs.py": "likewise",
     "_core/fingerprint.py": "one pass over arrays too large for NumPy",
     "_core/factorizations.py": "for eager callers: each is some thirty operations",
     "_core/numerics.py": "a transpose that is stored, not a view inside a program",

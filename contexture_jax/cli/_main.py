@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from contexture_jax import __version__
 from contexture_jax.cli import (
+    _bench,
     _diagnose,
     _embed,
     _plan,
@@ -78,7 +79,7 @@ def _run(argv: Sequence[str] | None, ending: Ending) -> int:
         # As a shell takes it: a run that is ended says by it how to go on.
         ending.command = shlex.join(["contexture", *given])
         _, command, options = _COMMANDS[arguments.pop("command")]
-        command.run(options(**arguments), ending)
+        result = command.run(options(**arguments), ending)
     except InputError as error:
         message = error.message.worded(as_words)
     # Files raise `InputError`, mostly; without a name it is stdout, full or closed.
@@ -91,7 +92,8 @@ def _run(argv: Sequence[str] | None, ending: Ending) -> int:
             raise
         message = f"out of memory; {ending.kept()}: take fewer rows or columns"
     else:
-        return 0
+        # Those that judge say so by their status.
+        return command.status(result) if hasattr(command, "status") else 0
     # One line, whatever a file name or a cell may hold.
     print(f"contexture: error: {' '.join(message.split())}", file=sys.stderr)
     return 2
@@ -131,7 +133,13 @@ _COMMANDS = {
     ),
     "embed": ("what was learned, at rows of new data", _embed, _embed.EmbedOptions),
     "plan": ("what a problem takes on chips by name", _plan, _plan.PlanOptions),
+    "bench": (
+        "how fast this is here, and whether that has changed",
+        _bench,
+        _bench.BenchOptions,
+    ),
 }
+_WITHOUT_DATA = (_plan, _bench)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -150,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=short,
             description=module.DESCRIPTION,
-            epilog=None if module is _plan else DATA,
+            epilog=None if module in _WITHOUT_DATA else DATA,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -162,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "embeddings", metavar="EMBEDDINGS", nargs="+", help=what
             )
-        elif module is not _plan:  # of sizes alone
+        elif module not in _WITHOUT_DATA:
             what = "a file or a built-in set"
             command.add_argument("data", metavar="DATA", help=what)
         module.add_options(command)

@@ -4,6 +4,11 @@ Each function draws on the `Axes` that it is given, or on a new figure of its ow
 returns the `Axes`; `save` writes the figure of one. Nothing here touches pyplot.
 """
 
+from contexture_jax.plotting._benchmarks import (
+    plot_roofline,
+    plot_seconds,
+    plot_speeds,
+)
 from contexture_jax.plotting._curve import plot_learning_curve
 from contexture_jax.plotting._energy import plot_target_energy
 from contexture_jax.plotting._functions import plot_functions
@@ -22,8 +27,11 @@ __all__ = [
     "plot_loss",
     "plot_matrix",
     "plot_ranking",
+    "plot_roofline",
     "plot_scaling",
+    "plot_seconds",
     "plot_spectrum",
+    "plot_speeds",
     "plot_target_energy",
     "plot_tradeoff",
     "plot_usefulness",

@@ -8,7 +8,16 @@ import pytest
 from contexture_jax.cli import main
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-COMMANDS = ("spectrum", "rank", "predict", "diagnose", "train", "embed", "plan")
+COMMANDS = (
+    "spectrum",
+    "rank",
+    "predict",
+    "diagnose",
+    "train",
+    "embed",
+    "plan",
+    "bench",
+)
 
 
 def told(capsys, *arguments):

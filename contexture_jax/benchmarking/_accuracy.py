@@ -1,5 +1,7 @@
 """How far singular triples are from the exact ones."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

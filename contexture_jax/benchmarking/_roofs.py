@@ -1,5 +1,7 @@
 """What the device does at most: the peaks that workloads are held against."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -7,16 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from _device import OnDevice, Peaks, Setting, measure, platform
 from contexture_jax._core.numerics import PRECISIONS
+from contexture_jax.benchmarking._machine import platform
+from contexture_jax.benchmarking._timing import OnDevice, Peaks, Setting, measure
 
-__all__ = ["levels", "measure_roofs"]
+__all__ = ["levels", "measure_roofs", "yardsticks"]
 
 Product = Callable[[Any, Any], Any]
 _REPEATS = 4
 _CACHED = 2**20  # numbers
 _LISTS = 8  # rows that one row is the mean of
 _CHECKED = 64
+_SIDE, _LONG, _LAUNCHES = 1024, 2**23, 50  # of yardsticks
 _EXACT = 4.0  # times the least error: of the same kind
 
 
@@ -66,6 +70,36 @@ def measure_roofs(
         _best(kinds["exponentials"]),
         _best([row for row in memory if row["name"] == "gather"]),
     )
+
+
+def yardsticks(setting: Setting) -> list[OnDevice]:
+    """Work that no code of ours is in, to be timed in turns with what is.
+
+    By it two runs tell how the speed of the machine has changed between them: of
+    products, of memory, and of many small programs one after the other.
+    """
+    rng = np.random.default_rng(setting.seed)
+    side = min(setting.sizes.square, _SIDE)
+    a = jax.device_put(rng.standard_normal((side, side), np.float32))
+    long = jnp.ones(min(setting.sizes.stream, _LONG), jnp.float32)
+    few = jnp.ones(8, jnp.float32)
+    product, copy, add = (
+        jax.jit(lambda a: jnp.matmul(a, a, precision="highest")),
+        jax.jit(lambda x: x + 1.0),
+        jax.jit(lambda x: x * 2.0),
+    )
+
+    def launches(_: int) -> Any:
+        x = few
+        for _ in range(_LAUNCHES):
+            x = add(x)
+        return x
+
+    return [
+        OnDevice("yardstick: product", lambda _: product(a), "limit", f"{side}³"),
+        OnDevice("yardstick: copy", lambda _: copy(long), "limit", f"{long.size}"),
+        OnDevice("yardstick: launches", launches, "limit", f"{_LAUNCHES}"),
+    ]
 
 
 def _best(rows: list[dict[str, Any]]) -> float:
