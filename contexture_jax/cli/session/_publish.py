@@ -221,18 +221,30 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         InputError: if the file system refuses.
     """
-    # In the same directory, so on the same file system.
-    beside = path.with_name(f".{path.name}.tmp")
+    # In the same directory, so on the same file system, and each run's own: of two that
+    # write one file the last one's is there, whole.
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     _temporaries.add(beside)
     try:
-        yield beside
-        beside.replace(path)
+        _remove_stale_files(path)
+        # By the lock others know that it is not stale.
+        with locked(beside):
+            yield beside
+            beside.replace(path)
     except OSError as error:
         raise InputError(
             f"{quoted_path(path)} cannot be written: {error.strerror or error}"
         ) from error
     finally:
         _removed(beside)
+
+
+def _remove_stale_files(path: Path) -> None:
+    """Remove what runs that were killed had begun to write in the place of a file."""
+    with contextlib.suppress(OSError):
+        for found in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            if found.is_file() and not found.is_symlink() and not is_held(found):
+                _removed(found)
 
 
 def remove_temporaries() -> None:
