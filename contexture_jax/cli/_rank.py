@@ -252,7 +252,7 @@ def _ranked(
             nonlocal number
             found[row.spec.name] = row
             with replacing(_file(folder, row.spec)) as path:
-                path.write_text(json.dumps(_as_dict(row)) + "\n", encoding="utf-8")
+                path.write_text(_as_text(row), encoding="utf-8")
             advance(len(found), len(specs), f"{len(found)} of {len(specs)}")
             number = is_told()
             return bool(number)
@@ -319,10 +319,29 @@ def _file(folder: Path, spec: Spec) -> Path:
     return folder / f"{readable}-{mark}.json"
 
 
-def _as_dict(row: RankedContext) -> dict[str, Any]:
-    """With numbers that are not finite, as Python's JSON takes them."""
+def _as_text(row: RankedContext) -> str:
+    """JSON, with numbers that are not finite as Python's takes them, and a digest."""
     probe = None if row.probe is None else row.probe._asdict()
-    return row._asdict() | {"spec": row.spec.name, "probe": probe}
+    held = row._asdict() | {"spec": row.spec.name, "probe": probe}
+    # As it is read again, where tuples are lists.
+    held = json.loads(json.dumps(held))
+    return json.dumps({"digest": _digest(held), "row": held}) + "\n"
+
+
+def _as_written(text: str) -> Any:
+    """What `_as_text` was given.
+
+    Raises:
+        ValueError: if it is another's, as of a digit that was changed.
+    """
+    said = json.loads(text)
+    if said["digest"] != _digest(said["row"]):
+        raise ValueError("it is not what was written")
+    return said["row"]
+
+
+def _digest(held: Any) -> str:
+    return hashlib.sha256(json.dumps(held).encode()).hexdigest()
 
 
 def _kept(folder: Path, specs: Iterable[Spec]) -> dict[str, RankedContext]:
@@ -335,11 +354,11 @@ def _kept(folder: Path, specs: Iterable[Spec]) -> dict[str, RankedContext]:
         if not path.exists():
             continue
         try:
-            held = json.loads(path.read_text(encoding="utf-8"))
+            held = _as_written(path.read_text(encoding="utf-8"))
             probe = held["probe"] and ranking.ProbeErrors(**held["probe"])
             row = ranking.RankedContext(**held | {"spec": spec, "probe": probe})
         # A file is there whole or not at all: somebody has changed it.
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 f"{quoted_path(path)} is damaged ({error}); expected it deleted, so"
                 " that its context is solved anew"

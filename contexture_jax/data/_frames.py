@@ -40,7 +40,16 @@ def _read(path: Path, kind: str, read: Any) -> Source:
     # Of our own making: says more already.
     except InputError:
         raise
-    except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
+    # Of Arrow, or of what pandas is made to say: any JSON, nested without end.
+    except (
+        pa.ArrowException,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"cannot read {path.name} as {kind}: it is damaged or of another format"

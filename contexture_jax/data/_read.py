@@ -72,7 +72,8 @@ def read(data: str, dialect: Dialect = DEFAULT_DIALECT) -> Source:
             )
         return reader(path)
     except OSError as error:
-        reason = error.strerror or str(error)
+        # Arrow's are of several lines.
+        reason = " ".join((error.strerror or str(error)).split())
         raise InputError(f"cannot read {name}: {reason}") from error
 
 

@@ -13,12 +13,15 @@ import numpy as np
 from flax import nnx
 
 from contexture_jax import contexts, zoo
+from contexture_jax._core.archives import read_archive
 from contexture_jax.learning._towers import Tower, rebuild
 
 __all__ = ["Part", "check_savable", "read", "write"]
 
 _FORMAT, _VERSION = "contexture_jax.learning", 1
-_NEEDED = ("singular_values", "left", "mean", "rotation")
+# Arrays by their number of axes, and what the header says by its type.
+_NEEDED = {"singular_values": 1, "left": 2, "mean": 1, "rotation": 2}
+_SAID = {"source": str, "status": str, "message": str, "num_steps": int}
 _PLAIN = (str, int, float, bool, type(None))
 _EXPORT = "jax.export of transform (whose serialize takes the package flatbuffers)"
 
@@ -107,8 +110,7 @@ def read(
     arrays: dict[str, np.ndarray] = {}
     try:
         # A file may come from anywhere: nothing in it is run.
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_archive(path)
         header = json.loads(arrays.pop("header").tobytes())
         is_ours = header["format"] == _FORMAT
     # It is not there, or may not be read, which is no damage.
@@ -119,16 +121,16 @@ def read(
     if not is_ours:
         msg = f"{path} is no file that Learned.save wrote, or it is damaged"
         raise ValueError(msg)
-    if header["version"] > _VERSION:
+    version = header.get("version")
+    if isinstance(version, int) and version > _VERSION:
         msg = (
-            f"{path} is of version {header['version']} of this kind of file; this"
+            f"{path} is of version {version} of this kind of file; this"
             f" contexture_jax reads {_VERSION}: take a newer one"
         )
         raise ValueError(msg)
     try:
         # What is missing is told here, and not at its first use.
-        for name in _NEEDED:
-            arrays[name]
+        _check(header, arrays)
         parts = [
             (
                 _tower(one["tower"], _prefix(number), arrays),
@@ -137,10 +139,29 @@ def read(
             )
             for number, one in enumerate([header, *header.get("more", [])])
         ]
-    except (KeyError, AttributeError, TypeError) as error:
-        msg = f"{path} is damaged: {error} is missing or not as it was written"
+    # What a header asks for may be anything, and so are the errors of making it.
+    except Exception as error:
+        what = " ".join(str(error).split())[:100]
+        msg = f"{path} is damaged: {what} is missing or not as it was written"
         raise ValueError(msg) from error
     return header, arrays, parts
+
+
+def _check(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Raise unless all that every file holds is there, of the kind that it should be.
+
+    Raises:
+        KeyError: naming the first that is not.
+    """
+    for name, kind in _SAID.items():
+        if not isinstance(header[name], kind):
+            raise KeyError(name)
+    for name, num_axes in _NEEDED.items():
+        array = arrays[name]
+        if array.ndim != num_axes or array.dtype.kind != "f":
+            raise KeyError(name)
+    if not isinstance(header.get("weights", []), list):
+        raise KeyError("weights")
 
 
 def _named(params: Any) -> list[tuple[str, Any]]:
@@ -155,14 +176,16 @@ def _named(params: Any) -> list[tuple[str, Any]]:
 def _tower(made_of: Any, prefix: str, arrays: dict[str, np.ndarray]) -> Tower:
     if f"{prefix}values" in arrays:  # which stand for it
         return Tower(None, _no_tower, made_of)
-    # Drawn for their structure and shapes alone: each leaf is replaced.
-    params, apply = rebuild(made_of, nnx.Rngs(0))
+    # First their shapes alone: a few words may ask for any amount of memory.
+    shapes = jax.eval_shape(lambda: rebuild(made_of, nnx.Rngs(0))[0])
     leaves = []
-    for name, leaf in _named(params):
+    for name, leaf in _named(shapes):
         held = arrays[f"{prefix}tower/{name}"]
         if held.shape != leaf.shape:
             raise KeyError(f"{prefix}tower/{name} of shape {leaf.shape}")
         leaves.append(jax.numpy.asarray(held))
+    # Drawn for their structure: each leaf is replaced.
+    params, apply = rebuild(made_of, nnx.Rngs(0))
     return Tower(jax.tree.unflatten(jax.tree.structure(params), leaves), apply, made_of)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.archives import read_archive
 from contexture_jax._core.checks import gathered
 from contexture_jax._core.fingerprint import of_one_law
 from contexture_jax._core.types import Float, pytree_dataclass, static_field, summary
@@ -242,9 +242,7 @@ def load_state(path: str | os.PathLike[str]) -> SolveState:
     """
     path = Path(path)
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            # All of it now: entries of an archive are read as they are asked for.
-            parts = dict(file)
+        parts = read_archive(path)
         header = json.loads(str(parts.pop("header")))
         # First of all: a file of another version may have other parts.
         version = header.pop("version")
@@ -252,15 +250,8 @@ def load_state(path: str | os.PathLike[str]) -> SolveState:
             return _rebuilt(header, parts)
     except FileNotFoundError:
         raise
-    except (
-        OSError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        zipfile.BadZipFile,
-    ) as error:
+    # Whatever is missing, or not as it was written.
+    except Exception as error:
         msg = f"{path} must be a file of save_state; it is damaged or another's"
         raise ValueError(msg) from error
     msg = f"{path} must be a state of version {_VERSION}; got version {version}"
