@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import zipfile
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     return flat.reshape(shape, order="F" if columns_first else "C")
 
 
-def _fill(stream: io.BufferedIOBase, flat: np.ndarray) -> None:
+def _fill(stream: Any, flat: np.ndarray) -> None:
     if not flat.nbytes:
         return
     room = flat.view(np.uint8).data

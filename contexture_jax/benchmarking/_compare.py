@@ -35,6 +35,9 @@ _SETTINGS = (
 )
 
 
+_Pair = tuple[str, dict[str, Any], dict[str, Any]]  # suite, a row before and after
+
+
 class _Band(NamedTuple):
     """An interval of a log ratio, and the ratio of the medians."""
 
@@ -73,6 +76,11 @@ def ratio_interval(a: Any, b: Any, level: float) -> tuple[float, float, float]:
     return float(low), float(high), float(np.median(b) / np.median(a))
 
 
+def _can_tell(n: int, m: int, level: float) -> bool:
+    """Whether so many rounds can tell a difference at a level at all."""
+    return math.comb(n + m, n) * level >= 2
+
+
 @functools.cache
 def _num_before(n: int, m: int, tail: float) -> int:
     """The least s, of at most n, with P(the s smallest of n + m are all of n) ≤ tail.
@@ -99,17 +107,18 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         b: the run after.
 
     Returns:
-        "rows": suite, name, kind, ratio of seconds, its interval, verdict, and what
-        changed of errors and passes; "differences", of hardware, versions and settings,
-        in words; "yardsticks", by suite the factors by which the machine was slower;
-        "missing" and "new" rows; "counts" of verdicts; "is_worse": whether one of ours
-        is slower, less exact or missing.
+        "rows": suite, name, kind, ratio of seconds, its interval, verdict, whether the
+        rounds are enough to tell a difference, and what changed of errors and passes;
+        "differences", of hardware, versions and settings, in words; "yardsticks", by
+        suite the factors by which the machine was slower; "missing" and "new" rows;
+        "counts" of verdicts; "is_worse": whether one of ours is slower, less exact or
+        missing.
     """
-    pairs = []
+    pairs: list[_Pair] = []
     for suite in a["suites"]:
         if suite not in b["suites"]:
             continue
-        before, after = (_by_name(report, suite) for report in (a, b))
+        before, after = _by_name(a, suite), _by_name(b, suite)
         pairs += [(suite, before[n], after[n]) for n in before if n in after]
     judged = [pair for pair in pairs if pair[1]["kind"] != "limit"]
     level = _LEVEL / max(len(judged), 1)
@@ -137,9 +146,7 @@ def _by_name(report: dict[str, Any], suite: str) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in report["suites"][suite]["rows"]}
 
 
-def _drift(
-    pairs: list[tuple[str, dict[str, Any], dict[str, Any]]], suite: str
-) -> tuple[float, float, dict[str, float]]:
+def _drift(pairs: list[_Pair], suite: str) -> tuple[float, float, dict[str, float]]:
     """Log factors, at most 0 and at least 0, by which the machine may have changed."""
     bands = {
         before["name"].removeprefix(_YARDSTICK): _band(before, after, _LEVEL)
@@ -168,9 +175,10 @@ def _row(
     # Whatever the machine may have changed by is taken off.
     lower, upper = band.lower - drift[1], band.upper - drift[0]
     beyond = math.log1p(_LEAST)
-    verdict = (
-        "slower" if lower > beyond else "faster" if upper < -beyond else "the same"
-    )
+    verdict = "the same"
+    can_tell = _can_tell(len(before["seconds"]), len(after["seconds"]), level)
+    if can_tell and (lower > beyond or upper < -beyond):
+        verdict = "slower" if lower > beyond else "faster"
     errors = _changed_errors(before["accuracy"], after["accuracy"])
     passes = [row.get("passes") for row in (before, after)]
     return {
@@ -181,6 +189,7 @@ def _row(
         "lower": math.exp(lower),
         "upper": math.exp(upper),
         "verdict": verdict,
+        "can_tell": can_tell,
         "less_exact": [name for name, old, new in errors if new > old],
         "errors": errors,
         "passes": passes if passes[0] != passes[1] else None,

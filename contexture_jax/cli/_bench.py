@@ -18,7 +18,7 @@ from contexture_jax.cli.session import (
     precision,
     publishing,
 )
-from contexture_jax.data import InputError, quoted_path
+from contexture_jax.data import InputError, counted, quoted_path
 
 __all__ = ["DESCRIPTION", "BenchOptions", "add_options", "run", "status"]
 
@@ -364,6 +364,12 @@ def _print_comparison(found: dict[str, Any]) -> None:
         lines.append(f"the machine itself, in {suite}: {told}")
     lines += [f"missing in B: {name}" for name in found["missing"]]
     lines += [f"new in B: {name}" for name in found["new"]]
+    blind = sum(not row["can_tell"] for row in found["rows"])
+    if blind:
+        lines.append(
+            f"NOTE: {counted(blind, 'row')} of too few rounds to tell a difference:"
+            " --rounds, or a longer --time-limit"
+        )
     print("\n".join([*lines, _counts(found)]))
 
 

@@ -87,6 +87,20 @@ def test_a_slower_machine_does_not_hide_what_is_slower_still() -> None:
     assert 1.2 < found["yardsticks"]["operators"]["copy"] < 1.5
 
 
+def test_too_few_rounds_tell_no_difference_and_that_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [report(s, rounds=5, factors={"r0": 1 + 99 * s}) for s in (0, 1)]
+    found = compare(*runs)
+    assert found["counts"]["slower"] == 0
+    assert not any(row["can_tell"] for row in found["rows"])
+    for number, run in enumerate(runs):
+        write_report(run, tmp_path / f"{number}.json")
+    files = [str(tmp_path / f"{number}.json") for number in (0, 1)]
+    assert main(["bench", "compare", *files]) == 0
+    assert "20 rows of too few rounds" in capsys.readouterr().out
+
+
 def test_other_hardware_versions_and_settings_are_said() -> None:
     a, b = report(0), report(0)
     b["device"]["kind"] = "TPU v6e"

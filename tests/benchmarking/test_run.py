@@ -78,7 +78,8 @@ def test_a_suite_that_fails_and_one_without_time_are_told(
     ]
     found = run_suites(["knn"], size="small", rounds=3, time_limit=0.0)
     assert found["notes"] == ["knn: left out, as the time was up"]
-    for wrong in ({"suites": ["paint"]}, {"size": "tiny"}, {"rounds": 2}):
+    several: Any = ({"suites": ["paint"]}, {"size": "tiny"}, {"rounds": 2})
+    for wrong in several:
         with pytest.raises(ValueError, match="must be"):
             run_suites(**wrong)
 

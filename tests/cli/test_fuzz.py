@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contexture_jax.cli import main
+from contexture_jax import ranking
+from contexture_jax.cli import _rank, main
+from contexture_jax.data import InputError
 from tests.data.helpers import write
 from tests.data.test_damaged_files import CSV, CSV_WORDS, HEADER_WORDS, NPY, NPZ
 from tests.data.test_damaged_frames import FILES, WORDS
@@ -111,6 +113,45 @@ def test_thousands_of_command_lines_that_cannot_be_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int
 ) -> None:
     check_lines(tmp_path, capsys, 2000, seed)
+
+
+WORDS_OF_ROWS = (
+    *(b"null", b"true", b"[]", b"{}", b"NaN", b"-Infinity", b"1e999", b'"digest"'),
+    *(b'"row"', b'"probe"', b'"spec"', b'"tau"', b"2.5", b"1.75", b"[" * 2000, b"0"),
+)
+
+
+def check_kept(folder: Path, count: int, seed: int) -> None:
+    """What `rank` keeps of a context is what it kept, or refused."""
+    spec = ranking.ContextSpec("knn", 5)
+    probe = ranking.ProbeErrors(0.25, 0.01, 0.3, 6, 0.25, 0.01, 0.3)
+    row = ranking.RankedContext(
+        spec, tau=1.75, chi_squared=2.5, tau_upper=float("inf"), probe=probe
+    )
+    path, whole = _rank._file(folder, spec), _rank._as_text(row).encode()
+    path.write_bytes(whole)
+    assert _rank._kept(folder, [spec]) == {spec.name: row}
+    refused = 0
+    for content in mutations([whole], count, seed, WORDS_OF_ROWS):
+        path.write_bytes(content)
+        try:
+            found = _rank._kept(folder, [spec])
+        except InputError:
+            refused += 1
+        else:
+            assert found == {spec.name: row}
+    assert refused > count / 2
+
+
+def test_damaged_contexts_of_rank_are_those_kept_or_refused(tmp_path: Path) -> None:
+    check_kept(tmp_path, 300, seed=0)
+
+
+@pytest.mark.slow
+def test_thousands_of_contexts_of_rank_are_those_kept_or_refused(
+    tmp_path: Path,
+) -> None:
+    check_kept(tmp_path, 3000, seed=1)
 
 
 # A target that no table has: what is read well is refused after all of it was read.

@@ -62,6 +62,7 @@ def good(start: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     path = write(folder, TABLE)
     found: dict[str, Any] = {"path": path}
     for command in COMMANDS:
+        began = 0.0
         for _ in range(2):  # programs are compiled once
             shutil.rmtree(folder / command, ignore_errors=True)
             began = time.monotonic()
