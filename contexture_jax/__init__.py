@@ -23,8 +23,7 @@ Contexts, in `cx.contexts`:
     of one's own  any object with such methods (as_context, drawable); check_density
 
 Layers, in the order in which they import each other:
-    cx.kernels       products and searches in tiles, below all probability
-    cx.data          files as arrays, with notes (extra `cli`)
+    cx.kernels       products and searches in tiles; cx.data: files as arrays
     cx.contexts      joint laws of X and A; cx.zoo: those with known spectra
     cx.operators     T in dense, sparse, fixed-degree, tiled, low-rank storage
     cx.solvers       svd, truncated_svd, extend, certify
@@ -35,8 +34,7 @@ Layers, in the order in which they import each other:
     cx.diagnostics   relations of a representation to its contexts and tasks
     cx.ranking       many contexts of one table, judged by spectrum and by a probe
     cx.learning      a context learned, saved and used on new rows
-    cx.planning      what a problem takes on devices that are not there
-    cx.benchmarking  times beside the peaks of this machine, and two runs compared
+    cx.planning      what a problem takes on devices not here; cx.benchmarking: on these
     cx.plotting      pictures (extra `plot`); the command is `contexture` (extra `cli`)
 
 `help(cx.svd)` and `help(cx.contexts.knn)` say more of each, with equations and sources.
