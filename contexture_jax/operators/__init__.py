@@ -33,7 +33,7 @@ from contexture_jax.operators._monte_carlo import (
     monte_carlo_kernel,
     monte_carlo_operator,
 )
-from contexture_jax.operators._near import near_products
+from contexture_jax.operators._near import NearProducts, near_products
 from contexture_jax.operators._products import (
     TensorProductOperator,
     tensor_product,
@@ -75,6 +75,7 @@ __all__ = [
     "LowRankOperator",
     "MixtureOperator",
     "MonteCarloOperator",
+    "NearProducts",
     "ReweightedOperator",
     "Roots",
     "SampledLaw",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,16 +13,26 @@ from contexture_jax.operators._base import AssociationOperator
 from contexture_jax.operators._fixed_degree import FixedDegreeOperator
 from contexture_jax.operators._sparse import SparseOperator
 
-__all__ = ["near_products"]
+__all__ = ["NearProducts", "near_products"]
 
 _MOST = 2**22  # entries: a copy of them is made, and one core multiplies
 
 _Product = Callable[[np.ndarray], np.ndarray]
 
 
-def near_products(
-    op: AssociationOperator,
-) -> Callable[[], tuple[_Product, _Product]] | None:
+class NearProducts(NamedTuple):
+    """Products of T and T* with blocks of NumPy.
+
+    Attributes:
+        num_entries: how many numbers each of them reads, used or not.
+        lay_out: copies the entries; gives the two.
+    """
+
+    num_entries: int
+    lay_out: Callable[[], tuple[_Product, _Product]]
+
+
+def near_products(op: AssociationOperator) -> NearProducts | None:
     """What lays out products of T and T* with blocks of NumPy, which compile nothing.
 
     For few columns and few products: a program adds up rows on all cores, from slots
@@ -32,8 +42,9 @@ def near_products(
         op: T, shape (n, m).
 
     Returns:
-        A function; None for storages of other kinds, for arrays that are traced or lie
-        elsewhere than on the one CPU, and for more than 2²² entries.
+        Both products, not yet laid out; None for storages of other kinds, for arrays
+        that are traced or lie elsewhere than on the one CPU, and for more than 2²²
+        entries.
     """
     found = _layouts(op)
     if found is None:
@@ -43,7 +54,8 @@ def near_products(
     near = isinstance(forward.indices, np.ndarray) and isinstance(
         backward.indices, np.ndarray
     )
-    if not near or max(forward.indices.size, backward.indices.size) > _MOST:
+    num_entries = max(forward.indices.size, backward.indices.size)
+    if not near or num_entries > _MOST:
         return None
     (n, m), dtype, share = op.shape, op.dtype, found[2]
 
@@ -52,7 +64,7 @@ def near_products(
         other = near_matmat(backward, (m, n), dtype)
         return (lambda g: share * one(g)), other
 
-    return lay_out
+    return NearProducts(num_entries, lay_out)
 
 
 def _layouts(op: AssociationOperator) -> tuple[Any, Slots, Any] | None:

@@ -39,6 +39,7 @@ __all__ = [
     "identity",
     "near_map",
     "projection",
+    "scipy_map",
     "symmetrised_map",
     "unmarked",
 ]
@@ -240,6 +241,36 @@ def near_map(a: LinearMap) -> LinearMap:
         weights=at_hand(a.weights),
         filtered=None if filtered is None else lambda *of: at_hand(filtered(*of)),
         is_near=True,
+    )
+
+
+def scipy_map(
+    operator: AssociationOperator, a: LinearMap, one: Any, other: Any
+) -> LinearMap:
+    """`a`, of an operator, by products of SciPy's with T and T* where NumPy asks.
+
+    Args:
+        operator: T, with its arrays at hand.
+        a: as from `symmetrised_map`.
+        one: from blocks of NumPy to T times them.
+        other: likewise T*.
+    """
+    roots = marginal_roots(*at_hand((operator.p_x, operator.p_a)))
+    x, y, inverse_x, inverse_y = (root[:, None] for root in roots)
+    units: Any = at_hand((a.left_unit, a.right_unit))
+
+    def unless_traced(multiply: Any, plain: Any) -> Any:
+        return lambda b: multiply(b) if isinstance(b, np.ndarray) else plain(b)
+
+    # As in `_product`. No filter, which is a program.
+    return a._replace(
+        matmat=unless_traced(
+            lambda g: _off(units[0], x * one(inverse_y * g)), a.matmat
+        ),
+        rmatmat=unless_traced(
+            lambda f: _off(units[1], y * other(inverse_x * f)), a.rmatmat
+        ),
+        passes=None,
     )
 
 

@@ -19,12 +19,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.either import Either, squared_lengths
-from contexture_jax._core.numerics import mm
-from contexture_jax._core.types import Array, Bool, Float, Inexact, Int
+from contexture_jax._core.either import (
+    Either,
+    compiled_unless_numpy,
+    namespace,
+    product,
+    squared_lengths,
+    written,
+)
+from contexture_jax._core.types import Bool, Float, Inexact, Int
 from contexture_jax.solvers._krylov import decomposed, judged, look_ahead, num_kept
 from contexture_jax.solvers._linear_map import LinearMap
 from contexture_jax.solvers._orthonormal import inner, turned
@@ -113,7 +118,12 @@ def _step(
     right, small, own = state.right, np.asarray(state.small), None
     if state.number < 0:
         u = random_columns(
-            seed, a.left_unit, size=a.shape[0], width=width, dtype=a.dtype
+            seed,
+            a.left_unit,
+            size=a.shape[0],
+            width=width,
+            dtype=a.dtype,
+            near=a.is_near,
         )
     else:
         image = a.matmat(state.block)
@@ -151,9 +161,9 @@ def _are_there(own: np.ndarray, small: np.ndarray, scale: float) -> np.ndarray:
     return ~(abs(own.diagonal()) <= 10.0 * float(np.finfo(own.dtype).eps) * largest)
 
 
-@jax.jit
-def _only(u: Array, there: Array) -> Array:
-    return jnp.where(there[None, :], u, 0)
+@compiled_unless_numpy
+def _only(u: Either, there: Either) -> Either:
+    return namespace(u).where(there[None, :], u, 0)
 
 
 def _appended(
@@ -161,6 +171,8 @@ def _appended(
 ) -> tuple[Any, ...]:
     """The basis with a block more, in its last array or in a new one."""
     width = block.shape[1]
+    # For the same bits as without an interruption: a file has rows in order.
+    right = tuple(np.asfortranarray(x) if namespace(x) is np else x for x in right)
     size = max(1, _COLUMNS // width)
     if sum(part.shape[1] for part in right) == number * width:
         return (*right, _begun(block, size=size * width))
@@ -170,17 +182,21 @@ def _appended(
     return (*right[:-1], write(right[-1], block, at))
 
 
-@functools.partial(jax.jit, static_argnames="size")
-def _begun(block: Array, *, size: int) -> Array:
-    return jnp.pad(block, ((0, 0), (0, size - block.shape[1])))
+@functools.partial(compiled_unless_numpy, static_argnames="size")
+def _begun(block: Either, *, size: int) -> Either:
+    empty = zeros((len(block), size), block.dtype, block)
+    first = namespace(block).zeros((), np.int32)
+    return written(empty, block, first, first, in_place=True)
 
 
-def _write(part: Array, block: Array, at: Array) -> Array:
-    return jax.lax.dynamic_update_slice(part, block, (0 * at, at))
+def _write(part: Either, block: Either, at: Either, *, in_place: bool = False) -> Any:
+    return written(part, block, 0 * at, at, in_place=in_place)
 
 
-_written = jax.jit(_write)
-_written_over = jax.jit(_write, donate_argnums=0)
+_written = compiled_unless_numpy(_write)
+_written_over = compiled_unless_numpy(
+    functools.partial(_write, in_place=True), donate_argnums=0
+)
 
 
 def _with_column(
@@ -208,32 +224,36 @@ def _next(
     # What is known goes first: what is left along V is rounding, and one cleaning will
     # do, but of columns that others leave little of and of those that were replaced.
     z = _less(back, state.block, own.conj().T)
-    block, link = made(_off(z, right))
+    filled = (int(state.number) + 1) * state.block.shape[1]
+    block, link = made(_off(z, right, filled))
     (squares,) = read(_squares(z))
     if (abs(link.diagonal()) ** 2 > _LEFT**2 * squares).all():
         return block, link
-    return made(_off(block, right))
+    return made(_off(block, right, filled))
 
 
-@jax.jit
-def _less(z: Array, block: Array, own: Array) -> Array:
-    return z - mm(block, own)
+@compiled_unless_numpy
+def _less(z: Either, block: Either, own: Either) -> Either:
+    return z - product(block, own)
 
 
-_squares = jax.jit(squared_lengths)
+_squares = compiled_unless_numpy(squared_lengths)
 
 
-def _off(z: Any, parts: tuple[Any, ...]) -> Any:
+def _off(z: Any, parts: tuple[Any, ...], filled: int) -> Any:
     """A block off a basis, part by part: one program, whatever is filled."""
     for part in parts:
-        z = _off_part(z, part)
+        # Of NumPy: there shapes may follow values.
+        held = part[:, :filled] if namespace(part) is np else part
+        filled -= part.shape[1]
+        z = _off_part(z, held)
     return z
 
 
-@jax.jit
-def _off_part(z: Array, part: Array) -> Array:
+@compiled_unless_numpy
+def _off_part(z: Either, part: Either) -> Either:
     # As in `_orthonormal`, for what XLA transposes on a CPU.
-    return z - mm(part, mm(z.conj().T, part).conj().T)
+    return z - product(part, product(z.conj().T, part).conj().T)
 
 
 def _restart(
@@ -269,7 +289,8 @@ def _restart(
         # Nothing follows: of the basis, most of the memory, triples are left.
         jax.block_until_ready(right)
         for part in state.right:
-            part.delete()
+            if isinstance(part, jax.Array):
+                part.delete()
     blocks = [
         _columns(right, np.int32(at), width=width) for at in range(0, kept, width)
     ]
@@ -312,19 +333,21 @@ def _turned(parts: tuple[Any, ...], x: np.ndarray) -> Any:
     return total
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _more(total: Array, part: Array, some: Array) -> Array:
-    return total + mm(part, some)
+@functools.partial(compiled_unless_numpy, donate_argnums=0)
+def _more(total: Either, part: Either, some: Either) -> Either:
+    return total + product(part, some)
 
 
-@functools.partial(jax.jit, static_argnames="width")
-def _columns(right: Array, at: Array, *, width: int) -> Array:
+@functools.partial(compiled_unless_numpy, static_argnames="width")
+def _columns(right: Either, at: Either, *, width: int) -> Either:
+    if namespace(right) is np:
+        return right[:, at : at + width]
     return jax.lax.dynamic_slice_in_dim(right, at, width, axis=1)
 
 
-@jax.jit
-def _joined(blocks: Sequence[Array]) -> Array:
-    return jnp.concatenate(blocks, axis=1)
+@compiled_unless_numpy
+def _joined(blocks: Sequence[Either]) -> Either:
+    return namespace(blocks[0]).concatenate(blocks, axis=1)
 
 
 def _complete(a: LinearMap, plan: Plan, state: OneSidedState) -> OneSidedState:

@@ -385,15 +385,16 @@ def _one_sided_pass(size: _Sizes, work: Work, block: int) -> float:
     (n, m), held = size.shape, 0.5 * size.columns(one_sided=True)
     flops = (4.0 * m * held * block + 16.0 * (n + m) * block**2) / FLOPS
     moved = size.itemsize * (2.0 * m * held + 12.0 * (n + m) * block) / BYTES
-    return work.seconds(block) + flops + moved + 3.0 * _PASS
+    calls = 3.0 * (_NEAR_PASS if size.near else _PASS)
+    return work.seconds(block) + flops + moved + calls
 
 
 def _is_one_sided(size: _Sizes, work: Work, block: int, max_passes: int) -> bool:
     """Whether one basis is estimated to be faster than two of a Krylov iteration."""
-    # Of what is smaller programs take longer to compile than they save; a dense product
-    # with all that is kept, which follows, is not worth it.
-    is_large = max(size.shape) * size.width > 4 * LITTLE
-    if not (size.may_grow and is_large and work.gathered_bytes > 0):
+    # Of what is smaller programs take longer to compile than they save, where there are
+    # any; a dense product with all that is kept, which follows, is not worth it.
+    pays = size.near or max(size.shape) * size.width > 4 * LITTLE
+    if not (size.may_grow and pays and work.gathered_bytes > 0):
         return False
     _, depth = _krylov_blocks(size, block, _MAX_PASSES, size.columns())
     passes = min(max_passes, size.num_passes)

@@ -7,17 +7,12 @@ from typing import Any
 import numpy as np
 
 from contexture_jax._core.either import LITTLE, at_hand
-from contexture_jax.operators import (
-    AssociationOperator,
-    marginal_roots,
-    mesh_of,
-    near_products,
-)
+from contexture_jax.operators import AssociationOperator, mesh_of, near_products
 from contexture_jax.solvers._linear_map import (
     LinearMap,
     compile_products,
     filtering_map,
-    near_map,
+    scipy_map,
 )
 from contexture_jax.solvers._plan import Method, make_plan, shared_width
 from contexture_jax.solvers._work import work_of
@@ -70,9 +65,9 @@ def probing_map(
         method: that found it.
         num_probes: columns of a block.
     """
-    lay_out = near_products(op)
-    if lay_out is not None:
-        return _by_scipy(op, a, *lay_out())
+    near = near_products(op)
+    if near is not None:
+        return scipy_map(op, a, *near.lay_out())
     width = _width(op, rank, method, num_probes)
     if width == num_probes:
         return a
@@ -91,25 +86,6 @@ def probing_map(
 
     return a._replace(
         matmat=widened(b.matmat, a.matmat), rmatmat=widened(b.rmatmat, a.rmatmat)
-    )
-
-
-def _by_scipy(op: AssociationOperator, a: LinearMap, one: Any, other: Any) -> LinearMap:
-    """The same matrix by products with T and T*, of blocks of NumPy."""
-    near = near_map(a)
-    roots = marginal_roots(*at_hand((op.p_x, op.p_a)))
-    x, y, inverse_x, inverse_y = (root[:, None] for root in roots)
-
-    def unless_traced(multiply: Any, plain: Any) -> Any:
-        return lambda b: multiply(b) if isinstance(b, np.ndarray) else plain(b)
-
-    return a._replace(
-        matmat=unless_traced(
-            lambda g: near.project_left(x * one(inverse_y * g)), a.matmat
-        ),
-        rmatmat=unless_traced(
-            lambda f: near.project_right(y * other(inverse_x * f)), a.rmatmat
-        ),
     )
 
 

@@ -230,8 +230,8 @@ def _is_near(task: Task, plan: Plan) -> bool:
     columns = max(plan.width, plan.block_size * plan.depth)
     is_here = task.beside is None or isinstance(at_hand(task.beside), np.ndarray)
     is_little = max(task.map.shape) * columns <= LITTLE
-    can_be = plan.iterates and not plan.one_sided
-    return can_be and is_here and (is_little or task.multiplies_near)
+    can_be = is_little and not plan.one_sided
+    return plan.iterates and is_here and (can_be or task.multiplies_near)
 
 
 @functools.partial(compiled_unless_numpy, static_argnames=("rank", "num"))

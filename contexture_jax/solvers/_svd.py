@@ -14,13 +14,19 @@ from contexture_jax._core.checks import check_key, gathered, is_traced
 from contexture_jax._core.either import at_hand
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import mm
-from contexture_jax._core.threads import held_lapack
+from contexture_jax._core.threads import held_lapack, single_threaded_numpy
 from contexture_jax._core.types import Array, Float
-from contexture_jax.operators import AssociationOperator, mesh_of
+from contexture_jax.operators import (
+    AssociationOperator,
+    NearProducts,
+    mesh_of,
+    near_products,
+)
 from contexture_jax.solvers._implicit import Problem, implicit_svd
 from contexture_jax.solvers._linear_map import (
     check_operator,
     coarse_map,
+    scipy_map,
     symmetrised_map,
     unmarked,
 )
@@ -36,9 +42,12 @@ from contexture_jax.solvers._state import (
     observed,
 )
 from contexture_jax.solvers._steps import in_trace
-from contexture_jax.solvers._work import work_of
+from contexture_jax.solvers._work import Work, work_of
 
 __all__ = ["block_width", "lower", "svd"]
+
+# That one core multiplies about as soon as several with a program, to be compiled.
+_NEAR_ENTRIES = 2**20
 
 
 @beside_context
@@ -82,8 +91,9 @@ def svd(
             `op.cost` (theory.md §6.6): exact where the operator is small or much of its
             spectrum is asked for, krylov in narrow blocks where products are dear
             and, with one basis that grows (theory.md §6.4), of large sparse storages,
-            randomized elsewhere, over several devices and in a trace.
-            `info.method` and `info.reason` say what ran and why.
+            randomized elsewhere, over several devices and in a trace. On one CPU SciPy
+            multiplies with up to 2²⁰ entries of sparse tables and neighbours then, and
+            no pass is compiled. `info.method` and `info.reason` say what ran and why.
         tol: stop when every ‖T* μ_i − s_i ν_i‖ ≤ tol · s_1; None: 1e-10 in float64 and
             100 eps in float32.
         max_passes: bound on passes (`matmat` + `rmatmat`); None: 300.
@@ -107,7 +117,8 @@ def svd(
             what was done, which may take a pass more, and the status "stopped".
         state: one that `on_step` was given, or of `load_state`, to go on from: the
             result is, bit for bit, that of a solve without interruption (over another
-            number of devices, to rounding). All other arguments as in that solve; its
+            number of devices, to rounding, if the method is the same there: "auto" may
+            choose another, whose state is refused). All other arguments as there; its
             random numbers go on, whatever `key` is.
 
     Returns:
@@ -174,9 +185,13 @@ def svd(
     _check_arrays(op)
     check_key(key)
     op = tree_on_auto_axes(op)
+    traced, near = in_trace(op, key), None
+    if method == "auto" and range_dtype is None and not traced:
+        near = _near_products(op)
     plan = _plan_of(
         op,
         rank,
+        near,
         method=method,
         tol=tol,
         max_passes=max_passes,
@@ -184,7 +199,7 @@ def svd(
         num_power_iterations=num_power_iterations,
         block_size=block_size,
         range_dtype=range_dtype,
-        traced=in_trace(op, key),
+        traced=traced,
     )
     # After the plan, which knows how many passes may follow.
     if plan.stores_transpose:
@@ -199,10 +214,16 @@ def svd(
         # Between small programs Python can look and stop; over a mesh one program runs
         # all where nobody has asked to.
         elif mesh_of(op) is None or is_watched:
-            begun, on_pass = begun_of(state, empty), observed(on_step, empty)
-            return _solve(
-                op, key, plan.program, traced=False, begun=begun, on_pass=on_pass
-            )
+            driving = {
+                "begun": begun_of(state, empty),
+                "on_pass": observed(on_step, empty),
+                "traced": False,
+            }
+            if near is None:
+                return _solve(op, key, plan.program, **driving)
+            # SciPy multiplies on one core: threads of NumPy would spin on meanwhile.
+            with single_threaded_numpy():
+                return _solve(op, key, plan.program, near, **driving)
         result, info = _compiled(_even(op, plan), key, plan=plan.program)
         return result.of_first(op.shape), info
 
@@ -273,12 +294,22 @@ def _check_arrays(op: AssociationOperator) -> None:
         raise TypeError(msg)
 
 
-def _plan_of(op: AssociationOperator, rank: int, **options: Any) -> Plan:
+def _near_products(op: AssociationOperator) -> NearProducts | None:
+    """Products by SciPy, which compile nothing, of entries that are not many."""
+    near = near_products(op)
+    return near if near is not None and near.num_entries <= _NEAR_ENTRIES else None
+
+
+def _plan_of(
+    op: AssociationOperator, rank: int, near: NearProducts | None = None, **options: Any
+) -> Plan:
     # Triples that exist beside the trivial one: values without mass have none.
     limit, sharded = _num_nontrivial(op), _num_devices(op) > 1
-    work = work_of(op)
+    work, is_near = work_of(op), near is not None
+    if near is not None:
+        work = Work.sparse(near.num_entries, op.dtype.itemsize)
     return make_plan(
-        op.shape, op.dtype, rank, limit, work=work, sharded=sharded,
+        op.shape, op.dtype, rank, limit, work=work, sharded=sharded, near=is_near,
         may_grow=mesh_of(op) is None and not options.get("traced"), **options,
     )  # fmt: skip
 
@@ -290,14 +321,21 @@ def _even(op: AssociationOperator, plan: Plan) -> AssociationOperator:
 
 
 def _solve(
-    op: AssociationOperator, key: Array, plan: Plan, **driving: Any
+    op: AssociationOperator,
+    key: Array,
+    plan: Plan,
+    near: NearProducts | None = None,
+    **driving: Any,
 ) -> tuple[SVDResult, SolveInfo]:
     problem, coarse = euclidean_problem(op), None
+    a, multiplies_near = problem.map, near is not None
+    if near is not None:
+        a = scipy_map(op, a, *near.lay_out())
     if plan.range_dtype:
         low = symmetrised_map(op.narrowed(plan.range_dtype))
         # Only products are coarse: units and weights are those of the exact problem.
         coarse = coarse_map(problem.map, low)
-    task = Task(problem.map, problem.squared_norm, coarse, op.p_x)
+    task = Task(a, problem.squared_norm, coarse, op.p_x, multiplies_near)
     return solve(task, plan, key, **driving)
 
 

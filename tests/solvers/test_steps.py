@@ -280,6 +280,23 @@ def test_another_operator_of_the_same_sizes_compiles_nothing(
     assert compiled(other, second) == []
 
 
+def test_few_entries_are_multiplied_by_scipy_and_no_pass_compiles(caplog):
+    # Above what is decomposed densely, and of more columns than NumPy has by itself.
+    x = np.random.default_rng(0).normal(size=(700, 2)).astype(DTYPE)
+    op = cx.association_operator(cx.contexts.knn(x, 9))
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        result, info = cx.svd(op, 5, key=KEY)
+    compiled = [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
+    assert not any("_pass" in text or "_product" in text for text in compiled), compiled
+    assert info.method != "exact"
+    assert info.status == "converged"
+    known = cx.solvers.all_singular_values(op)[:5]
+    np.testing.assert_allclose(result.singular_values, known, atol=promised(DTYPE))
+    back = op.rmatmat(result.left) - op.p_x @ result.left
+    gap = np.sqrt(op.p_a @ (back - result.right * result.singular_values) ** 2)
+    np.testing.assert_allclose(gap, info.residuals, rtol=0.05, atol=promised(DTYPE))
+
+
 @pytest.mark.parametrize("method", ITERATIVE)
 def test_numpy_computes_what_programs_do(method, monkeypatch):
     seen, result, info = watched(method)
