@@ -124,7 +124,6 @@ JIT_ALLOWED = {
     "solvers/_linear_map.py": "products with M, of solvers and certificates alike",
     "solvers/_maps.py": "the products of a caller's functions",
     "solvers/_nystrom.py": "the small programs of a step, likewise",
-    "solvers/_one_sided.py": "the small programs of a step, likewise",
     "solvers/_pieces.py": "those that several methods share",
     "solvers/_run.py": "signs, energies and status of a result",
     "solvers/_svd.py": "all passes in one program, over meshes and in traces",
