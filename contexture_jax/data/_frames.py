@@ -36,6 +36,9 @@ def _read(path: Path, kind: str, read: Any) -> Source:
 
     try:
         table = read()
+        # Arrow trusts offsets, codes of categories and the bytes of texts: damaged ones
+        # would lead it out of its memory.
+        table.validate(full=True)
         return _from_table(table, path.name)
     # Of our own making: says more already.
     except InputError:

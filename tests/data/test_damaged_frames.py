@@ -6,6 +6,7 @@ another number; but it is a table of as many rows, or an error that says the fil
 
 import io
 import json
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,6 +154,25 @@ def test_hostile_words_of_pandas_are_read_or_refused(
 ) -> None:
     check(tmp_path / "x.parquet", as_parquet(table(said)))
     check(tmp_path / "x.feather", as_feather(table(said)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        # Where texts end, which of the categories a cell is, and what a text is made
+        # of: Arrow trusts all three, and is led out of its memory.
+        (struct.pack("<3i", 6, 12, 18), struct.pack("<3i", 6, 2**30, 18)),
+        (struct.pack("<4i", 0, 1, 0, 1), struct.pack("<4i", 0, 2**30, 0, 1)),
+        (b"text 0text 1", b"text \xfftext 1"),
+    ],
+    ids=["offset", "category", "text"],
+)
+def test_what_arrow_trusts_is_looked_at(tmp_path: Path, old: bytes, new: bytes) -> None:
+    content = as_feather(table(), compression="uncompressed")
+    assert old in content
+    (tmp_path / "x.feather").write_bytes(content.replace(old, new, 1))
+    with pytest.raises(InputError, match="as Feather: it is damaged"):
+        read(str(tmp_path / "x.feather"))
 
 
 @pytest.mark.slow
