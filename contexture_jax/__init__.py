@@ -14,7 +14,7 @@ Front doors:
 
 Contexts, in `cx.contexts`:
     tables        joint, conditional, markov, pairs, labels, graph
-    features      knn, neighbors, rbf, attention, teacher
+    features      knn, knn_of_blocks, neighbors, rbf, attention, teacher
     laws of A     gaussian_noise, erasure, coordinate_mask, block_mask, crop, shift,
                   flip, cutout, scarf, corruption, cutmix, masked_tokens, same_class,
                   time_lag, next_token
@@ -25,8 +25,8 @@ Contexts, in `cx.contexts`:
 Layers, in the order in which they import each other:
     cx.kernels       products and searches in tiles; cx.data: files as arrays
     cx.contexts      joint laws of X and A; cx.zoo: those with known spectra
-    cx.operators     T in dense, sparse, fixed-degree, tiled, low-rank storage
-    cx.solvers       svd, truncated_svd, extend, certify
+    cx.operators     T in dense, sparse, fixed-degree, tiled, low-rank, streamed storage
+    cx.solvers       svd, truncated_svd, one_pass, extend, certify
     cx.losses        objectives that learn from batches; cx.models: thin Flax encoders
     cx.training      a step, its compilation for devices, data, loop, checkpoints
     cx.evaluation    τ, decay, compatibility, ratio trace, alignment, sampling error

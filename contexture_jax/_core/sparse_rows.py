@@ -9,7 +9,7 @@ import numpy as np
 
 from contexture_jax._core.types import Inexact, Int
 
-__all__ = ["Tile", "product_of_tiles"]
+__all__ = ["Rows", "Tile", "product_of_tiles", "rows_of_entries"]
 
 
 class Tile(NamedTuple):
@@ -57,3 +57,36 @@ def product_of_tiles(
         (np.ones(len(used), dtype), (rows[used], used)), shape=(num_rows, len(rows))
     )
     return lambda block: sums @ (pieces @ block)
+
+
+class Rows(NamedTuple):
+    """Some rows of a sparse matrix.
+
+    Attributes:
+        first: the number of the first of them.
+        matrix: of SciPy's, in compressed rows, shape (rows, m): as many columns as
+            entries name.
+    """
+
+    first: int
+    matrix: Any
+
+
+def rows_of_entries(rows: np.ndarray, columns: np.ndarray, values: np.ndarray) -> Rows:
+    """Entries as compressed rows from the first row to the last one that they name.
+
+    Args:
+        rows: shape (k,), integers, in any order.
+        columns: likewise.
+        values: of a floating dtype; those that name one place are added in products.
+    """
+    from scipy.sparse import coo_array
+
+    if not len(rows):
+        return Rows(0, coo_array((0, 0), dtype=values.dtype).tocsr())
+    first = int(rows.min())
+    shape = (int(rows.max()) - first + 1, int(columns.max()) + 1)
+    # 32 bits are half of what a product reads.
+    kind = np.int32 if max(*shape, len(rows)) < 2**31 else np.int64
+    places = ((rows - first).astype(kind), columns.astype(kind))
+    return Rows(first, coo_array((values, places), shape=shape).tocsr())

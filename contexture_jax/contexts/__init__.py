@@ -33,6 +33,7 @@ from contexture_jax.contexts._images import (
 )
 from contexture_jax.contexts._joins import Joined, join
 from contexture_jax.contexts._joint import drawable, joint
+from contexture_jax.contexts._knn_of_blocks import knn_of_blocks
 from contexture_jax.contexts._labels import Labels, labels
 from contexture_jax.contexts._markov import markov
 from contexture_jax.contexts._mixed import DualStep, MixedContext, Reversed
@@ -151,6 +152,7 @@ __all__ = [
     "joint",
     "judge_density",
     "knn",
+    "knn_of_blocks",
     "labels",
     "markov",
     "masked_tokens",

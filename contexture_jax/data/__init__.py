@@ -25,23 +25,27 @@ from contexture_jax.data._table import (
     num_directions,
     of_order_1,
 )
+from contexture_jax.data.shards import Shards, is_sharded, open_shards
 
 __all__ = [
     "DEFAULT_MISSING",
     "Encoding",
     "InputError",
     "Message",
+    "Shards",
     "Table",
     "Target",
     "as_encodings",
     "auto_gamma",
     "counted",
+    "is_sharded",
     "load_counts",
     "load_features",
     "load_like",
     "load_matrix",
     "num_directions",
     "of_order_1",
+    "open_shards",
     "quoted",
     "quoted_path",
 ]

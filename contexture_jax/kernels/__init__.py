@@ -39,7 +39,11 @@ from contexture_jax.kernels._softmax import (
     normalise,
     tile_shape,
 )
-from contexture_jax.kernels.neighbors import in_balls, nearest_neighbors
+from contexture_jax.kernels.neighbors import (
+    exact_distances,
+    in_balls,
+    nearest_neighbors,
+)
 
 __all__ = [
     "FLOOR",
@@ -52,6 +56,7 @@ __all__ = [
     "Slots",
     "add_rows",
     "check_implementation",
+    "exact_distances",
     "exp_matmul",
     "exponents",
     "in_balls",

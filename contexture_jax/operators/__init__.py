@@ -60,10 +60,21 @@ from contexture_jax.operators.sharded._dense import (
 )
 from contexture_jax.operators.sharded._kernel import ShardedKernelOperator
 from contexture_jax.operators.sharded._slots import ShardedSparseOperator
+from contexture_jax.operators.streamed import (
+    ArrayShards,
+    BlockSource,
+    StreamedKernelOperator,
+    StreamedOperator,
+    is_streamed,
+    streamed_operator,
+    streamed_rbf,
+)
 
 __all__ = [
     "AdjointOperator",
+    "ArrayShards",
     "AssociationOperator",
+    "BlockSource",
     "Collective",
     "ComposedOperator",
     "ConvexCombinationOperator",
@@ -86,6 +97,8 @@ __all__ = [
     "ShardedOperator",
     "ShardedSparseOperator",
     "SparseOperator",
+    "StreamedKernelOperator",
+    "StreamedOperator",
     "TensorProductOperator",
     "association_operator",
     "check_monte_carlo",
@@ -95,6 +108,7 @@ __all__ = [
     "convolve",
     "dense_operator",
     "fixed_degree_operator",
+    "is_streamed",
     "join",
     "kernel_operator",
     "low_rank_operator",
@@ -110,6 +124,8 @@ __all__ = [
     "reweight",
     "sampled",
     "sparse_operator",
+    "streamed_operator",
+    "streamed_rbf",
     "symmetrised_matrix",
     "symmetrised_products",
     "tensor_product",

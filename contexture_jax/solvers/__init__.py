@@ -8,6 +8,7 @@ from contexture_jax.solvers._certificate import (
 )
 from contexture_jax.solvers._exact import all_singular_values
 from contexture_jax.solvers._extend import extend
+from contexture_jax.solvers._one_pass import Sketch, one_pass
 from contexture_jax.solvers._plan import Method
 from contexture_jax.solvers._probing import compile_certificate
 from contexture_jax.solvers._results import SolveInfo, Status, SVDResult
@@ -27,6 +28,7 @@ __all__ = [
     "Method",
     "Progress",
     "SVDResult",
+    "Sketch",
     "SolveInfo",
     "SolveState",
     "Status",
@@ -37,6 +39,7 @@ __all__ = [
     "extend",
     "load_state",
     "lower",
+    "one_pass",
     "save_state",
     "svd",
     "truncated_svd",

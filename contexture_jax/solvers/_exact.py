@@ -15,7 +15,11 @@ from contexture_jax._core.either import Either, at_hand, leading_by_gram, produc
 from contexture_jax._core.factorizations import singular_values, thin_svd
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.types import Array, Bool, Float, Inexact, Int
-from contexture_jax.operators import AssociationOperator, symmetrised_matrix
+from contexture_jax.operators import (
+    AssociationOperator,
+    is_streamed,
+    symmetrised_matrix,
+)
 from contexture_jax.solvers._linear_map import LinearMap, check_operator, identity
 from contexture_jax.solvers._orthonormal import complete
 from contexture_jax.solvers._pieces import gaps
@@ -60,7 +64,8 @@ def all_singular_values(op: AssociationOperator) -> Float[Array, " k"]:
         values = singular_values(matrix)
     else:
         # In each process the whole, wherever the rows of the operator lie.
-        matrix = np.asarray(gathered(_deflated(op)), np.float64)
+        make = _by_products if is_streamed(op) else _deflated
+        matrix = np.asarray(gathered(make(op)), np.float64)
         values = np.full(min(matrix.shape), np.nan)
         # NumPy raises at what is not finite.
         if np.isfinite(matrix).all():
@@ -81,8 +86,12 @@ def _by_gram(matrix: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(squares[::-1], 0.0))
 
 
+def _by_products(op: AssociationOperator) -> Array:
+    return symmetrised_matrix(op, deflated=True)
+
+
 # Operation by operation each would be a program.
-_deflated = jax.jit(lambda op: symmetrised_matrix(op, deflated=True))
+_deflated = jax.jit(_by_products)
 
 
 class ExactState(NamedTuple):

@@ -25,6 +25,8 @@ from contexture_jax.operators import (
     AssociationOperator,
     KernelOperator,
     Roots,
+    StreamedOperator,
+    is_streamed,
     marginal_roots,
     symmetrised_products,
 )
@@ -149,6 +151,8 @@ def symmetrised_map(operator: AssociationOperator) -> LinearMap:
     # A program of its own for each product and width, whoever multiplies.
     plain = unmarked(operator)
     roots, units = _frame(plain)
+    if is_streamed(plain):
+        return _streamed_map(plain, roots, units)
     product, ways = _one_or_two(plain)
     forward, back = (
         functools.partial(product, plain, roots, units, adjoint=way) for way in ways
@@ -164,6 +168,58 @@ def symmetrised_map(operator: AssociationOperator) -> LinearMap:
         weights=(roots.inverse_x, roots.inverse_a),
         passes=functools.partial(_passes, plain, roots, units),
     )
+
+
+def _streamed_map(
+    op: AssociationOperator, roots: Roots, units: tuple[Array, Array]
+) -> LinearMap:
+    """The same of an operator that Python reads: programs stand around its products."""
+
+    def forward(g: Either) -> Array:
+        return _framed(op.matmat(_scaled(roots.inverse_a, g)), roots.x, units[0])
+
+    def back(f: Either) -> Array:
+        return _framed(op.rmatmat(_scaled(roots.inverse_x, f)), roots.a, units[1])
+
+    def normal(g: Either) -> Array:
+        """MᵀM g; between the two it is off the other unit vector to rounding."""
+        image = op.gram(_scaled(roots.inverse_a, g))  # pyright: ignore
+        return _framed(image, roots.a, units[1])
+
+    def filtered(before: Any, block: Any, factors: list[Any]) -> tuple[Any, Any]:
+        for factor in factors:
+            image = normal(block)
+            a, b, c = (np.asarray(x, op.dtype) for x in factor)
+            before, block = block, _turn(image, block, before, a, b, c)
+        return before, block
+
+    return LinearMap(
+        forward,
+        back,
+        op.shape,
+        op.dtype,
+        *units,
+        scale=1.0,
+        weights=(roots.inverse_x, roots.inverse_a),
+        filtered=filtered if isinstance(op, StreamedOperator) else None,
+    )
+
+
+@jax.jit
+def _scaled(inverse: Array, block: Array) -> Array:
+    return inverse[:, None] * block
+
+
+@jax.jit
+def _framed(image: Array, root: Array, unit: Array) -> Array:
+    return _off(unit, root[:, None] * image)
+
+
+@jax.jit
+def _turn(
+    image: Array, block: Array, before: Array, a: Array, b: Array, c: Array
+) -> Array:
+    return a * image + b * block + c * before
 
 
 def compile_products(op: AssociationOperator, width: int) -> None:

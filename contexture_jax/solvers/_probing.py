@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 
 from contexture_jax._core.either import LITTLE, at_hand
-from contexture_jax.operators import AssociationOperator, mesh_of, near_products
+from contexture_jax.operators import (
+    AssociationOperator,
+    is_streamed,
+    mesh_of,
+    near_products,
+)
 from contexture_jax.solvers._linear_map import (
     LinearMap,
     compile_products,
@@ -36,7 +41,7 @@ def compile_certificate(
         rank: of the result.
         method: as given to `svd`.
     """
-    if mesh_of(op) is not None or near_products(op) is not None:
+    if mesh_of(op) is not None or is_streamed(op) or near_products(op) is not None:
         return
     if method == "auto":
         # As `svd` would, but for what has no mass.
@@ -91,6 +96,6 @@ def probing_map(
 
 def _width(op: AssociationOperator, rank: int, method: Any, num_probes: int) -> int:
     """Columns of a product: more than there are probes where that spares a program."""
-    if method != "randomized" or mesh_of(op) is not None:
+    if method != "randomized" or mesh_of(op) is not None or is_streamed(op):
         return num_probes
     return shared_width(work_of(op), rank, num_probes, min(op.shape) - 1)

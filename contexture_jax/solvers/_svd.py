@@ -19,6 +19,7 @@ from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import (
     AssociationOperator,
     NearProducts,
+    is_streamed,
     mesh_of,
     near_products,
 )
@@ -308,6 +309,11 @@ def _plan_of(
     work, is_near = work_of(op), near is not None
     if near is not None:
         work = Work.sparse(near.num_entries, op.dtype.itemsize)
+    if is_streamed(op) and options.get("method", "auto") == "auto":
+        # Each product reads all of it anew.
+        why = "the table is read anew in each pass, and wide passes are few"
+        plan = _plan_of(op, rank, near, **{**options, "method": "randomized"})
+        return plan._replace(reason=why)
     return make_plan(
         op.shape, op.dtype, rank, limit, work=work, sharded=sharded, near=is_near,
         may_grow=mesh_of(op) is None and not options.get("traced"), **options,

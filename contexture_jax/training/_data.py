@@ -108,8 +108,9 @@ def batches(
     An epoch is one pass over all rows in an order of its own; no row is left out: a
     batch at the border holds the last rows of one epoch and the first of the next.
     Orders are computed, not stored, and rows are read when their batch is due, so
-    memory does not grow with the data: a file opened by `np.load(path, mmap_mode="r")`
-    is never loaded. The batch of a step depends on `seed` and the step alone.
+    memory does not grow with the data: a file opened by `np.load(path, mmap_mode="r")`,
+    or a folder of `.npy` files by `cx.data.open_shards(path)`, is never loaded.
+    The batch of a step depends on `seed` and the step alone.
 
     Args:
         arrays: an array, or a pytree of them with the same number of rows.
@@ -148,7 +149,10 @@ def batches(
     )
 
 
-def _on_host(leaf: Any) -> np.ndarray:
+def _on_host(leaf: Any) -> Any:
+    # Shards give rows as an array does, when they are asked for.
+    if hasattr(leaf, "take") and hasattr(leaf, "blocks"):
+        return leaf
     # A memory map is viewed as a plain array, and read as late.
     is_mapped = isinstance(leaf, np.memmap)
     array = np.asarray(leaf) if is_mapped else as_array(leaf, "arrays")
@@ -165,10 +169,10 @@ def _of_objects(array: np.ndarray) -> str:
     return " of Python objects" if array.dtype == object and array.ndim else ""
 
 
-def _taken(leaf: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _taken(leaf: Any, rows: np.ndarray) -> np.ndarray:
     """Some rows, new, in memory that JAX takes as it is on a CPU."""
     shape = (len(rows), *leaf.shape[1:])
-    size = math.prod(shape) * leaf.itemsize
+    size = math.prod(shape) * leaf.dtype.itemsize
     memory = np.empty(size + _ALIGNED, np.uint8)
     # NumPy's own begins 16 bytes into a page, and would be copied.
     first = -memory.ctypes.data % _ALIGNED

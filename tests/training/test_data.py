@@ -202,3 +202,14 @@ def test_an_error_comes_where_its_batch_would(size: int) -> None:
         assert next(ahead) == 1
         with pytest.raises(OSError, match="the disk is gone"):
             next(ahead)
+
+
+def test_a_folder_of_shards_gives_the_batches_of_their_rows(tmp_path: Path) -> None:
+    x = np.arange(60, dtype=np.float32).reshape(20, 3)
+    for number, part in enumerate(np.split(x, [7, 8])):
+        np.save(tmp_path / f"{number}.npy", part)
+    shards = cx.data.open_shards(tmp_path)
+    found, expected = (cx.training.batches(a, 6, seed=1) for a in (shards, x))
+    assert found.num_rows == 20
+    for step in range(5):
+        np.testing.assert_array_equal(found.at(step), expected.at(step))

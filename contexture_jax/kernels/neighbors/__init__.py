@@ -5,7 +5,8 @@ with a bound on what its rounding may hide, and `_ranking` decides what is in do
 `_search` leads through these stages; inside a trace `_differences` does it alone.
 """
 
+from contexture_jax.kernels.neighbors._distances import exact_distances
 from contexture_jax.kernels.neighbors._ranking import in_balls
 from contexture_jax.kernels.neighbors._search import nearest_neighbors
 
-__all__ = ["in_balls", "nearest_neighbors"]
+__all__ = ["exact_distances", "in_balls", "nearest_neighbors"]

@@ -1,0 +1,156 @@
+"""Folders of shards: what they hold, how they are cut, and what is told of bad ones."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from contexture_jax.data import InputError, open_shards
+
+X = np.arange(60, dtype=np.float32).reshape(12, 5)
+
+
+def saved(folder: Path, *cuts: int) -> Path:
+    for number, part in enumerate(np.split(X, cuts)):
+        np.save(folder / f"{number}.npy", part)
+    return folder
+
+
+def whole(shards, block_bytes: int) -> np.ndarray:
+    parts = shards.blocks(block_bytes)
+    assert [p.row for p in parts] == sorted(p.row for p in parts)
+    return np.concatenate([shards.read(part) for part in parts])
+
+
+@pytest.mark.parametrize("block_bytes", [1, 47, 10_000])
+def test_blocks_of_any_size_are_all_rows_in_order(tmp_path, block_bytes):
+    shards = open_shards(saved(tmp_path, 5, 6))
+    assert shards.shape == X.shape
+    assert shards.is_dense
+    np.testing.assert_array_equal(whole(shards, block_bytes), X)
+    rows = np.array([11, 0, 5, 5, 4])
+    likened: Any = shards  # to an array
+    found = np.take(likened, rows, axis=0, mode="clip")
+    np.testing.assert_array_equal(found, X[rows])
+
+
+def test_shards_of_several_dtypes_come_in_the_widest(tmp_path):
+    np.save(tmp_path / "a.npy", X[:6])
+    np.save(tmp_path / "b.npy", X[6:].astype(np.int16))
+    shards = open_shards(tmp_path)
+    room = np.empty((12, 5), np.float32)
+    for part in shards.blocks(10_000):
+        shards.read(part, room[part.row :])
+    np.testing.assert_array_equal(room, X)
+    assert shards.dtype == np.float32
+
+
+def test_parquet_of_numbers_is_rows_by_groups(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = pa.table({f"c{i}": column for i, column in enumerate(X.T)})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=5)
+    shards = open_shards(tmp_path)
+    assert [(p.start, p.stop) for p in shards.blocks(1)] == [(0, 5), (5, 10), (10, 12)]
+    assert [(p.start, p.stop) for p in shards.blocks(200)] == [(0, 10), (10, 12)]
+    np.testing.assert_array_equal(whole(shards, 200), X)
+    with pytest.raises(InputError, match=r"of \.npy files"):
+        shards.take(np.array([1]))
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_entries_are_cut_where_their_file_allows(tmp_path, save):
+    rows, columns = np.divmod(np.arange(60), 5)
+    save(tmp_path / "a.npz", row=rows, col=columns, data=X.ravel())
+    shards = open_shards(tmp_path)
+    parts = shards.blocks(20 * 13)
+    assert len(parts) == (1 if save is np.savez_compressed else 5)
+    found = [np.concatenate(x) for x in zip(*map(shards.read, parts), strict=True)]
+    for one, two in zip(found, (rows, columns, X.ravel()), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def cut_off(folder: Path) -> None:
+    path = saved(folder) / "0.npy"
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def other_width(folder: Path) -> None:
+    np.save(saved(folder) / "1.npy", X[:, :3])
+
+
+def two_kinds(folder: Path) -> None:
+    np.savez(saved(folder) / "1.npz", rows=[0], columns=[1], values=[1.0])
+
+
+def by_columns(folder: Path) -> None:
+    np.save(folder / "0.npy", np.asfortranarray(X))
+
+
+def texts(folder: Path) -> None:
+    np.save(folder / "0.npy", np.array([["a"]]))
+
+
+def one_axis(folder: Path) -> None:
+    np.save(folder / "0.npy", X[0])
+
+
+def pickled(folder: Path) -> None:
+    np.save(folder / "0.npy", np.array([[{}]]), allow_pickle=True)
+
+
+def no_zip(folder: Path) -> None:
+    (folder / "0.npz").write_bytes(b"PK\x03\x04 and no more")
+
+
+def no_roles(folder: Path) -> None:
+    np.savez(folder / "0.npz", x=X)
+
+
+def two_lengths(folder: Path) -> None:
+    np.savez(folder / "0.npz", rows=[0, 1], columns=[1])
+
+
+def fractions(folder: Path) -> None:
+    np.savez(folder / "0.npz", rows=[0.5], columns=[1])
+
+
+def nothing(folder: Path) -> None:
+    (folder / "README.txt").write_text("no shards")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (cut_off, r'0.npy".*cut off or damaged'),
+        (other_width, "3 columns and .* 5; expected as many"),
+        (two_kinds, "expected shards of one kind"),
+        (by_columns, "column by column"),
+        (texts, "expected real numbers"),
+        (one_axis, r"shape \(5,\); expected"),
+        (pickled, "dtype object"),
+        (no_zip, "cannot read"),
+        (no_roles, "expected rows, columns and values"),
+        (two_lengths, "vectors of one length"),
+        (fractions, "expected integers"),
+        (nothing, "holds no shards"),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_what_is_wrong_is_told_in_one_line(tmp_path, make, said):
+    make(tmp_path)
+    with pytest.raises(InputError, match=said) as error:
+        open_shards(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_shrinks_or_goes_while_it_is_read_is_told(tmp_path):
+    shards = open_shards(saved(tmp_path, 5))
+    parts = shards.blocks(100)
+    (tmp_path / "1.npy").write_bytes(b"")
+    with pytest.raises(InputError, match=r'1.npy" has changed since'):
+        shards.read(parts[-1])
+    (tmp_path / "0.npy").unlink()
+    with pytest.raises(InputError, match=r'0.npy": No such file'):
+        shards.check()
