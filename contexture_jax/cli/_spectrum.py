@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from contexture_jax.cli import _streamed
 from contexture_jax.cli._arguments import (
     Options,
     add_context_options,
@@ -42,7 +43,7 @@ from contexture_jax.cli.session import (
     meanwhile,
     publishing,
 )
-from contexture_jax.data import InputError, Table, quoted_path
+from contexture_jax.data import InputError, Shards, Table, quoted_path
 
 if TYPE_CHECKING:
     from contexture_jax import SolveInfo, SVDResult
@@ -185,12 +186,17 @@ def run(options: SpectrumOptions, ending: Ending) -> Path:
         # What can be refused is refused before anything is computed or written.
         check_installed(plots=options.plots)
         out = check_out(options.out, _FILES, SOLVE)
-        # Resamples of pairs are dense tables.
-        table = load(options, sparse=not options.bootstrap)
+        shards, table = _streamed.opened(options), None
         # 0 is the default, and no choice of the user's.
         wanted = options.bootstrap or None
         check_belongs("--bootstrap", wanted, "joint", options.context)
-        recipe = plan_context(options, table)
+        if shards is not None:
+            _streamed.check_streamed("--bootstrap", options.bootstrap, shards)
+            recipe = _streamed.recipe_of(shards)
+        else:
+            # Resamples of pairs are dense tables.
+            table = load(options, sparse=not options.bootstrap)
+            recipe = plan_context(options, table)
         plan_rank(options.rank, recipe, recipe.num_triples)
         # Before the first use of JAX, which fixes how many devices a CPU is cut into.
         mesh = make_mesh(options.devices)
@@ -198,7 +204,9 @@ def run(options: SpectrumOptions, ending: Ending) -> Path:
         if options.resume:
             solve.check(_settings(options, recipe))
         with computing(options.dtype):
-            solved, judged = _computed(options, table, recipe, mesh, stages, solve)
+            table, solved, judged = _computed(
+                options, shards, table, recipe, mesh, stages, solve
+            )
         _publish(options, table, recipe, solved, judged, out, stages, ending)
         is_stopped = solved.info.status == "stopped"
         solve.is_published(float(solved.info.num_passes) if is_stopped else None)
@@ -210,20 +218,26 @@ def run(options: SpectrumOptions, ending: Ending) -> Path:
 
 def _computed(
     options: SpectrumOptions,
-    table: Table,
+    shards: Shards | None,
+    table: Any,
     recipe: Recipe,
     mesh: Any,
     stages: Stages,
     solve: WatchedSolve,
-) -> tuple[Solved, Judged]:
+) -> tuple[Table, Solved, Judged]:
     with stages.stage("context") as advance:
         import contexture_jax as cx
 
         if options.plots:
             # Matplotlib takes a while to import, and pictures come last.
             meanwhile(lambda: importlib.import_module("contexture_jax.plotting"))
-        context = build_context(recipe, table, options.dtype, advance)
-        op = cx.association_operator(context, mesh=mesh)
+        if shards is not None:
+            folder = solve.folder(_settings(options, recipe)) / "passes"
+            op = _streamed.streamed_context(shards, options, folder)
+            table = _streamed.placeholder(shards, op.shape)
+        else:
+            context = build_context(recipe, table, options.dtype, advance)
+            op = cx.association_operator(context, mesh=mesh)
         # Now exactly: points that are nobody's neighbours do not count.
         there = cx.evaluation.num_singular_values(op)
         num_values = min(recipe.num_triples, there)
@@ -255,7 +269,7 @@ def _computed(
     if options.bootstrap:
         with stages.stage("bootstrap"):
             counts = _resampled(options, table, rank)
-    return solved, Judged(spectrum, target, counts)
+    return table, solved, Judged(spectrum, target, counts)
 
 
 def _settings(options: SpectrumOptions, recipe: Recipe) -> dict[str, Any]:
@@ -313,7 +327,11 @@ def _solved(
     # A key of its own: a probe bounds what was missed if no solver has seen it
     # (theory.md §6.11).
     key = jax.random.key(options.seed + 1)
-    certificate = cx.solvers.certify(result, info, op, key=key)
+    if cx.operators.is_streamed(op):
+        # Each pass of probes would read all of it; the energy of the tail is at hand.
+        certificate = cx.solvers.certify(result, info)
+    else:
+        certificate = cx.solvers.certify(result, info, op, key=key)
     # At once, to the host, where the rest of the command reads them.
     result, info, certificate = jax.device_get((result, info, certificate))
     laws = np.asarray(op.p_x), np.asarray(op.p_a)

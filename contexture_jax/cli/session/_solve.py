@@ -70,6 +70,20 @@ class WatchedSolve:
         if (self._folder / _STATE).exists():
             check_same(self._folder / _SETTINGS, settings)
 
+    def folder(self, settings: dict[str, Any]) -> Path:
+        """The directory of the solve, made now: for what else is kept of its passes.
+
+        Args:
+            settings: as in `begin`, as far as they are known.
+
+        Raises:
+            InputError: if the file system refuses.
+        """
+        if not self._folder.exists():
+            self._settings = settings
+            self._make_folder()
+        return self._folder
+
     def begin(self, settings: dict[str, Any], advance: Advance, *, resume: bool) -> Any:
         """What to go on from: the state of the same solve if it is there, else None.
 
