@@ -28,6 +28,7 @@ ORDER = (
     "kernel_operator",
     "end_to_end",
     "scaling",
+    "streaming",
     "train_step",
     "learn_zoo",
     "learn_abalone",
