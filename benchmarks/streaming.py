@@ -127,7 +127,7 @@ def entries(args: argparse.Namespace, folder: Path, columns: int) -> None:
         rows = np.repeat(np.arange(start, start + size, dtype=np.int32), per_row)
         values = np.ones(rows.size, np.float32)
         shape = np.array([num_rows, columns])
-        found = {"rows": rows, "columns": places.ravel().astype(np.int32)}
+        found: Any = {"rows": rows, "columns": places.ravel().astype(np.int32)}
         np.savez(folder / f"{number:05d}.npz", values=values, shape=shape, **found)
 
 

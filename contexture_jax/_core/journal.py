@@ -77,11 +77,12 @@ class Journal:
     folder: Path
     every: float = 30.0
 
-    def opened(self, *parts: Any) -> Entry:
+    def opened(self, *parts: Any, name: str = "product") -> Entry:
         """The entry of a product, with what was kept of it.
 
         Args:
             parts: arrays and texts that say which product it is.
+            name: what files of its kind begin with.
         """
         digest = hashlib.blake2b(digest_size=12)
         for part in parts:
@@ -90,7 +91,7 @@ class Journal:
                 digest.update(np.ascontiguousarray(part).view(np.uint8).data)
             else:
                 digest.update(str(part).encode())
-        path = self.folder / f"product-{digest.hexdigest()}.npz"
+        path = self.folder / f"{name}-{digest.hexdigest()}.npz"
         entry = Entry(path, self.every)
         # Damaged or cut off, it is as good as none: the pass is made from its start.
         try:
@@ -120,9 +121,10 @@ def _write(path: Path, **arrays: np.ndarray) -> None:
 
 
 def _forget(newest: Path) -> None:
-    """Remove all but the newest entries."""
+    """Remove all but the newest entries of a kind."""
+    kind = newest.name.partition("-")[0]
     found = sorted(
-        (path for path in newest.parent.glob("product-*.npz") if path != newest),
+        (path for path in newest.parent.glob(f"{kind}-*.npz") if path != newest),
         key=lambda path: path.stat().st_mtime_ns,
     )
     for path in found[: max(0, len(found) - (_KEPT - 1))]:

@@ -15,7 +15,7 @@ import pytest
 import scipy.sparse as sp
 
 import contexture_jax as cx
-from contexture_jax.operators.streamed import _operator
+from contexture_jax.operators.streamed import _operator, _sums
 from tests.tolerances import tol
 
 KEY = jax.random.key(3)
@@ -174,6 +174,33 @@ def test_a_product_goes_on_from_its_block_to_the_same_bits(tmp_path, monkeypatch
         found = op._product(kind, block, "block")
         assert op.reader.passes - before < 0.7  # of a pass: three blocks were there
         np.testing.assert_array_equal(found, expected[kind])
+
+
+def test_a_first_pass_goes_on_from_its_block(tmp_path, monkeypatch):
+    (tmp_path / "shards").mkdir()
+    shards = saved_rows(tmp_path / "shards")
+    check, calls = _sums._check, []
+
+    def failing(*args):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        check(*args)
+
+    def opened():
+        return cx.operators.streamed_operator(
+            shards, block_bytes=BLOCK, journal=tmp_path / "kept", journal_seconds=0.0
+        )
+
+    monkeypatch.setattr(_sums, "_check", failing)
+    with pytest.raises(KeyboardInterrupt):
+        opened()
+    monkeypatch.setattr(_sums, "_check", check)
+    op = opened()
+    assert op.reader.passes < 0.7
+    plain = cx.operators.streamed_operator(shards, block_bytes=BLOCK)
+    for one, two in zip(jax.tree.leaves(op), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.slow

@@ -142,12 +142,12 @@ def of_npy(path: Path) -> File:
     def load(start: int, stop: int, room: np.ndarray | None) -> np.ndarray:
         shape = (stop - start, num_columns)
         # Shards beside it may be of another dtype, and the room of both.
-        fits = room is not None and room.dtype == dtype
-        own = room[: shape[0]] if fits else np.empty(shape, dtype)
-        _fill(path, begin + start * width, own)
-        if room is None or fits:
-            return own
-        room[: shape[0]] = own
+        if room is not None and room.dtype == dtype:
+            return _filled(path, begin + start * width, room[: shape[0]])
+        found = _filled(path, begin + start * width, np.empty(shape, dtype))
+        if room is None:
+            return found
+        room[: shape[0]] = found
         return room[: shape[0]]
 
     return File(
@@ -161,9 +161,9 @@ def _real(header: Header, what: str) -> np.dtype:
     return header.dtype
 
 
-def _fill(path: Path, offset: int, room: np.ndarray) -> None:
-    """Read into an array that is in one piece, straight from the file."""
-    left = memoryview(room.reshape(-1).view(np.uint8).data)
+def _filled(path: Path, offset: int, room: np.ndarray) -> np.ndarray:
+    """An array that is in one piece, read straight from the file."""
+    left: Any = memoryview(room.reshape(-1).view(np.uint8).data)
     # Without a buffer between: parts are large.
     with path.open("rb", buffering=0) as stream:
         stream.seek(offset)
@@ -172,6 +172,7 @@ def _fill(path: Path, offset: int, room: np.ndarray) -> None:
             if not count:
                 raise EOFError(f"it ends {len(left):,} bytes too early")
             left = left[count:]
+    return room
 
 
 def of_npz(path: Path) -> File:
@@ -215,8 +216,8 @@ def of_npz(path: Path) -> File:
         if is_stored:
             for role, header in headers.items():
                 part = np.empty(stop - start, header.dtype)
-                _fill(path, places[role] + start * part.dtype.itemsize, part)
-                parts[role] = part
+                place = places[role] + start * part.dtype.itemsize
+                parts[role] = _filled(path, place, part)
         else:
             with zipfile.ZipFile(path) as archive:
                 for role, name in roles.items():

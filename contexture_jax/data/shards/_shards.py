@@ -96,6 +96,11 @@ class Shards:
         return self.files[block.file].read(block.start, block.stop, room)
 
     @property
+    def mark(self) -> str:
+        """What tells this table from others: names, sizes and times of its files."""
+        return str([(file.path.name, file.stamp) for file in self.files])
+
+    @property
     def ndim(self) -> int:
         """2: batches of `cx.training.batches` are taken from it as from an array."""
         return 2

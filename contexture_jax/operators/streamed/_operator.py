@@ -144,9 +144,9 @@ def streamed_operator(
         depth: blocks that are read ahead.
         dtype: of the work; None: float64 for a table of it where 64-bit types are on,
             else float32.
-        journal: a folder for parts of products, so that a pass that was cut off goes on
-            where it was, to the same bits; None: none. With `svd(state=...)` a solve
-            goes on from within a pass.
+        journal: a folder for parts of products and of the first pass, so that a pass
+            that was cut off goes on where it was, to the same bits; None: none. With
+            `svd(state=...)` a solve goes on from within a pass.
         journal_seconds: between two writings; products that take less are not kept.
 
     Returns:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.journal import Entry
 from contexture_jax._core.numerics import safe_reciprocal
 from contexture_jax._core.sparse_rows import Rows
 from contexture_jax._core.streams import Reader
@@ -42,17 +43,22 @@ def sums_of(reader: Reader) -> Sums:
         ValueError: if what is read is no table of finite numbers of 0 or more with some
             mass, or an entry lies outside.
     """
-    found = _of_rows(reader) if reader.source.is_dense else _of_entries(reader)
+    entry, told = Entry(None, 0.0), getattr(reader.source, "mark", "")
+    if reader.journal is not None and told:
+        starts = [(block.start, block.stop) for block in reader.blocks]
+        entry = reader.journal.opened(told, starts, str(reader.dtype), name="sums")
+    made = _of_rows if reader.source.is_dense else _of_entries
+    found = made(reader, entry)
     if not found.rows.any():
         msg = f"all of {reader.source.title} is 0; expected some weight"
         raise ValueError(msg)
     return found
 
 
-def _of_rows(reader: Reader) -> Sums:
+def _of_rows(reader: Reader, entry: Entry) -> Sums:
     n, m = (int(size or 0) for size in reader.source.shape)
-    rows, columns, energies = np.zeros(n), np.zeros(m), np.zeros(m)
-    for number, block in reader.ahead():
+    rows, columns, energies = entry.carry or (np.zeros(n), np.zeros(m), np.zeros(m))
+    for number, block in reader.ahead(entry.next_block):
         place = reader.blocks[number]
         size = place.stop - place.start
         sums, *others, least = map(np.asarray, _row_block(block))
@@ -60,6 +66,8 @@ def _of_rows(reader: Reader) -> Sums:
         rows[place.row : place.row + size] = sums[:size]
         columns += others[0]
         energies += others[1]
+        last = number + 1 == len(reader.blocks)
+        entry.note(number + 1, (rows, columns, energies), last=last)
     return Sums(rows, columns, energies, True, n * m)
 
 
@@ -82,11 +90,14 @@ def _check(reader: Reader, place: Any, least: float, sums: np.ndarray) -> None:
         raise ValueError(msg)
 
 
-def _of_entries(reader: Reader) -> Sums:
+def _of_entries(reader: Reader, entry: Entry) -> Sums:
     known, title = reader.source.shape, reader.source.title
     rows, columns, energies = (np.zeros(int(size or 0)) for size in (*known, known[1]))
     whole, end, count = True, 0, 0
-    for _, block in reader.ahead():
+    if entry.carry is not None:
+        rows, columns, energies, counts = entry.carry
+        whole, end, count = bool(counts[0]), int(counts[1]), int(counts[2])
+    for number, block in reader.ahead(entry.next_block):
         first, matrix = block
         stop, width = first + matrix.shape[0], matrix.shape[1]
         for size, needed, what in (
@@ -114,6 +125,9 @@ def _of_entries(reader: Reader) -> Sums:
         rows[first:stop] += sums
         columns[:width] += others
         energies[:width] += part
+        last = number + 1 == len(reader.blocks)
+        counts = np.array([whole, end, count], np.int64)
+        entry.note(number + 1, (rows, columns, energies, counts), last=last)
     return Sums(rows, columns, energies if whole else None, whole, count)
 
 
