@@ -37,6 +37,7 @@ ORDER = (
     "learn_images",
     "mixing",
     "stkr",
+    "forecast",
     "shift",
     "accelerator",
 )

@@ -105,6 +105,7 @@ JIT_ALLOWED = {
     "evaluation/_sphere.py": "all pairs by blocks, for eager callers",
     "evaluation/_units.py": "likewise",
     "evaluation/_alignment.py": "`alignment` measures many shuffles of one shape",
+    "prediction/_energies.py": "decompositions for each belief, for eager callers",
     "prediction/_equations.py": "loops around products, likewise",
     "prediction/_forecast.py": "the fits of a size, one after the other",
     "prediction/_logistic.py": "nested loops, for eager callers",

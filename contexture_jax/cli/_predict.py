@@ -106,12 +106,14 @@ class Curve(NamedTuple):
         measured: squared errors over the variance, shape (sizes, splits).
         forecasts: likewise, from the labels of each split; None: too few.
         standard_errors: of the forecasts, likewise.
+        wrong: of classes the shares misclassified, forecast and measured, likewise.
     """
 
     sizes: np.ndarray
     measured: np.ndarray
     forecasts: np.ndarray | None
     standard_errors: np.ndarray | None
+    wrong: tuple[np.ndarray, np.ndarray] | None
 
 
 class Predicted(NamedTuple):
@@ -120,7 +122,6 @@ class Predicted(NamedTuple):
     Attributes:
         result: the functions.
         info: how they were found.
-        is_uniform: whether all rows weigh alike in the context.
         answers: the target.
         splits: which of the known rows have a label, shape (splits, l).
         comparison: the errors on them.
@@ -131,7 +132,6 @@ class Predicted(NamedTuple):
 
     result: SVDResult
     info: SolveInfo
-    is_uniform: bool
     answers: Answers
     splits: np.ndarray
     comparison: Comparison
@@ -294,6 +294,7 @@ def _computed(
     with stages.stage("forecast"):
         curve = _curve(
             np.asarray(result.left)[rows],
+            np.asarray(result.singular_values),
             y,
             splits,
             answers.num_classes,
@@ -308,10 +309,9 @@ def _computed(
             predictions = cx.prediction.predict_each(op, result, y, rows, **how)
         else:
             told = np.setdiff1d(np.arange(len(p_x)), rows[splits[0]])
-    is_uniform = bool(np.ptp(p_x) <= 1e-4 * p_x.max())
     result, info = jax.device_get((result, info))
     return Predicted(
-        result, info, is_uniform, answers, splits, comparison, curve, told, predictions
+        result, info, answers, splits, comparison, curve, told, predictions
     )
 
 
@@ -331,6 +331,7 @@ def _solved(op: Any, rank: int, key: Any, stages: Stages) -> tuple[Any, Any]:
 
 def _curve(
     functions: np.ndarray,
+    singular_values: np.ndarray,
     y: np.ndarray,
     splits: np.ndarray,
     num_classes: int | None,
@@ -345,15 +346,21 @@ def _curve(
     measured = learning_curve(
         functions, y, sizes, key=key, ridges=_RIDGE, num_splits=len(splits), **how
     )
-    forecasts = errors = None
+    forecasts = errors = wrong = None
     if first >= 4:
+        import jax
+
+        how |= {"ridge": _RIDGE, "singular_values": singular_values}
+        how |= {"key": jax.random.fold_in(key, 1)}
         told = [
-            forecast_error(functions[split], y[split], sizes, ridge=_RIDGE, **how)
-            for split in splits
+            forecast_error(functions, y[split], split, sizes, **how) for split in splits
         ]
         forecasts = np.stack([one.errors for one in told], axis=1)
         errors = np.stack([one.standard_errors for one in told], axis=1)
-    return Curve(sizes, np.asarray(measured.squared_errors), forecasts, errors)
+        if num_classes is not None:
+            shares = np.stack([np.asarray(one.misclassified) for one in told], axis=1)
+            wrong = shares, np.asarray(measured.errors)
+    return Curve(sizes, np.asarray(measured.squared_errors), forecasts, errors, wrong)
 
 
 def _publish(

@@ -30,8 +30,10 @@ _PROTOCOL = (
     " label propagation by Zhou has alpha 0.8; std: over splits; best: the least mean"
     " error over the splits, which is therefore a little too low; forecast: the mean"
     " squared error over the variance of ridge regression with the stated ridge on all"
-    " functions (of classes on their indicators), from the labels of each split,"
-    " measured on draws of so many of the rows with a label"
+    " functions (of classes on their indicators, and the share misclassified), from the"
+    " labels of each split and the functions at all rows with a label, measured on"
+    " draws of so many of these; its standard error is what the labels leave open of"
+    " the target"
 )
 
 
@@ -121,7 +123,7 @@ def has_missing(found: Predicted) -> bool:
 
 def _forecast(found: Predicted, ridge: float) -> dict[str, Any]:
     curve = found.curve
-    told, errors = curve.forecasts, curve.standard_errors
+    told, errors, wrong = curve.forecasts, curve.standard_errors, curve.wrong
     return {
         "ridge": ridge,
         "num_samples": curve.sizes,
@@ -130,6 +132,8 @@ def _forecast(found: Predicted, ridge: float) -> dict[str, Any]:
         "standard_error": None if errors is None else errors.mean(axis=1),
         "measured": curve.measured.mean(axis=1),
         "measured_std": curve.measured.std(axis=1),
+        "misclassified": None if wrong is None else wrong[0].mean(axis=1),
+        "measured_misclassified": None if wrong is None else wrong[1].mean(axis=1),
     }
 
 
@@ -149,11 +153,6 @@ def _notes(found: Predicted) -> list[str]:
         notes.append("no way to predict from this context is better than a guess")
     if found.curve.forecasts is None:
         notes.append("no forecast: it takes 4 labels or more")
-    elif not found.is_uniform:
-        notes.append(
-            "rows weigh differently in this context, and are drawn alike: the forecast,"
-            " which takes labels to come as rows weigh, may be off"
-        )
     return notes
 
 
@@ -230,14 +229,23 @@ def rows_of_table(
         rows.append((f"  {name}", f"{one['error']:.4f} ± {one['std']:.4f}"))
     nothing = [None] * len(curve["measured"])
     told, errors = curve["forecast"] or nothing, curve["standard_error"] or nothing
-    for size, before, error, after in zip(
-        curve["num_samples"], told, errors, curve["measured"], strict=True
+    shares = curve["misclassified"] or nothing
+    wrong = curve["measured_misclassified"] or nothing
+    for size, before, error, after, share, seen in zip(
+        curve["num_samples"],
+        told,
+        errors,
+        curve["measured"],
+        shares,
+        wrong,
+        strict=True,
     ):
         forecast = "none" if before is None else f"{before:.3f} ± {error or 0:.3f}"
+        more = "" if share is None else f"; misclassified {share:.3f}, {seen:.3f}"
         rows.append(
             (
                 "forecast" if size == curve["num_samples"][0] else "",
-                f"{size:,} labels: {forecast}, measured {after:.3f}",
+                f"{size:,} labels: {forecast}, measured {after:.3f}{more}",
             )
         )
     p = d["predictions"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import (
+    as_device_array,
     as_floating,
     as_real,
     check_coefficient,
@@ -21,8 +22,12 @@ from contexture_jax._core.checks import (
 )
 from contexture_jax._core.numerics import mm, safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr
+from contexture_jax.prediction._energies import (
+    Forms,
+    expected_of,
+    share_misclassified,
+)
 from contexture_jax.prediction._ridge import (
-    RIDGES,
     as_ridges,
     fit_columns,
     inverse_of_penalised,
@@ -38,6 +43,7 @@ __all__ = [
 ]
 
 _BISECTIONS = 100
+_AS_SAID = 3.0  # errors that the rows left out are thought to have made as forecast
 
 
 @short_repr
@@ -49,14 +55,17 @@ class ErrorForecast(NamedTuple):
             (sizes,).
         standard_errors: of `errors`, by the labels that they were estimated from, shape
             (sizes,).
-        energies: the share of the variance along each function, shape (d,).
+        energies: u_i² over that variance, shape (d,).
         rest: the share that no linear function of them tells, noise in it, shape ().
+        misclassified: of classes the share that is, on new rows, shape (sizes,); None
+            for numbers.
     """
 
     errors: Float[Array, " sizes"]
     standard_errors: Float[Array, " sizes"]
     energies: Float[Array, " d"]
     rest: Float[Array, ""]
+    misclassified: Float[Array, " sizes"] | None = None
 
 
 @short_repr
@@ -116,14 +125,15 @@ def ridge_error(
     """
     u = as_floating(energies, "energies")
     check_ndim(u, 1, "energies")
-    slopes, inflation = _slopes(u, num_samples, ridge, eigenvalues)
-    return mm(slopes, u[:, None])[:, 0] + inflation * jnp.asarray(rest, u.dtype)
+    _, learned, inflation = _shares_learned(u, num_samples, ridge, eigenvalues)
+    missed = mm((1 - learned) ** 2, u[:, None])[:, 0]
+    return inflation * (missed + jnp.asarray(rest, u.dtype))
 
 
-def _slopes(
+def _shares_learned(
     u: Array, num_samples: ArrayLike, ridge: ArrayLike, eigenvalues: ArrayLike | None
-) -> tuple[Float[Array, "sizes d"], Float[Array, " sizes"]]:
-    """What each energy and what the rest weighs in the error, for each n."""
+) -> tuple[Float[Array, " sizes"], Float[Array, "sizes d"], Float[Array, " sizes"]]:
+    """The n, L_i and E₀ for each, of what `ridge_error` takes, checked."""
     lam = jnp.ones_like(u)
     if eigenvalues is not None:
         lam = jnp.asarray(as_real(eigenvalues, "eigenvalues"), u.dtype)
@@ -135,8 +145,7 @@ def _slopes(
     check_ndim(n, 1, "num_samples")
     check_values(n, "num_samples", lambda v: v > 1, "above 1")
     check_coefficient(ridge, "ridge")
-    learned, inflation = _learnability(lam, n, jnp.asarray(ridge, u.dtype))
-    return inflation[:, None] * (1 - learned) ** 2, inflation
+    return n, *_learnability(lam, n, jnp.asarray(ridge, u.dtype))
 
 
 def _learnability(
@@ -168,107 +177,176 @@ def _learnability(
 
 def forecast_error(
     functions: ArrayLike,
-    y: ArrayLike,
+    labels: ArrayLike,
+    rows: ArrayLike,
     num_samples: ArrayLike,
     *,
-    ridge: ArrayLike,
-    eigenvalues: ArrayLike | None = None,
+    key: Array,
+    ridge: float,
+    singular_values: ArrayLike | None = None,
+    num_draws: int = 20,
     num_classes: int | None = None,
 ) -> ErrorForecast:
     """The error of ridge regression on n labels, from a small labelled sample.
 
-    What l labelled rows tell: their own error E, each row left out in turn, by the best
-    of a few ridges. `ridge_error` at l − 1 labels, solved for the share t of the
-    variance along all functions together, gives t; the rest 1 − t is noise and what
-    the functions do not hold, which ridge regression cannot tell apart. Within t each
-    function has its part by û_i² = (Σ_j z_ij)² − Σ_j z_ij², z_ij = ỹ_j μ_i(x_j), where
-    that is positive: it has the mean of a multiple of u_i², and matters only where
-    eigenvalues differ. Columns of classes are pooled. Standard errors are those of E
-    over the l rows, carried on; they say nothing of the assumptions that `ridge_error`
-    names.
+    How n rows drawn at random learn Σ u_i μ_i and noise of variance σ², and what they
+    miss on all others, is known without a label: uᵀ S u + e σ², the mean over draws of
+    rows. u and σ² are what the l labels speak for: of normal u_i with variances ∝ s_i^p
+    and normal noise, p and the ratio of signal to noise averaged over a grid, each
+    weighing as the density that it gives the labels. So few labels say little of each
+    u_i, but together how much of the target the functions hold and how it falls along
+    the spectrum. What they do not hold is noise. Columns of classes are pooled.
+
+    The share misclassified is that of scores which are normal within a class, alike in
+    all directions, with the mean and the scatter that u and σ² give at n labels; times
+    what l labels left out one by one misclassify over what the same says of l, a few
+    errors as said added to both. (Both derived in theory.md §8.4.)
+
+    **When it is unreliable**: `standard_errors` hold what the labels leave open of u
+    and σ². They do not hold that a target varies otherwise where it is outside the
+    functions than noise does, nor the chance of single draws of n rows.
 
     Args:
-        functions: μ_i on the labelled rows, shape (l, d), which are orthonormal in
-            L²(P_X) on all rows: `result.left[rows]`.
-        y: of the labelled rows, as of `ridge`, shape (l,) or (l, c).
-        num_samples: n, shape (sizes,) or ().
-        ridge: β.
-        eigenvalues: as of `ridge_error`.
+        functions: μ_i on all rows, shape (N, d), of order 1: `result.left`.
+        labels: of the labelled rows, as of `ridge`, shape (l,) or (l, c), l ≥ 4.
+        rows: which rows these are, shape (l,).
+        num_samples: n, between 2 and N − 1, shape (sizes,) or ().
+        key: of the draws.
+        ridge: β of `ridge` on the functions, one number.
+        singular_values: s_i of the functions, shape (d,); None: p = 0, all alike.
+        num_draws: for each n.
         num_classes: as of `ridge`.
 
     Raises:
         TypeError: as `ridge`.
-        ValueError: as `ridge` and `ridge_error`, and if there are fewer than 4 rows.
+        ValueError: as `ridge`, if there are fewer than 4 labels, or a number is out of
+            range.
 
     Example:
         >>> import jax
         >>> import numpy as np
         >>> import contexture_jax as cx
         >>> rng = np.random.default_rng(0)
-        >>> mu = np.linalg.qr(rng.normal(size=(4000, 20)))[0] * 4000**0.5
-        >>> y = (mu[:, 0] + 0.5 * rng.normal(size=4000)).astype("float32")
-        >>> mu = mu.astype("float32")
-        >>> told = cx.prediction.forecast_error(mu[:300], y[:300], [100], ridge=0.01)
-        >>> measured = cx.prediction.learning_curve(
-        ...     mu, y, [100], ridges=0.01, key=jax.random.key(0)
-        ... )
+        >>> mu = np.linalg.qr(rng.normal(size=(2000, 20)))[0] * 2000**0.5
+        >>> y = (mu[:, 0] + 0.5 * rng.normal(size=2000)).astype("float32")
+        >>> mu, rows = mu.astype("float32"), np.arange(100)
+        >>> how = {"key": jax.random.key(0), "num_samples": [400]}
+        >>> told = cx.prediction.forecast_error(mu, y[rows], rows, ridge=0.01, **how)
+        >>> measured = cx.prediction.learning_curve(mu, y, ridges=0.01, **how)
         >>> bool(abs(told.errors[0] / measured.squared_errors.mean() - 1) < 0.2)
         True
     """
     mu = as_features(functions, "functions")
-    rows = mu.shape[0]
-    if rows < 4:
-        raise ValueError(f"functions must have at least 4 rows; got {rows}")
-    columns = as_target(y, rows, mu.dtype, num_classes).columns
-    y_rest = columns - columns.mean(axis=0, keepdims=True)
-    sums = mm(mu.T, y_rest)
-    pairs = jnp.sum(sums**2, axis=1) - mm((mu**2).T, y_rest**2).sum(axis=1)
-    parts = jnp.maximum(pairs, 0)
-    parts = jnp.where(parts.sum() > 0, safe_divide(parts, parts.sum()), 1 / len(parts))
-    lam = jnp.ones_like(parts)
-    if eigenvalues is not None:
-        lam = jnp.asarray(as_real(eigenvalues, "eigenvalues"), mu.dtype)
-    slopes, inflation = _slopes(parts, num_samples, ridge, eigenvalues)
-    alpha, error, deviation = _left_out(mu * jnp.sqrt(lam)[None, :], columns)
-    # Weights of rows stay 1 / l where one is left out.
-    own = rows - 1, alpha * rows / (rows - 1), eigenvalues
-    own_slopes, own_inflation = _slopes(parts, *own)
-    # Both are straight lines in t: from all noise to none.
-    line = mm(own_slopes, parts[:, None])[0, 0] - own_inflation[0]
-    share = jnp.clip((error - own_inflation[0]) / line, 0, 1)
-    steep = mm(slopes, parts[:, None])[:, 0] - inflation
-    return ErrorForecast(
-        inflation + share * steep,
-        jnp.abs(steep / line) * deviation,
-        share * parts,
-        1 - share,
+    at = as_device_array(rows, "rows")
+    if not jnp.issubdtype(at.dtype, jnp.integer):
+        raise TypeError(f"rows must hold numbers of rows; got dtype {at.dtype}")
+    check_ndim(at, 1, "rows")
+    total, count = len(mu), len(at)
+    if not 4 <= count <= total:
+        msg = f"rows must name at least 4 labelled rows and at most {total}; got"
+        raise ValueError(f"{msg} {count}")
+    check_values(
+        at, "rows", lambda v: (v >= 0) & (v < total), f"between 0 and {total - 1}"
+    )
+    target = as_target(labels, count, mu.dtype, num_classes, name="labels")
+    columns, of_classes = target.columns, target.classes is not None
+    spectrum = None
+    if singular_values is not None:
+        spectrum = jnp.asarray(as_real(singular_values, "singular_values"), mu.dtype)
+        check_nonnegative(spectrum, "singular_values")
+        if spectrum.shape != mu.shape[1:]:
+            msg = (
+                f"singular_values must have shape {mu.shape[1:]}, one a function; got"
+                f" {spectrum.shape}"
+            )
+            raise ValueError(msg)
+    check_key(key)
+    beta = jnp.asarray(check_coefficient(ridge, "ridge"), mu.dtype)
+    sizes = _as_sizes(num_samples, total)
+    draws = _draws(key, check_integer(num_draws, "num_draws", low=1), total)
+    # The labels themselves, one left out, come last.
+    whole = [_learned(mu, draws, beta, size=n) for n in (*sizes, count - 1)]
+    forms = jax.tree.map(lambda *parts: jnp.concatenate(parts), *whole)
+    told = expected_of(
+        mu[at], columns, spectrum, _covariance(mu), forms, of_classes=of_classes
+    )
+    # (sizes + 1, 3): errors, scores with themselves, and what there is to learn.
+    values = told.values.reshape(-1, 3)
+    wrong = None
+    if of_classes:
+        noise = forms.noise.reshape(-1, 3)
+        # Of scores with the target: of the three, less what the noise has in them.
+        shared = values[:, 2] + values[:, 1] - values[:, 0]
+        shared = (shared + (noise[:, 0] - noise[:, 1]) * told.rest) / 2
+        law = columns.mean(axis=0)
+        said = share_misclassified(law, shared, values[:, 1])
+        seen = _misclassified_left_out(mu[at], columns, beta)
+        more = (count * seen + _AS_SAID) / (count * said[-1] + _AS_SAID)
+        wrong = jnp.minimum(said[:-1] * more, 1)
+    errors = told.standard_errors.reshape(-1, 3)[:-1, 0]
+    return ErrorForecast(values[:-1, 0], errors, told.energies, told.rest, wrong)
+
+
+def _as_sizes(num_samples: ArrayLike, total: int) -> list[int]:
+    return [
+        check_integer(n, "num_samples", low=2, high=total - 1)
+        for n in np.atleast_1d(num_samples).tolist()
+    ]
+
+
+def _draws(key: Array, count: int, total: int) -> Int[Array, "draws N"]:
+    return jax.vmap(lambda k: jax.random.permutation(k, total))(
+        jax.random.split(key, count)
     )
 
 
-def _left_out(z: Array, y: Array) -> tuple[Array, Array, Array]:
-    """The best α, the error on rows left out one by one, and its deviation."""
+@jax.jit
+def _covariance(mu: Array) -> Array:
+    z = mu - mu.mean(axis=0, keepdims=True)
+    return mm(z.T, z) / len(mu)
+
+
+@functools.partial(jax.jit, static_argnames=("size",))
+def _learned(mu: Array, draws: Array, beta: Array, *, size: int) -> Forms:
+    """What ridge regression on n rows makes of u and σ² on the others, three forms.
+
+    Its error, the variance of its scores, and the variance of the functions.
+    """
+    total, d = mu.shape
+    sums, squares = mu.sum(axis=0), mm(mu.T, mu)
+
+    def one(draw: Array) -> Forms:
+        seen = mu[draw[:size]]
+        mean = seen.mean(axis=0)
+        z = seen - mean[None, :]
+        gram = mm(z.T, z) / size
+        inverse = inverse_of_penalised(gram, beta, size)
+        inverse = mm(inverse.T, inverse)
+        # Of the other rows about the mean of these.
+        rest, center = total - size, sums - size * mean
+        other = (squares - mm(seen.T, seen)) / rest
+        cross = jnp.outer(center / rest, mean)
+        other = other - cross - cross.T + jnp.outer(mean, mean)
+        # û = A u + R zᵀ ξ / n with A = R G, so that u − û has I − A.
+        kept = mm(inverse, gram)
+        missed = jnp.eye(d, dtype=mu.dtype) - kept
+        signal = [mm(mm(m.T, other), m) for m in (missed, kept)]
+        scatter = jnp.sum(mm(kept, inverse) * other) / size
+        own = jnp.stack([1 + 1 / size + scatter, scatter, jnp.zeros_like(scatter)])
+        return Forms(jnp.stack([*signal, other]), own)
+
+    return jax.tree.map(lambda part: part.mean(axis=0), jax.lax.map(one, draws))
+
+
+def _misclassified_left_out(z: Array, y: Array, ridge: ArrayLike) -> Float[Array, ""]:
+    """The share of rows that are, each by a fit to the others."""
     rows = len(z)
-    p, grid = jnp.full(rows, 1 / rows, z.dtype), as_ridges(RIDGES, z.dtype)
-    slopes, _, alpha, *_ = fit_columns(
-        z,
-        y,
-        p,
-        None,
-        grid,
-        dims=(z.shape[1],),
-        of_classes=False,
-        standardize=False,
-    )
-    z = z - z.mean(axis=0, keepdims=True)
-    inverse = inverse_of_penalised(mm(z.T, z) / rows, alpha, rows)
-    leverage = (1 + jnp.sum(mm(z, inverse.T) ** 2, axis=1)) / rows
-    y = y - y.mean(axis=0, keepdims=True)
-    rest = safe_divide(y - mm(z, slopes), (1 - leverage)[:, None])
-    lengths, spread = jnp.sum(rest**2, axis=1), jnp.sum(y**2, axis=1)
-    error = lengths.mean() / (spread.sum() / (rows - 1))
-    # Of a quotient of two means.
-    apart = (lengths - error * spread) / spread.mean()
-    return alpha, error, jnp.std(apart) / rows**0.5
+    p = jnp.full(rows, 1 / rows, z.dtype)
+    # Weights of rows stay 1 / l where one is left out.
+    alpha = as_ridges(ridge, z.dtype) * (rows - 1) / rows
+    how: Any = {"dims": (z.shape[1],), "of_classes": True, "standardize": False}
+    *_, errors, _ = fit_columns(z, y, p, None, alpha, **how)
+    return errors[0, 0]
 
 
 def learning_curve(
@@ -303,14 +381,8 @@ def learning_curve(
     total = z.shape[0]
     target = as_target(y, total, z.dtype, num_classes)
     check_key(key)
-    num_splits = check_integer(num_splits, "num_splits", low=1)
-    sizes = [
-        check_integer(n, "num_samples", low=2, high=total - 1)
-        for n in np.atleast_1d(num_samples).tolist()
-    ]
-    draws = jax.vmap(lambda k: jax.random.permutation(k, total))(
-        jax.random.split(key, num_splits)
-    )
+    sizes = _as_sizes(num_samples, total)
+    draws = _draws(key, check_integer(num_splits, "num_splits", low=1), total)
     values, of_classes = as_ridges(ridges, z.dtype), target.classes is not None
     found = [
         _measured(z, target.columns, draws, values, size=n, of_classes=of_classes)

@@ -1,6 +1,9 @@
 """The error that is told before training, and the error that is then measured."""
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -37,14 +40,80 @@ def test_the_formula_is_the_mean_over_many_fits(ridge):
 
 def test_a_small_sample_tells_the_error_without_bias():
     labelled = [RNG.integers(0, ROWS, 150) for _ in range(40)]
-    tell = jax.jit(lambda mu, y: forecast_error(mu, y, SIZES, ridge=0.1))
-    told = [tell(MU[rows].astype(DTYPE), Y[rows].astype(DTYPE)) for rows in labelled]
+    mu, y = jnp.asarray(MU, DTYPE), jnp.asarray(Y, DTYPE)
+
+    @jax.jit
+    def tell(rows):
+        how: Any = {"key": jax.random.key(0), "ridge": 0.1, "num_draws": 10}
+        return forecast_error(mu, y[rows], rows, SIZES, **how)
+
+    told = [tell(rows) for rows in labelled]
     errors = np.array([t.errors for t in told])
     expected = ridge_error(ENERGIES, SIZES, ridge=0.1, rest=REST)
-    np.testing.assert_allclose(errors.mean(axis=0), expected, rtol=0.06)
+    np.testing.assert_allclose(errors.mean(axis=0), expected, rtol=0.1)
     # The deviation is that of the estimates.
     ratio = np.mean([t.standard_errors for t in told], axis=0) / errors.std(axis=0)
-    assert ((ratio > 0.7) & (ratio < 1.6)).all()
+    assert ((ratio > 0.5) & (ratio < 2)).all()
+
+
+def test_of_known_functions_of_few_rows_it_is_what_the_same_draws_miss():
+    rng = np.random.default_rng(3)
+    # Each lives on a few rows of a hundred, which a small draw may not hold.
+    mu = np.where(rng.random((100, 6)) < 0.06, 3.0, 0.05 * rng.normal(size=(100, 6)))
+    y = (mu @ [1.0, -1.0, 0.5, 0.5, 2.0, 1.0]).astype(DTYPE)
+    how: Any = {"key": jax.random.key(1), "num_samples": [8, 40]}
+    told = forecast_error(
+        mu.astype(DTYPE), y, np.arange(100), ridge=0.01, num_draws=7, **how
+    )
+    curve = learning_curve(mu.astype(DTYPE), y, ridges=0.01, num_splits=7, **how)
+    measured = np.asarray(curve.squared_errors).mean(axis=1)
+    np.testing.assert_allclose(told.errors, measured, rtol=5e-3)
+    assert measured[0] > 5 * measured[1]
+    # A sample that says little: the noise is not known to be none, and it says so.
+    few = forecast_error(
+        mu.astype(DTYPE), y[:6], np.arange(6), ridge=0.01, num_draws=7, **how
+    )
+    assert (np.asarray(few.standard_errors) > 20 * np.asarray(told.standard_errors))[1]
+
+
+@pytest.mark.slow
+def test_the_share_misclassified_is_that_of_many_fits():
+    y = np.digitize(Y, [-0.6, 0.6]).astype(np.int32)
+    sizes, rows = [60, 300], RNG.permutation(ROWS)[:200]
+    how: Any = {"key": jax.random.key(2), "num_samples": sizes, "num_classes": 3}
+    mu = MU.astype(DTYPE)
+    told = forecast_error(mu, y[rows], rows, ridge=0.1, **how)
+    measured = learning_curve(mu, y, ridges=0.1, num_splits=20, **how)
+    mean = np.asarray(measured.errors).mean(axis=1)
+    np.testing.assert_allclose(told.misclassified, mean, rtol=0.2)
+    assert (
+        forecast_error(
+            mu, Y[rows].astype(DTYPE), rows, sizes, key=how["key"], ridge=0.1
+        ).misclassified
+        is None
+    )
+
+
+@pytest.mark.slow
+def test_a_spectrum_tells_where_the_target_is():
+    # 20 labels and 24 functions: without it all functions have their share.
+    s = (0.7 ** np.arange(D)).astype(DTYPE)
+    y = (MU @ s + 0.1 * RNG.normal(size=ROWS)).astype(DTYPE)
+    how: Any = {"key": jax.random.key(0), "ridge": 0.1, "num_draws": 4}
+    measured = learning_curve(
+        MU.astype(DTYPE), y, [800], ridges=0.1, key=jax.random.key(0)
+    )
+    off = {}
+    for name, spectrum in (("with", s), ("without", None)):
+        told = [
+            forecast_error(
+                MU.astype(DTYPE), y[rows], rows, [800], singular_values=spectrum, **how
+            ).errors[0]
+            for rows in np.split(RNG.permutation(ROWS)[:400], 20)
+        ]
+        ratios = np.array(told) / np.mean(measured.squared_errors)
+        off[name] = np.abs(ratios - 1).mean()
+    assert off["with"] < 0.7 * off["without"]
 
 
 @pytest.mark.slow
@@ -78,7 +147,15 @@ def test_what_tells_nothing_is_refused():
         ridge_error([1.0], 1, ridge=0.1)
     with pytest.raises(ValueError, match=r"eigenvalues must have shape \(1,\)"):
         ridge_error([1.0], 5, ridge=0.1, eigenvalues=[1.0, 2.0])
-    with pytest.raises(ValueError, match="at least 4 rows"):
-        forecast_error(MU[:2].astype(DTYPE), Y[:2].astype(DTYPE), 5, ridge=0.1)
+    mu, y = MU.astype(DTYPE), Y.astype(DTYPE)
+    how: Any = {"key": jax.random.key(0)}
+    with pytest.raises(ValueError, match="at least 4 labelled rows"):
+        forecast_error(mu, y[:2], [0, 1], 5, ridge=0.1, **how)
+    with pytest.raises(ValueError, match="rows must be between 0 and 1999"):
+        forecast_error(mu, y[:4], [0, 1, 2, ROWS], 5, ridge=0.1, **how)
+    with pytest.raises(ValueError, match=r"singular_values must have shape \(24,\)"):
+        forecast_error(
+            mu, y[:4], np.arange(4), 5, ridge=0.1, singular_values=[1.0], **how
+        )
     with pytest.raises(ValueError, match="num_samples must be between 2 and 1999"):
         learning_curve(MU.astype(DTYPE), Y.astype(DTYPE), 2000, key=jax.random.key(0))
