@@ -56,6 +56,7 @@ _NAMES = {
     "Status": "solvers",
     "association_operator": "operators",
     "extend": "solvers",
+    "make_mesh": "_core.devices",
     "single_threaded_lapack": "_core.threads",
     "svd": "solvers",
 }
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from contexture_jax import solvers as solvers
     from contexture_jax import training as training
     from contexture_jax import zoo as zoo
+    from contexture_jax._core.devices import make_mesh as make_mesh
     from contexture_jax._core.threads import (
         single_threaded_lapack as single_threaded_lapack,
     )

@@ -1,4 +1,4 @@
-"""Two processes of this machine as one program of JAX, with two CPU devices each."""
+"""Processes of this machine as one program of JAX, mostly two of two CPU devices."""
 
 import os
 import socket
@@ -9,28 +9,42 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 NUM_PROCESSES, NUM_DEVICES = 2, 4
+_SECONDS = 100  # that one waits for another to come, or to live
 
 
-def start(module: str, *arguments: Any) -> list[subprocess.Popen]:
-    """Begin `python -m module INDEX PORT ARGUMENTS` for each index."""
+def free_port() -> int:
+    """One that nobody listens on."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", module, str(index), str(port)]
-            + [str(argument) for argument in arguments],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(NUM_PROCESSES)
-    ]
+        return found.getsockname()[1]
 
 
-def finish(workers: list[subprocess.Popen], timeout: float) -> list[str]:
+def begin(*arguments: Any, **environment: Any) -> subprocess.Popen[str]:
+    """Begin `python ARGUMENTS`, whose stdout nobody reads, in such an environment."""
+    return subprocess.Popen(
+        [sys.executable, *(str(argument) for argument in arguments)],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            **{name: str(value) for name, value in environment.items()},
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start(
+    module: str, *arguments: Any, count: int = NUM_PROCESSES
+) -> list[subprocess.Popen[str]]:
+    """Begin `python -m module INDEX PORT ARGUMENTS` for each index."""
+    port = free_port()
+    return [begin("-m", module, index, port, *arguments) for index in range(count)]
+
+
+def finish(workers: list[subprocess.Popen[str]], timeout: float) -> list[str]:
     """What each wrote to stderr; those that are not done in time are killed.
 
     One that waits for the other does not go by SIGTERM.
@@ -43,13 +57,19 @@ def finish(workers: list[subprocess.Popen], timeout: float) -> list[str]:
             worker.wait()
 
 
-def join(index: int, port: str) -> None:
+def join(index: int, port: str, count: int = NUM_PROCESSES) -> None:
     """In a worker, before anything else of JAX: become one of the processes."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_num_cpu_devices", NUM_DEVICES // NUM_PROCESSES)
+    jax.config.update("jax_num_cpu_devices", NUM_DEVICES // count)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_disable_most_optimizations", True)
-    jax.distributed.initialize(f"127.0.0.1:{port}", NUM_PROCESSES, index)
+    jax.distributed.initialize(
+        f"127.0.0.1:{port}",
+        count,
+        index,
+        initialization_timeout=_SECONDS,
+        heartbeat_timeout_seconds=_SECONDS,
+    )
     assert jax.device_count() == NUM_DEVICES

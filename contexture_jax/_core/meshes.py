@@ -19,7 +19,13 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from contexture_jax._core.types import Array
 
-__all__ = ["auto_mesh", "beside_context", "on_auto_axes", "tree_on_auto_axes", "within"]
+__all__ = [
+    "auto_mesh",
+    "beside_context",
+    "on_auto_axes",
+    "tree_on_auto_axes",
+    "within",
+]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -19,7 +19,20 @@ from jax.sharding import NamedSharding
 
 from contexture_jax._core.types import Array, Bool
 
-__all__ = ["gathered", "held_here", "judged", "placed", "ready", "spans_processes"]
+__all__ = [
+    "gathered",
+    "held_here",
+    "in_shares",
+    "judged",
+    "largest",
+    "placed",
+    "ready",
+    "spans_processes",
+    "summed",
+]
+
+# Numbers that are told in one go: those of all processes are in the memory of each.
+_CHUNK = 1 << 20
 
 
 def spans_processes(x: Any) -> bool:
@@ -45,6 +58,52 @@ def held_here(x: Array) -> Array:
     if isinstance(x, Tracer) or x.is_fully_addressable:
         return x
     return jnp.asarray(gathered(x))
+
+
+def in_shares(
+    num_rows: int, rows: Callable[[int, int], np.ndarray], num_columns: int
+) -> np.ndarray:
+    """A table of which each process computes some rows, whole in each of them.
+
+    Args:
+        num_rows: n.
+        rows: from the first of some rows, and the one after the last, to those rows, of
+            shape (count, num_columns) and int32.
+        num_columns: of the table.
+    """
+    count = jax.process_count()
+    if count == 1:
+        return rows(0, num_rows)
+    share = -(-num_rows // count)
+    start = min(share * jax.process_index(), num_rows)
+    stop = min(start + share, num_rows)
+    # The last ones have fewer: programs take one shape of all.
+    own = np.zeros((share, num_columns), np.int32)
+    if start < stop:
+        own[: stop - start] = rows(start, stop)
+    whole = multihost_utils.process_allgather(own, tiled=True)
+    return np.asarray(whole)[:num_rows]
+
+
+def summed(x: np.ndarray) -> np.ndarray:
+    """The sum over all processes of an array of NumPy, shape (size,), in each."""
+    return _reduced(x, lambda rows: rows.sum(axis=0))
+
+
+def largest(x: np.ndarray) -> np.ndarray:
+    """The largest of each number over all processes; as `summed`."""
+    return _reduced(x, lambda rows: rows.max(axis=0))
+
+
+def _reduced(x: np.ndarray, reduce: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    # In NumPy, whose float64 and int64 do not hang on a mode of JAX.
+    out = np.empty_like(x)
+    for start in range(0, len(x), _CHUNK):
+        part = np.ascontiguousarray(x[start : start + _CHUNK])
+        bits = multihost_utils.process_allgather(part.view(np.uint32), tiled=True)
+        rows = np.ascontiguousarray(bits).view(x.dtype).reshape(-1, len(part))
+        out[start : start + len(part)] = reduce(rows)
+    return out
 
 
 def judged(x: Array, ok: Callable[[np.ndarray], np.ndarray]) -> Bool[Array, "..."]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
+from jax.sharding import Mesh
 
 from contexture_jax._core.arrays import warn_if_float64
 from contexture_jax._core.checks import (
@@ -24,10 +25,12 @@ from contexture_jax._core.checks import (
     gathered,
     held_here,
     is_traced,
+    spans_processes,
 )
 from contexture_jax._core.features import as_features, new_rows, uniform_law
 from contexture_jax._core.fingerprint import mirrored
 from contexture_jax._core.numerics import normalised
+from contexture_jax._core.processes import in_shares
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -263,6 +266,7 @@ def knn(
     x: ArrayLike,
     num_neighbors: int = 30,
     *,
+    mesh: Mesh | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Neighbors:
     """The k-NN context: P⁺(a|x) uniform over the nearest points of x among x.
@@ -281,13 +285,17 @@ def knn(
     Args:
         x: features, shape (n, d), floating or integer, finite.
         num_neighbors: K, the point itself included; 1 ≤ K ≤ n.
+        mesh: devices of several processes, which share the search, each some rows: all
+            of them make the call. None: that of an `x` that is cut over them; else each
+            process searches by itself.
         progress: called with (points done, n) from time to time.
 
     Raises:
         TypeError: if `num_neighbors` is not an integer.
         ValueError: if K is not between 1 and n, or `x` not a finite matrix.
     """
-    points = held_here(as_features(x, "x"))
+    given = as_features(x, "x")
+    points = held_here(given)
     num_points = points.shape[0]
     if isinstance(num_neighbors, (int, np.integer)) and num_neighbors > num_points:
         msg = (
@@ -296,7 +304,16 @@ def knn(
         )
         raise ValueError(msg)
     num_neighbors = check_integer(num_neighbors, "num_neighbors", low=1)
-    indices = nearest_neighbors(points, points, num_neighbors, progress=progress)
+    if spans_processes(given) or (mesh is not None and mesh.is_multi_process):
+        # A query's neighbours do not depend on the others: shares give the same graph.
+        def rows(start: int, stop: int) -> np.ndarray:
+            some = points[start:stop]
+            found = nearest_neighbors(some, points, num_neighbors, progress=progress)
+            return np.asarray(found)
+
+        indices = jnp.asarray(in_shares(num_points, rows, num_neighbors))
+    else:
+        indices = nearest_neighbors(points, points, num_neighbors, progress=progress)
     return Neighbors(indices, None, points, uniform_law(points), num_points)
 
 

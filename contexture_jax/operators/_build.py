@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from contexture_jax._core.agreement import agree_on_tree
 from contexture_jax._core.checks import (
     as_floating,
     check_concrete,
@@ -95,7 +96,8 @@ def association_operator(
     `jax.make_array_from_process_local_data`. Those of tables, kernels and attention
     stay cut; points of k-NN, features of a teacher, labels, pairs and sparse tables are
     gathered to each host, which lays them out for itself. What is wrong with the part
-    of one process is an error in all.
+    of one process is an error in all, and so are shapes, dtypes, options or values of
+    the host that differ between processes.
 
     A context that is a law of A for any x, with `sample` and `log_density`, has its
     operator on a sample of inputs: `monte_carlo_operator`.
@@ -122,7 +124,7 @@ def association_operator(
         ValueError: if `storage` is unknown, `axis` no axis of the mesh, or an argument
             is given that plays no part: `tile_size` without tiles, `axis` without
             `mesh`; if there is no such `precision`; if the table of a context of one's
-            own is no table that sums to 1.
+            own is no table that sums to 1; if processes differ in what they pass.
 
     Warns:
         UserWarning: if each input has one context value, where that can be seen and is
@@ -150,6 +152,12 @@ def association_operator(
     # With axes of type Auto, on which builders may place what they make.
     mesh = None if mesh is None else check_mesh(mesh, axis)
     place = Place(mesh, axis, _side_of_tiles(context, storage, tile_size))
+    if is_concrete(context):
+        # Before the first program that they run together.
+        agree_on_tree(
+            "the context", context, mesh, storage=storage, axis=axis, tiles=tile_size,
+            precision=precision,
+        )  # fmt: skip
     make = {None: build, "dense": _build_dense, "sparse": _build_sparse}[storage]
     op = make(context, place).with_precision(precision)
     # The mark of the law and not of its storage: results of two storages agree.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from contexture_jax._core.agreement import agree_on_tree
 from contexture_jax._core.checks import check_key, gathered, is_traced
 from contexture_jax._core.either import at_hand
 from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
@@ -138,9 +139,10 @@ def svd(
     `result.left` gathers them each time that it is read. `method="exact"` gathers the
     whole matrix.
 
-    In several processes all make the same calls in the same order. `singular_values`
-    and `info` are the same in each and can be read there; `left` and `right` may be cut
-    over all of them: work goes on with them as they are, and
+    In several processes all make the same calls in the same order, and an error is
+    raised in all where they differ in what they pass. `singular_values` and `info` are
+    the same in each and can be read there; `left` and `right` may be cut over all of
+    them: work goes on with them as they are, and
     `jax.experimental.multihost_utils.process_allgather(result.left, tiled=True)` is the
     whole as an array of NumPy in each process. To read functions that are padded is
     such a call: all processes make it.
@@ -149,7 +151,7 @@ def svd(
         TypeError: if `op` is not an operator, or one of shapes, or `key` not a key, or
             if `on_step` or `state` is given inside a trace.
         ValueError: if `rank`, `method` or a tolerance is out of range, or `state` is
-            that of another solve.
+            that of another solve; if processes differ in what they pass.
 
     Gradients, in reverse mode, are implicit and never go through the iterations
     (theory.md §6.10): `singular_values`, `info.total_energy` and `info.tail_energy`
@@ -202,6 +204,12 @@ def svd(
         range_dtype=range_dtype,
         traced=traced,
     )
+    if not in_trace(op, key):
+        # Before the first program that processes run together.
+        agree_on_tree(
+            "the operator", (op, key), mesh_of(op), **plan.program._asdict(),
+            on_step=on_step is not None, state=state is not None,
+        )  # fmt: skip
     # After the plan, which knows how many passes may follow.
     if plan.stores_transpose:
         op = op.for_passes()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from contexture_jax._core.checks import check_integer, check_key
 from contexture_jax._core.locks import HeldError, locked
@@ -33,7 +34,7 @@ from contexture_jax.training._options import (
 )
 from contexture_jax.training._parallel import CompiledStep, compile_step
 from contexture_jax.training._prefetch import prefetch
-from contexture_jax.training._processes import agreement, watched
+from contexture_jax.training._processes import agreement, watching
 from contexture_jax.training._retention import Retention
 from contexture_jax.training._state import TrainState
 
@@ -74,11 +75,12 @@ def fit(
     called once the state is saved.
 
     In several processes a signal to one ends the run in all of them, at one step, up to
-    four steps later. If one dies, the others cannot go on: with a `directory`, on a
-    file system with locks, each then says on stderr which process is gone and which
-    checkpoint is whole, and exits with status 1, where JAX would wait for its
-    heartbeats (`heartbeat_timeout_seconds` of `jax.distributed.initialize`) and abort.
-    Of the death of process 0, which serves JAX's own messages, JAX may tell as well.
+    four steps later. If one dies, fails or is stopped, the others cannot go on: with a
+    `directory`, which all must see, each then says on stderr which process it was and
+    which checkpoint is whole, and exits with status 1, at once or, on a file system
+    without locks, within a minute, where JAX would wait for its heartbeats
+    (`heartbeat_timeout_seconds` of `jax.distributed.initialize`) and abort. Of the
+    death of process 0, which serves JAX's own messages, JAX may tell as well.
 
     Args:
         step: as from `make_step`, to be compiled for `devices`, or as from
@@ -160,7 +162,9 @@ def fit(
         # the store waits for its last checkpoint, and signals are handed back last.
         enter = stack.enter_context
         interruption = enter(interruptible(agreement(compiled.mesh)))
-        store = None if root is None else enter(_store(root, checkpoints, monitor.mode))
+        store = None
+        if root is not None:
+            store = enter(_store(root, checkpoints, monitor.mode, compiled.mesh))
         log = History(None if root is None else root / "metrics.csv", writes=writes)
         # Before the log is cut: what cannot be resumed leaves its metrics as they are.
         state, done = _start(compiled, state, store, key, checkpoints.resume)
@@ -234,11 +238,11 @@ def _compiled(step: Callable[..., Any], devices: Devices) -> CompiledStep:
 
 
 @contextmanager
-def _store(root: Path, options: Checkpoints, mode: str) -> Iterator[Store]:
+def _store(root: Path, options: Checkpoints, mode: str, mesh: Mesh) -> Iterator[Store]:
     """The checkpoints of a run, in a directory that is its own for the while."""
     directory = root / "checkpoints"
     with ExitStack() as stack:
-        stack.enter_context(watched(directory))
+        stack.enter_context(watching(directory, mesh))
         is_ours = None
         # The lock is for other runs; processes of this one share the directory.
         if jax.process_index() == 0:

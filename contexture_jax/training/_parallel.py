@@ -12,7 +12,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from contexture_jax._core.arrays import as_narrow
-from contexture_jax._core.checks import check_integer, counted
+from contexture_jax._core.checks import counted
+from contexture_jax._core.devices import make_mesh
 from contexture_jax._core.meshes import auto_mesh, beside_context, on_auto_axes
 from contexture_jax._core.types import Array, summary
 from contexture_jax.training._state import TrainState
@@ -29,19 +30,12 @@ STRATEGIES = ("jit", "shard_map", "pmap")
 def data_mesh(num_devices: int | None = None) -> Mesh:
     """A mesh over devices, of all processes, with one axis "x" for rows of batches.
 
-    Its axis type is Auto: on the Explicit axes that `jax.make_mesh` makes by default,
-    moments of a batch whose rows are cut raise an error instead of being summed.
+    That of `contexture_jax.make_mesh`, under a name of its own.
 
     Args:
         num_devices: how many of `jax.devices()`, the first ones; None: all.
     """
-    devices = jax.devices()
-    if num_devices is not None:
-        count = check_integer(num_devices, "num_devices", low=1, high=len(devices))
-        devices = devices[:count]
-    return jax.make_mesh(
-        (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
-    )
+    return make_mesh(num_devices, axis=AXIS)
 
 
 def global_batch(local_batch: Any, mesh: Mesh) -> Any:

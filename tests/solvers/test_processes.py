@@ -120,6 +120,9 @@ def test_judges_are_right() -> None:
         ("asymmetric", "adjacency must be symmetric; the largest difference is"),
         ("law without mass", "p_x must have positive total mass"),
         ("rank", "rank must be at most 8, the number of singular values"),
+        ("key", "processes differ: values of the operator is .* in process 0 and"),
+        ("values", "processes differ: values of the context is .* in process 0 and"),
+        ("tol", "processes differ: tol is 0.001 in process 0 and 0.0001 in process 1"),
     ],
 )
 def test_what_one_process_holds_is_an_error_in_both(name: str, message: str) -> None:

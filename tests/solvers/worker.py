@@ -52,7 +52,7 @@ def make_context(name: str, given: Any) -> Any:
     }[name]()
 
 
-def bad_inputs(given: Any) -> dict[str, Any]:
+def bad_inputs(given: Any, mesh: Any, index: int) -> dict[str, Any]:
     """Calls that must raise the same in every process, whoever holds what is wrong."""
     import contexture_jax as cx
 
@@ -69,6 +69,20 @@ def bad_inputs(given: Any) -> dict[str, Any]:
         "law without mass": lambda: make.rbf(x, GAMMA, p_x=0.0 * x[:, 0]),
         "rank": lambda: cx.svd(
             cx.association_operator(make.joint(table)), 9, key=jax.random.key(0)
+        ),
+        "key": lambda: cx.svd(
+            cx.association_operator(make.joint(table), mesh=mesh),
+            2,
+            key=jax.random.key(index),
+        ),
+        "values": lambda: cx.association_operator(
+            make.joint(np.eye(4) + index), mesh=mesh
+        ),
+        "tol": lambda: cx.svd(
+            cx.association_operator(make.joint(table), mesh=mesh),
+            2,
+            key=jax.random.key(0),
+            tol=10.0 ** -(3 + index),
         ),
     }
 
@@ -120,7 +134,7 @@ def main() -> None:
                 "ritz": ritz.singular_values,
                 "tau": judge.usefulness(result.singular_values).tau,
             }
-    calls = bad_inputs(given) if "errors" in names else {}
+    calls = bad_inputs(given, mesh, index) if "errors" in names else {}
     for name, call in calls.items():
         try:
             call()

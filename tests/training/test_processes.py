@@ -1,7 +1,11 @@
 """Two processes with two devices each compute what one process computes."""
 
+import os
+import random
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -104,3 +108,33 @@ def test_death_of_one_ends_the_other_with_a_line(tmp_path: Path, who: int) -> No
         assert workers[0].returncode == 1
     else:  # JAX tells of this one too, and aborts, which may come in between
         assert workers[1].returncode != 0
+
+
+@pytest.mark.slow
+def test_four_that_are_killed_at_any_moment_lose_nothing(tmp_path: Path) -> None:
+    def begun(directory: Path) -> list[Any]:
+        directory.mkdir(exist_ok=True)
+        return processes.start("tests.training.lasting", directory, 4, count=4)
+
+    workers, began = begun(tmp_path / "whole"), time.monotonic()
+    said = processes.finish(workers, timeout=600)
+    seconds = time.monotonic() - began
+    assert [worker.returncode for worker in workers] == [0] * 4, "\n".join(said)
+    chance = random.Random(0)
+    for _ in range(int(os.environ.get("CONTEXTURE_KILLS", "5"))):
+        workers = begun(tmp_path / "ended")
+        time.sleep(chance.uniform(0.2, 0.9) * seconds)
+        who = chance.randrange(4)
+        workers[who].send_signal(signal.SIGKILL)
+        began = time.monotonic()
+        processes.finish(workers, timeout=120)
+        assert time.monotonic() - began < 60
+    workers = begun(tmp_path / "ended")
+    said = processes.finish(workers, timeout=600)
+    assert [worker.returncode for worker in workers] == [0] * 4, "\n".join(said)
+    for index in range(4):
+        paths = (tmp_path / name / f"{index}.npz" for name in ("whole", "ended"))
+        one, two = (dict(np.load(path)) for path in paths)
+        assert one.keys() == two.keys()
+        for name, value in one.items():
+            np.testing.assert_array_equal(value, two[name])
