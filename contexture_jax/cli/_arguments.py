@@ -19,6 +19,7 @@ __all__ = [
     "add_data_options",
     "add_notation_options",
     "add_output_options",
+    "add_process_options",
     "add_rank_options",
     "as_option",
     "as_words",
@@ -82,7 +83,8 @@ contexts:
   scarf    A is the row with features replaced by those of other rows (train only)
 
 exit status: 0 on success; 2 on bad input, a full disk, a directory in use or too little
-memory (one line on stderr); 130 if ended by Ctrl-C, 143 by SIGTERM.
+memory (one line on stderr); 1 if another process of the run is gone; 130 if ended by
+Ctrl-C, 143 by SIGTERM.
 """
 
 
@@ -106,6 +108,10 @@ class Options:
         dtype: the precision of the work.
         seed: the seed of everything random.
         devices: how many local devices share the rows.
+        processes: how many processes do, or "auto": as their launcher says; None: one.
+        coordinator: where process 0 listens.
+        process_id: which of the processes this one is.
+        patience: seconds to wait for another one.
         out: the directory to write to.
         plots: whether to draw.
         quiet: whether to print nothing but errors and warnings.
@@ -126,6 +132,10 @@ class Options:
     dtype: str = "float32"
     seed: int = 0
     devices: int = 1
+    processes: int | Literal["auto"] | None = None
+    coordinator: str | None = None
+    process_id: int | None = None
+    patience: float = 45.0
     out: str = "contexture-out"
     plots: bool = True
     quiet: bool = False
@@ -253,6 +263,36 @@ def add_rank_options(group: Any, *, devices: bool = True) -> None:
     )
 
 
+def add_process_options(group: Any) -> None:
+    """Add what makes a process one of several."""
+    group.add_argument(
+        "--processes",
+        type=_processes,
+        metavar="N",
+        help="share the rows among N processes, which all run this command; or auto, as"
+        " SLURM, Open MPI, Kubernetes or a TPU says",
+    )
+    group.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="where process 0 listens, the same for all",
+    )
+    group.add_argument(
+        "--process-id",
+        type=lambda text: _integer(text, 0, None),
+        metavar="I",
+        help="which of them this one is, from 0",
+    )
+    group.add_argument(
+        "--patience",
+        type=positive,
+        default=45.0,
+        metavar="SECONDS",
+        help="how long another may be silent, or behind, before the run ends; default:"
+        " %(default)g",
+    )
+
+
 def add_output_options(group: Any) -> None:
     """Add where to write, and how much to say."""
     group.add_argument(
@@ -274,6 +314,11 @@ def add_output_options(group: Any) -> None:
 def count(text: str) -> int:
     """An integer of at least 1."""
     return _integer(text, 1, None)
+
+
+def _processes(text: str) -> int | Literal["auto"]:
+    """An integer of at least 1, or "auto"."""
+    return "auto" if text == "auto" else count(text)
 
 
 def batch(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,11 +12,13 @@ from contexture_jax.cli._arguments import Options, as_option, as_words
 from contexture_jax.data import (
     InputError,
     Message,
+    Share,
     Table,
     auto_gamma,
     counted,
     load_counts,
     load_features,
+    load_own_rows,
     num_directions,
     of_order_1,
     quoted,
@@ -25,6 +28,7 @@ __all__ = [
     "Recipe",
     "build_context",
     "check_belongs",
+    "digest",
     "load",
     "plan_context",
     "plan_rank",
@@ -50,14 +54,28 @@ class Recipe(NamedTuple):
     notes: list[str]
 
 
-def load(options: Options, *, sparse: bool = False, unlabelled: bool = False) -> Table:
+def load(
+    options: Options,
+    *,
+    sparse: bool = False,
+    unlabelled: bool = False,
+    share: Share | None = None,
+) -> Table:
     """Read DATA as counts or as features, whichever the context is made of.
 
     Args:
         options: what the user asked for.
         sparse: whether a large sparse matrix of counts may stay one.
         unlabelled: whether rows without a target stay.
+        share: the rows of this process, which reads no others where it can do without:
+            features are then those of these rows.
     """
+    # Neighbours are searched among all points, and other contexts summed over them.
+    is_plain = not (options.target or options.drop or options.categorical)
+    if share is not None and options.context == "rbf" and is_plain:
+        own = load_own_rows(options.data, share)
+        if own is not None:
+            return own
     shared = {
         "target": options.target,
         "drop": options.drop,
@@ -76,6 +94,21 @@ def load(options: Options, *, sparse: bool = False, unlabelled: bool = False) ->
     return table._replace(
         notes=[Message(note.worded(as_words)) for note in table.notes]
     )
+
+
+def digest(table: Table) -> str:
+    """A few letters that tell the numbers of one table from those of another."""
+    x = table.features
+    # Each process has others.
+    if x.shape[0] < len(table.rows):
+        return f"{table.title} with {len(table.rows)} rows"
+    parts = [x] if isinstance(x, np.ndarray) else [x.indptr, x.indices, x.data]
+    content = hashlib.sha256()
+    for part in parts:
+        content.update(np.ascontiguousarray(part).data)
+    if table.target is not None:
+        content.update(np.asarray(table.target.values).astype(str).tobytes())
+    return content.hexdigest()[:16]
 
 
 def plan_context(options: Options, table: Table) -> Recipe:
@@ -147,8 +180,9 @@ def build_context(
     table: Table,
     dtype: str,
     progress: Callable[[int, int], None] | None = None,
+    mesh: Any = None,
 ) -> Any:
-    """Make the context in the given precision."""
+    """Make the context in the given precision; processes of a mesh share the work."""
     import contexture_jax as cx
 
     if recipe.name == "labels":
@@ -159,8 +193,10 @@ def build_context(
         # Before the cast, which could overflow.
         x = of_order_1(x)
     x = x.astype(dtype)
+    if x.shape[0] < len(table.rows):
+        x = _of_all_processes(x, len(table.rows), mesh)
     if recipe.name == "knn":
-        return cx.contexts.knn(x, progress=progress, **recipe.params)
+        return cx.contexts.knn(x, mesh=mesh, progress=progress, **recipe.params)
     makers = {
         "rbf": cx.contexts.rbf,
         "joint": cx.contexts.joint,
@@ -168,6 +204,15 @@ def build_context(
         "teacher": cx.contexts.teacher,
     }
     return makers[recipe.name](x, **recipe.params)
+
+
+def _of_all_processes(own: np.ndarray, num_rows: int, mesh: Any) -> Any:
+    """Rows that each process has, as one array that is cut over the mesh."""
+    import jax
+
+    cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    shape = (num_rows, own.shape[1])
+    return jax.make_array_from_process_local_data(cut, own, shape)
 
 
 def _plan_knn(options: Options, table: Table) -> Recipe:
@@ -208,7 +253,7 @@ def _plan_rbf(options: Options, table: Table) -> Recipe:
             f"--gamma {gamma:g} overflows {options.dtype} on data of this size;"
             f" expected a value near 1 / {table.num_columns}, as --gamma auto takes"
         )
-    return Recipe("rbf", {"gamma": float(gamma)}, len(table.features) - 1, [])
+    return Recipe("rbf", {"gamma": float(gamma)}, len(table.rows) - 1, [])
 
 
 def _plan_labels(options: Options, table: Table) -> Recipe:

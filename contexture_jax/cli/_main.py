@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -56,20 +57,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         # In place before anything is written.
         ending.clean_up = remove_temporaries
         try:
-            return _run(argv, ending)
+            status = _run(argv, ending)
         except Interrupted as interrupted:
             number = interrupted.number
         except KeyboardInterrupt:  # the second, while a run saves itself
             number = signal.SIGINT
+        else:
+            # Others are not there to part from, and would be waited for at an exit.
+            if ending.leaves and argv is None:
+                _leave(status)
+            return status
         print(ending.words(number), file=sys.stderr)
         # A caller in this process gets the status, and goes on.
         if argv is None:
             # Threads of XLA may be in a program still: the interpreter's own way out
             # has crashed under them.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(128 + number)
+            _leave(128 + number)
     return 128 + number
+
+
+def _leave(status: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _run(argv: Sequence[str] | None, ending: Ending) -> int:
@@ -89,6 +99,9 @@ def _run(argv: Sequence[str] | None, ending: Ending) -> int:
     except Exception as error:
         # An error of the program keeps its traceback.
         if not _is_out_of_memory(error):
+            if ending.leaves and argv is None:
+                traceback.print_exc()
+                _leave(1)
             raise
         message = f"out of memory; {ending.kept()}: take fewer rows or columns"
     else:

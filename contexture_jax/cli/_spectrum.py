@@ -16,6 +16,7 @@ from contexture_jax.cli._arguments import (
     add_context_options,
     add_data_options,
     add_output_options,
+    add_process_options,
     add_rank_options,
     count,
     replicates,
@@ -25,21 +26,23 @@ from contexture_jax.cli._contexts import (
     Recipe,
     build_context,
     check_belongs,
+    digest,
     load,
     plan_context,
     plan_rank,
 )
+from contexture_jax.cli._spectrum_pictures import draw
 from contexture_jax.cli.session import (
     SOLVE,
     Ending,
     Interrupted,
+    Processes,
     Stages,
     WatchedSolve,
     check_installed,
     check_out,
-    claimed,
     computing,
-    make_mesh,
+    joined,
     meanwhile,
     publishing,
 )
@@ -136,6 +139,7 @@ def add_options(parser: Any) -> None:
     solver = parser.add_argument_group("solver")
     add_rank_options(solver)
     _add_solver_options(solver)
+    add_process_options(parser.add_argument_group("several processes"))
     add_output_options(parser.add_argument_group("output"))
 
 
@@ -181,39 +185,59 @@ def run(options: SpectrumOptions, ending: Ending) -> Path:
         InputError: if anything about the input or the output directory is wrong;
             nothing has been written then.
     """
-    stages = Stages(quiet=options.quiet)
-    with stages.stage("read"):
-        # What can be refused is refused before anything is computed or written.
+    with joined(options, ending) as processes:
+        out, signal = _run(options, ending, processes)
+    # The results are whole; the exit status tells that there were more to come.
+    if signal:
+        raise Interrupted(signal)
+    return out
+
+
+def _run(options: SpectrumOptions, ending: Ending, processes: Processes) -> Any:
+    stages = Stages(quiet=options.quiet or not processes.is_first)
+    # What can be refused is refused before anything is computed or written.
+    with processes.together():
         check_installed(plots=options.plots)
         out = check_out(options.out, _FILES, SOLVE)
-        shards, table = _streamed.opened(options), None
-        # 0 is the default, and no choice of the user's.
-        wanted = options.bootstrap or None
-        check_belongs("--bootstrap", wanted, "joint", options.context)
-        if shards is not None:
-            _streamed.check_streamed("--bootstrap", options.bootstrap, shards)
-            recipe = _streamed.recipe_of(shards)
-        else:
-            # Resamples of pairs are dense tables.
-            table = load(options, sparse=not options.bootstrap)
-            recipe = plan_context(options, table)
-        plan_rank(options.rank, recipe, recipe.num_triples)
-        # Before the first use of JAX, which fixes how many devices a CPU is cut into.
-        mesh = make_mesh(options.devices)
-    with claimed(out), WatchedSolve(out, ending) as solve:
-        if options.resume:
-            solve.check(_settings(options, recipe))
-        with computing(options.dtype):
-            table, solved, judged = _computed(
-                options, shards, table, recipe, mesh, stages, solve
-            )
-        _publish(options, table, recipe, solved, judged, out, stages, ending)
-        is_stopped = solved.info.status == "stopped"
-        solve.is_published(float(solved.info.num_passes) if is_stopped else None)
-    # The results are whole; the exit status tells that there were more to come.
-    if solve.signal:
-        raise Interrupted(solve.signal)
-    return out
+    with processes.watching(out, ending):
+        with stages.stage("read"), processes.together():
+            shards = _streamed.opened(options)
+            table: Any = None  # of shards, until their passes are made
+            # 0 is the default, and no choice of the user's.
+            wanted = options.bootstrap or None
+            check_belongs("--bootstrap", wanted, "joint", options.context)
+            if shards is not None:
+                processes.check_alone("a folder of shards")
+                _streamed.check_streamed("--bootstrap", options.bootstrap, shards)
+                recipe = _streamed.recipe_of(shards)
+            else:
+                # Resamples of pairs are dense tables.
+                sparse = not options.bootstrap
+                table = load(options, sparse=sparse, share=processes.share())
+                recipe = plan_context(options, table)
+            plan_rank(options.rank, recipe, recipe.num_triples)
+            # Before JAX is used, which fixes how many devices a CPU is cut into.
+            mesh = processes.mesh(options.devices)
+        solve = WatchedSolve(out, ending, processes)
+        with processes.claimed(out), solve:
+            settings = _settings(options, recipe)
+            more = {name: getattr(options, name) for name in ("rank", "resume")}
+            processes.compare(lambda: {**settings, **more, "data": digest(table)})
+            with processes.together():
+                if options.resume:
+                    solve.check(settings)
+            with computing(options.dtype):
+                table, solved, judged = _computed(
+                    options, shards, table, recipe, mesh, stages, solve, processes
+                )
+            with processes.together(waits=True):
+                if processes.is_first:
+                    devices = 1 if mesh is None else mesh.size
+                    told = dataclasses.replace(options, devices=devices)
+                    _publish(told, table, recipe, solved, judged, out, stages, ending)
+            is_stopped = solved.info.status == "stopped"
+            solve.is_published(float(solved.info.num_passes) if is_stopped else None)
+    return out, solve.signal
 
 
 def _computed(
@@ -224,11 +248,12 @@ def _computed(
     mesh: Any,
     stages: Stages,
     solve: WatchedSolve,
+    processes: Processes,
 ) -> tuple[Table, Solved, Judged]:
     with stages.stage("context") as advance:
         import contexture_jax as cx
 
-        if options.plots:
+        if options.plots and processes.is_first:
             # Matplotlib takes a while to import, and pictures come last.
             meanwhile(lambda: importlib.import_module("contexture_jax.plotting"))
         if shards is not None:
@@ -236,7 +261,7 @@ def _computed(
             op = _streamed.streamed_context(shards, options, folder)
             table = _streamed.placeholder(shards, op.shape)
         else:
-            context = build_context(recipe, table, options.dtype, advance)
+            context = build_context(recipe, table, options.dtype, advance, mesh)
             op = cx.association_operator(context, mesh=mesh)
         # Now exactly: points that are nobody's neighbours do not count.
         there = cx.evaluation.num_singular_values(op)
@@ -247,11 +272,13 @@ def _computed(
         state = solve.begin(settings, advance, resume=options.resume)
         # The certificate's programs, while the solver runs its own.
         method: Any = options.method
-        wait = meanwhile(lambda: cx.solvers.compile_certificate(op, rank, method))
+        wait = processes.meanwhile(
+            lambda: cx.solvers.compile_certificate(op, rank, method)
+        )
         result, info = _result(op, rank, options, solve, state)
         # Else `certify` would compile the same beside the thread.
         wait()
-        solved = _solved(result, info, op, num_values, options)
+        solved = _solved(result, info, op, num_values, options, processes)
         _check_finite(solved)
     with stages.stage("judge"):
         spectrum = cx.evaluation.judge_spectrum(
@@ -316,7 +343,12 @@ def _result(
 
 
 def _solved(
-    result: SVDResult, info: SolveInfo, op: Any, num_values: int, options: Options
+    result: SVDResult,
+    info: SolveInfo,
+    op: Any,
+    num_values: int,
+    options: Options,
+    processes: Processes,
 ) -> Solved:
     import jax
 
@@ -333,9 +365,8 @@ def _solved(
     else:
         certificate = cx.solvers.certify(result, info, op, key=key)
     # At once, to the host, where the rest of the command reads them.
-    result, info, certificate = jax.device_get((result, info, certificate))
-    laws = np.asarray(op.p_x), np.asarray(op.p_a)
-    return Solved(result, info, certificate, *laws, num_values)
+    whole = processes.whole((result, info, certificate, op.p_x, op.p_a))
+    return Solved(*whole, num_values)
 
 
 def _check_finite(solved: Solved) -> None:
@@ -380,7 +411,7 @@ def _publish(
     with publishing(out, _FILES, ending) as folder:
         with stages.stage("pictures"):
             if options.plots:
-                _draw(table, solved, judged, folder)
+                draw(table, solved, judged, folder)
         # After the pictures, whose seconds are among them.
         seconds = {**stages.seconds, "total": stages.total}
         description = _report.describe(options, table, recipe, solved, judged, seconds)
@@ -394,47 +425,3 @@ def _publish(
     if not options.quiet:
         paths = [str(Path(options.out) / name) for name in files]
         _report.print_table(_report.rows_of_table(description, paths))
-
-
-def _draw(table: Table, solved: Solved, judged: Judged, folder: Path) -> None:
-    """Draw what there is to draw into `folder`."""
-    from contexture_jax import plotting
-    from contexture_jax.cli._dimensions import dimensions, dimensions_by_name
-
-    values, left = solved.result.singular_values, solved.result.left
-    target, useful = table.target, judged.spectrum.usefulness
-    certificate, band = solved.certificate, None
-    # One band for all values, since intervals of single ones fail where values repeat
-    # (theory.md §3.7).
-    if judged.counts is not None:
-        band = judged.counts.spectrum.band
-    axes = plotting.plot_spectrum(
-        values,
-        decay_rate=judged.spectrum.decay_rate,
-        numerical=certificate,
-        sampling=band,
-        cluster=certificate.cluster,
-    )
-    plotting.save(axes, folder / "spectrum.png")
-    if useful is not None:
-        others = dimensions_by_name(dimensions(solved, judged))
-        axes = plotting.plot_usefulness(useful, others=others)
-        plotting.save(axes, folder / "tau.png")
-    if target is None:
-        axes = plotting.plot_functions(left, singular_values=values)
-    else:
-        # By code, so that classes keep their order.
-        axes = plotting.plot_functions(
-            left,
-            target.values,
-            singular_values=values,
-            kind=target.kind,
-            class_names=target.class_names or None,
-            target_name=target.name,
-        )
-    plotting.save(axes, folder / "functions.png")
-    if target is not None and judged.target is not None:
-        # Rounding may leave a share at -1e-17.
-        energy = np.maximum(judged.target.energy, 0.0)
-        axes = plotting.plot_target_energy(energy, target_name=target.name)
-        plotting.save(axes, folder / "energy.png")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from contexture_jax.cli._contexts import Recipe, load, plan_rank
+from contexture_jax.cli._contexts import Recipe, digest, load, plan_rank
 from contexture_jax.cli._encoders import NUMBERED, plan_encoder, plan_output, plan_rate
 from contexture_jax.cli._mix_words import MIX_FILE
 from contexture_jax.cli._mixes import Built, build, plan
@@ -318,13 +317,10 @@ def _settings(options: TrainOptions, recipe: Recipe, table: Table) -> dict[str, 
     """What makes a run the run that it is, as far as no operator is needed."""
     import contexture_jax as cx
 
-    content = hashlib.sha256(np.ascontiguousarray(table.features).data)
-    if table.target is not None:
-        content.update(np.asarray(table.target.values).astype(str).tobytes())
     return {
         "version": cx.__version__,
         "data": table.title,
-        "fingerprint": content.hexdigest()[:16],  # of the numbers, not the path
+        "fingerprint": digest(table),  # of the numbers, not the path
         "context": recipe.name,
         "params": recipe.params,
         "loss": options.loss,

@@ -17,6 +17,7 @@ from contexture_jax.data._messages import (
     quoted,
     quoted_path,
 )
+from contexture_jax.data._own_rows import Share, load_own_rows
 from contexture_jax.data._source import DEFAULT_MISSING
 from contexture_jax.data._table import (
     Table,
@@ -33,6 +34,7 @@ __all__ = [
     "InputError",
     "Message",
     "Shards",
+    "Share",
     "Table",
     "Target",
     "as_encodings",
@@ -43,6 +45,7 @@ __all__ = [
     "load_features",
     "load_like",
     "load_matrix",
+    "load_own_rows",
     "num_directions",
     "of_order_1",
     "open_shards",

@@ -8,6 +8,7 @@ from contexture_jax.cli.session._computing import (
     meanwhile,
     precision,
 )
+from contexture_jax.cli.session._processes import Processes, joined
 from contexture_jax.cli.session._progress import Advance, Stages
 from contexture_jax.cli.session._publish import (
     check_out,
@@ -36,6 +37,7 @@ __all__ = [
     "Advance",
     "Ending",
     "Interrupted",
+    "Processes",
     "Stages",
     "WatchedSolve",
     "check_claimed",
@@ -47,6 +49,7 @@ __all__ = [
     "claimed",
     "computing",
     "ending_on_signals",
+    "joined",
     "kept_of",
     "kept_programs",
     "made_inside",

@@ -37,6 +37,10 @@ class Interrupted(BaseException):
         super().__init__(number)
         self.number = number
 
+    def __str__(self) -> str:
+        """As other processes of the run tell it."""
+        return f"ended by {signal.Signals(self.number).name}"
+
 
 class Ending:
     """What is said and done when the run ends early.
@@ -46,6 +50,8 @@ class Ending:
         clean_up: removes what nobody will need; may be called more than once.
         command: the command that was given.
         hook: `sys.unraisablehook`, but for what ends the run; put there at the end.
+        leaves: whether the process leaves others of its run, which it cannot part from
+            in order: it is to end at once.
     """
 
     def __init__(self) -> None:
@@ -61,6 +67,7 @@ class Ending:
         self._over = threading.Event()  # ended, or the exception was lost
         self._has_ended = False  # the block is left: nobody is to end the process
         self.hook = sys.unraisablehook
+        self.leaves = False
 
     def words(self, number: int) -> str:
         """The line to end with."""

@@ -8,11 +8,13 @@ import math
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from contexture_jax.cli.session._processes import Processes
 from contexture_jax.cli.session._progress import Advance
 from contexture_jax.cli.session._publish import made_inside, replacing
 from contexture_jax.cli.session._run import check_same, resumed
@@ -35,13 +37,17 @@ class WatchedSolve:
     Args:
         out: the directory, which need not exist, and is claimed.
         ending: asked between two passes whether to end, and told what is kept.
+        processes: that solve together, of which the first one writes.
 
     Attributes:
         signal: the number of the signal that it was told to end by; 0: none.
     """
 
-    def __init__(self, out: Path, ending: Ending) -> None:
+    def __init__(
+        self, out: Path, ending: Ending, processes: Processes | None = None
+    ) -> None:
         self.signal = 0
+        self._processes = Processes() if processes is None else processes
         self._out, self._folder = out, out / SOLVE
         self._ending = ending
         self._claim, self._patience = contextlib.ExitStack(), contextlib.ExitStack()
@@ -101,6 +107,8 @@ class WatchedSolve:
         path = self._folder / _STATE
         if not path.exists():
             return None
+        if not resume and not self._processes.is_first:
+            return None
         if not resume:
             print(
                 f"contexture: note: {quoted_path(self._folder)} holds the state of a"
@@ -128,17 +136,21 @@ class WatchedSolve:
             self._is_told = self._patience.enter_context(self._ending.asked())
         self._passes = progress.num_passes
         self._show(progress)
-        self.signal = self._is_told()
-        # A signal may be the last chance to keep what was found.
         due = max(_BETWEEN, self._cost / _SHARE)
-        if self.signal or time.monotonic() - self._saved_at >= due:
+        is_due = self._processes.is_first and time.monotonic() - self._saved_at >= due
+        # Of several processes all end where one is told to, and all gather the state
+        # that the first one saves.
+        told = [self._is_told(), int(is_due)]
+        self.signal, is_due = self._processes.largest(told)
+        # A signal may be the last chance to keep what was found.
+        if self._may_save and (self.signal or is_due):
             self._save(progress.state)
         return bool(self.signal)
 
     def end_of_passes(self) -> None:
         """From here on a signal ends the run as at any other time."""
         # One that came after the last pass ends the run once results are written.
-        self.signal = self.signal or self._is_told()
+        self.signal = self._processes.largest([self.signal or self._is_told()])[0]
         self._patience.close()
 
     def is_published(self, stopped_after: float | None) -> None:
@@ -149,7 +161,8 @@ class WatchedSolve:
                 not, and no state is needed any more.
         """
         if stopped_after is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            if self._processes.is_first:
+                shutil.rmtree(self._folder, ignore_errors=True)
         # Without a state that was kept there is nothing to go on from.
         elif self._has_begun:
             self._ending.kept = lambda: (
@@ -178,20 +191,17 @@ class WatchedSolve:
     def _save(self, state: Any) -> None:
         from contexture_jax.solvers import save_state
 
-        if not self._may_save:
-            return
         start = time.monotonic()
-        try:
-            if not self._has_begun:
-                self._make_folder()
-            save_state(self._folder / _STATE, state)
-        except (OSError, InputError) as error:
-            # A result that is near is worth more than what it may be needed for.
-            self._may_save = False
-            print(
-                f"contexture: warning: the state of the solve cannot be kept: {error}",
-                file=sys.stderr,
-            )
+        if not self._has_begun:
+            with self._trying():
+                if self._processes.is_first:
+                    self._make_folder()
+            self._has_begun = self._may_save
+        # Gathered by all, if all can go on.
+        if self._may_save:
+            with self._trying():
+                save_state(self._folder / _STATE, state)
+        if not self._may_save:
             return
         passes, folder = self._passes, quoted_path(self._folder)
         self._ending.kept = lambda: (
@@ -201,6 +211,20 @@ class WatchedSolve:
         self._saved_at = time.monotonic()
         # Of the last state: they are all of a size.
         self._cost = self._saved_at - start
+
+    @contextlib.contextmanager
+    def _trying(self) -> Iterator[None]:
+        """Keep nothing from now on if it fails in a process, which says so."""
+        try:
+            yield
+        except (OSError, InputError) as error:
+            # A result that is near is worth more than what it may be needed for.
+            self._may_save = False
+            print(
+                f"contexture: warning: the state of the solve cannot be kept: {error}",
+                file=sys.stderr,
+            )
+        self._may_save = not self._processes.largest([int(not self._may_save)])[0]
 
     def _make_folder(self) -> None:
         made_inside(self._out, SOLVE, self._claim)

@@ -1,0 +1,301 @@
+"""A run of several processes: how they meet, agree and end, and who writes."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from contexture_jax import __version__
+from contexture_jax.cli._arguments import Options, as_words
+from contexture_jax.cli.session._computing import make_mesh, meanwhile
+from contexture_jax.cli.session._publish import claimed, made_inside
+from contexture_jax.cli.session._signals import Ending
+from contexture_jax.data import InputError, Share
+
+__all__ = ["Processes", "joined"]
+
+_FOLDER = "processes"  # what they tell each other, among the results
+_LEAST_SECONDS = 10  # that processes have to meet
+
+
+class Processes:
+    """The processes of a run, of which this is one.
+
+    All methods are called by all of them, in the same order; in a run of one process
+    they do nothing.
+
+    Args:
+        count: how many there are.
+        index: which this one is.
+        patience: seconds to wait for one that is silent, or behind.
+
+    Attributes:
+        is_first: whether this is the one that writes and prints.
+    """
+
+    def __init__(self, count: int = 1, index: int = 0, patience: float = 0.0) -> None:
+        self.count, self.index = count, index
+        self.is_first = index == 0
+        self._patience = patience
+        self._watch: Any = None
+
+    @contextmanager
+    def watching(self, out: Path, ending: Ending) -> Iterator[None]:
+        """Hold the directory of the results for all, and watch each other.
+
+        Raises:
+            InputError: if another run holds it, or a process does not see it.
+        """
+        if self.count == 1:
+            yield
+            return
+        from contexture_jax._core.agreement import DisagreementError
+        from contexture_jax._core.watch import UnsharedError, watched
+
+        folder = out / _FOLDER
+        with contextlib.ExitStack() as stack:
+            with self.together():
+                if self.is_first:
+                    stack.enter_context(claimed(out))
+                    made_inside(out, _FOLDER, stack)
+            tells = watched(folder, lambda: ending.kept(), patience=self._patience)
+            try:
+                with tells as self._watch:
+                    yield
+            except UnsharedError as error:
+                raise DisagreementError(f"--out is not shared: {error}") from error
+            except DisagreementError:
+                self._tidy(folder)
+                raise
+            self._tidy(folder)
+
+    def _tidy(self, folder: Path) -> None:
+        if self.is_first:
+            # What one that was killed has told is of no use.
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def claimed(self, out: Path) -> contextlib.AbstractContextManager[None]:
+        """Keep other runs off the directory of the results."""
+        # Of several processes the first one holds it already.
+        return claimed(out) if self.count == 1 else contextlib.nullcontext()
+
+    def mesh(self, devices: int) -> Any:
+        """A mesh of so many devices of each process; None for one."""
+        if self.count == 1:
+            return make_mesh(devices)
+        import jax
+
+        # Process by process, as rows of a file are, and not as a ring may go best.
+        found = sorted(jax.devices(), key=lambda one: (one.process_index, one.id))
+        kinds = (jax.sharding.AxisType.Auto,)
+        return jax.sharding.Mesh(np.array(found), ("x",), axis_types=kinds)
+
+    @contextmanager
+    def together(self, *, waits: bool = False) -> Iterator[None]:
+        """Go on when all have done what is inside; what stops one stops all.
+
+        Args:
+            waits: whether one may take long while others have nothing to do.
+        """
+        if self.count == 1:
+            yield
+            return
+        from contexture_jax._core.agreement import agree
+
+        problem = ""
+        try:
+            yield
+        except InputError as error:
+            problem = error.message.worded(as_words)
+        self._reached(waits=waits)
+        # Raises in all, if one has a problem.
+        agree({}, problem)
+
+    def check_alone(self, what: str) -> None:
+        """Refuse what takes one process.
+
+        Raises:
+            InputError: if there are several.
+        """
+        if self.count > 1:
+            raise InputError(f"{what} takes one process; got {self.count}")
+
+    def compare(self, facts: Callable[[], Mapping[str, Any]]) -> None:
+        """Refuse to go on if facts differ between processes."""
+        if self.count > 1:
+            import jax
+
+            from contexture_jax._core.agreement import agree
+
+            self._reached()
+            versions = f"{__version__}, JAX {jax.__version__}"
+            agree({"the version": versions, **facts()})
+
+    def meanwhile(self, function: Callable[[], object]) -> Callable[[], None]:
+        """As `meanwhile`; of several processes each compiles in the same order."""
+        return meanwhile(function) if self.count == 1 else lambda: None
+
+    def largest(self, numbers: Sequence[int]) -> list[int]:
+        """The largest of each number that one of them has."""
+        if self.count == 1:
+            return list(numbers)
+        from contexture_jax._core.processes import largest
+
+        self._reached()
+        return largest(np.asarray(numbers, np.int64)).tolist()
+
+    def share(self) -> Share | None:
+        """Which rows of a file are those of this process; None: all are."""
+        if self.count == 1:
+            return None
+        import jax
+
+        from contexture_jax._core.processes import largest, summed
+
+        devices = jax.local_device_count()
+        return Share(self.index, self.count, devices, summed, largest)
+
+    def whole(self, tree: Any) -> Any:
+        """Arrays with all of their values, on the host."""
+        import jax
+
+        if self.count == 1:
+            return jax.device_get(tree)
+        from contexture_jax._core.processes import gathered
+
+        return jax.tree.map(gathered, tree)
+
+    def _reached(self, *, waits: bool = False) -> None:
+        if self._watch is not None and not waits:
+            self._watch.reached()
+
+
+def _check(options: Options) -> None:
+    """Find out whether the options say which process this one is.
+
+    Raises:
+        InputError: if one is missing, or says nothing.
+    """
+    count, index = options.processes, options.process_id
+    named = {"--coordinator": options.coordinator, "--process-id": index}
+    given = [name for name, value in named.items() if value is not None]
+    if count is None or count == "auto":
+        if given:
+            raise InputError(
+                f"{given[0]} goes with --processes N, the number of processes of the"
+                f" run; got {'none' if count is None else '--processes auto'}"
+            )
+        return
+    missing = [name for name in named if name not in given]
+    if count > 1 and missing:
+        raise InputError(
+            f"--processes {count} takes {' and '.join(missing)} too: the same"
+            " --coordinator HOST:PORT for all, where process 0 listens, and another"
+            f" --process-id for each, from 0 to {count - 1}; --processes auto asks"
+            " SLURM, Open MPI or the TPU"
+        )
+    if index is not None and index >= count:
+        raise InputError(
+            f"--process-id {index} is more than there is; expected 0 to {count - 1}"
+        )
+
+
+@contextmanager
+def joined(options: Options, ending: Ending) -> Iterator[Processes]:
+    """Become one of the processes of a run, for as long as the block runs.
+
+    Before JAX is used for anything else.
+
+    Raises:
+        InputError: if they do not meet, or end because one cannot go on.
+    """
+    _check(options)
+    if options.processes in (None, 1):
+        yield Processes()
+        return
+    import jax
+
+    from contexture_jax._core.agreement import DisagreementError
+
+    processes = _meet(options)
+    try:
+        yield processes
+    except DisagreementError as error:
+        # All end here, at the same time.
+        _part()
+        raise InputError(str(error)) from error
+    except jax.errors.JaxRuntimeError as error:
+        ending.leaves = True
+        first = str(error).split("\n", maxsplit=1)[0]
+        raise InputError(
+            f"process {processes.index} of {processes.count} lost another, or a device"
+            f" failed: {first}; {ending.kept()}"
+        ) from error
+    except BaseException:
+        # To part takes all, and the others are not here.
+        ending.leaves = True
+        raise
+    _part()
+
+
+def _meet(options: Options) -> Processes:
+    import jax
+
+    patience = float(options.patience)
+    # JAX, too, ends a process by an abort when another is silent.
+    seconds = max(_LEAST_SECONDS, math.ceil(patience))
+    # The one way of collectives between processes on CPUs that JAX brings.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", options.devices)
+    named: dict[str, Any] = {}
+    if options.processes != "auto":
+        named = {
+            "coordinator_address": options.coordinator,
+            "num_processes": options.processes,
+            "process_id": options.process_id,
+            "cluster_detection_method": "deactivate",
+        }
+    try:
+        jax.distributed.initialize(
+            **named,
+            initialization_timeout=seconds,
+            heartbeat_timeout_seconds=seconds + 10,  # after the line of `watched`
+            shutdown_timeout_seconds=seconds,
+        )
+        processes = Processes(jax.process_count(), jax.process_index(), patience)
+    except (ValueError, RuntimeError) as error:
+        first = str(error).split("\n", maxsplit=1)[0]
+        hint = (
+            "; no launcher that JAX knows (SLURM, Open MPI, Kubernetes, a TPU) has"
+            " started this process: say --processes N --coordinator HOST:PORT"
+            " --process-id I"
+            if options.processes == "auto"
+            else ""
+        )
+        raise InputError(f"the processes do not meet: {first}{hint}") from error
+    # Seen alike by all of them, and asked here, as the first thing that they tell each
+    # other takes as many devices of each.
+    numbers = Counter(device.process_index for device in jax.devices())
+    if len(set(numbers.values())) > 1:
+        raise InputError(
+            "processes differ: --devices, or the devices that they have, are"
+            f" {', '.join(str(numbers[i]) for i in range(processes.count))}"
+        )
+    return processes
+
+
+def _part() -> None:
+    import jax
+
+    # One that has been killed in between is not waited for.
+    with contextlib.suppress(RuntimeError):
+        jax.distributed.shutdown()

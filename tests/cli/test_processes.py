@@ -1,0 +1,206 @@
+"""The command in several processes: the figures of one, and one error for all."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import processes
+from tests.cli.helpers import run
+from tests.tolerances import promised
+
+GIVEN = ("--dtype", "float64", "--no-plots", "--quiet", "--rank", "4")
+WAITING = ("--patience", 100)  # where nothing is killed, and a machine may be busy
+# States are saved after each pass, and a pass takes a while, so that there are moments.
+RUNNER = """
+import sys, time
+from contexture_jax.cli import main
+from contexture_jax.cli.session import WatchedSolve, _solve
+
+_solve._BETWEEN = 0.0
+_solve._SHARE = float("inf")
+on_step = WatchedSolve.on_step
+
+def slowly(self, progress):
+    time.sleep(0.1)
+    return on_step(self, progress)
+
+WatchedSolve.on_step = slowly
+sys.exit(main())
+"""
+SLOW = ["-c", RUNNER]
+PLAIN = ["-m", "contexture_jax.cli"]
+
+
+def write(folder: Path, num_rows: int = 61) -> Path:
+    x = np.random.default_rng(0).normal(size=(num_rows, 3))
+    np.save(folder / "x.npy", x)
+    return folder / "x.npy"
+
+
+def begin(
+    count: int, *arguments: Any, program: list[str] = PLAIN, own: Any = ()
+) -> list[subprocess.Popen[str]]:
+    """Begin the command in so many processes, the last with arguments of its own."""
+    port = processes.free_port()
+    named = ["--processes", count, "--coordinator", f"127.0.0.1:{port}"]
+    return [
+        processes.begin(
+            *program,
+            "spectrum",
+            *arguments,
+            *GIVEN,
+            *named,
+            "--process-id",
+            index,
+            *(own if index == count - 1 else ()),
+        )
+        for index in range(count)
+    ]
+
+
+def results(out: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    with np.load(out / "spectrum.npz") as arrays:
+        return json.loads((out / "spectrum.json").read_text()), dict(arrays)
+
+
+def assert_same(one: Path, other: Path) -> None:
+    (a, arrays), (b, others) = results(one), results(other)
+    assert (a["status"], b["status"]) == ("converged", "converged")
+    tolerance = 1e3 * promised(np.float64)
+    np.testing.assert_allclose(
+        a["singular_values"], b["singular_values"], atol=tolerance
+    )
+    np.testing.assert_allclose(a["tau"], b["tau"], rtol=tolerance)
+    for name in ("left", "right"):  # values are apart, and signs follow a rule
+        np.testing.assert_allclose(arrays[name], others[name], atol=1e2 * tolerance)
+
+
+def test_processes_that_differ_are_told_so_in_one_line_each(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    workers = begin(2, write(tmp_path), "--out", out, *WAITING, own=("--seed", 1))
+    said = processes.finish(workers, timeout=300)
+    for worker, text in zip(workers, said, strict=True):
+        line = "contexture: error: processes differ: seed is 0 in process 0 and 1 in"
+        assert text == f"{line} process 1\n"
+        assert worker.returncode == 2
+    assert not out.exists() or not list(out.iterdir())
+
+
+@pytest.mark.slow
+def test_a_launcher_says_who_is_who(tmp_path: Path) -> None:
+    """The variables of SLURM, as on one node; each process asks for another seed."""
+    x, port = write(tmp_path), processes.free_port()
+    job = {
+        "SLURM_JOB_ID": (port - 61440) % 4096,  # JAX makes a port of it
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": 2,
+        "SLURM_STEP_NUM_NODES": 1,
+    }
+    given = ["spectrum", x, *GIVEN, "--out", tmp_path / "out", "--processes", "auto"]
+    workers = [
+        processes.begin(
+            *PLAIN, *given, "--seed", i, SLURM_PROCID=i, SLURM_LOCALID=i, **job
+        )
+        for i in range(2)
+    ]
+    for text in processes.finish(workers, timeout=120):
+        assert "processes differ: seed is 0 in process 0 and 1 in process 1" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--processes", "2"], "takes --coordinator and --process-id too"),
+        (["--process-id", "0"], "--process-id goes with --processes N"),
+        (["--processes", "auto", "--coordinator", "a:1"], "got --processes auto"),
+        (
+            ["--processes", "2", "--coordinator", "a:1", "--process-id", "2"],
+            "--process-id 2 is more than there is; expected 0 to 1",
+        ),
+    ],
+)
+def test_who_is_who_is_said_in_full(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], words: str
+) -> None:
+    ran = run(capsys, "wine", "--out", tmp_path / "out", *given)
+    assert ran.status == 2
+    assert words in ran.err
+    assert ran.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        (("--drop", "x9"), "process 1 of 2: no column"),
+        (("--rank", 500), "process 1 of 2: --rank 500 is more than there is"),
+        (("--out", "elsewhere"), "--out is not shared"),
+    ],
+)
+def test_what_one_is_refused_all_are(tmp_path: Path, own: Any, words: str) -> None:
+    own = [tmp_path / "other" if arg == "elsewhere" else arg for arg in own]
+    workers = begin(2, write(tmp_path), "--out", tmp_path / "out", own=own)
+    for text in processes.finish(workers, timeout=120):
+        assert text.startswith("contexture: error: ")
+        assert text.count("\n") == 1
+        assert words in text
+    assert [worker.returncode for worker in workers] == [2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("context", "num_rows"), [("knn", 61), ("rbf", 64), ("rbf", 61), ("teacher", 61)]
+)
+def test_two_processes_find_what_one_finds(
+    tmp_path: Path, context: str, num_rows: int
+) -> None:
+    x = write(tmp_path, num_rows)  # four devices divide 64, and each reads its own
+    given = ["--context", context, *(["--num-neighbors", 7] * (context == "knn"))]
+    given += ["--rank", 2] if context == "teacher" else []
+    alone = ["spectrum", x, *GIVEN, *given, "--out", tmp_path / "1"]
+    assert processes.finish([processes.begin(*PLAIN, *alone)], timeout=300) == [""]
+    given += [*WAITING, "--devices", 2]
+    workers = begin(2, x, *given, "--out", tmp_path / "2")
+    said = processes.finish(workers, timeout=300)
+    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(said)
+    assert_same(tmp_path / "1", tmp_path / "2")
+    assert results(tmp_path / "2")[0]["devices"] == 4
+    names = sorted(path.name for path in (tmp_path / "2").iterdir())
+    assert names == ["spectrum.json", "spectrum.npz"]
+
+
+@pytest.mark.slow
+def test_four_that_are_killed_at_any_moment_lose_nothing(tmp_path: Path) -> None:
+    x, out = write(tmp_path), tmp_path / "out"
+    given = [x, "--num-neighbors", 7, "--method", "randomized", "--resume"]
+    workers = begin(4, *given, "--out", tmp_path / "whole")
+    began = time.monotonic()
+    said = processes.finish(workers, timeout=600)
+    seconds = time.monotonic() - began
+    assert [worker.returncode for worker in workers] == [0] * 4, "\n".join(said)
+    chance = random.Random(0)
+    for _ in range(int(os.environ.get("CONTEXTURE_KILLS", "5"))):
+        workers = begin(4, *given, "--out", out, program=SLOW)
+        time.sleep(chance.uniform(0.2, 1.2) * seconds)
+        who = chance.randrange(4)
+        workers[who].send_signal(signal.SIGKILL)
+        began = time.monotonic()
+        said = processes.finish(workers, timeout=120)
+        assert time.monotonic() - began < 60
+        for index, (worker, text) in enumerate(zip(workers, said, strict=True)):
+            assert worker.returncode in ((0, -9) if index == who else (0, 1, 2, -6))
+            assert "Traceback" not in text
+    count = chance.choice([1, 2, 4])
+    workers = begin(count, *given, "--out", out)
+    said = processes.finish(workers, timeout=600)
+    assert [worker.returncode for worker in workers] == [0] * count, "\n".join(said)
+    assert_same(out, tmp_path / "whole")
