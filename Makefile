@@ -48,7 +48,7 @@ $(TESTS): export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 1
 # Recipes install into one environment: `make -j` runs them one after the other.
 .NOTPARALLEL:
 .PHONY: help demo lint format types notebooks bench-smoke bench-accelerator wheel clean \
-	$(TESTS)
+	test-aot $(TESTS)
 
 print-%: # the value of a variable, for scripts
 	@echo '$($*)'
@@ -82,6 +82,13 @@ test-lowest: $(VENV)-lowest/.installed ## OTHER_VERSIONS on the lowest dependenc
 
 test-newest: $(VENV)-newest/.installed ## OTHER_VERSIONS on the newest JAX and Python
 	$(VENV)-newest/bin/python $(RUN_TESTS) -m "not slow" $(OTHER_VERSIONS)
+
+# The compiler for TPUs is half a gigabyte: where it is not served the tests skip. With
+# the optimisations of real programs, and nothing kept.
+test-aot: $(VENV)-newest/.installed ## programs compiled for TPUs that are not here
+	$(VENV)-newest/bin/$(UV_INSTALL) $(VENV)-newest/bin/python -e '.[tpu-aot]' \
+		|| echo "libtpu is not served here: nothing is compiled for a TPU."
+	$(VENV)-newest/bin/python $(RUN_TESTS) -m slow tests/planning/test_aot.py
 
 lint: $(VENV)/.installed-dev ## format and style, checked
 	$(BIN)/ruff format --check .

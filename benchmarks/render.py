@@ -25,6 +25,7 @@ ORDER = (
     "sparse_svd",
     "neighbor_operator",
     "neighbor_graph",
+    "neighbor_lists",
     "kernel_operator",
     "end_to_end",
     "scaling",

@@ -13,8 +13,8 @@ Front doors:
     cx.learning.learn(context, x, rank=r, ...)          an encoder from pairs, in order
 
 Contexts, in `cx.contexts`:
-    tables        joint, conditional, markov, pairs, labels, graph
-    features      knn, knn_of_blocks, neighbors, rbf, attention, teacher
+    tables        joint, conditional, markov, pairs, labels, graph, neighbors
+    features      knn, approximate_knn, knn_of_blocks, rbf, attention, teacher
     laws of A     gaussian_noise, erasure, coordinate_mask, block_mask, crop, shift,
                   flip, cutout, scarf, corruption, cutmix, masked_tokens, same_class,
                   time_lag, next_token

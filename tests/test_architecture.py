@@ -89,6 +89,8 @@ JIT_ALLOWED = {
     "contexts/_numbered.py": "binary searches among entries, for eager code",
     "contexts/_rbf.py": "new inputs, for eager callers of `extend`",
     "contexts/_softmax.py": "tables, draws and Bayes' rule over tiles, for eager code",
+    "kernels/neighbors/_lists.py": "blocks of one shape, searched from eager code",
+    "kernels/neighbors/_ring.py": "a search over devices, for eager callers",
     "kernels/neighbors/_scoring.py": "blocks of one shape, searched from eager code",
     "kernels/neighbors/_pruned.py": "lower bounds, whose outcome the host reads",
     "kernels/neighbors/_pruning.py": "directions and images, likewise",

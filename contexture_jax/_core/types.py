@@ -38,6 +38,7 @@ __all__ = [
     "short_repr",
     "static_field",
     "summary",
+    "unchecked",
 ]
 
 
@@ -132,6 +133,19 @@ def pytree_dataclass(cls: type[_T]) -> type[_T]:
 
     jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
     return made
+
+
+def unchecked(cls: type[_T], **fields: Any) -> _T:
+    """A `pytree_dataclass` without its constructor, so that leaves may be shapes.
+
+    Args:
+        cls: the class.
+        **fields: all of them, by name.
+    """
+    instance = object.__new__(cls)
+    for name, value in fields.items():
+        object.__setattr__(instance, name, value)
+    return instance
 
 
 def short_repr(cls: type[_T]) -> type[_T]:

@@ -51,6 +51,7 @@ from contexture_jax.contexts._mixtures import (
 from contexture_jax.contexts._neighbors import (
     Neighbors,
     ReversedNeighbors,
+    approximate_knn,
     knn,
     neighbors,
 )
@@ -130,6 +131,7 @@ __all__ = [
     "TimeLag",
     "TupleContext",
     "all_log_densities",
+    "approximate_knn",
     "as_context",
     "attention",
     "block_mask",

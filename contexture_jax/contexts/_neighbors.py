@@ -42,9 +42,21 @@ from contexture_jax._core.types import (
 from contexture_jax.contexts._base import Context
 from contexture_jax.contexts._numbered import NumberedContext
 from contexture_jax.contexts._sparse_joint import SparseJoint, coordinates
-from contexture_jax.kernels import in_balls, nearest_neighbors
+from contexture_jax.kernels import (
+    Approximate,
+    approximate_neighbors,
+    in_balls,
+    nearest_neighbors,
+    nearest_over_mesh,
+)
 
-__all__ = ["Neighbors", "ReversedNeighbors", "knn", "neighbors"]
+__all__ = [
+    "Neighbors",
+    "ReversedNeighbors",
+    "approximate_knn",
+    "knn",
+    "neighbors",
+]
 
 
 @pytree_dataclass
@@ -267,6 +279,7 @@ def knn(
     num_neighbors: int = 30,
     *,
     mesh: Mesh | None = None,
+    axis: str = "x",
     progress: Callable[[int, int], None] | None = None,
 ) -> Neighbors:
     """The k-NN context: P⁺(a|x) uniform over the nearest points of x among x.
@@ -282,20 +295,29 @@ def knn(
     covers the operator of this law. What float32 rounds off float64 data is lost
     before: subtract an offset, or set `jax_enable_x64`.
 
+    In a ring the points are cut over the devices and go round them once, so that no
+    device, or process, holds them all. The order is then that of distances by
+    differences, to rounding in the dtype, of candidates by products about the mean.
+
     Args:
         x: features, shape (n, d), floating or integer, finite.
         num_neighbors: K, the point itself included; 1 ≤ K ≤ n.
-        mesh: devices of several processes, which share the search, each some rows: all
-            of them make the call. None: that of an `x` that is cut over them; else each
-            process searches by itself.
-        progress: called with (points done, n) from time to time.
+        mesh: devices to search over. The rows are cut over them and meet in a ring; but
+            of rows that each of several processes has whole, each searches for its
+            share on the host. All processes make the call. None: one device, and of
+            an `x` that is cut over several processes each gathers it, for its share.
+        axis: the axis of the mesh that cuts the rows.
+        progress: called with (points done, n) from time to time; not in a ring.
 
     Raises:
-        TypeError: if `num_neighbors` is not an integer.
-        ValueError: if K is not between 1 and n, or `x` not a finite matrix.
+        TypeError: if `num_neighbors` is not an integer, or `mesh` no mesh.
+        ValueError: if K is not between 1 and n, `x` not a finite matrix, or `axis` no
+            axis of the mesh.
     """
     given = as_features(x, "x")
-    points = held_here(given)
+    is_cut = spans_processes(given)
+    in_ring = mesh is not None and (is_cut or not mesh.is_multi_process)
+    points = given if in_ring else held_here(given)
     num_points = points.shape[0]
     if isinstance(num_neighbors, (int, np.integer)) and num_neighbors > num_points:
         msg = (
@@ -304,7 +326,9 @@ def knn(
         )
         raise ValueError(msg)
     num_neighbors = check_integer(num_neighbors, "num_neighbors", low=1)
-    if spans_processes(given) or (mesh is not None and mesh.is_multi_process):
+    if in_ring:
+        indices = nearest_over_mesh(points, num_neighbors, mesh=mesh, axis=axis)
+    elif is_cut or mesh is not None:
         # A query's neighbours do not depend on the others: shares give the same graph.
         def rows(start: int, stop: int) -> np.ndarray:
             some = points[start:stop]
@@ -315,6 +339,53 @@ def knn(
     else:
         indices = nearest_neighbors(points, points, num_neighbors, progress=progress)
     return Neighbors(indices, None, points, uniform_law(points), num_points)
+
+
+def approximate_knn(
+    x: ArrayLike,
+    num_neighbors: int = 30,
+    *,
+    key: Array,
+    recall: float = 0.99,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Neighbors, Approximate]:
+    """`knn` with most of the nearest points, in a part of the time (theory.md §6.9).
+
+    The law is that of the graph that was found, so that a certificate of its spectrum
+    says nothing of the neighbours that were missed: `recall` does. New inputs, as of
+    `at`, have exact neighbours.
+
+    Args:
+        x: features, shape (n, d), floating or integer, finite.
+        num_neighbors: K, the point itself included; 1 ≤ K ≤ n.
+        key: random key.
+        recall: what share of the nearest is to be found, above 0 and below 1.
+        progress: called with (points done, n) from time to time.
+
+    Returns:
+        The context, and what share a sample says was found, as `recall` with its
+        `standard_error`, beside how many lists were searched.
+
+    Raises:
+        TypeError: if `num_neighbors` is not an integer or `key` no key.
+        ValueError: if K is not between 1 and n, `recall` not between 0 and 1, or `x`
+            not a finite matrix.
+
+    Example:
+        >>> import jax
+        >>> import contexture_jax as cx
+        >>> x = jax.random.normal(jax.random.key(0), (600, 3))
+        >>> context, found = cx.contexts.approximate_knn(x, 9, key=jax.random.key(1))
+        >>> context.shape, found.recall > 0.95
+        ((600, 600), True)
+    """
+    points = held_here(as_features(x, "x"))
+    check_concrete(points, "points whose neighbours are approximate")
+    found = approximate_neighbors(
+        points, num_neighbors, key=key, recall=recall, progress=progress
+    )
+    law = uniform_law(points)
+    return Neighbors(found.indices, None, points, law, points.shape[0]), found
 
 
 def neighbors(

@@ -190,10 +190,14 @@ def _check_rank(rank: int | None, high: int) -> int:
 def _by_operator(
     phi: Float[Array, "n d"], op: AssociationOperator, rank: int | None
 ) -> RayleighRitz:
-    rank = _check_rank(rank, phi.shape[1])
+    rank, shape = _check_rank(rank, phi.shape[1]), op.shape
+    # Rows of padding have no mass: cut over devices like the rest, and gathered for no
+    # more than the functions that go back without them.
+    op = op.padded()
+    rows = jnp.pad(phi, ((0, op.shape[0] - shape[0]), (0, 0)))
     # (d,), (d, k): C is never formed, so that its condition number is not squared.
-    mean, whitening = weighted_whitening(phi, op.p_x)
-    functions = mm(phi - mean[None, :], whitening)
+    mean, whitening = weighted_whitening(rows, op.p_x)
+    functions = mm(rows - mean[None, :], whitening)
     # Rows without mass have embeddings too, but no part in any of this.
     functions = jnp.where(op.p_x[:, None] > 0, functions, 0.0)
     root = safe_sqrt(op.p_a)[:, None]
@@ -205,10 +209,10 @@ def _by_operator(
     k = min(rank, s.shape[0])
     rotation, s = _pad(mm(whitening, turn[:k].T), rank), _pad(s[None, :k], rank)[0]
     # T* f_i / s_i: the left vectors of √p_a · T* f, back in L²(P_A).
-    right = _pad(safe_reciprocal(root) * left_of_a[:, :k], rank)
+    right = _pad(safe_reciprocal(root) * left_of_a[:, :k], rank)[: shape[1]]
     left = mm(phi - mean[None, :], rotation)
     # Beside s_0 = 1: what is below it is rounding, and T* f_i / s_i anything.
-    there = s > rank_cutoff(op.shape, op.dtype, jnp.ones((), op.dtype))
+    there = s > rank_cutoff(shape, op.dtype, jnp.ones((), op.dtype))
     return RayleighRitz(
         jnp.clip(s, 0.0, 1.0),
         left,

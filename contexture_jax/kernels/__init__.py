@@ -1,9 +1,10 @@
 """Array kernels that know no probability: pure functions with a derivative rule.
 
 Each is a form for XLA, in tiles that fit in cache: products with exp(L) whose exponents
-are made as they are needed, sparse products in slices of equal width, and the exact
-nearest neighbours. What a law is, and what a product with it means, is said above.
-Products with exp(L) have a fused twin for a TPU (`_fused`, which also chooses).
+are made as they are needed, sparse products in slices of equal width, and the nearest
+neighbours, exact or most of them. What a law is, and what a product with it means, is
+said above. Products with exp(L) have a fused twin for a TPU (`_fused`, which also
+chooses).
 """
 
 from contexture_jax.kernels._exponents import (
@@ -40,9 +41,12 @@ from contexture_jax.kernels._softmax import (
     tile_shape,
 )
 from contexture_jax.kernels.neighbors import (
+    Approximate,
+    approximate_neighbors,
     exact_distances,
     in_balls,
     nearest_neighbors,
+    nearest_over_mesh,
 )
 
 __all__ = [
@@ -50,11 +54,13 @@ __all__ = [
     "IMPLEMENTATIONS",
     "MASKED",
     "SAFE",
+    "Approximate",
     "Bucket",
     "Form",
     "Implementation",
     "Slots",
     "add_rows",
+    "approximate_neighbors",
     "check_implementation",
     "exact_distances",
     "exp_matmul",
@@ -66,6 +72,7 @@ __all__ = [
     "masked",
     "near_matmat",
     "nearest_neighbors",
+    "nearest_over_mesh",
     "normalise",
     "padded",
     "paired_matmat",

@@ -1,9 +1,9 @@
 """The expectation operator of a context, in storages to choose from."""
 
+from contexture_jax.operators._adjoint import AdjointOperator, reverse
 from contexture_jax.operators._base import AssociationOperator, Cost
 from contexture_jax.operators._build import association_operator
 from contexture_jax.operators._composed import (
-    AdjointOperator,
     ComposedOperator,
     ConvexCombinationOperator,
     MixtureOperator,
@@ -11,7 +11,6 @@ from contexture_jax.operators._composed import (
     convex_combination,
     convolve,
     mixture,
-    reverse,
 )
 from contexture_jax.operators._dense import DenseOperator, dense_operator
 from contexture_jax.operators._drawn import DrawnOperator

@@ -114,8 +114,8 @@ class AssociationOperator:
     @property
     def T(self) -> AssociationOperator:
         """T* as an operator, from L²(P_X) to L²(P_A); no transposed matrix."""
-        # Here, since `_composed` is built on this module.
-        from contexture_jax.operators._composed import reverse
+        # Here, since `_adjoint` is built on this module.
+        from contexture_jax.operators._adjoint import reverse
 
         return reverse(self)
 
@@ -282,6 +282,11 @@ class AssociationOperator:
         them. Itself on one device, and where the devices divide the rows.
         """
         return self
+
+    @property
+    def share(self) -> tuple[Size, Size]:
+        """Rows of functions of X, and of A, that a device holds; (n, m) on one."""
+        return self.shape
 
     def cost(self, r: int) -> Cost:
         """Bytes and flops of one `matmat` on `r` columns, from shapes alone."""

@@ -39,8 +39,8 @@ from contexture_jax.contexts import (
     TimeLag,
     as_context,
 )
+from contexture_jax.operators._adjoint import reverse
 from contexture_jax.operators._base import AssociationOperator
-from contexture_jax.operators._composed import reverse
 from contexture_jax.operators._dense import table_operator
 from contexture_jax.operators._fixed_degree import fixed_degree_operator
 from contexture_jax.operators._kernel import TILE_SIZE, kernel_operator

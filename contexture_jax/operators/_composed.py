@@ -12,10 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import gap_of_laws, is_traced
-from contexture_jax._core.fingerprint import fingerprint, mirrored
+from contexture_jax._core.fingerprint import fingerprint
 from contexture_jax._core.forms import of_a_list, one_by_one
 from contexture_jax._core.numerics import as_law, cast_floating, safe_divide
-from contexture_jax._core.types import Array, ArrayLike, Float, Static, pytree_dataclass
+from contexture_jax._core.types import (
+    Array,
+    ArrayLike,
+    Float,
+    Size,
+    Static,
+    pytree_dataclass,
+)
+from contexture_jax.operators._adjoint import reverse
 from contexture_jax.operators._base import (
     AssociationOperator,
     Cost,
@@ -24,7 +32,6 @@ from contexture_jax.operators._base import (
 )
 
 __all__ = [
-    "AdjointOperator",
     "ComposedOperator",
     "ConvexCombinationOperator",
     "MixtureOperator",
@@ -35,54 +42,7 @@ __all__ = [
     "convolve",
     "mark",
     "mixture",
-    "reverse",
 ]
-
-
-@pytree_dataclass
-class AdjointOperator(AssociationOperator):
-    """T* as an operator of its own: X and A in each other's place.
-
-    Attributes:
-        operator: T.
-        p_x: its P_A.
-        p_a: its P_X.
-    """
-
-    operator: AssociationOperator
-    p_x: Float[Array, " n"]
-    p_a: Float[Array, " m"]
-    fingerprint: Any = dataclasses.field(default=None, kw_only=True)
-
-    def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
-        """T* g."""
-        return self.operator.rmatmat(g)
-
-    def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
-        """T f."""
-        return self.operator.matmat(f)
-
-    def squared_norm(self) -> Float[Array, ""] | None:
-        """That of T."""
-        return self.operator.squared_norm()
-
-    def padded(self) -> AssociationOperator:
-        """With the rows of T padded."""
-        inner = self.operator.padded()
-        if inner is self.operator:
-            return self
-        return dataclasses.replace(self, operator=inner, p_x=inner.p_a, p_a=inner.p_x)
-
-    def cost(self, r: int) -> Cost:
-        """That of T, with input and output in each other's place."""
-        n, m = self.shape
-        forward = self.operator.cost(r)
-        size = self.dtype.itemsize
-        return forward._replace(
-            # The block comes from the other side; the arrays are the same.
-            argument_bytes=forward.argument_bytes + size * (m - n) * r,
-            output_bytes=size * n * r,
-        )
 
 
 @pytree_dataclass
@@ -125,6 +85,11 @@ class ComposedOperator(AssociationOperator):
             self, operators=chain, p_x=chain[0].p_x, p_a=chain[-1].p_a
         )
 
+    @property
+    def share(self) -> tuple[Size, Size]:
+        """Of X that of the first factor, of A that of the last."""
+        return self.operators[0].share[0], self.operators[-1].share[1]
+
     def cost(self, r: int) -> Cost:
         """The factors one after the other, each with what goes in and comes out."""
         whole = _sum_costs(self, self.operators, r)
@@ -133,7 +98,7 @@ class ComposedOperator(AssociationOperator):
         # what the first one gives the output.
         work = [
             op.cost(r).temporary_bytes
-            + size * r * ((j < last) * op.shape[1] + (j > 0) * op.shape[0])
+            + size * r * ((j < last) * op.share[1] + (j > 0) * op.share[0])
             for j, op in enumerate(self.operators)
         ]
         return whole._replace(temporary_bytes=max(work))
@@ -179,6 +144,11 @@ class MixtureOperator(AssociationOperator):
             total = total + weight * operator.rmatmat(f)
         return safe_divide(total, self.p_a[:, None])
 
+    @property
+    def share(self) -> tuple[Size, Size]:
+        """That of its terms."""
+        return self.operators[0].share
+
     def cost(self, r: int) -> Cost:
         """The terms one after the other."""
         return _sum_costs(self, self.operators, r)
@@ -221,26 +191,15 @@ class ConvexCombinationOperator(AssociationOperator):
         # Given J = j and a, X has the law of part j: no weights.
         return jnp.concatenate([operator.rmatmat(f) for operator in self.operators])
 
+    @property
+    def share(self) -> tuple[Size, Size]:
+        """Of X that of its terms; of A all of theirs."""
+        columns = sum(operator.share[1] for operator in self.operators)
+        return self.operators[0].share[0], columns
+
     def cost(self, r: int) -> Cost:
         """The terms one after the other."""
         return _sum_costs(self, self.operators, r)
-
-
-def reverse(operator: AssociationOperator) -> AssociationOperator:
-    """X and A in each other's place: T*, as `op.T`; the reverse of that is T again.
-
-    Args:
-        operator: T, shape (n, m); what comes has the shape (m, n).
-
-    Raises:
-        TypeError: if it is no operator.
-    """
-    check_operator(operator, "operator")
-    if isinstance(operator, AdjointOperator):
-        # Not the adjoint of an adjoint: products go no deeper.
-        return operator.operator
-    own = mirrored(operator.fingerprint)
-    return AdjointOperator(operator, operator.p_a, operator.p_x, fingerprint=own)
 
 
 @one_by_one
@@ -412,10 +371,10 @@ def _sum_costs(
 ) -> Cost:
     """Flops add up; all outputs but one are work space of the whole."""
     costs = [part.cost(r) for part in parts]
-    n, m = whole.shape
+    n, m = whole.share
     size = whole.dtype.itemsize
     # Each counts a block that comes in, and the whole has only one.
-    inputs = sum(size * part.shape[1] * r for part in parts)
+    inputs = sum(size * part.share[1] * r for part in parts)
     return Cost(
         flops=sum(c.flops for c in costs),
         argument_bytes=sum(c.argument_bytes for c in costs) - inputs + size * m * r,

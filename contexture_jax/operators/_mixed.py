@@ -23,7 +23,7 @@ from contexture_jax._core.checks import (
 from contexture_jax._core.forms import of_a_list
 from contexture_jax._core.numerics import as_law, mm, safe_divide
 from contexture_jax._core.symmetrised import marginal_roots, symmetrised
-from contexture_jax._core.types import Array, ArrayLike, Float, pytree_dataclass
+from contexture_jax._core.types import Array, ArrayLike, Float, Size, pytree_dataclass
 from contexture_jax.contexts import (
     CapabilityError,
     Composed,
@@ -35,6 +35,7 @@ from contexture_jax.contexts import (
     joint,
 )
 from contexture_jax.contexts import join as join_contexts
+from contexture_jax.operators._adjoint import reverse
 from contexture_jax.operators._base import (
     AssociationOperator,
     Cost,
@@ -55,7 +56,6 @@ from contexture_jax.operators._composed import (
     convex_combination,
     mark,
     mixture,
-    reverse,
 )
 from contexture_jax.operators._expectation import expectation
 from contexture_jax.operators._numbered import entries_operator
@@ -94,10 +94,15 @@ class ReweightedOperator(AssociationOperator):
         out = self.operator.rmatmat(self.ratio[:, None] * f)
         return safe_divide(self.operator.p_a[:, None] * out, self.p_a[:, None])
 
+    @property
+    def share(self) -> tuple[Size, Size]:
+        """That of T."""
+        return self.operator.share
+
     def cost(self, r: int) -> Cost:
         """That of T, and a mask."""
         inner = self.operator.cost(r)
-        n, m = self.shape
+        n, m = self.share
         return inner._replace(
             flops=inner.flops + n * r,
             argument_bytes=inner.argument_bytes + self.dtype.itemsize * (2 * n + m),

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from contexture_jax._core.checks import check_integer
 from contexture_jax._core.types import Array, Float, pytree_dataclass
 from contexture_jax.contexts import NextToken, SameClass, SparseJoint, TimeLag
+from contexture_jax.operators._adjoint import reverse
 from contexture_jax.operators._base import AssociationOperator, Cost
-from contexture_jax.operators._composed import reverse
 from contexture_jax.operators._fixed_degree import fixed_degree_operator
 from contexture_jax.operators._sparse import entry_operator
 from contexture_jax.operators.sharded._slots import shard_entries

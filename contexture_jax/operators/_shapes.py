@@ -35,7 +35,8 @@ def operator_shapes(
     Kernels are as under `jit`, in the form that fits points at any distance: rows are
     about twice as wide as those of near points in arrays. A neighbour graph is laid out
     as if its entries lay evenly: each step of the ring has, on each device, as many as
-    chance gives the fullest. Rows in order take less room.
+    chance gives the fullest; or has, of each other device, as many rows as chance makes
+    it need at most, where that is less. Rows in order take less room.
 
     Args:
         context: a context of shapes, as `jax.eval_shape` gives it of its constructor:

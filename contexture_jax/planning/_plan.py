@@ -144,10 +144,17 @@ def _bytes(compiled: Any, topology: Topology) -> dict[str, int]:
     return {**sizes, "peak": sum(sizes.values())}
 
 
-def _exchanges(compiled: Any, k: int, *, in_pass: bool) -> list[Exchange]:
-    """The collectives in the text of a program, those that are alike together."""
+def _exchanges(compiled: Any, k: int, *, in_pass: bool) -> list[Exchange] | None:
+    """The collectives in the text of a program, those that are alike together.
+
+    None where a compiler that is newer than JAX wrote what that cannot read.
+    """
     found: dict[tuple[str, int, str], int] = {}
-    for one in collectives(compiled.as_text() or ""):
+    try:
+        text = compiled.as_text() or ""
+    except jax.errors.JaxRuntimeError:
+        return None
+    for one in collectives(text):
         if one.in_pass != in_pass and in_pass:
             continue
         axis = f"x ({k})" if one.group in (0, k) else f"{one.group} of {k} chips"
@@ -162,7 +169,7 @@ def _step(compiled: Any, problem: Problem, topology: Topology) -> Estimate:
     if isinstance(cost, (list, tuple)):
         cost = cost[0]
     k = topology.num_chips
-    exchanges = tuple(_exchanges(compiled, k, in_pass=False))
+    exchanges = tuple(_exchanges(compiled, k, in_pass=False) or ())
     flops, moved = (float(cost.get(name, 0)) for name in ("flops", "bytes accessed"))
     return least_time(flops, moved, exchanges, topology.chip, problem.peak, num_chips=k)
 
@@ -170,8 +177,10 @@ def _step(compiled: Any, problem: Problem, topology: Topology) -> Estimate:
 def _pass(compiled: Any, problem: Problem, topology: Topology) -> Estimate:
     """Of a pass: as the operator counts, with collectives as the program has them."""
     k, counted = topology.num_chips, estimate(problem, topology)
-    exchanges = []
-    for one in _exchanges(compiled, k, in_pass=True):
+    found, exchanges = _exchanges(compiled, k, in_pass=True), []
+    if found is None:
+        return counted
+    for one in found:
         if one.kind == "collective-permute":
             # The text of a TPU does not say how many hops a loop takes: the operator
             # does, in as many as it has of that size.

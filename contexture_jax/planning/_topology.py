@@ -13,6 +13,8 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
+from contexture_jax.planning._gpu import H100
+
 __all__ = ["CHIPS", "Chip", "Topology", "make_mesh", "parse_topology"]
 
 
@@ -70,34 +72,6 @@ CHIPS = {
     ),
     "cpu": Chip("cpu", {}, 0.0, 0.0, 0.0, 1, 1, 1024),
 }
-
-# What the compiler asks of a GPU that is not there.
-_H100 = """\
-gpu_device_info {
-  threads_per_block_limit: 1024
-  threads_per_warp: 32
-  shared_memory_per_block: 49152
-  shared_memory_per_core: 233472
-  threads_per_core_limit: 2048
-  core_count: 132
-  fpus_per_core: 128
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-  memory_bandwidth: 3352320000000
-  l2_cache_size: 52428800
-  clock_rate_ghz: 1.98
-  device_memory_size: 84942979072
-  shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 }
-  registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 8 }
-runtime_version { major: 12 minor: 8 patch: 0 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
 
 
 class Topology(NamedTuple):
@@ -187,7 +161,7 @@ def make_mesh(topology: Topology) -> Mesh:
     _check_compiler(topology)
     asked: dict[str, Any] = {"topology_name": f"{topology.kind}:{shape}"}
     if platform == "cuda":
-        asked = {"topology": f"1x1x{topology.num_chips}", "target_config": _H100}
+        asked = {"topology": f"1x1x{topology.num_chips}", "target_config": H100}
         asked["topology_name"] = "h100"
     try:
         described = topologies.get_topology_desc(platform=platform, **asked)
@@ -205,7 +179,7 @@ def _check_compiler(topology: Topology) -> None:
     else:
         wheels, how = (
             ("jax_cuda13_plugin", "jax_cuda12_plugin"),
-            "pip install 'jax[cuda12]'",
+            "pip install 'contexture_jax[gpu-aot]'",
         )
     if not any(importlib.util.find_spec(wheel) for wheel in wheels):
         msg = (

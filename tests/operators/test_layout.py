@@ -132,7 +132,7 @@ def test_shapes_are_those_of_the_operator(kind):
         assert (one.shape, one.dtype) == (two.shape, two.dtype)
         assert one.sharding.is_equivalent_to(two.sharding, one.ndim)
     assert planned.collectives(4) == op.collectives(4)
-    text = planned.lower(4, adjoint=True).compile().as_text() or ""
+    text = planned.T.lower(4).compile().as_text() or ""
     stated = {(c.kind, c.bytes) for c in op.collectives(4) if c.product == "rmatmat"}
     assert set(hlo.collectives(text)) == stated
 

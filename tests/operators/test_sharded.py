@@ -360,6 +360,9 @@ def test_cost_is_that_of_one_device(kind):
     # Arrays that one product does not read are no arguments of it.
     own = memory.argument_size_in_bytes
     assert own <= stated.argument_bytes <= 1.5 * own
+    back = compiled(kind, "rmatmat").memory_analysis()
+    assert back is not None
+    assert op.T.cost(COLUMNS).output_bytes == back.output_size_in_bytes
 
 
 def test_bad_meshes_are_refused():
@@ -417,3 +420,26 @@ def test_entries_given_in_parts_count_as_one():
     f, g = blocks(one)
     for wanted, got in zip(apply(one, f, g), apply(many, f, g), strict=True):
         np.testing.assert_allclose(got, wanted, atol=tol(DTYPE, factor=30))
+
+
+@pytest.mark.parametrize("order", ["scattered", "ordered"])
+def test_rows_that_are_needed_come_at_once_where_a_ring_would_bring_more(order):
+    """Two entries a row, of which a ring brings 7 blocks of 16 rows to each device."""
+    rng, n = np.random.default_rng(0), 125
+    lists = np.stack([np.arange(n), (np.arange(n) + 1) % n], axis=1)
+    if order == "scattered":
+        lists[:, 1] = np.append(np.arange(1, n), 0)[rng.permutation(n)]
+    made = cx.contexts.neighbors(lists, num_points=n)
+    op: Any = cx.association_operator(made, mesh=make_mesh(8))
+    one = cx.association_operator(made)
+    assert op.forward.exchange is not None
+    g = rng.normal(size=(n, 3)).astype(np.float32)
+    for name in ("matmat", "rmatmat"):
+        found, wanted = (np.asarray(getattr(x, name)(g)) for x in (op, one))
+        np.testing.assert_allclose(found, wanted, atol=tol(np.float32))
+        text = op.lower(3, adjoint=name == "rmatmat").compile().as_text()
+        told = {(c.kind, c.bytes) for c in op.collectives(3) if c.product == name}
+        assert set(hlo.collectives(text or "")) == told
+        assert {kind for kind, _ in told} == {"all-to-all"}
+        # No more than half of a ring's 7 blocks.
+        assert max(size for _, size in told) <= op.dtype.itemsize * 3 * 7 * 16 / 2

@@ -110,6 +110,20 @@ def test_a_certificate_gathers_no_rows(key, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("num_rows", [2**18, 2**18 + 1])
+def test_ritz_values_gather_no_rows(num_rows):
+    """Of more rows than LAPACK is handed."""
+    shape = jax.ShapeDtypeStruct((num_rows, 3), DTYPE)
+    made = jax.eval_shape(functools.partial(cx.contexts.knn, num_neighbors=3), shape)
+    op = cx.operators.operator_shapes(made, mesh=make_mesh(8))
+    values = jax.jit(lambda phi, op: cx.evaluation.rayleigh_ritz(phi, op)[0])
+    phi = jax.ShapeDtypeStruct((num_rows, 5), DTYPE)
+    text = values.lower(phi, op).compile().as_text() or ""
+    for what, size in hlo.collectives(text):
+        assert what != "all-gather" or size < num_rows
+
+
+@pytest.mark.slow
 def test_auto_keeps_an_operator_on_its_devices(key):
     found = {}
     for num_devices in (1, 8):

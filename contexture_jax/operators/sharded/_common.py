@@ -19,7 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from contexture_jax._core.meshes import auto_mesh, within
 from contexture_jax._core.processes import gathered, placed
-from contexture_jax._core.types import Array, Float, static_field, summary
+from contexture_jax._core.types import Array, Float, Size, static_field, summary
 from contexture_jax.operators._base import AssociationOperator
 
 __all__ = [
@@ -66,6 +66,18 @@ class ShardedOperator(AssociationOperator):
     def num_devices(self) -> int:
         """The number of shares."""
         return self.mesh.shape[self.axis]
+
+    @property
+    def share(self) -> tuple[Size, Size]:
+        """Rows of functions of X that a device holds, and of those of A, which are cut.
+
+        With the rows of padding.
+        """
+        rows, columns = (
+            padded_size(size, self.num_devices) // self.num_devices
+            for size in self.shape
+        )
+        return rows, columns
 
     @property
     def cut_fields(self) -> tuple[str, ...]:

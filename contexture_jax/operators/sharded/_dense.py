@@ -10,7 +10,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from contexture_jax._core.numerics import Precision, mm, safe_reciprocal
-from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
+from contexture_jax._core.types import (
+    Array,
+    Float,
+    Size,
+    pytree_dataclass,
+    static_field,
+)
 from contexture_jax.operators._base import Cost
 from contexture_jax.operators._dense import DenseOperator
 from contexture_jax.operators._low_rank import LowRankOperator
@@ -18,7 +24,6 @@ from contexture_jax.operators.sharded._common import (
     Collective,
     ShardedOperator,
     pad_rows,
-    padded_size,
     place_law,
     place_rows,
     place_whole,
@@ -64,6 +69,11 @@ class ShardedDenseOperator(ShardedOperator):
         """All but the law of A."""
         return ("joint", "p_x")
 
+    @property
+    def share(self) -> tuple[Size, Size]:
+        """Rows of X; functions of A are whole on each device."""
+        return super().share[0], self.shape[1]
+
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
         take = (self.axis, None)
@@ -90,9 +100,8 @@ class ShardedDenseOperator(ShardedOperator):
 
     def cost(self, r: int) -> Cost:
         """Of one device: a product with its share of the rows."""
-        n, m = self.shape
         # Padding is multiplied like the rest.
-        rows = padded_size(n, self.num_devices) // self.num_devices
+        rows, m = self.share
         size = self.dtype.itemsize
         return Cost(
             flops=2 * rows * m * r + rows * r,
@@ -170,8 +179,7 @@ class ShardedLowRankOperator(ShardedOperator):
 
     def cost(self, r: int) -> Cost:
         """Of one device: two products of width e with its shares."""
-        k = self.num_devices
-        rows, columns = (padded_size(size, k) // k for size in self.shape)
+        rows, columns = self.share
         e = self.left.shape[1]
         size = self.dtype.itemsize
         return Cost(

@@ -150,7 +150,7 @@ class ShardedKernelOperator(ShardedOperator):
     def cost(self, r: int) -> Cost:
         """Of one device: its rows with every column."""
         k, size = self.num_devices, self.dtype.itemsize
-        n, m = (padded_size(s, k) // k for s in self.shape)
+        n, m = self.share
         e = self.queries.shape[1]
         rows, columns = tile_shape(n, m, self.tile_size)
         padded_n, padded_m = -(-n // rows) * rows, -(-m // columns) * columns

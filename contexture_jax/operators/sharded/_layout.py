@@ -13,13 +13,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from contexture_jax._core.types import Float, Int
+from contexture_jax._core.types import Int
+from contexture_jax.operators.sharded._buckets import (
+    Entries,
+    ShardBucket,
+    even_buckets,
+    fullest,
+    make_buckets,
+)
+from contexture_jax.operators.sharded._exchange import Exchange, exchange_of, pays
 
 __all__ = [
-    "Entries",
     "Hubs",
     "Layout",
-    "ShardBucket",
     "arrange",
     "choose_hubs",
     "deals_to",
@@ -27,34 +33,12 @@ __all__ = [
     "lay_out",
 ]
 
-# Rows are cut into pieces of the first widths while they are at least as long; what is
-# left becomes one piece of the narrowest of the last widths that holds it.
-_WHOLE = (512, 64, 16)
-_WIDTHS = (1, 2, 4, 8, 16, 64, 512)
-
 # Blocks of columns are left as they are while none has more than this of the mean, and
 # hubs are taken out of them until none has more than that.
 _UNEVEN, _EVEN = 1.25, 1.1
 # Rows and columns are dealt where parts as large as the fullest have room for more than
 # so many times the entries, and than so many times the room after that.
 _ROOMY, _DEALING = 1.5, 1.25
-
-
-class ShardBucket(NamedTuple):
-    """Pieces of rows with the same number of slots, for each device.
-
-    A further axis after the first numbers the steps of a ring, where there are several.
-
-    Attributes:
-        indices: which row of the block each entry multiplies, shape (k, width, pieces).
-        weights: the entries, 0 in unused slots, the same shape.
-        rows: the row that each piece adds to, shape (k, pieces); unused ones lie past
-            the end.
-    """
-
-    indices: Int[Any, "..."]
-    weights: Float[Any, "..."]
-    rows: Int[Any, "..."]
 
 
 class Hubs(NamedTuple):
@@ -87,6 +71,7 @@ class Layout(NamedTuple):
         others: those in the blocks that come after it, with an axis of steps.
         last: those in the block that comes last, which goes on to nobody.
         hubs: those of hubs; None: there are none.
+        exchange: those in all blocks but the own, in place of a ring; None: a ring.
     """
 
     own: tuple[ShardBucket, ...]
@@ -94,6 +79,13 @@ class Layout(NamedTuple):
     others: tuple[ShardBucket, ...] = ()
     last: tuple[ShardBucket, ...] = ()
     hubs: Hubs | None = None
+    exchange: Exchange | None = None
+
+    def num_told(self, share: int) -> int:
+        """Rows that a device tells at a time; in a ring its share."""
+        if self.exchange is None:
+            return share
+        return self.exchange.send.shape[-2] * self.exchange.send.shape[-1]
 
     @property
     def buckets(self) -> list[ShardBucket]:
@@ -103,28 +95,6 @@ class Layout(NamedTuple):
             return isinstance(node, ShardBucket)
 
         return list(filter(is_bucket, jax.tree.leaves(self, is_leaf=is_bucket)))
-
-
-class Entries(NamedTuple):
-    """Entries by the devices of their row and of their column, each of shape (nnz,).
-
-    Attributes:
-        home: the device of the row.
-        visitor: that of the column; of the row where columns are not cut.
-        row: within the share of that device.
-        column: likewise.
-        weight: floating.
-    """
-
-    home: np.ndarray
-    visitor: np.ndarray
-    row: np.ndarray
-    column: np.ndarray
-    weight: np.ndarray
-
-    def where(self, mask: np.ndarray) -> Entries:
-        """Some of them."""
-        return Entries(*(x[mask] for x in self))
 
 
 def choose_hubs(number: np.ndarray, share: int, num_devices: int) -> np.ndarray:
@@ -290,11 +260,16 @@ def lay_out(
         apart = Hubs(
             _owned(taken, num_columns, k),
             _owned(given, num_rows, k),
-            _make_buckets(one.home, one.row, place, one.weight, k, num_rows),
-            _make_buckets(
+            make_buckets(one.home, one.row, place, one.weight, k, num_rows),
+            make_buckets(
                 other.visitor, target, other.column, other.weight, k, len(given)
             ),
         )
+    there = exchange_of(entries, k, share) if hubs is not None else None
+    if there is not None:
+        here = entries.where(entries.visitor == entries.home)
+        own = make_buckets(here.home, here.row, here.column, here.weight, k, num_rows)
+        return Layout(own, hubs=apart, exchange=there)
     # After t hops device i has the block of i + t.
     step = (entries.visitor - entries.home) % k
 
@@ -305,7 +280,7 @@ def lay_out(
         some = entries.where(here)
         # All groups have the shape of the fullest: one program for all devices.
         group = some.home * length + (step[here] - first)
-        return _make_buckets(
+        return make_buckets(
             group, some.row, some.column, some.weight, k * length, num_rows
         )
 
@@ -328,122 +303,46 @@ def _owned(numbers: np.ndarray, share: int, num_devices: int) -> np.ndarray:
     return np.where(is_own, numbers % share, share).astype(np.int32)
 
 
-def _make_buckets(
-    group: np.ndarray,
-    row: np.ndarray,
-    column: np.ndarray,
-    weight: np.ndarray,
-    num_groups: int,
-    num_rows: int,
-) -> tuple[ShardBucket, ...]:
-    """Buckets with a leading axis of groups, as wide as the fullest group needs."""
-    # A line is a row of one group, whose entries are neighbours once sorted.
-    key = group * num_rows + row
-    order = np.argsort(key, kind="stable")
-    column, weight = column[order], weight[order]
-    lines, starts, degrees = np.unique(
-        key[order], return_index=True, return_counts=True
-    )
-    start, length, pieces = starts, degrees, []
-    # In pieces: one long line would widen every other.
-    for width in _WHOLE:
-        number = length // width
-        line = np.repeat(np.arange(len(lines)), number)
-        offset = np.arange(len(line)) - np.repeat(np.cumsum(number) - number, number)
-        pieces.append((line, start[line] + width * offset, np.full_like(line, width)))
-        start, length = start + width * number, length - width * number
-    # Shorter than the narrowest of those pieces.
-    left = np.flatnonzero(length)
-    pieces.append((left, start[left], length[left]))
-    line, start, length = map(np.concatenate, zip(*pieces, strict=True))
-    buckets, below = [], 0
-    for width in _WIDTHS:
-        # Pieces that this width holds and no narrower one.
-        members = np.flatnonzero((length > below) & (length <= width))
-        below = width
-        if not len(members):
-            continue
-        # By group, and in a group by row: the sums are written in order.
-        members = members[np.argsort(line[members], kind="stable")]
-        owner, target = np.divmod(lines[line[members]], num_rows)
-        sizes = np.bincount(owner, minlength=num_groups)
-        # The number of a piece within its group.
-        place = np.arange(len(members)) - (np.cumsum(sizes) - sizes)[owner]
-        shape = (num_groups, width, int(sizes.max()))
-        indices: Any = np.zeros(shape, np.int32)
-        weights: Any = np.zeros(shape, weight.dtype)
-        # Pieces that are not used add past the end, where sums drop them.
-        rows: Any = np.full((num_groups, shape[2]), num_rows, np.int32)
-        rows[owner, place] = target
-        # By slots, of which there are few; entries would be a loop of Python over all.
-        for slot in range(width):
-            used = length[members] > slot
-            entry = start[members[used]] + slot
-            indices[owner[used], slot, place[used]] = column[entry]
-            weights[owner[used], slot, place[used]] = weight[entry]
-        buckets.append(ShardBucket(indices, weights, rows))
-    return tuple(buckets)
-
-
 def even_layout(
-    num_rows: int, degree: float, most: float, num_devices: int, dtype: Any
+    share: tuple[int, int], degree: float, most: float, num_devices: int, dtype: Any
 ) -> Layout:
     """The shapes of a layout in a ring whose entries lie evenly, from sizes alone.
 
     The entries of a row in one block are taken as Poisson, once with all rows of the
-    mean degree, once with as few as can be of the largest; each bucket has the larger
-    number of pieces of both, and as many standard deviations more as the fullest of all
-    parts is likely to have. Points are among their own neighbours, in the own block.
+    mean degree, once with as few as can be of the largest. Points are among their own
+    neighbours, in the own block.
 
     Args:
-        num_rows: of a device.
+        share: rows and columns of a device.
         degree: mean entries of a row.
         most: entries of a row at most.
         num_devices: k.
         dtype: of the weights.
     """
-    k = num_devices
+    k, num_rows = num_devices, share[0]
+    rows = [(float(num_rows), degree), (num_rows * degree / most, most)]
 
-    def buckets(lead: tuple[int, ...], own: int) -> tuple[ShardBucket, ...]:
-        cases = [(num_rows, degree), (num_rows * degree / most, most)]
-        counts = np.max([n * _pieces((d - own) / k, own) for n, d in cases], axis=0)
-        # Of p pieces a row the variance is p (1 − p), where p is small.
-        spread = np.sqrt(counts * (1.0 - np.minimum(counts / num_rows, 0.5)))
-        far = 1.0 + np.sqrt(2.0 * np.log(np.prod(lead)))
-        sizes = np.ceil(counts + far * spread).astype(int)
-        return tuple(
-            ShardBucket(
-                jax.ShapeDtypeStruct((*lead, width, size), np.int32),
-                jax.ShapeDtypeStruct((*lead, width, size), dtype),
-                jax.ShapeDtypeStruct((*lead, size), np.int32),
-            )
-            for width, size, count in zip(_WIDTHS, sizes.tolist(), counts, strict=True)
-            # Of fewer, no device is likely to have one.
-            if count * np.prod(lead) > 1
+    def buckets(lead: tuple[int, ...], own: int) -> Any:
+        cases = [(n, (d - own) / k) for n, d in rows]
+        return even_buckets(lead, num_rows, cases, own, dtype)
+
+    own = buckets((k,), 1)
+    # What a device has in one other block, and how many rows of it that is.
+    met = num_rows * (degree - 1) / k
+    needed = share[1] * -np.expm1(-met / share[1])
+    number = int(needed + fullest(k * k) * needed**0.5) + 1
+    if pays(number, share[1], k):
+        there = Exchange(
+            jax.ShapeDtypeStruct((k, k, number), np.int32),
+            # Of all other blocks together.
+            even_buckets(
+                (k,), num_rows, [(n, (d - 1) * (k - 1) / k) for n, d in rows], 0, dtype
+            ),
         )
-
+        return Layout(own, exchange=there)
     return Layout(
-        buckets((k,), 1),
+        own,
         buckets((k,), 0) if k > 2 else (),
         buckets((k, k - 3), 0) if k > 3 else (),
         buckets((k,), 0) if k > 1 else (),
     )
-
-
-def _pieces(mean: float, own: int) -> np.ndarray:
-    """Pieces of each of `_WIDTHS` that a row has on average, its length being Poisson.
-
-    `own` entries come beside.
-    """
-    top = int(mean + 10.0 * mean**0.5 + 10.0)
-    # exp(−λ) λ^l / l!, by logarithms.
-    factorials = np.cumsum(np.log(np.maximum(np.arange(top), 1)))
-    chance = np.exp(np.arange(top) * np.log(max(mean, 1e-9)) - mean - factorials)
-    length, counts = np.arange(top) + own, np.zeros(len(_WIDTHS))
-    for width in _WHOLE:
-        counts[_WIDTHS.index(width)] += (chance * (length // width)).sum()
-        length = length % width
-    # The narrowest that holds what is left, of those below the narrowest whole piece.
-    which = np.searchsorted(_WIDTHS, length)
-    np.add.at(counts, which[length > 0], chance[length > 0])
-    return counts

@@ -4,8 +4,9 @@ Where A is small, its blocks of functions live on every device: T g is local and
 takes one sum over devices. Where A is as large as X, its functions are cut over the
 devices too and go round a ring. A device meets the blocks one after the other and adds
 up the entries whose column is in the block that visits, so that neither (n, r) nor
-(m, r) numbers are ever in one place. Values that very many others meet would fill some
-blocks far beyond the rest: they are told to all devices by one sum instead.
+(m, r) numbers are ever in one place. Where a device needs less than half of what would
+visit it, all devices send each other what is needed, once. Values that very many others
+meet would fill some blocks far beyond the rest: one sum tells them to all devices.
 """
 
 from __future__ import annotations
@@ -19,9 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
+from contexture_jax._core.types import (
+    Array,
+    Float,
+    Size,
+    pytree_dataclass,
+    static_field,
+)
 from contexture_jax.kernels import Bucket, add_rows, sum_slots
 from contexture_jax.operators._base import Cost
+from contexture_jax.operators.sharded._buckets import Entries, ShardBucket
 from contexture_jax.operators.sharded._common import (
     Collective,
     ShardedOperator,
@@ -32,11 +40,10 @@ from contexture_jax.operators.sharded._common import (
     place_whole,
     spmd,
 )
+from contexture_jax.operators.sharded._exchange import Exchange
 from contexture_jax.operators.sharded._layout import (
-    Entries,
     Hubs,
     Layout,
-    ShardBucket,
     arrange,
     deals_to,
     even_layout,
@@ -79,6 +86,12 @@ class ShardedSparseOperator(ShardedOperator):
         """Both layouts and the law of X; that of A where its functions go round."""
         return ("forward", "backward", "p_x", *(("p_a",) if self.ring else ()))
 
+    @property
+    def share(self) -> tuple[Size, Size]:
+        """Rows of X, and of A where its functions go round, else all of those."""
+        rows, columns = super().share
+        return rows, columns if self.ring else self.shape[1]
+
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """T g, shape (n, r)."""
         n, axis = self.shape[0], self.axis
@@ -117,8 +130,8 @@ class ShardedSparseOperator(ShardedOperator):
     def cost(self, r: int) -> Cost:
         """Of one device: its entries, padding included, times r."""
         k, size = self.num_devices, self.dtype.itemsize
-        rows, columns = (padded_size(s, k) // k for s in self.shape)
-        taken = columns if self.ring else self.shape[1]
+        rows, taken = self.share
+        told = 2 * self.forward.num_told(taken) if self.ring else 0
         buckets, hubs = self.forward.buckets, self.num_hubs
         entries = sum(b.indices.size for b in buckets) // k
         pieces = sum(b.rows.size for b in buckets) // k
@@ -129,15 +142,16 @@ class ShardedSparseOperator(ShardedOperator):
             + 4 * (pieces + hubs)
             + size * (rows + taken + taken * r),
             output_bytes=size * rows * r,
-            # One bucket's sums; in a ring the block that goes and that which comes, and
-            # the functions of hubs.
-            temporary_bytes=size
-            * r
-            * (widest + (2 * columns if self.ring else 0) + 2 * hubs),
+            # One bucket's sums; what goes and what comes, a block in a ring; and the
+            # functions of hubs.
+            temporary_bytes=size * r * (widest + told + 2 * hubs),
         )
 
     def collectives(self, r: int) -> tuple[Collective, ...]:
-        """In a ring k − 1 hops of a block and a sum of hubs, else one of (m, r)."""
+        """In a ring k − 1 hops of a block, or one exchange, and a sum of hubs.
+
+        Else a sum of (m, r).
+        """
         k, size = self.num_devices, self.dtype.itemsize
         n, m = self.shape
         if k == 1:
@@ -148,9 +162,16 @@ class ShardedSparseOperator(ShardedOperator):
         x, a = (padded_size(side, k) // k for side in (n, m))
         if self.dealt:
             x, a = (padded_size(share, k) for share in (x, a))
+        hops: list[Any] = []
+        for product, layout, share in (
+            ("matmat", self.forward, a),
+            ("rmatmat", self.backward, x),
+        ):
+            told = size * r * layout.num_told(share)
+            ring = layout.exchange is None
+            kind = "collective-permute" if ring else "all-to-all"
+            hops += [(product, kind, told, k - 1 if ring else 1)]
         x, a = size * r * x, size * r * a
-        hops: list[Any] = [("matmat", "collective-permute", a, k - 1)]
-        hops += [("rmatmat", "collective-permute", x, k - 1)]
         for product in ("matmat", "rmatmat"):
             hops += [(product, "all-reduce", size * self.num_hubs * r, 1)]
             hops += [(product, "all-to-all", block, self.dealt) for block in (x, a)]
@@ -286,8 +307,10 @@ def neighbor_shapes(
     share_x, share_a = (padded_size(size, k) // k for size in shape)
     mean = n * num_neighbors / m
     layouts = (
-        even_layout(share_x, float(num_neighbors), float(num_neighbors), k, dtype),
-        even_layout(share_a, mean, max(mean, float(max_degree)), k, dtype),
+        even_layout(
+            (share_x, share_a), float(num_neighbors), float(num_neighbors), k, dtype
+        ),
+        even_layout((share_a, share_x), mean, max(mean, float(max_degree)), k, dtype),
     )
     laws = [jax.ShapeDtypeStruct(side, dtype) for side in ((n,), (m,), ())]
     build: Any = functools.partial(
@@ -338,6 +361,8 @@ def _multiply_in_ring(
     out = _multiply(num_rows, layout.own, x)
     if layout.hubs is not None:
         out = _add_hubs(out, layout.hubs, x, axis)
+    if layout.exchange is not None:
+        return _add_exchanged(out, layout.exchange, x, axis)
     if num_devices == 1:
         return out
     state = pass_on(x), out
@@ -394,6 +419,14 @@ def _add_hubs(out: Array, hubs: Hubs, x: Array, axis: str) -> Array:
     whole = jax.lax.psum(jnp.concatenate([own, parts]), axis)
     out = _add(out, _strip(hubs.gather), whole[: len(taken)])
     return add_rows(out, given, whole[len(taken) :])
+
+
+def _add_exchanged(out: Array, exchange: Exchange, x: Array, axis: str) -> Array:
+    """Add what entries in the rows of other devices give, which come all at once."""
+    # (k, p, r): to each device what it needs, and then from each.
+    parts = x.at[exchange.send[0]].get(mode="fill", fill_value=0)
+    parts = jax.lax.all_to_all(parts, axis, split_axis=0, concat_axis=0)
+    return _add(out, _strip(exchange.buckets), parts.reshape(-1, x.shape[1]))
 
 
 def _add(
