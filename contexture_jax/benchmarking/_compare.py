@@ -15,6 +15,7 @@ _LEVEL = 0.05  # chance of a difference told where there is none, of all rows to
 _LEAST = 0.05  # a difference smaller than this is none
 _ERRORS = 2.0  # times an error that counts as less exact
 _ROUNDING = 1e-6  # and no error below it does
+_BUSY = 4.0  # from the least to the largest that the machine may have changed by
 _YARDSTICK = "yardstick: "
 
 # What makes times of two runs those of two machines, or of two programs.
@@ -102,17 +103,21 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     tells a difference where there is none; it is widened by how much the yardsticks of
     its suite, work that no code of ours is in, have changed between the two runs.
 
+    Where the yardsticks tell that others kept the machine busy, the seconds are those
+    of all processors of the host together, which that changes far less; that less was
+    done at the same time is then not seen.
+
     Args:
         a: the run before.
         b: the run after.
 
     Returns:
-        "rows": suite, name, kind, ratio of seconds, its interval, verdict, whether the
-        rounds are enough to tell a difference, and what changed of errors and passes;
-        "differences", of hardware, versions and settings, in words; "yardsticks", by
-        suite the factors by which the machine was slower; "missing" and "new" rows;
-        "counts" of verdicts; "is_worse": whether one of ours is slower, less exact or
-        missing.
+        "clock": "seconds" or "processor_seconds"; "rows": suite, name, kind, ratio of
+        seconds, its interval, verdict, whether the rounds are enough to tell a
+        difference, and what changed of errors and passes; "differences", of hardware,
+        versions and settings, in words; "yardsticks", by suite the factors by which the
+        machine was slower; "missing" and "new" rows; "counts" of verdicts; "is_worse":
+        whether one of ours is slower, less exact or missing.
     """
     pairs: list[_Pair] = []
     for suite in a["suites"]:
@@ -122,6 +127,11 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         pairs += [(suite, before[n], after[n]) for n in before if n in after]
     judged = [pair for pair in pairs if pair[1]["kind"] != "limit"]
     level = _LEVEL / max(len(judged), 1)
+    clock = "seconds"
+    if _is_busy(pairs) and all(_has_processor(row) for _, *two in pairs for row in two):
+        clock = "processor_seconds"
+        pairs = [(suite, _by_processor(x), _by_processor(y)) for suite, x, y in pairs]
+        judged = [pair for pair in pairs if pair[1]["kind"] != "limit"]
     drifts = {suite: _drift(pairs, suite) for suite, *_ in pairs}
     rows = [_row(*pair, drifts[pair[0]], level) for pair in judged]
     missing, new = _unpaired(a, b), _unpaired(b, a)
@@ -131,6 +141,7 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     }
     ours = [row for row in rows if row["kind"] == "ours"]
     return {
+        "clock": clock,
         "rows": rows,
         "differences": _differences(a, b),
         "yardsticks": {name: drift[2] for name, drift in drifts.items()},
@@ -140,6 +151,19 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         "is_worse": any(kind == "ours" for _, kind in missing)
         or any(row["verdict"] == "slower" or row["less_exact"] for row in ours),
     }
+
+
+def _is_busy(pairs: list[_Pair]) -> bool:
+    drifts = [_drift(pairs, suite)[:2] for suite in {suite for suite, *_ in pairs}]
+    return any(high - low > math.log(_BUSY) for low, high in drifts)
+
+
+def _has_processor(row: dict[str, Any]) -> bool:
+    return bool(row.get("processor_seconds")) and min(row["processor_seconds"]) > 0
+
+
+def _by_processor(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "seconds": row["processor_seconds"]}
 
 
 def _by_name(report: dict[str, Any], suite: str) -> dict[str, dict[str, Any]]:

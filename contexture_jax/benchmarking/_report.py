@@ -97,6 +97,11 @@ def _check_row(row: dict[str, Any]) -> None:
     seconds = row["seconds"]
     if not isinstance(seconds, list) or not seconds:
         raise TypeError("seconds are no list")
+    busy = row.get("processor_seconds", [])
+    if not isinstance(busy, list):
+        raise TypeError("processor_seconds are no list")
+    if not all(isinstance(one, (int, float)) and 0 <= one < 1e9 for one in busy):
+        raise ValueError("processor_seconds are below 0")
     for one in (*seconds, *row["accuracy"].values()):
         if one is not None and not isinstance(one, (int, float)):
             raise TypeError(f"{one!r:.40} is no number")

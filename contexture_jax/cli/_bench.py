@@ -44,7 +44,8 @@ compare takes two files bench.json, or the directories they are in. A row is slo
 faster if the interval of its ratio, over all rounds and of a level for all rows
 together, lies beyond 1 by 5 %, after what the yardsticks changed by is taken off; else
 it is the same, as far as these rounds can tell. An error is worse if it more than
-doubles. Other hardware, versions and settings are said. With --out it writes
+doubles. Other hardware, versions and settings are said. Where the yardsticks tell that
+others kept the machine busy, seconds of processors are compared. With --out it writes
 compare.json and compare.png.
 
 exit status: 0 on success; of compare 1 if something of the package is slower, less
@@ -348,6 +349,11 @@ def _print_comparison(found: dict[str, Any]) -> None:
     lines = [f"NOTE: {one}" for one in found["differences"]]
     if any("hardware" in one or "version" in one for one in found["differences"]):
         lines.append("NOTE: ratios are of both, not of the package alone")
+    if found["clock"] != "seconds":
+        lines.append(
+            "NOTE: the machine was busy: compared are seconds of all processors, which"
+            " do not show work that is no longer done at the same time"
+        )
     header = ("", "B ÷ A", "from", "to", "", "")
     rows = [
         (

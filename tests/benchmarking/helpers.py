@@ -17,6 +17,7 @@ def report(
     noise: float = 0.2,
     machine: float = 1.0,
     factors: dict[str, float] | None = None,
+    busy: bool = False,
 ) -> dict[str, Any]:
     """Rows r0, r1, … of one suite, whose medians are `machine` times `factors`."""
     rng = np.random.default_rng(seed)
@@ -27,10 +28,15 @@ def report(
         # Now and then a round takes much longer, as on a machine with others on it.
         late = 1.0 + 3.0 * (rng.random(rounds) < 0.15)
         seconds = middle * late * np.exp(noise * rng.standard_normal(rounds))
+        # By the processors' own clock waiting does not count.
+        own = 2 * middle * np.exp(noise * rng.standard_normal(rounds))
+        if busy:
+            seconds *= np.exp(1.5 * rng.standard_normal(rounds))
         return {
             "name": name,
             "kind": kind,
             "seconds": seconds.tolist(),
+            "processor_seconds": own.tolist(),
             "accuracy": {"error": 1e-5} if kind == "ours" else {},
             "passes": 4.0,
         }

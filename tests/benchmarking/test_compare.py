@@ -54,6 +54,7 @@ def test_a_run_against_itself_is_the_same() -> None:
     assert found["counts"] == {"faster": 0, "the same": 20, "slower": 0}
     assert all(row["ratio"] == 1 for row in found["rows"])
     assert not found["is_worse"]
+    assert found["clock"] == "seconds"
     assert found["differences"] == found["missing"] == found["new"] == []
 
 
@@ -85,6 +86,25 @@ def test_a_slower_machine_does_not_hide_what_is_slower_still() -> None:
     found = compare(report(1, noise=0.05), slower)
     assert [r["name"] for r in found["rows"] if r["verdict"] == "slower"] == ["r0"]
     assert 1.2 < found["yardsticks"]["operators"]["copy"] < 1.5
+
+
+def test_on_a_busy_machine_processors_tell_what_is_slower(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = report(1, noise=0.05, busy=True), report(2, noise=0.05, busy=True)
+    assert compare(a, b)["clock"] == "processor_seconds"
+    assert compare(a, b)["counts"]["the same"] == 20
+    c = report(3, noise=0.05, busy=True, factors={"r2": 2.0})
+    found = compare(a, c)
+    assert [r["name"] for r in found["rows"] if r["verdict"] != "the same"] == ["r2"]
+    for name, run in (("a", a), ("c", c)):
+        write_report(run, tmp_path / f"{name}.json")
+    files = [str(tmp_path / f"{name}.json") for name in "ac"]
+    assert main(["bench", "compare", *files]) == 1
+    assert "the machine was busy" in capsys.readouterr().out
+    for row in c["suites"]["operators"]["rows"]:
+        del row["processor_seconds"]  # not told everywhere
+    assert compare(a, c)["clock"] == "seconds"
 
 
 def test_too_few_rounds_tell_no_difference_and_that_is_told(
