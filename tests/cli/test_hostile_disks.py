@@ -56,26 +56,30 @@ def assert_one_line(err: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def good(start: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A table, and by command the results of a run that nothing met, and its time."""
-    folder = tmp_path_factory.mktemp("good")
-    path = write(folder, TABLE)
-    found: dict[str, Any] = {"path": path}
-    for command in COMMANDS:
-        began = 0.0
-        for _ in range(2):  # programs are compiled once
-            shutil.rmtree(folder / command, ignore_errors=True)
-            began = time.monotonic()
-            status, err = ended(start(*options(command, path, folder / command)))
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("table"), TABLE)
+
+
+@pytest.fixture(scope="module")
+def whole(start: Any, path: Path) -> Any:
+    """By command: the names of the results of a run that nothing met, and its time."""
+    found: dict[str, tuple[set[str], float]] = {}
+
+    def of(command: str) -> tuple[set[str], float]:
+        if command not in found:
+            began, out = time.monotonic(), path.parent / command
+            status, err = ended(start(*options(command, path, out)))
             assert status == 0, err
-        found[command] = folder / command, time.monotonic() - began
-    return found
+            found[command] = set(results_of(out)), time.monotonic() - began
+        return found[command]
+
+    return of
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_full_disk_leaves_the_last_results(
-    start: Any, good: dict[str, Any], tmp_path: Path, command: str
+    start: Any, path: Path, tmp_path: Path, command: str
 ) -> None:
     disk = tmp_path / "disk"
     tiny_disk(disk, "600k")
@@ -84,7 +88,7 @@ def test_a_full_disk_leaves_the_last_results(
         out.mkdir()
         (out / f"{command}.json").write_text("old", encoding="utf-8")
         fill(disk / "filler")
-        status, err = ended(start(*options(command, good["path"], out)))
+        status, err = ended(start(*options(command, path, out)))
         assert status == 2, err
         assert_one_line(err)
         assert "No space left on device" in err
@@ -97,7 +101,7 @@ def test_a_full_disk_leaves_the_last_results(
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_disk_that_becomes_read_only_leaves_the_last_results(
-    start: Any, good: dict[str, Any], tmp_path: Path, command: str
+    start: Any, path: Path, tmp_path: Path, command: str
 ) -> None:
     disk = tmp_path / "disk"
     tiny_disk(disk, "4m")
@@ -106,7 +110,7 @@ def test_a_disk_that_becomes_read_only_leaves_the_last_results(
         out.mkdir()
         (out / f"{command}.json").write_text("old", encoding="utf-8")
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-        status, err = ended(start(*options(command, good["path"], out)))
+        status, err = ended(start(*options(command, path, out)))
         assert status == 2, err
         assert_one_line(err)
         assert "cannot be written" in err
@@ -118,11 +122,11 @@ def test_a_disk_that_becomes_read_only_leaves_the_last_results(
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_directory_that_vanishes_is_told_or_made_anew(
-    start: Any, good: dict[str, Any], tmp_path: Path, command: str
+    start: Any, path: Path, tmp_path: Path, command: str
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    process = start(*options(command, good["path"], out))
+    process = start(*options(command, path, out))
     wait_for(lambda: list(out.glob(".contexture-*.lock")), process)
     shutil.rmtree(out)
     status, err = ended(process)
@@ -138,33 +142,32 @@ def test_a_directory_that_vanishes_is_told_or_made_anew(
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_of_two_runs_in_one_directory_one_is_refused(
-    start: Any, good: dict[str, Any], tmp_path: Path, command: str
+    start: Any, path: Path, whole: Any, tmp_path: Path, command: str
 ) -> None:
     out = tmp_path / "out"
-    runs = [start(*options(command, good["path"], out)) for _ in range(2)]
+    runs = [start(*options(command, path, out)) for _ in range(2)]
     found = sorted(ended(process) for process in runs)
     assert found[0][0] == 0, found
     # Or it came when the first had ended: then it did all anew, or refused its run.
     if found[1][0]:
         assert found[1][0] == 2, found
         assert_one_line(found[1][1])
-    assert set(results_of(out)) == set(results_of(good[command][0]))
+    assert set(results_of(out)) == whole(command)[0]
     assert not list(out.glob(".*"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_signals_at_any_moment_leave_old_results_or_new_ones(
-    start: Any, good: dict[str, Any], tmp_path: Path, command: str
+    start: Any, path: Path, whole: Any, tmp_path: Path, command: str
 ) -> None:
-    whole, seconds = good[command]
-    new = set(results_of(whole))
+    new, seconds = whole(command)
     rng = np.random.default_rng(0)
     for moment in range(NUM_MOMENTS):
         out = tmp_path / f"out{moment}"
         out.mkdir()
         (out / f"{command}.json").write_text("old", encoding="utf-8")
-        process = start(*options(command, good["path"], out))
+        process = start(*options(command, path, out))
         # Handlers are in place once the directory is claimed; results come at the end.
         wait_for(lambda out=out: list(out.glob(".contexture-*.lock")), process)
         time.sleep(float(rng.uniform(0, seconds)))
