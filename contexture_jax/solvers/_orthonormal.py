@@ -34,6 +34,7 @@ from contexture_jax.solvers._steps import read, when
 __all__ = ["complete", "fix_signs", "inner", "orthonormalize", "turned"]
 
 _MAX_ROUNDS = 6  # two suffice for most blocks, three where directions are missing
+_WELL = 4.0  # of the inverse of G, scaled: columns are far from depending on others
 
 
 def orthonormalize(
@@ -51,9 +52,10 @@ def orthonormalize(
     G + δ I = L Lᴴ with δ = 10 b · eps, and Z L⁻ᴴ follows, by a small explicit inverse
     and one product. The shift makes every factorisation succeed; a round divides the
     condition number by about δ^(-1/2). When G was close to I, the round was the last
-    one, without the shift. A column that a round leaves shorter than √δ (in the first:
-    δ) of its length depends on the others to within about δ and is replaced by a
-    random one.
+    one, without the shift; and where G is far from singular, one round takes the shift
+    out again by a first-order correction. A column that a round leaves shorter than √δ
+    (in the first: δ) of its length depends on the others to within about δ and is
+    replaced by a random one.
 
     Blocks can be as large as memory, so they are read for products and little else. The
     basis is looked at again only if the round before took more than half of the square
@@ -276,14 +278,21 @@ def _turn_of(
     scale = (1.0 / xp.sqrt(squares)).astype(dtype)
     # A unit diagonal makes the shift relative to each column.
     unit = gram * scale[:, None] * scale[None, :]
-    unit = unit + xp.where(close, 0.0, _shift(gram)).astype(dtype) * eye
-    inverse, diagonal = inverse_factor(unit)
+    shift = xp.where(close, 0.0, _shift(gram)).astype(dtype)
+    inverse, diagonal = inverse_factor(unit + shift * eye)
     # QᴴQ has the eigenvalues λ / (λ + δ), and 1 / (λ + δ) ≤ ‖L⁻¹‖².
     loss = (abs(inverse) ** 2).sum() * _shift(gram)
-    done = close | (loose & complete & (loss < 0.1))
     # diag(L)² is the share of a square that the columns before leave.
     is_dirty = ~complete | (squares * diagonal**2 < enough * lengths).any()
-    return scale[:, None] * inverse.conj().T, is_dirty, done
+    # QᴴQ = I − δ K, K = L⁻¹ L⁻ᴴ. Where K is small I + δ K / 2 takes the shift out again
+    # and leaves 3/4 (δ K)², which is rounding (theory.md §6.2).
+    k = product(inverse, inverse.conj().T)
+    largest, eps = abs(k).sum(axis=0).max(), float(np.finfo(gram.dtype).eps)
+    is_well = ~is_dirty & (largest < _WELL) & ((shift.real * largest) ** 2 < 0.5 * eps)
+    back = xp.where(is_well, 0.5 * shift, 0.0).astype(dtype)
+    turn = product(inverse.conj().T, eye + back * k)
+    done = close | is_well | (loose & complete & (loss < 0.1))
+    return scale[:, None] * turn, is_dirty, done
 
 
 _turn = compiled_unless_numpy(_turn_of)

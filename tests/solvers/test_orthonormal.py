@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from contexture_jax.solvers import _orthonormal
 from contexture_jax.solvers._orthonormal import orthonormalize
 from contexture_jax.solvers._random import make_seed
 from tests.conftest import X64
@@ -13,6 +14,7 @@ from tests.tolerances import tol
 DTYPE = np.float64 if X64 else np.float32
 NUM_ROWS, WIDTH = 120, 10
 SEED = make_seed(jax.random.key(0))
+SEED_HERE = np.uint32(SEED)
 
 
 def with_singular_values(values):
@@ -97,3 +99,28 @@ def test_a_loose_basis_has_the_span_and_is_nearly_orthonormal(name):
 def test_not_a_number_comes_through():
     block = jnp.asarray(BLOCKS["random"], DTYPE).at[3, 2].set(jnp.nan)
     assert np.isnan(np.asarray(run(block, NO_BASIS))).any()
+
+
+@pytest.mark.parametrize(
+    ("inside", "cosine", "rounds"), [(0.0, 0.05, 1), (300.0, 0.05, 2), (0.0, -0.1, 2)]
+)
+def test_columns_far_from_dependent_take_one_round_if_they_are_clean(
+    inside, cosine, rounds, monkeypatch
+):
+    rng = np.random.default_rng(3)
+    # Off the basis and at equal angles: −1/9 would make columns depend on each other.
+    q, _ = np.linalg.qr(np.concatenate([BASIS, BLOCKS["random"]], axis=1))
+    gram = np.full((WIDTH, WIDTH), cosine) + (1 - cosine) * np.eye(WIDTH)
+    off = q[:, 4:] @ np.linalg.cholesky(gram).T
+    # Most of each column along the basis, or none; of any lengths.
+    along = inside * BASIS @ rng.normal(size=(4, WIDTH))
+    block = ((off + along) * 10.0 ** rng.uniform(-3, 3, WIDTH)).astype(DTYPE)
+    turn, seen = _orthonormal._turn_of, []
+    monkeypatch.setattr(
+        _orthonormal, "_turn_of", lambda *of: seen.append(1) or turn(*of)
+    )
+    q = orthonormalize(block, SEED_HERE, basis=BASIS)
+    assert len(seen) == rounds
+    atol = tol(DTYPE, factor=10, size=WIDTH)
+    np.testing.assert_allclose(q.T @ q, np.eye(WIDTH), atol=atol)
+    assert np.abs(BASIS.T @ q).max() < atol
