@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -16,7 +17,7 @@ def make_mesh(
     num_devices: int | None = None,
     *,
     axis: str = "x",
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Mesh:
     """A mesh over devices with one axis, which cuts rows of operators and batches.
 

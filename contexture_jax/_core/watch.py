@@ -140,7 +140,7 @@ class Watch:
         self._die(what)
 
     def _look(self, others: range | tuple[int, ...]) -> None:
-        seen = dict.fromkeys(others, ("", -1))
+        seen: dict[int, tuple[str, int]] = dict.fromkeys(others, ("", -1))
         # By beats of our own, not by a clock: a machine may have slept.
         silent, behind = dict.fromkeys(others, 0.0), dict.fromkeys(others, 0.0)
         while not self._over.wait(_BEAT):

@@ -366,8 +366,9 @@ def _solved(
     else:
         certificate = cx.solvers.certify(result, info, op, key=key)
     # At once, to the host, where the rest of the command reads them.
-    whole = processes.whole((result, info, certificate, op.p_x, op.p_a))
-    return Solved(*whole, num_values)
+    arrays = result, info, certificate, op.p_x, op.p_a
+    result, info, certificate, p_x, p_a = processes.whole(arrays)
+    return Solved(result, info, certificate, p_x, p_a, num_values)
 
 
 def _check_finite(solved: Solved) -> None:

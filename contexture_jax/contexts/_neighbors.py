@@ -316,8 +316,9 @@ def knn(
     """
     given = as_features(x, "x")
     is_cut = spans_processes(given)
-    in_ring = mesh is not None and (is_cut or not mesh.is_multi_process)
-    points = given if in_ring else held_here(given)
+    # Rows that each of several processes has whole are searched by shares.
+    ring = mesh if mesh is None or is_cut or not mesh.is_multi_process else None
+    points = held_here(given) if ring is None else given
     num_points = points.shape[0]
     if isinstance(num_neighbors, (int, np.integer)) and num_neighbors > num_points:
         msg = (
@@ -326,8 +327,8 @@ def knn(
         )
         raise ValueError(msg)
     num_neighbors = check_integer(num_neighbors, "num_neighbors", low=1)
-    if in_ring:
-        indices = nearest_over_mesh(points, num_neighbors, mesh=mesh, axis=axis)
+    if ring is not None:
+        indices = nearest_over_mesh(points, num_neighbors, mesh=ring, axis=axis)
     elif is_cut or mesh is not None:
         # A query's neighbours do not depend on the others: shares give the same graph.
         def rows(start: int, stop: int) -> np.ndarray:
