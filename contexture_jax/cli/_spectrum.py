@@ -65,8 +65,8 @@ operator of a context on DATA, judge it, and write spectrum.json, spectrum.npz a
 pictures to a directory. Ctrl-C and SIGTERM end the solver after the pass under way:
 what it has found is judged and written, with the status "stopped". A long solve keeps
 its state in the subdirectory solve, and --resume goes on from it, however the run was
-ended, bit for bit as if it had not been (on other --devices to rounding, with the
---method that the one before named or took).
+ended, bit for bit as if it had not been (on other --devices: to rounding, where a
+--method was named).
 """
 METHODS = ("auto", "exact", "randomized", "krylov", "nystrom")
 # In the order of publishing: whoever sees the JSON sees the rest.
