@@ -57,6 +57,7 @@ WITHOUT = {
     "contexts/_density.py": "NumPy, within blocks that the host checks",
     "_core/sparse_rows.py": "SciPy, of sparse matrices with blocks of NumPy",
     "operators/sharded/_slots.py": "NumPy, counting entries",
+    "solvers/_one_pass.py": "NumPy, of blocks that the host reads",
     "solvers/_maps.py": "a product of the caller's",
 }
 PRODUCTS = ("dot", "dot_general", "einsum", "inner", "matmul", "tensordot", "vdot")

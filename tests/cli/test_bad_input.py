@@ -238,7 +238,7 @@ def test_data_that_is_no_file_is_refused(tmp_path, capsys):
     for data, words in (
         ("iris", ("no such file", '"iris"', "wine")),
         (tmp_path / "none.csv", ("no such file", ".csv")),
-        (tmp_path / "folder.csv", ("is a directory",)),
+        (tmp_path / "folder.csv", ("holds no shards; expected",)),
         (tmp_path / "table.xlsx", ("cannot tell what", ".npz")),
         (tmp_path / "table.parquet", ("cannot read table.parquet as Parquet",)),
         ("", ("no such file",)),
