@@ -57,6 +57,9 @@ WITHOUT = {
     "contexts/_density.py": "NumPy, within blocks that the host checks",
     "_core/sparse_rows.py": "SciPy, of sparse matrices with blocks of NumPy",
     "operators/sharded/_slots.py": "NumPy, counting entries",
+    "benchmarking": "peers, peaks, and answers of the host in float64",
+    "kernels/neighbors/_lists.py": "NumPy, beside products that state theirs",
+    "operators/streamed/_products.py": "SciPy and NumPy, of blocks that are read",
     "solvers/_one_pass.py": "NumPy, of blocks that the host reads",
     "solvers/_maps.py": "a product of the caller's",
 }

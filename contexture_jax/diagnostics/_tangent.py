@@ -66,7 +66,7 @@ class TangentOperator(AssociationOperator):
         def one(w: Float[Array, " pc"]) -> Float[Array, " n"]:
             # Of each output the directions of its own (c, p), and of that its column.
             each = jax.vmap(lambda v: forward(unravel(v)))(w.reshape(c, -1))
-            return jnp.einsum("jnj->n", each)
+            return jnp.trace(each, axis1=0, axis2=2)
 
         # (n, r); centring is over the rows.
         out = jax.vmap(one, in_axes=1, out_axes=1)(rest)

@@ -154,6 +154,9 @@ class Shards:
 
 def is_sharded(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a folder, or an array that does not fit into memory."""
+    if not os.fspath(path):
+        # `Path` takes it for the working directory.
+        return False
     path, room = Path(path), available()
     if path.is_dir():
         return True
