@@ -66,6 +66,19 @@ def load_own_rows(path: str | os.PathLike[str], share: Share) -> Table | None:
         return None
     size = shape[0] // share.num_parts
     start = share.part * size
+    own, problem = np.empty((0, 0)), None
+    try:
+        own = _read(path, start, size)
+    except InputError as error:
+        problem = error
+    # Before they reduce anything: one that has stopped would be waited for.
+    if share.most(np.array([float(problem is not None)]))[0]:
+        # Without words where another process has them.
+        raise problem or InputError("")
+    return _standardised(own, shape[0], path.name, share)
+
+
+def _read(path: Path, start: int, size: int) -> np.ndarray:
     with told(path.name):
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         own = np.array(mapped[start : start + size], np.float64)
@@ -76,7 +89,7 @@ def load_own_rows(path: str | os.PathLike[str], share: Share) -> Table | None:
             f"{path.name} holds {own[row, column]} at [{start + row}, {column}];"
             " expected finite numbers: fill or remove them"
         )
-    return _standardised(own, shape[0], path.name, share)
+    return own
 
 
 def _standardised(own: np.ndarray, num_rows: int, title: str, share: Share) -> Table:
