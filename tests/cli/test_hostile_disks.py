@@ -174,9 +174,11 @@ def test_signals_at_any_moment_leave_old_results_or_new_ones(
         number = (signal.SIGTERM, signal.SIGINT)[moment % 2]
         process.send_signal(number)
         status, err = ended(process)
-        assert status in (0, 128 + number), err
         files = results_of(out)
-        if status:
+        # Once its work is done the process ends as any other does.
+        is_late = status == -number and set(files) == new
+        assert status in (0, 128 + number) or is_late, err
+        if status > 0:
             assert_one_line(err)
             assert "interrupted" in err
         # All of one run: what was there, or what is new.
