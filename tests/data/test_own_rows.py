@@ -18,19 +18,19 @@ from tests.tolerances import tol
 
 def parts(path: Path, count: int, multiple: int = 1) -> list[Table | None]:
     """What each process reads; what they tell each other, played in rounds."""
-    told: list[list[np.ndarray]] = []
+    told: list[dict[int, np.ndarray]] = []
 
     def share(index: int, at: list[int]) -> Share:
         # The first run of each stops where it would have to wait, and is begun anew.
         def meet(x: np.ndarray, how: Any) -> np.ndarray:
             at[0] += 1
             while len(told) < at[0]:
-                told.append([])
-            if len(told[at[0] - 1]) <= index:
-                told[at[0] - 1].append(x.copy())
-            if len(told[at[0] - 1]) < count:
+                told.append({})
+            here = told[at[0] - 1]
+            here.setdefault(index, x.copy())
+            if len(here) < count:
                 raise BlockingIOError
-            return how(np.stack(told[at[0] - 1]), axis=0)
+            return how(np.stack(list(here.values())), axis=0)
 
         return Share(
             index,
