@@ -46,7 +46,9 @@ mu = result.left
 # %%
 sizes = np.array([20, 40, 80, 160, 320])
 some = np.random.default_rng(1).permutation(len(y))[:40]
-told = cx.prediction.forecast_error(mu[some, :12], y[some], sizes, ridge=0.03)
+told = cx.prediction.forecast_error(
+    mu[:, :12], y[some], some, sizes, key=key, ridge=0.03
+)
 measured = cx.prediction.learning_curve(mu[:, :12], y, sizes, ridges=0.03, key=key)
 raw = cx.prediction.learning_curve(x, y, sizes, ridges=0.03, key=key)
 
