@@ -176,8 +176,8 @@ def attention_rollout(
         >>> second = cx.contexts.conditional([[1.0, 0.0], [0.0, 1.0]])
         >>> flow = cx.diagnostics.attention_rollout([[first], [second]])
         >>> op = cx.association_operator(flow)
-        >>> op.matmat([[1.0], [0.0]]).round(3).tolist()
-        [[0.75], [0.25]]
+        >>> [round(float(share), 3) for share in op.matmat([[1.0], [0.0]])[:, 0]]
+        [0.75, 0.25]
     """
     if not layers or not all(len(heads) for heads in layers):
         msg = "layers must hold at least 1 layer of at least 1 head; got"

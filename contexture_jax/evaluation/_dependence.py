@@ -87,7 +87,7 @@ def context_dependence(
         >>> x, a = jax.numpy.arange(6.0)[:, None], jax.numpy.arange(4.0)[None, :]
         >>> z = jax.numpy.stack([x + 0 * a, a + 0 * x, x * a], axis=2)
         >>> found = cx.evaluation.context_dependence(z, key=jax.random.key(0))
-        >>> found.dependence.round(3).tolist()
+        >>> [round(float(share), 3) for share in found.dependence]
         [0.0, 1.0, 0.636]
     """
     z = _activations(z)

@@ -54,7 +54,7 @@ def context_use(
         >>> import contexture_jax as cx
         >>> x, a = jnp.arange(4.0)[:, None, None], jnp.array([[[-1.0], [1.0]]])
         >>> [round(float(cx.losses.context_use(x + c * a)), 3) for c in (0, 0.2, 1)]
-        [1.0, 0.44, 0.0]
+        [1.0, 0.443, 0.0]
     """
     z = as_floating(z, "z")
     check_ndim(z, 3, "z")
