@@ -35,6 +35,7 @@ def test_purity_and_information_are_those_of_the_table_of_counts():
         evaluation.cluster_agreement(a, 0 * b, key=KEY)
 
 
+@pytest.mark.slow
 def test_pairs_on_the_sphere_are_counted_once_each():
     x, y = RNG.normal(size=(2, 30, 4)) + np.eye(4)[0]
     u, v = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (x, y))

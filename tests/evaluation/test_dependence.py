@@ -40,6 +40,7 @@ def test_the_variance_of_a_unit_is_split_into_what_made_it():
     )
 
 
+@pytest.mark.slow
 def test_spans_that_the_context_only_turns_are_stable():
     x = RNG.normal(size=(N, 3))
     turned = np.stack([x @ RNG.normal(size=(3, 3)) + 5 for _ in range(M)], axis=1)

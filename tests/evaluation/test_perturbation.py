@@ -35,6 +35,7 @@ OP = operator(FUNCTIONS[:, :4])
 OLD = solved(OP)
 
 
+@pytest.mark.slow
 def test_a_function_that_turns_is_bounded_and_the_others_do_not_move():
     angle = 0.05
     turned = FUNCTIONS[:, :4].copy()
