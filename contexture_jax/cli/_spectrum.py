@@ -231,7 +231,8 @@ def _run(options: SpectrumOptions, ending: Ending, processes: Processes) -> Any:
                 table, solved, judged = _computed(
                     options, shards, table, recipe, mesh, stages, solve, processes
                 )
-            with processes.together(waits=True):
+            # What is told of float64 is worked out in it.
+            with computing(options.dtype), processes.together(waits=True):
                 if processes.is_first:
                     devices = 1 if mesh is None else mesh.size
                     told = dataclasses.replace(options, devices=devices)

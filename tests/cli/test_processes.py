@@ -61,6 +61,7 @@ def begin(
             "--process-id",
             index,
             *(own if index == count - 1 else ()),
+            XLA_FLAGS="",  # the devices of the tests' own process
         )
         for index in range(count)
     ]
@@ -141,7 +142,7 @@ def test_who_is_who_is_said_in_full(
 @pytest.mark.parametrize(
     ("own", "words"),
     [
-        (("--drop", "x9"), "process 1 of 2: no column"),
+        (("--drop", "x9"), "process 1 of 2: --drop: x.npy has no column"),
         (("--rank", 500), "process 1 of 2: --rank 500 is more than there is"),
         (("--out", "elsewhere"), "--out is not shared"),
     ],
@@ -167,7 +168,8 @@ def test_two_processes_find_what_one_finds(
     given = ["--context", context, *(["--num-neighbors", 7] * (context == "knn"))]
     given += ["--rank", 2] if context == "teacher" else []
     alone = ["spectrum", x, *GIVEN, *given, "--out", tmp_path / "1"]
-    assert processes.finish([processes.begin(*PLAIN, *alone)], timeout=300) == [""]
+    one = processes.begin(*PLAIN, *alone, XLA_FLAGS="")
+    assert processes.finish([one], timeout=300) == [""]
     given += [*WAITING, "--devices", 2]
     workers = begin(2, x, *given, "--out", tmp_path / "2")
     said = processes.finish(workers, timeout=300)
