@@ -1,15 +1,17 @@
-"""Arrays in the archives that `numpy.savez` writes, whatever the bytes of the file."""
+"""Arrays in the archives of `numpy.savez`: written whole, read whatever their bytes."""
 
 from __future__ import annotations
 
 import math
 import os
 import zipfile
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["read_archive"]
+__all__ = ["read_archive", "write_archive"]
 
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -45,6 +47,30 @@ def read_archive(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     except Exception as error:
         msg = f"{path} is no archive of arrays, or it is damaged"
         raise ValueError(msg) from error
+
+
+def write_archive(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays by name, without pickle; the file is whole or as it was.
+
+    Args:
+        path: of the file, an `.npz` whatever its name.
+        arrays: by name.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    # Two programs may write to one path; the last one's file is whole.
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as file:
+            # To a file and not to its path, which `savez` would end with .npz.
+            np.savez(file, allow_pickle=False, **arrays)
+            file.flush()
+            # On the disk before it takes the name: a crash leaves one or the other.
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _check(members: list[zipfile.ZipInfo], size: int) -> None:

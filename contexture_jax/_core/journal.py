@@ -8,16 +8,17 @@ where the second was cut off.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-import os
 import time
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from contexture_jax._core.archives import read_archive, write_archive
 
 __all__ = ["Entry", "Journal"]
 
@@ -60,7 +61,9 @@ class Entry:
             return
         self.was_slow = True
         arrays = {f"carry {i}": np.asarray(x) for i, x in enumerate(carry)}
-        _write(self.path, next_block=np.asarray(next_block), **arrays)
+        # Now and not before: most products are over sooner.
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_archive(self.path, {"next_block": np.asarray(next_block), **arrays})
         _forget(self.path)
         self.noted = time.monotonic()
 
@@ -94,30 +97,12 @@ class Journal:
         path = self.folder / f"{name}-{digest.hexdigest()}.npz"
         entry = Entry(path, self.every)
         # Damaged or cut off, it is as good as none: the pass is made from its start.
-        try:
-            with np.load(path, allow_pickle=False) as kept:
-                names = sorted(name for name in kept if name.startswith("carry"))
-                carry = [kept[name] for name in names]
-                entry.next_block, entry.carry = int(kept["next_block"]), carry
-                entry.was_slow = True
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-            pass
+        with contextlib.suppress(OSError, KeyError, ValueError, TypeError):
+            kept = read_archive(path)
+            next_block = int(kept.pop("next_block"))
+            carry = [kept[f"carry {i}"] for i in range(len(kept))]
+            entry.next_block, entry.carry, entry.was_slow = next_block, carry, True
         return entry
-
-
-def _write(path: Path, **arrays: np.ndarray) -> None:
-    """Whole or not at all."""
-    # Now and not before: most products are over sooner.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _forget(newest: Path) -> None:

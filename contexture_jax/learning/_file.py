@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from contexture_jax import contexts, zoo
-from contexture_jax._core.archives import read_archive
+from contexture_jax._core.archives import read_archive, write_archive
 from contexture_jax.learning._towers import Tower, rebuild
 
 __all__ = ["Part", "check_savable", "read", "write"]
@@ -66,18 +65,8 @@ def write(
     header = {**header, "format": _FORMAT, "version": _VERSION, **laid[0]}
     header["more"] = laid[1:]
     text = json.dumps(header, allow_nan=False).encode()
-    path = Path(path)
-    # In the same directory, where `replace` is one step of the file system, and by a
-    # name that no other process takes.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    leaves: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in held.items()}
-    try:
-        with temporary.open("wb") as file:
-            # To a file and not to its path, which `savez` would end with .npz.
-            np.savez(file, header=np.frombuffer(text, np.uint8), **leaves)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    leaves = {name: np.asarray(leaf) for name, leaf in held.items()}
+    write_archive(Path(path), {"header": np.frombuffer(text, np.uint8), **leaves})
 
 
 def _prefix(number: int) -> str:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contexture_jax._core.archives import read_archive
+from contexture_jax._core.archives import read_archive, write_archive
 from contexture_jax._core.checks import gathered
 from contexture_jax._core.fingerprint import of_one_law
 from contexture_jax._core.types import Float, pytree_dataclass, static_field, summary
@@ -219,18 +219,7 @@ def save_state(path: str | os.PathLike[str], state: SolveState) -> None:
         parts["fingerprint"] = np.asarray(state.fingerprint)
     if jax.process_index():
         return
-    path = Path(path)
-    # Two programs may save to one path; the last one's file is whole.
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            np.savez(file, allow_pickle=False, **parts)
-            file.flush()
-            # On the disk before it takes the name: a crash leaves one or the other.
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_archive(Path(path), parts)
 
 
 def load_state(path: str | os.PathLike[str]) -> SolveState:

@@ -318,24 +318,20 @@ def _entries(parts: dict[str, Any], size: int, what: str) -> tuple[np.ndarray, .
 def of_parquet(path: Path) -> File:
     """A Parquet file: rows of numbers, or rows, columns and values of entries."""
     try:
-        from pyarrow import ArrowInvalid, parquet
+        from pyarrow import parquet
     except ImportError as error:
         raise InputError(
             f"reading {quoted_path(path)} takes the package pyarrow, of the extra cli"
         ) from error
     what = quoted_path(path)
     stamp = _stamp(os.stat(path))
-    try:
-        with parquet.ParquetFile(path) as file:
-            names = list(file.schema_arrow.names)
-            kinds = [np.dtype(t.to_pandas_dtype()) for t in file.schema_arrow.types]
-            counts = [
-                file.metadata.row_group(i).num_rows
-                for i in range(file.metadata.num_row_groups)
-            ]
-    except (ArrowInvalid, NotImplementedError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"cannot read {what}: {reason}") from error
+    with told(what), parquet.ParquetFile(path) as file:
+        names = list(file.schema_arrow.names)
+        kinds = [np.dtype(t.to_pandas_dtype()) for t in file.schema_arrow.types]
+        counts = [
+            file.metadata.row_group(i).num_rows
+            for i in range(file.metadata.num_row_groups)
+        ]
     if not names or not sum(counts):
         raise InputError(f"{what} is empty; expected rows")
     for name, kind in zip(names, kinds, strict=True):
