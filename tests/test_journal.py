@@ -1,0 +1,29 @@
+"""Kept parts of passes: what is damaged is as good as none, and raises nothing."""
+
+import numpy as np
+
+from contexture_jax._core.journal import Journal
+
+
+def test_a_damaged_entry_is_the_one_that_was_kept_or_none(tmp_path):
+    journal = Journal(tmp_path, every=0.0)
+    carry = [np.arange(6.0), np.ones((2, 3), np.float32)]
+    entry = journal.opened("a product")
+    entry.note(4, carry, last=False)
+    assert entry.path is not None
+    whole = entry.path.read_bytes()
+    rng, kept = np.random.default_rng(0), 0
+    for place in rng.integers(0, len(whole), 300).tolist():
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        for content in (bytes(flipped), whole[:place]):
+            entry.path.write_bytes(content)
+            found = journal.opened("a product")
+            if found.carry is None:
+                assert found.next_block == 0
+                continue
+            kept += 1
+            assert found.next_block == 4
+            for one, other in zip(found.carry, carry, strict=True):
+                np.testing.assert_array_equal(one, other)
+    assert 0 < kept < 300
