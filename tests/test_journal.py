@@ -1,7 +1,9 @@
 """Kept parts of passes: what is damaged is as good as none, and raises nothing."""
 
 import numpy as np
+import pytest
 
+from contexture_jax._core.archives import write_archive
 from contexture_jax._core.journal import Journal
 
 
@@ -27,3 +29,10 @@ def test_a_damaged_entry_is_the_one_that_was_kept_or_none(tmp_path):
             for one, other in zip(found.carry, carry, strict=True):
                 np.testing.assert_array_equal(one, other)
     assert 0 < kept < 300
+
+
+def test_arrays_of_objects_are_refused(tmp_path):
+    path = tmp_path / "some.npz"
+    with pytest.raises(TypeError, match="labels is an array of object"):
+        write_archive(path, {"labels": np.array([None, "a"])})
+    assert not list(tmp_path.iterdir())

@@ -58,13 +58,19 @@ def write_archive(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
     Raises:
         OSError: if it cannot be written.
+        TypeError: if an array is of Python objects.
     """
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
+            msg = f"{name} is an array of {array.dtype}: expected numbers or texts"
+            raise TypeError(msg)
     # Two programs may write to one path; the last one's file is whole.
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with beside.open("wb") as file:
-            # To a file and not to its path, which `savez` would end with .npz.
-            np.savez(file, allow_pickle=False, **arrays)
+            # To a file and not to its path, which `savez` would end with .npz. Before
+            # NumPy 2.1 `allow_pickle` would be the name of one more array.
+            np.savez(file, **arrays)
             file.flush()
             # On the disk before it takes the name: a crash leaves one or the other.
             os.fsync(file.fileno())
