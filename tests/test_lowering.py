@@ -177,9 +177,12 @@ def test_predictions():
     y, rows = z[:, :2], np.arange(0, op.shape[0], 2)
     assert not faults(lambda z, y: predict.ridge(z, y, folds=3).scores(z), z, y)
     assert not faults(lambda z, y: predict.nearest_neighbors(z, y).scores(z), z, y)
-    assert not faults(
-        lambda z, y: predict.forecast_error(z, y, [9], ridge=0.1).errors, z, y
-    )
+
+    def forecast(z: Any, y: Any) -> Any:
+        how = {"key": KEY, "ridge": 0.1, "num_draws": 2}
+        return predict.forecast_error(z, y, rows, [9], **how).errors
+
+    assert not faults(forecast, z, y[rows])
     for s in (predict.polynomial([0.0, 1.0]), predict.inverse_laplacian(0.9)):
         assert not faults(
             lambda op, y, s=s: predict.stkr(op, y, rows, transform=s).values,
