@@ -71,7 +71,8 @@ def compare(
       hold `energy` of the variance (Raghu et al. 2017, arXiv 1706.05806);
     * "pwcca": the mean canonical correlation, weighed by Σ_j |⟨h_i, x_j⟩| of the i-th
       canonical variable with all features (Morcos et al. 2018, arXiv 1806.05759), and
-      the mean of what the features of either side make of it;
+      the mean of what the features of either side make of it; alone of all, it depends
+      on the axes of features, as their absolute values do;
     * "procrustes": ‖AᵀB‖_* / (‖A‖ ‖B‖); the least squared distance ‖A − B Q‖² over
       rotations Q, at length 1 each, is 2 less twice that (Williams et al. 2021);
     * "cka": of linear kernels, as `cka`; "cka_debiased" by HSIC₁, without the pairs of
