@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,19 @@ def finish(workers: list[subprocess.Popen[str]], timeout: float) -> list[str]:
         for worker in workers:
             worker.kill()
             worker.wait()
+
+
+def wait_for(
+    paths: list[Path], workers: list[subprocess.Popen[str]], since: float = 0.0
+) -> None:
+    """Until all files are there, and younger than a time; else nobody is left."""
+    end = time.monotonic() + 300
+    while not all(p.exists() and p.stat().st_mtime >= since for p in paths):
+        if time.monotonic() > end or any(w.poll() is not None for w in workers):
+            for worker in workers:
+                worker.kill()
+            raise AssertionError("\n".join(finish(workers, timeout=60)))
+        time.sleep(0.02)
 
 
 def join(index: int, port: str, count: int = NUM_PROCESSES) -> None:

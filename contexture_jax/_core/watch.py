@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from contexture_jax._core.agreement import DisagreementError
 from contexture_jax._core.locks import HeldError, left_by_death, locked
 
 __all__ = ["PATIENCE", "UnsharedError", "Watch", "watched"]
@@ -32,6 +33,7 @@ _BEAT = 2.0  # seconds from one sign of life to the next
 _GRACE = 4.0  # for what fails in all, and is raised in all a little later
 _SECONDS_FOR_THE_LINE = 2.5 * _BEAT
 _TRIES = 5
+_under_way: list[Watch] = []  # one at most
 
 
 class UnsharedError(Exception):
@@ -206,7 +208,7 @@ def watched(
     All processes enter it together, and each ends with the status 1 within about the
     patience after another died, failed inside of the block, was stopped, or stayed
     behind (`Watch.reached`). Where the file system knows no locks, a death is seen as
-    silence.
+    silence. Inside of such a block another one is the same.
 
     Args:
         folder: made if it is not there; shared by all processes.
@@ -216,6 +218,10 @@ def watched(
     Raises:
         UnsharedError: in all processes, if one does not see the files of all.
     """
+    if _under_way:
+        # A part of a run that is watched as a whole.
+        yield _under_way[0]
+        return
     with ExitStack() as stack:
         watch = Watch(folder, told, patience)
         # What is wrong with the folder is told by `unseen`.
@@ -225,11 +231,18 @@ def watched(
         watch.beat()
         _check_shared(watch, folder)
         watch.begin()
+        _under_way.append(watch)
+        stack.callback(_under_way.clear)
         try:
             yield watch
         except jax.errors.JaxRuntimeError:
             # Of a collective without its other side, perhaps: the line comes first.
             time.sleep(_SECONDS_FOR_THE_LINE)
+            watch.end()
+            raise
+        except DisagreementError:
+            # All raise it, each when it comes to it: on a machine that is busy one may
+            # be slower than any grace, and is not to be ended on the way.
             watch.end()
             raise
         except BaseException as error:

@@ -268,10 +268,12 @@ def _computed(
         # Now exactly: points that are nobody's neighbours do not count.
         there = cx.evaluation.num_singular_values(op)
         num_values = min(recipe.num_triples, there)
-        rank = plan_rank(options.rank, recipe, num_values)
+        with processes.together():
+            rank = plan_rank(options.rank, recipe, num_values)
     with stages.stage("spectrum") as advance:
         settings = {**_settings(options, recipe), "rank": rank}
-        state = solve.begin(settings, advance, resume=options.resume)
+        with processes.together():
+            state = solve.begin(settings, advance, resume=options.resume)
         # The certificate's programs, while the solver runs its own.
         method: Any = options.method
         wait = processes.meanwhile(

@@ -46,7 +46,11 @@ def write(folder: Path, num_rows: int = 61) -> Path:
 
 
 def begin(
-    count: int, *arguments: Any, program: list[str] = PLAIN, own: Any = ()
+    count: int,
+    *arguments: Any,
+    command: str = "spectrum",
+    program: list[str] = PLAIN,
+    own: Any = (),
 ) -> list[subprocess.Popen[str]]:
     """Begin the command in so many processes, the last with arguments of its own."""
     port = processes.free_port()
@@ -54,9 +58,9 @@ def begin(
     return [
         processes.begin(
             *program,
-            "spectrum",
-            *arguments,
+            command,
             *GIVEN,
+            *arguments,
             *named,
             "--process-id",
             index,
@@ -80,8 +84,13 @@ def assert_same(one: Path, other: Path) -> None:
         a["singular_values"], b["singular_values"], atol=tolerance
     )
     np.testing.assert_allclose(a["tau"], b["tau"], rtol=tolerance)
-    for name in ("left", "right"):  # values are apart, and signs follow a rule
-        np.testing.assert_allclose(arrays[name], others[name], atol=1e2 * tolerance)
+    # Beyond the rank values are others: of equal ones no vector is told from another.
+    np.testing.assert_allclose(product(arrays), product(others), atol=1e2 * tolerance)
+
+
+def product(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """U S Vᵀ, shape (n, m)."""
+    return arrays["left"] * arrays["singular_values"] @ arrays["right"].T
 
 
 def test_processes_that_differ_are_told_so_in_one_line_each(tmp_path: Path) -> None:
@@ -166,7 +175,7 @@ def test_two_processes_find_what_one_finds(
 ) -> None:
     x = write(tmp_path, num_rows)  # four devices divide 64, and each reads its own
     given = ["--context", context, *(["--num-neighbors", 7] * (context == "knn"))]
-    given += ["--rank", 2] if context == "teacher" else []
+    given += ["--rank", 3] if context == "teacher" else []  # all, of equal values
     alone = ["spectrum", x, *GIVEN, *given, "--out", tmp_path / "1"]
     one = processes.begin(*PLAIN, *alone, XLA_FLAGS="")
     assert processes.finish([one], timeout=300) == [""]
@@ -181,28 +190,45 @@ def test_two_processes_find_what_one_finds(
 
 
 @pytest.mark.slow
+def test_sigterm_to_one_ends_both_with_what_there_is(tmp_path: Path) -> None:
+    given = [write(tmp_path), "--num-neighbors", 7, "--method", "randomized"]
+    given += [*WAITING, "--out", tmp_path / "out", "--tol", 1e-15]
+    workers = begin(2, *given, program=SLOW)
+    processes.wait_for([tmp_path / "out" / "solve" / "state.npz"], workers)
+    workers[1].send_signal(signal.SIGTERM)
+    said = processes.finish(workers, timeout=120)
+    for worker, text in zip(workers, said, strict=True):
+        assert worker.returncode == 128 + signal.SIGTERM, text
+        line = "contexture: interrupted by SIGTERM; the results of "
+        assert text.splitlines()[-1].startswith(line)
+    assert results(tmp_path / "out")[0]["status"] == "stopped"
+
+
+@pytest.mark.slow
 def test_four_that_are_killed_at_any_moment_lose_nothing(tmp_path: Path) -> None:
     x, out = write(tmp_path), tmp_path / "out"
     given = [x, "--num-neighbors", 7, "--method", "randomized", "--resume"]
-    workers = begin(4, *given, "--out", tmp_path / "whole")
     began = time.monotonic()
+    workers = begin(4, *given, *WAITING, "--out", tmp_path / "whole", program=SLOW)
     said = processes.finish(workers, timeout=600)
     seconds = time.monotonic() - began
     assert [worker.returncode for worker in workers] == [0] * 4, "\n".join(said)
     chance = random.Random(0)
-    for _ in range(int(os.environ.get("CONTEXTURE_KILLS", "5"))):
-        workers = begin(4, *given, "--out", out, program=SLOW)
-        time.sleep(chance.uniform(0.2, 1.2) * seconds)
-        who = chance.randrange(4)
-        workers[who].send_signal(signal.SIGKILL)
+    for _ in range(int(os.environ.get("CONTEXTURE_KILLS", "2"))):
+        workers = begin(4, *given, "--patience", 30, "--out", out, program=SLOW)
+        time.sleep(chance.uniform(0.2, 1.0) * seconds)
+        workers[chance.randrange(4)].send_signal(signal.SIGKILL)
         began = time.monotonic()
         said = processes.finish(workers, timeout=120)
         assert time.monotonic() - began < 60
-        for index, (worker, text) in enumerate(zip(workers, said, strict=True)):
-            assert worker.returncode in ((0, -9) if index == who else (0, 1, 2, -6))
-            assert "Traceback" not in text
+        codes = [worker.returncode for worker in workers]
+        # By itself, with a line, or by JAX, which aborts.
+        assert set(codes) <= {0, 1, 2, -signal.SIGABRT, -signal.SIGKILL}, codes
+        assert "Traceback" not in "\n".join(said)
     count = chance.choice([1, 2, 4])
-    workers = begin(count, *given, "--out", out)
+    workers = begin(count, *given, *WAITING, "--out", out)
     said = processes.finish(workers, timeout=600)
     assert [worker.returncode for worker in workers] == [0] * count, "\n".join(said)
     assert_same(out, tmp_path / "whole")
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["spectrum.json", "spectrum.npz"]

@@ -17,12 +17,14 @@ from contexture_jax import __version__
 from contexture_jax.cli._arguments import Options, as_words
 from contexture_jax.cli.session._computing import make_mesh, meanwhile
 from contexture_jax.cli.session._publish import claimed, made_inside
-from contexture_jax.cli.session._signals import Ending
+from contexture_jax.cli.session._signals import Ending, put_back
 from contexture_jax.data import InputError, Share
 
 __all__ = ["Processes", "joined"]
 
-_FOLDER = "processes"  # what they tell each other, among the results
+# What they tell each other, among the results: a name that nobody has for folders of
+# their own, as it is removed.
+_FOLDER = ".contexture-processes"
 _LEAST_SECONDS = 10  # that processes have to meet
 
 
@@ -82,10 +84,17 @@ class Processes:
             # What one that was killed has told is of no use.
             shutil.rmtree(folder, ignore_errors=True)
 
-    def claimed(self, out: Path) -> contextlib.AbstractContextManager[None]:
+    @contextmanager
+    def claimed(self, out: Path) -> Iterator[None]:
         """Keep other runs off the directory of the results."""
-        # Of several processes the first one holds it already.
-        return claimed(out) if self.count == 1 else contextlib.nullcontext()
+        if self.count > 1:
+            # The first one holds it already.
+            yield
+            return
+        with claimed(out):
+            # Of several that were killed before.
+            self._tidy(out / _FOLDER)
+            yield
 
     def mesh(self, devices: int) -> Any:
         """A mesh of so many devices of each process; None for one."""
@@ -225,8 +234,13 @@ def joined(options: Options, ending: Ending) -> Iterator[Processes]:
 
     from contexture_jax._core.agreement import DisagreementError
 
-    processes = _meet(options)
     try:
+        processes = _meet(options)
+    except InputError:
+        ending.leaves = True
+        raise
+    try:
+        _check_devices(processes.count)
         yield processes
     except DisagreementError as error:
         # All end here, at the same time.
@@ -271,7 +285,9 @@ def _meet(options: Options) -> Processes:
             heartbeat_timeout_seconds=seconds + 10,  # after the line of `watched`
             shutdown_timeout_seconds=seconds,
         )
-        processes = Processes(jax.process_count(), jax.process_index(), patience)
+        # JAX takes SIGTERM as a notice for programs that ask it, which none does here.
+        put_back()
+        return Processes(jax.process_count(), jax.process_index(), patience)
     except (ValueError, RuntimeError) as error:
         first = str(error).split("\n", maxsplit=1)[0]
         hint = (
@@ -282,15 +298,26 @@ def _meet(options: Options) -> Processes:
             else ""
         )
         raise InputError(f"the processes do not meet: {first}{hint}") from error
-    # Seen alike by all of them, and asked here, as the first thing that they tell each
-    # other takes as many devices of each.
+
+
+def _check_devices(count: int) -> None:
+    """Refuse processes of which some have more devices than others.
+
+    Raises:
+        DisagreementError: in all of them.
+    """
+    import jax
+
+    from contexture_jax._core.agreement import DisagreementError
+
+    # Seen alike by all, and asked here, as the first thing that they tell each other
+    # takes as many devices of each.
     numbers = Counter(device.process_index for device in jax.devices())
     if len(set(numbers.values())) > 1:
-        raise InputError(
+        raise DisagreementError(
             "processes differ: --devices, or the devices that they have, are"
-            f" {', '.join(str(numbers[i]) for i in range(processes.count))}"
+            f" {', '.join(str(numbers[i]) for i in range(count))}"
         )
-    return processes
 
 
 def _part() -> None:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["Ending", "Interrupted", "ending_on_signals"]
+__all__ = ["Ending", "Interrupted", "ending_on_signals", "put_back"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _GRACE = 3.0  # seconds that the main thread has to end by itself
@@ -212,3 +212,11 @@ def ending_on_signals() -> Iterator[Ending]:
         os.close(writing)
         watch.join()
         os.close(reading)
+
+
+def put_back() -> None:
+    """Let Python handle signals again, after a library in C has taken them."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            # What Python knows of: it is not told when C sets another.
+            signal.signal(number, signal.getsignal(number))
