@@ -53,3 +53,13 @@ def test_a_folder_that_is_not_shared_is_refused_in_both(tmp_path: Path) -> None:
     for said in processes.finish(workers, timeout=300):
         words = "must be seen by all processes of a run; process 0 sees the files"
         assert words in said
+
+
+@pytest.mark.slow
+def test_what_is_refused_in_all_ends_none_by_the_word_of_another(
+    tmp_path: Path,
+) -> None:
+    workers = processes.start("tests.watched", tmp_path, "refused")
+    for said in processes.finish(workers, timeout=300):
+        assert "DisagreementError: process 0 of 2: no luck" in said
+        assert not [line for line in said.splitlines() if line.startswith("process ")]

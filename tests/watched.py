@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from contexture_jax._core.agreement import DisagreementError, agree
 from contexture_jax._core.watch import watched
 from tests import processes
 
@@ -27,10 +28,22 @@ def main() -> None:
                 os.kill(os.getpid(), ENDS[how])
             if how == "fails":
                 raise ValueError("no\nluck")
+            if how == "refused":
+                slowly_refused()
         elif how == "behind":
             watch.reached()
+        if how == "refused":
+            agree({}, "no luck")
         if how != "well":
             time.sleep(120)
+
+
+def slowly_refused() -> None:
+    try:
+        agree({})
+    except DisagreementError:
+        time.sleep(2 * PATIENCE)  # as on a machine that is busy
+        raise
 
 
 if __name__ == "__main__":
