@@ -20,6 +20,7 @@ __all__ = [
     "compiled_bytes",
     "fastest_as_accurate",
     "measure",
+    "measure_once",
     "peak_memory",
     "ratio",
     "row_named",
@@ -87,6 +88,12 @@ def _start_row(contestant: Contestant) -> dict[str, Any]:
     del result
     peak, result = peak_memory(lambda: contestant.run(0))
     print(f"{contestant.name}: first call {first:.3g} s", file=sys.stderr)
+    return _told(contestant, first, peak, result)
+
+
+def _told(
+    contestant: Contestant, first: float, peak: float | None, result: Any
+) -> dict[str, Any]:
     return {
         "name": contestant.name,
         "kind": contestant.kind,
@@ -97,6 +104,38 @@ def _start_row(contestant: Contestant) -> dict[str, Any]:
         "seconds": [],
         "processor_seconds": [],
     }
+
+
+def measure_once(
+    contestants: Sequence[Contestant],
+    *,
+    judge: Callable[[Any], dict[str, float]],
+) -> list[dict[str, Any]]:
+    """One call each, compiling included: of work that takes many minutes.
+
+    Args:
+        contestants: as of `measure`.
+        judge: likewise.
+
+    Returns:
+        Rows as of `measure`, of which the seconds are those of that call.
+    """
+    rows = []
+    for contestant in contestants:
+        began, start = time.process_time(), time.perf_counter()
+        peak, result = peak_memory(lambda one=contestant: one.run(0))
+        seconds = time.perf_counter() - start
+        rows.append(
+            {
+                **_told(contestant, seconds, peak, result),
+                "seconds": [seconds],
+                "processor_seconds": [time.process_time() - began],
+                "seconds_median": seconds,
+                "accuracy": judge(contestant.answer(result)),
+            }
+        )
+        del result
+    return rows
 
 
 def _timed(contestant: Contestant, number: int) -> tuple[float, Any]:

@@ -271,6 +271,18 @@ class AssociationOperator:
         changes = change(whole)
         return dataclasses.replace(whole, **changes) if changes else whole
 
+    def at_rows(self, rows: ArrayLike) -> AssociationOperator | None:
+        """T g at some inputs alone, shape (l, r), and T* of what is 0 at all others.
+
+        With P_A as it is and P_X of those inputs, which sums to less than 1. None where
+        it would cost as much as T.
+
+        Args:
+            rows: which inputs, distinct, shape (l,).
+        """
+        del rows
+        return None
+
     def for_passes(self) -> AssociationOperator:
         """The same operator, laid out for many products: the solvers call it once."""
         return self

@@ -65,6 +65,18 @@ class DenseOperator(AssociationOperator):
         back = self.joint.T if self.transposed is None else self.transposed
         return safe_reciprocal(self.p_a)[:, None] * mm(back, f, self.precision)
 
+    def at_rows(self, rows: ArrayLike) -> DenseOperator:
+        """The rows of the table, l · m numbers."""
+        rows = jnp.asarray(rows)
+        back = None if self.transposed is None else self.transposed[:, rows]
+        return dataclasses.replace(
+            self,
+            joint=self.joint[rows],
+            p_x=self.p_x[rows],
+            transposed=back,
+            fingerprint=None,
+        )
+
     def for_passes(self) -> DenseOperator:
         """With its transpose stored, where products with a view are slow (on CPU)."""
         # In a trace it would be stored anew by each run of the program.

@@ -12,7 +12,13 @@ import jax.numpy as jnp
 from contexture_jax._core.checks import check_integer
 from contexture_jax._core.numerics import Precision, safe_reciprocal
 from contexture_jax._core.programs import program_of
-from contexture_jax._core.types import Array, Float, pytree_dataclass, static_field
+from contexture_jax._core.types import (
+    Array,
+    ArrayLike,
+    Float,
+    pytree_dataclass,
+    static_field,
+)
 from contexture_jax.contexts import SoftmaxContext
 from contexture_jax.kernels import Form, Implementation, exp_matmul, tile_shape
 from contexture_jax.operators._base import AssociationOperator, Cost
@@ -76,6 +82,17 @@ class KernelOperator(AssociationOperator):
         scale = jnp.where(is_adjoint, safe_reciprocal(self.p_a), 1)
         there = is_adjoint | (self.p_x > 0)
         return jnp.where(there[:, None], scale[:, None] * out, 0.0)
+
+    def at_rows(self, rows: ArrayLike) -> KernelOperator:
+        """Tiles of some inputs: l · m · (e + r) operations a product."""
+        rows = jnp.asarray(rows)
+        return dataclasses.replace(
+            self,
+            queries=self.queries[rows],
+            p_x=self.p_x[rows],
+            norm2=jnp.full_like(self.norm2, jnp.nan),
+            fingerprint=None,
+        )
 
     def _product(self, queries: Array, keys: Array, values: Array) -> Array:
         return exp_matmul(

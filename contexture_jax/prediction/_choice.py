@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from contexture_jax._core.checks import check_concrete, check_integer
 from contexture_jax._core.numerics import mm, safe_divide
@@ -143,7 +144,14 @@ def _left_out(
         for part in (wide, pulls)
     )
     solved = solve_columns(
-        op, mass, pull, jnp.full(shape[1], beta), transform, *limit, centred=True
+        op,
+        mass,
+        pull,
+        jnp.full(shape[1], beta),
+        transform,
+        *limit,
+        rows=np.unique(np.asarray(rows)),
+        centred=True,
     )
     at_labels = solved.values[rows].reshape(pulls.shape)
     missing = pulls.sum(axis=0) - (wide * at_labels).sum(axis=0)

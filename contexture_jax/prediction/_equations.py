@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from contexture_jax._core.numerics import mm, safe_divide
 from contexture_jax._core.types import Array, Float, Int
@@ -46,6 +47,7 @@ def solve_columns(
     tol: Float[Array, ""],
     max_iterations: int,
     *,
+    rows: Int[np.ndarray, " seen"] | None,
     centred: bool,
 ) -> Solved:
     """The function of each column: the minimum of Σ w (y − f)² + β ‖f‖²_{K_s}.
@@ -58,23 +60,18 @@ def solve_columns(
         transform: s.
         tol: of the residuals, shape ().
         max_iterations: of conjugate gradients.
+        rows: the inputs where w is not 0, distinct, for operators whose products are
+            shorter there; None: not known, within a trace.
         centred: whether the kernel is k_X⁺ − 1.
     """
     coefficients = jnp.asarray(transform.coefficients, op.dtype)
     # √(what s is not above), and the least of ξ, for the bounds.
     limits = jnp.asarray([transform.highest**0.5, transform.lowest], op.dtype)
-    solve = _by_theta if transform.form == "inverse" else _by_horner
-    return solve(
-        op,
-        mass,
-        pull,
-        beta,
-        coefficients,
-        limits,
-        tol,
-        max_iterations=max_iterations,
-        centred=centred,
-    )
+    common = op, mass, pull, beta, coefficients, limits, tol
+    how: Any = {"max_iterations": max_iterations, "centred": centred}
+    if transform.form == "inverse":
+        return _by_theta(*common, **how)
+    return _by_horner(*common, rows, **how)
 
 
 def _centred(op: AssociationOperator, centred: bool) -> tuple[Any, Any]:
@@ -145,38 +142,43 @@ def _by_horner(
     pi: Array,
     limits: Array,
     tol: Array,
+    rows: Any,
     *,
     max_iterations: int,
     centred: bool,
 ) -> Solved:
     forth, back = _centred(op, centred)
-    p, root = op.p_x[:, None], jnp.sqrt(mass)
+    # a is 0 without a label: the first and the last step of a walk are of those inputs.
+    there = None if rows is None else op.at_rows(rows)
+    if there is not None:
+        mass, pull = mass[rows], pull[rows]
+    end = op if there is None else there
+    to_end, from_end = _centred(end, centred)
+    p, root = end.p_x[:, None], jnp.sqrt(mass)
     beta = beta[None, :]
 
-    def but_the_last(a: Array) -> Array:
-        """ψ with G_s √w a = T_K ψ."""
-        u = safe_divide(root * a, p)
+    def of_context(a: Array) -> Array:
+        """The h with K_s √w a = T h."""
+        first = from_end(safe_divide(root * a, p))
 
-        def step(v: Array, coefficient: Array) -> tuple[Array, None]:
-            return forth(back(coefficient * u + v)), None
+        def step(h: Array, coefficient: Array) -> tuple[Array, None]:
+            return coefficient * first + back(forth(h)), None
 
-        v, _ = jax.lax.scan(step, jnp.zeros_like(u), pi[:0:-1])
-        return pi[0] * u + v
+        return jax.lax.scan(step, pi[-1] * first, pi[:-1][::-1])[0]
 
     def apply(a: Array) -> Array:
-        return root * forth(back(but_the_last(a))) + beta * a
+        return root * to_end(of_context(a)) + beta * a
 
     # √w y, of the labelled inputs alone.
-    b, ones = safe_divide(pull, root), jnp.ones_like(op.p_x)
+    b, ones = safe_divide(pull, root), jnp.ones_like(end.p_x)
     a, number = conjugate_gradients(
         apply, b, ones, tol=tol / 2, max_iterations=max_iterations
     )
-    h = back(but_the_last(a))
-    f = forth(h)
-    rest = b - root * f - beta * a
+    h = of_context(a)
+    rest = b - root * to_end(h) - beta * a
     left, right = lengths(rest, ones), lengths(b, ones)
     return Solved(
-        f,
+        forth(h),
         h,
         safe_divide(left, right),
         limits[0] * left / (2 * jnp.sqrt(beta[0])),

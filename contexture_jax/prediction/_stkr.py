@@ -139,7 +139,8 @@ def stkr(
     products with T and T*; nothing of n × n numbers is stored.
 
     * `polynomial`: (√w G_s √w + β) a = √w y with G_s by Horner's rule, q double steps
-      an iteration.
+      an iteration, one of which is of the labelled inputs alone where the operator is
+      dense or a kernel: of q = 1 an iteration takes l m kernel values, not n m.
     * `inverse_laplacian`, `inverse_polynomial`: the θ form, f = v_Kᵀ θ, by
       h = T* (θ / p) with f = T h and f̂(x) = E[h(A)|x] at new inputs:
       T* (w / p) T h + β ξ(T* T) h = T* (w y / p); a double step an
@@ -209,7 +210,15 @@ def stkr(
     pull = wide.at[row_numbers].add(w[:, None] * columns)
     beta = jnp.broadcast_to(jnp.asarray(ridge, op.dtype), columns.shape[1:])
     solved = solve_columns(
-        op, mass, pull, beta, transform, limit, max_iterations, centred=intercept
+        op,
+        mass,
+        pull,
+        beta,
+        transform,
+        limit,
+        max_iterations,
+        rows=None if is_traced(row_numbers) else np.unique(np.asarray(row_numbers)),
+        centred=intercept,
     )
     return _fit_of(op, target, solved, mass, pull, limit, max_iterations, intercept)
 

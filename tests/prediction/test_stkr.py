@@ -104,6 +104,29 @@ def test_values_are_those_of_the_dense_equations(form, intercept):
     assert (fit.predict() == np.unique(NAMES)[expected.argmax(axis=1)]).all()
 
 
+@pytest.mark.parametrize("name", ["attention", "rbf, dense"])
+@pytest.mark.fast("attention")
+def test_the_ends_of_a_walk_are_of_the_labelled_rows_alone(name):
+    op, transform = operator(name, DTYPE), polynomial([0.5, 2.0])
+    rows = np.array([5, 2, 8, 2])  # one of them twice
+    y = np.array([0.0, 1.0, -1.0, 3.0], DTYPE)
+    part = op.at_rows(np.array([2, 5, 8]))
+    assert part is not None
+    block = RNG.normal(size=(op.shape[1], 2)).astype(DTYPE)
+    rounding = tol(DTYPE, factor=1e2)
+    np.testing.assert_allclose(
+        part.matmat(block), op.matmat(block)[np.array([2, 5, 8])], atol=rounding
+    )
+    some = np.zeros((op.shape[0], 2), DTYPE)
+    some[[2, 5, 8]] = block[:3]
+    np.testing.assert_allclose(part.rmatmat(block[:3]), op.rmatmat(some), atol=rounding)
+    fit = stkr(op, y, rows, transform=transform, ridge=0.1, tol=TOL)
+    expected = direct(
+        dense_kernel(op, transform), y[:, None], np.full(4, 0.25), rows, 0.1
+    )
+    np.testing.assert_allclose(fit.values, expected, atol=1e-10 if X64 else 1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["polynomial", "inverse Laplacian"])
 def test_a_bound_holds_before_the_end(form):
