@@ -26,7 +26,7 @@ X64_OFF_TESTS := tests/operators/test_operators.py tests/solvers/test_truncated.
 	tests/evaluation/test_dtypes.py
 
 # What runs on the lowest and the newest libraries: each layer, in minutes.
-OTHER_VERSIONS ?= tests/test_package.py tests/test_journal.py tests/operators \
+OTHER_VERSIONS ?= tests/test_package.py tests/test_archives.py tests/operators \
 	tests/solvers/test_svd.py \
 	tests/solvers/test_sharded.py tests/contexts/test_features.py \
 	tests/contexts/test_sampling.py tests/losses/test_contract.py \

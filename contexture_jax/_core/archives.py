@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import zipfile
@@ -41,10 +42,10 @@ def read_archive(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
                 member.filename.removesuffix(".npy"): _array(archive, member)
                 for member in members
             }
-    except OSError:
-        raise
-    # Damaged bytes raise errors of any kind.
+    # Damaged bytes raise errors of any kind, and so do seeks to where they point.
     except Exception as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         msg = f"{path} is no archive of arrays, or it is damaged"
         raise ValueError(msg) from error
 

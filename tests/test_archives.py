@@ -1,9 +1,9 @@
-"""Kept parts of passes: what is damaged is as good as none, and raises nothing."""
+"""Archives of arrays, and what is kept of passes in them: damaged, as good as none."""
 
 import numpy as np
 import pytest
 
-from contexture_jax._core.archives import write_archive
+from contexture_jax._core.archives import read_archive, write_archive
 from contexture_jax._core.journal import Journal
 
 
@@ -36,3 +36,19 @@ def test_arrays_of_objects_are_refused(tmp_path):
     with pytest.raises(TypeError, match="labels is an array of object"):
         write_archive(path, {"labels": np.array([None, "a"])})
     assert not list(tmp_path.iterdir())
+
+
+def test_an_archive_that_points_before_its_start_is_damaged(tmp_path):
+    path = tmp_path / "some.npz"
+    write_archive(path, {"x": np.ones(9)})
+    content = bytearray(path.read_bytes())
+    # Of the directory, among the last bytes: members seem to lie as much before it.
+    place = slice(len(content) - 6, len(content) - 2)
+    content[place] = (int.from_bytes(content[place], "little") + 10**6).to_bytes(
+        4, "little"
+    )
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"some\.npz is no archive .* damaged"):
+        read_archive(path)
+    with pytest.raises(FileNotFoundError):
+        read_archive(tmp_path / "other.npz")
