@@ -21,6 +21,7 @@ _FORMAT, _VERSION = "contexture_jax.learning", 1
 # Arrays by their number of axes, and what the header says by its type.
 _NEEDED = {"singular_values": 1, "left": 2, "mean": 1, "rotation": 2}
 _SAID = {"source": str, "status": str, "message": str, "num_steps": int}
+_SAID |= {"preprocessing": object}  # anything, or nothing
 _PLAIN = (str, int, float, bool, type(None))
 _EXPORT = "jax.export of transform (whose serialize takes the package flatbuffers)"
 
