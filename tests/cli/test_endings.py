@@ -200,9 +200,7 @@ def long(start: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     ("numbers", "status"),
     [
         ([signal.SIGTERM], 143),
-        ([signal.SIGINT], 130),
         ([signal.SIGINT, signal.SIGINT], 130),
-        ([signal.SIGTERM, signal.SIGTERM], 143),
         ([signal.SIGKILL], -9),
     ],
 )

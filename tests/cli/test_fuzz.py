@@ -108,11 +108,10 @@ def test_command_lines_that_cannot_be_are_refused(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
 def test_thousands_of_command_lines_that_cannot_be_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    check_lines(tmp_path, capsys, 2000, seed)
+    check_lines(tmp_path, capsys, 2000, seed=1)
 
 
 WORDS_OF_ROWS = (

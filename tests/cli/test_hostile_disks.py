@@ -32,7 +32,7 @@ COMMANDS = {
     ],
 }
 COMMANDS["predict"].append("--no-plots")
-NUM_MOMENTS = 6
+NUM_MOMENTS = 4
 
 
 def options(command: str, path: Path, out: Path) -> list[str | Path]:

@@ -177,7 +177,6 @@ def test_damaged_tables_are_read_right_or_refused(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 4))
 @pytest.mark.parametrize(("check", "name", "contents", "words"), CASES)
 def test_thousands_of_damaged_tables_are_read_right_or_refused(
     tmp_path: Path,
@@ -185,7 +184,6 @@ def test_thousands_of_damaged_tables_are_read_right_or_refused(
     name: str,
     contents: tuple[bytes, ...],
     words: tuple[bytes, ...],
-    seed: int,
 ) -> None:
-    for content in mutations(contents, 3000, seed, words):
+    for content in mutations(contents, 3000, seed=1, words=words):
         check(tmp_path / name, content)

@@ -103,11 +103,10 @@ def test_damaged_states_are_those_saved_or_refused(saved: Any, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_thousands_of_damaged_states_are_those_saved_or_refused(
-    saved: Any, tmp_path: Path, seed: int
+def test_hundreds_of_damaged_states_are_those_saved_or_refused(
+    saved: Any, tmp_path: Path
 ) -> None:
-    fuzz(saved, tmp_path / "state.npz", 500, seed)
+    fuzz(saved, tmp_path / "state.npz", 500, seed=1)
 
 
 def deep_header(content: bytes) -> bytes:

@@ -120,7 +120,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     batch = [drawn.at(step) for step in range(3)][-1]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 5 * batch.nbytes
+    # Batches, and the order of the next 2¹⁴ rows.
+    assert peak < 5 * batch.nbytes + 64 * 2**14
     held = cx.training.batches(rows, 256, seed=0, shuffle=False).at(0)
     np.testing.assert_array_equal(held[123], 7.0)
 

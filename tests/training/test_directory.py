@@ -338,11 +338,10 @@ def test_damaged_checkpoints_are_read_right_or_refused(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("collected")
-@pytest.mark.parametrize("seed", [1, 2])
 def test_many_damaged_checkpoints_are_read_right_or_refused(
-    good: tuple[Path, Any], tmp_path: Path, seed: int
+    good: tuple[Path, Any], tmp_path: Path
 ) -> None:
-    check_damage(good, tmp_path / "bad", count=500, seed=seed)
+    check_damage(good, tmp_path / "bad", count=500, seed=1)
 
 
 @pytest.mark.slow
