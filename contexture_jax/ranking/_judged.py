@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -30,6 +31,7 @@ from contexture_jax.solvers import Status, certify, svd
 __all__ = [
     "RankedContext",
     "Solved",
+    "is_too_strong",
     "judged",
     "judged_by_columns",
     "solved",
@@ -68,7 +70,8 @@ class RankedContext(NamedTuple):
         reason: why, with figures; of a context that failed, what went wrong.
         abstains: whether τ cannot tell: the verdict is not "moderate", or the bounds on
             τ are not on one side of where it would be.
-        status: of the solver, or "failed".
+        status: of the solver; "enough" where its bounds proved "too strong" before
+            residuals were small; "failed".
         probe: errors on the target, if there is one.
         column_error: of the first `best_dim` functions on the columns of x, as a share
             of their variance: what `ProbeErrors.error` would be if the target were
@@ -110,7 +113,7 @@ class Solved(NamedTuple):
         chi_squared: Σ s_i² of all.
         deviation: of the dual kernel from 1.
         complete: whether there are no more values.
-        status: of the solver.
+        status: of the solver, or "enough" where the caller needed no more.
     """
 
     values: Float[np.ndarray, " r"]
@@ -128,7 +131,14 @@ class Solved(NamedTuple):
         return self.left[:, : max(1, int((self.values > _FUNCTIONS_FLOOR).sum()))]
 
 
-def solved(gathered: np.ndarray, rank: int, *, tol: float, seed: int) -> Solved:
+def solved(
+    gathered: np.ndarray,
+    rank: int,
+    *,
+    tol: float,
+    seed: int,
+    is_enough: Callable[[np.ndarray], bool] | None = None,
+) -> Solved:
     """The spectrum of P⁺(a|x), whose rows `gathered` holds but for a factor.
 
     P_X is uniform, P_A = Σ P_X(x) P⁺(·|x). Of the kernel M Mᵀ, (k_X⁺ − 1) / n: all
@@ -140,10 +150,12 @@ def solved(gathered: np.ndarray, rank: int, *, tol: float, seed: int) -> Solved:
         rank: how many values.
         tol: the relative residual.
         seed: of the solver.
+        is_enough: of many rows, whether no more need be known, from lower bounds on
+            the values.
     """
     n = len(gathered)
     if n > _DENSE:
-        return _solved_large(gathered, rank, tol=tol, seed=seed)
+        return _solved_large(gathered, rank, tol=tol, seed=seed, is_enough=is_enough)
     law = gathered.astype(np.float64 if n <= _EXACT else np.float32)
     law /= law.sum(axis=1, keepdims=True)
     p_a = law.mean(axis=0, dtype=np.float64)
@@ -170,11 +182,18 @@ def solved(gathered: np.ndarray, rank: int, *, tol: float, seed: int) -> Solved:
     )
 
 
-def _solved_large(gathered: np.ndarray, rank: int, *, tol: float, seed: int) -> Solved:
+def _solved_large(
+    gathered: np.ndarray,
+    rank: int,
+    *,
+    tol: float,
+    seed: int,
+    is_enough: Callable[[np.ndarray], bool] | None,
+) -> Solved:
     """The same of many rows, of which no kernel is made."""
     n = len(gathered)
     a = TableMap(gathered)
-    found = leading_triples(a, rank, tol=tol, seed=seed)
+    found = leading_triples(a, rank, tol=tol, seed=seed, is_enough=is_enough)
     key, uniform = jax.random.key(seed + 1), np.full(n, 1 / n, np.float32)
     draws = np.asarray(jax.random.choice(key, n, (_DEVIATION_ROWS,), p=uniform))
     kernel = a.matmat(a.rows(draws).T)
@@ -186,7 +205,7 @@ def _solved_large(gathered: np.ndarray, rank: int, *, tol: float, seed: int) -> 
         a.energy,
         n * float(np.abs(kernel).mean(dtype=np.float64)),
         rank >= n - 1,
-        str(Status.CONVERGED if found.is_converged else Status.MAX_PASSES),
+        found.status,
     )
 
 
@@ -313,7 +332,7 @@ def judged(
     if s[0] > 0:
         useful = usefulness(s, beta, max_dim, complete=found.complete)
         tau, best_dim = float(useful.tau), int(useful.best_dim)
-        low, high = _bracket(found, beta, max_dim)
+        low, high = _bracket(found.lower, found.upper, found.complete, beta, max_dim)
         # In float64, where τ is of float32.
         low, high = min(low, tau), max(high, tau)
     word, reason = verdict(s, beta, max_dim, complete=found.complete)
@@ -353,13 +372,37 @@ def judged_by_columns(
     )
 
 
-def _bracket(found: Solved, beta: float, max_dim: int) -> tuple[float, float]:
+def is_too_strong(lower: Float[np.ndarray, " r"], *, beta: float, max_dim: int) -> bool:
+    """Whether τ cannot be low whatever the values are, from lower bounds on them.
+
+    All else being at most 1. More than one function is all but determined then: what
+    `verdict` calls "too strong".
+
+    Args:
+        lower: descending.
+        beta: β of τ.
+        max_dim: d0 of τ, below the number of bounds.
+    """
+    if len(lower) <= max_dim:
+        return False
+    known = np.clip(lower, 0.0, 1.0)
+    least, _ = _bracket(known, np.ones_like(known), False, beta, max_dim)
+    return least >= 1 + beta and float((known**2).sum()) > 2
+
+
+def _bracket(
+    lower: Float[np.ndarray, " r"],
+    upper: Float[np.ndarray, " r"],
+    complete: bool,
+    beta: float,
+    max_dim: int,
+) -> tuple[float, float]:
     """Between what τ lies if every s_i is within its bounds.
 
     τ_d grows with s_{d+1} and with s_1, …, s_d, and falls with the others.
     """
-    low, high = found.lower**2, found.upper**2
-    if found.complete:
+    low, high = lower**2, upper**2
+    if complete:
         low, high = np.append(low, 0.0), np.append(high, 0.0)
     num_dims = min(max_dim, len(low) - 1)
     ends = []

@@ -8,6 +8,7 @@ import numpy as np
 
 from contexture_jax._core.threads import in_threads
 from contexture_jax.ranking._family import ContextSpec
+from contexture_jax.ranking._hidden import add_hidden, hides_few
 
 __all__ = ["groups", "laws", "masks"]
 
@@ -71,11 +72,15 @@ def laws(
     n = len(x)
     is_knn = specs[0].kind == "knn"
     dtype = np.min_scalar_type(times.sum()) if is_knn else np.dtype(np.float32)
-    views = [_with_lengths(x[:, mask]) for mask in kept]
     parameters = np.array([spec.parameter for spec in specs])
     if is_knn and parameters.max() > n:
         raise ValueError(f"{parameters.max()} neighbours are more than {n} rows")
     gathered = np.zeros((len(specs), n, n), dtype)
+    if not is_knn and hides_few(kept, columns):
+        gammas = parameters.astype(np.float64).tolist()
+        add_hidden(gathered, x, columns, kept, times, gammas)
+        return gathered
+    views = [_with_lengths(x[:, mask]) for mask in kept]
     add = _add_neighbors if is_knn else _add_kernels
     rows = _ROWS * max(1, _BLOCK // n)
 

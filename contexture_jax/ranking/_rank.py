@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -24,6 +25,7 @@ from contexture_jax.ranking._family import ContextSpec, NamedContext
 from contexture_jax.ranking._judged import (
     RankedContext,
     Solved,
+    is_too_strong,
     judged,
     judged_by_columns,
     solved,
@@ -134,6 +136,7 @@ def rank_contexts(
             return row
         return row._replace(probe=probe.errors(found.functions, row.best_dim or 1))
 
+    is_strong = functools.partial(is_too_strong, beta=beta, max_dim=max_dim)
     room = max(_BYTES, 4 * n**2) if max_bytes is None else max_bytes
     for group in _grouped(specs, n, room):
         tables = None
@@ -144,7 +147,9 @@ def rank_contexts(
                 else:
                     if tables is None:
                         tables = laws(group, rows, of_columns, seed)
-                    found = solved(tables[place], rank, tol=tol, seed=seed)
+                    found = solved(
+                        tables[place], rank, tol=tol, seed=seed, is_enough=is_strong
+                    )
                 row = judge(spec, found)
             # Whatever it is, the others are worth their time.
             except Exception as error:

@@ -27,6 +27,11 @@ _MOST_COLUMNS = 2048
 _NOTHING = 1e-4  # values below: no functions are looked for behind them
 _DEPENDENT = 1e-5  # of the largest eigenvalue of a Gram matrix in float32
 _MOST_ROUNDS = 4
+# Of a unit vector, in the worst case, what a round has to leave to be the last: what
+# rounding leaves on the basis is over that, ten times eps.
+_LEFT = 0.1
+_WELL_CONDITIONED = 0.5
+_GROWTH = 1.25  # of the basis between two looks at it, which take its cube
 _NUM_PROBES, _NUM_PASSES, _FAILURE = 8, 10, 1e-6  # as `certify`
 
 
@@ -38,17 +43,25 @@ class Triples(NamedTuple):
         lower: each is at least this, shape (rank,).
         upper: and at most this, shape (rank,).
         left: orthonormal columns that belong to the first values, shape (n, k).
-        is_converged: whether all residuals are below the goal.
+        status: "converged" if all residuals are below the goal, "enough" if the caller
+            needed no more, else "max passes".
     """
 
     values: Float[np.ndarray, " rank"]
     lower: Float[np.ndarray, " rank"]
     upper: Float[np.ndarray, " rank"]
     left: Float[np.ndarray, "n k"]
-    is_converged: bool
+    status: str
 
 
-def leading_triples(a: TableMap, rank: int, *, tol: float, seed: int) -> Triples:
+def leading_triples(
+    a: TableMap,
+    rank: int,
+    *,
+    tol: float,
+    seed: int,
+    is_enough: Callable[[np.ndarray], bool] | None = None,
+) -> Triples:
     """The largest singular values of M, 0 ≤ s_i ≤ 1, until residuals are small.
 
     M V = U B holds by construction and Mᵀ U = V Bᵀ + V₊ L E₋ᵀ, so that of the triples
@@ -61,12 +74,14 @@ def leading_triples(a: TableMap, rank: int, *, tol: float, seed: int) -> Triples
         rank: how many, below n and m.
         tol: relative residual.
         seed: of the first block, and of the probes of the bounds.
+        is_enough: whether no more need be known, from lower bounds on `rank` values.
     """
     n, m = a.shape
     room = min(n, m) - 1
     width = min(_WIDTH, room)
     most = max(_MOST_COLUMNS, rank + 2 * width)
-    rounding = float(np.finfo(np.float32).eps)
+    eps = float(np.finfo(np.float32).eps)
+    rounding = eps * (10 + max(n, m) ** 0.5)
     rng = np.random.default_rng(seed)
     # Vectors are rows, so that the first of them are an array; what is not written to
     # takes no memory.
@@ -98,15 +113,19 @@ def leading_triples(a: TableMap, rank: int, *, tol: float, seed: int) -> Triples
         counts = s[:rank] > _NOTHING
         # Half of what is asked: bounds are then no wider than those of `svd` and
         # `certify`, whose passes are coarser steps and end further below.
-        goal = max(0.5 * tol * s[0], 10 * rounding)
-        is_converged = not (np.linalg.norm(rest, axis=0)[counts] > goal).any()
-        is_enough = filled >= rank or s[-1] <= _NOTHING
-        if is_full or (is_converged and is_enough):
+        goal = max(0.5 * tol * s[0], 10 * eps)
+        are_small = not (np.linalg.norm(rest, axis=0)[counts] > goal).any()
+        if are_small and (filled >= rank or s[-1] <= _NOTHING):
+            status = "converged"
             break
-        # Larger matrices are looked at less often.
-        look_at = filled + width * (1 + filled // (rank + width))
+        if is_enough is not None and filled >= rank and is_enough(s[:rank] - rounding):
+            status = "enough"
+            break
+        if is_full:
+            status = "max passes"
+            break
+        look_at = max(filled + width, round(_GROWTH * filled))
     s, left = s[:rank], (w[:, :rank].T.astype(np.float32) @ u[:filled]).T
-    rounding *= 10 + max(n, m) ** 0.5
     beyond = _beyond(a, left, rng)
     upper = _upper(s, rest, beyond) + rounding
     lacks = (0, rank - len(s))
@@ -117,7 +136,7 @@ def leading_triples(a: TableMap, rank: int, *, tol: float, seed: int) -> Triples
         np.clip(lower, 0.0, 1.0),
         np.clip(np.maximum(upper, s), 0.0, 1.0),
         left,
-        bool(is_converged and is_enough),
+        status,
     )
 
 
@@ -141,21 +160,32 @@ def _orthonormal(
     if block.shape[1] == 0:
         return block
     for _ in range(_MOST_ROUNDS):
+        before = np.linalg.norm(block, axis=0)
         block = project(block)
         block = block - basis.T @ (basis @ block)
         lengths = np.linalg.norm(block, axis=0)
-        block = block / np.where(lengths > 0, lengths, 1)
-        squares, w = np.linalg.eigh((block.T @ block).astype(np.float64))
+        block, squares = _whitened(block / np.where(lengths > 0, lengths, 1))
         there = squares > _DEPENDENT * squares[-1]
-        w = w / np.sqrt(np.where(there, squares, 1.0))
-        block = block @ w.astype(np.float32)
         if not there.all():
             size = len(block), int((~there).sum())
             block[:, ~there] = rng.standard_normal(size) / len(block) ** 0.5
-        # What a projection leaves of a unit vector tells what its rounding was.
-        elif squares[0] > 0.5 and lengths.min() > 0.5:
+            continue
+        if squares[0] < _WELL_CONDITIONED:
+            block, _ = _whitened(block)
+        if (lengths / before).min() * squares[0] ** 0.5 > _LEFT:
             break
     return block
+
+
+def _whitened(block: Float[np.ndarray, "n b"]) -> tuple[np.ndarray, np.ndarray]:
+    """Columns times G^{-1/2} for their Gram matrix G, and its eigenvalues, rising.
+
+    But for a rotation; of dependent columns what is left is not orthonormal.
+    """
+    squares, w = np.linalg.eigh((block.T @ block).astype(np.float64))
+    there = squares > _DEPENDENT * squares[-1]
+    w = w / np.sqrt(np.where(there, squares, 1.0))
+    return block @ w.astype(np.float32), squares
 
 
 def _beyond(a: TableMap, left: np.ndarray, rng: np.random.Generator) -> float:

@@ -15,6 +15,7 @@ from contexture_jax.ranking import (
     _eigen,
     _judged,
     _laws,
+    _rank,
     _table,
     _triples,
     correlations,
@@ -71,14 +72,37 @@ def test_no_probability_is_denormal() -> None:
     np.testing.assert_allclose(law(spec), of_library(spec, X), atol=1e-6)
 
 
+# Of six features in five columns.
+WIDE, FIVE = np.c_[X, 3 * X[:, :2]], np.array([4, 1, 2, 2, 3, 0])
+
+
+# One column is hidden, two are, which are by an exponential a column, and three.
+@pytest.mark.parametrize("hidden", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["knn", "rbf"])
-def test_a_masked_law_is_the_mean_over_masks_of_columns(kind: Any) -> None:
-    spec = ContextSpec(kind, 5, mask_share=0.4, num_masks=7)
-    kept = _laws.masks(spec, COLUMNS, 3)
-    assert all(mask[2] == mask[3] and 1 <= mask.sum() < 4 for mask in kept)
+def test_a_masked_law_is_the_mean_over_masks_of_columns(kind: Any, hidden: int) -> None:
+    spec = ContextSpec(kind, 5, mask_share=hidden / 5, num_masks=7)
+    kept = _laws.masks(spec, FIVE, 3)
+    assert all(mask[2] == mask[3] for mask in kept)
+    assert {len(np.unique(FIVE[~mask])) for mask in kept} == {hidden}
     plain = ContextSpec(kind, 5)
-    expected = np.mean([of_library(plain, X[:, mask]) for mask in kept], axis=0)
-    np.testing.assert_allclose(law(spec), expected, atol=1e-6)
+    expected = np.mean([of_library(plain, WIDE[:, mask]) for mask in kept], axis=0)
+    (gathered,) = _laws.laws([spec], WIDE, FIVE, seed=3)
+    found = gathered / gathered.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [1e-3, 0.3, 40.0, 1e4])
+def test_exponentials_of_columns_are_those_of_masks(
+    gamma: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ContextSpec("rbf", gamma, mask_share=0.4, num_masks=9)
+    # Far from 0, rows that are alike, and one that is far from all.
+    rows = 1e4 + np.concatenate([WIDE, WIDE[:5], 50 + WIDE[:1]])
+    (found,) = _laws.laws([spec], rows, FIVE, seed=3)
+    monkeypatch.setattr(_laws, "hides_few", lambda *_: False)
+    (expected,) = _laws.laws([spec], rows, FIVE, seed=3)
+    assert found.min() > np.finfo(np.float32).tiny
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-9)
 
 
 def test_settings_of_a_type_are_made_together_in_little_memory() -> None:
@@ -154,6 +178,8 @@ def test_tables_without_a_kernel_are_the_same(
     gathered = _laws.laws([spec], X, COLUMNS, seed=0)[0]
     is_sparse = sparse.issparse(_table.TableMap(gathered)._rows[0])
     assert is_sparse == (spec.kind == "knn" or spec.parameter == 4)
+    # To the end, strong as some are.
+    monkeypatch.setattr(_rank, "is_too_strong", lambda *_, **__: False)
     (row,) = ranked(X, [spec], max_dim=8, tol=1e-3, probe=probe)
     assert row.status == "converged"
     assert row.tau == pytest.approx(exact.tau, rel=1e-3)
@@ -162,6 +188,21 @@ def test_tables_without_a_kernel_are_the_same(
     assert row.tau > 100 or row.tau_upper - row.tau_lower < 0.05 * row.tau
     assert row.chi_squared == pytest.approx(exact.chi_squared, rel=1e-4)
     assert row.probe.squared_error == pytest.approx(exact.probe.squared_error, rel=0.05)
+
+
+def test_a_large_table_that_is_too_strong_is_not_solved_to_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    specs = [ContextSpec("knn", k) for k in (2, 3, 30)]
+    exact = ranked(X, specs, max_dim=8)
+    assert [row.association == "too strong" for row in exact] == [True, True, False]
+    monkeypatch.setattr(_judged, "_DENSE", 0)
+    monkeypatch.setattr(_triples, "_WIDTH", 8)
+    rows = ranked(X, specs, max_dim=8, tol=1e-3)
+    assert [row.status for row in rows] == ["enough", "enough", "converged"]
+    for row, other in zip(rows, exact, strict=True):
+        assert row.association == other.association
+        assert row.tau_lower - 1e-5 <= other.tau <= row.tau_upper + 1e-5
 
 
 @pytest.mark.parametrize("tol", [1e-2, 0.9])
@@ -185,7 +226,7 @@ def test_values_of_a_large_table_lie_within_their_bounds(
     found = _triples.leading_triples(a, 12, tol=tol, seed=0)
     assert (found.lower <= exact[:12]).all()
     assert (exact[:12] <= found.upper).all()
-    assert found.is_converged
+    assert found.status == "converged"
     gram = found.left.T @ found.left
     np.testing.assert_allclose(gram, np.eye(len(gram)), atol=1e-5)
     if tol == 1e-2:
