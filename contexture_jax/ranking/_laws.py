@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from contexture_jax._core.threads import in_threads
+from contexture_jax._core.types import Bool, Float, Int
 from contexture_jax.ranking._family import ContextSpec
 from contexture_jax.ranking._hidden import add_hidden, hides_few
 
-__all__ = ["groups", "laws", "masks"]
+__all__ = ["LawsOfGroups", "groups", "laws", "masks"]
 
 _BLOCK = 2**17  # entries of distances that a thread works on, which a cache holds
 _ROWS = 4  # such blocks are multiplied together
@@ -18,14 +21,30 @@ _ALIKE = 64 * np.finfo(np.float64).eps  # of the largest squared length
 _LEAST_EXPONENT = -70.0  # what follows would be denormal, and slow for nothing
 
 
+_Type = tuple[str, float | int, int]
+
+
+class _Limits(NamedTuple):
+    """How far neighbours are, for each mask that is drawn, row and K.
+
+    Attributes:
+        counts: every K, shape (counts,).
+        last: the squared distance of the last neighbour, shape (masks, n, counts).
+        is_tied: whether the next row is as far, the same shape.
+    """
+
+    counts: Int[np.ndarray, " counts"]
+    last: Float[np.ndarray, "masks n counts"]
+    is_tied: Bool[np.ndarray, "masks n counts"]
+
+
 def groups(
     specs: Sequence[ContextSpec], num_rows: int, num_bytes: int
 ) -> list[list[ContextSpec]]:
     """Contexts whose laws are made together: of one type, and in so many bytes."""
-    by_type: dict[tuple[str, float, int], list[ContextSpec]] = {}
+    by_type: dict[_Type, list[ContextSpec]] = {}
     for spec in specs:
-        key = spec.kind, spec.mask_share, spec.num_masks
-        by_type.setdefault(key, []).append(spec)
+        by_type.setdefault(_type(spec), []).append(spec)
     # Counts of neighbours take a byte, or two; probabilities four.
     found = []
     for (kind, _, num_masks), members in by_type.items():
@@ -33,6 +52,41 @@ def groups(
         size = max(1, num_bytes // (entry * num_rows**2))
         found += [members[i : i + size] for i in range(0, len(members), size)]
     return found
+
+
+class LawsOfGroups:
+    """`laws` of one group after the other; distances of several are sorted once.
+
+    Args:
+        grouped: all groups that are to come; of what is no `ContextSpec`, none is made.
+        x: as of `laws`.
+        columns: as of `laws`.
+        seed: as of `laws`.
+    """
+
+    def __init__(
+        self,
+        grouped: Sequence[Sequence[object]],
+        x: np.ndarray,
+        columns: np.ndarray,
+        seed: int,
+    ) -> None:
+        self._rows = x, columns, seed
+        self._groups: dict[_Type, list[list[ContextSpec]]] = {}
+        for group in grouped:
+            specs = [spec for spec in group if isinstance(spec, ContextSpec)]
+            if specs:
+                self._groups.setdefault(_type(specs[0]), []).append(specs)
+        self._limits: dict[_Type, _Limits] = {}
+
+    def laws(self, group: Sequence[ContextSpec]) -> np.ndarray:
+        """Those of one group, shape (len(group), n, n)."""
+        key = _type(group[0])
+        alike = self._groups[key]
+        if group[0].kind == "knn" and len(alike) > 1 and key not in self._limits:
+            specs = list(itertools.chain(*alike))
+            self._limits[key] = _limits_of(specs, *self._rows)
+        return laws(group, *self._rows, self._limits.get(key))
 
 
 def masks(spec: ContextSpec, columns: np.ndarray, seed: int) -> list[np.ndarray]:
@@ -48,7 +102,11 @@ def masks(spec: ContextSpec, columns: np.ndarray, seed: int) -> list[np.ndarray]
 
 
 def laws(
-    specs: Sequence[ContextSpec], x: np.ndarray, columns: np.ndarray, seed: int
+    specs: Sequence[ContextSpec],
+    x: np.ndarray,
+    columns: np.ndarray,
+    seed: int,
+    limits: _Limits | None = None,
 ) -> np.ndarray:
     """What `specs`, one of `groups`, gather over the masks: laws but for a factor.
 
@@ -60,6 +118,7 @@ def laws(
         x: the rows, shape (n, d), float64.
         columns: the number of the column that each feature comes from, shape (d,).
         seed: of the masks.
+        limits: of k-NN contexts, what is known of these and of others of the type.
 
     Returns:
         One table for each context, shape (len(specs), n, n).
@@ -67,8 +126,7 @@ def laws(
     Raises:
         ValueError: if a context has more neighbours than there are rows.
     """
-    # Of few columns most masks are drawn more than once.
-    kept, times = np.unique(masks(specs[0], columns, seed), axis=0, return_counts=True)
+    kept, times = _drawn(specs[0], columns, seed)
     n = len(x)
     is_knn = specs[0].kind == "knn"
     dtype = np.min_scalar_type(times.sum()) if is_knn else np.dtype(np.float32)
@@ -81,17 +139,56 @@ def laws(
         add_hidden(gathered, x, columns, kept, times, gammas)
         return gathered
     views = [_with_lengths(x[:, mask]) for mask in kept]
-    add = _add_neighbors if is_knn else _add_kernels
+    # (contexts,): where these are among those that are known.
+    own = None if limits is None else np.searchsorted(limits.counts, parameters)
     rows = _ROWS * max(1, _BLOCK // n)
 
     def work(start: int) -> None:
-        for view, count in zip(views, times.tolist(), strict=True):
-            alike = float(_ALIKE * view[:, -2].max()) if is_knn else 0.0
-            for part, apart in _distances(view, start, min(start + rows, n), alike):
-                add(gathered[:, part], apart, parameters, count)
+        for i, (view, count) in enumerate(zip(views, times.tolist(), strict=True)):
+            for part, apart in _distances(view, start, min(start + rows, n), is_knn):
+                into = gathered[:, part]
+                if not is_knn:
+                    _add_kernels(into, apart, parameters, count)
+                    continue
+                if limits is None:
+                    last, is_tied = _near(apart, parameters)
+                else:
+                    last, is_tied = (v[i, part][:, own] for v in limits[1:])
+                _add_neighbors(into, apart, parameters, last, is_tied, count)
 
     in_threads(work, range(0, n, rows))
     return gathered
+
+
+def _type(spec: ContextSpec) -> _Type:
+    return spec.kind, spec.mask_share, spec.num_masks
+
+
+def _drawn(
+    spec: ContextSpec, columns: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The masks that differ, and how often each is drawn: often, of few columns."""
+    return np.unique(masks(spec, columns, seed), axis=0, return_counts=True)
+
+
+def _limits_of(
+    specs: Sequence[ContextSpec], x: np.ndarray, columns: np.ndarray, seed: int
+) -> _Limits:
+    """What `laws` sorts distances for, once for k-NN contexts of several groups."""
+    kept, _ = _drawn(specs[0], columns, seed)
+    n, counts = len(x), np.unique([spec.parameter for spec in specs])
+    shape = len(kept), n, len(counts)
+    found = _Limits(counts, np.empty(shape, np.float32), np.empty(shape, bool))
+    views = [_with_lengths(x[:, mask]) for mask in kept]
+    rows = _ROWS * max(1, _BLOCK // n)
+
+    def work(start: int) -> None:
+        for i, view in enumerate(views):
+            for part, apart in _distances(view, start, min(start + rows, n), True):
+                found.last[i, part], found.is_tied[i, part] = _near(apart, counts)
+
+    in_threads(work, range(0, n, rows))
+    return found
 
 
 def _with_lengths(x: np.ndarray) -> np.ndarray:
@@ -101,13 +198,14 @@ def _with_lengths(x: np.ndarray) -> np.ndarray:
 
 
 def _distances(
-    view: np.ndarray, start: int, stop: int, alike: float
+    view: np.ndarray, start: int, stop: int, is_knn: bool
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """‖x − a‖² of some rows to all, float32, block by block.
 
     Products of few rows take twice as long, and all that follows is faster of few.
-    What is below `alike` is 0; of kernels, whose exponentials do not see it, nothing.
+    Rows that are alike are at 0; of kernels, whose exponentials do not see it, nearly.
     """
+    alike = float(_ALIKE * view[:, -2].max())
     x, lengths, ones = (
         view[start:stop, :-2],
         *np.split(view[start:stop, -2:], 2, axis=1),
@@ -117,9 +215,8 @@ def _distances(
     size = max(1, _BLOCK // len(view))
     for i in range(0, stop - start, size):
         apart = whole[i : i + size].astype(np.float32)
-        # Rows that are alike are at 0, whatever the difference of squares leaves; their
-        # order tells which are neighbours.
-        if alike:
+        # Whatever the difference of squares leaves: their order tells who is near.
+        if is_knn:
             apart[apart < alike] = 0.0
         yield slice(start + i, start + i + len(apart)), apart
 
@@ -137,26 +234,37 @@ def _add_kernels(
         table += room
 
 
-def _add_neighbors(
-    into: np.ndarray, apart: np.ndarray, counts: np.ndarray, times: int
-) -> None:
+def _near(apart: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distance of the last neighbour, and whether the next row is as far.
+
+    Each of shape (rows, counts).
+    """
     rising = np.sort(apart, axis=1)
-    # (rows, contexts): the distance of the last neighbour, and of the next row.
-    last, after = (
-        rising[:, np.minimum(counts + i, rising.shape[1]) - 1] for i in (0, 1)
-    )
-    is_tied = ((last == after) & (counts < rising.shape[1])).any(axis=1)
+    n = rising.shape[1]
+    last, after = (rising[:, np.minimum(counts + i, n) - 1] for i in (0, 1))
+    return last, (last == after) & (counts < n)
+
+
+def _add_neighbors(
+    into: np.ndarray,
+    apart: np.ndarray,
+    counts: np.ndarray,
+    last: np.ndarray,
+    is_tied: np.ndarray,
+    times: int,
+) -> None:
     one = into.dtype.type(times)
     for table, limit in zip(into, last.T, strict=True):
         table += (apart <= limit[:, None]) * one
-    if not is_tied.any():
+    tied_rows = is_tied.any(axis=1)
+    if not tied_rows.any():
         return
     # Distances are not negative, so that their bits order as they do; with the place in
     # the row below them, of rows at one distance the first counts, as in
     # `contexts.knn`. Sorting these takes three times as long.
-    tied = apart[is_tied]
+    tied = apart[tied_rows]
     keys = tied.view(np.int32).astype(np.int64) << 32 | np.arange(tied.shape[1])
     limits = np.sort(keys, axis=1)[:, counts - 1]
-    for table, limit, beyond in zip(into, limits.T, last[is_tied].T, strict=True):
+    for table, limit, beyond in zip(into, limits.T, last[tied_rows].T, strict=True):
         too_many = (tied <= beyond[:, None]) & (keys > limit[:, None])
-        table[is_tied] -= too_many * one
+        table[tied_rows] -= too_many * one

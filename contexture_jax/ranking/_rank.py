@@ -31,7 +31,7 @@ from contexture_jax.ranking._judged import (
     solved,
     solved_context,
 )
-from contexture_jax.ranking._laws import groups, laws
+from contexture_jax.ranking._laws import LawsOfGroups, groups
 from contexture_jax.ranking._probe import RidgeProbe
 
 __all__ = ["Correlations", "correlations", "rank_contexts"]
@@ -138,7 +138,9 @@ def rank_contexts(
 
     is_strong = functools.partial(is_too_strong, beta=beta, max_dim=max_dim)
     room = max(_BYTES, 4 * n**2) if max_bytes is None else max_bytes
-    for group in _grouped(specs, n, room):
+    grouped = _grouped(specs, n, room)
+    of_groups = LawsOfGroups(grouped, rows, of_columns, seed)
+    for group in grouped:
         tables = None
         for place, spec in enumerate(group):
             try:
@@ -146,7 +148,7 @@ def rank_contexts(
                     found = solved_context(spec.made(), n, max_dim, tol=tol, seed=seed)
                 else:
                     if tables is None:
-                        tables = laws(group, rows, of_columns, seed)
+                        tables = of_groups.laws(group)
                     found = solved(
                         tables[place], rank, tol=tol, seed=seed, is_enough=is_strong
                     )

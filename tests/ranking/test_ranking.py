@@ -112,6 +112,21 @@ def test_settings_of_a_type_are_made_together_in_little_memory() -> None:
     assert all(len(group) == 1 for group in _laws.groups(specs, 60, 1))
 
 
+@pytest.mark.parametrize("mask_share", [0.0, 0.4])
+def test_groups_that_share_sorted_distances_have_the_same_laws(
+    mask_share: float,
+) -> None:
+    # Ties, and rows without.
+    rows = np.concatenate([np.repeat(np.eye(3), 10, axis=0)[:, [0, 1, 2, 0]], X[:20]])
+    num_masks = 7 if mask_share else 1
+    specs = [ContextSpec("knn", k, mask_share, num_masks) for k in (23, 4, 50, 50)]
+    grouped = [specs[:2], specs[2:3], specs[3:]]
+    of_groups = _laws.LawsOfGroups([["other"], *grouped], rows, COLUMNS, 3)
+    for group in grouped:
+        expected = _laws.laws(group, rows, COLUMNS, 3)
+        np.testing.assert_array_equal(of_groups.laws(group), expected)
+
+
 def test_tau_is_that_of_all_singular_values() -> None:
     spec = ContextSpec("knn", 7)
     (row,) = ranked(X, [spec], max_dim=8)
