@@ -10,6 +10,7 @@ is E ∘ e_i ∘ (w e).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from contexture_jax._core.types import Bool, Float, Int
 __all__ = ["add_hidden", "hides_few"]
 
 _MOST_HIDDEN = 2
+_ROWS = 64  # that a thread takes at once
 # c_j beyond are cut there: exp(−28) of one column is less than 10⁻¹² of the sum of the
 # row, to which a itself gives 1. With three of them E is still a normal number, and e_i
 # e_j takes it back to exp(−28) at most where the sum was cut.
@@ -67,34 +69,66 @@ def add_hidden(
         first, second = (*pair, len(names))[:2]
         often[first, second] += count
     num_rows = len(x)
+    scaled = [np.float32(gamma**0.5) * features for gamma in gammas]
 
-    def work(row: int) -> None:
-        apart = features - features[:, row : row + 1]
-        apart *= apart
-        if len(names) < len(apart):
-            apart = np.add.reduceat(apart, starts, axis=0)
-        for table, gamma in zip(gathered, gammas, strict=True):
-            table[row] += _law(apart, gamma, often)
+    def work(start: int) -> None:
+        room = _Room.of(len(names), num_rows)
+        for row in range(start, min(start + _ROWS, num_rows)):
+            for table, points in zip(gathered, scaled, strict=True):
+                _powers(points, row, starts, out=room.each[:-1])
+                _add_law(table[row], often, room)
 
-    in_threads(work, range(num_rows))
+    in_threads(work, range(0, num_rows, _ROWS))
 
 
-def _law(
-    apart: Float[np.ndarray, "c n"], gamma: float, often: Float[np.ndarray, "c1 c1"]
-) -> Float[np.ndarray, " n"]:
-    """Σ over pairs of how often each is hidden times P⁺(·|x) without it."""
-    each = np.ones((len(apart) + 1, apart.shape[1]), np.float32)
+class _Room(NamedTuple):
+    """Where a thread computes: memory of each step anew would take longer than it.
+
+    Attributes:
+        each: c_j, and in their place e_j; the last row, for no column, is 1.
+        whole: E.
+        hidden: E e_i.
+        others: Σ_j w_j e_j for each i.
+    """
+
+    each: Float[np.ndarray, "c1 n"]
+    whole: Float[np.ndarray, " n"]
+    hidden: Float[np.ndarray, "c n"]
+    others: Float[np.ndarray, "c n"]
+
+    @classmethod
+    def of(cls, num_columns: int, num_rows: int) -> _Room:
+        each = np.ones((num_columns + 1, num_rows), np.float32)
+        tables = np.empty((2, num_columns, num_rows), np.float32)
+        return cls(each, np.empty(num_rows, np.float32), *tables)
+
+
+def _powers(points: np.ndarray, row: int, starts: np.ndarray, out: np.ndarray) -> None:
+    """c_j of one row and all others, shape (names, n)."""
+    is_plain = len(out) == len(points)
+    apart = np.subtract(points, points[:, row, None], out=out if is_plain else None)
+    np.multiply(apart, apart, out=apart)
+    if not is_plain:
+        np.add.reduceat(apart, starts, axis=0, out=out)
+    np.minimum(out, _FARTHEST, out=out)
+
+
+def _add_law(
+    into: Float[np.ndarray, " n"], often: Float[np.ndarray, "c1 c1"], room: _Room
+) -> None:
+    """Add Σ over pairs of how often each is hidden times P⁺(·|x) without it."""
+    each, whole, hidden, others = room
     powers = each[:-1]
-    np.multiply(apart, np.float32(gamma), out=powers)
-    np.minimum(powers, _FARTHEST, out=powers)
-    whole = np.exp(-np.minimum(powers.sum(axis=0), 3 * _FARTHEST))
+    np.sum(powers, axis=0, out=whole)
+    np.minimum(whole, 3 * _FARTHEST, out=whole)
+    np.negative(whole, out=whole)
+    np.exp(whole, out=whole)
     np.exp(powers, out=powers)
-    out = np.zeros_like(whole)
+    # E e_i first: e_i e_j alone may be above what float32 holds.
+    np.multiply(powers, whole, out=hidden)
     # Row by row: BLAS takes longer for a product of two tables so thin.
-    for i in range(len(apart)):
-        others, counts = each[i + 1 :], often[i, i + 1 :]
-        # E e_i and then e_j: none is above what float32 holds.
-        one = each[i] * whole
-        one *= (counts / (others @ one)) @ others
-        out += one
-    return out
+    for i in range(len(powers)):
+        rest, counts = each[i + 1 :], often[i, i + 1 :]
+        np.dot(counts / np.dot(rest, hidden[i]), rest, out=others[i])
+    np.multiply(hidden, others, out=others)
+    into += np.sum(others, axis=0, out=whole)
