@@ -14,6 +14,7 @@ from contexture_jax._core.checks import (
     check_integer,
     check_ndim,
 )
+from contexture_jax._core.threads import in_threads
 from contexture_jax._core.types import ArrayLike, Float, short_repr
 from contexture_jax.prediction import held_out_rows
 
@@ -115,8 +116,8 @@ class RidgeProbe:
         dims = np.unique([*np.geomspace(1, rank, 12).round().astype(int), dim])
         at = int(np.flatnonzero(dims == dim)[0])
         told, best, best_dims = [], [], []
-        for split in self._splits:
-            checked, errors = self._grid(functions, dims, split)
+        grids = in_threads(lambda s: self._grid(functions, dims, s), self._splits)
+        for checked, errors in grids:
             for measure in range(2):
                 # The second breaks the ties of the first.
                 by = checked[[measure, 1]]

@@ -126,12 +126,11 @@ def _entries(
     """What is above the least of its row, by parts of rows and of columns."""
     from scipy import sparse
 
-    rows = [
-        sparse.csr_array(
-            np.where(gathered[part] > least[part], gathered[part], 0).astype(np.float32)
-        )
-        for part in parts
-    ]
+    def row_entries(part: slice) -> Any:
+        own = np.where(gathered[part] > least[part], gathered[part], 0)
+        return sparse.csr_array(own.astype(np.float32))
+
+    rows = in_threads(row_entries, parts)
     whole: Any = sparse.vstack(rows, format="csc")
     # Columns as rows of the transpose, whose product is as fast.
     return rows, [whole[:, part] for part in columns]

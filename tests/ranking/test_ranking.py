@@ -302,7 +302,7 @@ def test_an_error_in_the_middle_is_a_row(monkeypatch: pytest.MonkeyPatch) -> Non
     def broken(*_: object, **__: object) -> object:
         raise MemoryError("no room")
 
-    monkeypatch.setattr("contexture_jax.ranking._rank.laws", broken)
+    monkeypatch.setattr("contexture_jax.ranking._laws.laws", broken)
     (row,) = ranked(X, [ContextSpec("knn", 5)], max_dim=8)
     assert (row.status, row.reason) == ("failed", "MemoryError: no room")
 
