@@ -17,11 +17,14 @@ def test_out_that_cannot_be_used_is_refused_before_data_are_read(
     (tmp_path / "json" / f"{command}.json").mkdir(parents=True)
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / KEPT[command]).write_text("")
+    (tmp_path / "own" / KEPT[command]).mkdir(parents=True)
+    (tmp_path / "own" / KEPT[command] / "a.txt").write_text("")
     (tmp_path / "file").write_text("")
     for out, words in (
         ("", "--out is empty; expected the name of a directory"),
         ("json", f'json" holds a directory {command}.json, where a file'),
         ("kept", f'kept/{KEPT[command]}" is a file; expected the name of a directory'),
+        ("own", f'own/{KEPT[command]}" holds "a.txt" but no settings.json that'),
         ("file", 'file" is a file; expected the name of a directory'),
         ("file/deeper", 'file/deeper" cannot be made: "'),
     ):

@@ -18,6 +18,7 @@ from contexture_jax.cli.session._signals import Ending
 from contexture_jax.data import InputError, quoted_path
 
 __all__ = [
+    "SETTINGS",
     "check_out",
     "claimed",
     "made_inside",
@@ -26,6 +27,7 @@ __all__ = [
     "replacing",
 ]
 
+SETTINGS = "settings.json"  # of what is kept of a run, whatever its kind
 # What a run would leave behind that is ended without a word.
 _temporaries: set[Path] = set()
 
@@ -40,7 +42,8 @@ def check_out(out: str, known: Sequence[str], folder: str) -> Path:
 
     Raises:
         InputError: if `out`, the directory it would be made in, or `folder` is no
-            directory or may not be written, or a directory has the name of a file.
+            directory or may not be written, a directory has the name of a file, or
+            `folder` holds what no run has kept, as it is removed at the end.
     """
     if not out:
         raise InputError("--out is empty; expected the name of a directory")
@@ -48,6 +51,12 @@ def check_out(out: str, known: Sequence[str], folder: str) -> Path:
     _check_writable(path, out)
     if _exists(path / folder):
         _check_writable(path / folder, str(Path(out) / folder))
+        held = [own for own in (path / folder).iterdir() if own.name[0] != "."]
+        if held and not (path / folder / SETTINGS).exists():
+            raise InputError(
+                f"{quoted_path(Path(out) / folder)} holds {quoted_path(held[0].name)}"
+                f" but no {SETTINGS} that says of what run; name another --out"
+            )
     for name in known:
         if _exists(path / name) and (path / name).is_dir():
             raise InputError(

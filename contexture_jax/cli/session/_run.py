@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from contexture_jax.cli.session._publish import replacing
+from contexture_jax.cli.session._publish import SETTINGS, replacing
 from contexture_jax.cli.session._signals import Ending
 from contexture_jax.data import InputError, quoted_path
 
@@ -47,14 +47,8 @@ def check_run(folder: Path, settings: dict[str, Any], *, resume: bool) -> bool:
     Raises:
         InputError: if it holds a run and `resume` is not set, or another run.
     """
-    path = folder / "settings.json"
+    path = folder / SETTINGS
     has_checkpoints = bool(_steps(folder))
-    # The settings come first into a directory: something has taken them away.
-    if not path.exists() and has_checkpoints:
-        raise InputError(
-            f"{quoted_path(str(folder))} holds checkpoints but no settings.json"
-            " that says what of; expected another --out, or that directory deleted"
-        )
     # Without --resume a run that kept no step is begun anew, whatever its settings.
     if not path.exists() or not (resume or has_checkpoints):
         return False
@@ -74,7 +68,7 @@ def claim_run(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
         InputError: as `check_run`, or if the file system refuses.
     """
     if not check_run(folder, settings, resume=resume):
-        with replacing(folder / "settings.json") as partial:
+        with replacing(folder / SETTINGS) as partial:
             partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
@@ -117,7 +111,7 @@ def check_claimed(folder: Path) -> None:
     Raises:
         InputError: if so.
     """
-    if not (folder / "settings.json").exists():
+    if not (folder / SETTINGS).exists():
         raise InputError(
             f"{quoted_path(folder)} was removed before the run trained in it: nothing"
             " of the run is kept"
@@ -127,7 +121,7 @@ def check_claimed(folder: Path) -> None:
 def kept_of(folder: Path, num_steps: int, command: str) -> str:
     """Which step of a run is kept, and the command that goes on from it, in words."""
     steps = _steps(folder)
-    settings = folder / "settings.json"
+    settings = folder / SETTINGS
     # Nothing is promised that `claim_run` would refuse.
     if steps and not settings.exists():
         return f"nothing of the run is kept: {quoted_path(settings)} was removed"

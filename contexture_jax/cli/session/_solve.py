@@ -16,7 +16,7 @@ import numpy as np
 
 from contexture_jax.cli.session._processes import Processes
 from contexture_jax.cli.session._progress import Advance
-from contexture_jax.cli.session._publish import made_inside, replacing
+from contexture_jax.cli.session._publish import SETTINGS, made_inside, replacing
 from contexture_jax.cli.session._run import check_same, resumed
 from contexture_jax.cli.session._signals import Ending
 from contexture_jax.data import InputError, quoted_path
@@ -24,7 +24,7 @@ from contexture_jax.data import InputError, quoted_path
 __all__ = ["SOLVE", "WatchedSolve"]
 
 SOLVE = "solve"  # the directory of a solve, among the results
-_STATE, _SETTINGS = "state.npz", "settings.json"
+_STATE = "state.npz"
 _BETWEEN = 10.0  # seconds from one saved state to the next, or
 _SHARE = 0.05  # so much of the time spent on saving, whichever is more rare
 
@@ -74,7 +74,7 @@ class WatchedSolve:
             InputError: if it is of another.
         """
         if (self._folder / _STATE).exists():
-            check_same(self._folder / _SETTINGS, settings)
+            check_same(self._folder / SETTINGS, settings)
 
     def folder(self, settings: dict[str, Any]) -> Path:
         """The directory of the solve, made now: for what else is kept of its passes.
@@ -118,7 +118,7 @@ class WatchedSolve:
             )
             return None
         # Before the state, whose shapes would tell less of what differs.
-        check_same(self._folder / _SETTINGS, self._settings)
+        check_same(self._folder / SETTINGS, self._settings)
         try:
             state = load_state(path)
         except ValueError as error:
@@ -230,6 +230,6 @@ class WatchedSolve:
         made_inside(self._out, SOLVE, self._claim)
         # Before the settings: an old state beside new ones would pass for theirs.
         (self._folder / _STATE).unlink(missing_ok=True)
-        with replacing(self._folder / _SETTINGS) as path:
+        with replacing(self._folder / SETTINGS) as path:
             path.write_text(json.dumps(self._settings) + "\n", encoding="utf-8")
         self._has_begun = True
