@@ -66,11 +66,8 @@ demo: $(VENV)/.installed-cli ## spectrum of the digits data set, with pictures, 
 test: doctest $(VENV)/.installed-dev ## everything but the slow tests
 	$(PYTEST) -m "not slow" --durations=10 tests
 
-# Less those of .ci/unproved.txt: written and not yet seen to pass, each to be run, and
-# mended or taken off the list.
 test-slow: $(VENV)/.installed-dev ## the slow tests
-	$(PYTEST) -m slow --durations=10 tests \
-		$(foreach id,$(shell cat .ci/unproved.txt),--deselect '$(id)')
+	$(PYTEST) -m slow --durations=10 tests
 
 doctest: $(VENV)/.installed-dev ## examples in the README, the guide and in docstrings
 	$(PYTEST) --doctest-modules --doctest-glob=README.md \
