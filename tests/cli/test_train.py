@@ -124,7 +124,7 @@ def test_damaged_runs_are_refused_in_one_line(trained, tmp_path, capsys):
     assert err.count("\n") == 1
     settings.unlink()
     assert main(arguments(out, *given)) == 2
-    assert "holds "checkpoints" but no settings.json" in capsys.readouterr().err
+    assert 'holds "checkpoints" but no settings.json' in capsys.readouterr().err
     shutil.copy(trained / "run" / "settings.json", settings)
     for path in (out / "run" / "checkpoints").rglob("*"):
         if path.is_file():
