@@ -14,7 +14,6 @@ neighbours among them; beside that, principal components and raw pixels.
 
 import argparse
 import functools
-import gzip
 import sys
 import time
 from pathlib import Path
@@ -34,6 +33,7 @@ from sklearn.preprocessing import StandardScaler
 
 import contexture_jax as cx
 from _common import Report, make_parser, parse
+from _data import read_idx
 
 MOST_SECONDS = 20 * 60.0
 NUM_NEIGHBORS = 20
@@ -118,11 +118,6 @@ def read(folder: Path | None, most: int) -> Images:
             for part in ("train", "t10k")
         )
     return Images(train[:most], train_labels[:most], test, test_labels)
-
-
-def read_idx(path: Path, header: int) -> np.ndarray:
-    with gzip.open(path) as file:
-        return np.frombuffer(file.read(), np.uint8, offset=header)
 
 
 def learn(

@@ -38,6 +38,7 @@ ORDER = (
     "learn_images",
     "mixing",
     "stkr",
+    "few_labels",
     "forecast",
     "shift",
     "accelerator",

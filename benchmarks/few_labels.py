@@ -1,0 +1,376 @@
+"""Few labels: what ours make of them, beside scikit-learn's predictors.
+
+optdigits and the 10,000 test images of Fashion-MNIST, 1 % and 10 % of the rows with a
+label, the error on all others; pixels as they are, between 0 and 1. Of the labelled
+rows of a split a quarter of each class is for validation: it chooses the setting of
+every contestant, which is then fitted by all labels. Of equal errors the first counts,
+in an order of trials on other splits; that of LabelSpreading's α is ours of Zhou's.
+
+- "ours": of these families the one that validation prefers in each split:
+  - label propagation, Zhou's and Zhu's, on k-NN contexts;
+  - STKR, s(λ) = λ, truncated to exact functions of Gaussian contexts of all rows: ridge
+    regression in closed form;
+  - the same, "smoothed": what it says of all rows, and the labels where there are some,
+    propagated by Zhou's on a k-NN context.
+- scikit-learn's LabelSpreading, on k-NN graphs and on Gaussian weights of the 50
+  nearest rows (all n × n of its default take minutes a split here), KernelRidge with a
+  Gaussian kernel, and LogisticRegression on pixels.
+
+Scales γ are over the median squared distance to the tenth nearest row, penalties of
+ridge regressions over the mean of the kernel's diagonal.
+
+    python benchmarks/few_labels.py ../data --json benchmarks/results/few_labels.json
+"""
+
+import argparse
+import functools
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import scipy.sparse
+
+import contexture_jax as cx
+from _common import Report, make_parser, optional, parse
+from _data import read_idx
+from contexture_jax import prediction
+
+OURS, PEERS = "ours", ("LabelSpreading", "KernelRidge", "LogisticRegression")
+NEIGHBORS, NEAREST = (7, 10), 50
+ALPHAS, SMOOTHING = (0.99, 0.95, 0.8), (0.3, 0.8)  # of Zhou's
+GAMMAS, RIDGES = (0.1, 0.05), (1e-2, 3e-2, 3e-3)
+TOLERANCE = 1e-3  # of singular triples
+SPREADING_ALPHAS, SPREADING_GAMMAS = (0.99, 0.95, 0.8, 0.2), (1.0, 3.0)
+KERNEL_GAMMAS, KERNEL_RIDGES = (0.1, 0.3, 0.03, 1.0), (0.03, 0.1, 0.01, 0.3, 1e-3)
+CS = (1.0, 10.0, 0.1)
+SMOKE = {
+    "data": None,
+    "splits": 2,
+    "rank": 16,
+    "labelled": [0.1],
+    "rows": 300,
+    "sets": None,
+}
+Scores = Callable[[np.ndarray], np.ndarray]  # labelled rows -> scores of all, (n, C)
+
+
+class Setting(NamedTuple):
+    """One way to predict, its parameters in words."""
+
+    words: str
+    scores: Scores
+
+
+class Points(NamedTuple):
+    """A data set: pixels, classes, squared distances, and the nearest rows of each."""
+
+    x: np.ndarray
+    y: np.ndarray
+    distances: np.ndarray
+    nearest: np.ndarray
+    unit: float  # median squared distance to the tenth nearest row
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("data", nargs="?", type=Path, help="folder; else digits")
+    parser.add_argument("--sets", nargs="+", help="of these alone")
+    parser.add_argument("--labelled", type=float, nargs="+", default=[0.01, 0.1])
+    parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--rank", type=int, default=512, help="functions of a context")
+    parser.add_argument("--rows", type=int, default=10_000, help="of a set, at most")
+    args = parse(parser, SMOKE)
+    report = Report("few_labels", args)
+    for name, (x, y) in sets(args.data).items():
+        if args.sets and name not in args.sets:
+            continue
+        points = measured(x[: args.rows], y[: args.rows])
+        families = {**ours(points, args), **peers(points)}
+        for share in args.labelled:
+            title = f"{name}, {share:.0%} of {len(points.y)} rows"
+            rows = judged(families, points, share, args)
+            report.add_case(title, rows)
+            for row in rows:
+                if row["name"] in PEERS:
+                    short = -row["accuracy"]["ours less by"]
+                    report.add_goal(f"{title}: error above {row['name']}", short, 0)
+    report.write()
+
+
+def sets(folder: Path | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    if folder is None:
+        from sklearn.datasets import load_digits
+
+        pixels, classes = load_digits(return_X_y=True)
+        return {"digits": (np.asarray(pixels, np.float32) / 16, np.asarray(classes))}
+    table = np.loadtxt(folder / "tabular" / "optdigits.csv", delimiter=",", skiprows=1)
+    images = folder / "fashion-mnist" / "t10k-images-idx3-ubyte.gz"
+    classes = folder / "fashion-mnist" / "t10k-labels-idx1-ubyte.gz"
+    return {
+        "optdigits": (table[:, :-1].astype(np.float32) / 16, table[:, -1].astype(int)),
+        "Fashion-MNIST": (
+            read_idx(images, 16).reshape(-1, 784).astype(np.float32) / 255,
+            read_idx(classes, 8).astype(int),
+        ),
+    }
+
+
+def measured(x: np.ndarray, y: np.ndarray) -> Points:
+    """Distances and neighbours, once for all contestants."""
+    squares = (x**2).sum(axis=1)
+    distances = x @ (-2 * x.T)
+    distances += squares[:, None] + squares[None, :]
+    np.maximum(distances, 0, out=distances)
+    nearest = np.asarray(cx.contexts.knn(x, NEAREST).indices)
+    unit = np.median(distances[np.arange(len(x)), nearest[:, 10]])
+    _, codes = np.unique(y, return_inverse=True)
+    return Points(x, codes.astype(np.int32), distances, nearest, float(unit))
+
+
+def ours(points: Points, args: argparse.Namespace) -> dict[str, list[Setting]]:
+    """Settings of each of our families, over contexts of all rows."""
+    walks = {k: neighbor_operator(points, k) for k in NEIGHBORS}
+    linear = {
+        f"γ = {gamma:g}, β = {beta:g}": regressed(points, functions, beta)
+        for gamma in GAMMAS
+        for functions in [functions_of(points, gamma, args)]
+        for beta in RIDGES
+    }
+    smooth, k = walks[NEIGHBORS[0]], NEIGHBORS[0]
+    return {
+        "label propagation": [
+            Setting(f"K = {k}, {how}", propagated(points, walk, **arguments))
+            for k, walk in walks.items()
+            for how, arguments in (
+                *((f"α = {a:g}", {"alpha": a}) for a in ALPHAS),
+                ("Zhu", {"kind": "zhu"}),
+            )
+        ],
+        "STKR, smoothed": [
+            Setting(f"{words}, K = {k}, α = {a:g}", smoothed(points, smooth, one, a))
+            for words, one in linear.items()
+            for a in SMOOTHING
+        ],
+        "STKR": [Setting(words, one) for words, one in linear.items()],
+    }
+
+
+def propagated(points: Points, walk: cx.AssociationOperator, **how: Any) -> Scores:
+    def scores(rows: np.ndarray) -> np.ndarray:
+        labels, num_classes = points.y[rows], int(points.y.max()) + 1
+        fit = prediction.label_propagation(
+            walk, labels, rows, num_classes=num_classes, **how
+        )
+        return np.asarray(fit.values)
+
+    return scores
+
+
+def functions_of(points: Points, gamma: float, args: argparse.Namespace) -> np.ndarray:
+    """√s(λ) μ of the first functions of a Gaussian context, (n, rank)."""
+    context = cx.contexts.rbf(points.x, gamma / points.unit)
+    op = cx.association_operator(context, storage="dense")
+    rank = min(args.rank, len(points.y) - 2)
+    result, info = cx.svd(op, rank, key=jax.random.key(args.seed), tol=TOLERANCE)
+    print(f"γ = {gamma:g}: {info.status}, {info.num_passes} passes", file=sys.stderr)
+    transform = prediction.polynomial([1.0])
+    functions, _ = prediction.truncation(result, None, transform).features()
+    return np.asarray(functions)
+
+
+def regressed(points: Points, functions: np.ndarray, beta: float) -> Scores:
+    # Asked for twice: as it is, and to be smoothed.
+    @functools.lru_cache(maxsize=2)
+    def scores(numbers: bytes) -> np.ndarray:
+        rows = np.frombuffer(numbers, np.int32)
+        seen, num_classes = functions[rows], int(points.y.max()) + 1
+        ridge = beta * float((seen**2).sum()) / len(rows) ** 2
+        fit = prediction.ridge(
+            seen, points.y[rows], ridges=ridge, num_classes=num_classes
+        )
+        return np.asarray(fit.scores(functions))
+
+    return lambda rows: scores(rows.astype(np.int32).tobytes())
+
+
+def smoothed(
+    points: Points, walk: cx.AssociationOperator, base: Scores, alpha: float
+) -> Scores:
+    def scores(rows: np.ndarray) -> np.ndarray:
+        told = base(rows).copy()
+        told[rows] = np.eye(told.shape[1])[points.y[rows]]
+        everywhere = np.arange(len(told))
+        fit = prediction.label_propagation(walk, told, everywhere, alpha=alpha)
+        return np.asarray(fit.values)
+
+    return scores
+
+
+def neighbor_operator(points: Points, k: int) -> cx.AssociationOperator:
+    lists = cx.contexts.neighbors(points.nearest[:, :k], num_points=len(points.y))
+    return cx.association_operator(lists)
+
+
+def peers(points: Points) -> dict[str, list[Setting]]:
+    """Settings of scikit-learn's predictors, where it is installed."""
+    if optional("sklearn.semi_supervised") is None:
+        return {}
+    from sklearn.kernel_ridge import KernelRidge
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.semi_supervised import LabelSpreading
+
+    n, indicators = len(points.y), np.eye(int(points.y.max()) + 1)[points.y]
+
+    def graph(k: int, gamma: float | None) -> Any:
+        columns = points.nearest[:, :k].ravel()
+        rows = np.repeat(np.arange(n), k)
+        weights = np.ones(n * k)
+        if gamma is not None:
+            weights = np.exp(-gamma / points.unit * points.distances[rows, columns])
+        found = scipy.sparse.csr_array((weights, (rows, columns)), shape=(n, n))
+        # As a Gaussian kernel is symmetric; its `knn` graph is not.
+        return found if gamma is None else found.maximum(found.T)
+
+    def spread(graph: Any, alpha: float) -> Scores:
+        def kernel(*_: Any) -> Any:
+            return graph
+
+        how: Any = {"kernel": kernel, "alpha": alpha}
+
+        def scores(rows: np.ndarray) -> np.ndarray:
+            given = np.full(n, -1)
+            given[rows] = points.y[rows]
+            model = LabelSpreading(**how, max_iter=100)
+            return model.fit(points.x, given).label_distributions_
+
+        return scores
+
+    def kernel_ridge(gamma: float, alpha: Any) -> Scores:
+        def scores(rows: np.ndarray) -> np.ndarray:
+            kernel = np.exp(-gamma / points.unit * points.distances[:, rows])
+            model = KernelRidge(alpha=alpha, kernel="precomputed")
+            return model.fit(kernel[rows], indicators[rows]).predict(kernel)
+
+        return scores
+
+    def odds(c: float) -> Scores:
+        def scores(rows: np.ndarray) -> np.ndarray:
+            model = LogisticRegression(C=c, max_iter=300)
+            return model.fit(points.x[rows], points.y[rows]).predict_proba(points.x)
+
+        return scores
+
+    graphs = {f"knn {k}": graph(k, None) for k in NEIGHBORS}
+    graphs |= {f"rbf {g:g}": graph(NEAREST, g) for g in SPREADING_GAMMAS}
+    return {
+        "LabelSpreading": [
+            Setting(f"{name}, α = {alpha:g}", spread(one, alpha))
+            for name, one in graphs.items()
+            for alpha in SPREADING_ALPHAS
+        ],
+        "KernelRidge": [
+            Setting(f"γ = {gamma:g}, α = {alpha:g}", kernel_ridge(gamma, alpha))
+            for gamma in KERNEL_GAMMAS
+            for alpha in KERNEL_RIDGES
+        ],
+        "LogisticRegression": [Setting(f"C = {c:g}", odds(c)) for c in CS],
+    }
+
+
+class Chosen(NamedTuple):
+    """What validation took: its words, error there and on the rows without a label."""
+
+    words: str
+    checked: float
+    error: float
+    seconds: float
+    processor_seconds: float
+
+
+def judged(
+    families: dict[str, list[Setting]],
+    points: Points,
+    share: float,
+    args: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    """A row for each family, and for the best of ours by validation."""
+    count = round(share * len(points.y))
+    splits = prediction.labelled_splits(
+        points.y, count, key=jax.random.key(args.seed), num_splits=args.splits
+    )
+    found: dict[str, list[Chosen]] = {name: [] for name in (OURS, *families)}
+    for number, rows in enumerate(splits, start=1):
+        check = prediction.held_out_rows(points.y[rows], seed=args.seed + number)
+        for name, settings in families.items():
+            found[name].append(tuned(settings, points, rows, check))
+        mine = [found[name][-1] for name in families if name not in PEERS]
+        best = min(mine, key=lambda one: one.checked)
+        spent = np.sum([one[-2:] for one in mine], axis=0).tolist()
+        found[OURS].append(best._replace(seconds=spent[0], processor_seconds=spent[1]))
+        told = ", ".join(f"{k} {v[-1].error:.4f}" for k, v in found.items())
+        print(f"split {number} of {args.splits}: {told}", file=sys.stderr)
+    errors = np.array([one.error for one in found[OURS]])
+    return [line(name, picked, errors) for name, picked in found.items()]
+
+
+def tuned(
+    settings: list[Setting], points: Points, rows: np.ndarray, check: np.ndarray
+) -> Chosen:
+    """The setting with the least error on labels left out, by all labels."""
+    start, began = time.perf_counter(), time.process_time()
+    fit, left_out = rows[~check], rows[check]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of iterations that end at their bound
+        wrong = [
+            np.mean(one.scores(fit)[left_out].argmax(axis=1) != points.y[left_out])
+            for one in settings
+        ]
+        best = int(np.argmin(wrong))
+        told = settings[best].scores(rows).argmax(axis=1)
+    rest = np.setdiff1d(np.arange(len(points.y)), rows)
+    error = float(np.mean(told[rest] != points.y[rest]))
+    spent = time.perf_counter() - start, time.process_time() - began
+    return Chosen(settings[best].words, float(wrong[best]), error, *spent)
+
+
+def line(name: str, picked: list[Chosen], ours: np.ndarray) -> dict[str, Any]:
+    """A contestant as the report has it; differences are of the same splits."""
+    errors = np.array([one.error for one in picked])
+    figures = {"error": float(errors.mean()), "± its standard error": deviation(errors)}
+    if name != OURS:
+        figures |= {
+            "ours less by": float((errors - ours).mean()),
+            "± that of the difference": deviation(errors - ours),
+        }
+    seconds = [one.seconds for one in picked]
+    return {
+        "name": name,
+        "kind": "peer" if name in PEERS else "ours",
+        "settings": most_often([one.words for one in picked]),
+        "first_call_seconds": seconds[0],
+        "seconds": seconds,
+        "seconds_median": float(np.median(seconds)),
+        "processor_seconds": [one.processor_seconds for one in picked],
+        "peak_megabytes": None,
+        "accuracy": figures,
+        "errors": errors.tolist(),
+    }
+
+
+def deviation(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def most_often(words: list[str]) -> str:
+    found, counts = np.unique(words, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:3]
+    return "; ".join(f"{found[i]} {counts[i]}×" for i in order)
+
+
+if __name__ == "__main__":
+    main()
