@@ -30,7 +30,7 @@ _FARTHEST = 28.0
 def hides_few(
     kept: Bool[np.ndarray, "masks d"], columns: Int[np.ndarray, " d"]
 ) -> bool:
-    """Whether each mask hides one or two columns, and some column stays.
+    """Whether each mask hides one or two columns.
 
     Args:
         kept: which features each mask keeps, whole columns.
