@@ -71,7 +71,7 @@ def write_archive(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         with beside.open("wb") as file:
             # To a file and not to its path, which `savez` would end with .npz. Before
             # NumPy 2.1 `allow_pickle` would be the name of one more array.
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
             file.flush()
             # On the disk before it takes the name: a crash leaves one or the other.
             os.fsync(file.fileno())
