@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -20,17 +22,18 @@ from contexture_jax.cli._train_options import TrainOptions, add_options
 from contexture_jax.cli.session import (
     RUN,
     Ending,
+    Interrupted,
+    Processes,
     Stages,
     check_claimed,
     check_installed,
     check_out,
     check_run,
     claim_run,
-    claimed,
     computing,
+    joined,
     kept_of,
     made_inside,
-    make_mesh,
     publishing,
     replacing,
     told_in_one_line,
@@ -76,74 +79,127 @@ def run(options: TrainOptions, ending: Ending) -> Path:
         InputError: if anything about the input, the output directory or the run that it
             holds is wrong. Results that were there are left as they were.
     """
-    stages = Stages(quiet=options.quiet)
-    with stages.stage("read"):
-        check_installed(*_NEEDED, plots=options.plots)
-        out = check_out(options.out, _FILES, RUN)
-        table = load(options)
-        recipe = plan(options, table)
-        encoder = plan_encoder(options, recipe)
-        plan_rank(options.rank, recipe, recipe.num_triples)
-        mesh = make_mesh(options.devices)  # before JAX is used
-        _check_devices(options)
-    with claimed(out), computing(options.dtype), ExitStack() as stack:
+    with joined(options, ending) as processes:
+        return _run(options, ending, processes)
+
+
+def _run(options: TrainOptions, ending: Ending, processes: Processes) -> Path:
+    stages = Stages(quiet=options.quiet or not processes.is_first)
+    with ExitStack() as stack:
+        with processes.together():
+            check_installed(*_NEEDED, plots=options.plots)
+            out = check_out(options.out, _FILES, RUN)
+        stack.enter_context(processes.watching(out, ending))
+        with stages.stage("read"), processes.together():
+            table = load(options)
+            recipe = plan(options, table)
+            encoder = plan_encoder(options, recipe)
+            plan_rank(options.rank, recipe, recipe.num_triples)
+            mesh = processes.mesh(options.devices)  # before JAX is used
+            _check_devices(options, processes.count)
+        # From here on those of all processes.
+        num_devices = 1 if mesh is None else mesh.size
+        options = dataclasses.replace(options, devices=num_devices)
+        stack.enter_context(processes.claimed(out))
+        stack.enter_context(computing(options.dtype))
         settings = _settings(options, recipe, table)
-        check_run(out / RUN, settings, resume=options.resume)
-        with stages.stage("context") as advance:
-            from contexture_jax.cli import _report, _train_report
+        processes.compare(lambda: {**settings, "resume": options.resume})
+        with processes.together():
+            check_run(out / RUN, settings, resume=options.resume)
+        with stages.stage("context") as advance, processes.together():
+            from contexture_jax.cli import _train_report
             from contexture_jax.evaluation import num_singular_values
 
             built = build(options, recipe, table, advance)
             op = built.operator_at(None)
             most = num_singular_values(op)
             rank = plan_rank(options.rank, recipe, min(recipe.num_triples, most))
-        encoder["output"] = plan_output(options, rank)
+            encoder["output"] = plan_output(options, rank)
         settings |= {"encoder": encoder, "rank": rank}
-        claim_run(made_inside(out, RUN, stack), settings, resume=options.resume)
+        with processes.together():
+            if processes.is_first:
+                folder = made_inside(out, RUN, stack)
+                claim_run(folder, settings, resume=options.resume)
         ending.kept = lambda: kept_of(out / RUN, options.steps, ending.command)
         solve = functools.partial(
             _train_report.exact_spectrum, rank=rank, most=most, seed=options.seed
         )
+        # Each process for itself: it is less than what is to come.
         with stages.stage("exact"):
-            exact, exact_status = solve(op)
-        check_claimed(out / RUN)  # the exact solve may have taken long
+            exact = solve(op)
+        with processes.together():
+            check_claimed(out / RUN)  # the exact solve may have taken long
         with stages.stage("train"), told_in_one_line(ending):
             learned = _learned(
                 options, recipe, table, built, op, rank, encoder, mesh, out / RUN
             )
-        if not np.isfinite(learned.singular_values).all():
-            raise InputError(
-                f"{learned.message}; no results were written: expected a smaller"
-                f" --learning-rate than {plan_rate(options):g}, and another --out"
-            )
-        with stages.stage("compare"):
-            is_found = recipe.params.get("weights") == "minmax"
-            weights = learned.weights if is_found else None
-            if is_found:
-                op = built.operator_at(weights)
-                exact, exact_status = solve(op)
-            beside = _beside(learned, built, weights, op, exact, solve, options.seed)
-        description = {
-            **settings,
-            "num_rows": len(table.rows),
-            **_train_report.describe(learned),
-            "exact_status": exact_status,
-            **beside,
-            "probe": None,  # until the rest is written
-            "notes": [
-                *table.notes,
-                *recipe.notes,
-                *_train_report.tie_at(exact.singular_values, rank),
-            ],
-        }
-        found = _Found(learned, exact, np.asarray(op.p_x), table)
-        written, files = _publish(found, description, out, stages, options, ending)
+        if processes.count > 1 and learned.status == "interrupted":
+            # Another was told to end, and all have ended at one step.
+            raise Interrupted(signal.SIGTERM)
+        with processes.together(waits=True):
+            if not np.isfinite(learned.singular_values).all():
+                raise InputError(
+                    f"{learned.message}; no results were written: expected a smaller"
+                    f" --learning-rate than {plan_rate(options):g}, and another --out"
+                )
+            if processes.is_first:
+                done = _Trained(learned, exact, op, built, table, recipe, rank)
+                _finish(done, settings, solve, out, stages, options, ending)
+    return out
+
+
+class _Trained(NamedTuple):
+    """What is learned, what is exact and how sure that is, and of what."""
+
+    learned: Any
+    exact: tuple[Any, Any]
+    op: Any
+    built: Built
+    table: Table
+    recipe: Recipe
+    rank: int
+
+
+def _finish(
+    done: _Trained,
+    settings: dict[str, Any],
+    solve: Callable[[Any], Any],
+    out: Path,
+    stages: Stages,
+    options: TrainOptions,
+    ending: Ending,
+) -> None:
+    """Compare, draw, write and print."""
+    from contexture_jax.cli import _report, _train_report
+
+    learned, (exact, exact_status), op = done.learned, done.exact, done.op
+    with stages.stage("compare"):
+        is_found = done.recipe.params.get("weights") == "minmax"
+        weights = learned.weights if is_found else None
+        if is_found:
+            op = done.built.operator_at(weights)
+            exact, exact_status = solve(op)
+        beside = _beside(learned, done.built, weights, op, exact, solve, options.seed)
+    description = {
+        **settings,
+        "num_rows": len(done.table.rows),
+        **_train_report.describe(learned),
+        "exact_status": exact_status,
+        **beside,
+        "probe": None,  # until the rest is written
+        "notes": [
+            *done.table.notes,
+            *done.recipe.notes,
+            *_train_report.tie_at(exact.singular_values, done.rank),
+        ],
+    }
+    found = _Found(learned, exact, np.asarray(op.p_x), done.table)
+    written, files = _publish(found, description, out, stages, options, ending)
     if learned.status == "non-finite":
         print(f"contexture: warning: {learned.message}", file=sys.stderr)
     if not options.quiet:
         paths = [str(Path(options.out) / name) for name in files]
         _report.print_table(_train_report.rows_of_table(written, paths))
-    return out
 
 
 def _beside(
@@ -305,12 +361,16 @@ def _timed(description: dict[str, Any], stages: Stages) -> dict[str, Any]:
     return _report.plain({**description, "seconds": seconds})
 
 
-def _check_devices(options: TrainOptions) -> None:
-    if options.batch_size % options.devices:
+def _check_devices(options: TrainOptions, num_processes: int) -> None:
+    count = options.devices * num_processes
+    if options.batch_size % count:
+        of = f" of {num_processes} processes" if num_processes > 1 else ""
         raise InputError(
             f"--batch-size {options.batch_size} cannot be shared by --devices"
-            f" {options.devices}; expected a multiple"
+            f" {options.devices}{of}; expected a multiple of {count}"
         )
+    if num_processes > 1 and options.strategy == "pmap":
+        raise InputError("--strategy pmap takes one process; expected jit or shard_map")
 
 
 def _settings(options: TrainOptions, recipe: Recipe, table: Table) -> dict[str, Any]:

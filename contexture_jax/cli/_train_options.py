@@ -10,6 +10,7 @@ from contexture_jax.cli._arguments import (
     Options,
     add_data_options,
     add_output_options,
+    add_process_options,
     add_rank_options,
     batch,
     count,
@@ -74,6 +75,7 @@ def add_options(parser: Any) -> None:
     learning = parser.add_argument_group("learning")
     add_rank_options(learning)
     _add_learning_options(learning)
+    add_process_options(parser.add_argument_group("several processes"))
     add_output_options(parser.add_argument_group("output"))
 
 

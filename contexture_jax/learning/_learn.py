@@ -41,6 +41,7 @@ from contexture_jax.losses import MinMax, with_part_weights
 from contexture_jax.operators import AssociationOperator
 from contexture_jax.training import (
     FitResult,
+    PairBatches,
     fit,
     from_loss,
     init_state,
@@ -109,7 +110,8 @@ def learn(
             of such arrays: several draws for an x, the first of which judges.
         rank: how many functions.
         num_steps: steps of the whole run.
-        batch_size: pairs of a batch.
+        batch_size: pairs of a batch, of all processes together, each of which draws its
+            own.
         seed: of all that is random.
         loss: the name of one of `cx.losses`, or an `Objective`. "kise" is `kise_pairs`,
             or `kise` where a context of numbered rows has a kernel and no samples.
@@ -179,7 +181,7 @@ def learn(
     result = fit(
         make_step(embeddings_of(objective.sees, applies), judged, optimizer),
         init_state(params, optimizer, loss_state=loss_state),
-        law.pairs,
+        _own(law.pairs, fit_options.get("devices")),
         num_steps=num_steps,
         key=jax.random.key(seed),
         **fit_options,
@@ -194,6 +196,14 @@ def learn(
     if functions.context is not None:
         functions = dataclasses.replace(functions, context=own)
     return _learned(law, result, functions, left, towers, ritz)
+
+
+def _own(pairs: PairBatches, devices: Any) -> PairBatches:
+    """This process's part of each batch, where the run is one of several."""
+    mesh = getattr(devices, "mesh", None)
+    if jax.process_count() == 1 or (mesh is not None and not mesh.is_multi_process):
+        return pairs
+    return dataclasses.replace(pairs, shard=(jax.process_index(), jax.process_count()))
 
 
 def _learned(

@@ -232,3 +232,32 @@ def test_four_that_are_killed_at_any_moment_lose_nothing(tmp_path: Path) -> None
     assert_same(out, tmp_path / "whole")
     names = sorted(path.name for path in out.iterdir())
     assert names == ["spectrum.json", "spectrum.npz"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_go_on_alone(tmp_path: Path) -> None:
+    given = [write(tmp_path), "--num-neighbors", 7, "--steps", 20, "--batch-size", 64]
+    given += ["--hidden", 16, "--output", 8]
+    found = []
+    for count in (1, 2):
+        out = tmp_path / str(count)
+        more = [*given, *WAITING, "--devices", 2, "--out", out]
+        workers = begin(count, *more, command="train")
+        said = processes.finish(workers, timeout=300)
+        assert [worker.returncode for worker in workers] == [0] * count, "\n".join(said)
+        assert not any(said)
+        with np.load(out / "train.npz") as arrays:
+            found.append(dict(arrays))
+        names = sorted(path.name for path in out.iterdir())
+        assert names == ["model.npz", "run", "train.json", "train.npz"]
+    one, two = found
+    tolerance = 1e3 * promised(np.float64)
+    for name, value in one.items():
+        np.testing.assert_allclose(value, two[name], atol=tolerance)
+    assert json.loads((tmp_path / "2" / "train.json").read_text())["devices"] == 4
+    # One process goes on from what two have kept.
+    [alone] = begin(1, *given, "--resume", "--out", tmp_path / "2", command="train")
+    assert processes.finish([alone], timeout=300) == [""]
+    with np.load(tmp_path / "2" / "train.npz") as arrays:
+        for name, value in two.items():
+            np.testing.assert_allclose(value, arrays[name], atol=tolerance)
