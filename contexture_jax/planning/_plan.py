@@ -181,9 +181,9 @@ def _pass(compiled: Any, problem: Problem, topology: Topology) -> Estimate:
     if found is None:
         return counted
     for one in found:
-        if one.kind == "collective-permute":
-            # The text of a TPU does not say how many hops a loop takes: the operator
-            # does, in as many as it has of that size.
+        if one.kind in ("collective-permute", "all-to-all"):
+            # The text of a TPU does not say how many hops, or rounds, a loop takes: the
+            # operator does, in as many as it has of that size.
             hops = [e for e in counted.exchanges if e.kind == one.kind]
             alike = [e for e in hops if e.bytes == one.bytes] or hops[:1]
             times = max(one.times, sum(e.times for e in alike))

@@ -423,7 +423,7 @@ def test_entries_given_in_parts_count_as_one():
 
 
 @pytest.mark.parametrize("order", ["scattered", "ordered"])
-def test_rows_that_are_needed_come_at_once_where_a_ring_would_bring_more(order):
+def test_rows_that_are_needed_come_in_rounds_where_a_ring_would_bring_more(order):
     """Two entries a row, of which a ring brings 7 blocks of 16 rows to each device."""
     rng, n = np.random.default_rng(0), 125
     lists = np.stack([np.arange(n), (np.arange(n) + 1) % n], axis=1)
@@ -441,5 +441,9 @@ def test_rows_that_are_needed_come_at_once_where_a_ring_would_bring_more(order):
         told = {(c.kind, c.bytes) for c in op.collectives(3) if c.product == name}
         assert set(hlo.collectives(text or "")) == told
         assert {kind for kind, _ in told} == {"all-to-all"}
-        # No more than half of a ring's 7 blocks.
-        assert max(size for _, size in told) <= op.dtype.itemsize * 3 * 7 * 16 / 2
+        # At a time no more than a block of a ring, in all than half of its 7 blocks.
+        block = op.dtype.itemsize * 3 * 16
+        assert max(size for _, size in told) <= block
+        assert sum(c.bytes * c.times for c in op.collectives(3)) <= 2 * 7 * block / 2
+    scattered = order == "scattered"
+    assert {c.times for c in op.collectives(3)} == {2 if scattered else 1}

@@ -64,6 +64,20 @@ def test_a_pod_takes_no_more_of_a_chip_than_sixteen_chips(kind) -> None:
         assert math.isclose(large["flops"], small["flops"], rel_tol=0.05)
 
 
+def test_neighbors_take_no_more_of_a_chip_of_a_pod() -> None:
+    """Of 16 chips blocks go round; each of 1,024 asks for the rows that it needs."""
+    pytest.importorskip("libtpu")
+    found = []
+    for name in ("v5p:2x2x4", "v5p:8x8x16"):
+        topology = parse_topology(name)
+        problem = Problem("knn", 2 * ROWS * topology.num_chips, columns=8, rank=16)
+        found.append(plan_apart(problem, topology, largest="none"))
+    small, large = found
+    assert large["bytes"]["temporaries"] < 1.05 * small["bytes"]["temporaries"]
+    told = [{c["kind"] for c in f["collectives"]} for f in found]
+    assert told == [{"all-reduce", "collective-permute"}, {"all-reduce", "all-to-all"}]
+
+
 def test_a_certificate_takes_no_more_of_a_chip_of_a_pod(monkeypatch) -> None:
     pytest.importorskip("libtpu")
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")

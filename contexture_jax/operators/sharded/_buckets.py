@@ -12,6 +12,7 @@ from contexture_jax._core.types import Float, Int
 __all__ = [
     "Entries",
     "ShardBucket",
+    "by_step",
     "even_buckets",
     "fullest",
     "make_buckets",
@@ -27,7 +28,8 @@ _WIDTHS = (1, 2, 4, 8, 16, 64, 512)
 class ShardBucket(NamedTuple):
     """Pieces of rows with the same number of slots, for each device.
 
-    A further axis after the first numbers the steps of a ring, where there are several.
+    A further axis after the first numbers the steps of a ring, or the rounds of an
+    exchange, where there are several.
 
     Attributes:
         indices: which row of the block each entry multiplies, shape (k, width, pieces).
@@ -118,6 +120,17 @@ def make_buckets(
             weights[owner[used], slot, place[used]] = weight[entry]
         buckets.append(ShardBucket(indices, weights, rows))
     return tuple(buckets)
+
+
+def by_step(
+    buckets: tuple[ShardBucket, ...], num_devices: int
+) -> tuple[ShardBucket, ...]:
+    """Buckets of groups that are steps of devices, with an axis for each of the two."""
+    k = num_devices
+    return tuple(
+        ShardBucket(*(x.reshape(k, x.shape[0] // k, *x.shape[1:]) for x in bucket))
+        for bucket in buckets
+    )
 
 
 def even_buckets(

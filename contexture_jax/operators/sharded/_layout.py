@@ -17,11 +17,17 @@ from contexture_jax._core.types import Int
 from contexture_jax.operators.sharded._buckets import (
     Entries,
     ShardBucket,
+    by_step,
     even_buckets,
     fullest,
     make_buckets,
 )
-from contexture_jax.operators.sharded._exchange import Exchange, exchange_of, pays
+from contexture_jax.operators.sharded._exchange import (
+    Exchange,
+    exchange_of,
+    pays,
+    rounds_of,
+)
 
 __all__ = [
     "Hubs",
@@ -85,7 +91,7 @@ class Layout(NamedTuple):
         """Rows that a device tells at a time; in a ring its share."""
         if self.exchange is None:
             return share
-        return self.exchange.send.shape[-2] * self.exchange.send.shape[-1]
+        return self.exchange.send.shape[-1]
 
     @property
     def buckets(self) -> list[ShardBucket]:
@@ -284,14 +290,11 @@ def lay_out(
             group, some.row, some.column, some.weight, k * length, num_rows
         )
 
-    def by_step(bucket: ShardBucket) -> ShardBucket:
-        return ShardBucket(*(x.reshape(k, k - 3, *x.shape[1:]) for x in bucket))
-
     # Stacked for a scan; the first two and the last step stand apart, of other sizes.
     return Layout(
         part(0, 1),
         part(1, 1) if k > 2 else (),
-        tuple(map(by_step, part(2, k - 3))),
+        by_step(part(2, k - 3), k),
         part(k - 1, 1) if k > 1 else (),
         apart,
     )
@@ -332,12 +335,12 @@ def even_layout(
     needed = share[1] * -np.expm1(-met / share[1])
     number = int(needed + fullest(k * k) * needed**0.5) + 1
     if pays(number, share[1], k):
+        rounds, size = rounds_of(number, share[1], k)
+        # Of all other blocks together, a part of each in a round.
+        cases = [(n, (d - 1) * (k - 1) / k / rounds) for n, d in rows]
         there = Exchange(
-            jax.ShapeDtypeStruct((k, k, number), np.int32),
-            # Of all other blocks together.
-            even_buckets(
-                (k,), num_rows, [(n, (d - 1) * (k - 1) / k) for n, d in rows], 0, dtype
-            ),
+            jax.ShapeDtypeStruct((k, rounds, k * size), np.int32),
+            even_buckets((k, rounds), num_rows, cases, 0, dtype),
         )
         return Layout(own, exchange=there)
     return Layout(

@@ -5,8 +5,9 @@ takes one sum over devices. Where A is as large as X, its functions are cut over
 devices too and go round a ring. A device meets the blocks one after the other and adds
 up the entries whose column is in the block that visits, so that neither (n, r) nor
 (m, r) numbers are ever in one place. Where a device needs less than half of what would
-visit it, all devices send each other what is needed, once. Values that very many others
-meet would fill some blocks far beyond the rest: one sum tells them to all devices.
+visit it, all devices send each other what is needed, in rounds of about a block. Values
+that very many others meet would fill some blocks far beyond the rest: one sum tells
+them to all devices.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ from contexture_jax.operators.sharded._common import (
     place_whole,
     spmd,
 )
+from contexture_jax.operators.sharded._dealing import deal, undeal
 from contexture_jax.operators.sharded._exchange import Exchange
 from contexture_jax.operators.sharded._layout import (
     Hubs,
     Layout,
     arrange,
-    deals_to,
     even_layout,
     lay_out,
 )
@@ -148,7 +149,7 @@ class ShardedSparseOperator(ShardedOperator):
         )
 
     def collectives(self, r: int) -> tuple[Collective, ...]:
-        """In a ring k − 1 hops of a block, or one exchange, and a sum of hubs.
+        """In a ring k − 1 hops of a block, or an exchange, and a sum of hubs.
 
         Else a sum of (m, r).
         """
@@ -168,9 +169,11 @@ class ShardedSparseOperator(ShardedOperator):
             ("rmatmat", self.backward, x),
         ):
             told = size * r * layout.num_told(share)
-            ring = layout.exchange is None
-            kind = "collective-permute" if ring else "all-to-all"
-            hops += [(product, kind, told, k - 1 if ring else 1)]
+            if layout.exchange is None:
+                hops += [(product, "collective-permute", told, k - 1)]
+            else:
+                rounds = layout.exchange.send.shape[1]
+                hops += [(product, "all-to-all", told, rounds)]
         x, a = size * r * x, size * r * a
         for product in ("matmat", "rmatmat"):
             hops += [(product, "all-reduce", size * self.num_hubs * r, 1)]
@@ -380,34 +383,9 @@ def _multiply_dealt(
 ) -> Array:
     """`_multiply_in_ring` with what goes in, and what comes out, dealt out anew."""
     share = padded_size(num_rows, num_devices)
-    x = _deal(x, axis, num_devices)
+    x = deal(x, axis, num_devices)
     out = _multiply_in_ring(share, axis, num_devices, layout, x)
-    return _undeal(out, axis, num_devices)[:num_rows]
-
-
-def _deal(x: Array, axis: str, num_devices: int) -> Array:
-    """The rows of each device, a few at a time, one to each device."""
-    x = pad_rows(x, num_devices).reshape(-1, num_devices, x.shape[1])
-    # (turns, k, r), each turn from another device on; rows of one device side by side.
-    x = _turned(x, axis, num_devices, -1)
-    x = jax.lax.all_to_all(x, axis, split_axis=1, concat_axis=0)
-    return x.reshape(-1, x.shape[2])
-
-
-def _undeal(x: Array, axis: str, num_devices: int) -> Array:
-    """Back to the device that they came from."""
-    x = x.reshape(num_devices, -1, x.shape[1])
-    x = jax.lax.all_to_all(x, axis, split_axis=0, concat_axis=1)
-    return _turned(x, axis, num_devices, 1).reshape(-1, x.shape[2])
-
-
-def _turned(x: Array, axis: str, num_devices: int, way: int) -> Array:
-    """Row j of a turn in the place of the device that it goes to, or back."""
-    turns = jnp.arange(x.shape[0], dtype=jnp.uint32)
-    device = jax.lax.axis_index(axis).astype(jnp.uint32)
-    first = deals_to(device, turns, num_devices)
-    source = (jnp.arange(num_devices)[None, :] + way * first[:, None]) % num_devices
-    return jnp.take_along_axis(x, source[:, :, None], axis=1)
+    return undeal(out, axis, num_devices)[:num_rows]
 
 
 def _add_hubs(out: Array, hubs: Hubs, x: Array, axis: str) -> Array:
@@ -422,11 +400,19 @@ def _add_hubs(out: Array, hubs: Hubs, x: Array, axis: str) -> Array:
 
 
 def _add_exchanged(out: Array, exchange: Exchange, x: Array, axis: str) -> Array:
-    """Add what entries in the rows of other devices give, which come all at once."""
-    # (k, p, r): to each device what it needs, and then from each.
-    parts = x.at[exchange.send[0]].get(mode="fill", fill_value=0)
-    parts = jax.lax.all_to_all(parts, axis, split_axis=0, concat_axis=0)
-    return _add(out, _strip(exchange.buckets), parts.reshape(-1, x.shape[1]))
+    """Add what entries in the rows of other devices give, which come in rounds."""
+
+    def step(
+        out: Array, turn: tuple[Array, tuple[ShardBucket, ...]]
+    ) -> tuple[Array, None]:
+        send, buckets = turn
+        # (k p, r): to each device what it needs, and then from each.
+        parts = x.at[send].get(mode="fill", fill_value=0)
+        parts = jax.lax.all_to_all(parts, axis, 0, 0, tiled=True)
+        return _add(out, buckets, parts), None
+
+    out, _ = jax.lax.scan(step, out, (exchange.send[0], _strip(exchange.buckets)))
+    return out
 
 
 def _add(
