@@ -8,8 +8,7 @@ in an order of trials on other splits; that of LabelSpreading's α is ours of Zh
 
 - "ours": of these families the one that validation prefers in each split:
   - label propagation, Zhou's and Zhu's, on k-NN contexts;
-  - STKR, s(λ) = λ, truncated to exact functions of Gaussian contexts of all rows: ridge
-    regression in closed form;
+  - STKR, s(λ) = λ, with the dual kernels of Gaussian contexts of all rows;
   - the same, "smoothed": what it says of all rows, and the labels where there are some,
     propagated by Zhou's on a k-NN context.
 - scikit-learn's LabelSpreading, on k-NN graphs and on Gaussian weights of the 50
@@ -17,7 +16,8 @@ in an order of trials on other splits; that of LabelSpreading's α is ours of Zh
   Gaussian kernel, and LogisticRegression on pixels.
 
 Scales γ are over the median squared distance to the tenth nearest row, penalties of
-ridge regressions over the mean of the kernel's diagonal.
+ridge regressions over the mean of the kernel's diagonal. A dual kernel takes two steps,
+to A and back, and is as wide as a Gaussian of half its γ.
 
     python benchmarks/few_labels.py ../data --json benchmarks/results/few_labels.json
 """
@@ -43,15 +43,14 @@ from contexture_jax import prediction
 OURS, PEERS = "ours", ("LabelSpreading", "KernelRidge", "LogisticRegression")
 NEIGHBORS, NEAREST = (7, 10), 50
 ALPHAS, SMOOTHING = (0.99, 0.95, 0.8), (0.3, 0.8)  # of Zhou's
-GAMMAS, RIDGES = (0.1, 0.05), (1e-2, 3e-2, 3e-3)
-TOLERANCE = 1e-3  # of singular triples
+GAMMAS, RIDGES = (0.6, 0.2), (1e-1, 3e-2)
+TOLERANCE = 1e-3  # of the residuals of STKR
 SPREADING_ALPHAS, SPREADING_GAMMAS = (0.99, 0.95, 0.8, 0.2), (1.0, 3.0)
 KERNEL_GAMMAS, KERNEL_RIDGES = (0.1, 0.3, 0.03, 1.0), (0.03, 0.1, 0.01, 0.3, 1e-3)
 CS = (1.0, 10.0, 0.1)
 SMOKE = {
     "data": None,
     "splits": 2,
-    "rank": 16,
     "labelled": [0.1],
     "rows": 300,
     "sets": None,
@@ -82,7 +81,6 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", help="of these alone")
     parser.add_argument("--labelled", type=float, nargs="+", default=[0.01, 0.1])
     parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--rank", type=int, default=512, help="functions of a context")
     parser.add_argument("--rows", type=int, default=10_000, help="of a set, at most")
     args = parse(parser, SMOKE)
     report = Report("few_labels", args)
@@ -90,7 +88,7 @@ def main() -> None:
         if args.sets and name not in args.sets:
             continue
         points = measured(x[: args.rows], y[: args.rows])
-        families = {**ours(points, args), **peers(points)}
+        families = {**ours(points), **peers(points)}
         for share in args.labelled:
             title = f"{name}, {share:.0%} of {len(points.y)} rows"
             rows = judged(families, points, share, args)
@@ -132,13 +130,13 @@ def measured(x: np.ndarray, y: np.ndarray) -> Points:
     return Points(x, codes.astype(np.int32), distances, nearest, float(unit))
 
 
-def ours(points: Points, args: argparse.Namespace) -> dict[str, list[Setting]]:
+def ours(points: Points) -> dict[str, list[Setting]]:
     """Settings of each of our families, over contexts of all rows."""
     walks = {k: neighbor_operator(points, k) for k in NEIGHBORS}
     linear = {
-        f"γ = {gamma:g}, β = {beta:g}": regressed(points, functions, beta)
+        f"γ = {gamma:g}, β = {beta:g}": regressed(points, op, beta * size)
         for gamma in GAMMAS
-        for functions in [functions_of(points, gamma, args)]
+        for op, size in [gaussian(points, gamma)]
         for beta in RIDGES
     }
     smooth, k = walks[NEIGHBORS[0]], NEIGHBORS[0]
@@ -171,29 +169,31 @@ def propagated(points: Points, walk: cx.AssociationOperator, **how: Any) -> Scor
     return scores
 
 
-def functions_of(points: Points, gamma: float, args: argparse.Namespace) -> np.ndarray:
-    """√s(λ) μ of the first functions of a Gaussian context, (n, rank)."""
+def gaussian(points: Points, gamma: float) -> tuple[cx.AssociationOperator, float]:
+    """A Gaussian context of all rows, and the mean of its dual kernel's diagonal."""
     context = cx.contexts.rbf(points.x, gamma / points.unit)
     op = cx.association_operator(context, storage="dense")
-    rank = min(args.rank, len(points.y) - 2)
-    result, info = cx.svd(op, rank, key=jax.random.key(args.seed), tol=TOLERANCE)
-    print(f"γ = {gamma:g}: {info.status}, {info.num_passes} passes", file=sys.stderr)
-    transform = prediction.polynomial([1.0])
-    functions, _ = prediction.truncation(result, None, transform).features()
-    return np.asarray(functions)
+    # ‖T‖² without the constant: Σ_x p(x) (k_X(x, x) − 1), and rows weigh almost alike.
+    energy = op.squared_norm()
+    assert energy is not None
+    return op, float(energy) - 1
 
 
-def regressed(points: Points, functions: np.ndarray, beta: float) -> Scores:
-    # Asked for twice: as it is, and to be smoothed.
+def regressed(points: Points, op: cx.AssociationOperator, beta: float) -> Scores:
+    # Asked for more than once: as it is, and to be smoothed.
     @functools.lru_cache(maxsize=2)
     def scores(numbers: bytes) -> np.ndarray:
         rows = np.frombuffer(numbers, np.int32)
-        seen, num_classes = functions[rows], int(points.y.max()) + 1
-        ridge = beta * float((seen**2).sum()) / len(rows) ** 2
-        fit = prediction.ridge(
-            seen, points.y[rows], ridges=ridge, num_classes=num_classes
+        fit = prediction.stkr(
+            op,
+            points.y[rows],
+            rows,
+            transform=prediction.polynomial([1.0]),
+            ridge=beta / len(rows),
+            num_classes=int(points.y.max()) + 1,
+            tol=TOLERANCE,
         )
-        return np.asarray(fit.scores(functions))
+        return np.asarray(fit.values)
 
     return lambda rows: scores(rows.astype(np.int32).tobytes())
 

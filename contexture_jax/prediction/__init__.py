@@ -1,13 +1,18 @@
 """Predicting a target from functions of a context, or from the context itself.
 
 Probes of functions or embeddings (`ridge`, `logistic`, `nearest_neighbors`), kernel
-regression with a transformed dual kernel (`stkr`, `choose_stkr`), label propagation,
-all of them side by side (`predict_each`, `compare_predictors`), and the error to expect
-before anything is trained (`forecast_error`) beside what is then measured
-(`learning_curve`).
+regression with a transformed dual kernel (`stkr`, `choose_stkr`), label propagation
+(`label_propagation`, `choose_propagation`), all of them side by side (`predict_each`,
+`compare_predictors`), and the error to expect before anything is trained
+(`forecast_error`) beside what is then measured (`learning_curve`).
 """
 
-from contexture_jax.prediction._choice import STKRChoice, choose_stkr
+from contexture_jax.prediction._choice import (
+    PropagationChoice,
+    STKRChoice,
+    choose_propagation,
+    choose_stkr,
+)
 from contexture_jax.prediction._compare import (
     Comparison,
     Prediction,
@@ -48,11 +53,13 @@ __all__ = [
     "Prediction",
     "Probe",
     "Propagation",
+    "PropagationChoice",
     "RidgeFit",
     "STKRChoice",
     "STKRFit",
     "SpectralTransform",
     "Truncation",
+    "choose_propagation",
     "choose_stkr",
     "compare_predictors",
     "forecast_error",

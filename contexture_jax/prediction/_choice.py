@@ -1,10 +1,12 @@
-"""The transform and the ridge of a kernel regression, by labelled rows left out."""
+"""What labelled rows left out choose: a transform and a ridge, or the α of a walk."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,12 +15,21 @@ from contexture_jax._core.numerics import mm, safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
 from contexture_jax.operators import AssociationOperator
 from contexture_jax.prediction._equations import solve_columns
+from contexture_jax.prediction._propagation import (
+    Propagation,
+    as_alpha,
+    check_walk,
+    label_propagation,
+    walked_from,
+)
 from contexture_jax.prediction._ridge import RIDGES, as_ridges, least, ridge
 from contexture_jax.prediction._stkr import STKRFit, as_labelled, as_tolerance, stkr
 from contexture_jax.prediction._target import Target, fold_rows, held_out
 from contexture_jax.prediction._transform import SpectralTransform, Truncation
 
-__all__ = ["STKRChoice", "choose_stkr"]
+__all__ = ["PropagationChoice", "STKRChoice", "choose_propagation", "choose_stkr"]
+
+_ALPHAS = (0.8, 0.95, 0.99)
 
 
 @short_repr
@@ -159,12 +170,149 @@ def _left_out(
     scores = at_labels[:, :, :-1] - b * (at_labels[:, :, -1:] - 1)
     # (l, c): each label by the fold that has not seen it.
     told = jnp.sum(jnp.where(held[:, :, None], scores, 0), axis=1)
-    truth = target.columns
+    return _errors(told, target.columns, w, target.classes is not None)
+
+
+def _errors(
+    told: Array, truth: Array, w: Array, of_classes: bool
+) -> tuple[Array, Array]:
+    """What is wrong of what is told of labels, and its squares over the variance."""
     spread = truth - mm(w[None, :], truth)
     squared = safe_divide(
         jnp.sum(w[:, None] * (truth - told) ** 2), jnp.sum(w[:, None] * spread**2)
     )
-    if target.classes is None:
+    if not of_classes:
         return squared, squared
     wrong = jnp.argmax(told, axis=1) != jnp.argmax(truth, axis=1)
     return jnp.sum(w * wrong), squared
+
+
+@short_repr
+class PropagationChoice(NamedTuple):
+    """What labelled rows left out prefer of Zhou's label propagation.
+
+    Attributes:
+        fit: by all labels, with the α that is best.
+        alpha: that α.
+        errors: on rows left out, of each α: the share that is misclassified, or
+            `squared_errors`. Shape (alphas,).
+        squared_errors: the mean squared residual over the variance of the labels.
+    """
+
+    fit: Propagation
+    alpha: float
+    errors: Float[Array, " alphas"]
+    squared_errors: Float[Array, " alphas"]
+
+
+def choose_propagation(
+    op: AssociationOperator,
+    labels: ArrayLike,
+    rows: ArrayLike,
+    *,
+    alphas: Sequence[float] = _ALPHAS,
+    folds: int | ArrayLike = 5,
+    walk: Literal["double", "single"] = "double",
+    num_classes: int | None = None,
+    tol: float | None = None,
+    max_iterations: int = 2000,
+) -> PropagationChoice:
+    """The best α of Zhou's `label_propagation`, by folds of labelled rows.
+
+    Those left out of a fold stay among the inputs and lose their label. All folds of
+    one α are columns of one system. Near 1 the walk is long: few labels reach far, and
+    of classes of unlike sizes the largest takes inputs of all. Of equal errors the
+    least squared one counts, then the first.
+
+    Args:
+        op: as of `label_propagation`.
+        labels: likewise.
+        rows: likewise.
+        alphas: candidates for α.
+        folds: k: label i is in fold i mod k; or names of the folds, shape (l,).
+        walk: as of `label_propagation`.
+        num_classes: likewise.
+        tol: likewise.
+        max_iterations: likewise.
+
+    Raises:
+        TypeError: as `label_propagation`, and if an argument is traced.
+        ValueError: as `label_propagation`, and if there are no alphas.
+    """
+    check_concrete((labels, rows), "what is chosen by")
+    numbers, target, w = as_labelled(op, labels, rows, None, num_classes)
+    candidates = [as_alpha(alpha) for alpha in alphas]
+    if not candidates:
+        raise ValueError("alphas must hold at least 1 candidate; got none")
+    check_walk(op, numbers, walk)
+    limit = as_tolerance(tol, op.dtype)
+    max_iterations = check_integer(max_iterations, "max_iterations", low=1)
+    held = held_out(*fold_rows(folds, len(numbers)), len(numbers)).T
+    each = [
+        _walked_out(
+            op,
+            numbers,
+            target.columns,
+            w,
+            jnp.asarray(held),
+            jnp.asarray(alpha, op.dtype),
+            limit,
+            of_classes=target.classes is not None,
+            is_single=walk == "single",
+            max_iterations=max_iterations,
+        )
+        for alpha in candidates
+    ]
+    errors, squared = map(jnp.stack, zip(*each, strict=True))
+    alpha = candidates[int(least(errors, squared))]
+    fit = label_propagation(
+        op,
+        labels,
+        rows,
+        alpha=alpha,
+        walk=walk,
+        num_classes=num_classes,
+        tol=tol,
+        max_iterations=max_iterations,
+    )
+    return PropagationChoice(fit, alpha, errors, squared)
+
+
+# A loop around products, traced once for operators and blocks of one shape.
+@functools.partial(
+    jax.jit, static_argnames=("of_classes", "is_single", "max_iterations")
+)
+def _walked_out(
+    op: AssociationOperator,
+    rows: Array,
+    truth: Array,
+    w: Array,
+    held: Array,
+    alpha: Array,
+    tol: Array,
+    *,
+    of_classes: bool,
+    is_single: bool,
+    max_iterations: int,
+) -> tuple[Array, Array]:
+    """The errors on labels left out, of one α."""
+    y = jnp.concatenate([truth, jnp.ones_like(truth[:, :1])], axis=1)
+    # (l, k, c + 1): every fold has its own labels, and what leads to them.
+    seen = jnp.where(held[:, :, None], 0, y[:, None, :])
+    f, _, _ = walked_from(
+        op,
+        rows,
+        seen.reshape(len(w), -1),
+        alpha,
+        tol,
+        is_zhou=True,
+        is_single=is_single,
+        max_iterations=max_iterations,
+    )
+    told = jnp.sum(jnp.where(held[:, :, None], f[rows].reshape(seen.shape), 0), axis=1)
+    mass = jnp.where(held, 0, w[:, None])
+    means = safe_divide(mm(mass.T, truth), jnp.sum(mass, axis=0)[:, None])
+    # As of a fit: where no label leads, the mean of the labels.
+    shares = safe_divide(told[:, :-1], told[:, -1:])
+    shares = jnp.where(told[:, -1:] > 0, shares, mm(held.astype(w.dtype), means))
+    return _errors(shares, truth, w, of_classes)

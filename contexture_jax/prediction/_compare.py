@@ -12,7 +12,7 @@ import numpy as np
 from contexture_jax._core.checks import check_integer, check_key, check_ndim
 from contexture_jax._core.types import Array, ArrayLike, Int, short_repr
 from contexture_jax.operators import AssociationOperator
-from contexture_jax.prediction._choice import choose_stkr
+from contexture_jax.prediction._choice import choose_propagation, choose_stkr
 from contexture_jax.prediction._logistic import logistic
 from contexture_jax.prediction._near import nearest_neighbors
 from contexture_jax.prediction._propagation import label_propagation
@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 _FOLDS = 5
-_ALPHA = 0.8  # nearer 1, the class with the most labels takes inputs of all
 _ETAS = (0.0, 0.9, 0.99)  # over what no eigenvalue is above
 _STKR_RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 _LOGISTIC_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -142,7 +141,7 @@ def predict_each(
     d = 1, 2, 4, …, and "logistic" on the functions; "nearest neighbours" in the
     functions times their singular values, the distance of the dual kernel; "STKR":
     `choose_stkr` of the dual kernel, two inverse Laplacians and the truncation; with
-    `walk` "Zhou" and "Zhu", label propagation.
+    `walk` "Zhou", with its α, and "Zhu", label propagation.
 
     Args:
         op: the context, shape (n, m).
@@ -199,12 +198,15 @@ def predict_each(
     chosen = {"transform": name, "eta": eta, "ridge": choice.ridge}
     fit = choice.fit
     found["STKR"] = Prediction(np.asarray(fit.predict()), chosen, str(fit.status))
-    for author in () if walk is None else ("Zhou", "Zhu"):
-        kind: Any = author.lower()
-        walked = label_propagation(
-            op, y, rows, kind=kind, alpha=_ALPHA, walk=walk or "double", **classes
-        )
-        chosen = {"reached": float(walked.reached.mean())}
+    if walk is None:
+        return found
+    best = choose_propagation(op, y, rows, folds=folds, walk=walk, **classes)
+    zhu = label_propagation(op, y, rows, kind="zhu", walk=walk, **classes)
+    for author, walked, chosen in (
+        ("Zhou", best.fit, {"alpha": best.alpha}),
+        ("Zhu", zhu, {}),
+    ):
+        chosen["reached"] = float(walked.reached.mean())
         values = np.asarray(walked.predict())
         found[author] = Prediction(values, chosen, str(walked.status))
     return found

@@ -26,7 +26,13 @@ from contexture_jax.prediction._status import FitStatus, code_of, status_of
 from contexture_jax.prediction._stkr import as_labelled, as_tolerance
 from contexture_jax.prediction._target import Scored
 
-__all__ = ["Propagation", "label_propagation"]
+__all__ = [
+    "Propagation",
+    "as_alpha",
+    "check_walk",
+    "label_propagation",
+    "walked_from",
+]
 
 
 @pytree_dataclass
@@ -108,19 +114,10 @@ def label_propagation(
             self-adjoint with a single step.
     """
     numbers, target, w = as_labelled(op, labels, rows, None, num_classes)
-    if kind not in ("zhou", "zhu") or walk not in ("double", "single"):
-        msg = (
-            'kind must be "zhou" or "zhu", and walk "double" or "single"; got'
-            f" {summary(kind)} and {summary(walk)}"
-        )
-        raise ValueError(msg)
-    alpha = check_number(alpha, "alpha")
-    if not 0 <= alpha < 1:
-        raise ValueError(f"alpha must be at least 0 and below 1; got {alpha:g}")
-    if is_concrete(numbers) and len(np.unique(numbers)) < len(numbers):
-        raise ValueError("rows must be distinct; got one twice")
-    if walk == "single":
-        _check_self_adjoint(op)
+    if kind not in ("zhou", "zhu"):
+        raise ValueError(f'kind must be "zhou" or "zhu"; got {summary(kind)}')
+    alpha = as_alpha(alpha)
+    check_walk(op, numbers, walk)
     limit = as_tolerance(tol, op.dtype)
     found = _solve(
         op,
@@ -143,6 +140,24 @@ def label_propagation(
         number,
         code,
     )
+
+
+def as_alpha(alpha: Any) -> float:
+    """A checked α of Zhou's."""
+    alpha = check_number(alpha, "alpha")
+    if not 0 <= alpha < 1:
+        raise ValueError(f"alpha must be at least 0 and below 1; got {alpha:g}")
+    return alpha
+
+
+def check_walk(op: AssociationOperator, rows: Array, walk: Any) -> None:
+    """Refuse rows named twice, and a walk that the context has not."""
+    if walk not in ("double", "single"):
+        raise ValueError(f'walk must be "double" or "single"; got {summary(walk)}')
+    if is_concrete(rows) and len(np.unique(rows)) < len(rows):
+        raise ValueError("rows must be distinct; got one twice")
+    if walk == "single":
+        _check_self_adjoint(op)
 
 
 def _check_self_adjoint(op: AssociationOperator) -> None:
@@ -175,12 +190,44 @@ def _solve(
     is_single: bool,
     max_iterations: int,
 ) -> tuple[Array, ...]:
+    # With a column that any label fills: where it stays 0 no label leads.
+    columns = jnp.concatenate([labels, jnp.ones_like(labels[:, :1])], axis=1)
+    f, residuals, number = walked_from(
+        op,
+        rows,
+        columns,
+        alpha,
+        tol,
+        is_zhou=is_zhou,
+        is_single=is_single,
+        max_iterations=max_iterations,
+    )
+    residuals = residuals[:-1]
+    finite = jnp.isfinite(residuals).all() & jnp.isfinite(f).all()
+    code = code_of(finite, jnp.all(residuals <= tol), number >= max_iterations)
+    reached = finite & (f[:, -1] > 0)
+    shares = jnp.where(reached[:, None], safe_divide(f[:, :-1], f[:, -1:]), 0)
+    residuals = jnp.where(finite, residuals, jnp.inf)
+    return shares, reached, residuals, number, code
+
+
+def walked_from(
+    op: AssociationOperator,
+    rows: Int[Array, " l"],
+    columns: Float[Array, "l k"],
+    alpha: Float[Array, ""],
+    tol: Float[Array, ""],
+    *,
+    is_zhou: bool,
+    is_single: bool,
+    max_iterations: int,
+) -> tuple[Float[Array, "n k"], Float[Array, " k"], Int[Array, ""]]:
+    """What a walk carries from `rows`, in units of its own: residuals, iterations."""
+
     def walked(f: Array) -> Array:
         return op.matmat(f if is_single else op.rmatmat(f))
 
     p = op.p_x[:, None]
-    # With a column that any label fills: where it stays 0 no label leads.
-    columns = jnp.concatenate([labels, jnp.ones_like(labels[:, :1])], axis=1)
     y = jnp.zeros((op.shape[0], columns.shape[1]), op.dtype).at[rows].set(columns)
     if is_zhou:
         # √D f with (I − α P) f = D^{-1/2} Y; rows are divided by their sum.
@@ -199,11 +246,4 @@ def _solve(
         apply, b, op.p_x, tol=tol / 2, max_iterations=max_iterations
     )
     left, right = lengths(b - apply(f), op.p_x), lengths(b, op.p_x)
-    residuals = safe_divide(left, right)[:-1]
-    f = f if is_zhou else f + y
-    finite = jnp.isfinite(residuals).all() & jnp.isfinite(f).all()
-    code = code_of(finite, jnp.all(residuals <= tol), number >= max_iterations)
-    reached = finite & (f[:, -1] > 0)
-    shares = jnp.where(reached[:, None], safe_divide(f[:, :-1], f[:, -1:]), 0)
-    residuals = jnp.where(finite, residuals, jnp.inf)
-    return shares, reached, residuals, number, code
+    return f if is_zhou else f + y, safe_divide(left, right), number

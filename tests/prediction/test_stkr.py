@@ -10,6 +10,7 @@ import pytest
 
 import contexture_jax as cx
 from contexture_jax.prediction import (
+    choose_propagation,
     choose_stkr,
     inverse_laplacian,
     inverse_polynomial,
@@ -275,6 +276,38 @@ def test_propagation_is_the_textbooks(kind, walk):
     # Vertex 4 has no edge.
     assert (np.asarray(fit.reached) == (np.arange(8) != 4)).all()
     np.testing.assert_allclose(fit.values[4], [1 / 3, 2 / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("of", ["classes", "numbers"])
+@pytest.mark.fast("classes")
+def test_the_best_alpha_is_that_of_labels_left_out(of):
+    op = cx.association_operator(KNN)
+    rows = np.array([2, 15, 5, 19, 11, 28, 7])
+    labels = np.array([0, 1, 1, 1, 0, 0, 1])
+    classes: Any = {"num_classes": 2}
+    if of == "numbers":
+        labels, classes = labels.astype(DTYPE) + rows.astype(DTYPE) / 10, {}
+    choice = choose_propagation(
+        op, labels, rows, alphas=(0.2, 0.9), folds=3, tol=TOL, **classes
+    )
+    expected = []
+    for alpha in (0.2, 0.9):
+        told = np.zeros(len(rows))
+        for fold in range(3):
+            held = np.arange(len(rows)) % 3 == fold
+            fit = label_propagation(
+                op, labels[~held], rows[~held], alpha=alpha, tol=TOL, **classes
+            )
+            told[held] = np.asarray(fit.predict())[rows[held]]
+        wrong = told != labels if of == "classes" else (told - labels) ** 2
+        expected.append(wrong.mean() / (1 if of == "classes" else labels.var()))
+    close = {"rtol": 1e-9 if X64 else 1e-4}
+    np.testing.assert_allclose(choice.errors, expected, **close)
+    assert choice.alpha == (0.2, 0.9)[int(np.argmin(expected))]
+    fit = label_propagation(op, labels, rows, alpha=choice.alpha, tol=TOL, **classes)
+    np.testing.assert_array_equal(choice.fit.values, fit.values)
+    with pytest.raises(ValueError, match="alphas must hold at least 1"):
+        choose_propagation(op, labels, rows, alphas=(), **classes)
 
 
 @pytest.mark.slow
