@@ -109,6 +109,7 @@ JIT_ALLOWED = {
     "evaluation/_alignment.py": "`alignment` measures many shuffles of one shape",
     "prediction/_energies.py": "decompositions for each belief, for eager callers",
     "prediction/_equations.py": "loops around products, likewise",
+    "prediction/_choice.py": "a loop around products and errors, for eager callers",
     "prediction/_forecast.py": "the fits of a size, one after the other",
     "prediction/_logistic.py": "nested loops, for eager callers",
     "prediction/_near.py": "votes of slots, for eager callers",
