@@ -6,11 +6,13 @@ rows of a split a quarter of each class is for validation: it chooses the settin
 every contestant, which is then fitted by all labels. Of equal errors the first counts,
 in an order of trials on other splits; that of LabelSpreading's α is ours of Zhou's.
 
-- "ours": of these families the one that validation prefers in each split:
+- "ours": of the last three of these families the one that validation prefers in each
+  split:
   - label propagation, Zhou's and Zhu's, on k-NN contexts;
-  - STKR, s(λ) = λ, with the dual kernels of Gaussian contexts of all rows;
-  - the same, "smoothed": what it says of all rows, and the labels where there are some,
-    propagated by Zhou's on a k-NN context.
+  - "averaged": half of it and half of the next, shares of the classes;
+  - "STKR, smoothed": what STKR says of all rows, and the labels where there are some,
+    propagated by Zhou's on a k-NN context;
+  - STKR, s(λ) = λ, with the dual kernels of Gaussian contexts of all rows.
 - scikit-learn's LabelSpreading, on k-NN graphs and on Gaussian weights of the 50
   nearest rows (all n × n of its default take minutes a split here), KernelRidge with a
   Gaussian kernel, and LogisticRegression on pixels.
@@ -41,6 +43,7 @@ from _data import read_idx
 from contexture_jax import prediction
 
 OURS, PEERS = "ours", ("LabelSpreading", "KernelRidge", "LogisticRegression")
+CHOSEN_FROM = ("averaged", "STKR, smoothed", "STKR")
 NEIGHBORS, NEAREST = (7, 10), 50
 ALPHAS, SMOOTHING = (0.99, 0.95, 0.8), (0.3, 0.8)  # of Zhou's
 GAMMAS, RIDGES = (0.6, 0.2), (1e-1, 3e-2)
@@ -139,26 +142,46 @@ def ours(points: Points) -> dict[str, list[Setting]]:
         for op, size in [gaussian(points, gamma)]
         for beta in RIDGES
     }
-    smooth, k = walks[NEIGHBORS[0]], NEIGHBORS[0]
+    k = NEIGHBORS[0]
+    propagations = {
+        f"K = {k}, {how}": propagated(points, walk, **arguments)
+        for k, walk in walks.items()
+        for how, arguments in (
+            *((f"α = {a:g}", {"alpha": a}) for a in ALPHAS),
+            ("Zhu", {"kind": "zhu"}),
+        )
+    }
+    smooth = {
+        f"{words}, K = {k}, α = {alpha:g}": smoothed(points, walks[k], one, alpha)
+        for words, one in linear.items()
+        for alpha in SMOOTHING
+    }
+    averages = {
+        f"{one} | {other}": averaged(first, second)
+        for one, first in propagations.items()
+        for other, second in smooth.items()
+    }
+    families = (propagations, averages, smooth, linear)
     return {
-        "label propagation": [
-            Setting(f"K = {k}, {how}", propagated(points, walk, **arguments))
-            for k, walk in walks.items()
-            for how, arguments in (
-                *((f"α = {a:g}", {"alpha": a}) for a in ALPHAS),
-                ("Zhu", {"kind": "zhu"}),
-            )
-        ],
-        "STKR, smoothed": [
-            Setting(f"{words}, K = {k}, α = {a:g}", smoothed(points, smooth, one, a))
-            for words, one in linear.items()
-            for a in SMOOTHING
-        ],
-        "STKR": [Setting(words, one) for words, one in linear.items()],
+        name: [Setting(words, scores) for words, scores in family.items()]
+        for name, family in zip(
+            ("label propagation", *CHOSEN_FROM), families, strict=True
+        )
     }
 
 
+def remembered(scores: Scores) -> Scores:
+    """Both sets of rows of a split are asked for again, as parts of other families."""
+
+    @functools.lru_cache(maxsize=2)
+    def of(numbers: bytes) -> np.ndarray:
+        return scores(np.frombuffer(numbers, np.int32))
+
+    return lambda rows: of(rows.astype(np.int32).tobytes())
+
+
 def propagated(points: Points, walk: cx.AssociationOperator, **how: Any) -> Scores:
+    @remembered
     def scores(rows: np.ndarray) -> np.ndarray:
         labels, num_classes = points.y[rows], int(points.y.max()) + 1
         fit = prediction.label_propagation(
@@ -180,10 +203,8 @@ def gaussian(points: Points, gamma: float) -> tuple[cx.AssociationOperator, floa
 
 
 def regressed(points: Points, op: cx.AssociationOperator, beta: float) -> Scores:
-    # Asked for more than once: as it is, and to be smoothed.
-    @functools.lru_cache(maxsize=2)
-    def scores(numbers: bytes) -> np.ndarray:
-        rows = np.frombuffer(numbers, np.int32)
+    @remembered
+    def scores(rows: np.ndarray) -> np.ndarray:
         fit = prediction.stkr(
             op,
             points.y[rows],
@@ -195,12 +216,13 @@ def regressed(points: Points, op: cx.AssociationOperator, beta: float) -> Scores
         )
         return np.asarray(fit.values)
 
-    return lambda rows: scores(rows.astype(np.int32).tobytes())
+    return scores
 
 
 def smoothed(
     points: Points, walk: cx.AssociationOperator, base: Scores, alpha: float
 ) -> Scores:
+    @remembered
     def scores(rows: np.ndarray) -> np.ndarray:
         told = base(rows).copy()
         told[rows] = np.eye(told.shape[1])[points.y[rows]]
@@ -209,6 +231,10 @@ def smoothed(
         return np.asarray(fit.values)
 
     return scores
+
+
+def averaged(one: Scores, other: Scores) -> Scores:
+    return lambda rows: (one(rows) + other(rows)) / 2
 
 
 def neighbor_operator(points: Points, k: int) -> cx.AssociationOperator:
@@ -308,9 +334,9 @@ def judged(
         check = prediction.held_out_rows(points.y[rows], seed=args.seed + number)
         for name, settings in families.items():
             found[name].append(tuned(settings, points, rows, check))
-        mine = [found[name][-1] for name in families if name not in PEERS]
-        best = min(mine, key=lambda one: one.checked)
-        spent = np.sum([one[-2:] for one in mine], axis=0).tolist()
+        mine = {name: found[name][-1] for name in families if name not in PEERS}
+        best = min((mine[name] for name in CHOSEN_FROM), key=lambda one: one.checked)
+        spent = np.sum([one[-2:] for one in mine.values()], axis=0).tolist()
         found[OURS].append(best._replace(seconds=spent[0], processor_seconds=spent[1]))
         told = ", ".join(f"{k} {v[-1].error:.4f}" for k, v in found.items())
         print(f"split {number} of {args.splits}: {told}", file=sys.stderr)
