@@ -33,7 +33,7 @@ COMMANDS = {
     ],
 }
 COMMANDS["predict"].append("--no-plots")
-NUM_MOMENTS = 4
+NUM_MOMENTS = 3
 
 
 def options(command: str, path: Path, out: Path) -> list[str | Path]:

@@ -199,7 +199,7 @@ def test_the_level_is_kept(scale, num_draws, whole):
     rng = np.random.default_rng(3)
     centres = rng.normal(size=40)
     found = []
-    for _ in range(400):
+    for _ in range(200):
         rows = np.arange(num_draws) % 40
         a = centres[rows] + scale * rng.normal(size=num_draws)
         if whole:
