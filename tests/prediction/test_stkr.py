@@ -301,8 +301,7 @@ def test_the_best_alpha_is_that_of_labels_left_out(of):
             told[held] = np.asarray(fit.predict())[rows[held]]
         wrong = told != labels if of == "classes" else (told - labels) ** 2
         expected.append(wrong.mean() / (1 if of == "classes" else labels.var()))
-    close = {"rtol": 1e-9 if X64 else 1e-4}
-    np.testing.assert_allclose(choice.errors, expected, **close)
+    np.testing.assert_allclose(choice.errors, expected, rtol=1e-9 if X64 else 1e-4)
     assert choice.alpha == (0.2, 0.9)[int(np.argmin(expected))]
     fit = label_propagation(op, labels, rows, alpha=choice.alpha, tol=TOL, **classes)
     np.testing.assert_array_equal(choice.fit.values, fit.values)
