@@ -57,6 +57,7 @@ def plan(options: TrainOptions, table: Table) -> Recipe:
     """
     told = _told(options)
     recipe = _planned(options, table, told)
+    _check_drawn(told)
     _check_loss(told, options)
     return recipe
 
@@ -132,6 +133,32 @@ def _planned(options: TrainOptions, table: Table, told: Part | Mix) -> Recipe:
         min(most.get(told.mix, min(counts)), num_others),
         [note for part in parts for note in part.notes],
     )
+
+
+def _check_drawn(told: Part | Mix) -> None:
+    """Raise where a mixture asks for the values of scarf, of which there is no list."""
+    parts = told.contexts if isinstance(told, Mix) else ()
+    names = [part.context if isinstance(part, Part) else part.mix for part in parts]
+    if not isinstance(told, Mix) or DRAWN not in names:
+        return
+    others = [name for name in names if name != DRAWN]
+    last = "+".join([*others, DRAWN])
+    # An encoder sees numbered values by what they stand for, and drawn ones as drawn.
+    if told.mix == "convolve" and names[-1] != DRAWN:
+        raise InputError(
+            "--mix convolve learns what comes last by its values, which a step of scarf"
+            f" leaves without a list; expected {DRAWN} at the end, as {last}; got"
+            f" {'+'.join(names)}"
+        )
+    if told.mix in ("compose", "mixture"):
+        takes = {
+            "compose": "a chain through values, and those of scarf are no rows",
+            "mixture": "of contexts with one A, and each scarf draws values of its own",
+        }
+        raise InputError(
+            f"--mix {told.mix} is {takes[told.mix]}; expected --mix convex or convolve"
+            f" with {last}, or --mix {told.mix} without {DRAWN}; got {'+'.join(names)}"
+        )
 
 
 def _check_loss(told: Part | Mix, options: TrainOptions) -> None:

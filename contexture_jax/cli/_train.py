@@ -304,7 +304,8 @@ def _publish(
     with publishing(out, _FILES, ending) as folder:
         with stages.stage("pictures"):
             if options.plots:
-                _draw(learned, exact_values, folder)
+                gaps = description["exact_between_draws"]
+                _draw(learned, exact_values, gaps, folder)
         held = _preprocessing(learned, table)
         learned.save(folder / "model.npz", preprocessing=held)
         np.savez(
@@ -389,10 +390,13 @@ def _settings(options: TrainOptions, recipe: Recipe, table: Table) -> dict[str, 
     }
 
 
-def _draw(learned: Any, exact_values: Any, folder: Path) -> None:
+def _draw(learned: Any, exact_values: Any, gaps: Any, folder: Path) -> None:
+    """Draw values and losses; `gaps`: what other draws change, of an estimate."""
     from contexture_jax import plotting
 
-    axes = plotting.plot_learned_spectrum(learned.singular_values, exact_values)
+    axes = plotting.plot_learned_spectrum(
+        learned.singular_values, exact_values, exact_error=gaps
+    )
     plotting.save(axes, folder / "learned.png")
     steps, losses = learned.history["step"], learned.history["loss"]
     plotting.save(plotting.plot_loss(steps, {"loss": losses}), folder / "loss.png")

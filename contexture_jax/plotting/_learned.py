@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
+from contexture_jax._core.words import rounded
 from contexture_jax.plotting._style import (
     ACCENT,
     FAINT,
@@ -27,6 +28,7 @@ def plot_learned_spectrum(
     exact: ArrayLike | None = None,
     ax: Axes | None = None,
     *,
+    exact_error: ArrayLike | None = None,
     held_out: Interval | None = None,
     stages: dict[str, ArrayLike] | None = None,
 ) -> Axes:
@@ -36,6 +38,8 @@ def plot_learned_spectrum(
         learned: Ritz values of the encoder, shape (k,), in [0, 1].
         exact: singular values, shape (k2,); None: not known.
         ax: where to draw; None: a new figure.
+        exact_error: how far off each of `exact` may be, shape (k2,), where they are
+            estimates, as of a context that is drawn: a band, and other words.
         held_out: values on pairs that were not fitted to, shape (k3,), as from
             `evaluation.rayleigh_ritz`: a line in a band.
         stages: learned values at earlier times of training, by what to call them.
@@ -44,23 +48,15 @@ def plot_learned_spectrum(
         The axes drawn on.
 
     Raises:
-        ValueError: if an array is not a vector of finite numbers.
+        ValueError: if an array is not a vector of finite numbers, or there is not one
+            error for each exact value.
     """
     values = _vector(learned, "learned")
     ax = dressed(new_axes() if ax is None else ax, "index i", "singular value $s_i$")
     count = len(values)
     # A line, where learned values are marks: what is aimed at, and what was hit.
     if exact is not None:
-        truth = _vector(exact, "exact")
-        count = max(count, len(truth))
-        ax.plot(
-            np.arange(1, len(truth) + 1),
-            truth,
-            color=INK,
-            linewidth=1.5,
-            label="exact",
-            zorder=2,
-        )
+        count = max(count, _draw_exact(ax, exact, exact_error))
     # Beneath the marks of what was learned in the end.
     for number, (name, earlier) in enumerate((stages or {}).items()):
         early = _vector(earlier, name)
@@ -106,7 +102,7 @@ def plot_learned_spectrum(
     ax.set_ylim(0.0, 1.02)
     count_axis(ax, count)
     ax.legend(frameon=False, fontsize=11, labelcolor=INK)
-    headline(ax, _claim(values, exact))
+    headline(ax, _claim(values, exact, is_estimate=exact_error is not None))
     return ax
 
 
@@ -136,6 +132,22 @@ def plot_loss(
     return ax
 
 
+def _draw_exact(ax: Axes, exact: ArrayLike, error: ArrayLike | None) -> int:
+    """A line, in a band if it is an estimate; how many values it has."""
+    truth, label = _vector(exact, "exact"), "exact"
+    index = np.arange(1, len(truth) + 1)
+    if error is not None:
+        off = _vector(error, "exact_error")
+        if off.shape != truth.shape:
+            msg = f"exact_error must be of shape {truth.shape}; got {off.shape}"
+            raise ValueError(msg)
+        label = f"estimated, within {rounded(float(off.max()), 2)}"
+        ends = truth - off, truth + off
+        ax.fill_between(index, *ends, color=INK, alpha=0.15, linewidth=0)
+    ax.plot(index, truth, color=INK, linewidth=1.5, label=label, zorder=2)
+    return len(truth)
+
+
 def _vector(values: ArrayLike, name: str) -> np.ndarray:
     vector = np.asarray(values, np.float64)
     if vector.ndim != 1 or vector.size == 0 or not np.isfinite(vector).all():
@@ -149,15 +161,18 @@ def _mark_size(count: int) -> float:
     return 6.0 if count <= 40 else max(2.0, 6.0 * (40 / count) ** 0.5)
 
 
-def _claim(learned: np.ndarray, exact: ArrayLike | None) -> str:
+def _claim(
+    learned: np.ndarray, exact: ArrayLike | None, *, is_estimate: bool = False
+) -> str:
     if exact is None:
         return f"The learned spectrum: {len(learned)} values"
     # As many as were learned: the rest was not asked for.
     truth = np.asarray(exact, np.float64)[: len(learned)]
     energy = (truth**2).sum()
+    word = "estimated" if is_estimate else "exact"
     if energy == 0:
-        return "Learned beside exact: nothing to learn"
+        return f"Learned beside {word}: nothing to learn"
     # Σ λ̂_i over Σ s_i², the ratio trace over its largest value (theory.md §2.6); an
     # estimate may pass 1.
     share = (learned[: len(truth)] ** 2).sum() / energy
-    return f"The encoder holds {100 * min(share, 1.0):.1f} % of the exact energy"
+    return f"The encoder holds {100 * min(share, 1.0):.1f} % of the {word} energy"

@@ -16,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from contexture_jax import plotting
 from contexture_jax.cli import _train_report, main
 from contexture_jax.cli._arguments import Options
 from contexture_jax.cli._train_report import probed
@@ -355,11 +356,12 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path):
         (["--context", "knn+rbf", "--mix", "join"], "expected --loss svme or lora_svd"),
         (["--context", "knn+teacher", "--mix", "convex:minmax"], "teacher is a kernel"),
         (["--context", "knn+rbf", "--scarf-rate", "0.2"], "goes with --context scarf"),
-        pytest.param(
-            ["--context", "knn+scarf", "--mix", "mixture"],
-            "are not mixed so: mixture takes contexts with values of one kind",
-            marks=pytest.mark.slow,
+        (
+            ["--context", "scarf+knn", "--mix", "convolve"],
+            "expected scarf at the end, as knn+scarf; got scarf+knn",
         ),
+        (["--context", "scarf+knn", "--mix", "compose"], "of scarf are no rows; exp"),
+        (["--context", "knn+scarf", "--mix", "mixture"], "contexts with one A, and"),
         pytest.param(
             ["--context", "knn+labels", "--mix", "compose"],
             "are not mixed so: the law of A",
@@ -387,10 +389,18 @@ def test_contexts_that_are_no_mixture_are_refused_in_one_line(
         ["--context", "teacher+knn", "--mix", "convolve", "--loss", "svme"],
     ],
 )
-def test_contexts_are_mixed_and_compared_with_their_operator(tmp_path, capsys, more):
+def test_contexts_are_mixed_and_compared_with_their_operator(
+    tmp_path, capsys, monkeypatch, more
+):
+    titles = []
+
+    def told(axes, _):
+        titles.append(axes.get_title(loc="left").replace("\n", " "))
+
+    monkeypatch.setattr(plotting, "save", told)
     out = tmp_path / "out"
     given = ["train", "wine", "--target", "target", "--rank", "2", "--steps", "30"]
-    given += [*SMALL, "--no-plots", "--out", str(out), *more]
+    given += [*SMALL, "--out", str(out), *more]
     assert main(given) == 0
     report = json.loads((out / "train.json").read_text(encoding="utf-8"))
     learned = np.array(report["learned_singular_values"])
@@ -400,6 +410,7 @@ def test_contexts_are_mixed_and_compared_with_their_operator(tmp_path, capsys, m
     assert report["context"] == more[1]
     is_drawn = "scarf" in more[1]
     assert (report["exact_num_draws"] > 178) == is_drawn
+    assert ("estimated energy" in titles[0]) == is_drawn
     if is_drawn:
         gaps = np.array(report["exact_between_draws"])
         assert ((gaps > 0) & (gaps < 0.1)).all()

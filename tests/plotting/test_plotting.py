@@ -203,6 +203,18 @@ def test_held_out_values_are_a_line_in_their_band():
     np.testing.assert_array_equal(curve_of(ax.lines[-1])[1], values)
 
 
+def test_an_estimate_is_called_one_and_tells_its_error() -> None:
+    ax = plot_learned_spectrum([0.9, 0.4], [0.8, 0.4], exact_error=[0.01, 0.026])
+    assert "estimated, within 0.026" in legend_texts(ax)
+    assert "exact" not in legend_texts(ax)
+    assert "of the estimated energy" in ax.get_title(loc="left").replace("\n", " ")
+    (band,) = ax.collections
+    ends = band.get_paths()[0].get_extents()
+    np.testing.assert_allclose((ends.y0, ends.y1), (0.374, 0.81))
+    with pytest.raises(ValueError, match="exact_error must be of shape"):
+        plot_learned_spectrum([0.9], [0.8, 0.4], exact_error=[0.01])
+
+
 @pytest.mark.parametrize(
     "given",
     [
