@@ -18,6 +18,7 @@ import contexture_jax as cx
 from contexture_jax.learning import OBJECTIVES, Encoder, Learned, learn, load
 from contexture_jax.learning._file import _context, _context_fields
 from contexture_jax.learning._law import law_of
+from contexture_jax.learning._learn import _own
 from contexture_jax.learning._objectives import _OTHERS, embeddings_of, objective_of
 from contexture_jax.learning._towers import describe
 from tests.conftest import X64
@@ -434,3 +435,16 @@ def test_a_table_of_any_object_is_learned(context: Any, tmp_path: Path) -> None:
         learned.save(tmp_path / "model")
         again = load(tmp_path / "model").transform(x)
         np.testing.assert_array_equal(again, learned.transform(x))
+
+
+def test_each_process_draws_its_own_part_of_a_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x = np.arange(20.0)[:, None]
+    pairs = cx.training.pair_batches(None, 8, seed=1, x=x, a=x)
+    alone = cx.training.Devices(mesh=jax.make_mesh((1,), ("x",)))
+    assert _own(pairs, None) is pairs
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert _own(pairs, alone) is pairs
+    np.testing.assert_array_equal(_own(pairs, None).rows(3), pairs.rows(3)[4:])
