@@ -223,17 +223,24 @@ def reverse(context: Context) -> Context:
     """The same joint law with X and A in each other's place: T* for T.
 
     Args:
-        context: with the capability `reverse`, as all finite ones.
+        context: a finite one, with a `table` between numbers; of one whose kind has no
+            reverse of its own the operator is the adjoint, and `sample` and
+            `log_density` form the table. Or one with the capability `reverse`, as laws
+            `on_rows`.
 
     Raises:
-        CapabilityError: if it has not.
+        CapabilityError: if it is neither: a join, of which no table is made, or a law
+            of A at any x.
 
     Example:
         >>> import contexture_jax as cx
         >>> cx.contexts.reverse(cx.contexts.joint([[1, 2, 0], [0, 3, 4]])).shape
         (3, 2)
     """
-    return as_context(context, needs=("reverse",)).reverse()
+    law = as_context(context)
+    if "table" in law.capabilities and is_numbered(law):
+        return turned(law)
+    return as_context(law, needs=("reverse",)).reverse()
 
 
 @one_by_one
@@ -330,7 +337,9 @@ def convolve(*contexts: Context | Any) -> Context:
     if not first:
         return last
     steps = [DualStep(law, back=to_draw_from(law)) for law in first]
-    return Composed(tuple(_links((*steps, last))))
+    # Within a chain after `at` the laws between its parts are still not theirs.
+    is_stationary = getattr(last, "is_stationary", True)
+    return Composed(tuple(_links((*steps, last))), is_stationary=is_stationary)
 
 
 def _chained(parts: Sequence[Context], x: Int[Array, " k"]) -> Float[Array, "k m"]:
@@ -344,7 +353,6 @@ def _chained(parts: Sequence[Context], x: Int[Array, " k"]) -> Float[Array, "k m
 
 def _links(laws: tuple[Context, ...]) -> list[Any]:
     """The parts of chains in place of chains."""
-    # One after `at` is kept: its second part has a law that is not the chain's.
     return [
         part
         for law in laws

@@ -202,6 +202,36 @@ def test_functions_extend_to_new_inputs_and_give_the_known_ones_back(name):
     np.testing.assert_allclose(found, expected, atol=promised(DTYPE))
 
 
+def test_a_step_leads_into_a_chain_at_new_inputs():
+    """Between whose parts the laws are not theirs."""
+    there = C.compose(part("knn"), part("knn").reverse()).at(features(DTYPE)[:4] + 0.1)
+    step = C.labels([0, 1, 0, 1])
+    expected = walk(law_of(step)) @ conditional(law_of(there))
+    op = cx.association_operator(C.convolve(step, there))
+    joint = np.asarray(op.p_x)[:, None] * np.asarray(op.as_matrix())
+    np.testing.assert_allclose(joint, expected, atol=promised(DTYPE))
+    np.testing.assert_allclose(op.p_a, expected.sum(axis=0), atol=promised(DTYPE))
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        C.same_class([0, 1, 1, 0]),
+        C.same_class([0, 1, 1, 0]).at([1, 1, 0]),
+        C.time_lag([3, 2], (-1, 1)),
+        C.compose(C.labels([0, 1]), C.joint(np.eye(2) + 1)).at([0, 1, 1]),
+    ],
+    ids=["same class", "new rows of classes", "time lag", "chain at new inputs"],
+)
+def test_finite_kinds_without_a_reverse_of_their_own_have_one(context):
+    back = C.reverse(context)
+    expected = law_of(context).T
+    np.testing.assert_allclose(back.table(), expected, atol=promised(DTYPE))
+    op = cx.association_operator(back)
+    assert op.shape == expected.shape
+    np.testing.assert_allclose(op.p_x, expected.sum(axis=1), atol=promised(DTYPE))
+
+
 @pytest.mark.slow
 def test_laws_at_any_input_are_mixed_by_their_samples_and_densities():
     x = jnp.asarray(features(DTYPE))
@@ -231,6 +261,11 @@ def test_laws_at_any_input_are_mixed_by_their_samples_and_densities():
 
 
 BAD = [
+    (
+        lambda: C.reverse(C.join([part("knn"), part("labels")])),
+        cx.CapabilityError,
+        "a Joined context has no `reverse`; it has: sample, log_density, kernel, at",
+    ),
     (lambda: C.convolve(), TypeError, "convolve needs at least one context"),
     (lambda: C.convolve(part("knn"), 3), TypeError, r"contexts\[1\] must be a Context"),
     (
