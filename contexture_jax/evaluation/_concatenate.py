@@ -75,8 +75,8 @@ def concatenate(
 
     Raises:
         TypeError: if there is no function, or one holds no numbers.
-        ValueError: if numbers of rows differ, or a value is not finite; inside a trace
-            that gives NaN, and directions left out are columns of 0.
+        ValueError: if numbers of rows or of inputs differ, or a value is not finite;
+            inside a trace that gives NaN, and directions left out are columns of 0.
 
     Example:
         >>> import jax
@@ -91,6 +91,13 @@ def concatenate(
         c if isinstance(c, AssociationOperator) else association_operator(c)
         for c in contexts
     ]
+    for number, op in enumerate(ops):
+        if op.shape[0] != phi.shape[0]:
+            msg = (
+                f"contexts[{number}] must have {phi.shape[0]} inputs, as the functions"
+                f" have rows; got {op.shape[0]}"
+            )
+            raise ValueError(msg)
     if weights is None and ops:
         weights = ops[0].p_x
     law = as_weights(weights, phi.shape[0], phi.dtype)

@@ -16,6 +16,7 @@ import numpy as np
 from contexture_jax._core.checks import (
     as_real,
     check_concrete,
+    check_nonnegative,
     check_probabilities,
     check_values,
     gathered,
@@ -301,15 +302,17 @@ def join(operators: Sequence[AssociationOperator]) -> AssociationOperator:
         ValueError: if laws of X differ, or an entry is negative, as of a teacher.
     """
     parts = as_operators(operators)
-    tables = [joint(_without_rounding(op)) for op in parts]
+    tables = [joint(_as_law(op, number)) for number, op in enumerate(parts)]
     return association_operator(join_contexts(tables))
 
 
-def _without_rounding(op: AssociationOperator) -> np.ndarray:
+def _as_law(op: AssociationOperator, number: int) -> np.ndarray:
     """P⁺ of an operator, 0 where products have left less than that by rounding."""
     table = np.asarray(gathered(op.p_x[:, None] * op.as_matrix()))
     rounding = 100 * float(np.finfo(table.dtype).eps) * table.max()
-    return np.where(abs(table) <= rounding, np.maximum(table, 0), table)
+    law = np.where(abs(table) <= rounding, np.maximum(table, 0), table)
+    check_nonnegative(law, f"the law of operators[{number}]")
+    return law
 
 
 # At new points T alone is needed: parts after the first are those of the context.

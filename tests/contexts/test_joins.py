@@ -266,6 +266,13 @@ JOIN_BAD = [
         ValueError,
         "x_new has tuples that no input of the join has, of probability",
     ),
+    (
+        lambda: cx.operators.join(
+            [cx.association_operator(part(name)) for name in ("labels", "teacher")]
+        ),
+        ValueError,
+        r"the law of operators\[1\] must be finite and non-negative; got -",
+    ),
     (lambda: C.join([part("teacher")]), cx.CapabilityError, "takes laws P⁺"),
     (
         lambda: C.join([part("knn"), unlike()]),

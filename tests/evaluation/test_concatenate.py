@@ -40,6 +40,9 @@ def test_what_cannot_be_put_side_by_side_is_refused():
         cx.evaluation.concatenate()
     with pytest.raises(ValueError, match=r"functions\[1\]"):
         cx.evaluation.concatenate(np.ones((3, 2)), np.ones((4, 2)))
+    contexts = [cx.contexts.labels([0, 1, 0, 1])]
+    with pytest.raises(ValueError, match=r"contexts\[0\] must have 10 inputs.*got 4"):
+        cx.evaluation.concatenate(np.ones((10, 2)), contexts=contexts)
     found = cx.evaluation.concatenate(features(DTYPE))
     with pytest.raises(ValueError, match="must have 3 columns together; got 2"):
         found.transform(np.ones((2, 2)))
