@@ -169,6 +169,11 @@ def _check_loss(told: Part | Mix, options: TrainOptions) -> None:
     is_pairwise, is_found = loss in ("kise", "svme"), mix.weights == "minmax"
     rules = (
         (
+            has_kernel and mix.mix == "join",
+            "--mix join is learned from samples of all contexts, and teacher is a"
+            " kernel; expected --mix convex or convolve, or a join without it",
+        ),
+        (
             has_kernel
             and loss != "kise"
             and not (mix.mix == "convolve" and is_pairwise),

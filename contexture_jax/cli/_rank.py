@@ -59,7 +59,9 @@ Which of many contexts of DATA is worth training on: solve each, judge it by its
 spectrum, and, with --target, by the error of a ridge probe on its functions. Writes
 rank.json and pictures to a directory. No number of dimensions is recommended by tau
 alone: beside its d stand the d that keeps a share of the energy and, with --target, the
-d that validation prefers. Where tau cannot tell, it abstains and says so.
+d that validation prefers. Where tau cannot tell, it abstains and says so; places with a
+= are tied. What is infinite, as tau where every value is 1, is null in rank.json and
+named in "infinite" there.
 
 --preset published: 140 contexts of the rows: RBF and k-NN, and the mean of both over 50
 masks that leave out 20 % of the columns, 35 settings each; gamma from 1/100 to 100 over
@@ -85,7 +87,13 @@ way, with the results so far, and --resume goes on, however the run was ended. W
 it a directory that holds such a run is refused.
 """
 # In the order of publishing: whoever sees the JSON sees the rest.
-_FILES = ("tau_error.png", "association_error.png", "rank.json")
+_FILES = (
+    "tau_error.png",
+    "association_error.png",
+    "tau_columns.png",
+    "association_columns.png",
+    "rank.json",
+)
 _FOLDER = "rank"
 _KEPT = "*-*.json"  # of contexts, which are named by `_file`
 _SETTINGS = ("settings", "masks", "max_dim", "splits", "max_rows")
@@ -383,8 +391,9 @@ def _publish(
 
     with publishing(out, _FILES, ending) as folder:
         with stages.stage("pictures"):
-            if options.plots and table.target is not None:
-                report.draw(ranked, table.target.name, folder)
+            if options.plots:
+                target = None if table.target is None else table.target.name
+                report.draw(ranked, target, folder)
         seconds = {**stages.seconds, "total": stages.total}
         description = report.describe(options, table, beside, specs, ranked, seconds)
         write_json(description, folder / "rank.json")

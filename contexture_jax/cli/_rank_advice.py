@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from contexture_jax._core.words import rounded
 from contexture_jax.cli._arguments import as_option
 from contexture_jax.cli._rank_data import Beside
 from contexture_jax.cli._rank_family import MIXED
-from contexture_jax.data import DEFAULT_MISSING, Table
+from contexture_jax.data import DEFAULT_MISSING, Table, quoted
 
 if TYPE_CHECKING:
     from contexture_jax.cli._rank import RankOptions
@@ -21,9 +21,17 @@ if TYPE_CHECKING:
 
     Spec = ContextSpec | NamedContext
 
-__all__ = ["Commands", "advice"]
+__all__ = ["Commands", "advice", "associations"]
 
 _MIXTURES = ("convex", "convolve", "join")
+# What mends contexts that are so; of which; and many of it.
+_STEPS = {
+    "too weak": ("join", "strongest", "joins"),
+    "too strong": ("convolve", "weakest", "convolutions"),
+}
+_SIDE_BY_SIDE = (
+    "; or learn each and put their functions side by side: cx.evaluation.concatenate"
+)
 
 
 class Commands(NamedTuple):
@@ -59,6 +67,18 @@ class Commands(NamedTuple):
             return self._command("spectrum", words, rank, only=only)
         verb = "train" if spec.type == "scarf" else "spectrum"
         return self._command(verb, words, rank)
+
+    def note(self, *specs: Spec) -> str | None:
+        """What a reader of a command must know: whose target it has, if not theirs."""
+        named = [name for spec in specs for name in spec.params.get("parts", ())]
+        parts = [*specs, *(self.specs[name] for name in named)]
+        columns = [p.params["column"] for p in parts if p.type == "labels"]
+        if not columns or self.target is None:
+            return None
+        return (
+            f"its --target is the column {quoted(columns[0])}, which is the context"
+            f" here: the probe that it prints is of that, not of {quoted(self.target)}"
+        )
 
     def mixed(
         self,
@@ -137,6 +157,17 @@ class Commands(NamedTuple):
         return parts
 
 
+def associations(
+    ranked: Sequence[RankedContext], *, mixed: bool = False
+) -> Counter[str]:
+    """How many contexts are how strong, by which is advised; `mixed`: of mixtures."""
+    return Counter(
+        "failed" if row.status == "failed" else row.association
+        for row in ranked
+        if (row.spec.type in _MIXTURES) == mixed
+    )
+
+
 def advice(
     commands: Commands,
     table: Table,
@@ -157,16 +188,20 @@ def advice(
         return ["every context failed: see the reasons in rank.json"]
     # By errors on the target; without, by those on the columns, not by τ.
     told = sorted(done, key=_error)
-    if guess is not None and _is_chance(told[0], *guess, commands.options.splits):
-        return [
-            f"no context surely tells the target: the least of {len(told)} errors is"
-            f" {_with_spread(told[0])}, that of a guess {rounded(guess[0], 3)}; judge"
-            " by the columns, without --target, or give more rows or --splits"
-        ]
+    if guess is not None:
+        splits = commands.options.splits
+        known = [row for row in told if not _is_chance(row, *guess, splits)]
+        if not known:
+            return [
+                f"no context surely tells the target: the least of {len(told)} errors"
+                f" is {_with_spread(told[0])}, that of a guess {rounded(guess[0], 3)};"
+                " judge by the columns, without --target, or give more rows or --splits"
+            ]
+        told = known
     mixed = [row for row in told if row.spec.type in _MIXTURES]
     alone = [row for row in told if row.spec.type not in _MIXTURES]
-    is_tried = bool(mixed)
-    found = [_mixing(commands, done, alone, is_tried=is_tried)]
+    is_judged = guess is not None
+    found = [_mixing(commands, done, alone, is_judged=is_judged)]
     if mixed and alone and _error(mixed[0]) >= _error(alone[0]):
         found.append("no mixture is better than the best context alone")
     elif mixed:
@@ -183,11 +218,15 @@ def advice(
                 f"{words}, {best} (error {least}), has no command; the best that has"
                 f" one (error {rounded(_error(row), 3)})"
             )
-        found.append(f"{words}{by}: {command}")
+        found.append(_noted(f"{words}{by}: {command}", commands.note(row.spec)))
         break
     if table.target is None and all(row.abstains for row in done):
         found.append("tau tells nothing here: --target judges by errors")
     return [words for words in found if words is not None]
+
+
+def _noted(words: str, note: str | None) -> str:
+    return words if note is None else f"{words} ({note})"
 
 
 def _mixing(
@@ -195,42 +234,80 @@ def _mixing(
     done: Sequence[RankedContext],
     told: Sequence[RankedContext],
     *,
-    is_tried: bool,
+    is_judged: bool,
 ) -> str | None:
-    """What to mix, by how strong most contexts are; what was tried tells for itself."""
-    parts = [row for row in done if row.spec.type in MIXED]
-    words = Counter(row.association for row in done if row.spec.type not in _MIXTURES)
-    most = sum(words.values()) / 2
+    """What to mix, by how strong most contexts are, and by what the run has tried.
 
-    def command(
-        rows: Sequence[RankedContext], kind: str, weights: Sequence[float] | None = None
-    ) -> str | None:
-        two = _of_two_types([row for row in rows if row.spec.type in MIXED], kind)
-        return commands.mixed(kind, two, weights) if two else None
+    Args:
+        commands: of the run.
+        done: all contexts, by whose association is advised.
+        told: those worth mixing, no mixtures, the least error first.
+        is_judged: whether errors are of the target.
+    """
+    words, most = associations(done), associations(done).total() / 2
+    for word, (kind, which, many) in _STEPS.items():
+        parts = [r for r in told if r.spec.type in MIXED and r.association == word]
+        if not is_judged:
+            parts.sort(
+                key=lambda row: row.chi_squared or 0.0, reverse=word == "too weak"
+            )
+        if words[word] <= most or not _pairs(parts, kind):
+            continue
+        pairs = [
+            p for p in _pairs(parts, kind) if not _is_vain(p, kind, done, commands)
+        ]
+        if not pairs:
+            return (
+                f"most contexts are {word}, but this run has tried {many} of such: none"
+                " is better than the best context alone"
+            )
+        how = commands.mixed(kind, pairs[0])
+        if how is None:
+            continue
+        which = "best" if is_judged else which
+        how = _noted(how, commands.note(*pairs[0]))
+        also = _SIDE_BY_SIDE if kind == "join" else ""
+        return f"most contexts are {word}: {kind} the {which} of these: {how}{also}"
+    pairs = _pairs([row for row in told if row.spec.type in MIXED], "convex")
+    # What was tried tells for itself.
+    if not pairs or associations(done, mixed=True):
+        return None
+    how = commands.mixed("convex", pairs[0], (0.5, 0.5))
+    note = commands.note(*pairs[0])
+    return how and _noted(f"combine the best of two types: {how}", note)
 
-    def of(word: str) -> list[RankedContext]:
-        """Those parts, the weakest first."""
-        found = [row for row in parts if row.association == word]
-        return sorted(found, key=lambda row: row.chi_squared or 0.0)
 
-    if words["too weak"] > most and (how := command(of("too weak")[::-1], "join")):
-        return (
-            f"most contexts are too weak: join the strongest of these: {how}; or learn"
-            " each and put their functions side by side: cx.evaluation.concatenate"
-        )
-    if words["too strong"] > most and (how := command(of("too strong"), "convolve")):
-        return f"most contexts are too strong: convolve the weakest of these: {how}"
-    how = None if is_tried else command(told, "convex", (0.5, 0.5))
-    return how and f"combine the best of two types: {how}"
+def _pairs(rows: Sequence[RankedContext], kind: str) -> list[list[Spec]]:
+    """All pairs of two types, those of the first rows first."""
+    found = []
+    for place, row in enumerate(rows):
+        for other in rows[place + 1 :]:
+            if other.spec.type == row.spec.type:
+                continue
+            two = [row.spec, other.spec]
+            # `train` takes no step back from what is drawn.
+            is_drawn = kind == "convolve" and two[0].type == "scarf"
+            found.append(two[::-1] if is_drawn else two)
+    return found
 
 
-def _of_two_types(rows: Sequence[RankedContext], kind: str) -> list[Spec]:
-    """The first, and the first of another type; none without."""
-    others = [row.spec for row in rows if row.spec.type != rows[0].spec.type]
-    two = [rows[0].spec, *others[:1]] if others else []
-    # `train` takes no step back from what is drawn.
-    is_drawn = kind == "convolve" and bool(two) and two[0].type == "scarf"
-    return two[::-1] if is_drawn else two
+def _is_vain(
+    pair: Sequence[Spec], kind: str, done: Sequence[RankedContext], commands: Commands
+) -> bool:
+    """Whether the run has mixed such contexts so, whatever their settings, in vain."""
+
+    def sources(specs: Sequence[Spec]) -> set[tuple[str, Any]]:
+        return {(spec.type, spec.params.get("column")) for spec in specs}
+
+    alone = (_error(row) for row in done if row.spec.type not in _MIXTURES)
+    tried = [
+        _error(row)
+        for row in done
+        if row.spec.type == kind
+        and sources(pair)
+        == sources([commands.specs[n] for n in row.spec.params["parts"]])
+    ]
+    return bool(tried) and min(tried) >= min(alone)
 
 
 def _best_mixture(
@@ -241,10 +318,8 @@ def _best_mixture(
         return None
     errors = {row.spec.name: rounded(_error(row), 3) for row in done}
     parts = " and ".join(errors.get(name, "?") for name in best.spec.params["parts"])
-    return (
-        f"the best mixture has the error {errors[best.spec.name]}, its parts {parts}:"
-        f" {command}"
-    )
+    words = f"the best mixture has the error {errors[best.spec.name]}, its parts"
+    return _noted(f"{words} {parts}: {command}", commands.note(best.spec))
 
 
 def _is_chance(

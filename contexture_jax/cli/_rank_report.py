@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 import contexture_jax as cx
 from contexture_jax._core.words import rounded
-from contexture_jax.cli._rank_advice import Commands, advice
+from contexture_jax.cli._rank_advice import Commands, advice, associations
 from contexture_jax.cli._rank_data import Beside
 from contexture_jax.cli._rank_family import kinds_of
 from contexture_jax.cli._report import plain, print_table
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["describe", "draw", "print_ranking"]
 
-_NUM_SHOWN = 15
+_NUM_SHOWN, _NUM_ABSTAINING = 15, 5
+_BOUNDS = ("tau", "tau_lower", "tau_upper")
 _PROTOCOL = (
     "spectra of all rows, without the target; P_X uniform; tau of d = 1, ..., max_dim;"
     " best_dim: where tau_d is least, by its convention, and no advice: energy_dim"
@@ -36,8 +36,14 @@ _PROTOCOL = (
     " mixtures are of the contexts of each type with the least validated_error (without"
     " a target: least_column_error), so that their errors are a little too low;"
     " contexts with num_draws are estimates from so many draws, which no bound on tau"
-    " counts; guess_error: of the mean of the rows that are fitted; scarf"
-    " is of numbers told to four quantiles, where its command corrupts the numbers"
+    " counts; infinite: the names of those numbers that are, which are null, as is"
+    " what is undefined; ties: how many others tau cannot tell from it, by bounds that"
+    " overlap; energy_dim is null if more than max_dim are needed; associations: of"
+    " contexts that are no mixtures, by which is advised, and mixed_associations: of"
+    " those that are; command_note: where the --target of a command is the column that"
+    " is the context, its probe is of that column; guess_error: of the mean of the rows"
+    " that are fitted; scarf is of numbers told to four quantiles, where its command"
+    " corrupts the numbers"
 )
 
 
@@ -59,8 +65,7 @@ def describe(
         ranked: what of it was done.
         seconds: of each stage.
     """
-    correlate = cx.ranking.correlations
-    whole = correlate(ranked)
+    whole = cx.ranking.correlations(ranked)
     types = dict.fromkeys(spec.type for spec in specs)
     ordered = in_order(ranked)
     target = None if table.target is None else table.target.name
@@ -84,36 +89,47 @@ def describe(
             "context_columns": options.context_column,
             "teachers": list(beside.teachers),
             "max_dim": options.max_dim,
+            "energy_share": options.energy_share,
             "splits": options.splits,
             "seed": options.seed,
             "status": "complete" if len(ranked) == len(specs) else "stopped",
             "num_contexts": len(specs),
+            "num_abstaining": sum(row.abstains for row in ranked),
             "contexts": [
-                _described(row, place) | {"command": commands.of(row.spec)}
-                for place, row in ordered
+                _described(row, place, tied, commands)
+                for (place, row), tied in zip(ordered, _ties(ordered), strict=True)
             ],
             "pearson": whole.pearson,
             "distance_correlation": whole.distance,
-            "correlations": {
-                "all": whole._asdict(),
-                "not_too_strong": correlate(ranked, leave_out=["too strong"])._asdict(),
-                "without_abstentions": correlate(
-                    ranked, leave_out=["too weak", "too strong", "undecided"]
-                )._asdict(),
-                "validated": correlate(ranked, error="validated_error")._asdict(),
-                "validated_not_too_strong": correlate(
-                    ranked, error="validated_error", leave_out=["too strong"]
-                )._asdict(),
-                **{t: correlate(ranked, kind=t)._asdict() for t in types},
-            },
+            "correlations": _correlations(ranked, types),
             "guess_error": guess and guess[0],
-            "associations": Counter(row.association for row in ranked),
+            "associations": associations(ranked),
+            "mixed_associations": associations(ranked, mixed=True),
             "protocol": _PROTOCOL,
             "advice": advice(commands, table, [row for _, row in ordered], guess),
             "seconds": seconds,
             "notes": [str(note) for note in table.notes],
         }
     )
+
+
+def _correlations(
+    ranked: Sequence[RankedContext], types: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """Of τ with errors, over all contexts and over some of them."""
+    correlate = cx.ranking.correlations
+    return {
+        "all": correlate(ranked)._asdict(),
+        "not_too_strong": correlate(ranked, leave_out=["too strong"])._asdict(),
+        "without_abstentions": correlate(
+            ranked, leave_out=["too weak", "too strong", "undecided"]
+        )._asdict(),
+        "validated": correlate(ranked, error="validated_error")._asdict(),
+        "validated_not_too_strong": correlate(
+            ranked, error="validated_error", leave_out=["too strong"]
+        )._asdict(),
+        **{t: correlate(ranked, kind=t)._asdict() for t in types},
+    }
 
 
 def in_order(ranked: Sequence[RankedContext]) -> list[tuple[int | None, RankedContext]]:
@@ -130,41 +146,76 @@ def in_order(ranked: Sequence[RankedContext]) -> list[tuple[int | None, RankedCo
     return [*zip(places, told, strict=True), *others]
 
 
-def _described(row: RankedContext, place: int | None) -> dict[str, Any]:
-    probe = row.probe
+def _ties(ordered: Sequence[tuple[int | None, RankedContext]]) -> list[int | None]:
+    """How many others each context with a place has that its τ is not told from."""
+    told = [row for place, row in ordered if place is not None]
+    lower = np.sort([_or(row.tau_lower, 0.0) for row in told])
+    upper = np.sort([_or(row.tau_upper, np.inf) for row in told])
+    found: list[int | None] = []
+    for place, row in ordered:
+        if place is None:
+            found.append(None)
+            continue
+        begun = np.searchsorted(lower, _or(row.tau_upper, np.inf), side="right")
+        ended = np.searchsorted(upper, _or(row.tau_lower, 0.0))
+        found.append(int(begun - ended) - 1)  # the row itself is one
+    return found
+
+
+def _described(
+    row: RankedContext, place: int | None, ties: int | None, commands: Commands
+) -> dict[str, Any]:
+    probe, command = row.probe, commands.of(row.spec)
     held = row._asdict()
+    infinite = [name for name in _BOUNDS if held[name] == np.inf]
     del held["spec"], held["probe"]
     return {
         "name": row.spec.name,
         "type": row.spec.type,
         "params": row.spec.params,
         "place": place,
+        "ties": ties,
+        "infinite": infinite,
         **held,
         **(dict.fromkeys(cx.ranking.ProbeErrors._fields) if probe is None else {}),
         **({} if probe is None else probe._asdict()),
+        "command": command,
+        "command_note": None if command is None else commands.note(row.spec),
     }
 
 
-def draw(ranked: Sequence[RankedContext], target: str, folder: Path) -> None:
-    """Draw errors beside τ, and beside the association."""
+def draw(ranked: Sequence[RankedContext], target: str | None, folder: Path) -> None:
+    """Draw errors beside τ, and beside the association.
+
+    Of the columns of DATA, in files of their own, where there is no target.
+    """
     from contexture_jax import plotting
 
-    rows = [row for row in ranked if row.probe is not None and row.chi_squared]
+    rows = [row for row in ranked if row.status != "failed" and row.chi_squared]
     if not any(row.tau is not None and np.isfinite(row.tau) for row in rows):
         return
-    errors = [row.probe.error for row in rows if row.probe is not None]
-    best = [row.probe.validated_error for row in rows if row.probe is not None]
+    if target is None:
+        of, name = "error on the columns", "columns"
+        errors = [_or(row.column_error, np.nan) for row in rows]
+        best = [_or(row.least_column_error, np.nan) for row in rows]
+    else:
+        of, name = "probe error", "error"
+        errors = [np.nan if r.probe is None else r.probe.error for r in rows]
+        best = [np.nan if r.probe is None else r.probe.validated_error for r in rows]
+    if not np.isfinite(errors).any():
+        return
     kinds = [row.spec.type for row in rows]
     abstains = [row.abstains for row in rows]
     taus = [np.inf if row.tau is None else row.tau for row in rows]
-    for order, shown, label, where, name in (
-        (taus, errors, "τ (hollow: τ abstains)", "d of τ", "tau_error.png"),
+    least = "best" if target is None else "validated"
+    for order, shown, label, where, file in (
+        (taus, errors, "τ (hollow: τ abstains)", "d of τ", f"tau_{name}.png"),
         (
             [row.chi_squared for row in rows],
             best,
             "association Σ s² (hollow: τ abstains)",
-            "validated d",
-            "association_error.png",
+            f"{least} d",
+            f"association_{name}.png",
         ),
     ):
         axes = plotting.plot_ranking(
@@ -173,10 +224,10 @@ def draw(ranked: Sequence[RankedContext], target: str, folder: Path) -> None:
             kinds,
             abstains=np.array(abstains),
             label=label,
-            error_label=f"probe error at the {where}",
-            title=f"{len(rows)} contexts and {target}",
+            error_label=f"{of} at the {where}",
+            title=f"{len(rows)} contexts and {target or 'the columns'}",
         )
-        plotting.save(axes, folder / name)
+        plotting.save(axes, folder / file)
 
 
 def print_ranking(description: dict[str, Any], files: Sequence[str]) -> None:
@@ -187,16 +238,34 @@ def print_ranking(description: dict[str, Any], files: Sequence[str]) -> None:
     is_judged = d["target"] is not None
     if is_judged:
         # What can be known: the errors.
-        rows = sorted(
-            rows, key=lambda r: (r["validated_error"] is None, r["validated_error"])
+        rows = _by(rows, "validated_error")[:_NUM_SHOWN]
+    else:
+        told = [row for row in rows if row["place"] is not None]
+        others = _by(
+            [row for row in rows if row["place"] is None], "least_column_error"
         )
-    shown = _columns(rows[:_NUM_SHOWN], is_judged=is_judged)
+        # Of both, as τ cannot tell which is better.
+        room = _NUM_SHOWN - min(len(others), _NUM_ABSTAINING)
+        rows = [*told[:room], *others[: _NUM_SHOWN - len(told[:room])]]
+    shown = _columns(rows, d["max_dim"], is_judged=is_judged)
     Console(width=None if sys.stdout.isatty() else 160).print(shown)
     pairs = [("data", f"{d['data']}: {d['num_rows']:,} rows")]
-    if len(rows) > _NUM_SHOWN:
-        pairs.append(("more", f"{len(rows) - _NUM_SHOWN} contexts more in rank.json"))
-    counts = ", ".join(f"{n} {word}" for word, n in d["associations"].items())
+    if len(d["contexts"]) > len(rows):
+        more = f"{len(d['contexts']) - len(rows)} contexts more in rank.json"
+        pairs.append(("more", more))
+    pairs += _told_of_tau(d, is_judged=is_judged)
+    counts = _counted(d["associations"])
+    if d["mixed_associations"]:
+        counts += f"; of mixtures {_counted(d['mixed_associations'])}"
     pairs.append(("associations", f"{counts}; {d['status']}"))
+    if any(_is_beyond(row) for row in rows):
+        pairs.append(
+            (
+                "d of energy",
+                f">{d['max_dim']}: of more functions than --max-dim"
+                f" {d['max_dim']} is {d['energy_share']:.0%} of χ²",
+            )
+        )
     if is_judged:
         pairs += [
             ("τ and error", _correlated(d["correlations"]["all"])),
@@ -210,7 +279,32 @@ def print_ranking(description: dict[str, Any], files: Sequence[str]) -> None:
     print_table(pairs)
 
 
-def _columns(rows: Sequence[dict[str, Any]], *, is_judged: bool) -> Any:
+def _by(rows: Sequence[dict[str, Any]], error: str) -> list[dict[str, Any]]:
+    """The least error first; those without one last."""
+    return sorted(rows, key=lambda row: (row[error] is None, row[error]))
+
+
+def _told_of_tau(d: dict[str, Any], *, is_judged: bool) -> list[tuple[str, str]]:
+    """How many contexts τ abstains from, and how many it cannot tell apart."""
+    num = len(d["contexts"])
+    abstaining = f"{d['num_abstaining']} of {num} contexts, of which τ cannot tell"
+    if d["num_abstaining"] and not is_judged:
+        abstaining += "; those above in order of their error on the columns"
+    ties = sum(bool(row["ties"]) for row in d["contexts"])
+    tied = f"{ties} of {num - d['num_abstaining']} places, marked by ="
+    return [("abstains", abstaining), ("ties", tied)]
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {word}" for word, n in counts.items())
+
+
+def _is_beyond(row: dict[str, Any]) -> bool:
+    """Whether the stated share of Σ s_i² takes more functions than were computed."""
+    return row["energy_dim"] is None and bool(row["chi_squared"])
+
+
+def _columns(rows: Sequence[dict[str, Any]], max_dim: int, *, is_judged: bool) -> Any:
     """A line for each context, as `rank.json` has them, with or without errors."""
     from rich.table import Table as Columns
     from rich.text import Text
@@ -224,12 +318,20 @@ def _columns(rows: Sequence[dict[str, Any]], *, is_judged: bool) -> Any:
     for head in ("", "context", "τ", "between", *named, "verdict", *judged):
         columns.add_column(head, no_wrap=True)
     for r in rows:
+        tau, low, high = (
+            "inf" if n in r["infinite"] else _shown(r[n]) for n in _BOUNDS
+        )
+        own = {name: _shown(r[name]) for name in named.values()}
+        if _is_beyond(r):
+            own["energy_dim"] = f">{max_dim}"
         cells = [
-            "abstains" if r["place"] is None else str(r["place"]),
+            "abstains"
+            if r["place"] is None
+            else f"{r['place']}{'=' * bool(r['ties'])}",
             r["name"],
-            _shown(r["tau"]),
-            f"{_shown(r['tau_lower'])}–{_shown(r['tau_upper'])}",
-            *(_shown(r[name]) for name in named.values()),
+            tau,
+            f"{low}–{high}",
+            *own.values(),
             r["association"] if r["status"] != "failed" else "failed",
             *(_shown(r[name]) for name in judged.values()),
         ]

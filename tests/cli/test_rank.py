@@ -18,6 +18,7 @@ from contexture_jax.cli import _main, main
 from contexture_jax.cli._rank import RankOptions
 from contexture_jax.cli._rank_advice import Commands, advice
 from contexture_jax.cli._rank_data import Beside
+from contexture_jax.cli._rank_report import describe, print_ranking
 from contexture_jax.data import Table
 from contexture_jax.ranking import (
     ContextSpec,
@@ -155,38 +156,66 @@ def test_kinds_are_mixed_and_each_has_its_command(
         assert row["status"] != "failed"
 
 
+def row(
+    spec: Any,
+    word: str,
+    strength: float,
+    error: float,
+    *,
+    std: float | None = None,
+    **known: Any,
+) -> RankedContext:
+    """A context with its association, Σ s_i² and error.
+
+    On the columns; on a target, with its deviation over the splits, where that is
+    given.
+    """
+    probe = None
+    if std is not None:
+        probe = ProbeErrors(error, std, error, 6, error, std, error)
+    told: dict[str, Any] = {"tau": 1.5, "best_dim": 1, "energy_dim": 6}
+    return RankedContext(
+        spec,
+        association=word,
+        chi_squared=strength,
+        least_column_error=error,
+        abstains=word != "moderate",
+        probe=probe,
+        status="converged",
+        **told | known,
+    )
+
+
+def commands_of(rows: list[RankedContext], target: str | None = None) -> Commands:
+    specs = {row.spec.name: row.spec for row in rows}
+    return Commands(RankOptions("d.csv"), Beside({}, {}, []), target, specs)
+
+
+TABLE = Table("d.csv", np.zeros((3, 1)), ["a"], None, 1, np.arange(3), [])
+
+
 def advised(
     *known: tuple[Any, str, float, float],
     guess: tuple[float, float] | None = None,
     errors: tuple[float, float] | None = None,
 ) -> list[str]:
-    """On contexts with their association, Σ s_i² and error on the columns.
+    """On contexts as `row` has them; `errors`: of all on a target, and their std."""
+    told = [(k[:3], k[3] if errors is None else errors[0]) for k in known]
+    std = None if errors is None else errors[1]
+    rows = [row(*one, error, std=std) for one, error in told]
+    return advice(commands_of(rows), TABLE, rows, guess)
 
-    `errors`: of all on a target, and their deviation over the splits.
-    """
-    probe = None
-    if errors is not None:
-        error, std = errors
-        probe = ProbeErrors(error, std, error, 6, error, std, error)
-    rows = [
-        RankedContext(
-            spec,
-            association=word,
-            chi_squared=strength,
-            least_column_error=error,
-            tau=1.5,
-            best_dim=1,
-            energy_dim=6,
-            abstains=word != "moderate",
-            status="converged",
-            probe=probe,
-        )
-        for spec, word, strength, error in known
-    ]
-    specs = {row.spec.name: row.spec for row in rows}
-    commands = Commands(RankOptions("d.csv"), Beside({}, {}, []), None, specs)
-    table = Table("d.csv", np.zeros((3, 1)), ["a"], None, 1, np.arange(3), [])
-    return advice(commands, table, rows, guess)
+
+def mixed(kind: str, *parts: Any) -> NamedContext:
+    names = [part.name for part in parts]
+    return NamedContext(f"{kind}-{'+'.join(names)}", made, kind, {"parts": names})
+
+
+def made() -> Any:
+    raise AssertionError("nothing is solved")
+
+
+LABELS = NamedContext("labels-site", made, "labels", {"column": "site"})
 
 
 def test_advice_goes_by_strength_and_tells_no_number_by_tau() -> None:
@@ -223,6 +252,94 @@ def test_errors_no_better_than_a_guess_advise_no_context() -> None:
     assert "--context knn" in unnamed
 
 
+CONTEXTS: list[tuple[Any, Any]] = [("knn", 7), ("knn", 3), ("rbf", 0.5)]
+
+
+def test_advice_goes_by_errors_and_by_what_the_run_has_tried() -> None:
+    knn, other, rbf = (ContextSpec(*c) for c in CONTEXTS)
+    guess = (0.4, 0.01)
+    strong = [
+        row(LABELS, "too strong", 3.0, 0.41, std=0.0),
+        row(rbf, "too strong", 30.0, 0.2, std=0.01),
+        row(knn, "too strong", 40.0, 0.1, std=0.01),
+    ]
+    first, best, _ = advice(commands_of(strong), TABLE, strong, guess)
+    # The weakest tells nothing of the target.
+    words = "convolve the best of these: contexture train d.csv --context knn+rbf"
+    assert words in first
+    assert "--context knn" in best
+    tried = row(mixed("convolve", rbf, other), "too weak", 0.1, 0.3, std=0.01)
+    rows = [*strong, row(other, "moderate", 4.0, 0.3, std=0.01), tried]
+    first, second, _ = advice(commands_of(rows), TABLE, rows, guess)
+    assert first.startswith("most contexts are too strong, but this run has tried conv")
+    assert second == "no mixture is better than the best context alone"
+    # A mixture that gained is no reason to stop.
+    gained = row(mixed("convolve", rbf, other), "too weak", 0.1, 0.05, std=0.01)
+    rows[-1] = gained
+    first, second, _ = advice(commands_of(rows), TABLE, rows, guess)
+    assert "--context knn+rbf --mix convolve" in first
+    assert second.startswith("the best mixture has the error 0.05")
+
+
+def test_a_command_says_when_its_target_is_another() -> None:
+    knn = ContextSpec("knn", 7)
+    both = mixed("convolve", knn, LABELS)
+    commands = commands_of([row(s, "moderate", 1.0, 0.1) for s in (knn, LABELS)], "y")
+    for spec in (LABELS, both):
+        note = commands.note(spec)
+        assert note is not None
+        assert 'is the column "site"' in note
+        assert note.endswith('not of "y"')
+    assert commands.note(knn) is None
+    assert commands._replace(target=None).note(both) is None
+    rows = [
+        row(knn, "moderate", 3.0, 0.2, std=0.01),
+        row(LABELS, "moderate", 2.0, 0.1, std=0.01),
+    ]
+    for words in advice(commands_of(rows, "y"), TABLE, rows, (0.4, 0.01)):
+        assert "(its --target is the column" in words
+
+
+def test_what_tau_cannot_tell_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    knn = [ContextSpec("knn", k) for k in range(2, 30)]
+    bounds = {"tau_lower": 1.4, "tau_upper": 1.6}
+    exact = {"tau_lower": 1.5, "tau_upper": 1.5}
+    rows = [row(s, "moderate", 2.0, 0.3, **exact) for s in knn[:18]]
+    rows[0] = row(knn[0], "moderate", 2.0, 0.3, **bounds)
+    rows[1] = rows[1]._replace(tau=1.9, tau_lower=1.9, tau_upper=1.9, energy_dim=None)
+    infinite = dict.fromkeys(("tau", "tau_lower", "tau_upper"), np.inf)
+    rows += [row(s, "too strong", 9.0, 0.5, **infinite) for s in knn[18:]]
+    rows.append(row(ContextSpec("rbf", 1.0), "too weak", 0.1, 0.01, **bounds))
+    rows.append(row(mixed("join", *knn[:2]), "too weak", 0.1, 0.9))
+    options = RankOptions("d.csv", max_dim=64)
+    specs = [one.spec for one in rows]
+    d = describe(options, TABLE, Beside({}, {}, []), specs, rows, {})
+    json.dumps(d, allow_nan=False)
+    told = {one["name"]: one for one in d["contexts"]}
+    assert told["knn-20"]["infinite"] == ["tau", "tau_lower", "tau_upper"]
+    assert told["knn-20"]["tau"] is None
+    assert (told["knn-2"]["ties"], told["knn-3"]["ties"]) == (16, 0)
+    assert told["knn-20"]["ties"] is None
+    assert d["associations"] == {"moderate": 18, "too strong": 10, "too weak": 1}
+    assert d["mixed_associations"] == {"too weak": 1}
+    print_ranking(d, [])
+    out = capsys.readouterr().out
+    lines = [line.split() for line in out.splitlines()]
+    shown = [w for w in lines if len(w) > 8 and w[1][:4] in ("knn-", "rbf-")]
+    assert len(shown) == 15
+    assert [words[0] for words in shown] == 10 * ["1="] + 5 * ["abstains"]
+    assert (shown[10][1], shown[11][2:4]) == ("rbf-1", ["inf", "inf–inf"])
+    text = " ".join(out.split())
+    assert "abstains 12 of 30 contexts" in text
+    assert "ties 17 of 18 places" in text
+    assert "1 too weak; of mixtures 1 too weak; complete" in text
+    few = [told["knn-3"], told["knn-20"]]
+    print_ranking(d | {"contexts": few}, [])
+    text = " ".join(capsys.readouterr().out.split())
+    assert " 1 >64 2 " in text
+    assert "d of energy >64: of more functions than --max-dim 64 is 90% of χ²" in text
+
+
 def test_without_a_target_contexts_are_in_order_of_tau(tmp_path: Path) -> None:
     found = rank(tmp_path / "o", "--settings", 4)
     told = [c for c in found["contexts"] if not c["abstains"]]
@@ -230,6 +347,8 @@ def test_without_a_target_contexts_are_in_order_of_tau(tmp_path: Path) -> None:
     assert [c["tau"] for c in told] == sorted(c["tau"] for c in told)
     assert all(c["abstains"] and c["place"] is None for c in others)
     assert (told[0]["place"], found["pearson"], told[0]["error"]) == (1, None, None)
+    names = {path.name for path in (tmp_path / "o").iterdir()}
+    assert names == {"rank.json", "tau_columns.png", "association_columns.png"}
 
 
 def test_a_run_that_is_ended_gives_what_it_has_and_goes_on(

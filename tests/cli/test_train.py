@@ -360,6 +360,7 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path):
             ["--context", "scarf+knn", "--mix", "convolve"],
             "expected scarf at the end, as knn+scarf; got scarf+knn",
         ),
+        (["--context", "teacher+knn", "--mix", "join"], "kernel; expected --mix con"),
         (["--context", "scarf+knn", "--mix", "compose"], "of scarf are no rows; exp"),
         (["--context", "knn+scarf", "--mix", "mixture"], "contexts with one A, and"),
         pytest.param(
