@@ -291,7 +291,8 @@ def _told_of_tau(d: dict[str, Any], *, is_judged: bool) -> list[tuple[str, str]]
     if d["num_abstaining"] and not is_judged:
         abstaining += "; those above in order of their error on the columns"
     ties = sum(bool(row["ties"]) for row in d["contexts"])
-    tied = f"{ties} of {num - d['num_abstaining']} places, marked by ="
+    tied = f"{ties or 'none'} of {num - d['num_abstaining']} places"
+    tied += ", marked by =" if ties else ""
     return [("abstains", abstaining), ("ties", tied)]
 
 
