@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.checks import is_concrete
 from contexture_jax._core.numerics import mm, safe_divide
 from contexture_jax._core.types import Array, Float, Int
 from contexture_jax.operators import AssociationOperator
 from contexture_jax.prediction._gradients import conjugate_gradients, lengths
 from contexture_jax.prediction._transform import SpectralTransform
 
-__all__ = ["Solved", "solve_columns", "with_intercept"]
+__all__ = ["Solved", "check_self_adjoint", "solve_columns", "with_intercept"]
 
 
 class Solved(NamedTuple):
@@ -49,6 +50,7 @@ def solve_columns(
     *,
     rows: Int[np.ndarray, " seen"] | None,
     centred: bool,
+    is_single: bool = False,
 ) -> Solved:
     """The function of each column: the minimum of Σ w (y − f)² + β ‖f‖²_{K_s}.
 
@@ -63,6 +65,8 @@ def solve_columns(
         rows: the inputs where w is not 0, distinct, for operators whose products are
             shorter there; None: not known, within a trace.
         centred: whether the kernel is k_X⁺ − 1.
+        is_single: whether K_s is of T, which is self-adjoint, and not of T T*: of a
+            polynomial alone.
     """
     coefficients = jnp.asarray(transform.coefficients, op.dtype)
     # √(what s is not above), and the least of ξ, for the bounds.
@@ -71,7 +75,7 @@ def solve_columns(
     how: Any = {"max_iterations": max_iterations, "centred": centred}
     if transform.form == "inverse":
         return _by_theta(*common, **how)
-    return _by_horner(*common, rows, **how)
+    return _by_horner(*common, rows, is_single=is_single, **how)
 
 
 def _centred(op: AssociationOperator, centred: bool) -> tuple[Any, Any]:
@@ -133,7 +137,7 @@ def _by_theta(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("max_iterations", "centred"))
+@functools.partial(jax.jit, static_argnames=("max_iterations", "centred", "is_single"))
 def _by_horner(
     op: AssociationOperator,
     mass: Array,
@@ -146,6 +150,7 @@ def _by_horner(
     *,
     max_iterations: int,
     centred: bool,
+    is_single: bool,
 ) -> Solved:
     forth, back = _centred(op, centred)
     # a is 0 without a label: the first and the last step of a walk are of those inputs.
@@ -155,14 +160,26 @@ def _by_horner(
     end = op if there is None else there
     to_end, from_end = _centred(end, centred)
     p, root = end.p_x[:, None], jnp.sqrt(mass)
+
+    def started(u: Array) -> Array:
+        """The first half of a double step, or u as it is on all inputs."""
+        if not is_single:
+            return from_end(u)
+        if there is not None:
+            u = jnp.zeros((op.shape[0], u.shape[1]), u.dtype).at[rows].set(u)
+        return u - mm(op.p_x[None, :], u) if centred else u
+
+    def stepped(h: Array) -> Array:
+        return forth(h) if is_single else back(forth(h))
+
     beta = beta[None, :]
 
     def of_context(a: Array) -> Array:
         """The h with K_s √w a = T h."""
-        first = from_end(safe_divide(root * a, p))
+        first = started(safe_divide(root * a, p))
 
         def step(h: Array, coefficient: Array) -> tuple[Array, None]:
-            return coefficient * first + back(forth(h)), None
+            return coefficient * first + stepped(h), None
 
         return jax.lax.scan(step, pi[-1] * first, pi[:-1][::-1])[0]
 
@@ -185,6 +202,23 @@ def _by_horner(
         left,
         number,
     )
+
+
+def check_self_adjoint(op: AssociationOperator) -> None:
+    """By one product of each kind: of a function of no structure."""
+    same = op.shape[0] == op.shape[1]
+    if same and is_concrete(op.p_x):
+        n = op.shape[0]
+        probe = np.random.default_rng(0).standard_normal((n, 1)).astype(op.dtype)
+        one, other = (np.asarray(f) for f in (op.matmat(probe), op.rmatmat(probe)))
+        rounding = 1e3 * float(np.finfo(op.dtype).eps)
+        same = bool(np.abs(one - other).max() <= rounding * np.abs(probe).max())
+    if not same:
+        msg = (
+            'op must be self-adjoint with walk="single", as of contexts.graph; it is'
+            ' not: use walk="double", T T*'
+        )
+        raise ValueError(msg)
 
 
 def with_intercept(

@@ -21,6 +21,7 @@ from contexture_jax._core.types import (
     summary,
 )
 from contexture_jax.operators import AssociationOperator
+from contexture_jax.prediction._equations import check_self_adjoint
 from contexture_jax.prediction._gradients import conjugate_gradients, lengths
 from contexture_jax.prediction._status import FitStatus, code_of, status_of
 from contexture_jax.prediction._stkr import as_labelled, as_tolerance
@@ -157,24 +158,7 @@ def check_walk(op: AssociationOperator, rows: Array, walk: Any) -> None:
     if is_concrete(rows) and len(np.unique(rows)) < len(rows):
         raise ValueError("rows must be distinct; got one twice")
     if walk == "single":
-        _check_self_adjoint(op)
-
-
-def _check_self_adjoint(op: AssociationOperator) -> None:
-    """By one product of each kind: of a function of no structure."""
-    same = op.shape[0] == op.shape[1]
-    if same and is_concrete(op.p_x):
-        n = op.shape[0]
-        probe = np.random.default_rng(0).standard_normal((n, 1)).astype(op.dtype)
-        one, other = (np.asarray(f) for f in (op.matmat(probe), op.rmatmat(probe)))
-        rounding = 1e3 * float(np.finfo(op.dtype).eps)
-        same = bool(np.abs(one - other).max() <= rounding * np.abs(probe).max())
-    if not same:
-        msg = (
-            'op must be self-adjoint with walk="single", as of contexts.graph; it is'
-            ' not: use walk="double", T T*'
-        )
-        raise ValueError(msg)
+        check_self_adjoint(op)
 
 
 # A loop around products, traced once for operators and blocks of one shape.

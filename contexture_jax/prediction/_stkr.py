@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +35,7 @@ from contexture_jax.operators import (
 )
 from contexture_jax.prediction._equations import (
     Solved,
+    check_self_adjoint,
     solve_columns,
     with_intercept,
 )
@@ -125,6 +126,7 @@ def stkr(
     ridge: ArrayLike = 1e-3,
     weights: ArrayLike | None = None,
     intercept: bool = True,
+    walk: Literal["double", "single"] = "double",
     num_classes: int | None = None,
     tol: float | None = None,
     max_iterations: int = 1000,
@@ -147,6 +149,9 @@ def stkr(
       iteration, and one more for each ξ beyond ξ_1.
     * `truncation`: d × d equations, solved directly: `ridge` on the functions.
 
+    With `walk="single"` K_s is of T itself, Σ s(s_i) μ_i μ_i, as of a `graph` whose
+    weights are a kernel of its points: a polynomial in √λ, which falls more slowly.
+
     Args:
         op: T, on all inputs, labelled or not, shape (n, m).
         labels: of the labelled inputs: floating numbers, shape (l,) or (l, c), or
@@ -157,6 +162,9 @@ def stkr(
         weights: w of the labelled inputs, over their sum, shape (l,); None: alike.
         intercept: False: b = 0 and the kernel is k_X⁺ itself, whose eigenfunction 1 has
             the eigenvalue 1, penalised with the others.
+        walk: "double": of T T*, a step to A and back, of any context; "single": of T,
+            where it is self-adjoint and has no negative eigenvalue, with a `polynomial`
+            whose first coefficients count walks of one step, two, ….
         num_classes: C for classes 0, …, C − 1; needed inside a trace.
         tol: of the residuals; None: 1e-12 in float64, 1e-4 in float32.
         max_iterations: of conjugate gradients.
@@ -169,7 +177,8 @@ def stkr(
         TypeError: if `op` is no operator, `rows` no integers, or the labels neither
             numbers nor classes.
         ValueError: if rows and labels do not match, a row is out of range or without
-            mass, a number is not finite, or there is one class, or one without a row.
+            mass, a number is not finite, or there is one class, or one without a row;
+            or if T is not self-adjoint, or s no polynomial, with a single step.
 
     Example:
         >>> import numpy as np
@@ -190,11 +199,19 @@ def stkr(
     limit = as_tolerance(tol, op.dtype)
     max_iterations = check_integer(max_iterations, "max_iterations", low=1)
     check_coefficient(ridge, "ridge", positive=True)
+    if walk not in ("double", "single"):
+        raise ValueError(f'walk must be "double" or "single"; got {summary(walk)}')
+    is_polynomial = getattr(transform, "form", None) == "polynomial"
+    if walk == "single" and not is_polynomial:
+        msg = f'transform must be a polynomial with walk="single"; got {transform}'
+        raise ValueError(msg)
     if isinstance(transform, Truncation):
         return _truncated(op, target, row_numbers, w, transform, ridge, intercept)
     if not isinstance(transform, SpectralTransform):
         msg = f"transform must be one of prediction; got {summary(transform)}"
         raise TypeError(msg)
+    if walk == "single":
+        check_self_adjoint(op)
     if not intercept and transform.largest < 1:
         raise ValueError(
             "largest must be 1 without an intercept, as 1 is an eigenvalue"
@@ -219,6 +236,7 @@ def stkr(
         max_iterations,
         rows=None if is_traced(row_numbers) else np.unique(np.asarray(row_numbers)),
         centred=intercept,
+        is_single=walk == "single",
     )
     return _fit_of(op, target, solved, mass, pull, limit, max_iterations, intercept)
 

@@ -40,12 +40,12 @@ FORMS = {
 }
 
 
-def dense_kernel(op, transform, centred=True):
+def dense_kernel(op, transform, centred=True, single=False):
     """K_s(x, x′) on inputs with mass, by eigenvalues."""
     p, step = np.asarray(op.p_x, np.float64), np.asarray(op.as_matrix(), np.float64)
     back = np.asarray(op.T.as_matrix(), np.float64)
     root = np.sqrt(p)
-    walk = root[:, None] * (step @ back) / root[None, :]
+    walk = root[:, None] * (step if single else step @ back) / root[None, :]
     if centred:
         walk = walk - np.outer(root, root)
     values, vectors = np.linalg.eigh((walk + walk.T) / 2)
@@ -103,6 +103,39 @@ def test_values_are_those_of_the_dense_equations(form, intercept):
         np.sqrt(law @ error**2) <= np.asarray(fit.bound) + tol(DTYPE, factor=1e3)
     ).all()
     assert (fit.predict() == np.unique(NAMES)[expected.argmax(axis=1)]).all()
+
+
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.fast("True-dense")
+def test_a_single_step_is_the_kernel_of_the_points_itself(storage, intercept):
+    distances = ((POINTS[:, None] - POINTS[None, :]) ** 2).sum(axis=2)
+    context = cx.contexts.graph(np.exp(-0.3 * distances))
+    op = cx.association_operator(context, storage=storage)
+    transform = polynomial([1.0, 0.5])
+    fit = stkr(
+        op,
+        NAMES,
+        ROWS,
+        transform=transform,
+        ridge=0.02,
+        walk="single",
+        intercept=intercept,
+        tol=TOL,
+    )
+    kernel = dense_kernel(op, transform, intercept, single=True)
+    w = np.full(7, 1 / 7)
+    expected = direct(kernel, one_hot(NAMES), w, ROWS, 0.02, intercept)
+    largest = 1e-10 if X64 else 1e-4
+    np.testing.assert_allclose(fit.values, expected, atol=largest)
+    # f = E[h(A)|x] + b.
+    h = np.asarray(op.matmat(fit.of_context)) + np.asarray(fit.intercept)
+    np.testing.assert_allclose(h, expected, atol=largest)
+    other, laplacian = cx.association_operator(KNN), inverse_laplacian(0.9)
+    with pytest.raises(ValueError, match="op must be self-adjoint"):
+        stkr(other, NAMES, ROWS, transform=transform, walk="single")
+    with pytest.raises(ValueError, match="transform must be a polynomial"):
+        stkr(op, NAMES, ROWS, transform=laplacian, walk="single")
 
 
 @pytest.mark.parametrize("name", ["attention", "rbf, dense"])
