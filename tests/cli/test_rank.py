@@ -264,7 +264,9 @@ def test_advice_goes_by_errors_and_by_what_the_run_has_tried() -> None:
         row(knn, "too strong", 40.0, 0.1, std=0.01),
     ]
     first, best, _ = advice(commands_of(strong), TABLE, strong, guess)
-    # The weakest tells nothing of the target.
+    # The weakest tells nothing of the target, and one alone is no pair.
+    assert len(advice(commands_of(strong), TABLE, strong[:2], guess)) == 2
+    assert "labels" not in " ".join(advice(commands_of(strong), TABLE, strong, guess))
     words = "convolve the best of these: contexture train d.csv --context knn+rbf"
     assert words in first
     assert "--context knn" in best
