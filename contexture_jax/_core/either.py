@@ -109,8 +109,9 @@ def compiled_unless_numpy(
 
 def product(a: Either, b: Either) -> Either:
     """The matrix product, at full precision of the dtype."""
-    if namespace(a) is not np:
-        return mm(a, b)
+    if namespace(a) is not np or namespace(b) is not np:
+        # With JAX's compilation off, arrays of both kinds meet.
+        return mm(jnp.asarray(a), jnp.asarray(b))
     is_little = max(a.size, b.size) <= LITTLE
     # A single vector is read faster than as a block of one.
     if min(a.shape[0], b.shape[1]) > 1:

@@ -11,7 +11,7 @@ import pytest
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import contexture_jax as cx
-from contexture_jax._core.either import LITTLE
+from contexture_jax._core.either import LITTLE, product
 from contexture_jax.solvers import (
     Method,
     Progress,
@@ -392,3 +392,10 @@ def test_krylov_bases_are_let_go_at_the_end_and_the_state_still_ends(
     assert seen[-1].state.inner.left.shape == (90, kept)
     again, _ = cx.svd(op, state=seen[-1].state, **run)
     np.testing.assert_array_equal(again.left, plain.left)
+
+
+def test_arrays_of_both_kinds_are_multiplied():
+    """As they meet in a solve with JAX's compilation off."""
+    one, other = A[:3, :4], A[:4, :2]
+    found = product(one, jnp.asarray(other))
+    np.testing.assert_allclose(found, one @ other, atol=promised(DTYPE))
