@@ -36,6 +36,7 @@ __all__ = [
     "add_rows",
     "make_slots",
     "paired_matmat",
+    "slots_at_a_time",
     "slots_cost",
     "slots_matmat",
     "sum_slots",
@@ -238,9 +239,14 @@ def _sum_slots_forward(bucket: Bucket, x: Array) -> Array:
     return sum_rows(_sum_slots_by_steps, bucket, x, bucket.implementation.value)
 
 
+def slots_at_a_time(width: int) -> int:
+    """How many of the slots of a bucket are added in one step of the loop."""
+    return next((u for u in _UNROLLS if width % u == 0), _UNROLLS[-1])
+
+
 def _sum_slots_by_steps(bucket: Bucket, x: Array) -> Array:
     width, pieces = bucket.indices.shape
-    unroll = next((u for u in _UNROLLS if width % u == 0), _UNROLLS[-1])
+    unroll = slots_at_a_time(width)
 
     def slot(j: Array | int) -> Array:
         rows = _rows(x, bucket.indices[j])

@@ -300,6 +300,11 @@ class AssociationOperator:
         """Rows of functions of X, and of A, that a device holds; (n, m) on one."""
         return self.shape
 
+    @property
+    def is_made_in_place(self) -> bool:
+        """Whether T g, as a term of a sum, is made as it is added, without a block."""
+        return False
+
     def cost(self, r: int) -> Cost:
         """Bytes and flops of one `matmat` on `r` columns, from shapes alone."""
         raise NotImplementedError

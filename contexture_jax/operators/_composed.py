@@ -129,9 +129,8 @@ class MixtureOperator(AssociationOperator):
         # Of joint laws: p_j T_j g is added up, and p divided out at the end.
         total = jnp.zeros((self.shape[0], g.shape[1]), self.dtype)
         for j, operator in enumerate(self.operators):
-            total = total + (self.weights[j] * operator.p_x)[:, None] * operator.matmat(
-                g
-            )
+            law = self.weights[j] * operator.p_x
+            total = _with_term(total, law, operator.matmat(g))
         # 0 where no part has mass.
         return safe_divide(total, self.p_x[:, None])
 
@@ -140,8 +139,8 @@ class MixtureOperator(AssociationOperator):
         total = jnp.zeros((self.shape[1], f.shape[1]), self.dtype)
         for j, operator in enumerate(self.operators):
             # By Bayes' rule: part j is behind a value a with w_j p_j(a) / p(a).
-            weight = (self.weights[j] * operator.p_a)[:, None]
-            total = total + weight * operator.rmatmat(f)
+            law = self.weights[j] * operator.p_a
+            total = _with_term(total, law, operator.rmatmat(f))
         return safe_divide(total, self.p_a[:, None])
 
     @property
@@ -182,7 +181,7 @@ class ConvexCombinationOperator(AssociationOperator):
             stop = start + operator.shape[1]
             # Functions of (J, A_J) are those of the parts, one below the other.
             part = operator.matmat(g[start:stop])
-            total = total + (self.weights[j] * operator.p_x)[:, None] * part
+            total = _with_term(total, self.weights[j] * operator.p_x, part)
             start = stop
         return safe_divide(total, self.p_x[:, None])
 
@@ -200,6 +199,15 @@ class ConvexCombinationOperator(AssociationOperator):
     def cost(self, r: int) -> Cost:
         """The terms one after the other."""
         return _sum_costs(self, self.operators, r)
+
+
+def _with_term(total: Array, law: Array, part: Array) -> Array:
+    """The sum of products with one more, (k, r), by its share of each row, (k,)."""
+    share = law[:, None]
+    # The choice, which is always the second, keeps the terms apart: where one is a
+    # product of matrices, XLA's fusions for a CPU would take the sums of others into
+    # it, and store a block for each slot of neighbours.
+    return total + jnp.where(share < 0, 0, share * part)
 
 
 @one_by_one
@@ -369,7 +377,11 @@ def _as_weights(
 def _sum_costs(
     whole: AssociationOperator, parts: tuple[AssociationOperator, ...], r: int
 ) -> Cost:
-    """Flops add up; all outputs but one are work space of the whole."""
+    """Flops add up; outputs are work space of the whole, but for one.
+
+    And but for those that are made as they are added.
+    """
+    stored = sum(not part.is_made_in_place for part in parts)
     costs = [part.cost(r) for part in parts]
     n, m = whole.share
     size = whole.dtype.itemsize
@@ -380,5 +392,5 @@ def _sum_costs(
         argument_bytes=sum(c.argument_bytes for c in costs) - inputs + size * m * r,
         output_bytes=size * n * r,
         temporary_bytes=max(c.temporary_bytes for c in costs)
-        + (len(costs) - 1) * size * n * r,
+        + max(stored - 1, 0) * size * n * r,
     )

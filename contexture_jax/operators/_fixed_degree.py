@@ -34,6 +34,7 @@ from contexture_jax.kernels import (
     Slots,
     make_slots,
     paired_matmat,
+    slots_at_a_time,
     slots_cost,
 )
 from contexture_jax.operators._base import AssociationOperator, Cost, as_law_of
@@ -89,6 +90,12 @@ class FixedDegreeOperator(AssociationOperator):
     def squared_norm(self) -> Float[Array, ""]:
         """Σ P(x,a)² / (p_x p_a) over the slots."""
         return self.norm2
+
+    @property
+    def is_made_in_place(self) -> bool:
+        """Where all slots are added in one step, without a loop."""
+        width = self.indices.shape[0]
+        return width < 2 * slots_at_a_time(width)
 
     def cost(self, r: int) -> Cost:
         """K additions of a gathered row for each input; T* has its own layout."""

@@ -22,6 +22,12 @@ def contexts():
     def listed(num: int) -> cx.Context:
         return cx.contexts.neighbors(rng.integers(0, 5000, (6000, num)))
 
+    def classes() -> cx.Context:
+        return cx.contexts.labels(np.arange(6000) % 7)
+
+    def taught() -> cx.Context:
+        return cx.contexts.teacher(x[:, :6])
+
     return {
         "dense": lambda: cx.contexts.joint(rng.random((600, 500)).astype(DTYPE)),
         "sparse": lambda: cx.contexts.joint(table),
@@ -42,6 +48,28 @@ def contexts():
         "seen mixture": lambda: cx.contexts.convex_combination(
             [cx.contexts.rbf(x, 0.1), listed(10)]
         ),
+        "seen mixture with a teacher": lambda: cx.contexts.convex_combination(
+            [listed(10), classes(), taught()]
+        ),
+        "seen mixture with labels": lambda: cx.contexts.convex_combination(
+            [listed(10), classes()]
+        ),
+        "seen mixture of neighbours": lambda: cx.contexts.convex_combination(
+            [listed(10)] * 4
+        ),
+        "seen mixture of a convolution": lambda: cx.contexts.convex_combination(
+            [
+                cx.contexts.convolve(listed(10), classes()),
+                cx.contexts.mixture(
+                    [
+                        cx.contexts.neighbors(
+                            rng.integers(0, 5000, (6000, 10)), num_points=6000
+                        ),
+                        taught(),
+                    ]
+                ),
+            ]
+        ),
         "hidden mixture of tables": lambda: cx.contexts.mixture(
             [cx.contexts.conditional(rng.random((400, 300)).astype(DTYPE))] * 3
         ),
@@ -52,7 +80,14 @@ def contexts():
     }
 
 
-@pytest.mark.fast("uniform neighbours", "convolution")
+@pytest.mark.fast(
+    "uniform neighbours",
+    "convolution",
+    "seen mixture",
+    "seen mixture with a teacher",
+    "seen mixture with labels",
+    "seen mixture of neighbours",
+)
 @pytest.mark.parametrize("name", contexts())
 def test_predicted_bytes_are_those_of_the_compiled_product_to_a_fifth(name):
     op = cx.association_operator(contexts()[name]())
