@@ -52,6 +52,14 @@ class AdjointOperator(AssociationOperator):
         rows, columns = self.operator.share
         return columns, rows
 
+    def collectives(self, r: int) -> tuple[Any, ...]:
+        """Those of T, whose products are in each other's place."""
+        other = {"matmat": "rmatmat", "rmatmat": "matmat"}
+        return tuple(
+            each._replace(product=other[each.product])
+            for each in self.operator.collectives(r)
+        )
+
     def cost(self, r: int) -> Cost:
         """That of T, with input and output in each other's place."""
         n, m = self.share

@@ -309,6 +309,18 @@ class AssociationOperator:
         """Bytes and flops of one `matmat` on `r` columns, from shapes alone."""
         raise NotImplementedError
 
+    def collectives(self, r: int) -> tuple[Any, ...]:
+        """What devices tell each other in a `matmat` and a `rmatmat` on `r` columns.
+
+        Those of the operators within, each a `Collective`; () on one device. Where rows
+        of parts are cut otherwise, the compiler moves rows of blocks besides.
+        """
+        within = jax.tree.leaves(
+            self, is_leaf=lambda x: isinstance(x, AssociationOperator) and x is not self
+        )
+        parts = [x for x in within if isinstance(x, AssociationOperator)]
+        return tuple(each for part in parts for each in part.collectives(r))
+
     def lower(self, r: int, *, adjoint: bool = False) -> jax.stages.Lowered:
         """The program of `matmat` on r columns, or of `rmatmat`, not yet compiled.
 

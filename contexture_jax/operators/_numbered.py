@@ -112,6 +112,11 @@ class SameClassOperator(AssociationOperator):
         """Σ_c n_c / (n_c − 1)."""
         return self.norm2
 
+    def collectives(self, r: int) -> tuple[Any, ...]:
+        """Those of M g, in both products."""
+        told = [c for c in self.means.collectives(r) if c.product == "matmat"]
+        return (*told, *(c._replace(product="rmatmat") for c in told))
+
     def cost(self, r: int) -> Cost:
         """M, and three operations a number."""
         means = self.means.cost(r)

@@ -49,15 +49,33 @@ class TensorProductOperator(AssociationOperator):
         known = [norm for norm in norms if norm is not None]
         return math.prod(known) if len(known) == len(norms) else None  # pyright: ignore
 
+    def _widths(self, r: int, *, side: int) -> list[int]:
+        """How many columns each part is given, of r functions of X (0) or of A (1)."""
+        widths, wide = [], self.shape[side] * r
+        for op in self.operators:
+            widths.append(wide // op.shape[side])
+            wide = widths[-1] * op.shape[1 - side]
+        return widths
+
+    def collectives(self, r: int) -> tuple[Any, ...]:
+        """Those of the parts, each on as many columns as the other axes make."""
+        return tuple(
+            each
+            for side, product in enumerate(("rmatmat", "matmat"))
+            for op, width in zip(
+                self.operators, self._widths(r, side=side), strict=True
+            )
+            for each in op.collectives(width)
+            if each.product == product
+        )
+
     def cost(self, r: int) -> Cost:
         """Each part on as many columns as the other axes make."""
         size, (n, m) = self.dtype.itemsize, self.shape
-        costs, wide = [], m * r
-        for op in self.operators:
-            rest = wide // op.shape[1]
-            cost = op.cost(rest)
-            costs.append((cost, size * op.shape[1] * rest))
-            wide = rest * op.shape[0]
+        costs = [
+            (op.cost(width), size * op.shape[1] * width)
+            for op, width in zip(self.operators, self._widths(r, side=1), strict=True)
+        ]
         arrays = sum(cost.argument_bytes - block for cost, block in costs)
         return Cost(
             flops=sum(cost.flops for cost, _ in costs),

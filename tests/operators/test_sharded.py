@@ -257,6 +257,17 @@ def laid_out(kind: str) -> Any:
         "knn": lambda: cx.contexts.knn(x, 5),
         "rbf": lambda: cx.contexts.rbf(x),
         "teacher": lambda: cx.contexts.teacher(x),
+        "chain": lambda: cx.contexts.reverse(
+            cx.contexts.convolve(
+                cx.contexts.same_class(np.arange(NUM_ROWS) % 3), cx.contexts.teacher(x)
+            )
+        ),
+        "mixture": lambda: cx.contexts.mixture(
+            [cx.contexts.knn(x, 5), cx.contexts.teacher(x)]
+        ),
+        "product": lambda: cx.contexts.tensor_product(
+            [cx.contexts.joint(table[:2]), cx.contexts.joint(table)]
+        ),
     }[kind]()
     tiles = 8 if kind == "rbf" else None
     return cx.association_operator(made, mesh=make_mesh(8), tile_size=tiles)
@@ -268,7 +279,7 @@ def compiled(kind: str, product: str) -> Any:
     size = op.shape[1] if product == "matmat" else op.shape[0]
     cut = PartitionSpec("x") if size == NUM_ROWS else PartitionSpec()
     block = jax.ShapeDtypeStruct(
-        (size, COLUMNS), np.float32, sharding=NamedSharding(op.mesh, cut)
+        (size, COLUMNS), op.dtype, sharding=NamedSharding(make_mesh(8), cut)
     )
     run = jax.jit(lambda op, block: getattr(op, product)(block))
     return run.lower(op, block).compile()
@@ -277,9 +288,11 @@ def compiled(kind: str, product: str) -> Any:
 KINDS = ["dense", "sparse", "knn", "rbf", "teacher"]
 
 
-@pytest.mark.fast("knn-matmat", "dense-matmat", "sparse-rmatmat", "dense-rmatmat")
+@pytest.mark.fast(
+    "knn-matmat", "dense-matmat", "sparse-rmatmat", "dense-rmatmat", "chain-rmatmat"
+)
 @pytest.mark.parametrize("product", ["matmat", "rmatmat"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "chain", "mixture"])
 def test_a_product_takes_the_collectives_that_the_operator_states(kind, product):
     stated = Counter()
     for each in laid_out(kind).collectives(COLUMNS):
@@ -291,12 +304,19 @@ def test_a_product_takes_the_collectives_that_the_operator_states(kind, product)
         assert {what for what, _ in stated} == {"collective-permute"}
 
 
+def test_a_tensor_product_states_those_of_its_parts_on_their_columns():
+    op = laid_out("product")
+    # Of a table one sum of m × r, of blocks as wide as the other axis makes them.
+    size, m = op.dtype.itemsize, NUM_COLUMNS
+    widths = NUM_ROWS * COLUMNS, m * COLUMNS
+    expected = [("rmatmat", "all-reduce", size * m * r, 1) for r in widths]
+    assert list(op.collectives(COLUMNS)) == expected
+
+
 @pytest.mark.slow
 def test_one_device_tells_nobody():
     for name in ("joint with zeros", "few context values", "reversed knn", "rbf"):
-        op = sharded(name, 1)
-        part: Any = op.operator if hasattr(op, "operator") else op
-        assert part.collectives(5) == ()
+        assert sharded(name, 1).collectives(5) == single(name).collectives(5) == ()
 
 
 @pytest.mark.slow
