@@ -377,11 +377,13 @@ def _as_weights(
 def _sum_costs(
     whole: AssociationOperator, parts: tuple[AssociationOperator, ...], r: int
 ) -> Cost:
-    """Flops add up; outputs are work space of the whole, but for one.
+    """Flops add up; outputs are work space of the whole, but for one of them.
 
-    And but for those that are made as they are added.
+    Those that are made as they are added are none, and the whole is one of them.
     """
     stored = sum(not part.is_made_in_place for part in parts)
+    if stored == len(parts):
+        stored -= 1
     costs = [part.cost(r) for part in parts]
     n, m = whole.share
     size = whole.dtype.itemsize
@@ -391,6 +393,5 @@ def _sum_costs(
         flops=sum(c.flops for c in costs),
         argument_bytes=sum(c.argument_bytes for c in costs) - inputs + size * m * r,
         output_bytes=size * n * r,
-        temporary_bytes=max(c.temporary_bytes for c in costs)
-        + max(stored - 1, 0) * size * n * r,
+        temporary_bytes=max(c.temporary_bytes for c in costs) + stored * size * n * r,
     )

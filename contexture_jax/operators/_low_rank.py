@@ -65,6 +65,11 @@ class LowRankOperator(AssociationOperator):
         right = mm(self.right.T, self.p_a[:, None] * self.right)
         return 1.0 + (left * right.T).sum()
 
+    @property
+    def is_made_in_place(self) -> bool:
+        """The product is a block of its own work space, to which 1 is added."""
+        return True
+
     def cost(self, r: int) -> Cost:
         """Two products of width e."""
         check_integer(r, "r", low=0)
