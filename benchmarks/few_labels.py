@@ -157,7 +157,7 @@ def ours(points: Points) -> dict[str, list[Setting]]:
         for alpha in SMOOTHING
     }
     averages = {
-        f"{one} | {other}": averaged(first, second)
+        f"{one} and {other}": averaged(first, second)
         for one, first in propagations.items()
         for other, second in smooth.items()
     }
