@@ -96,8 +96,11 @@ def test_predicted_bytes_are_those_of_the_compiled_product_to_a_fifth(name):
     found = compiled.memory_analysis()
     assert found is not None
     cost = op.cost(WIDTH)
-    older = jax.__version_info__ < (0, 9)  # its compiler keeps one block more
-    tolerance = 0.4 if name == "teacher" and older else 0.2
+    older = jax.__version_info__ < (
+        0,
+        9,
+    )  # its compiler keeps a block more, or one less
+    tolerance = 0.4 if "teacher" in name and older else 0.2
     np.testing.assert_allclose(cost.argument_bytes, found.argument_size_in_bytes, 0.05)
     assert cost.output_bytes == found.output_size_in_bytes
     whole = (
