@@ -168,6 +168,42 @@ ax.legend()
 figure
 
 # %% [markdown]
+# ## How many functions
+#
+# More functions leave less of the target out, and a probe loses more by estimating what
+# it fits on few rows. `probe_tradeoff` bounds both (theory.md §3.8) for a least-squares
+# probe on the exact functions: of a target of ±1, from the energy in each of them, how
+# much of a row's functions a single row can hold (their leverage), and the number of
+# rows. The crosses are what was measured, the mean over 20 draws of so many rows, with
+# replacement, and the error over all of them.
+
+# %%
+signs = np.where(y == 1, 1.0, -1.0)
+signs -= signs.mean()
+num_labels, functions = 2000, np.asarray(shown[0][1], np.float64)
+in_each = (functions.T @ signs / len(signs)) ** 2
+leverage = cx.evaluation.probe_leverage(functions)
+bounds = cx.evaluation.probe_tradeoff(
+    np.maximum(signs.var() - np.cumsum(in_each), 0), leverage, num_labels
+)
+
+
+def measured(dim, num_draws=20):
+    """The mean of (f̂ − f)² over all rows, of least squares on some of them."""
+    one = np.column_stack([np.ones(len(signs)), functions[:, :dim]])
+    errors = []
+    for seed in range(num_draws):
+        drawn = np.random.default_rng(seed).integers(len(signs), size=num_labels)
+        weights = np.linalg.lstsq(one[drawn], signs[drawn], rcond=None)[0]
+        errors.append(((one @ weights - signs) ** 2).mean())
+    return np.mean(errors)
+
+
+figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+cx.plotting.plot_tradeoff(bounds, ax, measured=[measured(d) for d in range(1, dim + 1)])
+figure
+
+# %% [markdown]
 # ## Weights that are found, and other ways to mix
 #
 # - *min–max*: those that serve best the context that is served worst, by its loss as

@@ -33,11 +33,14 @@ class Beside(NamedTuple):
         columns: of each column classes, shape (n,), integers, or numbers.
         teachers: features of each teacher, shape (n, d).
         names: all columns of DATA that vary, but the target.
+        all_features: features of all rows, shape (N, d), where the n are drawn of them;
+            else None.
     """
 
     columns: dict[str, np.ndarray]
     teachers: dict[str, np.ndarray]
     names: list[str]
+    all_features: np.ndarray | None = None
 
 
 def load(options: RankOptions) -> tuple[Table, Beside]:
@@ -168,10 +171,15 @@ def _drawn(options: RankOptions, table: Table, beside: Beside) -> tuple[Table, B
     if target is not None:
         target = target._replace(values=target.values[chosen])
     words = f"{options.max_rows:,} of {n:,} rows drawn: --max-rows takes more"
+    if not options.subsets:
+        words += ", and --subsets 8 tells τ of all rows with an interval"
+    beside = Beside(
+        at(beside.columns), at(beside.teachers), beside.names, table.features
+    )
     table = table._replace(
         features=table.features[chosen],
         rows=table.rows[chosen],
         target=target,
         notes=[*table.notes, Message(words)],
     )
-    return table, Beside(at(beside.columns), at(beside.teachers), beside.names)
+    return table, beside

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from contexture_jax.data import Table
 
 if TYPE_CHECKING:
     from contexture_jax.cli._rank import RankOptions
+    from contexture_jax.evaluation import Interval
     from contexture_jax.ranking import ContextSpec, NamedContext, RankedContext
 
 __all__ = ["describe", "draw", "print_ranking"]
@@ -43,7 +44,10 @@ _PROTOCOL = (
     " those that are; command_note: where the --target of a command is the column that"
     " is the context, its probe is of that column; guess_error: of the mean of the rows"
     " that are fitted; scarf is of numbers told to four quantiles, where its command"
-    " corrupts the numbers"
+    " corrupts the numbers; tau_of_all: where num_rows of num_rows_of_all rows were"
+    " drawn, an interval for tau of all from subsets (theory.md §3.8), for contexts of"
+    " words alone, K in proportion to the rows; where it abstains its upper end is"
+    " infinite, which is null"
 )
 
 
@@ -53,6 +57,7 @@ def describe(
     beside: Beside,
     specs: Sequence[ContextSpec | NamedContext],
     ranked: Sequence[RankedContext],
+    of_all: Mapping[str, Interval],
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     """Everything about a run as plain Python; what is not finite is None.
@@ -63,6 +68,7 @@ def describe(
         beside: what of it is in no feature.
         specs: the family.
         ranked: what of it was done.
+        of_all: by names, intervals for τ of all rows of which these are drawn.
         seconds: of each stage.
     """
     whole = cx.ranking.correlations(ranked)
@@ -70,6 +76,8 @@ def describe(
     ordered = in_order(ranked)
     target = None if table.target is None else table.target.name
     commands = Commands(options, beside, target, {spec.name: spec for spec in specs})
+    asked = bool(options.subsets) and beside.all_features is not None
+    is_complete = len(ranked) == len(specs) and (bool(of_all) or not asked)
     guess = None
     if table.target is not None:
         probe = cx.ranking.RidgeProbe(
@@ -92,11 +100,16 @@ def describe(
             "energy_share": options.energy_share,
             "splits": options.splits,
             "seed": options.seed,
-            "status": "complete" if len(ranked) == len(specs) else "stopped",
+            "status": "complete" if is_complete else "stopped",
+            "num_rows_of_all": len(table.rows)
+            if beside.all_features is None
+            else len(beside.all_features),
+            "subsets": options.subsets,
             "num_contexts": len(specs),
             "num_abstaining": sum(row.abstains for row in ranked),
             "contexts": [
                 _described(row, place, tied, commands)
+                | {"tau_of_all": _interval(of_all.get(row.spec.name))}
                 for (place, row), tied in zip(ordered, _ties(ordered), strict=True)
             ],
             "pearson": whole.pearson,
@@ -144,6 +157,18 @@ def in_order(ranked: Sequence[RankedContext]) -> list[tuple[int | None, RankedCo
     places = [1 + int(np.searchsorted(ends, _or(row.tau_lower, 0.0))) for row in told]
     others = [(None, row) for row in ranked if row not in told]
     return [*zip(places, told, strict=True), *others]
+
+
+def _interval(found: Interval | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "estimate": float(found.estimate),
+        "lower": float(found.lower),
+        "upper": float(found.upper),
+        "level": found.level,
+        "abstains": bool(np.isinf(found.upper)),
+    }
 
 
 def _ties(ordered: Sequence[tuple[int | None, RankedContext]]) -> list[int | None]:
@@ -247,7 +272,8 @@ def print_ranking(description: dict[str, Any], files: Sequence[str]) -> None:
         # Of both, as τ cannot tell which is better.
         room = _NUM_SHOWN - min(len(others), _NUM_ABSTAINING)
         rows = [*told[:room], *others[: _NUM_SHOWN - len(told[:room])]]
-    shown = _columns(rows, d["max_dim"], is_judged=is_judged)
+    of_all = any(row["tau_of_all"] for row in d["contexts"])
+    shown = _columns(rows, d["max_dim"], is_judged=is_judged, of_all=of_all)
     Console(width=None if sys.stdout.isatty() else 160).print(shown)
     pairs = [("data", f"{d['data']}: {d['num_rows']:,} rows")]
     if len(d["contexts"]) > len(rows):
@@ -305,7 +331,9 @@ def _is_beyond(row: dict[str, Any]) -> bool:
     return row["energy_dim"] is None and bool(row["chi_squared"])
 
 
-def _columns(rows: Sequence[dict[str, Any]], max_dim: int, *, is_judged: bool) -> Any:
+def _columns(
+    rows: Sequence[dict[str, Any]], max_dim: int, *, is_judged: bool, of_all: bool
+) -> Any:
     """A line for each context, as `rank.json` has them, with or without errors."""
     from rich.table import Table as Columns
     from rich.text import Text
@@ -316,7 +344,8 @@ def _columns(rows: Sequence[dict[str, Any]], max_dim: int, *, is_judged: bool) -
     if is_judged:
         judged = {"error at d of τ": "error", "d validated": "validated_dim"}
         judged["error there"] = "validated_error"
-    for head in ("", "context", "τ", "between", *named, "verdict", *judged):
+    told = ("τ of all rows",) if of_all else ()
+    for head in ("", "context", "τ", "between", *told, *named, "verdict", *judged):
         columns.add_column(head, no_wrap=True)
     for r in rows:
         tau, low, high = (
@@ -332,12 +361,20 @@ def _columns(rows: Sequence[dict[str, Any]], max_dim: int, *, is_judged: bool) -
             r["name"],
             tau,
             f"{low}–{high}",
+            *([_told(r["tau_of_all"])] if of_all else ()),
             *own.values(),
             r["association"] if r["status"] != "failed" else "failed",
             *(_shown(r[name]) for name in judged.values()),
         ]
         columns.add_row(*map(Text, cells))
     return columns
+
+
+def _told(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "–"
+    ends = f"{_shown(found['lower'])}–{_shown(found['upper'])}"
+    return "abstains" if found["abstains"] else ends
 
 
 def _correlated(c: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from contexture_jax._core.checks import check_integer, check_key
 from contexture_jax._core.intervals import Interval, check_level, student_interval
-from contexture_jax._core.types import ArrayLike
+from contexture_jax._core.types import ArrayLike, Float
 from contexture_jax.evaluation._spectra import usefulness
 
 __all__ = ["subset_usefulness"]
@@ -75,7 +75,9 @@ def subset_usefulness(
 
     Args:
         spectrum_of: the singular values, without the trivial one, of the context made
-            of some rows: takes the numbers of m, m / 2 or m / 4 of them, ascending.
+            of some rows, shape (r,), or of several contexts, shape (c, r), where a row
+            of NaN tells nothing: takes the numbers of m, m / 2 or m / 4 of them,
+            ascending.
         num_rows: n, at least 8.
         key: random key.
         beta: as for `usefulness`.
@@ -87,11 +89,12 @@ def subset_usefulness(
         complete: as for `usefulness`: whether `spectrum_of` gives all values.
 
     Returns:
-        The interval, shape (). Where it abstains the upper end is infinite and the
-        lower one 1; the estimate is infinite, too, if τ of a subset is.
+        The interval, shape () or (c,). Where it abstains the upper end is infinite and
+        the lower one 1; the estimate is infinite, too, if τ of a subset is.
 
     Raises:
-        ValueError: if a number is out of range, or as `usefulness`.
+        ValueError: if a number is out of range, as `usefulness`, or if spectra of
+            several contexts are not always of as many.
     """
     check_key(key)
     level = check_level(level)
@@ -102,36 +105,48 @@ def subset_usefulness(
         subset_size = min(n, max(_FEWEST, math.ceil(max_dim * math.log(max_dim))))
     m = check_integer(subset_size, "subset_size", low=_FEWEST, high=n)
 
-    def tau(rows: np.ndarray) -> float:
-        values = spectrum_of(np.sort(rows))
-        return float(usefulness(values, beta, max_dim, complete=complete).tau)
+    def taus(rows: np.ndarray) -> Float[np.ndarray, "*c"]:
+        spectra = np.asarray(spectrum_of(np.sort(rows)))
+        each = spectra if spectra.ndim == 2 else spectra[None]
+        told = [
+            np.inf
+            if np.isnan(s).all()
+            else usefulness(s, beta, max_dim, complete=complete).tau
+            for s in each
+        ]
+        return np.array(told, np.float64).reshape(spectra.shape[:-1])
 
     seed = np.asarray(jax.random.bits(key, (4,), jnp.uint32))
     rng = np.random.default_rng(seed)
-    # (subsets, levels): τ of the whole, and the means of its halves and its quarters.
-    found = np.empty((num_subsets, len(_PARTS)))
-    for number in range(num_subsets):
+    # (subsets, levels, …): τ of the whole, and the means of its halves and quarters.
+    subsets = []
+    for _ in range(num_subsets):
         rows = rng.permutation(n)[:m]
-        for level_number, parts in enumerate(_PARTS):
+        levels = []
+        for parts in _PARTS:
             size = m // parts
-            found[number, level_number] = np.mean(
-                [tau(rows[k * size : (k + 1) * size]) for k in range(parts)]
-            )
-    whole, halves = found[:, 0], found[:, 1]
-    middles = found.mean(axis=0)
-    is_known = bool(np.isfinite(found).all())
-    # All rows are no subset, whose spectrum is what it is.
-    if not is_known or (m < n and middles[:2].max() >= 1 + _EDGE * beta):
-        middle = middles[0] if is_known else np.inf
-        ends = jnp.asarray([middle, 1.0, np.inf])
-        return Interval(ends[0], ends[1], ends[2], level)
-    # (2, subsets): corrected, and as they are.
+            each = [taus(rows[k * size : (k + 1) * size]) for k in range(parts)]
+            levels.append(np.mean(each, axis=0))
+        subsets.append(levels)
+    found = np.array(subsets)
+    is_known = np.isfinite(found).all(axis=(0, 1))
+    known = np.where(is_known, found, 0.0)
+    whole, halves = known[:, 0], known[:, 1]
+    middles = known.mean(axis=0)
+    # (2, subsets, …): corrected, and as they are.
     both = np.stack([whole - (1 - m / n) * (halves - whole), whole])
     means, errors = both.mean(axis=1), both.std(axis=1, ddof=1) / num_subsets**0.5
     told = student_interval(
         jnp.asarray(means), jnp.asarray(errors), level, num_subsets - 1
     )
-    change = float((1 - m / n) * np.abs(np.diff(middles)).max())
-    ends = told.estimate[0], told.lower.min() - change, told.upper.max() + change
+    change = (1 - m / n) * np.abs(np.diff(middles, axis=0)).max(axis=0)
+    # All rows are no subset, whose spectrum is what it is.
+    is_extreme = (middles[:2].max(axis=0) >= 1 + _EDGE * beta) & (m < n)
+    is_told = is_known & ~is_extreme
+    ends = (
+        jnp.where(is_told, told.estimate[0], np.where(is_known, middles[0], np.inf)),
+        jnp.where(is_told, told.lower.min(axis=0) - change, 1.0),
+        jnp.where(is_told, told.upper.max(axis=0) + change, jnp.inf),
+    )
     middle, low, high = (jnp.maximum(end, 1.0) for end in ends)
     return Interval(middle, low, high, level)

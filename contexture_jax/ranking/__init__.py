@@ -5,6 +5,7 @@ them one after the other and judges each by its spectrum and, with a target, by 
 error of a ridge probe on its functions. `scarf_family`, `column_family` and
 `teacher_family` list contexts of other kinds, `mixture_family` mixes some of them;
 `min_max_weights` and `criterion_weights` find weights with which several are mixed.
+`spectra_of_rows` solves contexts on some of the rows of a larger table.
 """
 
 from contexture_jax.ranking._family import (
@@ -29,6 +30,7 @@ from contexture_jax.ranking._rank import (
     correlations,
     rank_contexts,
 )
+from contexture_jax.ranking._subsets import spectra_of_rows
 from contexture_jax.ranking._weights import (
     Criterion,
     FoundWeights,
@@ -59,5 +61,6 @@ __all__ = [
     "quantile_codes",
     "rank_contexts",
     "scarf_family",
+    "spectra_of_rows",
     "teacher_family",
 ]

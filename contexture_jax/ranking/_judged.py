@@ -126,6 +126,12 @@ class Solved(NamedTuple):
     status: str
 
     @property
+    def above_rounding(self) -> Float[np.ndarray, " r"]:
+        """The values in float32, and 0 for those that are left to rounding."""
+        floor = _ROUNDING * np.finfo(np.float32).eps
+        return np.where(self.values > floor, self.values, 0.0).astype(np.float32)
+
+    @property
     def functions(self) -> Float[np.ndarray, "n k"]:
         """The functions that are not left to rounding; the first in any case."""
         return self.left[:, : max(1, int((self.values > _FUNCTIONS_FLOOR).sum()))]
@@ -321,8 +327,7 @@ def judged(
     energy_share: float,
 ) -> RankedContext:
     """What the judges of a spectrum say; no probe."""
-    s = np.where(found.values > _ROUNDING * np.finfo(np.float32).eps, found.values, 0.0)
-    s = s.astype(np.float32)
+    s = found.above_rounding
     total = found.chi_squared
     energy_dim = 0
     if total > 0:

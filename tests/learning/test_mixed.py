@@ -163,6 +163,27 @@ def test_weights_are_resumed_to_the_bit_and_the_same_on_devices(
     np.testing.assert_allclose(abs(many.left), abs(whole.left), atol=2e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [C.mixture, C.convolve, C.join])
+def test_a_mixture_is_the_same_on_devices(how: Any) -> None:
+    # Of a convolution the recursion, of the others draws; on a common A for `mixture`.
+    parts = [law(6, 1, 1.5), law(6, 2, 1.5)]
+    if how is C.convolve:
+        parts[0] = C.teacher(np.random.default_rng(5).normal(size=(ROWS, 3)))
+    mixed = how(*parts) if how is C.convolve else how(parts)
+
+    def run(strategy: str, count: int) -> Learned:
+        mesh = cx.training.data_mesh(count)
+        devices = cx.training.Devices(strategy=strategy, mesh=mesh)
+        return learned_of(mixed, loss="svme", num_steps=8, devices=devices)
+
+    one, many = run("jit", 1), run("shard_map", 8)
+    np.testing.assert_allclose(
+        many.singular_values, one.singular_values, atol=tol(F32, size=100)
+    )
+    np.testing.assert_allclose(abs(many.left), abs(one.left), atol=1e-3)
+
+
 def test_weights_rise_where_the_loss_is_high() -> None:
     rule = MinMax(rate=0.2, every=2, decay=0.5)
     update = jax.jit(functools.partial(update_part_weights, rule=rule))
