@@ -25,6 +25,7 @@ __all__ = ["plot_tradeoff"]
 
 _LABEL_SIZE = 11
 _DECADES = 4.0  # of the vertical axis, at most
+_ROOM = 30.0  # how far above the errors bounds are followed
 _ABOVE = 3.0  # how far above the bounds it may reach for what was measured
 
 
@@ -62,15 +63,15 @@ def plot_tradeoff(
     _line(ax, dims, estimation, ACCENT, "estimation: too few labels, at most")
     _line(ax, dims, total, INK, "both: the upper bound")
     ax.plot(dims, least, color=INK, linewidth=1.0, linestyle=":", label="lower bound")
-    curves = [left_out, estimation, total, least]
+    errors, bounds = [left_out, least], np.concatenate([estimation, total])
     best_dim, best_measured = int(np.asarray(tradeoff.best_dim)), 0
     if measured is not None:
         found = np.asarray(measured, dtype=np.float64)
         if found.shape != total.shape or np.isnan(found).any():
             msg = f"measured must be numbers of shape {total.shape}; got "
             raise ValueError(msg + summary(found))
-        bounds = np.concatenate(curves)
-        shown = found <= _ABOVE * bounds[np.isfinite(bounds)].max()
+        known = np.concatenate([*errors, bounds])
+        shown = found <= _ABOVE * known[np.isfinite(known)].max()
         mark = {"markersize": 4, "linestyle": "none", "color": PALETTE[2]}
         name = plain(measured_name)
         ax.plot(dims[shown], found[shown], marker="o", label=name, **mark)
@@ -80,7 +81,7 @@ def plot_tradeoff(
         if beyond.size:
             ones = np.full(beyond.shape, 0.98)
             ax.plot(beyond, ones, marker="^", transform=edge, **mark)
-        curves.append(found[shown])
+        errors.append(found[shown])
         best_measured = int(found.argmin()) + 1 if np.isfinite(found).any() else 0
     count_axis(ax, len(total))
     without = dims[~np.isfinite(total)]
@@ -88,7 +89,7 @@ def plot_tradeoff(
         # A leverage never falls with d: those without a bound are the last.
         edges = float(without[0]) - 0.5, len(total) + 0.5
         ax.axvspan(*edges, color=FAINT, alpha=0.3, linewidth=0)
-    _scale(ax, np.concatenate(curves))
+    _scale(ax, np.concatenate(errors), bounds)
     ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
     # Below the axes: inside, it would cover one part or another.
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}
@@ -102,13 +103,19 @@ def _line(ax: Axes, dims: np.ndarray, values: np.ndarray, colour: str, name: str
     ax.plot(dims[shown], values[shown], color=colour, linewidth=1.8, label=name)
 
 
-def _scale(ax: Axes, values: np.ndarray) -> None:
-    """A logarithmic axis from the largest value down, of four decades at most."""
-    visible = values[np.isfinite(values) & (values > 0)]
-    if not visible.size:
+def _scale(ax: Axes, errors: np.ndarray, bounds: np.ndarray) -> None:
+    """A logarithmic axis of the errors, four decades at most, and of bounds near them.
+
+    A bound that says nothing may be any number: by it alone no error would be seen.
+    """
+    errors, bounds = (x[np.isfinite(x) & (x > 0)] for x in (errors, bounds))
+    if not errors.size:
+        errors = bounds
+    if not errors.size:
         return
-    high = float(visible.max())
-    low = max(float(visible.min()), high / 10**_DECADES)
+    high = float(errors.max())
+    low = max(float(min(errors.min(), bounds.min(initial=np.inf))), high / 10**_DECADES)
+    high = max(high, min(float(bounds.max(initial=0.0)), high * _ROOM))
     margin = max((high / low) ** 0.05, 1.1)
     ax.set_yscale("log")
     ax.set_ylim(low / margin, high * margin)

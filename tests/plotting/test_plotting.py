@@ -455,6 +455,16 @@ def test_errors_far_above_the_bounds_do_not_flatten_them():
     np.testing.assert_array_equal(ax.lines[-1].get_xdata(), [2, 4])
 
 
+def test_a_bound_that_says_nothing_hides_no_error() -> None:
+    known = np.array([0.3, 0.2, 0.1], np.float32)
+    lever = np.array([1.0, 4.0, 170.0], np.float32)
+    bounds = probe_tradeoff(known, lever, 800, noise=1.0)
+    assert 1e3 < float(bounds.total[-1]) < np.inf
+    low, high = plot_tradeoff(bounds, measured=1.1 * known).get_ylim()
+    assert low < 0.1
+    assert 1.1 * 0.3 < high < 100
+
+
 @pytest.mark.parametrize("bad", [[0.1], [0.1, 0.2, np.nan, 0.1]])
 def test_bad_measured_errors_are_refused(bad):
     with pytest.raises(ValueError, match=r"measured must be numbers of shape \(4,\)"):
