@@ -457,7 +457,7 @@ def test_errors_far_above_the_bounds_do_not_flatten_them():
 
 def test_a_bound_that_says_nothing_hides_no_error() -> None:
     known = np.array([0.3, 0.2, 0.1], np.float32)
-    lever = np.array([1.0, 4.0, 170.0], np.float32)
+    lever = np.array([1.0, 4.0, 180.0], np.float32)
     bounds = probe_tradeoff(known, lever, 800, noise=1.0)
     assert 1e3 < float(bounds.total[-1]) < np.inf
     low, high = plot_tradeoff(bounds, measured=1.1 * known).get_ylim()
