@@ -315,7 +315,7 @@ def test_what_tau_cannot_tell_is_shown(capsys: pytest.CaptureFixture[str]) -> No
     rows.append(row(mixed("join", *knn[:2]), "too weak", 0.1, 0.9))
     options = RankOptions("d.csv", max_dim=64)
     specs = [one.spec for one in rows]
-    d = describe(options, TABLE, Beside({}, {}, []), specs, rows, {})
+    d = describe(options, TABLE, Beside({}, {}, []), specs, rows, {}, {})
     json.dumps(d, allow_nan=False)
     told = {one["name"]: one for one in d["contexts"]}
     assert told["knn-20"]["infinite"] == ["tau", "tau_lower", "tau_upper"]

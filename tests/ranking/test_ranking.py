@@ -21,6 +21,7 @@ from contexture_jax.ranking import (
     correlations,
     published_family,
     rank_contexts,
+    spectra_of_rows,
 )
 
 RNG = np.random.default_rng(0)
@@ -460,3 +461,23 @@ def test_tau_is_held_against_the_errors() -> None:
 def test_bad_input_is_told(make: Callable[[], object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_spectra_of_some_rows_are_those_of_contexts_in_proportion() -> None:
+    rows = np.arange(0, 60, 2)
+    specs = [ContextSpec("knn", 8), ContextSpec("rbf", 0.5), ContextSpec("knn", 1)]
+    found = spectra_of_rows(X, specs, rows, num_rows=60, max_dim=40)
+    assert (found.shape, found.dtype) == ((3, 41), np.dtype(np.float32))
+    for s, context in zip(
+        found,
+        [cx.contexts.knn(X[rows], 4), cx.contexts.rbf(X[rows], 0.5)],
+        strict=False,
+    ):
+        exact = cx.solvers.all_singular_values(cx.association_operator(context))
+        np.testing.assert_allclose(s[:29], exact, atol=1e-5)
+        assert not s[29:].any()
+    # A row that is its only neighbour: the identity.
+    np.testing.assert_allclose(found[2, :29], 1, atol=1e-6)
+    named: Any = NamedContext("own", cx.contexts.rbf(X, 1.0))
+    with pytest.raises(TypeError, match="ContextSpec"):
+        spectra_of_rows(X, [named], rows, num_rows=60)
