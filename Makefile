@@ -41,15 +41,16 @@ PYTHON_NEWEST ?= $(shell for p in python3.13 python3.12 $$(ls -d \
 # Most of a test's time is compiling: processes and runs share what they compiled. One
 # may read what another is still writing: JAX then warns and compiles for itself.
 TESTS := test test-slow test-lowest test-newest test-x64-off doctest
-$(TESTS): export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(BUILD)/jax
-$(TESTS): export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
-# The programs of tests and examples run for milliseconds.
-$(TESTS): export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 1
+COMPILING := $(TESTS) notebooks bench-smoke
+$(COMPILING): export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(BUILD)/jax
+$(COMPILING): export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+# Their programs run for milliseconds.
+$(COMPILING): export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 1
 
 # Recipes install into one environment: `make -j` runs them one after the other.
 .NOTPARALLEL:
 .PHONY: help demo lint format types notebooks bench-smoke bench-accelerator wheel clean \
-	test-aot $(TESTS)
+	test-aot other-environments $(TESTS)
 
 print-%: # the value of a variable, for scripts
 	@echo '$($*)'
@@ -164,6 +165,10 @@ $(VENV)-lowest/.installed: pyproject.toml
 	$(VENV)-lowest/bin/$(UV_INSTALL) $(VENV)-lowest/bin/python \
 		--resolution lowest-direct -e '.[test]'
 	@touch $@
+
+# In CI beside what does not need them.
+other-environments: $(VENV)-lowest/.installed
+	$(if $(PYTHON_NEWEST),$(MAKE) --no-print-directory $(VENV)-newest/.installed)
 
 $(VENV)-newest/.installed: pyproject.toml
 	@test -n "$(PYTHON_NEWEST)" || { echo "No Python 3.12 or 3.13 found: name one," \

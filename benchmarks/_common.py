@@ -59,11 +59,13 @@ def parse(
     """Parse, with the values of `smoke` in place of what was given if that is asked.
 
     Starts the process anew where the environment holds settings that would slow one
-    contestant: libraries read them when they are loaded.
+    contestant: libraries read them when they are loaded. Not with `smoke`, where nobody
+    looks at a time.
     """
     args = parser.parse_args(argv)
     if args.smoke:
         vars(args).update({"rounds": 2, **smoke})
+        return args
     unwanted = [name for name in _UNSET if name in os.environ]
     if unwanted:
         environment = {k: v for k, v in os.environ.items() if k not in unwanted}

@@ -11,6 +11,15 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 NUM_PROCESSES, NUM_DEVICES = 2, 4
 _SECONDS = 100  # that one waits for another to come, or to live
+# Each process would compile a hundred small programs anew. What another is writing, or
+# was killed in writing, is compiled, and nothing is said of it.
+KEEPING = {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "PYTHONWARNINGS": ",".join(
+        f"ignore:Error {doing} persistent compilation cache"
+        for doing in ("reading", "writing")
+    ),
+}
 
 
 def free_port() -> int:
@@ -29,6 +38,7 @@ def begin(*arguments: Any, **environment: Any) -> subprocess.Popen[str]:
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
+            **KEEPING,
             **{name: str(value) for name, value in environment.items()},
         },
         stdout=subprocess.DEVNULL,

@@ -23,6 +23,7 @@ from contexture_jax.cli.session._signals import Ending, Interrupted, ending_on_s
 from contexture_jax.data._messages import InputError
 from tests.cli.helpers import run, told_at
 from tests.data.helpers import write
+from tests.processes import KEEPING
 
 TABLE = "a,b,y\n" + "".join(f"{i % 7},{i * i % 11},{'uv'[i % 2]}\n" for i in range(24))
 TRAIN = ["--context", "knn", "--num-neighbors", "5", "--rank", "2", "--target", "y"]
@@ -127,16 +128,14 @@ Start = Callable[..., "subprocess.Popen[str]"]
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
     """Starts the command in a process of its own; programs are compiled once."""
-    environment = {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    # Where the whole run of tests keeps programs, or here.
+    programs = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs"))}
+    environment = {**programs, **os.environ, **KEEPING, "JAX_PLATFORMS": "cpu"}
 
     def started(*arguments: str | Path) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [sys.executable, "-m", "contexture_jax.cli", *map(str, arguments)],
-            env=os.environ | environment,
+            env=environment,
             stderr=subprocess.PIPE,
             text=True,
         )

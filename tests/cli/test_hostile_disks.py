@@ -25,14 +25,17 @@ __all__ = ["start"]  # the fixture
 COMMANDS = {
     "spectrum": ["--rank", "4", "--num-neighbors", "5", "--no-plots"],
     "rank": ["--contexts", "knn", "--settings", "3", "--target", "y", "--no-plots"],
-    # So many labels that no curve follows: each size is compiled for.
-    "predict": ["--target", "y", "--num-neighbors", "5", "--labelled", "0.8"],
+    # So many labels that no curve follows, and neighbours in no graph of their own: each
+    # size, and each way to predict, is compiled for.
+    "predict": [
+        *("--target", "y", "--context", "rbf", "--rank", "2", "--labelled", "0.8"),
+        *("--splits", "1", "--no-plots"),
+    ],
     "train": [
         *("--target", "y", "--num-neighbors", "5", "--rank", "2", "--hidden", "8"),
         *("--batch-size", "8", "--steps", "200", "--no-plots"),
     ],
 }
-COMMANDS["predict"].append("--no-plots")
 NUM_MOMENTS = 3
 
 

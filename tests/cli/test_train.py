@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -311,30 +310,6 @@ def test_a_run_that_diverges_says_so_and_writes_no_results(tmp_path, capsys):
     assert "no results were written: expected a smaller --learning-rate" in err
     assert err.count("\n") == 1
     assert {path.name for path in out.iterdir()} == {"run"}
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = [sys.executable, "-m", "contexture_jax.cli"]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    steps = ["--steps", "2000"]
-    subprocess.run([*command, *arguments(whole, *steps)], check=True, env=environment)
-    process = subprocess.Popen([*command, *arguments(killed, *steps)], env=environment)
-    checkpoints = killed / "run" / "checkpoints"
-    deadline = time.monotonic() + 300
-    while not list(checkpoints.glob("[0-9]*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    subprocess.run(
-        [*command, *arguments(killed, *steps, "--resume")], check=True, env=environment
-    )
-    first, second = (np.load(out / "train.npz") for out in (whole, killed))
-    for name in first.files:
-        np.testing.assert_array_equal(first[name], second[name])
-    rows = [(out / "run" / "metrics.csv").read_text() for out in (whole, killed)]
-    assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize(

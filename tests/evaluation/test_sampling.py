@@ -36,8 +36,7 @@ class Simulated(NamedTuple):
     cluster: cx.evaluation.Interval
 
 
-@functools.partial(jax.jit, static_argnames=("num_pairs", "num_replicates"))
-def judged(cells, keys, *, num_pairs, num_replicates):
+def judge(cells, keys, *, num_pairs, num_replicates):
     """Every judge on every sample; `num_pairs` leading pairs of each count."""
     ev = cx.evaluation
 
@@ -62,6 +61,18 @@ def judged(cells, keys, *, num_pairs, num_replicates):
     return jax.lax.map(one, (cells, keys))
 
 
+# Programs of tests are compiled without most optimisations: some run for long.
+OPTIMIZED = {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+}
+STATIC = ("num_pairs", "num_replicates")
+JUDGED = {
+    SMALL: jax.jit(judge, static_argnames=STATIC),
+    LARGE: jax.jit(judge, static_argnames=STATIC, compiler_options=OPTIMIZED),
+}
+
+
 @functools.cache
 def simulated(name: str, size: tuple[int, int] = SMALL) -> Simulated:
     num_tables, num_replicates = size
@@ -71,7 +82,7 @@ def simulated(name: str, size: tuple[int, int] = SMALL) -> Simulated:
     table[: law.shape[0], : law.shape[1]] = law
     rng = np.random.default_rng(0)
     cells = rng.choice(table.size, (num_tables, NUM_PAIRS), p=table.ravel())
-    out = judged(
+    out = JUDGED[size](
         jnp.asarray(cells, jnp.int32),
         jax.random.split(jax.random.key(1), num_tables),
         num_pairs=NUM_PAIRS,

@@ -100,17 +100,9 @@ def departures(
 FEW = ("svme running", "kise unbiased", "lora_svd unbiased")
 
 
-@pytest.mark.fast("jit-2-")
-@pytest.mark.parametrize(
-    ("strategy", "num_devices", "names"),
-    [("shard_map", 8, SELECTED), ("pmap", 4, FEW), ("jit", 2, FEW)],
-    ids=lambda value: "" if isinstance(value, tuple) else str(value),
-)
-def test_objectives_are_those_of_one_device(
-    strategy: str, num_devices: int, names: tuple[str, ...]
-) -> None:
-    there = jax.device_get(RUNS[strategy](num_devices, names))
-    assert departures(there, names) == {}
+def test_objectives_are_those_of_one_device() -> None:
+    there = jax.device_get(by_jit(2, FEW))
+    assert departures(there, FEW) == {}
 
 
 @pytest.mark.slow

@@ -330,14 +330,6 @@ def check_damage(good: tuple[Path, Any], folder: Path, count: int, seed: int) ->
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("collected")
-def test_damaged_checkpoints_are_read_right_or_refused(
-    good: tuple[Path, Any], tmp_path: Path
-) -> None:
-    check_damage(good, tmp_path / "bad", count=30, seed=0)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("collected")
 def test_many_damaged_checkpoints_are_read_right_or_refused(
     good: tuple[Path, Any], tmp_path: Path
 ) -> None:
