@@ -73,8 +73,12 @@ JUDGED = {
 }
 
 
-@functools.cache
 def simulated(name: str, size: tuple[int, int] = SMALL) -> Simulated:
+    return drawn(name, size)
+
+
+@functools.cache
+def drawn(name: str, size: tuple[int, int]) -> Simulated:
     num_tables, num_replicates = size
     with jax.enable_x64(True):
         law = np.asarray(zoo.FAMILIES[name]().table())

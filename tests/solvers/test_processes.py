@@ -58,7 +58,6 @@ def found(names: tuple[str, ...]) -> list[dict[str, np.ndarray]]:
         return [dict(np.load(Path(directory) / f"{i}.npz")) for i in range(2)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("names", GROUPS)
 def test_both_processes_have_the_same(names: tuple[str, ...]) -> None:
     one, two = found(names)
