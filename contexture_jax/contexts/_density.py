@@ -267,13 +267,19 @@ def _score(
 
 def _nearness(values: np.ndarray, among: np.ndarray) -> np.ndarray:
     """−log of the share of `among` that is as near to each value, at most log 16."""
-    found = []
-    for distances in _distances(values, among):
-        ordered = np.sort(distances)
-        # The mean of both sides: ties, as of integers, share their rank.
-        ranks = sum(ordered.searchsorted(distances, side) for side in ("left", "right"))
-        found.append(-np.log(0.5 * ranks / len(among)))
-    return np.minimum(found, math.log(_ALIKE))
+    distances = np.array(list(_distances(values, among)))
+    order = np.argsort(distances, axis=1)
+    ordered = np.take_along_axis(distances, order, axis=1)
+    # The mean of both sides: ties, as of integers, share their rank.
+    is_new = ordered[:, 1:] != ordered[:, :-1]
+    edge, place = np.ones((len(ordered), 1), bool), np.arange(ordered.shape[1])
+    first = np.where(np.hstack([edge, is_new]), place, 0)
+    last = np.where(np.hstack([is_new, edge]), place + 1, len(place))
+    first = np.maximum.accumulate(first, axis=1)
+    last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
+    ranks = np.empty(distances.shape)
+    np.put_along_axis(ranks, order, 0.5 * (first + last), axis=1)
+    return np.minimum(-np.log(ranks / len(among)), math.log(_ALIKE))
 
 
 def _distances(values: np.ndarray, among: np.ndarray) -> Iterator[np.ndarray]:

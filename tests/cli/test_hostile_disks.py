@@ -25,8 +25,8 @@ __all__ = ["start"]  # the fixture
 COMMANDS = {
     "spectrum": ["--rank", "4", "--num-neighbors", "5", "--no-plots"],
     "rank": ["--contexts", "knn", "--settings", "3", "--target", "y", "--no-plots"],
-    # So many labels that no curve follows, and neighbours in no graph of their own: each
-    # size, and each way to predict, is compiled for.
+    # So many labels that no curve follows, and no graph of neighbours: each size, and
+    # each way to predict, is compiled for.
     "predict": [
         *("--target", "y", "--context", "rbf", "--rank", "2", "--labelled", "0.8"),
         *("--splits", "1", "--no-plots"),
