@@ -31,7 +31,8 @@ _REASON = "lost: "
 
 _BEAT = 2.0  # seconds from one sign of life to the next
 _GRACE = 4.0  # for what fails in all, and is raised in all a little later
-_SECONDS_FOR_THE_LINE = 2.5 * _BEAT
+_SECONDS_FOR_THE_LINE = 2 * _BEAT + _GRACE
+_LOOK = 0.1
 _TRIES = 5
 _under_way: list[Watch] = []  # one at most
 
@@ -85,13 +86,18 @@ class Watch:
         """The block ends by an error: the others are to end, and to name it."""
         self._stop()
         words = " ".join(str(error).split()) or type(error).__name__
-        self._leave(f"process {self._index} of {self._count}: {words}")
+        # Not in the file of the lock, whose other half opening and closing it gives up:
+        # the others would end at once, also those that raise the same.
+        path = self._beat_of(self._index)
+        with suppress(OSError):
+            what = f"process {self._index} of {self._count}: {words}"
+            path.write_text(f"{_REASON}{what}", encoding="utf-8")
         if self._index == 0:
             # JAX ends the others when this one goes: they are to say why before.
-            for _ in range(int(2 * (_BEAT + _GRACE) / 0.2)):
+            for _ in range(int(2 * (_BEAT + _GRACE) / _LOOK)):
                 if all(map(self._has_left, range(1, self._count))):
                     break
-                time.sleep(0.1)
+                time.sleep(_LOOK)
 
     def beat(self) -> None:
         """Write that this process lives."""
@@ -182,15 +188,12 @@ class Watch:
             with suppress(Exception):
                 line += f"; {self._told()}"
             os.write(2, f"{line}\n".encode())
-            self._leave(what)
+            for path in (self._folder / str(self._index), self._beat_of(self._index)):
+                with suppress(OSError):
+                    path.write_text(f"{_REASON}{what}", encoding="utf-8")
             # The main thread sits in a collective that nothing interrupts: neither an
             # exception nor `sys.exit` of this thread would reach it.
             os._exit(1)
-
-    def _leave(self, what: str) -> None:
-        for path in (self._folder / str(self._index), self._beat_of(self._index)):
-            with suppress(OSError):
-                path.write_text(f"{_REASON}{what}", encoding="utf-8")
 
 
 def _number(text: str) -> int:

@@ -134,7 +134,7 @@ def _run(options: TrainOptions, ending: Ending, processes: Processes) -> Path:
                 options, recipe, table, built, op, rank, encoder, mesh, out / RUN
             )
         if processes.count > 1 and learned.status == "interrupted":
-            # Another was told to end, and all have ended at one step.
+            # Another was told to end, by what is ignored here; all ended at one step.
             raise Interrupted(signal.SIGTERM)
         with processes.together(waits=True):
             if not np.isfinite(learned.singular_values).all():

@@ -75,12 +75,13 @@ def fit(
     called once the state is saved.
 
     In several processes a signal to one ends the run in all of them, at one step, up to
-    four steps later. If one dies, fails or is stopped, the others cannot go on: with a
-    `directory`, which all must see, each then says on stderr which process it was and
-    which checkpoint is whole, and exits with status 1, at once or, on a file system
-    without locks, within a minute, where JAX would wait for its heartbeats
-    (`heartbeat_timeout_seconds` of `jax.distributed.initialize`) and abort. Of the
-    death of process 0, which serves JAX's own messages, JAX may tell as well.
+    four steps later, and handlers of the program are called in all. If one dies, fails
+    or is stopped, the others cannot go on: with a `directory`, which all must see, each
+    then says on stderr which process it was and which checkpoint is whole, and exits
+    with status 1, at once or, on a file system without locks, within a minute, where
+    JAX would wait for its heartbeats (`heartbeat_timeout_seconds` of
+    `jax.distributed.initialize`) and abort. Of the death of process 0, which serves
+    JAX's own messages, JAX may tell as well.
 
     Args:
         step: as from `make_step`, to be compiled for `devices`, or as from

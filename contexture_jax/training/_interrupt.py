@@ -67,9 +67,10 @@ def interruptible(agree: Agree | None = None) -> Iterator[Interruption]:
     """Take SIGTERM and SIGINT as a request to end, for as long as the block runs.
 
     Handlers are put back at the end. A handler that the program has set itself is
-    called then, and a signal that came too late for the block to go by is sent again.
-    Signals that are ignored stay so. Outside the main thread nothing is changed, as
-    Python allows no more; within another such block the request is shared with it.
+    called then, also where the signal came to another process of the run, and a signal
+    that came too late for the block to go by is sent again. Signals that are ignored
+    stay so. Outside the main thread nothing is changed, as Python allows no more;
+    within another such block the request is shared with it.
 
     Args:
         agree: see `Interruption`.
@@ -112,6 +113,10 @@ def interruptible(agree: Agree | None = None) -> Iterator[Interruption]:
             # `None` is a handler that was not set from Python, which cannot be put
             # back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    # What a handler does, all processes do: of collectives that one enters alone, or
+    # leaves alone, none comes to an end.
+    if interruption._agreed in before:
+        missed.append(interruption._agreed)
     # Each once, in the order in which they came.
     for number in dict.fromkeys(missed):
         if before[number] not in _DEFAULTS:

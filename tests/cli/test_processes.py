@@ -254,34 +254,52 @@ def test_four_that_are_killed_at_any_moment_lose_nothing(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_two_that_train_find_what_one_finds_though_one_is_killed(
+def test_two_that_train_find_what_one_finds_however_they_are_ended(
     tmp_path: Path,
 ) -> None:
-    given = [write(tmp_path), "--num-neighbors", 7, "--steps", 100, "--batch-size", 64]
-    given += ["--hidden", 16, "--output", 8]
-    again = [*given, *WAITING, "--resume"]
+    given = [write(tmp_path), "--num-neighbors", 7, "--steps", 200, "--batch-size", 64]
+    given += ["--hidden", 16, "--output", 8, "--devices", 2, *WAITING]
     whole, two, one = (tmp_path / name for name in ("whole", "two", "one"))
-    [alone] = begin(1, *given, "--devices", 2, "--out", whole, command="train")
+
+    def train(
+        out: Path, count: int, program: list[str] = PLAIN
+    ) -> list[subprocess.Popen[str]]:
+        again = ["--out", out, "--resume"]
+        return begin(count, *given, *again, command="train", program=program)
+
+    [alone] = train(whole, 1)
     assert processes.finish([alone], timeout=600) == [""]
 
-    workers = begin(
-        2, *given, *WAITING, "--devices", 2, "--out", two, command="train", program=STEP
-    )
-    processes.wait_for([two / "run" / "checkpoints" / "50"], workers)
-    workers[1].send_signal(signal.SIGKILL)
-    began = time.monotonic()
-    said = processes.finish(workers, timeout=120)
-    assert time.monotonic() - began < 60
-    # By itself, with a line, or by JAX, which aborts.
-    assert workers[0].returncode in (1, 2, -signal.SIGABRT), said
-    assert "Traceback" not in said[0]
-    assert not (two / "train.json").exists()
+    # Once a checkpoint is there.
+    for step, who, number in (
+        (50, 1, signal.SIGKILL),
+        (100, 1, signal.SIGTERM),
+        (150, 0, signal.SIGINT),
+    ):
+        workers = train(two, 2, STEP)
+        processes.wait_for([two / "run" / "checkpoints" / str(step)], workers)
+        workers[who].send_signal(number)
+        began = time.monotonic()
+        said = processes.finish(workers, timeout=120)
+        assert time.monotonic() - began < 60
+        assert "Traceback" not in "".join(said)
+        assert not (two / "train.json").exists()
+        codes = [worker.returncode for worker in workers]
+        if number == signal.SIGKILL:
+            # By itself, with a line, or by JAX, which aborts.
+            assert codes[0] in (1, 2, -signal.SIGABRT), said
+            continue
+        assert codes == [128 + number] * 2, said
+        how = " by SIGTERM" if number == signal.SIGTERM else ""
+        kept = max(int(path.name) for path in (two / "run" / "checkpoints").iterdir())
+        assert step < kept < step + 50
+        for text in said:
+            assert text.startswith(f"contexture: interrupted{how}; step {kept} of 200")
+            assert text.count("\n") == 1
     shutil.copytree(two, one)
 
     for out, count in ((two, 2), (one, 1)):
-        workers = begin(
-            count, *again, "--devices", 2, "--out", out, command="train", program=STEP
-        )
+        workers = train(out, count)
         said = processes.finish(workers, timeout=600)
         assert [worker.returncode for worker in workers] == [0] * count, said
         assert not any(said)

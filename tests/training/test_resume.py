@@ -17,6 +17,7 @@ import optax
 import pytest
 
 import contexture_jax as cx
+from contexture_jax.training._interrupt import interruptible
 from tests.training.helpers import data, initial_state, make_step, same_bits
 from tests.training.runs import (
     NUM_STEPS,
@@ -164,6 +165,21 @@ def test_a_handler_of_the_program_is_called_once_the_state_is_saved(
     finally:
         signal.signal(signal.SIGTERM, before)
     assert saved == [[4], saved_steps(tmp_path)]
+
+
+def test_handlers_are_called_in_all_processes_that_a_signal_ends() -> None:
+    called = []
+    before = signal.signal(signal.SIGTERM, lambda *given: called.append(given[0]))
+    try:
+        for received in (False, True):
+            told = iter([0, signal.SIGTERM])
+            with interruptible(lambda _, told=told: next(told)) as interruption:
+                if received:
+                    signal.raise_signal(signal.SIGTERM)
+                assert [interruption.is_asked() for _ in range(3)] == [0, 1, 1]
+            assert called == [signal.SIGTERM] * (1 + received)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_bad_loss_before_an_interruption_is_not_saved(tmp_path: Path) -> None:
