@@ -182,6 +182,10 @@ class Reader:
                 for _, future in waiting:
                     future.cancel()
 
+    def title_of(self, block: Any) -> str:
+        """What to call a block, or all where the source does not say."""
+        return getattr(self.source, "title_of", lambda _: self.source.title)(block)
+
     def _room(self) -> list[np.ndarray]:
         shape = (self.num_rows, self.source.shape[1])
         return [_aligned(shape, self.dtype) for _ in range(self.depth + 1)]
@@ -190,17 +194,34 @@ class Reader:
         block = self.blocks[number]
         if room is None:
             rows, columns, values = self.source.read(block)
+            # Before there is a matrix as large as they say.
+            for numbers, size, what in zip(
+                (rows, columns), self.source.shape, ("row", "column"), strict=True
+            ):
+                _check_numbers(numbers, size, f"{self.title_of(block)} holds {what}")
             self.bytes_read += rows.nbytes + columns.nbytes + values.nbytes
-            return rows_of_entries(rows, columns, values.astype(self.dtype, copy=False))
+            with np.errstate(over="ignore"):  # infinite is told
+                values = values.astype(self.dtype, copy=False)
+            return rows_of_entries(rows, columns, values)
         size = block.stop - block.start
         if self.source.dtype == self.dtype:
             self.source.read(block, room)
         else:
-            room[:size] = self.source.read(block)
+            with np.errstate(over="ignore"):
+                room[:size] = self.source.read(block)
         self.bytes_read += size * room.shape[1] * self.source.dtype.itemsize
         # What the block before left there.
         room[size:] = 0
         return room
+
+
+def _check_numbers(numbers: np.ndarray, size: int | None, what: str) -> None:
+    largest = int(numbers.max()) if len(numbers) else -1
+    if size is not None and largest >= size:
+        msg = (
+            f"{what} number {largest}; expected numbers below {size}, as its shape says"
+        )
+        raise ValueError(msg)
 
 
 def as_source(source: Any) -> BlockSource:

@@ -137,7 +137,7 @@ def sized(header: Header) -> str:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def told(what: str, expected: str = EXPECTED) -> Iterator[None]:
     """Tell any damage in one line: the errors of zipfile and NumPy are of many kinds.
 
     A file system that fails is none: `read` tells that.
@@ -153,15 +153,16 @@ def told(what: str) -> Iterator[None]:
         # zipfile seeks to where a damaged directory says.
         if error.errno not in (None, errno.EINVAL):  # a place before the file begins
             raise
-        raise damaged(what, str(error)) from error
+        raise damaged(what, str(error), expected) from error
     except Exception as error:
-        raise damaged(what, str(error) or type(error).__name__) from error
+        reason = str(error) or type(error).__name__
+        raise damaged(what, reason, expected) from error
 
 
-def damaged(what: str, reason: str) -> InputError:
+def damaged(what: str, reason: str, expected: str = EXPECTED) -> InputError:
     """The error for a file that is not what it should be."""
     reason = reason.splitlines()[0].rstrip(".") if reason else "no more is known"
     return InputError(
         f"cannot read {what}: it is damaged, pickled or of another format ({reason});"
-        f" {EXPECTED}"
+        f" {expected}"
     )

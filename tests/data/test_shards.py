@@ -1,5 +1,6 @@
 """Folders of shards: what they hold, how they are cut, and what is told of bad ones."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,63 @@ def nothing(folder: Path) -> None:
     (folder / "README.txt").write_text("no shards")
 
 
+def one_missing(folder: Path) -> None:
+    (saved(folder, 3, 5, 7) / "2.npy").unlink()
+
+
+def last_missing(folder: Path) -> None:
+    for number in range(2):
+        np.save(folder / f"x-{number:03d}-of-003.npy", X)
+
+
+def by_others(folder: Path) -> None:
+    (saved(folder) / "1.csv").write_text("1,2,3,4,5\n")
+
+
+def twice(folder: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = pa.table({f"c{i}": column for i, column in enumerate(X.T)})
+    pq.write_table(table, saved(folder) / "0.parquet")
+
+
+def other_order(folder: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    for number, order in enumerate(("ab", "ba")):
+        table = pa.table(dict.fromkeys(order, X[:, 0]))
+        pq.write_table(table, folder / f"{number}.parquet")
+
+
+def no_parquet(folder: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (folder / "0.parquet").write_bytes(b"PAR1 and no more")
+
+
+def no_rows(folder: Path) -> None:
+    np.save(saved(folder) / "1.npy", X[:0])
+
+
+def a_pipe(folder: Path) -> None:
+    os.mkfifo(saved(folder) / "1.npy")
+
+
+def a_folder(folder: Path) -> None:
+    (saved(folder) / "1.npy").mkdir()
+
+
+def a_loop(folder: Path) -> None:
+    (saved(folder) / "1.npy").symlink_to(folder / "1.npy")
+
+
+def much_said(folder: Path) -> None:
+    np.savez(folder / "0.npz", rows=[0], columns=[1], shape=[2**40, 5])
+
+
+def long_shape(folder: Path) -> None:
+    np.savez(folder / "0.npz", rows=[0], columns=[1], shape=np.ones(200, int))
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -135,6 +193,18 @@ def nothing(folder: Path) -> None:
         (two_lengths, "vectors of one length"),
         (fractions, "expected integers"),
         (nothing, "holds no shards"),
+        (one_missing, "lacks number 2 of its shards, .* from 0 to 3"),
+        (last_missing, "holds 2 shards of the 3 that their names tell of"),
+        (by_others, r"holds \.csv and \.npy files"),
+        (twice, r"holds \.npy and \.parquet files"),
+        (other_order, r'1.parquet" and .*0.parquet" are not called alike'),
+        (no_parquet, "expected a Parquet file whose columns are numbers"),
+        (no_rows, r"shape \(0, 5\); expected"),
+        (a_pipe, r'1.npy" is no regular file'),
+        (a_folder, r'1.npy" is no regular file'),
+        (a_loop, r'cannot read .*1.npy": Too many levels of symbolic links'),
+        (much_said, "1,099,511,627,776 rows and 5 columns, whose sums take 70.4 TB"),
+        (long_shape, "expected two counts"),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
@@ -143,6 +213,24 @@ def test_what_is_wrong_is_told_in_one_line(tmp_path, make, said):
     with pytest.raises(InputError, match=said) as error:
         open_shards(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_numbers_of_names_count_as_numbers_and_dates_are_none(tmp_path):
+    for number in (10, 9, 11):
+        np.save(tmp_path / f"x{number}.npy", X[number : number + 1])
+    shards = open_shards(tmp_path)
+    assert [file.path.name for file in shards] == ["x9.npy", "x10.npy", "x11.npy"]
+    np.save(tmp_path / "x20261129.npy", X)
+    assert open_shards(tmp_path).shape == (15, 5)
+
+
+@pytest.mark.parametrize("role", ["rows", "columns"])
+def test_entries_far_away_are_told_before_memory_is_taken(tmp_path, role):
+    entries: Any = {"rows": [0, 1], "columns": [0, 1], role: [0, 2**40]}
+    np.savez(tmp_path / "0.npz", **entries)
+    shards = open_shards(tmp_path)
+    with pytest.raises(InputError, match=r'0.npz" is of .*1,099,511,627,777'):
+        shards.read(shards.blocks()[0])
 
 
 def test_a_file_that_shrinks_or_goes_while_it_is_read_is_told(tmp_path):

@@ -262,8 +262,20 @@ def test_what_is_no_table_of_weights_is_refused(tmp_path):
         cx.operators.streamed_operator("folder")  # pyright: ignore
     saved_entries(tmp_path, "npz", sort=True)
     narrow = cx.data.open_shards(tmp_path, shape=(N, 20))
-    with pytest.raises(ValueError, match="number 23; expected numbers below 20"):
+    with pytest.raises(
+        ValueError, match=r'0.npz" holds .* 23; expected numbers below 2'
+    ):
         cx.operators.streamed_operator(narrow)
+
+
+@pytest.mark.parametrize("unit", [1e300, 1e-300, 1e-40])
+def test_numbers_that_float32_does_not_hold_are_refused(unit):
+    wide = TABLE.astype(np.float64) * unit
+    with pytest.raises(ValueError, match="float64 is read as float32: take float64"):
+        cx.operators.streamed_operator(wide, dtype=np.float32)
+    op = cx.operators.streamed_operator(wide)
+    exact = cx.operators.streamed_operator(TABLE)
+    np.testing.assert_allclose(op.p_x, exact.p_x, atol=tol(np.float32))
 
 
 def test_a_trace_is_told_that_python_reads():

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from contexture_jax.data._memory import available
+from contexture_jax.data._memory import available, in_words
 from contexture_jax.data._messages import InputError, counted, quoted_path
 from contexture_jax.data.shards._files import File, of_npy, of_npz, of_parquet
 
@@ -18,6 +20,10 @@ __all__ = ["Block", "Shards", "is_sharded", "open_shards"]
 
 _OPENERS = {".npy": of_npy, ".npz": of_npz, ".parquet": of_parquet}
 BLOCK_BYTES = 2**25
+_NUMBER = re.compile(r"[0-9]+")
+_OTHER_TABLES = {".csv", ".tsv", ".feather"}
+_OF_SO_MANY = re.compile(r"[0-9][-_.]?of[-_.]?([0-9]+)")
+_PER_NUMBER = 64  # bytes of a row or column of a solve, at least
 
 
 class Block(NamedTuple):
@@ -93,7 +99,18 @@ class Shards:
             InputError: if the file is gone, has changed since it was opened, or is
                 damaged.
         """
-        return self.files[block.file].read(block.start, block.stop, room)
+        file = self.files[block.file]
+        found = file.read(block.start, block.stop, room)
+        if not self.is_dense and len(found[0]):
+            _check_room(
+                [int(numbers.max()) + 1 for numbers in found[:2]],
+                quoted_path(file.path),
+            )
+        return found
+
+    def title_of(self, block: Block) -> str:
+        """What to call the file of a block."""
+        return quoted_path(self.files[block.file].path)
 
     @property
     def mark(self) -> str:
@@ -173,7 +190,7 @@ def open_shards(
 
     Args:
         path: an `.npy`, or a folder of files of one kind, taken in the order of their
-            names:
+            names (2 before 10), whose numbers have no gaps:
 
             * `.npy`: rows of a table, shape (rows, m), in NumPy's own order (C);
             * `.parquet`: rows of a table, its columns all numbers;
@@ -190,7 +207,8 @@ def open_shards(
 
     Raises:
         ValueError: as `InputError`, if there are no such files, they are of several
-            kinds or widths, hold no real numbers, or one is damaged.
+            kinds, widths or names of columns, hold no real numbers, one is damaged, or
+            one is missing as their names tell: `a-0`, `a-2`, or `a-1-of-3` alone.
 
     Example:
         >>> import pathlib, tempfile
@@ -219,12 +237,19 @@ def open_shards(
                 f" and {quoted_path(first.path)} {first.shape[1]}; expected as many in"
                 " each shard"
             )
+        if file.names != first.names:
+            raise InputError(
+                f"the columns of {quoted_path(file.path)} and {quoted_path(first.path)}"
+                f" are not called alike, or lie in another order; expected the same in"
+                " each shard"
+            )
     if first.is_dense:
         whole = (sum(file.size for file in files), first.shape[1])
         if shape is not None and tuple(shape) != whole:
             raise InputError(f"{title} has shape {whole}; expected {tuple(shape)}")
     else:
         whole = _said(files, shape)
+        _check_room([size or 0 for size in whole], title)
     return Shards(
         title,
         tuple(files),
@@ -241,15 +266,60 @@ def _parts(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     # Hidden files are those of programs: locks, lists, indices.
+    there = [p for p in path.iterdir() if not p.name.startswith((".", "_"))]
     found = sorted(
-        part
-        for part in path.iterdir()
-        if part.suffix.lower() in _OPENERS and not part.name.startswith((".", "_"))
+        (part for part in there if part.suffix.lower() in _OPENERS), key=_in_order
     )
+    kinds = {part.suffix.lower() for part in found}
+    # Rows that would be left out, or the same table twice.
+    kinds |= {p.suffix.lower() for p in there} & _OTHER_TABLES if found else set()
+    if len(kinds) > 1:
+        raise InputError(
+            f"{quoted_path(path)} holds {' and '.join(sorted(kinds))} files; expected"
+            " shards of one kind"
+        )
     if not found:
         kinds = ", ".join(_OPENERS)
         raise InputError(f"{quoted_path(path)} holds no shards; expected {kinds} files")
+    _check_numbering(found)
     return found
+
+
+def _in_order(path: Path) -> list[tuple[str, int]]:
+    """Texts and numbers of a name, in turn: part-2 before part-10."""
+    texts = _NUMBER.split(path.name)
+    numbers = [int(number) for number in _NUMBER.findall(path.name)]
+    return list(zip(texts, [*numbers, 0], strict=True))
+
+
+def _check_numbering(paths: list[Path]) -> None:
+    """Refuse names that differ in a number alone, of which some are not there.
+
+    What is computed of the others would be of another table, and nothing would say so.
+    """
+    names = [path.name for path in paths]
+    if len({tuple(_NUMBER.split(name)) for name in names}) > 1:
+        return
+    columns = list(zip(*map(_NUMBER.findall, names), strict=True))
+    varying = [{*map(int, column)} for column in columns if len({*column}) > 1]
+    told = _OF_SO_MANY.search(names[0])
+    if len(varying) == 1 and len(varying[0]) == len(names):
+        first, last = min(varying[0]), max(varying[0])
+        # Of far more between two it is a date, or a choice.
+        if last - first < 2 * len(names):
+            absent = sorted({*range(first, last)} - varying[0])
+            if absent:
+                raise InputError(
+                    f"{quoted_path(paths[0].parent)} lacks number {absent[0]} of its"
+                    f" shards, which are numbered from {first} to {last}; expected all"
+                    " of a table, or names without gaps for those that are wanted"
+                )
+    if told and len(names) < int(told[1]):
+        raise InputError(
+            f"{quoted_path(paths[0].parent)} holds {counted(len(names), 'shard')} of"
+            f" the {int(told[1])} that their names tell of; expected all of a table, or"
+            " other names for those that are wanted"
+        )
 
 
 def _opened(path: Path) -> File:
@@ -259,10 +329,26 @@ def _opened(path: Path) -> File:
             f"{quoted_path(path)} is no shard; expected {', '.join(_OPENERS)}"
         )
     try:
+        # A pipe that nobody writes to would be waited for.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InputError(
+                f"{quoted_path(path)} is no regular file; expected a shard"
+            )
         return opener(path)
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"cannot read {quoted_path(path)}: {reason}") from error
+
+
+def _check_room(sizes: list[int], what: str) -> None:
+    """Refuse rows and columns of which not even sums fit into memory."""
+    needed, room = _PER_NUMBER * sum(sizes), available()
+    if room is not None and needed > room:
+        raise InputError(
+            f"{what} is of {sizes[0]:,} rows and {sizes[1]:,} columns, whose sums take"
+            f" {in_words(needed)} of memory, and {in_words(room)} are free; expected"
+            " numbers of rows and columns without large gaps"
+        )
 
 
 def _said(

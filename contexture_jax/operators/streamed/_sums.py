@@ -49,10 +49,26 @@ def sums_of(reader: Reader) -> Sums:
         entry = reader.journal.opened(told, starts, str(reader.dtype), name="sums")
     made = _of_rows if reader.source.is_dense else _of_entries
     found = made(reader, entry)
-    if not found.rows.any():
+    least = 0.0
+    if _is_narrowed(reader):
+        # Of a table that sums to less, entries that count are no normal numbers.
+        least = float(np.finfo(reader.dtype).tiny / np.finfo(reader.dtype).eps ** 2)
+    if not found.rows.sum() > least:
         msg = f"all of {reader.source.title} is 0; expected some weight"
-        raise ValueError(msg)
+        raise ValueError(msg + _beyond(reader))
     return found
+
+
+def _is_narrowed(reader: Reader) -> bool:
+    return np.dtype(reader.source.dtype).itemsize > reader.dtype.itemsize
+
+
+def _beyond(reader: Reader) -> str:
+    """A hint where numbers were read in a narrower dtype."""
+    stored = np.dtype(reader.source.dtype)
+    if stored.kind != "f" or not _is_narrowed(reader):
+        return ""
+    return f" ({stored} is read as {reader.dtype}: take float64, or another unit)"
 
 
 def _of_rows(reader: Reader, entry: Entry) -> Sums:
@@ -84,6 +100,7 @@ def _check(reader: Reader, place: Any, least: float, sums: np.ndarray) -> None:
     where = f"{title}, rows {place.row} to {place.row + place.stop - place.start - 1}"
     if not np.isfinite(sums).all():
         msg = f"{where}: holds what is no finite number; expected weights of 0 or more"
+        msg += _beyond(reader)
         raise ValueError(msg)
     if least < 0:
         msg = f"{where}: holds {least:g}; expected weights of 0 or more"
@@ -91,7 +108,7 @@ def _check(reader: Reader, place: Any, least: float, sums: np.ndarray) -> None:
 
 
 def _of_entries(reader: Reader, entry: Entry) -> Sums:
-    known, title = reader.source.shape, reader.source.title
+    known = reader.source.shape
     rows, columns, energies = (np.zeros(int(size or 0)) for size in (*known, known[1]))
     whole, end, count = True, 0, 0
     if entry.carry is not None:
@@ -100,16 +117,6 @@ def _of_entries(reader: Reader, entry: Entry) -> Sums:
     for number, block in reader.ahead(entry.next_block):
         first, matrix = block
         stop, width = first + matrix.shape[0], matrix.shape[1]
-        for size, needed, what in (
-            (known[0], stop, "row"),
-            (known[1], width, "column"),
-        ):
-            if size is not None and needed > size:
-                msg = (
-                    f"{title} holds {what} number {needed - 1}; expected numbers below"
-                    f" {size}, as its shape says"
-                )
-                raise ValueError(msg)
         rows, columns, energies = (
             _longer(x, size)
             for x, size in ((rows, stop), (columns, width), (energies, width))
@@ -118,7 +125,9 @@ def _of_entries(reader: Reader, entry: Entry) -> Sums:
             continue
         if not np.isfinite(matrix.data).all() or matrix.data.min() < 0:
             bad = matrix.data[~(matrix.data >= 0) | ~np.isfinite(matrix.data)][0]
+            title = reader.title_of(reader.blocks[number])
             msg = f"{title} holds {bad:g}; expected finite weights of 0 or more"
+            msg += _beyond(reader)
             raise ValueError(msg)
         whole, end, count = whole and first >= end, stop, count + matrix.nnz
         sums, others, part = _entry_block(block)
