@@ -25,9 +25,10 @@ PYTEST := $(BIN)/python $(RUN_TESTS)
 X64_OFF_TESTS := tests/operators/test_operators.py tests/solvers/test_truncated.py \
 	tests/evaluation/test_dtypes.py
 
-# What runs on the lowest and the newest libraries: each layer, in minutes.
-OTHER_VERSIONS ?= tests/test_package.py tests/test_archives.py tests/operators \
-	tests/solvers/test_svd.py \
+# What runs on the lowest and the newest libraries: each layer and what it takes of them.
+OTHER_VERSIONS ?= tests/test_package.py tests/test_archives.py \
+	$(patsubst %,tests/operators/test_%.py,operators sharded streamed explicit \
+	monte_carlo cost) tests/solvers/test_svd.py \
 	tests/solvers/test_sharded.py tests/contexts/test_features.py \
 	tests/contexts/test_sampling.py tests/losses/test_contract.py \
 	tests/losses/test_parallel.py tests/models/test_functional.py tests/training \
