@@ -215,13 +215,18 @@ def test_what_is_wrong_is_told_in_one_line(tmp_path, make, said):
     assert "\n" not in str(error.value)
 
 
-def test_numbers_of_names_count_as_numbers_and_dates_are_none(tmp_path):
+def test_names_are_in_the_order_of_their_numbers(tmp_path):
     for number in (10, 9, 11):
         np.save(tmp_path / f"x{number}.npy", X[number : number + 1])
-    shards = open_shards(tmp_path)
-    assert [file.path.name for file in shards] == ["x9.npy", "x10.npy", "x11.npy"]
-    np.save(tmp_path / "x20261129.npy", X)
-    assert open_shards(tmp_path).shape == (15, 5)
+    names = [file.path.name for file in open_shards(tmp_path)]
+    assert names == ["x9.npy", "x10.npy", "x11.npy"]
+
+
+@pytest.mark.parametrize("numbers", ["1 2 20", "2 3 5", "20-1-1 20-1-3", "a-1 b-3"])
+def test_numbers_that_are_no_count_may_have_gaps(tmp_path, numbers):
+    for number in numbers.split():
+        np.save(tmp_path / f"{number}.npy", X)
+    assert len(open_shards(tmp_path).files) == len(numbers.split())
 
 
 @pytest.mark.parametrize("role", ["rows", "columns"])

@@ -190,7 +190,7 @@ def open_shards(
 
     Args:
         path: an `.npy`, or a folder of files of one kind, taken in the order of their
-            names (2 before 10), whose numbers have no gaps:
+            names (2 before 10), which may not count from 0 or 1 with a gap:
 
             * `.npy`: rows of a table, shape (rows, m), in NumPy's own order (C);
             * `.parquet`: rows of a table, its columns all numbers;
@@ -303,17 +303,17 @@ def _check_numbering(paths: list[Path]) -> None:
     columns = list(zip(*map(_NUMBER.findall, names), strict=True))
     varying = [{*map(int, column)} for column in columns if len({*column}) > 1]
     told = _OF_SO_MANY.search(names[0])
-    if len(varying) == 1 and len(varying[0]) == len(names):
+    # Two numbers may be a version and a part, or a part of so many; three are a date.
+    if len(columns) <= 2 and len(varying) == 1:
         first, last = min(varying[0]), max(varying[0])
-        # Of far more between two it is a date, or a choice.
-        if last - first < 2 * len(names):
-            absent = sorted({*range(first, last)} - varying[0])
-            if absent:
-                raise InputError(
-                    f"{quoted_path(paths[0].parent)} lacks number {absent[0]} of its"
-                    f" shards, which are numbered from {first} to {last}; expected all"
-                    " of a table, or names without gaps for those that are wanted"
-                )
+        absent = {*range(first, last)} - varying[0] if last < 2 * len(names) else set()
+        # What begins elsewhere is a choice.
+        if absent and first in (0, 1):
+            raise InputError(
+                f"{quoted_path(paths[0].parent)} lacks number {min(absent)} of its"
+                f" shards, which are numbered from {first} to {last}; expected all of a"
+                " table, or other names for those that are wanted"
+            )
     if told and len(names) < int(told[1]):
         raise InputError(
             f"{quoted_path(paths[0].parent)} holds {counted(len(names), 'shard')} of"
