@@ -5,11 +5,13 @@ complains about what it should.
 """
 
 import ast
+import functools
 import importlib
 import inspect
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -146,10 +148,27 @@ def relative(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
 
+@functools.cache
+def source_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@functools.cache
+def parsed(source: str) -> ast.Module:
+    """Once for all rules."""
+    return ast.parse(source)
+
+
+def found_in(paths: Iterable[Path], rule: Callable[[Path], Any]) -> dict[str, Any]:
+    """What a rule finds wrong, by the file: one test for all takes far less time."""
+    found = {path.relative_to(ROOT).as_posix(): rule(path) for path in paths}
+    return {name: wrong for name, wrong in found.items() if wrong}
+
+
 def imported_modules(source: str, package: str) -> list[str]:
     """Dotted names of all that a module imports, wherever in it the import stands."""
     names = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -211,7 +230,7 @@ def forbidden_imports(source: str, layer: str) -> list[str]:
 def jit_uses(source: str) -> list[int]:
     """Lines that name a compiling transformation of JAX."""
     lines = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Attribute):
             names = [_name(node)]
         elif isinstance(node, ast.ImportFrom):
@@ -228,7 +247,7 @@ def uses_of_jax_numpy(source: str) -> list[str]:
     names = imported_modules(source, "")
     return [n for n in names if n == "jax.numpy" or n.startswith("jax.numpy.")] + [
         _name(node)
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parsed(source))
         if isinstance(node, ast.Attribute) and _name(node) == "jax.numpy"
     ]
 
@@ -262,7 +281,7 @@ def statements_beyond_exports(source: str) -> list[int]:
     """Lines of an `__init__.py` that do more than import and list names."""
     return [
         node.lineno
-        for node in ast.parse(source).body
+        for node in parsed(source).body
         if not (
             isinstance(node, (ast.Import, ast.ImportFrom))
             or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
@@ -295,9 +314,11 @@ def test_nothing_but_init_lies_beside_the_layers() -> None:
     assert [path.name for path in MODULES if path.parent == PACKAGE] == ["__init__.py"]
 
 
-@pytest.mark.parametrize("path", LAYERED, ids=relative)
-def test_imports_point_to_earlier_layers_and_allowed_libraries(path: Path) -> None:
-    assert forbidden_imports(path.read_text(encoding="utf-8"), layer_of(path)) == []
+def test_imports_point_to_earlier_layers_and_allowed_libraries() -> None:
+    def rule(path: Path) -> list[str]:
+        return forbidden_imports(source_of(path), layer_of(path))
+
+    assert found_in(LAYERED, rule) == {}
 
 
 @pytest.mark.parametrize(
@@ -342,22 +363,21 @@ def test_allowed_import_is_let_through(layer: str, source: str) -> None:
     assert forbidden_imports(source, layer) == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=relative)
-def test_only_front_doors_compile(path: Path) -> None:
-    lines = jit_uses(path.read_text(encoding="utf-8"))
-    if relative(path) in JIT_ALLOWED:
-        assert lines, "this file compiles nothing: take it off JIT_ALLOWED"
-    else:
-        assert lines == [], "leave compiling to the caller, or say why in JIT_ALLOWED"
+def test_only_front_doors_compile() -> None:
+    lines = {relative(path): jit_uses(source_of(path)) for path in MODULES}
+    there = {name for name, found in lines.items() if found}
+    others = there - set(JIT_ALLOWED)
+    assert not others, "leave compiling to the caller, or say why in JIT_ALLOWED"
+    idle = set(JIT_ALLOWED) & set(lines) - there
+    assert not idle, "these compile nothing: take them off JIT_ALLOWED"
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in LAYERED if layer_of(p) == "cli"], ids=relative
-)
-def test_the_command_holds_no_mathematics(path: Path) -> None:
-    source = path.read_text(encoding="utf-8")
-    assert uses_of_jax_numpy(source) == []
-    assert jit_uses(source) == []
+def test_the_command_holds_no_mathematics() -> None:
+    def rule(path: Path) -> list[Any]:
+        source = source_of(path)
+        return [*uses_of_jax_numpy(source), *jit_uses(source)]
+
+    assert found_in((p for p in LAYERED if layer_of(p) == "cli"), rule) == {}
 
 
 @pytest.mark.parametrize(
@@ -391,12 +411,10 @@ def test_compiling_is_found(source: str) -> None:
     assert len(jit_uses(source)) == 1
 
 
-# To import a `__main__` is to run it.
-@pytest.mark.parametrize(
-    "path", [p for p in MODULES if p.name != "__main__.py"], ids=relative
-)
-def test_public_names_exist_and_are_documented(path: Path) -> None:
-    assert undocumented(dotted(path)) == []
+def test_public_names_exist_and_are_documented() -> None:
+    # To import a `__main__` is to run it.
+    paths = [p for p in MODULES if p.name != "__main__.py"]
+    assert found_in(paths, lambda path: undocumented(dotted(path))) == {}
 
 
 @pytest.mark.parametrize(
@@ -405,29 +423,25 @@ def test_public_names_exist_and_are_documented(path: Path) -> None:
     ids=relative,
 )
 def test_folder_only_exports(path: Path) -> None:
-    source = path.read_text(encoding="utf-8")
+    source = source_of(path)
     assert statements_beyond_exports(source) == []
     assert path.parent.name == "_core" or "__all__" in source
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        p
-        for f in (PACKAGE, ROOT / "tests", ROOT / "benchmarks")
-        for p in f.rglob("*.py")
-    ],
-    ids=lambda path: path.relative_to(ROOT).as_posix(),
-)
-def test_file_is_short(path: Path) -> None:
-    limit = MAX_LINES if path.is_relative_to(PACKAGE) else MAX_TEST_LINES
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
+def test_files_are_short() -> None:
+    def rule(path: Path) -> int | None:
+        limit = MAX_LINES if path.is_relative_to(PACKAGE) else MAX_TEST_LINES
+        num_lines = len(source_of(path).splitlines())
+        return num_lines if num_lines > limit else None
+
+    folders = PACKAGE, ROOT / "tests", ROOT / "benchmarks"
+    assert found_in((p for f in folders for p in f.rglob("*.py")), rule) == {}
 
 
 def long_functions(source: str) -> list[str]:
     """Functions of more lines than `MAX_FUNCTION_LINES`, their docstrings left out."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
         first = node.body[0] if ast.get_docstring(node, clean=False) else None
@@ -441,9 +455,8 @@ def _num_lines(node: ast.stmt) -> int:
     return (node.end_lineno or node.lineno) - node.lineno + 1
 
 
-@pytest.mark.parametrize("path", MODULES, ids=relative)
-def test_functions_are_short(path: Path) -> None:
-    assert long_functions(path.read_text(encoding="utf-8")) == []
+def test_functions_are_short() -> None:
+    assert found_in(MODULES, lambda path: long_functions(source_of(path))) == {}
 
 
 def test_a_long_function_is_found_and_its_docstring_not_counted() -> None:
@@ -461,7 +474,7 @@ def symmetrises(source: str) -> list[str]:
     found = []
     if "p_a" not in source and "columns" not in source:
         return found
-    for function in ast.walk(ast.parse(source)):
+    for function in ast.walk(parsed(source)):
         if not isinstance(function, ast.FunctionDef):
             continue
         # √p for p in (p_x, p_a) is of both.
@@ -491,10 +504,9 @@ def _under_root(node: ast.AST) -> ast.expr | None:
     return None
 
 
-@pytest.mark.parametrize("path", MODULES, ids=relative)
-def test_the_symmetrised_matrix_has_one_home(path: Path) -> None:
-    found = symmetrises(path.read_text(encoding="utf-8"))
-    assert bool(found) == (relative(path) in SYMMETRISED), found
+def test_the_symmetrised_matrix_has_one_home() -> None:
+    found = {path: symmetrises(source_of(path)) for path in MODULES}
+    assert {relative(path) for path, ours in found.items() if ours} == set(SYMMETRISED)
 
 
 @pytest.mark.parametrize(
