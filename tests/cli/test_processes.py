@@ -187,7 +187,7 @@ def test_what_one_is_refused_all_are(tmp_path: Path, own: Any, words: str) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("context", "num_rows"), [("knn", 61), ("rbf", 64), ("rbf", 61), ("teacher", 61)]
+    ("context", "num_rows"), [("knn", 61), ("rbf", 64), ("teacher", 61)]
 )
 def test_two_processes_find_what_one_finds(
     tmp_path: Path, context: str, num_rows: int
