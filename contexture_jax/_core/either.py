@@ -17,11 +17,12 @@ import numpy as np
 from jax.core import Tracer
 
 from contexture_jax._core.factorizations import thin_svd
-from contexture_jax._core.numerics import mm
+from contexture_jax._core.numerics import mm, safe_divide
 
 __all__ = [
     "LITTLE",
     "Either",
+    "as_devices",
     "at_hand",
     "compiled_unless_numpy",
     "core_svd",
@@ -30,8 +31,12 @@ __all__ = [
     "is_plain",
     "is_positive_definite",
     "leading_by_gram",
+    "little_at_hand",
+    "mapped",
     "namespace",
     "product",
+    "quotient",
+    "scanned",
     "squared_lengths",
     "written",
 ]
@@ -40,6 +45,7 @@ Either: TypeAlias = Any  # an array of JAX or of NumPy
 
 LITTLE = 2**19  # entries that one core multiplies as soon as several can begin to
 _LITTLE_WORK = 2**24  # multiplications of larger ones, likewise
+_SOONER = 2**21  # entries that NumPy is done with before a program of loops is compiled
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -70,6 +76,20 @@ def at_hand(tree: Any) -> Any:
     if all(map(_is_at_hand, leaves)):
         return jax.tree.map(np.asarray, tree)
     return tree
+
+
+def little_at_hand(tree: Any) -> Any:
+    """As `at_hand`, of arrays that NumPy is done with before a program is compiled."""
+    if any(np.size(x) > _SOONER for x in jax.tree.leaves(tree)):
+        return tree
+    return at_hand(tree)
+
+
+def as_devices(tree: Any) -> Any:
+    """Arrays of NumPy as JAX's, without a program; those of JAX stay as they are."""
+    return jax.tree.map(
+        lambda x: x if isinstance(x, jax.Array) else jnp.asarray(x), tree
+    )
 
 
 def _is_at_hand(x: Any) -> bool:
@@ -125,6 +145,13 @@ def product(a: Either, b: Either) -> Either:
     )
     gemm = _of_scipy("gemm", a.dtype.char)
     return gemm(1.0, one, other, trans_a=flip, trans_b=turn).T
+
+
+def quotient(a: Either, b: Either) -> Either:
+    """The quotient a / b, and 0 where b is 0."""
+    if namespace(a) is not np or namespace(b) is not np:
+        return safe_divide(a, b)
+    return a * np.where(b != 0, 1 / np.where(b != 0, b, 1), 0)
 
 
 def squared_lengths(x: Either) -> Either:
@@ -249,6 +276,34 @@ def written(
         into = np.array(into, order="F")
     into[row : row + new.shape[0], column : column + new.shape[1]] = new
     return into
+
+
+def mapped(function: Callable[[Any], Any], rows: Any) -> Any:
+    """`function` of each row of an array, or of a tree of them, stacked."""
+    leaves = jax.tree.leaves(rows)
+    if any(namespace(x) is jnp for x in leaves):
+        return jax.lax.map(function, rows)
+    structure = jax.tree.structure(rows)
+    found = [
+        function(jax.tree.unflatten(structure, row))
+        for row in zip(*leaves, strict=True)
+    ]
+    return jax.tree.map(lambda *parts: np.stack(parts), *found)
+
+
+def scanned(
+    step: Callable[[tuple, tuple], tuple[tuple, tuple]],
+    carry: tuple,
+    columns: tuple[Either, ...],
+) -> tuple:
+    """What a step gives for each row of some columns, beside its carry, stacked."""
+    if namespace(columns[0]) is jnp:
+        return jax.lax.scan(step, carry, columns)[1]
+    found = []
+    for row in zip(*columns, strict=True):
+        carry, one = step(carry, row)
+        found.append(one)
+    return tuple(np.stack(parts) for parts in zip(*found, strict=True))
 
 
 def fold(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_concrete, check_integer
-from contexture_jax._core.numerics import mm, safe_divide
+from contexture_jax._core.either import as_devices, product, quotient
 from contexture_jax._core.types import Array, ArrayLike, Float, short_repr
 from contexture_jax.operators import AssociationOperator
-from contexture_jax.prediction._equations import solve_columns
+from contexture_jax.prediction._equations import on_inputs, solve_columns
 from contexture_jax.prediction._propagation import (
     Propagation,
     as_alpha,
@@ -95,14 +93,16 @@ def choose_stkr(
         raise ValueError("transforms must hold at least 1 candidate; got none")
     check_integer(max_iterations, "max_iterations", low=1)
     blocks = fold_rows(folds, len(numbers))
-    held = jnp.asarray(held_out(*blocks, len(numbers))).T
+    held = held_out(*blocks, len(numbers)).T
     limit = as_tolerance(tol, op.dtype), max_iterations
+    # Of few labels, on the host: what is solved has one shape for any number of them.
+    at, masses, candidates = (np.asarray(part) for part in (numbers, w, betas))
     found = []
     for transform in transforms:
         if isinstance(transform, Truncation):
             left, _ = transform.features()
             fit = ridge(
-                left[numbers],
+                np.asarray(left)[at],
                 labels,
                 ridges=betas,
                 folds=folds,
@@ -112,13 +112,13 @@ def choose_stkr(
             found.append((fit.errors[0], fit.squared_errors[0]))
             continue
         each = [
-            _left_out(op, numbers, target, w, held, transform, beta, limit)
-            for beta in betas
+            _left_out(op, at, target, masses, held, transform, beta, limit)
+            for beta in candidates
         ]
-        found.append(tuple(map(jnp.stack, zip(*each, strict=True))))
-    errors, squared = (jnp.stack(part) for part in zip(*found, strict=True))
+        found.append(tuple(map(np.stack, zip(*each, strict=True))))
+    errors, squared = (np.stack(part) for part in zip(*found, strict=True))
     best = int(least(errors, squared))
-    which, beta = best // len(betas), float(betas[best % len(betas)])
+    which, beta = best // len(candidates), float(candidates[best % len(candidates)])
     fit = stkr(
         op,
         labels,
@@ -130,61 +130,61 @@ def choose_stkr(
         tol=tol,
         max_iterations=max_iterations,
     )
-    return STKRChoice(fit, which, beta, errors, squared)
+    return STKRChoice(fit, which, beta, *as_devices((errors, squared)))
 
 
 def _left_out(
     op: AssociationOperator,
-    rows: Array,
+    rows: np.ndarray,
     target: Target,
-    w: Array,
-    held: Array,
+    w: np.ndarray,
+    held: np.ndarray,
     transform: SpectralTransform,
-    beta: Array,
+    beta: np.ndarray,
     limit: tuple[Array, int],
-) -> tuple[Array, Array]:
+) -> tuple[Any, Any]:
     """The errors on labels left out, of one transform and one β."""
-    y = jnp.concatenate([target.columns, jnp.ones_like(w)[:, None]], axis=1)
+    columns = np.asarray(target.columns)
+    y = np.concatenate([columns, np.ones_like(w)[:, None]], axis=1)
     # (l, k, c + 1): every fold has its own labels and its own intercept.
-    seen = jnp.where(held, 0, w[:, None])
+    seen = np.where(held, 0, w[:, None])
     pulls = seen[:, :, None] * y[:, None, :]
-    wide = jnp.broadcast_to(seen[:, :, None], pulls.shape)
-    shape = op.shape[0], pulls.shape[1] * pulls.shape[2]
+    wide = np.broadcast_to(seen[:, :, None], pulls.shape)
     mass, pull = (
-        jnp.zeros(shape, op.dtype).at[rows].add(part.reshape(len(w), -1))
-        for part in (wide, pulls)
+        on_inputs(rows, part.reshape(len(w), -1), op.shape[0]) for part in (wide, pulls)
     )
     solved = solve_columns(
         op,
         mass,
         pull,
-        jnp.full(shape[1], beta),
+        jnp.asarray(np.full(pull.shape[1], beta, op.dtype)),
         transform,
         *limit,
-        rows=np.unique(np.asarray(rows)),
+        rows=np.unique(rows),
         centred=True,
     )
-    at_labels = solved.values[rows].reshape(pulls.shape)
+    at_labels = np.asarray(solved.values)[rows].reshape(pulls.shape)
     missing = pulls.sum(axis=0) - (wide * at_labels).sum(axis=0)
-    b = (missing[:, :-1] / missing[:, -1:])[None]
-    scores = at_labels[:, :, :-1] - b * (at_labels[:, :, -1:] - 1)
+    with np.errstate(all="ignore"):
+        b = (missing[:, :-1] / missing[:, -1:])[None]
+        scores = at_labels[:, :, :-1] - b * (at_labels[:, :, -1:] - 1)
     # (l, c): each label by the fold that has not seen it.
-    told = jnp.sum(jnp.where(held[:, :, None], scores, 0), axis=1)
-    return _errors(told, target.columns, w, target.classes is not None)
+    told = np.sum(np.where(held[:, :, None], scores, 0), axis=1)
+    return _errors(told, columns, w, target.classes is not None)
 
 
 def _errors(
-    told: Array, truth: Array, w: Array, of_classes: bool
-) -> tuple[Array, Array]:
+    told: np.ndarray, truth: np.ndarray, w: np.ndarray, of_classes: bool
+) -> tuple[Any, Any]:
     """What is wrong of what is told of labels, and its squares over the variance."""
-    spread = truth - mm(w[None, :], truth)
-    squared = safe_divide(
-        jnp.sum(w[:, None] * (truth - told) ** 2), jnp.sum(w[:, None] * spread**2)
+    spread = truth - product(w[None, :], truth)
+    squared = quotient(
+        np.sum(w[:, None] * (truth - told) ** 2), np.sum(w[:, None] * spread**2)
     )
     if not of_classes:
         return squared, squared
-    wrong = jnp.argmax(told, axis=1) != jnp.argmax(truth, axis=1)
-    return jnp.sum(w * wrong), squared
+    wrong = np.argmax(told, axis=1) != np.argmax(truth, axis=1)
+    return np.sum(w * wrong), squared
 
 
 @short_repr
@@ -251,10 +251,10 @@ def choose_propagation(
     each = [
         _walked_out(
             op,
-            numbers,
-            target.columns,
-            w,
-            jnp.asarray(held),
+            np.asarray(numbers),
+            np.asarray(target.columns),
+            np.asarray(w),
+            held,
             jnp.asarray(alpha, op.dtype),
             limit,
             of_classes=target.classes is not None,
@@ -263,7 +263,7 @@ def choose_propagation(
         )
         for alpha in candidates
     ]
-    errors, squared = map(jnp.stack, zip(*each, strict=True))
+    errors, squared = map(np.stack, zip(*each, strict=True))
     alpha = candidates[int(least(errors, squared))]
     fit = label_propagation(
         op,
@@ -275,44 +275,40 @@ def choose_propagation(
         tol=tol,
         max_iterations=max_iterations,
     )
-    return PropagationChoice(fit, alpha, errors, squared)
+    return PropagationChoice(fit, alpha, *as_devices((errors, squared)))
 
 
-# A loop around products, traced once for operators and blocks of one shape.
-@functools.partial(
-    jax.jit, static_argnames=("of_classes", "is_single", "max_iterations")
-)
 def _walked_out(
     op: AssociationOperator,
-    rows: Array,
-    truth: Array,
-    w: Array,
-    held: Array,
+    rows: np.ndarray,
+    truth: np.ndarray,
+    w: np.ndarray,
+    held: np.ndarray,
     alpha: Array,
     tol: Array,
     *,
     of_classes: bool,
     is_single: bool,
     max_iterations: int,
-) -> tuple[Array, Array]:
+) -> tuple[Any, Any]:
     """The errors on labels left out, of one α."""
-    y = jnp.concatenate([truth, jnp.ones_like(truth[:, :1])], axis=1)
+    y = np.concatenate([truth, np.ones_like(truth[:, :1])], axis=1)
     # (l, k, c + 1): every fold has its own labels, and what leads to them.
-    seen = jnp.where(held[:, :, None], 0, y[:, None, :])
+    seen = np.where(held[:, :, None], 0, y[:, None, :])
     f, _, _ = walked_from(
         op,
-        rows,
-        seen.reshape(len(w), -1),
+        on_inputs(rows, seen.reshape(len(w), -1), op.shape[0]),
         alpha,
         tol,
         is_zhou=True,
         is_single=is_single,
         max_iterations=max_iterations,
     )
-    told = jnp.sum(jnp.where(held[:, :, None], f[rows].reshape(seen.shape), 0), axis=1)
-    mass = jnp.where(held, 0, w[:, None])
-    means = safe_divide(mm(mass.T, truth), jnp.sum(mass, axis=0)[:, None])
+    at_labels = np.asarray(f)[rows].reshape(seen.shape)
+    told = np.sum(np.where(held[:, :, None], at_labels, 0), axis=1)
+    mass = np.where(held, 0, w[:, None])
+    means = quotient(product(mass.T, truth), np.sum(mass, axis=0)[:, None])
     # As of a fit: where no label leads, the mean of the labels.
-    shares = safe_divide(told[:, :-1], told[:, -1:])
-    shares = jnp.where(told[:, -1:] > 0, shares, mm(held.astype(w.dtype), means))
+    shares = quotient(told[:, :-1], told[:, -1:])
+    shares = np.where(told[:, -1:] > 0, shares, product(held.astype(w.dtype), means))
     return _errors(shares, truth, w, of_classes)

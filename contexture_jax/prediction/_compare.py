@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_integer, check_key, check_ndim
@@ -159,13 +158,13 @@ def predict_each(
         TypeError: as `stkr`.
         ValueError: as `stkr` and `ridge`.
     """
-    left, s = jnp.asarray(result.left), jnp.asarray(result.singular_values)
-    y, rows = jnp.asarray(labels), jnp.asarray(rows)
+    # On the host, where they have any length without a program for it.
+    left, s = np.asarray(result.left), np.asarray(result.singular_values)
+    y, rows = np.asarray(labels), np.asarray(rows)
     seen, rank = left[rows], left.shape[1]
     classes: Any = {"num_classes": num_classes}
     folds = min(_FOLDS, len(y))
-    host = np.asarray(labels)
-    guess: Any = host.mean() if num_classes is None else np.bincount(host).argmax()
+    guess: Any = y.mean() if num_classes is None else np.bincount(y).argmax()
     found = {"guess": Prediction(np.full(op.shape[0], guess), {})}
     dims = [2**i for i in range(rank.bit_length()) if 2**i < rank] + [rank]
     linear = ridge(seen, y, dims=dims, **classes)

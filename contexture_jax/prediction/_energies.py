@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from contexture_jax._core.either import (
+    Either,
+    compiled_unless_numpy,
+    mapped,
+    namespace,
+    product,
+    quotient,
+)
 from contexture_jax._core.factorizations import thin_svd
-from contexture_jax._core.numerics import mm, safe_divide
+from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import Array, Float
 
 __all__ = ["Expected", "Forms", "expected_of", "share_misclassified"]
@@ -28,8 +36,8 @@ class Forms(NamedTuple):
         noise: e, shape (k,).
     """
 
-    signal: Float[Array, "k d d"]
-    noise: Float[Array, " k"]
+    signal: Float[Any, "k d d"]
+    noise: Float[Any, " k"]
 
 
 class Expected(NamedTuple):
@@ -42,19 +50,19 @@ class Expected(NamedTuple):
         rest: σ², shape ().
     """
 
-    values: Float[Array, " k"]
-    standard_errors: Float[Array, " k"]
-    energies: Float[Array, " d"]
-    rest: Float[Array, ""]
+    values: Float[Any, " k"]
+    standard_errors: Float[Any, " k"]
+    energies: Float[Any, " d"]
+    rest: Float[Any, ""]
 
 
 # Decompositions one after the other, which an eager call would trace each time.
-@functools.partial(jax.jit, static_argnames=("of_classes",))
+@functools.partial(compiled_unless_numpy, static_argnames=("of_classes",))
 def expected_of(
-    mu: Float[Array, "l d"],
-    y: Float[Array, "l c"],
-    spectrum: Float[Array, " d"] | None,
-    covariance: Float[Array, "d d"],
+    mu: Float[Any, "l d"],
+    y: Float[Any, "l c"],
+    spectrum: Float[Any, " d"] | None,
+    covariance: Float[Any, "d d"],
     forms: Forms,
     *,
     of_classes: bool,
@@ -73,22 +81,22 @@ def expected_of(
         forms: what is asked for.
         of_classes: whether columns are indicators, of which one follows from the rest.
     """
-    rows, columns = y.shape
+    xp, (rows, columns) = namespace(mu), y.shape
     # Of so many columns that are free.
     free = columns - 1 if of_classes else columns
     degrees = (rows - 1) * free
     mu, y = (x - x.mean(axis=0, keepdims=True) for x in (mu, y))
     # The variance is one form more.
-    one = Forms(covariance[None], jnp.ones_like(forms.noise[:1]))
-    forms = jax.tree.map(lambda *parts: jnp.concatenate(parts), forms, one)
-    powers = jnp.asarray(_POWERS, mu.dtype)
-    fall = jnp.ones_like(mu[0])
+    one = Forms(covariance[None], xp.ones_like(forms.noise[:1]))
+    forms = jax.tree.map(lambda *parts: xp.concatenate(parts), forms, one)
+    powers = xp.asarray(_POWERS, mu.dtype)
+    fall = xp.ones_like(mu[0])
     if spectrum is None:
         powers = powers[:1]
     else:
-        fall = safe_divide(spectrum, spectrum.max())
+        fall = quotient(spectrum, spectrum.max())
     priors = fall[None, :] ** powers[:, None]
-    found = jax.lax.map(
+    found = mapped(
         lambda v: _believed(v, mu, y, forms, free, degrees),
         priors / priors.sum(axis=1, keepdims=True),
     )
@@ -96,73 +104,82 @@ def expected_of(
     density, values, variance, energies, rest = (
         part.reshape(-1, *part.shape[2:]) for part in found
     )
-    weights = jax.nn.softmax(density)
-    mean = mm(weights[None, :], values)[0]
-    variance = mm(weights[None, :], variance + (values - mean[None, :]) ** 2)[0]
+    weights = xp.exp(density - density.max())
+    weights = weights / weights.sum()
+    mean = product(weights[None, :], values)[0]
+    variance = product(weights[None, :], variance + (values - mean[None, :]) ** 2)[0]
     return Expected(
         mean,
-        jnp.sqrt(variance),
-        mm(weights[None, :], energies)[0],
-        jnp.sum(weights * rest),
+        xp.sqrt(variance),
+        product(weights[None, :], energies)[0],
+        xp.sum(weights * rest),
     )
 
 
 def _believed(
-    v: Float[Array, " d"],
-    mu: Float[Array, "l d"],
-    y: Float[Array, "l c"],
+    v: Float[Any, " d"],
+    mu: Float[Any, "l d"],
+    y: Float[Any, "l c"],
     forms: Forms,
     free: int,
     degrees: int,
-) -> tuple[Array, ...]:
+) -> tuple[Either, ...]:
     """For one v and each ρ: the density, quotients, their variance, energies, rest."""
-    ratios = jnp.asarray(_RATIOS, mu.dtype)[:, None]
-    left, s, right = thin_svd(mu * jnp.sqrt(v)[None, :])
+    xp = namespace(mu)
+    ratios = xp.asarray(_RATIOS, mu.dtype)[:, None]
+    factors = thin_svd if xp is jnp else _thin_svd
+    left, s, right = factors(mu * xp.sqrt(v)[None, :])
     # (k, c) and (k,): labels along directions of the sample, and energies there.
-    along = mm(left.T, y)
-    seen = jnp.sum(along**2, axis=1)
+    along = product(left.T, y)
+    seen = xp.sum(along**2, axis=1)
     # (ratios, k)
     grown = 1 + ratios * (s**2)[None, :]
-    outside = jnp.maximum(jnp.sum(y**2) - seen.sum(), 0)
-    squares = outside + jnp.sum(seen[None, :] / grown, axis=1)
-    noise = jnp.maximum(squares / degrees, jnp.finfo(y.dtype).tiny)[:, None]
-    density = -free / 2 * jnp.log(grown).sum(axis=1)
-    density = density - degrees / 2 * jnp.log(noise[:, 0])
+    outside = xp.maximum(xp.sum(y**2) - seen.sum(), 0)
+    squares = outside + xp.sum(seen[None, :] / grown, axis=1)
+    noise = xp.maximum(squares / degrees, np.finfo(y.dtype).tiny)[:, None]
+    density = -free / 2 * xp.log(grown).sum(axis=1)
+    density = density - degrees / 2 * xp.log(noise[:, 0])
     # Of u given the labels: its mean, by directions, and how the labels narrow it.
     gain = ratios * s[None, :] / grown
-    turned = right * jnp.sqrt(v)[None, :]
-    inner = jax.lax.map(lambda form: mm(mm(turned, form), turned.T), forms.signal)
-    outer = mm(along, along.T)[None] * inner
-    of_means = jnp.einsum("rk,fkl,rl->rf", gain, outer, gain, precision="highest")
-    narrowed = mm(gain * s[None, :], jnp.diagonal(inner, axis1=1, axis2=2).T)
-    diagonal = jnp.diagonal(forms.signal, axis1=1, axis2=2)
-    spread = jnp.maximum(mm(diagonal, v[:, None]).T - narrowed, 0)
+    turned = right * xp.sqrt(v)[None, :]
+    inner = mapped(lambda S: product(product(turned, S), turned.T), forms.signal)
+    outer = product(along, along.T)[None] * inner
+    # (forms, ratios), turned.
+    of_means = mapped(lambda one: (product(gain, one) * gain).sum(axis=1), outer).T
+    narrowed = product(gain * s[None, :], xp.diagonal(inner, axis1=1, axis2=2).T)
+    diagonal = xp.diagonal(forms.signal, axis1=1, axis2=2)
+    spread = xp.maximum(product(diagonal, v[:, None]).T - narrowed, 0)
     spread = free * ratios * noise * spread
     figures = of_means + spread + free * noise * forms.noise[None, :]
     # Single u_i: the squared mean over all columns, and the variance in one.
     columns = gain.T[:, :, None] * along[:, None, :]
-    means = mm(turned.T, columns.reshape(len(s), -1))
-    means = jnp.sum(means.reshape(len(v), -1, y.shape[1]) ** 2, axis=2).T
-    own = jnp.maximum(v[None, :] - mm(gain * s[None, :], turned**2), 0)
+    means = product(turned.T, columns.reshape(len(s), -1))
+    means = xp.sum(means.reshape(len(v), -1, y.shape[1]) ** 2, axis=2).T
+    own = xp.maximum(v[None, :] - product(gain * s[None, :], turned**2), 0)
     own = ratios * noise * own
     quotients, variance = _quotients(figures, diagonal, own, means, free)
     rest = free * noise / figures[:, -1:]
     moved = (forms.noise[None, :-1] - quotients) * rest
     variance = variance + moved**2 * (2 / degrees)
-    energies = safe_divide(means + free * own, figures[:, -1:])
+    energies = quotient(means + free * own, figures[:, -1:])
     return density, quotients, variance, energies, rest[:, 0]
 
 
+def _thin_svd(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.linalg.svd(a, full_matrices=False)
+
+
 def _quotients(
-    figures: Array, diagonal: Array, own: Array, means: Array, free: int
-) -> tuple[Array, Array]:
+    figures: Either, diagonal: Either, own: Either, means: Either, free: int
+) -> tuple[Either, Either]:
     """Figures over the last, and how the scatter of single u_i moves these."""
+    xp = namespace(figures)
     whole = figures[:, -1:]
     quotients = figures[:, :-1] / whole
     scatter = own * (2 * free * own + 4 * means)
     moved = diagonal[None, :-1] - quotients[:, :, None] * diagonal[None, -1:]
     moved = moved / whole[:, :, None]
-    return quotients, jnp.sum(moved**2 * scatter[:, None], axis=2)
+    return quotients, xp.sum(moved**2 * scatter[:, None], axis=2)
 
 
 @jax.jit

@@ -10,13 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import is_concrete
+from contexture_jax._core.either import Either, at_hand, namespace
 from contexture_jax._core.numerics import mm, safe_divide
 from contexture_jax._core.types import Array, Float, Int
 from contexture_jax.operators import AssociationOperator
 from contexture_jax.prediction._gradients import conjugate_gradients, lengths
 from contexture_jax.prediction._transform import SpectralTransform
 
-__all__ = ["Solved", "check_self_adjoint", "solve_columns", "with_intercept"]
+__all__ = [
+    "Solved",
+    "check_self_adjoint",
+    "on_inputs",
+    "solve_columns",
+    "with_intercept",
+]
 
 
 class Solved(NamedTuple):
@@ -68,14 +75,34 @@ def solve_columns(
         is_single: whether K_s is of T, which is self-adjoint, and not of T T*: of a
             polynomial alone.
     """
-    coefficients = jnp.asarray(transform.coefficients, op.dtype)
-    # √(what s is not above), and the least of ξ, for the bounds.
-    limits = jnp.asarray([transform.highest**0.5, transform.lowest], op.dtype)
+    # Rounded on the host, as a program for that would be one more.
+    coefficients, limits = (
+        jnp.asarray(np.asarray(values, op.dtype))
+        for values in (
+            transform.coefficients,
+            # √(what s is not above), and the least of ξ, for the bounds.
+            [transform.highest**0.5, transform.lowest],
+        )
+    )
     common = op, mass, pull, beta, coefficients, limits, tol
     how: Any = {"max_iterations": max_iterations, "centred": centred}
     if transform.form == "inverse":
         return _by_theta(*common, **how)
     return _by_horner(*common, rows, is_single=is_single, **how)
+
+
+def on_inputs(
+    rows: Int[Any, " l"], columns: Float[Any, "l k"], num_rows: int
+) -> Float[Array, "n k"]:
+    """Columns at some of the inputs as columns at all, of one named twice the sum."""
+    rows, columns = at_hand((rows, columns))
+    shape = num_rows, columns.shape[1]
+    if namespace(columns) is not np:
+        return jnp.zeros(shape, columns.dtype).at[rows].add(columns)
+    # The same program for any number of labels.
+    wide = np.zeros(shape, columns.dtype)
+    np.add.at(wide, rows, columns)
+    return jnp.asarray(wide)
 
 
 def _centred(op: AssociationOperator, centred: bool) -> tuple[Any, Any]:
@@ -222,14 +249,15 @@ def check_self_adjoint(op: AssociationOperator) -> None:
 
 
 def with_intercept(
-    op: AssociationOperator, solved: Solved, mass: Array, pull: Array
-) -> tuple[Array, Array, Array, Array]:
+    p_x: Either, solved: Solved, mass: Either, pull: Either
+) -> tuple[Either, Either, Either, Either]:
     """Values and h with b, b, and the bound; the last column is that of y = 1.
 
     b is where the labelled residuals have the mean 0: Σ w (y − g_y) / Σ w (1 − g_1),
     and the function g_y − b g_1 + b.
     """
-    missing = pull.sum(axis=0) - jnp.sum(mass * solved.values, axis=0)
+    xp = namespace(pull)
+    missing = pull.sum(axis=0) - xp.sum(mass * solved.values, axis=0)
     b = missing[:-1] / missing[-1]
     f = solved.values[:, :-1] - b[None, :] * (solved.values[:, -1:] - 1)
     h = solved.of_context[:, :-1] - b[None, :] * solved.of_context[:, -1:]
@@ -237,7 +265,7 @@ def with_intercept(
     seen, one_seen = solved.bound_seen[:-1], solved.bound_seen[-1]
     # Of quotients; where the denominator may be 0 nothing is known.
     room = missing[-1] - one_seen
-    of_b = jnp.where(room > 0, (seen + jnp.abs(b) * one_seen) / room, jnp.inf)
-    norm = jnp.sqrt(jnp.sum(op.p_x * solved.values[:, -1] ** 2))
-    bound = of_y + jnp.abs(b) * of_one + of_b * (1 + norm + of_one)
+    of_b = xp.where(room > 0, (seen + xp.abs(b) * one_seen) / room, np.inf)
+    norm = xp.sqrt(xp.sum(p_x * solved.values[:, -1] ** 2))
+    bound = of_y + xp.abs(b) * of_one + of_b * (1 + norm + of_one)
     return f, h, b, bound

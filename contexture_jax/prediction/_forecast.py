@@ -20,6 +20,15 @@ from contexture_jax._core.checks import (
     check_nonnegative,
     check_values,
 )
+from contexture_jax._core.either import (
+    Either,
+    as_devices,
+    compiled_unless_numpy,
+    little_at_hand,
+    mapped,
+    namespace,
+    product,
+)
 from contexture_jax._core.numerics import mm, safe_divide
 from contexture_jax._core.types import Array, ArrayLike, Float, Int, short_repr
 from contexture_jax.prediction._energies import (
@@ -264,9 +273,12 @@ def forecast_error(
     beta = jnp.asarray(check_coefficient(ridge, "ridge"), mu.dtype)
     sizes = _as_sizes(num_samples, total)
     draws = _draws(key, check_integer(num_draws, "num_draws", low=1), total)
+    given = mu, at, columns, spectrum, draws, beta
+    mu, at, columns, spectrum, draws, beta = little_at_hand(given)
     # The labels themselves, one left out, come last.
     whole = [_learned(mu, draws, beta, size=n) for n in (*sizes, count - 1)]
-    forms = jax.tree.map(lambda *parts: jnp.concatenate(parts), *whole)
+    xp = namespace(mu)
+    forms = jax.tree.map(lambda *parts: xp.concatenate(parts), *whole)
     told = expected_of(
         mu[at], columns, spectrum, _covariance(mu), forms, of_classes=of_classes
     )
@@ -279,12 +291,13 @@ def forecast_error(
         shared = values[:, 2] + values[:, 1] - values[:, 0]
         shared = (shared + (noise[:, 0] - noise[:, 1]) * told.rest) / 2
         law = columns.mean(axis=0)
-        said = share_misclassified(law, shared, values[:, 1])
+        said = little_at_hand(share_misclassified(law, shared, values[:, 1]))
         seen = _misclassified_left_out(mu[at], columns, beta)
         more = (count * seen + _AS_SAID) / (count * said[-1] + _AS_SAID)
-        wrong = jnp.minimum(said[:-1] * more, 1)
+        wrong = as_devices(xp.minimum(said[:-1] * more, 1))
     errors = told.standard_errors.reshape(-1, 3)[:-1, 0]
-    return ErrorForecast(values[:-1, 0], errors, told.energies, told.rest, wrong)
+    found = values[:-1, 0], errors, told.energies, told.rest
+    return ErrorForecast(*as_devices(found), misclassified=wrong)
 
 
 def _as_sizes(num_samples: ArrayLike, total: int) -> list[int]:
@@ -300,50 +313,50 @@ def _draws(key: Array, count: int, total: int) -> Int[Array, "draws N"]:
     )
 
 
-@jax.jit
-def _covariance(mu: Array) -> Array:
+@compiled_unless_numpy
+def _covariance(mu: Either) -> Either:
     z = mu - mu.mean(axis=0, keepdims=True)
-    return mm(z.T, z) / len(mu)
+    return product(z.T, z) / len(mu)
 
 
-@functools.partial(jax.jit, static_argnames=("size",))
-def _learned(mu: Array, draws: Array, beta: Array, *, size: int) -> Forms:
+@functools.partial(compiled_unless_numpy, static_argnames=("size",))
+def _learned(mu: Either, draws: Either, beta: Either, *, size: int) -> Forms:
     """What ridge regression on n rows makes of u and σ² on the others, three forms.
 
     Its error, the variance of its scores, and the variance of the functions.
     """
-    total, d = mu.shape
-    sums, squares = mu.sum(axis=0), mm(mu.T, mu)
+    xp, (total, d) = namespace(mu), mu.shape
+    sums, squares = mu.sum(axis=0), product(mu.T, mu)
 
-    def one(draw: Array) -> Forms:
+    def one(draw: Either) -> Forms:
         seen = mu[draw[:size]]
         mean = seen.mean(axis=0)
         z = seen - mean[None, :]
-        gram = mm(z.T, z) / size
+        gram = product(z.T, z) / size
         inverse = inverse_of_penalised(gram, beta, size)
-        inverse = mm(inverse.T, inverse)
+        inverse = product(inverse.T, inverse)
         # Of the other rows about the mean of these.
         rest, center = total - size, sums - size * mean
-        other = (squares - mm(seen.T, seen)) / rest
-        cross = jnp.outer(center / rest, mean)
-        other = other - cross - cross.T + jnp.outer(mean, mean)
+        other = (squares - product(seen.T, seen)) / rest
+        cross = xp.outer(center / rest, mean)
+        other = other - cross - cross.T + xp.outer(mean, mean)
         # û = A u + R zᵀ ξ / n with A = R G, so that u − û has I − A.
-        kept = mm(inverse, gram)
-        missed = jnp.eye(d, dtype=mu.dtype) - kept
-        signal = [mm(mm(m.T, other), m) for m in (missed, kept)]
-        scatter = jnp.sum(mm(kept, inverse) * other) / size
-        own = jnp.stack([1 + 1 / size + scatter, scatter, jnp.zeros_like(scatter)])
-        return Forms(jnp.stack([*signal, other]), own)
+        kept = product(inverse, gram)
+        missed = xp.eye(d, dtype=mu.dtype) - kept
+        signal = [product(product(m.T, other), m) for m in (missed, kept)]
+        scatter = xp.sum(product(kept, inverse) * other) / size
+        own = xp.stack([1 + 1 / size + scatter, scatter, xp.zeros_like(scatter)])
+        return Forms(xp.stack([*signal, other]), own)
 
-    return jax.tree.map(lambda part: part.mean(axis=0), jax.lax.map(one, draws))
+    return jax.tree.map(lambda part: part.mean(axis=0), mapped(one, draws))
 
 
-def _misclassified_left_out(z: Array, y: Array, ridge: ArrayLike) -> Float[Array, ""]:
+def _misclassified_left_out(z: Either, y: Either, ridge: Either) -> Float[Any, ""]:
     """The share of rows that are, each by a fit to the others."""
-    rows = len(z)
-    p = jnp.full(rows, 1 / rows, z.dtype)
+    xp, rows = namespace(z), len(z)
+    p = xp.full(rows, 1 / rows, z.dtype)
     # Weights of rows stay 1 / l where one is left out.
-    alpha = as_ridges(ridge, z.dtype) * (rows - 1) / rows
+    alpha = xp.reshape(ridge * (rows - 1) / rows, (1,))
     how: Any = {"dims": (z.shape[1],), "of_classes": True, "standardize": False}
     *_, errors, _ = fit_columns(z, y, p, None, alpha, **how)
     return errors[0, 0]
@@ -384,25 +397,26 @@ def learning_curve(
     sizes = _as_sizes(num_samples, total)
     draws = _draws(key, check_integer(num_splits, "num_splits", low=1), total)
     values, of_classes = as_ridges(ridges, z.dtype), target.classes is not None
-    found = [
-        _measured(z, target.columns, draws, values, size=n, of_classes=of_classes)
-        for n in sizes
-    ]
-    errors, squared = (jnp.stack(part) for part in zip(*found, strict=True))
-    return LearningCurve(jnp.asarray(sizes, jnp.int32), errors, squared)
+    given = little_at_hand((z, target.columns, draws, values))
+    found = [_measured(*given, size=n, of_classes=of_classes) for n in sizes]
+    errors, squared = (
+        as_devices(namespace(part[0]).stack(part)) for part in zip(*found, strict=True)
+    )
+    return LearningCurve(jnp.asarray(np.asarray(sizes, np.int32)), errors, squared)
 
 
 # All fits of one size, one after the other, as one program.
-@functools.partial(jax.jit, static_argnames=("size", "of_classes"))
+@functools.partial(compiled_unless_numpy, static_argnames=("size", "of_classes"))
 def _measured(
-    z: Array, y: Array, draws: Array, ridges: Array, *, size: int, of_classes: bool
-) -> tuple[Array, Array]:
+    z: Either, y: Either, draws: Either, ridges: Either, *, size: int, of_classes: bool
+) -> tuple[Either, Either]:
+    xp = namespace(z)
     # (1,): the variance of all, which does not depend on the draw.
-    variance = jnp.mean(jnp.sum((y - y.mean(axis=0, keepdims=True)) ** 2, axis=1))
+    variance = xp.mean(xp.sum((y - y.mean(axis=0, keepdims=True)) ** 2, axis=1))
 
-    def one(draw: Array) -> tuple[Array, Array]:
+    def one(draw: Either) -> tuple[Either, Either]:
         train, test = draw[:size], draw[size:]
-        p = jnp.full(size, 1 / size, z.dtype)
+        p = xp.full(size, 1 / size, z.dtype)
         slopes, intercept, *_ = fit_columns(
             z[train],
             y[train],
@@ -413,9 +427,9 @@ def _measured(
             of_classes=of_classes,
             standardize=False,
         )
-        guess = mm(z[test], slopes) + intercept[None, :]
-        squared = jnp.mean(jnp.sum((guess - y[test]) ** 2, axis=1)) / variance
-        wrong = jnp.argmax(guess, axis=1) != jnp.argmax(y[test], axis=1)
-        return jnp.mean(wrong, dtype=z.dtype) if of_classes else squared, squared
+        guess = product(z[test], slopes) + intercept[None, :]
+        squared = xp.mean(xp.sum((guess - y[test]) ** 2, axis=1)) / variance
+        wrong = xp.argmax(guess, axis=1) != xp.argmax(y[test], axis=1)
+        return xp.mean(wrong, dtype=z.dtype) if of_classes else squared, squared
 
-    return jax.lax.map(one, draws)
+    return mapped(one, draws)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_coefficient, check_integer
+from contexture_jax._core.either import at_hand, namespace
 from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import (
     Array,
@@ -22,6 +23,7 @@ from contexture_jax.prediction._ridge import (
     as_ridges,
     inverse_of_penalised,
     least,
+    linear_scores,
     scaled,
 )
 from contexture_jax.prediction._status import FitStatus, code_of, status_of
@@ -37,6 +39,7 @@ from contexture_jax.prediction._target import (
 __all__ = ["LogisticFit", "logistic"]
 
 _TOLERANCES = {4: 1e-5, 8: 1e-7}  # by bytes of a number
+_FEWEST_PADDED, _MOST_PADDED = 64, 1024  # rows
 
 
 @pytree_dataclass
@@ -73,7 +76,7 @@ class LogisticFit(Scored):
     def scores(self, features: ArrayLike) -> Float[Array, "k C"]:
         """Log odds up to a number a row, at other rows."""
         x = as_features(features, "features", self.weights.shape[0])
-        return mm(x.astype(self.weights.dtype), self.weights) + self.intercept[None, :]
+        return linear_scores(x, self.weights, self.intercept)
 
     def probabilities(self, features: ArrayLike) -> Float[Array, "k C"]:
         """The probability of each class at other rows."""
@@ -147,16 +150,32 @@ def logistic(
         raise ValueError(msg)
     tol = _TOLERANCES[z.dtype.itemsize] if tol is None else tol
     check_coefficient(tol, "tol")
+    held = None if blocks is None else held_out(*blocks, z.shape[0])
     found = _fit(
-        z,
-        target.columns,
-        p,
-        None if blocks is None else held_out(*blocks, z.shape[0]),
+        *_padded(z, target.columns, p, held),
         values,
         jnp.asarray(tol, z.dtype),
         max_iterations=check_integer(max_iterations, "max_iterations", low=1),
     )
     return LogisticFit(target.classes, True, *found)
+
+
+def _padded(z: Array, y: Array, p: Array, held: Any) -> tuple[Any, ...]:
+    """Few rows at hand with rows of no weight behind, up to a power of 2.
+
+    One program is then that of many numbers of labels.
+    """
+    num_rows = z.shape[0]
+    given = at_hand((z, y, p))
+    if num_rows > _MOST_PADDED or namespace(given[0]) is not np:
+        return z, y, p, held
+    size = max(_FEWEST_PADDED, 1 << (num_rows - 1).bit_length())
+    more = size - num_rows
+    z, y, p = (
+        jnp.asarray(np.concatenate([x, np.zeros((more, *x.shape[1:]), x.dtype)]))
+        for x in given
+    )
+    return z, y, p, None if held is None else np.pad(held, ((0, 0), (0, more)))
 
 
 # One program of nested loops, for eager callers.

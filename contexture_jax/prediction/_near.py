@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_integer, is_concrete
-from contexture_jax._core.numerics import mm, safe_divide
+from contexture_jax._core.either import (
+    Either,
+    as_devices,
+    compiled_unless_numpy,
+    fold,
+    little_at_hand,
+    namespace,
+    product,
+    quotient,
+    scanned,
+)
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -61,7 +71,8 @@ class NeighborsFit(Scored):
         x = as_features(features, "features", self.points.shape[1])
         x = x.astype(self.points.dtype)
         near = _search(x, self.points, self.candidates[-1])
-        return _at_chosen(near, self.columns, self.row_weights, self.num_neighbors)
+        given = near, self.columns, self.row_weights, self.num_neighbors
+        return as_devices(_at_chosen(*little_at_hand(given)))
 
     def predict(self, features: ArrayLike) -> Array | np.ndarray:
         """Classes, or numbers in the form of the target, at other rows."""
@@ -110,9 +121,7 @@ def nearest_neighbors(
     # One more than asked for: each row finds itself.
     near = _search(z, z, candidates[-1] + 1)
     chosen, errors, squared = _judge(
-        near,
-        target.columns,
-        p,
+        *little_at_hand((near, target.columns, p)),
         candidates=candidates,
         of_classes=target.classes is not None,
     )
@@ -123,9 +132,7 @@ def nearest_neighbors(
         z,
         target.columns,
         p,
-        chosen,
-        errors,
-        squared,
+        *as_devices((chosen, errors, squared)),
     )
 
 
@@ -140,53 +147,57 @@ def _search(
 
 
 # A scan that an eager call would trace each time, as below.
-@functools.partial(jax.jit, static_argnames=("candidates", "of_classes"))
+@functools.partial(compiled_unless_numpy, static_argnames=("candidates", "of_classes"))
 def _judge(
-    near: Int[Array, "n k"],
-    y: Float[Array, "n c"],
-    p: Float[Array, " n"],
+    near: Int[Any, "n k"],
+    y: Float[Any, "n c"],
+    p: Float[Any, " n"],
     *,
     candidates: tuple[int, ...],
     of_classes: bool,
-) -> tuple[Array, Array, Array]:
-    own = near == jnp.arange(near.shape[0], dtype=near.dtype)[:, None]
+) -> tuple[Either, Either, Either]:
+    xp = namespace(y)
+    own = near == xp.arange(near.shape[0], dtype=near.dtype)[:, None]
     # A row that so many equal ones precede is not in its own list: the last one goes.
-    order = jnp.argsort(own, axis=1, stable=True)
-    near = jnp.take_along_axis(near, order, axis=1)[:, :-1]
-    truth, mean = jnp.argmax(y, axis=1), mm(p[None, :], y)
+    order = xp.argsort(own, axis=1, stable=True)
+    near = xp.take_along_axis(near, order, axis=1)[:, :-1]
+    truth, mean = xp.argmax(y, axis=1), product(p[None, :], y)
 
-    def step(carry: tuple[Array, Array], rows: Array) -> tuple:
-        total, mass = carry
+    def step(carry: tuple[Either, Either], columns: tuple[Either]) -> tuple:
+        (total, mass), (rows,) = carry, columns
         total, mass = total + p[rows][:, None] * y[rows], mass + p[rows]
         guess = _or_mean(total, mass, mean)
-        squared = jnp.sum(p[:, None] * (y - guess) ** 2)
-        wrong = jnp.sum(p * (jnp.argmax(guess, axis=1) != truth))
+        squared = xp.sum(p[:, None] * (y - guess) ** 2)
+        wrong = xp.sum(p * (xp.argmax(guess, axis=1) != truth))
         return (total, mass), (squared, wrong)
 
-    start = jnp.zeros_like(y), jnp.zeros_like(p)
-    squared, wrong = jax.lax.scan(step, start, near.T)[1]
-    counts = jnp.asarray(candidates, jnp.int32)
-    squared = safe_divide(squared, jnp.sum(p[:, None] * (y - mean) ** 2))[counts - 1]
+    start = xp.zeros_like(y), xp.zeros_like(p)
+    squared, wrong = scanned(step, start, (near.T,))
+    counts = xp.asarray(candidates, np.int32)
+    squared = quotient(squared, xp.sum(p[:, None] * (y - mean) ** 2))[counts - 1]
     errors = wrong[counts - 1] if of_classes else squared
     return counts[least(errors, squared)], errors, squared
 
 
-@jax.jit
+@compiled_unless_numpy
 def _at_chosen(
-    near: Int[Array, "q k"], y: Float[Array, "n c"], p: Float[Array, " n"], count: Array
-) -> Float[Array, "q c"]:
-    def step(carry: tuple[Array, Array], slot: tuple[Array, Array]) -> tuple:
+    near: Int[Any, "q k"], y: Float[Any, "n c"], p: Float[Any, " n"], count: Either
+) -> Float[Any, "q c"]:
+    xp = namespace(y)
+
+    def step(carry: tuple[Either, Either], slot: tuple[Either, Either]) -> tuple:
         total, mass = carry
         number, rows = slot
-        weight = jnp.where(number < count, p[rows], 0)
-        return (total + weight[:, None] * y[rows], mass + weight), None
+        weight = xp.where(number < count, p[rows], 0)
+        return total + weight[:, None] * y[rows], mass + weight
 
-    numbers = jnp.arange(near.shape[1], dtype=jnp.int32)
-    zeros = jnp.zeros(near.shape[:1], y.dtype)
-    start = jnp.zeros((near.shape[0], y.shape[1]), y.dtype), zeros
-    total, mass = jax.lax.scan(step, start, (numbers, near.T))[0]
-    return _or_mean(total, mass, mm(p[None, :], y))
+    numbers = xp.arange(near.shape[1], dtype=np.int32)
+    zeros = xp.zeros(near.shape[:1], y.dtype)
+    start = xp.zeros((near.shape[0], y.shape[1]), y.dtype), zeros
+    total, mass = fold(step, start, (numbers, near.T))
+    return _or_mean(total, mass, product(p[None, :], y))
 
 
-def _or_mean(total: Array, mass: Array, mean: Array) -> Array:
-    return jnp.where(mass[:, None] > 0, safe_divide(total, mass[:, None]), mean)
+def _or_mean(total: Either, mass: Either, mean: Either) -> Either:
+    shares = quotient(total, mass[:, None])
+    return namespace(total).where(mass[:, None] > 0, shares, mean)

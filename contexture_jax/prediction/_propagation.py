@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import check_integer, check_number, is_concrete
-from contexture_jax._core.numerics import mm, safe_divide
+from contexture_jax._core.either import (
+    as_devices,
+    at_hand,
+    namespace,
+    product,
+    quotient,
+)
+from contexture_jax._core.numerics import safe_divide
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -21,7 +28,7 @@ from contexture_jax._core.types import (
     summary,
 )
 from contexture_jax.operators import AssociationOperator
-from contexture_jax.prediction._equations import check_self_adjoint
+from contexture_jax.prediction._equations import check_self_adjoint, on_inputs
 from contexture_jax.prediction._gradients import conjugate_gradients, lengths
 from contexture_jax.prediction._status import FitStatus, code_of, status_of
 from contexture_jax.prediction._stkr import as_labelled, as_tolerance
@@ -120,27 +127,36 @@ def label_propagation(
     alpha = as_alpha(alpha)
     check_walk(op, numbers, walk)
     limit = as_tolerance(tol, op.dtype)
-    found = _solve(
+    max_iterations = check_integer(max_iterations, "max_iterations", low=1)
+    columns, w = at_hand((target.columns, w))
+    xp = namespace(columns)
+    # With a column that any label fills: where it stays 0 no label leads.
+    with_one = xp.concatenate([columns, xp.ones_like(columns[:, :1])], axis=1)
+    f, residuals, number = walked_from(
         op,
-        numbers,
-        target.columns,
+        on_inputs(numbers, with_one, op.shape[0]),
         jnp.asarray(alpha, op.dtype),
         limit,
         is_zhou=kind == "zhou",
         is_single=walk == "single",
-        max_iterations=check_integer(max_iterations, "max_iterations", low=1),
+        max_iterations=max_iterations,
     )
-    f, reached, residuals, number, code = found
-    mean = mm(w[None, :], target.columns)
-    return Propagation(
-        target.classes,
-        target.is_vector,
-        jnp.where(reached[:, None], f, mean),
+    f, residuals, number, limit = at_hand((f, residuals, number, limit))
+    xp, residuals = namespace(f), residuals[:-1]
+    finite = xp.isfinite(residuals).all() & xp.isfinite(f).all()
+    code = code_of(finite, (residuals <= limit).all(), number >= max_iterations)
+    reached = finite & (f[:, -1] > 0)
+    mean = product(w[None, :], columns)
+    with np.errstate(all="ignore"):
+        shares = quotient(f[:, :-1], f[:, -1:])
+    found = (
+        xp.where(reached[:, None], shares, mean),
         reached,
-        residuals,
+        xp.where(finite, residuals, np.inf),
         number,
         code,
     )
+    return Propagation(target.classes, target.is_vector, *as_devices(found))
 
 
 def as_alpha(alpha: Any) -> float:
@@ -163,42 +179,9 @@ def check_walk(op: AssociationOperator, rows: Array, walk: Any) -> None:
 
 # A loop around products, traced once for operators and blocks of one shape.
 @functools.partial(jax.jit, static_argnames=("is_zhou", "is_single", "max_iterations"))
-def _solve(
-    op: AssociationOperator,
-    rows: Array,
-    labels: Array,
-    alpha: Array,
-    tol: Array,
-    *,
-    is_zhou: bool,
-    is_single: bool,
-    max_iterations: int,
-) -> tuple[Array, ...]:
-    # With a column that any label fills: where it stays 0 no label leads.
-    columns = jnp.concatenate([labels, jnp.ones_like(labels[:, :1])], axis=1)
-    f, residuals, number = walked_from(
-        op,
-        rows,
-        columns,
-        alpha,
-        tol,
-        is_zhou=is_zhou,
-        is_single=is_single,
-        max_iterations=max_iterations,
-    )
-    residuals = residuals[:-1]
-    finite = jnp.isfinite(residuals).all() & jnp.isfinite(f).all()
-    code = code_of(finite, jnp.all(residuals <= tol), number >= max_iterations)
-    reached = finite & (f[:, -1] > 0)
-    shares = jnp.where(reached[:, None], safe_divide(f[:, :-1], f[:, -1:]), 0)
-    residuals = jnp.where(finite, residuals, jnp.inf)
-    return shares, reached, residuals, number, code
-
-
 def walked_from(
     op: AssociationOperator,
-    rows: Int[Array, " l"],
-    columns: Float[Array, "l k"],
+    y: Float[Array, "n k"],
     alpha: Float[Array, ""],
     tol: Float[Array, ""],
     *,
@@ -206,13 +189,22 @@ def walked_from(
     is_single: bool,
     max_iterations: int,
 ) -> tuple[Float[Array, "n k"], Float[Array, " k"], Int[Array, ""]]:
-    """What a walk carries from `rows`, in units of its own: residuals, iterations."""
+    """What a walk carries from inputs, in units of its own: residuals, iterations.
+
+    Args:
+        op: T.
+        y: labels, 0 of the other inputs; of Zhu's walk the last column is 1 of a label.
+        alpha: α of Zhou's.
+        tol: of the residuals.
+        is_zhou: whose.
+        is_single: whether a step is T, and not T T*.
+        max_iterations: of conjugate gradients.
+    """
 
     def walked(f: Array) -> Array:
         return op.matmat(f if is_single else op.rmatmat(f))
 
     p = op.p_x[:, None]
-    y = jnp.zeros((op.shape[0], columns.shape[1]), op.dtype).at[rows].set(columns)
     if is_zhou:
         # √D f with (I − α P) f = D^{-1/2} Y; rows are divided by their sum.
         b = safe_divide(y, jnp.sqrt(p))
@@ -220,7 +212,7 @@ def walked_from(
         def apply(f: Array) -> Array:
             return f - alpha * walked(f)
     else:
-        free = jnp.ones(p.shape, op.dtype).at[rows].set(0)
+        free = 1 - y[:, -1:]
         b = free * walked(y)
 
         def apply(f: Array) -> Array:

@@ -6,18 +6,23 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import as_real, check_integer, check_nonnegative
-from contexture_jax._core.either import inverse_factor
-from contexture_jax._core.numerics import (
-    mm,
-    rank_cutoff,
-    safe_divide,
-    safe_reciprocal,
+from contexture_jax._core.either import (
+    Either,
+    as_devices,
+    compiled_unless_numpy,
+    inverse_factor,
+    little_at_hand,
+    mapped,
+    namespace,
+    product,
+    quotient,
+    scanned,
 )
+from contexture_jax._core.numerics import rank_cutoff
 from contexture_jax._core.scaling import rescaled, times_power_of_two
 from contexture_jax._core.types import (
     Array,
@@ -42,6 +47,7 @@ __all__ = [
     "fit_columns",
     "inverse_of_penalised",
     "least",
+    "linear_scores",
     "ridge",
     "scaled",
 ]
@@ -74,7 +80,7 @@ class RidgeFit(Scored):
     def scores(self, features: ArrayLike) -> Float[Array, "k c"]:
         """The values at other rows: one column a target or class."""
         x = as_features(features, "features", self.weights.shape[0])
-        return mm(x.astype(self.weights.dtype), self.weights) + self.intercept[None, :]
+        return linear_scores(x, self.weights, self.intercept)
 
     def predict(self, features: ArrayLike) -> Array | np.ndarray:
         """Classes, or numbers in the form of the target, at other rows."""
@@ -146,22 +152,25 @@ def ridge(
     sizes = as_dims(dims, d)
     blocks = None if folds is None else fold_rows(folds, n)
     found = fit_columns(
-        z,
-        target.columns,
-        p,
-        blocks,
-        as_ridges(ridges, z.dtype),
+        *little_at_hand((z, target.columns, p, blocks, as_ridges(ridges, z.dtype))),
         dims=sizes,
         of_classes=target.classes is not None,
         standardize=standardize,
     )
-    return RidgeFit(target.classes, target.is_vector, *found)
+    return RidgeFit(target.classes, target.is_vector, *as_devices(found))
+
+
+def linear_scores(x: Any, weights: Any, intercept: Any) -> Float[Array, "k c"]:
+    """X w + b, in the dtype of the weights."""
+    x, w, b = little_at_hand((x, weights, intercept))
+    return as_devices(product(x.astype(w.dtype), w) + b[None, :])
 
 
 def as_ridges(ridges: Any, dtype: Any) -> Float[Array, " r"]:
     """Penalties as a vector of one or more, none negative."""
     # Not as floats first: a program in float32 would hold a list in float64.
-    values = jnp.atleast_1d(jnp.asarray(as_real(ridges, "ridges"), dtype))
+    given = as_real(ridges, "ridges")
+    values = jnp.asarray(given[None] if given.ndim == 0 else given, dtype)
     if values.ndim != 1 or values.shape[0] == 0:
         msg = f"ridges must be a number or a list of them; got {summary(ridges)}"
         raise ValueError(msg)
@@ -179,117 +188,126 @@ def as_dims(dims: Sequence[int] | None, d: int) -> tuple[int, ...]:
 
 
 def inverse_of_penalised(
-    gram: Float[Array, "D D"], penalty: Any, num_rows: int
-) -> Float[Array, "D D"]:
+    gram: Float[Any, "D D"], penalty: Any, num_rows: Any
+) -> Float[Any, "D D"]:
     """L⁻¹ of L Lᵀ = gram + diag(penalty), the penalty no less than rounding."""
-    size, diagonal = gram.shape[0], jnp.diagonal(gram)
-    cutoff = rank_cutoff((num_rows, size), gram.dtype, jnp.ones((), gram.dtype))
+    xp, size = namespace(gram), gram.shape[0]
+    diagonal = xp.diagonal(gram)
+    cutoff = rank_cutoff((num_rows, size), gram.dtype, xp.ones((), gram.dtype))
     floor = cutoff * diagonal
     # A feature of zeros gets the weight 0.
-    shift = jnp.maximum(penalty, floor) + (diagonal == 0)
-    return inverse_factor(gram + jnp.diag(shift))[0]
+    shift = xp.maximum(penalty, floor) + (diagonal == 0)
+    return inverse_factor(gram + xp.diag(shift))[0]
 
 
-def least(errors: Float[Array, "..."], ties: Float[Array, "..."]) -> Int[Array, ""]:
+def least(errors: Either, ties: Either) -> Int[Any, ""]:
     """Where errors are least, flat; of several, where `ties` are, then the first."""
-    largest = jnp.finfo(ties.dtype).max
-    ties = jnp.minimum(ties, largest)
-    return jnp.argmin(jnp.where(errors == errors.min(), ties, jnp.inf))
+    xp = namespace(errors)
+    largest = np.finfo(ties.dtype).max
+    ties = xp.minimum(ties, largest)
+    return xp.argmin(xp.where(errors == errors.min(), ties, np.inf))
 
 
-# Scans and maps that an eager call would trace each time.
-@functools.partial(jax.jit, static_argnames=("dims", "of_classes", "standardize"))
+# Maps and scans that an eager call would trace each time.
+@functools.partial(
+    compiled_unless_numpy, static_argnames=("dims", "of_classes", "standardize")
+)
 def fit_columns(
-    z: Float[Array, "n d"],
-    y: Float[Array, "n c"],
-    p: Float[Array, " n"],
+    z: Float[Any, "n d"],
+    y: Float[Any, "n c"],
+    p: Float[Any, " n"],
     blocks: Any,
-    ridges: Float[Array, " r"],
+    ridges: Float[Any, " r"],
     *,
     dims: tuple[int, ...],
     of_classes: bool,
     standardize: bool,
-) -> tuple[Array, ...]:
+) -> tuple[Either, ...]:
     """`ridge` of checked arrays: the fields of a fit, in their order."""
-    n = z.shape[0]
+    xp, n = namespace(z), z.shape[0]
     mean, scale, z, penalty = scaled(z, p, standardize=standardize)
-    phi = jnp.concatenate([jnp.ones_like(z[:, :1]), z], axis=1)
-    penalised = jnp.concatenate([jnp.zeros_like(penalty[:1]), penalty])
+    phi = xp.concatenate([xp.ones_like(z[:, :1]), z], axis=1)
+    penalised = xp.concatenate([xp.zeros_like(penalty[:1]), penalty])
     if blocks is None:
         parts = phi[None], y[None], p[None]
     else:
         rows, there = blocks
-        parts = phi[rows], y[rows], jnp.where(there, p[rows], 0)
+        parts = phi[rows], y[rows], xp.where(there, p[rows], 0)
     # (k, D, D) and (k, D, c)
-    grams, moments = jax.lax.map(_moments, parts)
+    grams, moments = mapped(_moments, parts)
     gram, moment = grams.sum(axis=0), moments.sum(axis=0)
     if blocks is not None:
         grams, moments = _of_others(grams), _of_others(moments)
 
-    def judged(alpha: Array) -> tuple[Array, Array]:
-        def of_block(part: Any) -> tuple[Array, Array]:
+    def judged(alpha: Either) -> tuple[Either, Either]:
+        def of_block(part: Any) -> tuple[Either, Either]:
             phi, y, p, gram, moment = part
             inverse = inverse_of_penalised(gram, alpha * penalised, n)
-            u, v = mm(phi, inverse.T), mm(inverse, moment)
+            u, v = product(phi, inverse.T), product(inverse, moment)
             return _errors(u, v, y, p, left_out=blocks is not None)
 
-        squared, wrong = jax.lax.map(of_block, (*parts, grams, moments))
-        at = jnp.asarray(dims)
+        squared, wrong = mapped(of_block, (*parts, grams, moments))
+        at = np.asarray(dims)
         return squared.sum(axis=0)[at], wrong.sum(axis=0)[at]
 
     # (dims, r): shares of the variance, and of what is misclassified.
-    squared, wrong = (e.T for e in jax.lax.map(judged, ridges))
-    centred = y - mm(p[None, :], y)
-    squared = safe_divide(squared, jnp.sum(p[:, None] * centred**2))
+    squared, wrong = (e.T for e in mapped(judged, ridges))
+    centred = y - product(p[None, :], y)
+    squared = quotient(squared, xp.sum(p[:, None] * centred**2))
     errors = wrong if of_classes else squared
     best = least(errors, squared)
-    alpha, dim = ridges[best % len(ridges)], jnp.asarray(dims)[best // len(ridges)]
+    alpha = ridges[best % len(ridges)]
+    dim = xp.asarray(dims, np.int32)[best // len(ridges)]
     inverse = inverse_of_penalised(gram, alpha * penalised, n)
     # The factor of the first features is the leading part of L: 0 beyond them in V is
     # 0 beyond them in L⁻ᵀ V.
-    kept = jnp.arange(phi.shape[1]) <= dim
-    w = mm(inverse.T, jnp.where(kept[:, None], mm(inverse, moment), 0))
+    kept = xp.arange(phi.shape[1]) <= dim
+    w = product(inverse.T, xp.where(kept[:, None], product(inverse, moment), 0))
     slopes = w[1:] * scale[:, None]
-    intercept = w[0] - mm(mean[None, :], slopes)[0]
-    return slopes, intercept, alpha, dim.astype(jnp.int32), errors, squared
+    intercept = w[0] - product(mean[None, :], slopes)[0]
+    return slopes, intercept, alpha, dim, errors, squared
 
 
 def scaled(
-    z: Float[Array, "n d"], p: Float[Array, " n"], *, standardize: bool
-) -> tuple[Float[Array, " d"], Float[Array, " d"], Float[Array, "n d"], Array]:
+    z: Float[Any, "n d"], p: Float[Any, " n"], *, standardize: bool
+) -> tuple[Float[Any, " d"], Float[Any, " d"], Float[Any, "n d"], Either]:
     """The mean, a scale, (z − mean) times it, and what ‖w‖² weighs there, (d,)."""
+    xp = namespace(z)
     # Twice: far from 0 the first mean is rounded by more than the features vary.
-    first = mm(p[None, :], z)
-    second = mm(p[None, :], z - first)
+    first = product(p[None, :], z)
+    second = product(p[None, :], z - first)
     mean = (first + second)[0]
     # At scales of their own, whose squares are in range.
     z, exponent = rescaled(z - first - second, axis=0)
-    scale = times_power_of_two(jnp.ones_like(z[:1]), -exponent)[0]
-    penalty = jnp.minimum(scale**2, float(jnp.finfo(z.dtype).max) ** 0.5)
+    one = xp.ones_like(z[:1])
+    by_exponent = np.ldexp if xp is np else times_power_of_two
+    scale = by_exponent(one, -exponent)[0]
+    penalty = xp.minimum(scale**2, float(np.finfo(z.dtype).max) ** 0.5)
     if standardize:
-        inverse = safe_reciprocal(jnp.sqrt(mm(p[None, :], z**2)[0]))
-        z, scale, penalty = z * inverse[None, :], scale * inverse, jnp.ones_like(scale)
+        inverse = quotient(one[0], xp.sqrt(product(p[None, :], z**2)[0]))
+        z, scale, penalty = z * inverse[None, :], scale * inverse, xp.ones_like(scale)
     return mean, scale, z, penalty
 
 
-def _moments(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+def _moments(part: tuple[Either, Either, Either]) -> tuple[Either, Either]:
     phi, y, p = part
     weighted = p[:, None] * phi
-    return mm(weighted.T, phi), mm(weighted.T, y)
+    return product(weighted.T, phi), product(weighted.T, y)
 
 
-def _of_others(sums: Float[Array, "k ..."]) -> Float[Array, "k ..."]:
+def _of_others(sums: Float[Any, "k ..."]) -> Float[Any, "k ..."]:
     """Of each the sum over all others, without a difference that loses digits."""
-    zero = jnp.zeros_like(sums[:1])
-    before = jnp.cumsum(jnp.concatenate([zero, sums[:-1]]), axis=0)
-    after = jnp.cumsum(jnp.concatenate([zero, sums[:0:-1]]), axis=0)[::-1]
+    xp = namespace(sums)
+    zero = xp.zeros_like(sums[:1])
+    before = xp.cumsum(xp.concatenate([zero, sums[:-1]]), axis=0)
+    after = xp.cumsum(xp.concatenate([zero, sums[:0:-1]]), axis=0)[::-1]
     return before + after
 
 
-def _errors(u: Array, v: Array, y: Array, p: Array, *, left_out: bool) -> Any:
+def _errors(u: Either, v: Either, y: Either, p: Either, *, left_out: bool) -> Any:
     """Σ p residual² and Σ p [misclassified] for each number of columns of U."""
-    rounding = 1e3 * float(jnp.finfo(u.dtype).eps)
-    truth = jnp.argmax(y, axis=1)
+    xp, rounding = namespace(u), 1e3 * float(np.finfo(u.dtype).eps)
+    truth = xp.argmax(y, axis=1)
 
     def step(carry: Any, columns: Any) -> Any:
         guess, leverage = carry
@@ -300,11 +318,11 @@ def _errors(u: Array, v: Array, y: Array, p: Array, *, left_out: bool) -> Any:
             kept = 1 - p * leverage
             # A row that the fit goes through whatever its value.
             alone = (kept <= rounding)[:, None]
-            rest = jnp.where(alone, jnp.inf, rest * safe_reciprocal(kept)[:, None])
-        told = jnp.argmax(jnp.where(jnp.isinf(rest), 0, y - rest), axis=1)
-        wrong = jnp.sum(p * ((told != truth) | jnp.isinf(rest).any(axis=1)))
-        squared = jnp.sum(jnp.where(p > 0, p, 0)[:, None] * rest**2)
+            rest = xp.where(alone, np.inf, quotient(rest, kept[:, None]))
+        told = xp.argmax(xp.where(xp.isinf(rest), 0, y - rest), axis=1)
+        wrong = xp.sum(p * ((told != truth) | xp.isinf(rest).any(axis=1)))
+        squared = xp.sum(xp.where(p > 0, p, 0)[:, None] * rest**2)
         return (guess, leverage), (squared, wrong)
 
-    start = jnp.zeros_like(y), jnp.zeros_like(p)
-    return jax.lax.scan(step, start, (u.T, v))[1]
+    start = xp.zeros_like(y), xp.zeros_like(p)
+    return scanned(step, start, (u.T, v))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from contexture_jax._core.checks import is_concrete
-from contexture_jax._core.types import Array, Int
+from contexture_jax._core.either import Either, namespace
+from contexture_jax._core.types import Int
 
 __all__ = ["FitStatus", "code_of", "status_of"]
 
@@ -50,7 +50,7 @@ _ADVICE = {
 }
 
 
-def status_of(code: Int[Array, "..."]) -> FitStatus | Any:
+def status_of(code: Int[Any, "..."]) -> FitStatus | Any:
     """The word of a code; of several an array of words, inside a trace the code."""
     if not is_concrete(code):
         return code
@@ -60,8 +60,9 @@ def status_of(code: Int[Array, "..."]) -> FitStatus | Any:
     return np.array([words[i] for i in codes.flat], object).reshape(codes.shape)
 
 
-def code_of(finite: Array, done: Array, exhausted: Array) -> Int[Array, ""]:
+def code_of(finite: Either, done: Either, exhausted: Either) -> Int[Any, ""]:
     """The code of an iteration that ended."""
-    ended = jnp.where(exhausted, FitStatus.MAX_ITERATIONS.code, FitStatus.ROUNDING.code)
-    ended = jnp.where(done, FitStatus.CONVERGED.code, ended)
-    return jnp.where(finite, ended, FitStatus.NON_FINITE.code).astype(jnp.int32)
+    where = namespace(finite).where
+    ended = where(exhausted, FitStatus.MAX_ITERATIONS.code, FitStatus.ROUNDING.code)
+    ended = where(done, FitStatus.CONVERGED.code, ended)
+    return where(finite, ended, FitStatus.NON_FINITE.code).astype(np.int32)

@@ -15,8 +15,8 @@ from contexture_jax._core.checks import (
     check_values,
     is_traced,
 )
+from contexture_jax._core.either import as_devices, at_hand, namespace, product
 from contexture_jax._core.fingerprint import of_one_law
-from contexture_jax._core.numerics import mm
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -36,6 +36,7 @@ from contexture_jax.operators import (
 from contexture_jax.prediction._equations import (
     Solved,
     check_self_adjoint,
+    on_inputs,
     solve_columns,
     with_intercept,
 )
@@ -216,16 +217,16 @@ def stkr(
         raise ValueError(
             "largest must be 1 without an intercept, as 1 is an eigenvalue"
         )
-    columns = target.columns
+    columns, mass = at_hand((target.columns, w))
+    xp, mass = namespace(columns), mass[:, None]
     if intercept:
         # What b = 1 would be predicted as: its equations give b.
-        columns = jnp.concatenate([columns, jnp.ones_like(columns[:, :1])], axis=1)
+        columns = xp.concatenate([columns, xp.ones_like(columns[:, :1])], axis=1)
     # (n, k): summed, should a row be named twice.
-    shape = (op.shape[0], 1)
-    mass = jnp.zeros(shape, op.dtype).at[row_numbers, 0].add(w)
-    wide = jnp.zeros((shape[0], columns.shape[1]), op.dtype)
-    pull = wide.at[row_numbers].add(w[:, None] * columns)
-    beta = jnp.broadcast_to(jnp.asarray(ridge, op.dtype), columns.shape[1:])
+    pull = on_inputs(row_numbers, mass * columns, op.shape[0])
+    mass = on_inputs(row_numbers, mass, op.shape[0])
+    (beta,) = at_hand((jnp.asarray(ridge, op.dtype),))
+    beta = as_devices(namespace(beta).broadcast_to(beta, columns.shape[1:]))
     solved = solve_columns(
         op,
         mass,
@@ -289,29 +290,36 @@ def _fit_of(
     intercept: bool,
 ) -> STKRFit:
     """The fit of one set of labels, its intercept put in."""
+    solved, mass, pull, p_x = at_hand((solved, mass, pull, op.p_x))
+    xp = namespace(pull)
     f, h, bound = solved.values, solved.of_context, solved.bound
-    b = jnp.zeros(target.columns.shape[1], f.dtype)
-    if intercept:
-        f, h, b, bound = with_intercept(op, solved, mass, pull)
-    finite = jnp.isfinite(solved.residuals).all() & jnp.isfinite(f).all()
+    b = xp.zeros(target.columns.shape[1], f.dtype)
+    # Products that are not finite, or no residual in sight.
+    with np.errstate(all="ignore"):
+        if intercept:
+            f, h, b, bound = with_intercept(p_x, solved, mass, pull)
+    finite = xp.isfinite(solved.residuals).all() & xp.isfinite(f).all()
     code = code_of(
         finite,
-        jnp.all(solved.residuals <= tol),
+        (solved.residuals <= at_hand(tol)).all(),
         solved.number >= max_iterations,
     )
     # The mean of the labels, where products are not finite.
     mean = pull.sum(axis=0)[: len(b)]
+    found = (
+        xp.where(finite, f, mean[None, :]),
+        xp.where(finite, h, 0),
+        xp.where(finite, b, mean),
+        xp.where(finite, solved.residuals, np.inf)[: len(b)],
+        xp.where(finite, bound, np.inf),
+        solved.number,
+        code,
+    )
     return STKRFit(
         target.classes,
         target.is_vector,
-        jnp.where(finite, f, mean[None, :]),
-        jnp.where(finite, h, 0),
-        jnp.where(finite, b, mean),
-        jnp.where(finite, solved.residuals, jnp.inf)[: len(b)],
-        jnp.where(finite, bound, jnp.inf),
-        solved.number,
-        code,
-        op.fingerprint,
+        *as_devices(found),
+        fingerprint=op.fingerprint,
     )
 
 
@@ -330,8 +338,10 @@ def _truncated(
     same = of_one_law(
         transform.result.fingerprint, op.fingerprint, "op must be that of the result"
     )
-    left, right = (f.astype(op.dtype) for f in transform.features())
-    y = target.columns if target.classes is None else jnp.argmax(target.columns, axis=1)
+    left, right = (f.astype(op.dtype) for f in at_hand(transform.features()))
+    columns, rows = at_hand((target.columns, rows))
+    xp = namespace(columns)
+    y = columns if target.classes is None else xp.argmax(columns, axis=1)
     fit = ridge_fit(
         left[rows],
         y,
@@ -339,18 +349,24 @@ def _truncated(
         weights=w,
         num_classes=None if target.classes is None else len(target.classes),
     )
-    values = mm(left, fit.weights) + fit.intercept[None, :]
-    nothing = jnp.zeros_like(fit.intercept)
-    finite = jnp.isfinite(values).all() & same
+    same, w, b = at_hand((same, fit.weights, fit.intercept))
+    values = product(left, w) + b[None, :]
+    xp = namespace(values)
+    nothing = xp.zeros_like(b)
+    finite = xp.isfinite(values).all() & same
+    yes, no = (xp.asarray(one) for one in (True, False))
+    found = (
+        xp.where(finite, values, 0),
+        product(right, w),
+        b,
+        nothing,
+        nothing,
+        xp.asarray(0, np.int32),
+        code_of(finite, yes, no),
+    )
     return STKRFit(
         target.classes,
         target.is_vector,
-        jnp.where(finite, values, 0),
-        mm(right, fit.weights),
-        fit.intercept,
-        nothing,
-        nothing,
-        jnp.zeros((), jnp.int32),
-        code_of(finite, jnp.ones((), bool), jnp.zeros((), bool)),
-        op.fingerprint,
+        *as_devices(found),
+        fingerprint=op.fingerprint,
     )

@@ -19,6 +19,7 @@ from contexture_jax._core.checks import (
     is_traced,
 )
 from contexture_jax._core.classes import class_codes
+from contexture_jax._core.either import as_devices, little_at_hand, namespace
 from contexture_jax._core.numerics import as_law
 from contexture_jax._core.types import (
     Array,
@@ -76,7 +77,8 @@ class Scored:
         """
         if self.classes is None:
             return scores[:, 0] if self.is_vector else scores
-        best = jnp.argmax(scores, axis=1).astype(jnp.int32)
+        (scores,) = little_at_hand((scores,))
+        best = as_devices(namespace(scores).argmax(scores, axis=1).astype(np.int32))
         if self.classes == tuple(range(len(self.classes))):
             return best
         return np.array(self.classes)[np.asarray(best)]
@@ -97,7 +99,7 @@ def as_features(x: ArrayLike, name: str, width: int | None = None) -> Float[Arra
 def as_weights(weights: Any, num_rows: int, dtype: Any) -> Float[Array, " n"]:
     """Weights that sum to 1; uniform where None."""
     if weights is None:
-        return jnp.full(num_rows, 1 / num_rows, dtype)
+        return jnp.asarray(np.full(num_rows, 1 / num_rows, dtype))
     return as_law(weights, "weights", num_rows, dtype)
 
 
@@ -135,7 +137,11 @@ def as_target(
     else:
         codes, classes = array, tuple(range(num_classes))
     _check_rows(codes, num_rows, name, 1)
-    return Target(jax.nn.one_hot(codes, len(classes), dtype=dtype), classes, True)
+    if isinstance(codes, np.ndarray):
+        columns = jnp.asarray(np.eye(len(classes), dtype=dtype)[codes])
+    else:
+        columns = jax.nn.one_hot(codes, len(classes), dtype=dtype)
+    return Target(columns, classes, True)
 
 
 def _numbers(y: Array, num_rows: int, name: str) -> Target:

@@ -19,6 +19,7 @@ from contexture_jax._core.checks import (
     check_integer,
     check_ndim,
 )
+from contexture_jax._core.either import as_devices, at_hand, namespace
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -98,14 +99,15 @@ class Truncation:
 
         Where s_i is 0 both are.
         """
-        s = self.result.singular_values[: self.dim]
-        there = s > 10 * float(jnp.finfo(s.dtype).eps)
-        inverse = jnp.where(there, 1 / jnp.where(there, s, 1), 0)
-        root = jnp.where(there, 1, 0).astype(s.dtype)
+        found = self.result.singular_values, self.result.left, self.result.right
+        s, left, right = (f[..., : self.dim] for f in at_hand(found))
+        xp = namespace(s)
+        there = s > 10 * float(np.finfo(s.dtype).eps)
+        inverse = xp.where(there, 1 / xp.where(there, s, 1), 0)
+        root = xp.where(there, 1, 0).astype(s.dtype)
         if self.transform is not None:
-            root = root * jnp.sqrt(self.transform(s**2)).astype(s.dtype)
-        left, right = (f[:, : self.dim] for f in (self.result.left, self.result.right))
-        return left * root[None, :], right * (root * inverse)[None, :]
+            root = root * xp.sqrt(at_hand(self.transform(s**2))).astype(s.dtype)
+        return as_devices((left * root[None, :], right * (root * inverse)[None, :]))
 
 
 def polynomial(coefficients: ArrayLike, *, largest: float = 1.0) -> SpectralTransform:
