@@ -140,7 +140,7 @@ def _left_out(
     w: np.ndarray,
     held: np.ndarray,
     transform: SpectralTransform,
-    beta: np.ndarray,
+    beta: Any,
     limit: tuple[Array, int],
 ) -> tuple[Any, Any]:
     """The errors on labels left out, of one transform and one β."""

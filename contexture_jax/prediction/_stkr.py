@@ -349,11 +349,11 @@ def _truncated(
         weights=w,
         num_classes=None if target.classes is None else len(target.classes),
     )
-    same, w, b = at_hand((same, fit.weights, fit.intercept))
+    w, b = at_hand((fit.weights, fit.intercept))
     values = product(left, w) + b[None, :]
     xp = namespace(values)
     nothing = xp.zeros_like(b)
-    finite = xp.isfinite(values).all() & same
+    finite = xp.isfinite(values).all() & at_hand(same)
     yes, no = (xp.asarray(one) for one in (True, False))
     found = (
         xp.where(finite, values, 0),

@@ -19,7 +19,12 @@ from contexture_jax._core.checks import (
     is_traced,
 )
 from contexture_jax._core.classes import class_codes
-from contexture_jax._core.either import as_devices, little_at_hand, namespace
+from contexture_jax._core.either import (
+    as_devices,
+    at_hand,
+    little_at_hand,
+    namespace,
+)
 from contexture_jax._core.numerics import as_law
 from contexture_jax._core.types import (
     Array,
@@ -147,7 +152,8 @@ def as_target(
 def _numbers(y: Array, num_rows: int, name: str) -> Target:
     _check_rows(y, num_rows, name, 2)
     check_finite(y, name)
-    columns = y[:, None] if y.ndim == 1 else y
+    (given,) = at_hand((y,))
+    columns = as_devices(given[:, None] if y.ndim == 1 else given)
     if not is_traced(y) and not np.ptp(np.asarray(columns), axis=0).any():
         msg = f"{name} must vary over the rows; got one value in all of them"
         raise ValueError(msg)

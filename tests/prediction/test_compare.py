@@ -1,10 +1,18 @@
 """Draws of labelled rows; the predictors on them are those of `contexture predict`."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
 
-from contexture_jax.prediction import labelled_splits
+import contexture_jax as cx
+from contexture_jax.prediction import (
+    forecast_error,
+    labelled_splits,
+    learning_curve,
+    predict_each,
+)
 
 KEY = jax.random.key(3)
 
@@ -39,3 +47,27 @@ def test_splits_hold_each_class_by_its_share_and_come_class_by_class() -> None:
 def test_draws_that_cannot_be_are_refused(y, number, words) -> None:
     with pytest.raises(ValueError, match=words):
         labelled_splits(y, number, key=KEY, num_splits=9)
+
+
+@pytest.mark.parametrize("num_classes", [None, pytest.param(2, marks=pytest.mark.slow)])
+def test_another_number_of_labels_takes_no_other_program(caplog, num_classes) -> None:
+    x = np.random.default_rng(1).normal(size=(60, 2)).astype(np.float32)
+    op = cx.association_operator(cx.contexts.knn(x, 8))
+    result, _ = cx.svd(op, 3, key=KEY)
+    y = x[:, 0] if num_classes is None else (x[:, 0] > 0).astype(np.int32)
+
+    def predict(count: int) -> None:
+        rows = np.arange(count)
+        how: Any = {"num_classes": num_classes}
+        predict_each(op, result, y[rows], rows, **how)
+        how |= {"key": KEY}
+        forecast_error(result.left, y[rows], rows, [count + 9], ridge=0.1, **how)
+        learning_curve(result.left, y, [count, count + 9], num_splits=2, **how)
+
+    predict(12)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        predict(17)
+    told = [r.getMessage() for r in caplog.records]
+    # Arrays of another shape go to the device by programs of their own, of no code.
+    compiled = [m for m in told if m.startswith("Compiling") and "stage" not in m]
+    assert compiled == []
