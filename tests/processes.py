@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,20 @@ KEEPING = {
         for doing in ("reading", "writing")
     ),
 }
+
+# On CPU the older of XLA's two ways to write loops compiles them in two thirds of the
+# time, and each process compiles for itself. Named where it was tried: XLA ends a
+# process that names a flag which it does not have.
+FASTER = (
+    "--xla_cpu_use_fusion_emitters=false"
+    if version("jaxlib").startswith(("0.9.", "0.10."))
+    else ""
+)
+
+
+def with_faster() -> str:
+    """`XLA_FLAGS` of this process, and that."""
+    return f"{os.environ.get('XLA_FLAGS', '')} {FASTER}".strip()
 
 
 def free_port() -> int:
@@ -38,6 +53,7 @@ def begin(*arguments: Any, **environment: Any) -> subprocess.Popen[str]:
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": with_faster(),
             **KEEPING,
             **{name: str(value) for name, value in environment.items()},
         },

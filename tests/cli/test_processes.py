@@ -84,7 +84,7 @@ def begin(
             "--process-id",
             index,
             *(own if index == count - 1 else ()),
-            XLA_FLAGS="",  # the devices of the tests' own process
+            XLA_FLAGS=processes.FASTER,  # the devices of the tests' own process
         )
         for index in range(count)
     ]
@@ -196,7 +196,7 @@ def test_two_processes_find_what_one_finds(
     given = ["--context", context, *(["--num-neighbors", 7] * (context == "knn"))]
     given += ["--rank", 3] if context == "teacher" else []  # all, of equal values
     alone = ["spectrum", x, *GIVEN, *given, "--out", tmp_path / "1"]
-    one = processes.begin(*PLAIN, *alone, XLA_FLAGS="")
+    one = processes.begin(*PLAIN, *alone, XLA_FLAGS=processes.FASTER)
     assert processes.finish([one], timeout=300) == [""]
     given += [*WAITING, "--devices", 2]
     workers = begin(2, x, *given, "--out", tmp_path / "2")

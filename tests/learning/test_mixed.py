@@ -236,7 +236,7 @@ def test_a_convolution_is_learned_by_its_recursion(loss: str) -> None:
     parts = [C.knn(rng.normal(size=(ROWS, 2)).astype(F32), 4), teacher, TWO]
     # A step that draws, one by its kernel, and then the last.
     mixed = C.convolve(*parts)
-    learned = learned_of(mixed, loss=loss, num_steps=400, batch_size=480)
+    learned = learned_of(mixed, loss=loss, num_steps=400)
     best = energy(exact(mixed))
     assert 0.95 * best < energy(learned.singular_values) <= best + tol(F32)
     assert "sample" not in mixed.capabilities
