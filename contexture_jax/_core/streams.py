@@ -23,6 +23,8 @@ _ALIGNED = 64  # bytes: where JAX takes memory of the host as it is
 class BlockSource(Protocol):
     """A table that is read block by block, such as `cx.data.open_shards` gives.
 
+    A method `title_of(block)`, where there is one, says what messages call a block.
+
     Attributes:
         title: what messages call it.
         is_dense: whether blocks are rows; else they are entries.
