@@ -41,6 +41,7 @@ ORDER = (
     "few_labels",
     "forecast",
     "shift",
+    "text_contexts",
     "accelerator",
 )
 PICTURES = {
@@ -114,6 +115,7 @@ def section(result: dict[str, Any]) -> str:
     for case in result["cases"]:
         lines.append(f"**{case['case']}**{plain_facts(case['facts'])}\n")
         lines.append(markdown(case_table(case["rows"])))
+        lines += near_words(case["facts"].get("neighbours", {}))
     name = result["benchmark"]
     if name in PICTURES and result["arguments"]["picture"]:
         lines.append(f"![{PICTURES[name]}](results/{name}.png)\n")
@@ -166,10 +168,21 @@ def check_line(name: str, group: list[dict[str, Any]]) -> list[str]:
     return [name, *counts, number(max(shares)) if shares else "—"]
 
 
+def near_words(neighbours: dict[str, dict[str, list[str]]]) -> list[str]:
+    """A line a word, the nearest by each contestant in a column of its own."""
+    if not neighbours:
+        return []
+    words = list(next(iter(neighbours.values())))
+    body = [[w, *(", ".join(near[w]) for near in neighbours.values())] for w in words]
+    return [markdown([["nearest to", *neighbours], *body])]
+
+
 def plain_facts(facts: dict[str, Any]) -> str:
     """Facts that are one number or a few."""
     shown = []
     for name, value in facts.items():
+        if name == "neighbours":
+            continue
         label = name.replace("_", " ")
         if isinstance(value, (int, float)):
             shown.append(f"{label} {number(value)}")

@@ -95,9 +95,11 @@ def compare(
     left out than there are blocks: of more rows than a block holds they are estimates
     ("cka_rbf" with the bias of a block, "cka_rbf_debiased" with none in its parts), and
     shuffles stay within blocks: a larger `block_rows` makes them exact where memory
-    allows. The interval of "rsa" ranks once, and those of "mutual_knn" and "cknna" are
-    centred at the value, which has no limit beyond these rows; "cka" and the others
-    take all rows and pairs. Works under `jit` and `vmap`.
+    allows. Every row is in a block, so that the pairs between blocks add little to what
+    the rows say: in simulations the interval holds the value of all pairs at its level
+    or more often. The interval of "rsa" ranks once, and those of "mutual_knn" and
+    "cknna" are centred at the value, which has no limit beyond these rows; "cka" and
+    the others take all rows and pairs. Works under `jit` and `vmap`.
 
     Args:
         f: shape (n, d1), floating, n ≥ 8.

@@ -160,6 +160,30 @@ def test_pairs_within_blocks_are_an_estimate_of_all_pairs():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("measure", ["rsa", "cka_rbf", "cka_rbf_debiased"])
+def test_intervals_from_blocks_hold_the_value_of_all_pairs(measure):
+    centres = jnp.asarray(RNG.normal(size=(2, 5, 3)))
+
+    def told(key):
+        one, two, three, own = jax.random.split(key, 4)
+        which = jax.random.randint(three, (320,), 0, 5)
+        f, g = (jax.random.normal(k, (320, 3)) for k in (one, two))
+        f, g = f + centres[0][which], 0.5 * f + g + centres[1][which]
+        options: dict[str, Any] = {"key": own, "num_permutations": 1}
+        found = compare(f, g, measure, block_rows=80, **options)
+        whole = compare(f, g, measure, block_rows=320, **options).value
+        interval = found.interval
+        held = (interval.lower <= whole) & (whole <= interval.upper)
+        return held, found.value - whole, interval.upper - interval.lower
+
+    keys = jax.random.split(KEY, 120)
+    held, off, width = jax.jit(lambda k: jax.lax.map(told, k))(keys)
+    assert np.asarray(held).mean() > 0.9
+    # But for a bias, pairs left out would tell little of what ever more rows would.
+    assert np.asarray(off).std() < 0.25 * np.asarray(width).mean()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", MEASURES)
 def test_the_null_rejects_at_its_level(measure):
     def p_value(key):
