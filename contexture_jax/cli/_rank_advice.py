@@ -341,8 +341,8 @@ def _with_spread(row: RankedContext) -> str:
 
 
 def _how_many(row: RankedContext) -> int | None:
-    """By validation, or by energy; never by τ."""
-    return row.energy_dim if row.probe is None else row.probe.validated_dim
+    """That of the error which the context was chosen by; never by τ."""
+    return row.column_dim if row.probe is None else row.probe.validated_dim
 
 
 def _error(row: RankedContext) -> float:

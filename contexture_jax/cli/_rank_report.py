@@ -27,27 +27,29 @@ __all__ = ["describe", "draw", "print_ranking"]
 _NUM_SHOWN, _NUM_ABSTAINING = 15, 5
 _BOUNDS = ("tau", "tau_lower", "tau_upper")
 _PROTOCOL = (
-    "spectra of all rows, without the target; P_X uniform; tau of d = 1, ..., max_dim;"
-    " best_dim: where tau_d is least, by its convention, and no advice: energy_dim"
-    " keeps the stated share of chi_squared, validated_dim is that of validation;"
-    " error: ridge on the functions up to best_dim (classes by the largest of fitted"
-    " indicators), a quarter of the rows left out, a quarter of the rest for choosing"
-    " the ridge, mean over splits; validated_error: d chosen likewise; pearson and"
-    " distance_correlation: of tau with error over all contexts with a finite tau;"
-    " mixtures are of the contexts of each type with the least validated_error (without"
-    " a target: least_column_error), so that their errors are a little too low;"
-    " contexts with num_draws are estimates from so many draws, which no bound on tau"
-    " counts; infinite: the names of those numbers that are, which are null, as is"
-    " what is undefined; ties: how many others tau cannot tell from it, by bounds that"
-    " overlap; energy_dim is null if more than max_dim are needed; associations: of"
+    "spectra of all rows, without the target; P_X uniform; tau of d = 1, ...,"
+    " max_dim; best_dim: where tau_d is least, by its convention, and no advice:"
+    " energy_dim keeps the stated share of chi_squared, validated_dim is that of"
+    " validation; error: ridge on the functions up to best_dim (classes by the largest"
+    " of fitted indicators), a quarter of the rows left out, a quarter of the rest for"
+    " choosing the ridge, mean over splits; validated_error: d chosen likewise;"
+    " pearson and distance_correlation: of tau with error over all contexts with a"
+    " finite tau; mixtures are of the contexts of each type with the least"
+    " validated_error (without a target: least_column_error), so that their errors are"
+    " a little too low; contexts with num_draws are estimates from so many draws,"
+    " which no bound on tau counts; infinite: the names of those numbers that are,"
+    " which are null, as is what is undefined; ties: how many others tau cannot tell"
+    " from it, by bounds that overlap; energy_dim is null if more than max_dim are"
+    " needed; where all values are 0 to rounding tau, best_dim and energy_dim are"
+    " null, and errors those of one function that says nothing; associations: of"
     " contexts that are no mixtures, by which is advised, and mixed_associations: of"
     " those that are; command_note: where the --target of a command is the column that"
-    " is the context, its probe is of that column; guess_error: of the mean of the rows"
-    " that are fitted; scarf is of numbers told to four quantiles, where its command"
-    " corrupts the numbers; tau_of_all: where num_rows of num_rows_of_all rows were"
-    " drawn, an interval for tau of all from subsets (theory.md §3.8), for contexts of"
-    " words alone, K in proportion to the rows; where it abstains its upper end is"
-    " infinite, which is null"
+    " is the context, its probe is of that column; guess_error: of the mean of the"
+    " rows that are fitted; scarf is of numbers told to four quantiles, where its"
+    " command corrupts the numbers; tau_of_all: where num_rows of num_rows_of_all rows"
+    " were drawn, an interval for tau of all from subsets (theory.md §3.8), for"
+    " contexts of words alone, K in proportion to the rows; where it abstains its"
+    " upper end is infinite, which is null"
 )
 
 
@@ -216,9 +218,14 @@ def draw(ranked: Sequence[RankedContext], target: str | None, folder: Path) -> N
     """
     from contexture_jax import plotting
 
-    rows = [row for row in ranked if row.status != "failed" and row.chi_squared]
-    if not any(row.tau is not None and np.isfinite(row.tau) for row in rows):
+    # Of what is nothing but rounding there is no τ.
+    rows = [row for row in ranked if row.tau is not None and row.chi_squared]
+    taus = [_or(row.tau, np.inf) for row in rows]
+    if not np.isfinite(taus).any():
         return
+    count = f"{len(rows)} contexts"
+    if len(rows) < len(ranked):
+        count = f"{len(rows)} of {len(ranked)} contexts, those with a τ,"
     if target is None:
         of, name = "error on the columns", "columns"
         errors = [_or(row.column_error, np.nan) for row in rows]
@@ -231,7 +238,6 @@ def draw(ranked: Sequence[RankedContext], target: str | None, folder: Path) -> N
         return
     kinds = [row.spec.type for row in rows]
     abstains = [row.abstains for row in rows]
-    taus = [np.inf if row.tau is None else row.tau for row in rows]
     least = "best" if target is None else "validated"
     for order, shown, label, where, file in (
         (taus, errors, "τ (hollow: τ abstains)", "d of τ", f"tau_{name}.png"),
@@ -250,7 +256,7 @@ def draw(ranked: Sequence[RankedContext], target: str | None, folder: Path) -> N
             abstains=np.array(abstains),
             label=label,
             error_label=f"{of} at the {where}",
-            title=f"{len(rows)} contexts and {target or 'the columns'}",
+            title=f"{count} and {target or 'the columns'}",
         )
         plotting.save(axes, folder / file)
 

@@ -173,7 +173,7 @@ def row(
     probe = None
     if std is not None:
         probe = ProbeErrors(error, std, error, 6, error, std, error)
-    told: dict[str, Any] = {"tau": 1.5, "best_dim": 1, "energy_dim": 6}
+    told: dict[str, Any] = {"tau": 1.5, "best_dim": 1, "energy_dim": 9, "column_dim": 6}
     return RankedContext(
         spec,
         association=word,
