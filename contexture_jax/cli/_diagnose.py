@@ -166,6 +166,11 @@ def run(options: DiagnoseOptions, ending: Ending) -> Path:
     with stages.stage("read"):
         check_installed("scipy", plots=options.plots)
         out = check_out(options.out, _FILES, _FOLDER)
+        if options.max_rows < _FEWEST_ROWS:
+            raise InputError(
+                f"--max-rows {options.max_rows} is too few for a context or a probe;"
+                f" expected at least {_FEWEST_ROWS}"
+            )
         models = _models(options)
         table = _table(options, models)
         check_against(options, table)

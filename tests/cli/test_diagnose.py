@@ -105,6 +105,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     assert "--context-of" in refused(capsys, tmp_path, a, "--target", "y")
     assert "no such file" in refused(capsys, tmp_path, tmp_path / "none.npy")
     assert "expected some of" in refused(capsys, tmp_path, a, "--measures", "cosine")
+    assert "at least 20" in refused(capsys, tmp_path, a, "--max-rows", "19")
     one = "--against", "knn:4"
     assert "--context-of" in refused(capsys, tmp_path, a, *one)
     for word in ("tree", "knn:0", "rbf:x", "graph=", "none.json"):
