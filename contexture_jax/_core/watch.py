@@ -32,6 +32,8 @@ _REASON = "lost: "
 _BEAT = 2.0  # seconds from one sign of life to the next
 _GRACE = 4.0  # for what fails in all, and is raised in all a little later
 _SECONDS_FOR_THE_LINE = 2 * _BEAT + _GRACE
+_SOON = 1.5  # less than the command gives its main thread to end
+_LAST = 0.5  # from the leaving of the others to their end
 _LOOK = 0.1
 _TRIES = 5
 _under_way: list[Watch] = []  # one at most
@@ -86,18 +88,20 @@ class Watch:
         """The block ends by an error: the others are to end, and to name it."""
         self._stop()
         words = " ".join(str(error).split()) or type(error).__name__
-        # Not in the file of the lock, whose other half opening and closing it gives up:
-        # the others would end at once, also those that raise the same.
-        path = self._beat_of(self._index)
+        what = f"{_REASON}process {self._index} of {self._count}: {words}"
+        others = range(1, self._count) if self._index == 0 else range(1)
         with suppress(OSError):
-            what = f"process {self._index} of {self._count}: {words}"
-            path.write_text(f"{_REASON}{what}", encoding="utf-8")
+            self._beat_of(self._index).write_text(what, encoding="utf-8")
+        # Who raises the same leaves by itself. Opening the file of the lock and closing
+        # it gives up a half of it, which ends the others at once.
+        if not self._have_left(others, _SOON):
+            with suppress(OSError):
+                (self._folder / str(self._index)).write_text(what, encoding="utf-8")
+            if self._index == 0:
+                # JAX ends the others when this one goes: they are to say why before.
+                self._have_left(others, 2 * (_BEAT + _GRACE))
         if self._index == 0:
-            # JAX ends the others when this one goes: they are to say why before.
-            for _ in range(int(2 * (_BEAT + _GRACE) / _LOOK)):
-                if all(map(self._has_left, range(1, self._count))):
-                    break
-                time.sleep(_LOOK)
+            time.sleep(_LAST)
 
     def beat(self) -> None:
         """Write that this process lives."""
@@ -126,6 +130,14 @@ class Watch:
 
     def _beat_of(self, index: int) -> Path:
         return self._folder / f"{index}.beat"
+
+    def _have_left(self, others: range, seconds: float) -> bool:
+        """Wait until others have left, as long as that takes at most."""
+        for _ in range(int(seconds / _LOOK)):
+            if all(map(self._has_left, others)):
+                return True
+            time.sleep(_LOOK)
+        return False
 
     def _has_left(self, other: int) -> bool:
         try:

@@ -294,8 +294,9 @@ def test_two_that_train_find_what_one_finds_however_they_are_ended(
         kept = max(int(path.name) for path in (two / "run" / "checkpoints").iterdir())
         assert step < kept < step + 50
         for text in said:
-            assert text.startswith(f"contexture: interrupted{how}; step {kept} of 200")
-            assert text.count("\n") == 1
+            # JAX may tell that the first one goes, too.
+            [line] = [x for x in text.splitlines() if x.startswith("contexture")]
+            assert line.startswith(f"contexture: interrupted{how}; step {kept} of 200")
     shutil.copytree(two, one)
 
     for out, count in ((two, 2), (one, 1)):
