@@ -1,4 +1,4 @@
-"""Contexts made of contexts: the laws of their algebra, on pairs of all kinds.
+"""Contexts made of contexts: the laws of their algebra, on every pair of kinds.
 
 Truth is made of the tables of the parts by NumPy in float64.
 """
@@ -65,15 +65,15 @@ def matrix_of(op: Any, *, compiled: bool) -> np.ndarray:
     return np.concatenate(blocks, axis=1)[:, :m]
 
 
-# Each kind first and second, with itself and three others: a mixture asks its parts by
-# the methods that all have. In the other dtype each kind with itself.
-APART = (0, 1, 4, 9)
+# All pairs in the dtype of the run; in the other each kind with itself.
 PAIRS = [
     pytest.param(one, two, dtype, id=f"{one}, {two}-{np.dtype(dtype).name}")
     for dtype in dict.fromkeys([DTYPE, np.float32])
     for (i, one), (j, two) in itertools.product(enumerate(PARTS), repeat=2)
-    if (j - i) % len(PARTS) in (APART if dtype == DTYPE else (0,))
+    if dtype == DTYPE or i == j
 ]
+# Which comes first matters to a chain alone.
+ORDERED = ("convolve", "compose")
 
 
 @pytest.mark.fast(f"knn, labels-{np.dtype(DTYPE).name}")
@@ -82,6 +82,8 @@ def test_a_mixture_and_its_operator_are_those_of_the_tables(one, two, dtype):
     """The exact joint law, hence the marginals, in every storage of the parts."""
     for word, expected in tables(one, two, dtype).items():
         if word == "compose" and "reverse" not in part(one).capabilities:
+            continue
+        if word not in ORDERED and list(PARTS).index(one) > list(PARTS).index(two):
             continue
         context = made(word, part(one, dtype), part(two, dtype))
         atol = promised(dtype)
