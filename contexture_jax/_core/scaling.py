@@ -16,16 +16,16 @@ import numpy as np
 from contexture_jax._core.processes import ready
 from contexture_jax._core.types import Array, Float, Int
 
-__all__ = ["common_exponent", "rescaled", "times_power_of_two"]
+__all__ = ["common_exponent", "rescaled", "rescaled_either", "times_power_of_two"]
 
 
 def rescaled(
-    x: Float[Any, "*s"], *, axis: int | None = None
-) -> tuple[Float[Any, "*s"], Int[Any, "..."]]:
+    x: Float[Array, "*s"], *, axis: int | None = None
+) -> tuple[Float[Array, "*s"], Int[Array, "..."]]:
     """The entries over the power of two below the largest, and that exponent.
 
     Args:
-        x: floating, any shape, of JAX or of NumPy.
+        x: floating, any shape.
         axis: what shares a scale: 0 for each column of a matrix; None: all of it.
 
     Returns:
@@ -33,15 +33,22 @@ def rescaled(
         and e with the reduced axes kept: 0 where all entries are 0 or one is not
         finite.
     """
-    if isinstance(x, np.ndarray):
-        top = np.max(np.abs(x), axis=axis, keepdims=True, initial=0)
-        known = (top > 0) & np.isfinite(top)
-        exponent = np.where(known, np.frexp(top)[1] - 1, 0).astype(np.int32)
-        return np.ldexp(x, -exponent), exponent
     # Of bits, through which no gradient goes.
     top = jnp.max(_magnitude(x), axis=axis, keepdims=True, initial=0)
     exponent = _exponent(ready(top), x.dtype)
     return times_power_of_two(x, -exponent), exponent
+
+
+def rescaled_either(
+    x: Float[Any, "*s"], *, axis: int | None = None
+) -> tuple[Float[Any, "*s"], Int[Any, "..."]]:
+    """As `rescaled`, of an array of JAX or of NumPy, and by it."""
+    if not isinstance(x, np.ndarray):
+        return rescaled(x, axis=axis)
+    top = np.max(np.abs(x), axis=axis, keepdims=True, initial=0)
+    known = (top > 0) & np.isfinite(top)
+    exponent = np.where(known, np.frexp(top)[1] - 1, 0).astype(np.int32)
+    return np.ldexp(x, -exponent), exponent
 
 
 def common_exponent(

@@ -23,7 +23,7 @@ from contexture_jax._core.either import (
     scanned,
 )
 from contexture_jax._core.numerics import rank_cutoff
-from contexture_jax._core.scaling import rescaled, times_power_of_two
+from contexture_jax._core.scaling import rescaled_either, times_power_of_two
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -278,7 +278,7 @@ def scaled(
     second = product(p[None, :], z - first)
     mean = (first + second)[0]
     # At scales of their own, whose squares are in range.
-    z, exponent = rescaled(z - first - second, axis=0)
+    z, exponent = rescaled_either(z - first - second, axis=0)
     one = xp.ones_like(z[:1])
     by_exponent = np.ldexp if xp is np else times_power_of_two
     scale = by_exponent(one, -exponent)[0]
