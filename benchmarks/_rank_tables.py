@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["rank_tables"]
+__all__ = ["criteria_tables", "rank_tables"]
 
 Table = list[list[str]]
 ERRORS = {
@@ -20,14 +20,23 @@ def rank_tables(result: dict[str, Any], markdown: Callable[[Table], str]) -> lis
         return []
     lines = ["**τ and errors** (each cell: Pearson / distance correlation)\n"]
     lines.append(markdown(whole(cases)))
-    for error, words in ERRORS.items():
-        lines.append(f"**Criteria without labels, beside the error {words}**\n")
-        lines.append(markdown(criteria(cases, error, result["halves"])))
-        lines.append(chosen(cases, error, result["halves"]) + "\n")
+    lines += criteria_tables({**result, "cases": cases}, markdown)
     lines.append("**What a choice of the protocol moves**: τ and the error\n")
     lines.append(markdown(choices(cases)))
     lines += [f"- {case['case']} failed: {case['facts']['failed']}" for case in failed]
     return [*lines, ""] if failed else lines
+
+
+def criteria_tables(
+    result: dict[str, Any], markdown: Callable[[Table], str]
+) -> list[str]:
+    """Lines for the text of criteria beside errors."""
+    lines, cases = [], result["cases"]
+    for error, words in ERRORS.items():
+        lines.append(f"**Criteria without labels, beside the error {words}**\n")
+        lines.append(markdown(criteria(cases, error, result["halves"])))
+        lines.append(chosen(cases, error, result["halves"]) + "\n")
+    return lines
 
 
 def short(title: str) -> str:

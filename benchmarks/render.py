@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _rank_tables import rank_tables
+from _rank_tables import criteria_tables, rank_tables
 
 HERE = Path(__file__).parent
 README, RESULTS = HERE / "README.md", HERE / "results"
@@ -35,6 +35,7 @@ ORDER = (
     "learn_abalone",
     "estimate_spectrum",
     "rank_contexts",
+    "criteria_zoo",
     "learn_images",
     "mixing",
     "stkr",
@@ -112,6 +113,8 @@ def section(result: dict[str, Any]) -> str:
     ]
     if result["benchmark"] == "rank_contexts":
         return "\n".join([*lines, *rank_tables(result, markdown)])
+    if result["benchmark"] == "criteria_zoo":
+        return "\n".join([*lines, *criteria_tables(result, markdown)])
     for case in result["cases"]:
         lines.append(f"**{case['case']}**{plain_facts(case['facts'])}\n")
         lines.append(markdown(case_table(case["rows"])))
