@@ -178,10 +178,9 @@ def test_a_mixture_is_the_same_on_devices(how: Any) -> None:
         return learned_of(mixed, loss="svme", num_steps=8, devices=devices)
 
     one, many = run("jit", 1), run("shard_map", 8)
-    np.testing.assert_allclose(
-        many.singular_values, one.singular_values, atol=tol(F32, size=100)
-    )
-    np.testing.assert_allclose(abs(many.left), abs(one.left), atol=1e-3)
+    atol = tol(F32, size=10)
+    np.testing.assert_allclose(many.singular_values, one.singular_values, atol=atol)
+    np.testing.assert_allclose(abs(many.left), abs(one.left), atol=atol)
 
 
 def test_weights_rise_where_the_loss_is_high() -> None:
