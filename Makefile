@@ -16,24 +16,33 @@ OPENBLAS_NUM_THREADS ?= 1
 PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 MPLBACKEND ?= Agg
 export JAX_PLATFORMS OPENBLAS_NUM_THREADS PYRIGHT_PYTHON_IGNORE_WARNINGS MPLBACKEND
+# A hundred processes load the package: one of them writes its bytecode.
+unexport PYTHONDONTWRITEBYTECODE
 WORKERS ?= 2
 # Tests of one file share what they compile: a file goes to one process.
 RUN_TESTS := -m pytest -q -n $(WORKERS) --dist loadfile \
 	-W "ignore:Error reading persistent compilation cache" \
 	-W "ignore:Error writing persistent compilation cache"
-PYTEST := $(BIN)/python $(RUN_TESTS)
+# Types and shapes are checked at every call of the package (pyproject.toml), for ten
+# seconds of each process: by the default suite, not by those beside it.
+UNCHECKED := $(RUN_TESTS) -o addopts="-ra --strict-markers"
 X64_OFF_TESTS := tests/operators/test_operators.py tests/solvers/test_truncated.py \
 	tests/evaluation/test_dtypes.py
 
 # What runs on the lowest and the newest libraries: each layer and what it takes of them.
+# Twice on two cores, so little of what is not of a version: float32 has a run of its own.
+OPERATORS := tests/operators/test_operators.py
 OTHER_VERSIONS ?= tests/test_package.py tests/test_archives.py \
-	$(patsubst %,tests/operators/test_%.py,operators sharded streamed explicit \
-	monte_carlo cost) tests/solvers/test_svd.py \
-	tests/solvers/test_sharded.py tests/contexts/test_features.py \
-	tests/contexts/test_sampling.py tests/losses/test_contract.py \
-	tests/losses/test_parallel.py tests/models/test_functional.py tests/training \
+	$(OPERATORS)::test_products_agree_with_the_matrix \
+	$(OPERATORS)::test_an_operator_agrees_with_the_table_of_its_context \
+	$(patsubst %,tests/operators/test_%.py,sharded explicit cost) \
+	tests/solvers/test_svd.py tests/solvers/test_sharded.py \
+	tests/contexts/test_features.py tests/contexts/test_sampling.py \
+	tests/losses/test_contract.py tests/models/test_functional.py \
+	tests/training/test_parallel.py tests/training/test_resume.py \
 	tests/evaluation/test_encoders.py tests/plotting tests/data/test_features.py \
 	tests/cli/test_spectrum.py
+ON_OTHERS := $(UNCHECKED) -m "not slow" -k "not float32"
 # The newest JAX needs Python 3.12. Looked for only where it is used.
 PYTHON_NEWEST ?= $(shell for p in python3.13 python3.12 $$(ls -d \
 	$${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.1[23].*/bin/python3 2> /dev/null \
@@ -66,32 +75,31 @@ demo: $(VENV)/.installed-cli ## spectrum of the digits data set, with pictures, 
 	@echo; echo "Pictures:"; ls demo/*.png
 
 test: doctest $(VENV)/.installed-dev ## everything but the slow tests
-	$(PYTEST) -m "not slow" --durations=10 tests
+	$(BIN)/python $(RUN_TESTS) -m "not slow" --durations=10 tests
 
 test-slow: $(VENV)/.installed-dev ## the slow tests
-	$(PYTEST) -m slow --durations=10 tests
+	$(BIN)/python $(UNCHECKED) -m slow --durations=10 tests
 
 doctest: $(VENV)/.installed-dev ## examples in the README, the guide and in docstrings
-	$(PYTEST) --doctest-modules --doctest-glob=README.md \
+	$(BIN)/python $(UNCHECKED) --doctest-modules --doctest-glob=README.md \
 		--doctest-glob=own_context.md README.md notebooks/own_context.md contexture_jax
 
 test-x64-off: $(VENV)/.installed-dev ## a part of the suite in JAX's default precision
-	CONTEXTURE_TEST_X64=0 $(PYTEST) -m "not slow" $(X64_OFF_TESTS)
+	CONTEXTURE_TEST_X64=0 $(BIN)/python $(UNCHECKED) -m "not slow" $(X64_OFF_TESTS)
 
 # Old libraries meet newer ones that they depend on: their deprecations are not ours.
 test-lowest: $(VENV)-lowest/.installed ## OTHER_VERSIONS on the lowest dependencies
-	$(VENV)-lowest/bin/python $(RUN_TESTS) -m "not slow" \
-		-W ignore::DeprecationWarning $(OTHER_VERSIONS)
+	$(VENV)-lowest/bin/python $(ON_OTHERS) -W ignore::DeprecationWarning $(OTHER_VERSIONS)
 
 test-newest: $(VENV)-newest/.installed ## OTHER_VERSIONS on the newest JAX and Python
-	$(VENV)-newest/bin/python $(RUN_TESTS) -m "not slow" $(OTHER_VERSIONS)
+	$(VENV)-newest/bin/python $(ON_OTHERS) $(OTHER_VERSIONS)
 
 # The compiler for TPUs is half a gigabyte: where it is not served the tests skip. With
 # the optimisations of real programs, and nothing kept.
 test-aot: $(VENV)-newest/.installed ## programs compiled for TPUs that are not here
 	$(VENV)-newest/bin/$(UV_INSTALL) $(VENV)-newest/bin/python -e '.[tpu-aot]' \
 		|| echo "libtpu is not served here: nothing is compiled for a TPU."
-	$(VENV)-newest/bin/python $(RUN_TESTS) -m slow tests/planning/test_aot.py
+	$(VENV)-newest/bin/python $(UNCHECKED) -m slow tests/planning/test_aot.py
 
 lint: $(VENV)/.installed-dev ## format and style, checked
 	$(BIN)/ruff format --check .
