@@ -47,7 +47,7 @@ def main() -> None:
         "--words", type=int, default=2000, help="the most frequent ones"
     )
     parser.add_argument("--rank", type=int, default=100, help="of word vectors")
-    parser.add_argument("--permutations", type=int, default=99)
+    parser.add_argument("--permutations", type=int, default=39)
     args = parse(parser, SMOKE)
     report = Report("text_contexts", args)
     lines = read(args.text)

@@ -19,7 +19,7 @@ from contexture_jax.data import Table, counted
 if TYPE_CHECKING:
     from contexture_jax.cli._predict import Predicted, PredictOptions
 
-__all__ = ["describe", "draw", "rows_of_table", "write_predictions"]
+__all__ = ["FIT_ENDS", "describe", "draw", "rows_of_table", "write_predictions"]
 
 _PROTOCOL = (
     "functions of the context on all rows, without the target; splits draw from the"
@@ -35,6 +35,12 @@ _PROTOCOL = (
     " draws of so many of these; its standard error is what the labels leave open of"
     " the target"
 )
+# What who types the command can make of how a fit ended, but for "converged".
+FIT_ENDS = {
+    "max iterations": "it had not ended after the most steps that it may take",
+    "rounding": "as exact as float32 lets it be, which is a little less than asked for",
+    "non-finite": "it met a number that is not finite: look at the columns' scales",
+}
 
 
 def describe(
@@ -146,9 +152,8 @@ def _notes(found: Predicted) -> list[str]:
         statuses = Counter(one[name].status for one in comparison.predictions)
         for status, count in statuses.items():
             if status != "converged":
-                splits = counted(count, "split")
-                advice = cx.prediction.FitStatus(status).advice
-                notes.append(f"{name} in {splits}: {status}: {advice}")
+                told = FIT_ENDS[str(status)]
+                notes.append(f"{name} in {counted(count, 'split')}: {told}")
     if best_of(found) == "guess":
         notes.append("no way to predict from this context is better than a guess")
     if found.curve.forecasts is None:

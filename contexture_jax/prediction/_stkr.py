@@ -49,6 +49,9 @@ __all__ = ["STKRFit", "as_labelled", "as_tolerance", "stkr"]
 
 # By bytes of a number: in float32 what rounding leaves of β = 1e-3 is not far below.
 _TOLERANCES = {4: 1e-4, 8: 1e-12}
+# Where the iteration ends. Values are off by residuals times the condition number, up
+# to 1e4 for common β; rounding may leave residuals above this that are none of its own.
+_AIMS = {4: 1e-4, 8: 1e-15}
 
 
 @pytree_dataclass
@@ -167,7 +170,8 @@ def stkr(
             where it is self-adjoint and has no negative eigenvalue, with a `polynomial`
             whose first coefficients count walks of one step, two, ….
         num_classes: C for classes 0, …, C − 1; needed inside a trace.
-        tol: of the residuals; None: 1e-12 in float64, 1e-4 in float32.
+        tol: of the residuals; None: 1e-4 in float32, and in float64 as small as they
+            get, of which 1e-12 counts as converged.
         max_iterations: of conjugate gradients.
 
     Returns:
@@ -233,7 +237,7 @@ def stkr(
         pull,
         beta,
         transform,
-        limit,
+        _aim(limit) if tol is None else limit,
         max_iterations,
         rows=None if is_traced(row_numbers) else np.unique(np.asarray(row_numbers)),
         centred=intercept,
@@ -277,6 +281,11 @@ def as_tolerance(tol: Any, dtype: Any) -> Float[Array, ""]:
     tol = _TOLERANCES[np.dtype(dtype).itemsize] if tol is None else tol
     check_coefficient(tol, "tol")
     return jnp.asarray(tol, dtype)
+
+
+def _aim(limit: Float[Array, ""]) -> Float[Array, ""]:
+    """Of the iteration, where no tolerance is given but that of the dtype."""
+    return jnp.asarray(_AIMS[limit.dtype.itemsize], limit.dtype)
 
 
 def _fit_of(

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from contexture_jax.cli import main
+from contexture_jax.cli._predict_report import FIT_ENDS
 from contexture_jax.data import load_features
+from contexture_jax.prediction import FitStatus
 from tests.data.helpers import write
 
 ROWS = "".join(f"{i % 7},{i % 5},{'uv'[i % 2]},{i * 1.5}\n" for i in range(20))
@@ -72,6 +74,14 @@ def test_rows_without_a_target_are_kept_where_they_are_asked_for(tmp_path) -> No
     assert numbers is not None
     np.testing.assert_array_equal(numbers.values, [2.5, np.nan, 3.5, 4.0])
     assert len(load_features(path, target="y", drop=["z"]).rows) == 3
+
+
+def test_every_end_of_a_fit_is_told_in_words_of_the_command() -> None:
+    assert FIT_ENDS.keys() | {"converged"} == {str(status) for status in FitStatus}
+    # Parameters of the library are none of its own.
+    assert not any(
+        "max_iterations" in told or "tol" in told for told in FIT_ENDS.values()
+    )
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
