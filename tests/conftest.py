@@ -57,7 +57,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     del item, nextitem
     if next(TESTS) % 20 or not MAPPINGS.exists():
         return
-    if MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS // 2:
+    if MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS // 4 * 3:
         gc.unfreeze()
         jax.clear_caches()
 

@@ -104,7 +104,7 @@ def check(path: Path, suites: tuple[str, ...], devices: int) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.slow_cases("2")
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_scaling_is_timed_beside_the_peaks(tmp_path: Path, devices: int) -> None:
     mesh = None

@@ -34,6 +34,7 @@ def told(data: Path, out: Path, *more: str | int) -> list[str]:
     return [*own, *map(str, more)]
 
 
+@pytest.mark.slow
 def test_intervals_are_of_all_rows(three_clusters: Path, tmp_path: Path) -> None:
     own = ("--max-rows", 200, "--subsets", 4, "--max-dim", 24, "--settings", 6)
     found = ranked(three_clusters, tmp_path / "some", *own)

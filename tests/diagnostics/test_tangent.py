@@ -42,7 +42,8 @@ def test_products_spectrum_and_kernel_are_those_of_the_dense_jacobian():
     # T T* = T_k: of unit vectors the columns of k p.
     image = op.matmat(op.rmatmat(np.eye(N)))
     np.testing.assert_allclose(image, dense / N, rtol=0, atol=slack)
-    f, g = RNG.normal(size=(N, 2)), RNG.normal(size=(op.shape[1], 2))
+    # Of one width: each compiles derivatives both ways.
+    f, g = RNG.normal(size=(N, N)), RNG.normal(size=(op.shape[1], N))
     np.testing.assert_allclose(
         f.T @ (op.p_x[:, None] * op.matmat(g)),
         (op.p_a[:, None] * op.rmatmat(f)).T @ g,

@@ -58,6 +58,7 @@ def test_a_function_that_turns_is_bounded_and_the_others_do_not_move():
     assert np.asarray(same.sines).max() < tol(np.float64, factor=100)
 
 
+@pytest.mark.slow
 def test_where_the_gap_closes_it_says_nothing():
     swapped = FUNCTIONS[:, [0, 1, 3, 2]]
     found = cx.evaluation.perturbation_bound(OLD, OP, operator(swapped), key=KEY)

@@ -202,6 +202,7 @@ def test_tau_is_inside_its_interval(name):
     assert (interval.estimate <= interval.upper + 1e-6).all()
 
 
+@pytest.mark.slow_cases("label_noise-small", "three_state_chain-small")
 @sizes
 @pytest.mark.parametrize("name", ["staff_smoking", "three_state_chain", "label_noise"])
 def test_held_out_intervals_hold_what_the_functions_reach(name, size):

@@ -23,6 +23,7 @@ def solve(op: cx.AssociationOperator, rank: int) -> Any:
     return cx.svd(op, rank, key=KEY, method="exact")[0]
 
 
+@pytest.mark.slow
 def test_risks_of_a_sample_are_those_of_the_losses():
     values = np.random.default_rng(0).exponential(size=40).astype(DTYPE)
     groups, weights = np.arange(40) % 3, np.arange(40.0)

@@ -159,7 +159,9 @@ def test_other_data_of_the_same_sizes_compile_nothing(make, caplog):
     assert use("zipf", 2) == 0
 
 
-@pytest.mark.parametrize("kind", ["table", "neighbours"])
+@pytest.mark.parametrize(
+    "kind", ["table", pytest.param("neighbours", marks=pytest.mark.slow)]
+)
 def test_a_certificate_outside_a_trace_compiles_no_product(kind, caplog):
     key, x = jax.random.key(0), RNG.normal(size=(90, 3)).astype(np.float32)
     counts = scipy.sparse.csr_array(RNG.poisson(0.2, (90, 70)).astype(np.float32))

@@ -366,6 +366,7 @@ def test_contexts_of_the_zoo_come_back_from_a_file_as_they_were() -> None:
         assert kinds[0] == kinds[1], name
 
 
+@pytest.mark.slow
 def test_an_average_over_a_law_of_the_zoo_is_saved(tmp_path: Path) -> None:
     learned = learned_of(cx.zoo.label_noise(3, 0.3), num_steps=1)
     learned.save(tmp_path / "model")

@@ -83,7 +83,7 @@ def risk(name: str, values: Any, number: float, trim: float = 0.0, p: Any = None
 @pytest.mark.parametrize(
     ("name", "numbers"), [("cvar", ALPHAS), ("chi_squared_dro", RADII)]
 )
-@pytest.mark.parametrize("trim", [0.0, 0.2])
+@pytest.mark.parametrize("trim", [0.2, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_risk_and_gradient_are_those_of_the_primal_problem(name, numbers, trim):
     rng = np.random.default_rng(5)
     laws = np.stack([np.ones(ROWS), *rng.uniform(0.2, 2, size=(2, ROWS))]).astype(DTYPE)

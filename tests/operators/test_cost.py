@@ -83,7 +83,6 @@ def contexts():
 @pytest.mark.fast(
     "uniform neighbours",
     "convolution",
-    "seen mixture",
     "seen mixture with a teacher",
     "seen mixture with labels",
     "seen mixture of neighbours",

@@ -37,6 +37,7 @@ def test_step_by_step_it_is_the_same(
     np.testing.assert_allclose(s.singular_values, t.singular_values, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_over_a_mesh_too(block: jax.Array) -> None:
     x = np.random.default_rng(0).normal(size=(N, 2)).astype(F32)
     mesh = jax.make_mesh((2,), ("x",), devices=jax.devices()[:2])
@@ -70,7 +71,9 @@ def test_what_no_kernel_takes_stays_as_it_is(block: jax.Array) -> None:
     np.testing.assert_array_equal(same.matmat(block), op.matmat(block))
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    "weighted", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_sums_over_neighbours(block: jax.Array, weighted: bool) -> None:
     x = np.random.default_rng(0).normal(size=(N, 2)).astype(F32)
     context = cx.contexts.knn(x, 5)

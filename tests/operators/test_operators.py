@@ -15,7 +15,8 @@ from tests.conftest import X64
 from tests.problems import CONTEXTS, OPERATORS, operator
 from tests.tolerances import tol
 
-DTYPES = [np.float32, np.float64] if X64 else [np.float32]
+# Of float32 `make test-x64-off` has them all, and `tests/test_lowering.py` the dtypes.
+DTYPES = [np.float64] if X64 else [np.float32]
 DTYPE = DTYPES[-1]
 NAMES = sorted(OPERATORS)
 
@@ -73,7 +74,7 @@ def reciprocal(law: np.ndarray) -> np.ndarray:
     return np.divide(1.0, law, out=np.zeros_like(law), where=law > 0)
 
 
-@pytest.mark.slow_cases("rbf in tiles-float32", "rbf in tiles-float64")
+@pytest.mark.slow_cases("rbf in tiles-float64")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_adjoint_identity_holds_in_the_weighted_spaces(name, dtype):

@@ -38,6 +38,7 @@ def test_the_formula_is_the_mean_over_many_fits(ridge):
     np.testing.assert_allclose(told, mean, rtol=0.08)
 
 
+@pytest.mark.slow
 def test_a_small_sample_tells_the_error_without_bias():
     labelled = [RNG.integers(0, ROWS, 150) for _ in range(40)]
     mu, y = jnp.asarray(MU, DTYPE), jnp.asarray(Y, DTYPE)

@@ -151,6 +151,7 @@ def test_neighbours_are_judged_by_those_of_other_rows():
     )
 
 
+@pytest.mark.slow
 def test_a_logistic_fit_has_no_gradient_left():
     z = (Z * np.array([1e-3, 1, 1e3, 1, 10])).astype(DTYPE)  # of any units
     fit = logistic(z, CLASSES, ridges=1e-3, weights=W)

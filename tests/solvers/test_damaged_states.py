@@ -98,6 +98,7 @@ def odd_headers(content: bytes, count: int, seed: int) -> Any:
         yield archive_of({**members, "header.npy": file.getvalue()})
 
 
+@pytest.mark.slow_cases("randomized")
 def test_damaged_states_are_those_saved_or_refused(saved: Any, tmp_path: Path) -> None:
     fuzz(saved, tmp_path / "state.npz", 60, seed=0)
 

@@ -110,7 +110,8 @@ def test_who_stops_or_runs_out_of_passes_has_triples_and_true_residuals(stop_at)
         np.testing.assert_allclose(joint @ right / p_x[:, None], left * s, atol=tiny)
 
 
-@pytest.mark.parametrize("copies", [pytest.param(3, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("copies", [3, 4])
 def test_values_of_many_copies_and_tables_of_low_rank(copies):
     # Each value as often as there are blocks, of rank 5; and 1 once less.
     rng = np.random.default_rng(1)

@@ -39,8 +39,8 @@ def tables() -> dict[str, np.ndarray]:
 
 
 # What one pair of processes does: each name compiles for seconds.
-FEW = ("joint", "knn", "errors")
-OTHERS = ("rbf", "labels", "teacher", "pairs")
+FEW = ("joint", "errors")
+OTHERS = ("knn", "rbf", "labels", "teacher", "pairs")
 GROUPS = [FEW, pytest.param(OTHERS, marks=pytest.mark.slow)]
 NAMES = [
     pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow])
