@@ -157,7 +157,7 @@ def perturbation_bound(
         ...     cx.association_operator(cx.contexts.rbf(x, gamma=g)) for g in (9, 9.5)
         ... )
         >>> key = jax.random.key(0)
-        >>> old, _ = cx.svd(op, 6, key=key)
+        >>> old, _ = cx.svd(op, 2, key=key)
         >>> bound = cx.evaluation.perturbation_bound(old, op, new_op, key=key)
         >>> bool(bound.sines[0] < 0.1), bound.is_vacuous[0]
         (True, False)

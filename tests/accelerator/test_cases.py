@@ -18,12 +18,19 @@ from tests.conftest import X64
 CASES = cases.cases()
 ON_CPU = X64 and jax.default_backend() == "cpu"
 FAST = ("product: exact", "operator: dense", "loss: clip")
-# On a CPU all levels are one, and other tests have the objectives.
+# On a CPU all levels are one, and other tests have the operators, their spectra and the
+# objectives: of these a few.
+SHOWN = ("operator: rbf", "operator: gradients", "operator: Monte Carlo")
+SHOWN += ("svd: randomized", "svd: dense, sharded", "svd: gradient")
+OF_OTHERS = ("operator: ", "svd: ", "loss: ")
 NAMES = [
     name
     for name in CASES
-    if not ON_CPU or name in FAST or not (" at " in name or name.startswith("loss: "))
+    if not ON_CPU
+    or name in (*FAST, *SHOWN)
+    or not (" at " in name or name.startswith(OF_OTHERS))
 ]
+assert set(NAMES) >= {*FAST, *SHOWN}
 pytestmark = pytest.mark.accelerator
 
 

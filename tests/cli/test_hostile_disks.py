@@ -36,7 +36,9 @@ COMMANDS = {
         *("--batch-size", "8", "--steps", "200", "--no-plots"),
     ],
 }
-NUM_MOMENTS = 3
+# Who claims a directory is the same code for all; `predict` computes for the longest.
+CLAIMING = [name for name in COMMANDS if name != "predict"]
+NUM_MOMENTS = int(os.environ.get("CONTEXTURE_KILLS", "2"))
 
 
 def options(command: str, path: Path, out: Path) -> list[str | Path]:
@@ -124,7 +126,7 @@ def test_a_disk_that_becomes_read_only_leaves_the_last_results(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", CLAIMING)
 def test_a_directory_that_vanishes_is_told_or_made_anew(
     start: Any, path: Path, tmp_path: Path, command: str
 ) -> None:
@@ -144,7 +146,7 @@ def test_a_directory_that_vanishes_is_told_or_made_anew(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", CLAIMING)
 def test_of_two_runs_in_one_directory_one_is_refused(
     start: Any, path: Path, whole: Any, tmp_path: Path, command: str
 ) -> None:

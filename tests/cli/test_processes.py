@@ -186,9 +186,7 @@ def test_what_one_is_refused_all_are(tmp_path: Path, own: Any, words: str) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("context", "num_rows"), [("knn", 61), ("rbf", 64), ("teacher", 61)]
-)
+@pytest.mark.parametrize(("context", "num_rows"), [("rbf", 64), ("teacher", 61)])
 def test_two_processes_find_what_one_finds(
     tmp_path: Path, context: str, num_rows: int
 ) -> None:
@@ -233,7 +231,7 @@ def test_four_that_are_killed_at_any_moment_lose_nothing(tmp_path: Path) -> None
     seconds = time.monotonic() - began
     assert [worker.returncode for worker in workers] == [0] * 4, "\n".join(said)
     chance = random.Random(0)
-    for _ in range(int(os.environ.get("CONTEXTURE_KILLS", "2"))):
+    for _ in range(int(os.environ.get("CONTEXTURE_KILLS", "1"))):
         workers = begin(4, *given, "--patience", 30, "--out", out, program=SLOW)
         time.sleep(chance.uniform(0.2, 1.0) * seconds)
         workers[chance.randrange(4)].send_signal(signal.SIGKILL)

@@ -157,6 +157,7 @@ def hidden_joins(kind: str) -> tuple[Any, Any, np.ndarray]:
     return context, given, np.tensordot(WEIGHTS, whole, 1) / N
 
 
+@pytest.mark.slow_cases("dense")
 @pytest.mark.parametrize("kind", ["sparse", "dense"])
 def test_a_hidden_mixture_of_joins_is_exact(kind):
     context, _, expected = hidden_joins(kind)

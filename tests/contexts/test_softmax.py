@@ -107,7 +107,7 @@ def test_a_gaussian_law_is_right_at_any_scale(name):
     check(cx.contexts.rbf(x, gamma), gaussian(x, gamma), tol(DTYPE))
 
 
-@pytest.mark.slow_cases("3")
+@pytest.mark.slow_cases("3", "100.0")
 @pytest.mark.parametrize("largest", [3, 1e2, 1e4])
 def test_an_attention_map_is_right_for_logits_of_any_size(largest):
     scale = DTYPE(largest / np.abs(X @ K.T).max())

@@ -177,10 +177,9 @@ def test_what_arrow_trusts_is_looked_at(tmp_path: Path, old: bytes, new: bytes) 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("pool")
-@pytest.mark.parametrize("seed", range(1, 4))
 @pytest.mark.parametrize("name", FILES)
-def test_thousands_of_damaged_frames_are_read_or_refused(
-    tmp_path: Path, name: str, seed: int
+def test_hundreds_of_damaged_frames_are_read_or_refused(
+    tmp_path: Path, name: str
 ) -> None:
-    for content in mutations(FILES[name], 1000, seed, WORDS):
+    for content in mutations(FILES[name], 900, 1, WORDS):
         check(tmp_path / name, content)

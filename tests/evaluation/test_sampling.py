@@ -21,7 +21,7 @@ from tests.tolerances import MONTE_CARLO_SIGMAS, tol
 
 DTYPE = np.float64 if X64 else np.float32
 SIZE, RANK, NUM_PAIRS, LEVEL = 5, 4, 1000, 0.9
-SMALL, LARGE = (80, 80), (300, 200)
+SMALL, LARGE = (80, 80), (150, 100)
 # Simple values; the same, larger; one value four times; zeros.
 NAMES = ["staff_smoking", "three_state_chain", "label_noise", "independent"]
 

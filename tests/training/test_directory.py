@@ -237,14 +237,15 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         train(tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    "content", [b"\xff\xfe", b"a,b\r\n1,2\r\n", b"step,loss\r\n2,x\r\n", b'"\r\n', b""]
-)
-def test_a_damaged_log_is_told(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_log_is_told(tmp_path: Path) -> None:
     train(tmp_path, num_steps=6)
-    (tmp_path / "metrics.csv").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"metrics\.csv cannot be read .*delete"):
-        train(tmp_path)
+    damaged = b"\xff\xfe", b"a,b\r\n1,2\r\n", b"step,loss\r\n2,x\r\n", b'"\r\n', b""
+    for content in damaged:
+        (tmp_path / "metrics.csv").write_bytes(content)
+        with pytest.raises(
+            CheckpointError, match=r"metrics\.csv cannot be read .*delete"
+        ):
+            train(tmp_path)
     (tmp_path / "metrics.csv").unlink()
     assert train(tmp_path).history["step"][0] == 8
 
@@ -333,7 +334,7 @@ def check_damage(good: tuple[Path, Any], folder: Path, count: int, seed: int) ->
 def test_many_damaged_checkpoints_are_read_right_or_refused(
     good: tuple[Path, Any], tmp_path: Path
 ) -> None:
-    check_damage(good, tmp_path / "bad", count=500, seed=1)
+    check_damage(good, tmp_path / "bad", count=250, seed=1)
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def test_death_of_one_ends_the_other_with_a_line(tmp_path: Path, who: int) -> No
 
 @pytest.mark.slow
 def test_four_that_are_killed_at_any_moment_lose_nothing(tmp_path: Path) -> None:
-    kills = int(os.environ.get("CONTEXTURE_KILLS", "2"))
+    kills = int(os.environ.get("CONTEXTURE_KILLS", "1"))
     steps = 20 * (kills + 1)  # more than those that are killed ever come to
     chance = random.Random(0)
 
