@@ -34,7 +34,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 import contexture_jax as cx
 
 table = cx.data.load_features("digits", target="target")
-x = np.asarray(table.features, np.float32)[::3]
+x = np.asarray(table.features, np.float32)
 gamma = 1.0 / x.shape[1]
 context = cx.contexts.rbf(x, gamma=gamma)
 rank = 16

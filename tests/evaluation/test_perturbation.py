@@ -79,7 +79,7 @@ def test_the_bounds_hold_on_random_tables():
                 cx.association_operator(cx.contexts.conditional(t))
                 for t in (table, other)
             )
-            old, new = solved(op, 8), solved(new_op, 8)
+            old, new = solved(op, 5), solved(new_op, 5)
             found = cx.evaluation.perturbation_bound(old, op, new_op, key=KEY)
             values = np.asarray(new.singular_values)
             assert (np.asarray(found.lower) <= values + 1e-9).all()
