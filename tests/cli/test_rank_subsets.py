@@ -66,7 +66,7 @@ def test_intervals_are_of_all_rows(three_clusters: Path, tmp_path: Path) -> None
 def test_a_run_that_is_ended_keeps_its_subsets(
     three_clusters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = ("--max-rows", 100, "--subsets", 2)
+    own = ("--max-rows", 100, "--subsets", 2, "--contexts", "rbf")
     whole = ranked(three_clusters, tmp_path / "whole", *own)
     calls, solve = [], ranking.spectra_of_rows
 

@@ -104,6 +104,7 @@ def test_a_mixture_and_its_operator_are_those_of_the_tables(one, two, dtype):
         np.testing.assert_allclose(context.kernel(x, x), kernel, atol=100 * atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", SOME_DTYPES)
 def test_composing_and_convolving_weaken_and_hiding_the_index_too(dtype):
     """On every pair of kinds: s_i is at most that of each part."""

@@ -47,6 +47,7 @@ def direct() -> Learned:
     return learned_of(KNN, loss="svme", num_draws=2)
 
 
+@pytest.mark.slow
 def test_what_is_read_off_phi_has_waves_at_the_scale_of_the_rows(
     direct: Learned,
 ) -> None:
@@ -65,6 +66,7 @@ def test_what_is_read_off_phi_has_waves_at_the_scale_of_the_rows(
     assert describe(X * 0, Encoder(num_waves=1), 2, np.float32)["wave_scale"] == 1
 
 
+@pytest.mark.slow_cases("direct")
 @pytest.mark.parametrize("which", ["average", "direct"])
 def test_functions_at_the_rows_are_those_that_were_found(
     which: str, request: pytest.FixtureRequest

@@ -123,7 +123,7 @@ TEXT = np.array([0, 1, 2, 0, 1, 0, 1, 2, 0, 1])
 DATES = np.array(["2020-01-01", "2020-01-02"], "M8[D]")
 
 
-@pytest.mark.slow_cases("dates", "floats", "times")
+@pytest.mark.slow_cases("dates", "floats", "times", "windows")
 @pytest.mark.parametrize(
     ("context", "x_new", "rows"),
     [

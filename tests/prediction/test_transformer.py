@@ -23,6 +23,7 @@ def test_checks_of_scikit_learn(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
+@pytest.mark.slow_cases("rbf")
 @pytest.mark.parametrize("context", ["knn", "rbf", "teacher", cx.contexts.teacher])
 def test_known_rows_have_the_functions_and_new_ones_their_extension(
     context: Any,

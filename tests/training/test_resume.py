@@ -68,7 +68,7 @@ def test_killed_again_and_again(whole: tuple[Any, Path], tmp_path: Path) -> None
     assert_same_run(train(tmp_path), tmp_path, whole)
 
 
-@pytest.mark.parametrize("prefetch_size", [0, 3])
+@pytest.mark.parametrize("prefetch_size", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_stopped_and_gone_on_with(
     whole: tuple[Any, Path], tmp_path: Path, prefetch_size: int
 ) -> None:
