@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 
 import contexture_jax as cx
+from tests.contexts.test_density import KINDS
 from tests.problems import CONTEXTS, holey_table, symmetric_weights
 from tests.tolerances import MONTE_CARLO_SIGMAS, tol
 
@@ -181,6 +182,8 @@ def test_rows_keep_their_draws_in_any_block_and_densities_are_of_the_sampler(nam
     assert logs.shape == (40,)
     assert jnp.issubdtype(logs.dtype, jnp.floating)
     assert np.isfinite(logs).all()
+    if name in KINDS:  # which `test_density` judges
+        return
     found = C.check_density(context, x, key=KEY, num_samples=400)
     assert found.num_impossible == 0
     assert found.p_value > 1e-4

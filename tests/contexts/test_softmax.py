@@ -388,19 +388,23 @@ def _tiled_with_gradient(q, k, v):
     return jax.value_and_grad(total, range(3))(q, k, v)
 
 
+@functools.cache
+def _exported():
+    count, other = jax.export.symbolic_shape("n, m")
+    open_shapes = [
+        jax.ShapeDtypeStruct(shape, DTYPE)
+        for shape in ((count, 3), (other, 3), (other, 2))
+    ]
+    return jax.export.export(_tiled_with_gradient)(*open_shapes)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(11, 14), (1, 1), (4, 9), (5, 3)])
 def test_tiles_of_numbers_that_an_export_leaves_open(sizes):
     """Far from the origin too: padding must be in no law, and give no NaN."""
     n, m = sizes
     q, k, v = 50 * normal(1, n, 3), 50 * normal(2, m, 3), normal(3, m, 2)
-    count, other = jax.export.symbolic_shape("n, m")
-    open_shapes = [
-        jax.ShapeDtypeStruct(shape, DTYPE)
-        for shape in ((count, 3), (other, 3), (other, 2))
-    ]
-    exported = jax.export.export(_tiled_with_gradient)(*open_shapes)
-    value, bars = exported.call(q, k, v)
+    value, bars = _exported().call(q, k, v)
     expected, expected_bars = _tiled_with_gradient(q, k, v)
     law = gaussian(q, 1.0, k)
     np.testing.assert_allclose(value, ((law @ v) ** 2).sum(), rtol=tol(DTYPE))
