@@ -104,6 +104,7 @@ def test_joins_of_the_zoo_have_their_closed_form_and_are_joins_at_every_level():
         zoo.join([zoo.gaussian(0.5), zoo.erasure(3, 0.5)])
 
 
+@pytest.mark.slow
 def test_joins_go_into_mixtures_and_joins():
     a, b, c = part("knn"), part("labels"), part("rbf")
     nested, flat = C.join([C.join([a, b]), c]), C.join([a, b, c])

@@ -156,6 +156,7 @@ def test_the_seen_mixture_is_the_sum_of_dual_kernels_and_not_the_hidden_one():
     assert (values[0] - values[1] > 0.01).all()
 
 
+@pytest.mark.slow
 def test_families_with_common_functions_multiply_and_mix_exactly():
     """Parities under flips and erasures, translations under walks on a ring."""
     zoo = cx.zoo

@@ -228,6 +228,7 @@ def test_what_does_not_fit_is_refused_in_a_line_that_says_what_would(name):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_law_on_rows_has_a_density_after_whatever_is_finite_only():
     before = C.compose(C.on_rows(C.gaussian_noise(1.0), POINTS), C.gaussian_noise(1.0))
     assert before.capabilities == ("sample", "at")

@@ -30,6 +30,7 @@ def test_errors_are_those_of_each_column_pooled_by_variance():
     assert found.errors[found.best_dim - 1] == found.least
 
 
+@pytest.mark.slow
 def test_both_extremes_are_worse_than_what_lies_between():
     def least(gamma):
         mu = functions(cx.contexts.rbf(X, gamma=gamma), 3 if gamma < 1e-2 else 30)

@@ -41,6 +41,7 @@ def test_intrinsic_dimension_follows_its_definition_and_finds_a_square():
     assert found.lower < 2 < found.upper
 
 
+@pytest.mark.slow
 def test_units_are_judged_as_one_class_against_the_others():
     x = RNG.normal(size=(60, 4)) + 2 * np.eye(4)[CLASSES]
     x[:, 3] = CLASSES == 1

@@ -229,6 +229,7 @@ def test_held_out_intervals_hold_what_the_functions_reach(name, size):
     assert (gap <= MONTE_CARLO_SIGMAS * sem).all()
 
 
+@pytest.mark.slow_cases("small")
 @sizes
 def test_p_values_are_uniform_under_independence(size):
     null = simulated("independent", size).null

@@ -133,7 +133,7 @@ def test_values_sorted_by_popularity_are_dealt_out():
     assert hlo.collectives(op.lower(COLUMNS).compile().as_text()) == stated
 
 
-@pytest.mark.fast("joint with zeros-8", "teacher-8", "popular neighbours-8")
+@pytest.mark.fast("joint with zeros-8", "teacher-8")
 @pytest.mark.parametrize(("name", "num_devices"), CASES)
 def test_products_and_laws_are_those_of_one_device(name, num_devices):
     one, many = single(name), sharded(name, num_devices)
@@ -338,6 +338,7 @@ def test_no_device_holds_more_than_its_share(kind, product):
     assert largest <= max(arguments, NUM_ROWS // 8 * 2 * (COLUMNS + 6), tile**2)
 
 
+@pytest.mark.slow_cases("rbf")
 @pytest.mark.parametrize("kind", KINDS)
 def test_results_stay_where_the_rows_are(kind):
     op = laid_out(kind)

@@ -140,8 +140,8 @@ def test_a_single_step_is_the_kernel_of_the_points_itself(storage, intercept):
         stkr(op, NAMES, ROWS, transform=laplacian, walk="single")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["attention", "rbf, dense"])
-@pytest.mark.fast("attention")
 def test_the_ends_of_a_walk_are_of_the_labelled_rows_alone(name):
     op, transform = operator(name, DTYPE), polynomial([0.5, 2.0])
     rows = np.array([5, 2, 8, 2])  # one of them twice

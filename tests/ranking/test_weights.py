@@ -86,6 +86,7 @@ def test_a_criterion_may_abstain_and_ties_are_even() -> None:
     np.testing.assert_allclose(even.weights, [0.5, 0.5])
 
 
+@pytest.mark.slow
 def test_large_parts_go_block_by_block() -> None:
     part = cx.contexts.conditional(RNG.uniform(size=(300, 6)) ** 3)
     seen = []

@@ -53,6 +53,7 @@ def check(counts: np.ndarray, rank: int, result: Any, info: Any) -> None:
     np.testing.assert_allclose(info.right_residuals, gaps, rtol=1e-2, atol=tiny)
 
 
+@pytest.mark.slow_cases("programs")
 @pytest.mark.parametrize("by", ["programs", "scipy"])
 def test_it_restarts_and_resumes_bit_for_bit_with_residuals_that_are_true(
     by, tmp_path, monkeypatch

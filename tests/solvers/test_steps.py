@@ -240,9 +240,7 @@ def other_points(kind: str, seed: int, n: int) -> cx.AssociationOperator:
     return cx.association_operator(context)
 
 
-@pytest.mark.slow_cases(
-    *(f"{case}-{n}" for case in ("dense-krylov", "rbf-randomized") for n in (61, 62))
-)
+@pytest.mark.fast("dense-randomized-62", "rbf-krylov-61")
 @pytest.mark.parametrize("num_rows", [61, 62])
 @pytest.mark.parametrize("method", ["randomized", "krylov"])
 @pytest.mark.parametrize("kind", ["dense", "rbf"])
