@@ -6,12 +6,10 @@ rows of a split a quarter of each class is for validation: it chooses the settin
 every contestant, which is then fitted by all labels. Of equal errors the first counts,
 in an order of trials on other splits; that of LabelSpreading's α is ours of Zhou's.
 
-- "ours": of the last three of these families the one that validation prefers in each
-  split:
+- "ours": half and half of what these two say of the classes, each with the setting that
+  validation takes for it alone. To choose between them, or among their pairs, would
+  cost more than it gains with so few labels; other splits said so.
   - label propagation, Zhou's and Zhu's, on k-NN contexts;
-  - "averaged": half of it and half of the next, shares of the classes;
-  - "STKR, smoothed": what STKR says of all rows, and the labels where there are some,
-    propagated by Zhou's on a k-NN context;
   - STKR with the kernels of contexts whose joint law is a Gaussian kernel of all rows:
     a single step, s(λ) = √λ.
 - scikit-learn's LabelSpreading, on k-NN graphs and on Gaussian weights of the 50
@@ -25,7 +23,6 @@ ridge regressions over the mean of the kernel's diagonal at the labelled rows.
 """
 
 import argparse
-import functools
 import sys
 import time
 import warnings
@@ -43,9 +40,9 @@ from _data import read_idx
 from contexture_jax import prediction
 
 OURS, PEERS = "ours", ("LabelSpreading", "KernelRidge", "LogisticRegression")
-CHOSEN_FROM = ("averaged", "STKR, smoothed", "STKR")
+HALVES = ("label propagation", "STKR")
 NEIGHBORS, NEAREST = (7, 10), 50
-ALPHAS, SMOOTHING = (0.99, 0.95, 0.8), (0.3, 0.8)  # of Zhou's
+ALPHAS = (0.99, 0.95, 0.8)  # of Zhou's
 GAMMAS, RIDGES = (0.3, 0.1), (0.3, 0.1)
 TOLERANCE = 1e-3  # of the residuals of STKR
 SPREADING_ALPHAS, SPREADING_GAMMAS = (0.99, 0.95, 0.8, 0.2), (1.0, 3.0)
@@ -142,7 +139,6 @@ def ours(points: Points) -> dict[str, list[Setting]]:
         for op in [gaussian(points, gamma)]
         for beta in RIDGES
     }
-    k = NEIGHBORS[0]
     propagations = {
         f"K = {k}, {how}": propagated(points, walk, **arguments)
         for k, walk in walks.items()
@@ -151,37 +147,13 @@ def ours(points: Points) -> dict[str, list[Setting]]:
             ("Zhu", {"kind": "zhu"}),
         )
     }
-    smooth = {
-        f"{words}, K = {k}, α = {alpha:g}": smoothed(points, walks[k], one, alpha)
-        for words, one in linear.items()
-        for alpha in SMOOTHING
-    }
-    averages = {
-        f"{one} and {other}": averaged(first, second)
-        for one, first in propagations.items()
-        for other, second in smooth.items()
-    }
-    families = (propagations, averages, smooth, linear)
     return {
         name: [Setting(words, scores) for words, scores in family.items()]
-        for name, family in zip(
-            ("label propagation", *CHOSEN_FROM), families, strict=True
-        )
+        for name, family in zip(HALVES, (propagations, linear), strict=True)
     }
-
-
-def remembered(scores: Scores) -> Scores:
-    """Both sets of rows of a split are asked for again, as parts of other families."""
-
-    @functools.lru_cache(maxsize=2)
-    def of(numbers: bytes) -> np.ndarray:
-        return scores(np.frombuffer(numbers, np.int32))
-
-    return lambda rows: of(rows.astype(np.int32).tobytes())
 
 
 def propagated(points: Points, walk: cx.AssociationOperator, **how: Any) -> Scores:
-    @remembered
     def scores(rows: np.ndarray) -> np.ndarray:
         labels, num_classes = points.y[rows], int(points.y.max()) + 1
         fit = prediction.label_propagation(
@@ -198,7 +170,6 @@ def gaussian(points: Points, gamma: float) -> cx.AssociationOperator:
 
 
 def regressed(points: Points, op: cx.AssociationOperator, beta: float) -> Scores:
-    @remembered
     def scores(rows: np.ndarray) -> np.ndarray:
         # The kernel's diagonal there, P(a = x | x) / P(x) − 1.
         there = op.at_rows(rows)
@@ -218,24 +189,6 @@ def regressed(points: Points, op: cx.AssociationOperator, beta: float) -> Scores
         return np.asarray(fit.values)
 
     return scores
-
-
-def smoothed(
-    points: Points, walk: cx.AssociationOperator, base: Scores, alpha: float
-) -> Scores:
-    @remembered
-    def scores(rows: np.ndarray) -> np.ndarray:
-        told = base(rows).copy()
-        told[rows] = np.eye(told.shape[1])[points.y[rows]]
-        everywhere = np.arange(len(told))
-        fit = prediction.label_propagation(walk, told, everywhere, alpha=alpha)
-        return np.asarray(fit.values)
-
-    return scores
-
-
-def averaged(one: Scores, other: Scores) -> Scores:
-    return lambda rows: (one(rows) + other(rows)) / 2
 
 
 def neighbor_operator(points: Points, k: int) -> cx.AssociationOperator:
@@ -310,11 +263,10 @@ def peers(points: Points) -> dict[str, list[Setting]]:
 
 
 class Chosen(NamedTuple):
-    """What validation took: its words, error there and on the rows without a label."""
+    """What validation took: its words, its scores of all rows, and what it took."""
 
     words: str
-    checked: float
-    error: float
+    scores: np.ndarray
     seconds: float
     processor_seconds: float
 
@@ -325,24 +277,33 @@ def judged(
     share: float,
     args: argparse.Namespace,
 ) -> list[dict[str, Any]]:
-    """A row for each family, and for the best of ours by validation."""
+    """A row for each family, and for the halves of ours together."""
     count = round(share * len(points.y))
     splits = prediction.labelled_splits(
         points.y, count, key=jax.random.key(args.seed), num_splits=args.splits
     )
     found: dict[str, list[Chosen]] = {name: [] for name in (OURS, *families)}
+    errors: dict[str, list[float]] = {name: [] for name in found}
     for number, rows in enumerate(splits, start=1):
         check = prediction.held_out_rows(points.y[rows], seed=args.seed + number)
-        for name, settings in families.items():
-            found[name].append(tuned(settings, points, rows, check))
-        mine = {name: found[name][-1] for name in families if name not in PEERS}
-        best = min((mine[name] for name in CHOSEN_FROM), key=lambda one: one.checked)
-        spent = np.sum([one[-2:] for one in mine.values()], axis=0).tolist()
-        found[OURS].append(best._replace(seconds=spent[0], processor_seconds=spent[1]))
-        told = ", ".join(f"{k} {v[-1].error:.4f}" for k, v in found.items())
+        took = {
+            name: tuned(settings, points, rows, check)
+            for name, settings in families.items()
+        }
+        took[OURS] = together([took[name] for name in HALVES])
+        rest = np.setdiff1d(np.arange(len(points.y)), rows)
+        for name, one in took.items():
+            wrong = one.scores[rest].argmax(axis=1) != points.y[rest]
+            errors[name].append(float(np.mean(wrong)))
+            # Scores of all rows and splits are no one's to keep.
+            found[name].append(one._replace(scores=np.empty(0)))
+        told = ", ".join(f"{name} {one[-1]:.4f}" for name, one in errors.items())
         print(f"split {number} of {args.splits}: {told}", file=sys.stderr)
-    errors = np.array([one.error for one in found[OURS]])
-    return [line(name, picked, errors) for name, picked in found.items()]
+    ours = np.array(errors[OURS])
+    return [
+        line(name, picked, np.array(errors[name]), ours)
+        for name, picked in found.items()
+    ]
 
 
 def tuned(
@@ -357,17 +318,25 @@ def tuned(
             np.mean(one.scores(fit)[left_out].argmax(axis=1) != points.y[left_out])
             for one in settings
         ]
-        best = int(np.argmin(wrong))
-        told = settings[best].scores(rows).argmax(axis=1)
-    rest = np.setdiff1d(np.arange(len(points.y)), rows)
-    error = float(np.mean(told[rest] != points.y[rest]))
+        best = settings[int(np.argmin(wrong))]
+        scores = best.scores(rows)
     spent = time.perf_counter() - start, time.process_time() - began
-    return Chosen(settings[best].words, float(wrong[best]), error, *spent)
+    return Chosen(best.words, scores, *spent)
 
 
-def line(name: str, picked: list[Chosen], ours: np.ndarray) -> dict[str, Any]:
+def together(halves: list[Chosen]) -> Chosen:
+    return Chosen(
+        " and ".join(one.words for one in halves),
+        np.mean([one.scores for one in halves], axis=0),
+        sum(one.seconds for one in halves),
+        sum(one.processor_seconds for one in halves),
+    )
+
+
+def line(
+    name: str, picked: list[Chosen], errors: np.ndarray, ours: np.ndarray
+) -> dict[str, Any]:
     """A contestant as the report has it; differences are of the same splits."""
-    errors = np.array([one.error for one in picked])
     figures = {"error": float(errors.mean()), "± its standard error": deviation(errors)}
     if name != OURS:
         figures |= {

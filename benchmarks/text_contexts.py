@@ -169,14 +169,15 @@ def words(args: Any, report: Report, lines: list[list[str]], encode: Any) -> Non
     ends = [next((e for e in ENDINGS if w.endswith(e)), "") for w in vocabulary]
     some = {"num_permutations": args.permutations, "key": key}
     table, neighbours = [], {}
-    for name, (x, seconds) in vectors.items():
-        x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    # By directions alone, those of the encoder too.
+    unit = {name: of_length_1(x) for name, (x, _) in vectors.items()}
+    for name, x in unit.items():
+        seconds = vectors[name][1]
         purity = cx.evaluation.neighbor_purity(x, ends, **some)
         accuracy = {"ends alike": purity.value, "by chance": purity.null.estimate}
         if encode is not None:
-            other = vectors["encoder"][0]
             for measure in ("mutual_knn", "cca"):
-                agreed = cx.evaluation.compare(x, other, measure, **some)
+                agreed = cx.evaluation.compare(x, unit["encoder"], measure, **some)
                 accuracy |= {
                     f"{measure} with the encoder": agreed.value,
                     f"{measure} by chance": agreed.null.estimate,
@@ -190,9 +191,14 @@ def words(args: Any, report: Report, lines: list[list[str]], encode: Any) -> Non
     report.add_case(title, table, neighbours=neighbours)
 
 
+def of_length_1(x: Any) -> Any:
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
 def functions(joint: Any, rank: int, seed: int) -> Any:
     """s_i μ_i of the context: the word that stands near."""
-    op = cx.association_operator(cx.contexts.graph(joint))
+    # Counts, which float32 holds.
+    op = cx.association_operator(cx.contexts.graph(joint.astype(np.float32)))
     rank = min(rank, len(joint) - 1)
     result, _ = cx.svd(op, rank, key=jax.random.key(seed))
     return np.asarray(result.left * result.singular_values[None, :])
