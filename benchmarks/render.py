@@ -36,6 +36,7 @@ ORDER = (
     "estimate_spectrum",
     "rank_contexts",
     "criteria_zoo",
+    "tau_of_subsets",
     "learn_images",
     "mixing",
     "stkr",
@@ -231,7 +232,8 @@ def number(value: float | None) -> str:
     """Three digits; a dash where there is no figure."""
     if value is None:
         return "—"
-    if value == 0 or isinstance(value, int):
+    # Below that it is what rounding leaves of figures of order 1.
+    if abs(value) < 1e-17 or isinstance(value, int):
         return str(int(value))
     if 1e-3 <= abs(value) < 1e4:
         digits = f"{value:.3g}"

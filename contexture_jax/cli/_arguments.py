@@ -316,6 +316,11 @@ def count(text: str) -> int:
     return _integer(text, 1, None)
 
 
+def several(text: str) -> int:
+    """An integer of at least 2."""
+    return _integer(text, 2, None)
+
+
 def _processes(text: str) -> int | Literal["auto"]:
     """An integer of at least 1, or "auto"."""
     return "auto" if text == "auto" else count(text)

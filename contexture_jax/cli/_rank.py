@@ -20,6 +20,7 @@ from contexture_jax.cli._arguments import (
     add_output_options,
     count,
     seed,
+    several,
     tolerance,
 )
 from contexture_jax.cli._rank_data import Beside, columns_of, load
@@ -173,14 +174,19 @@ def add_options(parser: Any) -> None:
     for option, default, what in (
         ("--settings", 35, "contexts of each type"),
         ("--masks", 50, "masks that a masked context is the mean of"),
-        ("--max-dim", 512, "d0 of tau, the largest number of functions"),
+        (
+            "--max-dim",
+            512,
+            "d0 of tau; one function more is computed, and may be the best",
+        ),
         ("--splits", 5, "random splits that errors are the mean over"),
         ("--max-rows", 5000, "draw so many rows of a larger table"),
         ("--subsets", 0, "of --max-rows: tell tau of all rows from so many subsets"),
     ):
         group.add_argument(
             option,
-            type=count,
+            # One subset has no spread.
+            type=several if option == "--subsets" else count,
             default=default,
             metavar="N",
             help=f"{what}; default: %(default)s",
@@ -222,8 +228,6 @@ def run(options: RankOptions, ending: Ending) -> Path:
     stages = Stages(quiet=options.quiet)
     with stages.stage("read"):
         check_installed(plots=options.plots)
-        if options.subsets == 1:
-            raise InputError("--subsets must be 2 or more, for their spread; got 1")
         out = check_out(options.out, _FILES, _FOLDER)
         table, beside = load(options)
     with claimed(out), computing("float32"), contextlib.ExitStack() as stack:

@@ -27,14 +27,22 @@ __all__ = ["describe", "draw", "print_ranking"]
 _NUM_SHOWN, _NUM_ABSTAINING = 15, 5
 _BOUNDS = ("tau", "tau_lower", "tau_upper")
 _PROTOCOL = (
-    "spectra of all rows, without the target; P_X uniform; tau of d = 1, ...,"
-    " max_dim; best_dim: where tau_d is least, by its convention, and no advice:"
+    "spectra of all rows, without the target; P_X uniform; place: by tau, those that"
+    " cannot be told apart with the same, null where tau abstains (reason says why);"
+    " tau of d = 1, ..., max_dim; decay_rate: of s_i^2 that fall as exp(-rate i);"
+    " chi_squared: the sum of s_i^2; deviation: the mean of |k(x, x') - 1|, k the dual"
+    " kernel; effective_rank: (sum of s_i^2)^2 over the sum of s_i^4; column_error: of"
+    " the columns by the first best_dim functions, least_column_error: by column_dim of"
+    " them, as many as are best; best_dim: where tau_d is least, by its convention,"
+    " and no advice:"
     " energy_dim keeps the stated share of chi_squared, validated_dim is that of"
     " validation; error: ridge on the functions up to best_dim (classes by the largest"
     " of fitted indicators), a quarter of the rows left out, a quarter of the rest for"
     " choosing the ridge, mean over splits; validated_error: d chosen likewise;"
     " pearson and distance_correlation: of tau with error over all contexts with a"
-    " finite tau; mixtures are of the contexts of each type with the least"
+    " finite tau; correlations: of these (all), of those that tau tells of"
+    " (without_abstentions), with validated_error (validated), and by types;"
+    " mixtures are of the contexts of each type with the least"
     " validated_error (without a target: least_column_error), so that their errors are"
     " a little too low; contexts with num_draws are estimates from so many draws,"
     " which no bound on tau counts; infinite: the names of those numbers that are,"
@@ -351,7 +359,16 @@ def _columns(
         judged = {"error at d of τ": "error", "d validated": "validated_dim"}
         judged["error there"] = "validated_error"
     told = ("τ of all rows",) if of_all else ()
-    for head in ("", "context", "τ", "between", *told, *named, "verdict", *judged):
+    for head in (
+        "place by τ",
+        "context",
+        "τ",
+        "between",
+        *told,
+        *named,
+        "verdict",
+        *judged,
+    ):
         columns.add_column(head, no_wrap=True)
     for r in rows:
         tau, low, high = (

@@ -112,7 +112,7 @@ def test_one_subset_has_no_spread(
     three_clusters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(told(three_clusters, tmp_path, "--subsets", 1)) == 2
-    assert "--subsets must be 2 or more" in capsys.readouterr().err
+    assert "--subsets: expected an integer of at least 2" in capsys.readouterr().err
 
 
 def test_a_table_that_is_ranked_whole_needs_no_subsets(

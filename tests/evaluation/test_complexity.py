@@ -302,6 +302,37 @@ def test_a_kernel_too_narrow_for_subsets_is_abstained_from(key):
     assert float(found.estimate) == pytest.approx(2.07, abs=0.05)
 
 
+def test_neighbours_that_quarters_of_a_subset_do_not_resolve_are_abstained_from(key):
+    # A quarter of 400 rows are 11 of 45, and 3 of 11, which are at the extreme: τ of
+    # subsets falls faster with each doubling of the rows, and is far from its end.
+    x = np.random.default_rng(0).random((400, 8))
+
+    def spectrum(rows):
+        distances = ((x[rows][:, None] - x[rows][None]) ** 2).sum(axis=2)
+        nearest = np.argsort(distances, axis=1)[:, : max(1, round(len(rows) / 4))]
+        law = np.zeros(distances.shape)
+        np.put_along_axis(law, nearest, 1 / nearest.shape[1], axis=1)
+        table = law[:, law.any(axis=0)] / len(rows)
+        s = np.linalg.svd(oracle.symmetrised(table, deflated=True), compute_uv=False)
+        return np.clip(s[:-1], 0, 1)
+
+    found = evaluation.subset_usefulness(spectrum, 400, key=key, max_dim=16)
+    assert (float(found.lower), np.isinf(found.upper)) == (1, True)
+
+
+def test_a_few_rows_far_away_that_decide_are_abstained_from(key):
+    x = np.random.default_rng(0).normal(size=(600, 3))
+    x[:12] *= 30
+    far = functools.partial(rbf_spectrum, x, gamma=0.01)
+    found = evaluation.subset_usefulness(far, 600, key=key, max_dim=16)
+    assert (float(found.lower), np.isinf(found.upper)) == (1, True)
+    # Without them there is nothing to abstain from.
+    found = evaluation.subset_usefulness(
+        functools.partial(rbf_spectrum, x[12:], gamma=0.01), 588, key=key, max_dim=16
+    )
+    assert np.isfinite(found.upper)
+
+
 @pytest.mark.slow
 def test_the_interval_from_subsets_covers_tau():
     x = three_clusters()
