@@ -104,7 +104,7 @@ def standardised(x: np.ndarray) -> np.ndarray:
     return (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9)
 
 
-def covered(x: np.ndarray, max_dim: int, draws: int) -> list[dict[str, object]]:
+def covered(x: np.ndarray, max_dim: int, draws: int) -> list[dict[str, Any]]:
     """A row for each context."""
     start = time.process_time()
     distances = squared(x)
@@ -172,7 +172,7 @@ def squared(x: np.ndarray) -> np.ndarray:
 
 def line(
     kind: Kind, told: int, held: int, tau: float | None = None, seconds: float = 0.0
-) -> dict[str, object]:
+) -> dict[str, Any]:
     known = {} if tau is None else {"τ": tau}
     return {
         "name": kind.words,

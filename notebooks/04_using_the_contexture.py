@@ -42,7 +42,7 @@ mu = result.left
 # A ridge probe on the first twelve functions. `forecast_error` sees forty labelled
 # rows and tells the squared error that more labels would give, as a share of the
 # variance; `learning_curve` then measures it, on rows that were left out. From these
-# forty it is too hopeful, the more so the fewer rows are to be labelled.
+# forty it is too hopeful, most so where few rows are to be labelled.
 
 # %%
 sizes = np.array([20, 40, 80, 160, 320])
@@ -116,7 +116,7 @@ clusters = cx.evaluation.clusters(old.singular_values, gap=0.02)[:3]
 noises = np.array([0.001, 0.003, 0.01, 0.03, 0.1])
 bounds, angles = [], []
 for noise in noises:
-    shaken = points + noise * rng.normal(size=points.shape).astype(np.float32)
+    shaken = points + float(noise) * rng.normal(size=points.shape).astype(np.float32)
     other = cx.association_operator(cx.contexts.rbf(shaken, gamma=4.0))
     bound = cx.evaluation.perturbation_bound(old, line, other, key=key, gap=0.02)
     new, _ = cx.svd(other, 8, key=key)

@@ -24,7 +24,7 @@ from contexture_jax.contexts import (
     conditional,
 )
 from contexture_jax.evaluation import cca
-from contexture_jax.operators import association_operator
+from contexture_jax.operators import AssociationOperator, association_operator
 from contexture_jax.solvers import svd
 
 __all__ = ["HeadProfile", "attention_heads", "attention_rollout", "head_profile"]
@@ -37,7 +37,8 @@ class HeadProfile(NamedTuple):
     Attributes:
         singular_values: s_1 … s_k of each of h heads, shape (h, k): all 1 where each
             query has a key of its own, all 0 where every query sees the same.
-        chi_squared: Σ_{i≥1} s_i² of each, exactly, shape (h,).
+        chi_squared: Σ_{i≥1} s_i² of each, exactly, shape (h,); of mixtures and
+            compositions from all n × m of their probabilities.
         shared: the mean squared canonical correlation of the first k functions of two
             heads, shape (h, h): 1 where they tell queries apart alike, k / (n − 1) by
             chance.
@@ -132,12 +133,7 @@ def head_profile(heads: Sequence[Context], rank: int, *, key: Array) -> HeadProf
     solved = [svd(op, k, key=key)[0] for op in operators]
     p = operators[0].p_x
     shared = [[cca(one.left, two.left, p) for two in solved] for one in solved]
-    energies = []
-    for op, result in zip(operators, solved, strict=True):
-        energy = op.squared_norm()
-        is_known = energy is not None
-        found = energy - 1 if is_known else jnp.sum(result.singular_values**2)
-        energies.append(found)
+    energies = [_energy(op) for op in operators]
     return HeadProfile(
         jnp.stack([result.singular_values for result in solved]),
         jnp.stack(energies),
@@ -243,3 +239,12 @@ def _rows(context: Context) -> Float[Array, "n m"]:
     """P⁺(a|x), of a row without mass 0."""
     table = jnp.asarray(context.table())
     return table * safe_reciprocal(table.sum(axis=1))[:, None]
+
+
+def _energy(op: AssociationOperator) -> Array:
+    """Σ_{i≥1} s_i², by the table where the operator is made of others."""
+    known = op.squared_norm()
+    if known is None:
+        law = op.as_matrix()  # P(a|x)
+        known = jnp.sum(op.p_x[:, None] * law**2 * safe_reciprocal(op.p_a)[None, :])
+    return known - 1
