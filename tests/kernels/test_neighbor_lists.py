@@ -151,7 +151,7 @@ def test_graphs_of_other_libraries_are_taken_as_they_are():
         cx.contexts.neighbors(lists, num_points=60)
 
 
-@pytest.mark.parametrize("num_rows", [pytest.param(48, marks=pytest.mark.slow), 45])
+@pytest.mark.parametrize("num_rows", [48, 45])
 def test_points_over_devices_find_the_same_neighbours(num_rows):
     """Numbers of few bits: distances are exact, and ties are in order of number."""
     mesh = jax.make_mesh((8,), ("x",))
