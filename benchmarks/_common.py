@@ -22,6 +22,7 @@ __all__ = [
     "make_parser",
     "optional",
     "parse",
+    "untimed",
     "versions",
 ]
 
@@ -82,6 +83,27 @@ def optional(name: str) -> Any:
     except ImportError:
         print(f"without {name}, which is not installed", file=sys.stderr)
         return None
+
+
+def untimed(
+    name: str,
+    accuracy: dict[str, Any],
+    *,
+    settings: str = "",
+    seconds: float = 0.0,
+    first: float | None = None,
+) -> dict[str, Any]:
+    """A row of ours whose figures are its errors; `seconds` are what it took once."""
+    return {
+        "name": name,
+        "kind": "ours",
+        "settings": settings,
+        "first_call_seconds": seconds if first is None else first,
+        "seconds": [seconds],
+        "seconds_median": seconds,
+        "peak_megabytes": None,
+        "accuracy": accuracy,
+    }
 
 
 class Report:

@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 import contexture_jax as cx
-from _common import Report, make_parser, parse
+from _common import Report, make_parser, parse, untimed
 from _criteria import CRITERIA, Seen, halves, held_against
 
 MOST_DEGREE = 40  # of a Hermite polynomial
@@ -88,16 +88,7 @@ def main() -> None:
                 ("error", "validated_error"), zip(*errors, strict=True), strict=True
             )
             criteria = {word: held_against(scores, e) for word, e in told}
-            row = {
-                "name": f"{len(known)} contexts",
-                "kind": "ours",
-                "settings": "",
-                "first_call_seconds": seconds,
-                "seconds": [seconds],
-                "seconds_median": seconds,
-                "peak_megabytes": None,
-                "accuracy": {},
-            }
+            row = untimed(f"{len(known)} contexts", {}, seconds=seconds)
             report.add_case(f"{name}: {target}", [row], criteria=criteria)
     report.write()
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 import contexture_jax as cx
-from _common import Report, make_parser, optional, parse
+from _common import Report, make_parser, optional, parse, untimed
 
 GAMMAS = (0.01, 0.1, 0.3, 1.0, 3.0)  # over the median squared distance
 SHARES = (0.5, 0.35, 0.25, 0.12, 0.06)  # of all rows, as neighbours
@@ -174,16 +174,8 @@ def line(
     kind: Kind, told: int, held: int, tau: float | None = None, seconds: float = 0.0
 ) -> dict[str, Any]:
     known = {} if tau is None else {"τ": tau}
-    return {
-        "name": kind.words,
-        "kind": "ours",
-        "settings": "",
-        "first_call_seconds": seconds,
-        "seconds": [seconds],
-        "seconds_median": seconds,
-        "peak_megabytes": None,
-        "accuracy": {**known, "told": int(told), "held": int(held)},
-    }
+    figures = {**known, "told": int(told), "held": int(held)}
+    return untimed(kind.words, figures, seconds=seconds)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 import contexture_jax as cx
-from _common import Report, make_parser, optional, parse
+from _common import Report, make_parser, optional, parse, untimed
 
 SMOKE = {"text": None, "passages": 8, "words": 60, "rank": 8, "permutations": 9}
 PASSAGE = 26  # verses, about as many as a chapter has; the text marks none
@@ -277,16 +277,8 @@ def nearest(x: Any, vocabulary: list[str], word: str) -> list[str]:
 
 
 def row(name, settings, seconds, first, accuracy) -> dict[str, Any]:
-    return {
-        "name": name,
-        "kind": "ours",
-        "settings": settings,
-        "first_call_seconds": first,
-        "seconds": [seconds],
-        "seconds_median": seconds,
-        "peak_megabytes": None,
-        "accuracy": {what: float(value) for what, value in accuracy.items()},
-    }
+    told = {what: float(value) for what, value in accuracy.items()}
+    return untimed(name, told, settings=settings, seconds=seconds, first=first)
 
 
 if __name__ == "__main__":

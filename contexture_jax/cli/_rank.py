@@ -181,16 +181,21 @@ def add_options(parser: Any) -> None:
         ),
         ("--splits", 5, "random splits that errors are the mean over"),
         ("--max-rows", 5000, "draw so many rows of a larger table"),
-        ("--subsets", 0, "of --max-rows: tell tau of all rows from so many subsets"),
     ):
         group.add_argument(
             option,
-            # One subset has no spread.
-            type=several if option == "--subsets" else count,
+            type=count,
             default=default,
             metavar="N",
             help=f"{what}; default: %(default)s",
         )
+    group.add_argument(
+        "--subsets",
+        type=several,  # one has no spread
+        default=0,
+        metavar="N",
+        help="of --max-rows: tell tau of all rows from so many subsets; default: none",
+    )
     for option, default, what in (
         ("--energy-share", 0.9, "of the sum of s_i^2, which a d is told for"),
         ("--tol", 0.03, "relative residual of solves of more than 2,000 rows"),

@@ -98,7 +98,7 @@ def test_values_are_those_of_the_dense_equations(form, intercept):
     kernel = dense_kernel(op, transform, intercept)
     expected = direct(kernel, one_hot(NAMES), w, ROWS, beta, intercept)
     error = np.asarray(fit.values, np.float64) - expected
-    largest = 1e-10 if X64 else 1e-4
+    largest = 1e-12 if X64 else 1e-4
     assert np.abs(error).max() < largest
     law = np.asarray(op.p_x, np.float64)
     assert (
