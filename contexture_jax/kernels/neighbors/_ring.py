@@ -68,7 +68,7 @@ def _search_over_mesh(
 ) -> Int[Array, "n2 k"]:
     num_points, k = points.shape[0], mesh.shape[axis]
     # About a point among them, so that a common offset does not round scores.
-    points = points - points.mean(axis=0, keepdims=True)
+    points = points - _middle(points)[None, :]
     points = jnp.pad(points, ((0, -num_points % k), (0, 0)))
     search = functools.partial(_search, num_points, num_neighbors, k, axis)
     cut = PartitionSpec(axis)
@@ -76,6 +76,18 @@ def _search_over_mesh(
     run = jax.shard_map(search, mesh=mesh, in_specs=cut, out_specs=cut, check_vma=False)
     with within(mesh):
         return run(points)
+
+
+def _middle(points: Float[Array, "n d"]) -> Float[Array, " d"]:
+    """The mean to four bits of each column's width.
+
+    About the mean itself numbers of few bits, such as counts, would be rounded, and
+    rounding would order what is equally far.
+    """
+    _, exponent = jnp.frexp(jnp.ptp(points, axis=0))
+    exponent = jnp.maximum(exponent - 4, jnp.finfo(points.dtype).minexp)
+    step = jnp.ldexp(jnp.ones_like(points[0]), exponent)
+    return jnp.round(points.mean(axis=0) / step) * step
 
 
 def _search(
