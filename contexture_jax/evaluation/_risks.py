@@ -19,7 +19,7 @@ from contexture_jax._core.checks import (
     check_values,
     is_traced,
 )
-from contexture_jax._core.intervals import Interval, check_level
+from contexture_jax._core.intervals import Interval, check_level, normal_interval
 from contexture_jax._core.moments import Batch
 from contexture_jax._core.numerics import safe_divide
 from contexture_jax._core.risks import Descending, chi_squared_risk, tail_mean
@@ -33,6 +33,8 @@ __all__ = ["ShiftedRisks", "shifted_risks"]
 @short_repr
 class ShiftedRisks(NamedTuple):
     """Mean losses of a model under its own law and under the worst ones near it.
+
+    Each `estimate` is the risk of the rows given, and the ends are for their law.
 
     Attributes:
         mean: E ℓ, shape ().
@@ -69,13 +71,15 @@ def shifted_risks(
 ) -> ShiftedRisks:
     """Judge any model under a shifted law: its losses on held-out rows go in.
 
-    The risks are those of `losses.cvar` and `losses.chi_squared_dro`, exact for the
-    rows given; intervals are for the law they were drawn from. Each replicate gives the
-    rows independent exponential weights (the Bayesian bootstrap), under which no group
-    is ever empty; intervals are normal with the bias taken off, and that of the worst
-    group comes from a band for all groups at once, as a maximum is no smooth function
-    (theory.md §9.1). A risk that hangs on a handful of rows, α n below about 20, has
-    an interval that is too short.
+    Every `estimate` is the risk of the rows given, exactly: the mean of the losses,
+    `losses.cvar`, `losses.chi_squared_dro`. The ends are for the law that the rows were
+    drawn from. Each replicate gives the rows independent exponential weights (the
+    Bayesian bootstrap), under which no group is ever empty. Intervals are normal. The
+    risks of a sample are too small on average, except for means; this bias is taken off
+    the ends, which therefore do not lie evenly about the estimate. (Their middle is
+    the estimate without bias.) The interval of the worst group comes from a band for
+    all groups at once, as a maximum is no smooth function (theory.md §9.1). A risk that
+    hangs on a handful of rows, α n below about 20, has an interval that is too short.
 
     Args:
         losses: ℓ of each row, shape (n,), floating.
@@ -133,21 +137,14 @@ def shifted_risks(
     steps = jnp.arange(num_replicates + 1, dtype=jnp.int32)
     # (replicates + 1, risks) and (replicates + 1, G)
     risks, means = jax.lax.map(replicate, (keys, steps))
-    found = bootstrap_interval(risks[0], risks[1:], level=level)
-    split = [1, 1 + len(alphas)]
-    parts = [jnp.split(x, split) for x in jax.tree.leaves(found)]
-    mean, cvar, ball = (
-        Interval(middle, low, high, level)
-        for middle, low, high in zip(*parts, strict=True)
-    )
     by_group = worst = None
     if groups is not None:
-        by_group = bootstrap_interval(means[0], means[1:], level=level)
-        worst = _worst(means, level)
+        by_group, worst = _of_means(means, level), _worst(means, level)
+    last = 1 + len(alphas)
     return ShiftedRisks(
-        jax.tree.map(lambda x: x[0], mean),
-        cvar,
-        ball,
+        _of_means(risks[:, 0], level),
+        _of_suprema(risks[:, 1:last], level),
+        _of_suprema(risks[:, last:], level),
         by_group,
         worst,
         numbers[: len(alphas)],
@@ -176,6 +173,16 @@ def _by_group(
         jax.ops.segment_sum(x, codes, num_segments=count) for x in (q * z, q)
     )
     return safe_divide(sums, masses)
+
+
+def _of_means(drawn: Float[Array, "b ..."], level: float) -> Interval:
+    # The mean of replicates is that of the sample but for the luck of the draws.
+    return normal_interval(drawn[0], drawn[1:].std(axis=0, ddof=1), level)
+
+
+def _of_suprema(drawn: Float[Array, "b k"], level: float) -> Interval:
+    found = bootstrap_interval(drawn[0], drawn[1:], level=level)
+    return Interval(drawn[0], found.lower, found.upper, level)
 
 
 def _worst(means: Float[Array, "b g"], level: float) -> Interval:

@@ -37,23 +37,28 @@ def test_risks_of_a_sample_are_those_of_the_losses():
         weights=weights,
         num_replicates=60,
     )
-    # The estimate has its bias taken off: the ends are about 2 θ̂ − mean of replicates.
     sure = functools.partial(cx.losses.cvar, trim=0.1, weights=weights)
     ball = cx.losses.chi_squared_dro(values, 0.5, trim=0.1, weights=weights)
     plug_in = [sure(values, 0.1), sure(values, 1.0), ball]
-    lower, upper = (
+    lower, upper, estimate = (
         np.concatenate([getattr(part, end) for part in (found.cvar, found.chi_squared)])
-        for end in ("lower", "upper")
+        for end in ("lower", "upper", "estimate")
     )
-    assert (lower < plug_in).all()
-    assert (plug_in < upper).all()
+    np.testing.assert_allclose(estimate, plug_in, rtol=tol(DTYPE))
+    assert ((lower < estimate) & (estimate < upper)).all()
     by_group = [
         np.average(values[groups == g], weights=weights[groups == g]) for g in range(3)
     ]
     np.testing.assert_allclose(
         found.worst_group.estimate, max(by_group), rtol=tol(DTYPE)
     )
-    assert found.groups.estimate.shape == (3,)
+    # No bias is taken off means, which have none.
+    mean = np.average(values, weights=weights)
+    parts = zip((found.mean, found.groups), (mean, by_group), strict=True)
+    for part, expected in parts:
+        np.testing.assert_allclose(part.estimate, expected, rtol=tol(DTYPE))
+        middle = (np.asarray(part.lower) + part.upper) / 2
+        np.testing.assert_allclose(middle, expected, rtol=tol(DTYPE))
     with pytest.raises(ValueError, match="the mass of groups must be positive"):
         cx.evaluation.shifted_risks(values, key=KEY, groups=2 * groups)
 
