@@ -212,8 +212,12 @@ def forecast_error(
     errors as said added to both. (Both derived in theory.md §8.4.)
 
     **When it is unreliable**: `standard_errors` hold what the labels leave open of u
-    and σ². They do not hold that a target varies otherwise where it is outside the
-    functions than noise does, nor the chance of single draws of n rows.
+    and σ², and how much of the error is in how few rows, by the labels left out one by
+    one. Of classes that only rows at their borders get wrong, a sample holds a handful
+    of these or none: forecasts from several samples scatter widely about what is right
+    on average, each by about one factor for all n, and one without such a row cannot
+    know that there are any. Not held: that a target varies otherwise where it is
+    outside the functions than noise does, nor the chance of single draws of n rows.
 
     Args:
         functions: μ_i on all rows, shape (N, d), of order 1: `result.left`.

@@ -77,6 +77,20 @@ def test_of_known_functions_of_few_rows_it_is_what_the_same_draws_miss():
     assert (np.asarray(few.standard_errors) > 20 * np.asarray(told.standard_errors))[1]
 
 
+def test_error_that_few_rows_make_is_known_less_well():
+    # A sample of 100 holds from none to six of these.
+    rare = (RNG.random(ROWS) < 0.03) * RNG.choice([-1.0, 1.0], ROWS)
+    mu, y = MU.astype(DTYPE), (MU[:, 0] + 6 * rare).astype(DTYPE)
+    how: Any = {"key": jax.random.key(0), "ridge": 0.1, "num_draws": 2}
+    told = [
+        forecast_error(mu, y[rows], rows, SIZES, **how)
+        for rows in np.split(RNG.permutation(ROWS), 20)
+    ]
+    deviation = np.std([one.errors for one in told], axis=0)
+    said = np.mean([one.standard_errors for one in told], axis=0)
+    assert ((said > 0.7 * deviation) & (said < 1.4 * deviation)).all(), said / deviation
+
+
 @pytest.mark.slow
 def test_the_share_misclassified_is_that_of_many_fits():
     y = np.digitize(Y, [-0.6, 0.6]).astype(np.int32)
