@@ -15,7 +15,7 @@ import scipy.linalg  # noqa: F401 - brings the library whose threads are counted
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import contexture_jax as cx
-from contexture_jax._core.threads import single_threaded_numpy
+from contexture_jax._core.threads import in_turn, num_cores, single_threaded_numpy
 
 
 @functools.cache
@@ -173,3 +173,21 @@ def test_the_switch_has_two_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONTEXTURE_LAPACK_THREADS", "many")
     with pytest.raises(ValueError, match='"keep" or "1"; got "many"'):
         cx.solvers.truncated_svd(jnp.eye(3), 1, key=jax.random.key(0))
+
+
+def test_parts_come_in_their_order_and_no_more_are_done_than_are_taken() -> None:
+    begun: list[int] = []
+    first = threading.Event()
+
+    def work(part: int) -> int:
+        begun.append(part)
+        if part == 0:
+            first.wait(10)  # others are done before it, where there are more cores
+        return part * part
+
+    found = in_turn(work, range(50))
+    first.set()
+    assert [next(found) for _ in range(3)] == [0, 1, 4]
+    found.close()
+    assert max(begun) <= 3 + num_cores()
+    assert list(in_turn(work, range(3))) == [0, 1, 4]

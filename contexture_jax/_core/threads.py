@@ -8,8 +8,9 @@ import importlib
 import itertools
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from types import ModuleType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -21,6 +22,8 @@ from contexture_jax._core.checks import is_traced
 __all__ = [
     "held_lapack",
     "in_threads",
+    "in_turn",
+    "num_cores",
     "single_threaded_lapack",
     "single_threaded_numpy",
 ]
@@ -116,9 +119,34 @@ def in_threads(work: Callable[[Any], _T], parts: Iterable[Any]) -> list[_T]:
 
     Threads of Python share the parts, so that BLAS has none of its own.
     """
-    cores = len(os.sched_getaffinity(0))
-    with single_threaded_numpy(), ThreadPoolExecutor(cores) as pool:
+    with single_threaded_numpy(), ThreadPoolExecutor(num_cores()) as pool:
         return list(pool.map(work, parts))
+
+
+def in_turn(work: Callable[[Any], _T], parts: Iterable[Any]) -> Iterator[_T]:
+    """`in_threads`, one after the other as they are done, in their order.
+
+    Threads are at most as many parts ahead as there are cores. Those that run when the
+    iterator is closed run to their end; no others begin.
+    """
+    cores = num_cores()
+    waiting: deque[Future[_T]] = deque()
+    with single_threaded_numpy():
+        pool = ThreadPoolExecutor(cores)
+        try:
+            for part in parts:
+                waiting.append(pool.submit(work, part))
+                if len(waiting) > cores:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def num_cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def held_lapack(function: Callable[_P, _T]) -> Callable[_P, _T]:

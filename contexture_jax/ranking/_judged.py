@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from contexture_jax._core.threads import num_cores
 from contexture_jax._core.types import Float, short_repr
 from contexture_jax.contexts import Context
 from contexture_jax.evaluation import (
@@ -31,6 +32,7 @@ from contexture_jax.solvers import Status, certify, svd
 __all__ = [
     "RankedContext",
     "Solved",
+    "are_solved_beside",
     "is_too_strong",
     "judged",
     "judged_by_columns",
@@ -40,6 +42,7 @@ __all__ = [
 
 _EXACT = 2000  # rows up to which LAPACK finds all values in a second or two
 _DENSE = 8000  # rows up to which a table of their kernel pays
+_BESIDE = 256 * 2**20  # bytes that a core solves a context in, beside the others
 _DEVIATION_ROWS = 250  # a thousand take as long as a pass of a solve
 _ROUNDING = 100.0
 _EIGENVALUE_ROUNDING = 1e-13  # of s², which are at most 1, in float64
@@ -186,6 +189,17 @@ def solved(
         rank >= n - 1,
         str(Status.CONVERGED if found.is_converged else Status.MAX_PASSES),
     )
+
+
+def are_solved_beside(num_rows: int, num_contexts: int) -> bool:
+    """Whether each core solves a context by itself, sooner than all of them one.
+
+    Of small tables much is done by one core in any case; of large ones as many tables
+    as cores would not fit.
+    """
+    entry = 8 if num_rows <= _EXACT else 4
+    # The law, the kernel, and what is left of it.
+    return num_contexts >= num_cores() > 1 and 3 * entry * num_rows**2 <= _BESIDE
 
 
 def _solved_large(

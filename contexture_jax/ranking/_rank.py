@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -16,6 +16,7 @@ from contexture_jax._core.checks import (
     check_ndim,
     check_number,
 )
+from contexture_jax._core.threads import in_turn
 from contexture_jax._core.types import ArrayLike, Float, Int, short_repr, summary
 from contexture_jax.evaluation import (
     distance_correlation,
@@ -25,6 +26,7 @@ from contexture_jax.ranking._family import ContextSpec, NamedContext
 from contexture_jax.ranking._judged import (
     RankedContext,
     Solved,
+    are_solved_beside,
     is_too_strong,
     judged,
     judged_by_columns,
@@ -43,6 +45,8 @@ ErrorName = Literal[
     "error", "squared_error", "validated_error", "validated_squared_error"
 ]
 CriterionName = Literal["tau", "column_error", "least_column_error"]
+
+_Done = tuple[Solved | None, RankedContext]
 
 
 @short_repr
@@ -81,7 +85,8 @@ def rank_contexts(
     X and A are the rows of the table, P_X is uniform. Distances are computed once a
     mask for all contexts of a type that fit in memory together; a context takes a dense
     solve (`tol` bounds its relative residuals, and `tau_lower` and `tau_upper` say what
-    they leave open). A context that fails is one of the results, with the reason.
+    they leave open), up to some thousand rows one on each core. A context that fails is
+    one of the results, with the reason.
 
     τ never tells d by itself: beside its d there are the d that keeps `energy_share` of
     Σ s_i², the d that is best for the columns of x, and with a probe the d that
@@ -103,7 +108,7 @@ def rank_contexts(
         max_bytes: of the laws that are there at once; one is there in any case. None:
             900 MiB, or 4 n² if that is more: one law in float32, or four of counts.
         on_context: called with each as it is done; the run ends if it returns true.
-        on_solved: called with each and what was solved, before it is judged: for
+        on_solved: called with each and what was solved, before `on_context`: for
             criteria of your own.
 
     Returns:
@@ -127,40 +132,53 @@ def rank_contexts(
     rank = min(max_dim + 1, n - 1)
     done: dict[str, RankedContext] = {}
 
+    is_strong = functools.partial(is_too_strong, beta=beta, max_dim=max_dim)
+    room = max(_BYTES, 4 * n**2) if max_bytes is None else max_bytes
+    grouped = _grouped(specs, n, room)
+    of_groups = LawsOfGroups(grouped, rows, of_columns, seed)
+
     def judge(spec: ContextSpec | NamedContext, found: Solved) -> RankedContext:
-        if on_solved is not None:
-            on_solved(spec, found)
         row = judged(spec, found, max_dim=max_dim, beta=beta, energy_share=energy_share)
         row = judged_by_columns(row, found, rows)
         if probe is None:
             return row
         return row._replace(probe=probe.errors(found.functions, row.best_dim or 1))
 
-    is_strong = functools.partial(is_too_strong, beta=beta, max_dim=max_dim)
-    room = max(_BYTES, 4 * n**2) if max_bytes is None else max_bytes
-    grouped = _grouped(specs, n, room)
-    of_groups = LawsOfGroups(grouped, rows, of_columns, seed)
+    def work(one: tuple[ContextSpec | NamedContext, Any]) -> _Done:
+        spec, table = one
+        try:
+            if isinstance(spec, NamedContext):
+                found = solved_context(spec.made(), n, max_dim, tol=tol, seed=seed)
+            else:
+                found = solved(table, rank, tol=tol, seed=seed, is_enough=is_strong)
+            return found, judge(spec, found)
+        # Whatever it is, the others are worth their time.
+        except Exception as error:
+            return _failed(spec, error)
+
+    def each(group: Sequence[Any]) -> Iterable[_Done]:
+        try:
+            is_made = isinstance(group[0], ContextSpec)
+            tables = of_groups.laws(group) if is_made else group
+        except Exception as error:
+            return [_failed(spec, error) for spec in group]
+        parts = zip(group, tables, strict=True)
+        beside = are_solved_beside(n, len(group))
+        return in_turn(work, parts) if beside else map(work, parts)
+
     for group in grouped:
-        tables = None
-        for place, spec in enumerate(group):
-            try:
-                if isinstance(spec, NamedContext):
-                    found = solved_context(spec.made(), n, max_dim, tol=tol, seed=seed)
-                else:
-                    if tables is None:
-                        tables = of_groups.laws(group)
-                    found = solved(
-                        tables[place], rank, tol=tol, seed=seed, is_enough=is_strong
-                    )
-                row = judge(spec, found)
-            # Whatever it is, the others are worth their time.
-            except Exception as error:
-                words = " ".join(f"{type(error).__name__}: {error}".split())
-                row = RankedContext(spec, reason=words)
-            done[spec.name] = row
+        for found, row in each(group):
+            if found is not None and on_solved is not None:
+                on_solved(row.spec, found)
+            done[row.spec.name] = row
             if on_context is not None and on_context(row):
                 return _in_order(specs, done)
     return _in_order(specs, done)
+
+
+def _failed(spec: ContextSpec | NamedContext, error: Exception) -> _Done:
+    words = " ".join(f"{type(error).__name__}: {error}".split())
+    return None, RankedContext(spec, reason=words)
 
 
 def _checked(

@@ -341,6 +341,26 @@ def test_contexts_of_other_kinds_are_ranked_beside() -> None:
     assert "60 rows" in rows[4].reason
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_core_each_or_all_for_one_the_same_is_found(
+    beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = [ContextSpec(kind, p) for kind in ("knn", "rbf") for p in (3, 5, 9, 4)]
+    alone = [ranked(X, [spec], max_dim=8)[0].tau for spec in specs]
+    monkeypatch.setattr(_rank, "are_solved_beside", lambda *_: beside)
+    told: list[tuple[str, Any]] = []
+    rows = ranked(
+        X,
+        specs,
+        max_dim=8,
+        on_solved=lambda spec, one: told.append((spec.name, one.chi_squared)),
+        on_context=lambda row: told.append((row.spec.name, row.chi_squared)),
+    )
+    assert [row.tau for row in rows] == pytest.approx(alone, rel=1e-6)
+    # What was solved comes with its own context, and in order.
+    assert told == [(row.spec.name, row.chi_squared) for row in rows for _ in range(2)]
+
+
 def test_the_run_ends_when_told() -> None:
     specs = [ContextSpec("knn", k) for k in (3, 5, 9)]
     seen = []
