@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from contexture_jax.cli._arguments import count, gamma
+from contexture_jax.cli._arguments import as_words, count, gamma
 from contexture_jax.cli._contexts import build_context, plan_context
 from contexture_jax.cli._mix_words import Mix, Part, mix_of_file
 from contexture_jax.cli._rank_data import column_values
@@ -48,6 +48,13 @@ mixture of knn, rbf, labels and teacher, as of contexture train --mix.
 _OF_TABLE = ("knn", "rbf", "labels", "teacher")
 _OF_FILES = ("teacher", "joint", "graph")
 _NEIGHBORS = 30
+# What a message of `cx.data` advises, where a file is taken as it is: options name
+# columns of DATA.
+_BY_HAND = {
+    "drop": "a copy of the file that lacks it",
+    "categorical": "numbers in their place",
+    "graph": "the kind (graph=FILE or joint=FILE)",
+}
 
 
 class Told(NamedTuple):
@@ -206,6 +213,16 @@ def _mixed(options: Any, told: Mix | Part, table: Table) -> Any:
 
 def _of_file(options: Any, told: Told, rows: np.ndarray, num_rows: int) -> Any:
     """Of a file with a row for each of the embeddings, which `rows` are some of."""
+    try:
+        return _of_rows(options, told, rows, num_rows)
+    except InputError as error:
+        words = error.message.worded(
+            lambda name, value: _BY_HAND.get(name) or as_words(name, value)
+        )
+        raise InputError(words) from error
+
+
+def _of_rows(options: Any, told: Told, rows: np.ndarray, num_rows: int) -> Any:
     from contexture_jax import contexts
 
     written = {
