@@ -9,7 +9,7 @@ import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from types import ModuleType
@@ -123,7 +123,9 @@ def in_threads(work: Callable[[Any], _T], parts: Iterable[Any]) -> list[_T]:
         return list(pool.map(work, parts))
 
 
-def in_turn(work: Callable[[Any], _T], parts: Iterable[Any]) -> Iterator[_T]:
+def in_turn(
+    work: Callable[[Any], _T], parts: Iterable[Any]
+) -> Generator[_T, None, None]:
     """`in_threads`, one after the other as they are done, in their order.
 
     Threads are at most as many parts ahead as there are cores. Those that run when the

@@ -24,6 +24,7 @@ from contexture_jax.cli._diagnose_contexts import (
     as_told,
     check_against,
     contexts_of,
+    read_against,
     told_as_input,
 )
 from contexture_jax.cli.session import (
@@ -174,6 +175,7 @@ def run(options: DiagnoseOptions, ending: Ending) -> Path:
         models = _models(options)
         table = _table(options, models)
         check_against(options, table)
+        files = read_against(options, len(next(iter(models.values()))))
     with claimed(out), computing("float32"):
         with stages.stage("pairs"):
             compared = _compared(options, models)
@@ -182,7 +184,7 @@ def run(options: DiagnoseOptions, ending: Ending) -> Path:
         held: dict[str, Any] = {}
         with stages.stage("contexts"):
             if table is not None or options.against:
-                held = _held(options, models, table)
+                held = _held(options, models, files, table)
         _publish(
             options, models, table, (compared, geometry, held), out, stages, ending
         )
@@ -314,7 +316,10 @@ def _drawn(
 
 
 def _held(
-    options: DiagnoseOptions, models: dict[str, np.ndarray], table: Table | None
+    options: DiagnoseOptions,
+    models: dict[str, np.ndarray],
+    files: dict[str, np.ndarray],
+    table: Table | None,
 ) -> dict[str, Any]:
     """Of each model its contexts, ranked, and what it tells of the target."""
     import jax
@@ -323,8 +328,7 @@ def _held(
 
     chosen, sub = _drawn(options, models, table)
     some = {name: _float32(z[chosen]) for name, z in models.items()}
-    num_rows = len(next(iter(models.values())))
-    contexts = contexts_of(options, chosen, num_rows, sub)
+    contexts = contexts_of(options, chosen, files, sub)
     y, is_of_classes = None, False
     if sub is not None and sub.target is not None:
         y, is_of_classes = sub.target.values, sub.target.kind == "classes"

@@ -34,6 +34,7 @@ __all__ = [
     "as_told",
     "check_against",
     "contexts_of",
+    "read_against",
     "told_as_input",
 ]
 
@@ -121,15 +122,36 @@ def check_against(options: DiagnoseOptions, table: Table | None) -> None:
             )
 
 
+def read_against(options: DiagnoseOptions, num_rows: int) -> dict[str, np.ndarray]:
+    """What files hold that contexts are made of, by what was told.
+
+    Args:
+        options: what was asked for.
+        num_rows: of the embeddings.
+
+    Raises:
+        InputError: if one cannot be read, or has other rows.
+    """
+    found = {}
+    for told in options.against:
+        if not told.is_of_table:
+            with told_as_input(told.text):
+                found[told.text] = _read(options, told, num_rows)
+    return found
+
+
 def contexts_of(
-    options: DiagnoseOptions, rows: np.ndarray, num_rows: int, table: Table | None
+    options: DiagnoseOptions,
+    rows: np.ndarray,
+    files: dict[str, np.ndarray],
+    table: Table | None,
 ) -> dict[str, Callable[[], Any]]:
     """The contexts to rank by their names, made when called.
 
     Args:
         options: what was asked for.
         rows: the embedded rows that are looked at.
-        num_rows: how many there are.
+        files: from `read_against`.
         table: DATA at these, or None.
     """
     told = list(options.against)
@@ -138,7 +160,7 @@ def contexts_of(
         target = None if table is None else table.target
         if target is not None and target.kind == "classes":
             told.append(Told("labels", "labels"))
-    return {one.text: _maker(options, one, rows, num_rows, table) for one in told}
+    return {one.text: _maker(options, one, rows, files, table) for one in told}
 
 
 @contextmanager
@@ -154,11 +176,11 @@ def _maker(
     options: DiagnoseOptions,
     told: Told,
     rows: np.ndarray,
-    num_rows: int,
+    files: dict[str, np.ndarray],
     table: Table | None,
 ) -> Callable[[], Any]:
     if not told.is_of_table:
-        return lambda: _of_file(options, told, rows, num_rows)
+        return lambda: _of_file(told.kind, files[told.text], rows)
     assert table is not None  # `check_against` has seen to it
     if told.kind == "column":
         return lambda: _of_column(table, told.value)
@@ -211,33 +233,39 @@ def _mixed(options: Any, told: Mix | Part, table: Table) -> Any:
     return getattr(contexts, told.mix)(*parts)
 
 
-def _of_file(options: Any, told: Told, rows: np.ndarray, num_rows: int) -> Any:
-    """Of a file with a row for each of the embeddings, which `rows` are some of."""
-    try:
-        return _of_rows(options, told, rows, num_rows)
-    except InputError as error:
-        words = error.message.worded(
-            lambda name, value: _BY_HAND.get(name) or as_words(name, value)
-        )
-        raise InputError(words) from error
-
-
-def _of_rows(options: Any, told: Told, rows: np.ndarray, num_rows: int) -> Any:
-    from contexture_jax import contexts
-
+def _read(options: Any, told: Told, num_rows: int) -> np.ndarray:
     written = {
         "separator": options.separator,
         "decimal": options.decimal,
         "missing": options.missing,
     }
-    if told.kind == "teacher":
-        features = load_matrix(told.value, **written)
-        _check_rows(told, len(features), num_rows)
-        return contexts.teacher(_of_size_1(features[rows]).astype(np.float32))
-    is_graph = told.kind == "graph"
-    weights = load_counts(told.value, graph=is_graph, **written).features
-    _check_rows(told, len(weights), num_rows)
-    weights = weights[np.ix_(rows, rows)] if is_graph else weights[rows]
+    try:
+        if told.kind == "teacher":
+            found = load_matrix(told.value, **written)
+        else:
+            is_graph = told.kind == "graph"
+            found = load_counts(told.value, graph=is_graph, **written).features
+    except InputError as error:
+        words = error.message.worded(
+            lambda name, value: _BY_HAND.get(name) or as_words(name, value)
+        )
+        raise InputError(words) from error
+    if len(found) != num_rows:
+        raise InputError(
+            f"{quoted_path(told.value)} has {counted(len(found), 'row')} and the"
+            f" embeddings {num_rows:,}; expected a row for each, in the same order"
+        )
+    return found
+
+
+def _of_file(kind: str, found: np.ndarray, rows: np.ndarray) -> Any:
+    """Of a file with a row for each of the embeddings, which `rows` are some of."""
+    from contexture_jax import contexts
+
+    if kind == "teacher":
+        return contexts.teacher(_of_size_1(found[rows]).astype(np.float32))
+    is_graph = kind == "graph"
+    weights = found[np.ix_(rows, rows)] if is_graph else found[rows]
     if not weights.any():
         raise InputError("the rows that are looked at have no weight at all")
     # Before the cast, which could overflow.
@@ -249,11 +277,3 @@ def _of_size_1(x: np.ndarray) -> np.ndarray:
     x = x - x.mean(axis=0)
     largest = np.abs(x).max()
     return x / largest if largest else x
-
-
-def _check_rows(told: Told, found: int, num_rows: int) -> None:
-    if found != num_rows:
-        raise InputError(
-            f"{quoted_path(told.value)} has {counted(found, 'row')} and the embeddings"
-            f" {num_rows:,}; expected a row for each, in the same order"
-        )

@@ -113,7 +113,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     options = "--context-of", data, "--against", "column=d"
     assert "expected one of" in refused(capsys, tmp_path, a, *options)
     # --drop is of DATA.
-    options = "--against", f"joint={data}", "--quiet"
+    options = "--against", f"joint={data}"
     assert "a copy of the file" in refused(capsys, tmp_path, a, *options)
     lines = data.read_text().replace("k0", "k1")
     data.write_text(lines)
