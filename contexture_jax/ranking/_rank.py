@@ -46,7 +46,52 @@ ErrorName = Literal[
 ]
 CriterionName = Literal["tau", "column_error", "least_column_error"]
 
-_Done = tuple[Solved | None, RankedContext]
+
+class _How(NamedTuple):
+    """How a context is solved and judged: arguments of `rank_contexts`."""
+
+    x: Float[np.ndarray, "n d"]
+    probe: RidgeProbe | None
+    max_dim: int
+    beta: float
+    energy_share: float
+    tol: float
+    seed: int
+
+    def done(
+        self, part: tuple[ContextSpec | NamedContext, Any]
+    ) -> tuple[Solved | None, RankedContext]:
+        """A context and its law, if it was made, solved and judged."""
+        spec, law = part
+        try:
+            found = self._solved(spec, law)
+            return found, self._judged(spec, found)
+        # Whatever it is, the others are worth their time.
+        except Exception as error:
+            return None, _failed(spec, error)
+
+    def _solved(self, spec: ContextSpec | NamedContext, law: Any) -> Solved:
+        n, how = len(self.x), {"tol": self.tol, "seed": self.seed}
+        if isinstance(spec, NamedContext):
+            return solved_context(spec.made(), n, self.max_dim, **how)
+        is_strong = functools.partial(
+            is_too_strong, beta=self.beta, max_dim=self.max_dim
+        )
+        return solved(law, min(self.max_dim + 1, n - 1), is_enough=is_strong, **how)
+
+    def _judged(self, spec: ContextSpec | NamedContext, found: Solved) -> RankedContext:
+        row = judged(
+            spec,
+            found,
+            max_dim=self.max_dim,
+            beta=self.beta,
+            energy_share=self.energy_share,
+        )
+        row = judged_by_columns(row, found, self.x)
+        if self.probe is None:
+            return row
+        errors = self.probe.errors(found.functions, row.best_dim or 1)
+        return row._replace(probe=errors)
 
 
 @short_repr
@@ -129,45 +174,13 @@ def rank_contexts(
         raise ValueError(f"probe must have {n} rows, as x; got {probe.num_rows}")
     if len({spec.name for spec in specs}) < len(specs):
         raise ValueError("specs must have names of their own; got one twice")
-    rank = min(max_dim + 1, n - 1)
-    done: dict[str, RankedContext] = {}
-
-    is_strong = functools.partial(is_too_strong, beta=beta, max_dim=max_dim)
     room = max(_BYTES, 4 * n**2) if max_bytes is None else max_bytes
     grouped = _grouped(specs, n, room)
     of_groups = LawsOfGroups(grouped, rows, of_columns, seed)
-
-    def judge(spec: ContextSpec | NamedContext, found: Solved) -> RankedContext:
-        row = judged(spec, found, max_dim=max_dim, beta=beta, energy_share=energy_share)
-        row = judged_by_columns(row, found, rows)
-        if probe is None:
-            return row
-        return row._replace(probe=probe.errors(found.functions, row.best_dim or 1))
-
-    def work(one: tuple[ContextSpec | NamedContext, Any]) -> _Done:
-        spec, table = one
-        try:
-            if isinstance(spec, NamedContext):
-                found = solved_context(spec.made(), n, max_dim, tol=tol, seed=seed)
-            else:
-                found = solved(table, rank, tol=tol, seed=seed, is_enough=is_strong)
-            return found, judge(spec, found)
-        # Whatever it is, the others are worth their time.
-        except Exception as error:
-            return _failed(spec, error)
-
-    def each(group: Sequence[Any]) -> Iterable[_Done]:
-        try:
-            is_made = isinstance(group[0], ContextSpec)
-            tables = of_groups.laws(group) if is_made else group
-        except Exception as error:
-            return [_failed(spec, error) for spec in group]
-        parts = zip(group, tables, strict=True)
-        beside = are_solved_beside(n, len(group))
-        return in_turn(work, parts) if beside else map(work, parts)
-
+    how = _How(rows, probe, max_dim, beta, energy_share, tol, seed)
+    done: dict[str, RankedContext] = {}
     for group in grouped:
-        for found, row in each(group):
+        for found, row in _each(group, of_groups, how):
             if found is not None and on_solved is not None:
                 on_solved(row.spec, found)
             done[row.spec.name] = row
@@ -176,9 +189,23 @@ def rank_contexts(
     return _in_order(specs, done)
 
 
-def _failed(spec: ContextSpec | NamedContext, error: Exception) -> _Done:
+def _each(
+    group: Sequence[Any], of_groups: LawsOfGroups, how: _How
+) -> Iterable[tuple[Solved | None, RankedContext]]:
+    """What is solved of a group, or None, and judged, one after the other."""
+    try:
+        is_made = isinstance(group[0], ContextSpec)
+        tables = of_groups.laws(group) if is_made else group
+    except Exception as error:
+        return [(None, _failed(spec, error)) for spec in group]
+    parts = zip(group, tables, strict=True)
+    beside = are_solved_beside(len(how.x), len(group))
+    return in_turn(how.done, parts) if beside else map(how.done, parts)
+
+
+def _failed(spec: ContextSpec | NamedContext, error: Exception) -> RankedContext:
     words = " ".join(f"{type(error).__name__}: {error}".split())
-    return None, RankedContext(spec, reason=words)
+    return RankedContext(spec, reason=words)
 
 
 def _checked(
