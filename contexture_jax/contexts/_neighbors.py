@@ -93,14 +93,18 @@ class Neighbors(NumberedContext):
 
     def table(self) -> Float[Array, "n m"]:
         """The joint law as a dense (n, m) table: for small cases."""
-        n = self.indices.shape[0]
-        rows = jnp.arange(n, dtype=jnp.int32)[:, None]
-        joint = self.p_x[:, None] * self.slot_weights()
+        rows = jnp.arange(self.indices.shape[0], dtype=jnp.int32)
+        return self.p_x[:, None] * self._laws(rows)
+
+    def _laws(self, x: Int[Array, " k"]) -> Float[Array, "k m"]:
+        # Densities of pairs look through all slots: k · m · K numbers.
+        weights = self.slot_weights()[x]
+        rows = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None]
         return (
-            jnp.zeros((n, self.num_points), joint.dtype)
-            .at[rows, self.indices]
+            jnp.zeros((x.shape[0], self.num_points), weights.dtype)
+            .at[rows, self.indices[x]]
             # Adds, as a list from outside may name a point twice.
-            .add(joint)
+            .add(weights)
         )
 
     def _draw(self, key: Array, x: Array) -> Array:

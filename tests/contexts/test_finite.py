@@ -1,5 +1,6 @@
 """Tables, pairs, labels, graphs, conditional laws and chains."""
 
+import re
 from typing import Any
 
 import jax
@@ -206,6 +207,18 @@ def test_the_dual_kernel_is_that_of_the_table(name):
         scaled @ rows[:3].T,
         rtol=tol(DTYPE, factor=99),
     )
+
+
+def test_laws_of_many_neighbours_are_laid_out_without_a_number_for_each_slot():
+    x = np.arange(40.0, dtype=np.float32)[:, None]
+    near = cx.contexts.knn(x, 20)
+    labels = cx.contexts.labels(np.arange(40) % 3)
+    for context in (near, cx.contexts.convex_combination([near, labels])):
+        for law in (lambda c=context: c.table(), lambda c=context: c.kernel([0], [1])):
+            text = jax.jit(law).lower().as_text()
+            sizes = re.findall(r"tensor<((?:\d+x)+)", text)
+            largest = max(np.prod([int(n) for n in s[:-1].split("x")]) for s in sizes)
+            assert largest <= 40 * (40 + 3)
 
 
 def test_the_dual_kernel_of_labels_is_one_over_the_share_of_the_class():
