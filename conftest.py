@@ -2,19 +2,18 @@
 
 Most of the time of tests and doctests is compiling. On CPU the older of XLA's two ways
 to write loops compiles them in two thirds of the time; the results are the same to
-rounding. Slow tests take the newer way, which users have, as do the lowest and the
-newest libraries.
+rounding, and what one target kept serves the next. The newer way, which users have, is
+taken in their precision (`make test-x64-off`), by the lowest and the newest libraries,
+the notebooks and the benchmarks.
 """
 
 import os
 
-import pytest
-
 from tests.processes import with_faster
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     """Choose the compiler, before anything is compiled."""
     # Processes that tests start inherit it.
-    if config.getoption("markexpr") != "slow":
+    if os.environ.get("CONTEXTURE_TEST_X64", "1") == "1":
         os.environ["XLA_FLAGS"] = with_faster()

@@ -65,16 +65,16 @@ def matrix_of(op: Any, *, compiled: bool) -> np.ndarray:
     return np.concatenate(blocks, axis=1)[:, :m]
 
 
-# All pairs in the dtype of the run; in the other two storages with themselves.
+# All pairs in the dtype of the run; in the other two storages with themselves. Which
+# comes first matters to a chain alone: each kind is first in half of its pairs.
 NARROW = ("sparse", "rbf")
 PAIRS = [
     pytest.param(one, two, dtype, id=f"{one}, {two}-{np.dtype(dtype).name}")
     for dtype in dict.fromkeys([DTYPE, np.float32])
     for (i, one), (j, two) in itertools.product(enumerate(PARTS), repeat=2)
+    if i == j or (i < j) == ((i + j) % 2 == 0)
     if dtype == DTYPE or (i == j and one in NARROW)
 ]
-# Which comes first matters to a chain alone.
-ORDERED = ("convolve", "compose")
 
 
 @pytest.mark.fast(f"knn, labels-{np.dtype(DTYPE).name}")
@@ -83,8 +83,6 @@ def test_a_mixture_and_its_operator_are_those_of_the_tables(one, two, dtype):
     """The exact joint law, hence the marginals, in every storage of the parts."""
     for word, expected in tables(one, two, dtype).items():
         if word == "compose" and "reverse" not in part(one).capabilities:
-            continue
-        if word not in ORDERED and list(PARTS).index(one) > list(PARTS).index(two):
             continue
         context = made(word, part(one, dtype), part(two, dtype))
         atol = promised(dtype)

@@ -21,7 +21,7 @@ from tests.tolerances import MONTE_CARLO_SIGMAS, tol
 
 DTYPE = np.float64 if X64 else np.float32
 SIZE, RANK, NUM_PAIRS, LEVEL = 5, 4, 1000, 0.9
-SMALL, LARGE = (80, 80), (150, 100)
+SMALL, LARGE = (80, 80), (160, 80)
 # Simple values; the same, larger; one value four times; zeros.
 NAMES = ["staff_smoking", "three_state_chain", "label_noise", "independent"]
 
@@ -61,16 +61,7 @@ def judge(cells, keys, *, num_pairs, num_replicates):
     return jax.lax.map(one, (cells, keys))
 
 
-# Programs of tests are compiled without most optimisations: some run for long.
-OPTIMIZED = {
-    "xla_backend_optimization_level": 3,
-    "xla_llvm_disable_expensive_passes": False,
-}
-STATIC = ("num_pairs", "num_replicates")
-JUDGED = {
-    SMALL: jax.jit(judge, static_argnames=STATIC),
-    LARGE: jax.jit(judge, static_argnames=STATIC, compiler_options=OPTIMIZED),
-}
+judged = jax.jit(judge, static_argnames=("num_pairs", "num_replicates"))
 
 
 def simulated(name: str, size: tuple[int, int] = SMALL) -> Simulated:
@@ -86,7 +77,7 @@ def drawn(name: str, size: tuple[int, int]) -> Simulated:
     table[: law.shape[0], : law.shape[1]] = law
     rng = np.random.default_rng(0)
     cells = rng.choice(table.size, (num_tables, NUM_PAIRS), p=table.ravel())
-    out = JUDGED[size](
+    out = judged(
         jnp.asarray(cells, jnp.int32),
         jax.random.split(jax.random.key(1), num_tables),
         num_pairs=NUM_PAIRS,
