@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import time
@@ -226,10 +225,9 @@ def test_four_that_are_killed_at_any_moment_lose_nothing(tmp_path: Path) -> None
     x, out = write(tmp_path), tmp_path / "out"
     given = [x, "--num-neighbors", 7, "--method", "randomized", "--resume"]
     began = time.monotonic()
-    workers = begin(4, *given, *WAITING, "--out", tmp_path / "whole", program=SLOW)
-    said = processes.finish(workers, timeout=600)
-    seconds = time.monotonic() - began
-    assert [worker.returncode for worker in workers] == [0] * 4, "\n".join(said)
+    [alone] = begin(1, *given, *WAITING, "--out", tmp_path / "whole", program=SLOW)
+    assert processes.finish([alone], timeout=600) == [""]
+    seconds = 2 * (time.monotonic() - began)  # of four, on few cores
     chance = random.Random(0)
     for _ in range(int(os.environ.get("CONTEXTURE_KILLS", "1"))):
         workers = begin(4, *given, "--patience", 30, "--out", out, program=SLOW)
@@ -257,7 +255,7 @@ def test_two_that_train_find_what_one_finds_however_they_are_ended(
 ) -> None:
     given = [write(tmp_path), "--num-neighbors", 7, "--steps", 200, "--batch-size", 64]
     given += ["--hidden", 16, "--output", 8, "--devices", 2, *WAITING]
-    whole, two, one = (tmp_path / name for name in ("whole", "two", "one"))
+    whole, two = (tmp_path / name for name in ("whole", "two"))
 
     def train(
         out: Path, count: int, program: list[str] = PLAIN
@@ -293,18 +291,14 @@ def test_two_that_train_find_what_one_finds_however_they_are_ended(
             # JAX may tell that the first one goes, too.
             [line] = [x for x in text.splitlines() if x.startswith("contexture")]
             assert line.startswith(f"contexture: interrupted; step {kept} of 200")
-    shutil.copytree(two, one)
-
-    for out, count in ((two, 2), (one, 1)):
-        workers = train(out, count)
-        said = processes.finish(workers, timeout=600)
-        assert [worker.returncode for worker in workers] == [0] * count, said
-        assert not any(said)
-        names = sorted(path.name for path in out.iterdir())
-        assert names == ["model.npz", "run", "train.json", "train.npz"]
-        found = json.loads((out / "train.json").read_text())
-        assert found["devices"] == 2 * count
-        assert_close(whole / "train.npz", out / "train.npz")
+    # Two went on where two were killed; one ends what both began.
+    [last] = train(two, 1)
+    assert processes.finish([last], timeout=600) == [""]
+    assert last.returncode == 0
+    names = sorted(path.name for path in two.iterdir())
+    assert names == ["model.npz", "run", "train.json", "train.npz"]
+    assert json.loads((two / "train.json").read_text())["devices"] == 2
+    assert_close(whole / "train.npz", two / "train.npz")
 
 
 def assert_close(one: Path, other: Path) -> None:
