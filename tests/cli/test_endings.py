@@ -171,7 +171,7 @@ def test_a_process_that_is_ended_leaves_old_results_and_nothing_else(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "table.csv"]
 
 
-LONG = [*TRAIN, "--steps", "4000"]
+LONG = [*TRAIN, "--steps", "1000"]
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ def test_a_process_that_trains_is_ended_and_goes_on_to_the_bit(
     assert process.returncode == status, err
     if status > 0:
         assert err.strip().count("\n") == 0
-        assert "of 4,000 is kept in" in err
+        assert "of 1,000 is kept in" in err
     process = start(*given, "--resume")
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -363,7 +363,7 @@ def fill(path: Path) -> None:
 @pytest.mark.slow
 def test_training_on_a_disk_that_fills_up(start: Start, tmp_path: Path) -> None:
     path, disk = write(tmp_path, TABLE), tmp_path / "disk"
-    options = [*TRAIN, "--steps", "4000", "--hidden", "64", "--out", disk / "out"]
+    options = [*TRAIN, "--steps", "1000", "--hidden", "64", "--out", disk / "out"]
     tiny_disk(disk, "600k")
     try:
         filler = disk / "filler"
