@@ -23,14 +23,14 @@ WORKERS ?= 2
 RUN_TESTS := -m pytest -q -n $(WORKERS) --dist loadfile \
 	-W "ignore:Error reading persistent compilation cache" \
 	-W "ignore:Error writing persistent compilation cache"
-# Types and shapes are checked at every call of the package (pyproject.toml), for ten
-# seconds of each process: by the default suite, not by those beside it.
+# As users run it: without the check of types and shapes at every call of the package
+# (pyproject.toml), which takes five seconds of each process and half of a call.
 UNCHECKED := $(RUN_TESTS) -o addopts="-ra --strict-markers"
 X64_OFF_TESTS := tests/operators/test_operators.py tests/solvers/test_truncated.py \
 	tests/evaluation/test_dtypes.py
 
-# What runs on the lowest and the newest libraries: each layer and what it takes of them.
-# Twice on two cores, so little of what is not of a version: float32 has a run of its own.
+# What runs on the lowest and the newest libraries and with types checked: each layer and
+# what it takes of them. Little of what is not of a version: float32 has its own run.
 OPERATORS := tests/operators/test_operators.py
 OTHER_VERSIONS ?= tests/test_package.py tests/test_archives.py \
 	$(OPERATORS)::test_products_agree_with_the_matrix \
@@ -42,7 +42,7 @@ OTHER_VERSIONS ?= tests/test_package.py tests/test_archives.py \
 	tests/training/test_parallel.py tests/training/test_resume.py \
 	tests/evaluation/test_encoders.py tests/plotting tests/data/test_features.py \
 	tests/cli/test_spectrum.py
-ON_OTHERS := $(UNCHECKED) -m "not slow" -k "not float32"
+OF_EACH_LAYER := -m "not slow" -k "not float32" $(OTHER_VERSIONS)
 # The newest JAX needs Python 3.12. Looked for only where it is used.
 PYTHON_NEWEST ?= $(shell for p in python3.13 python3.12 $$(ls -d \
 	$${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.1[23].*/bin/python3 2> /dev/null \
@@ -50,7 +50,7 @@ PYTHON_NEWEST ?= $(shell for p in python3.13 python3.12 $$(ls -d \
 
 # Most of a test's time is compiling: processes and runs share what they compiled. One
 # may read what another is still writing: JAX then warns and compiles for itself.
-TESTS := test test-slow test-lowest test-newest test-x64-off doctest
+TESTS := test test-slow test-lowest test-newest test-x64-off test-types doctest
 COMPILING := $(TESTS) notebooks bench-smoke
 $(COMPILING): export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(BUILD)/jax
 $(COMPILING): export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
@@ -75,7 +75,7 @@ demo: $(VENV)/.installed-cli ## spectrum of the digits data set, with pictures, 
 	@echo; echo "Pictures:"; ls demo/*.png
 
 test: doctest $(VENV)/.installed-dev ## everything but the slow tests
-	$(BIN)/python $(RUN_TESTS) -m "not slow" --durations=10 tests
+	$(BIN)/python $(UNCHECKED) -m "not slow" --durations=10 tests
 
 test-slow: $(VENV)/.installed-dev ## the slow tests
 	$(BIN)/python $(UNCHECKED) -m slow --durations=10 tests
@@ -85,14 +85,17 @@ doctest: $(VENV)/.installed-dev ## examples in the README, the guide and in docs
 		--doctest-glob=own_context.md README.md notebooks/own_context.md contexture_jax
 
 test-x64-off: $(VENV)/.installed-dev ## a part of the suite in JAX's default precision
-	CONTEXTURE_TEST_X64=0 $(BIN)/python $(UNCHECKED) -m "not slow" $(X64_OFF_TESTS)
+	CONTEXTURE_TEST_X64=0 $(BIN)/python $(RUN_TESTS) -m "not slow" $(X64_OFF_TESTS)
+
+test-types: $(VENV)/.installed-dev ## OTHER_VERSIONS, types and shapes checked at calls
+	$(BIN)/python $(RUN_TESTS) $(OF_EACH_LAYER)
 
 # Old libraries meet newer ones that they depend on: their deprecations are not ours.
 test-lowest: $(VENV)-lowest/.installed ## OTHER_VERSIONS on the lowest dependencies
-	$(VENV)-lowest/bin/python $(ON_OTHERS) -W ignore::DeprecationWarning $(OTHER_VERSIONS)
+	$(VENV)-lowest/bin/python $(UNCHECKED) -W ignore::DeprecationWarning $(OF_EACH_LAYER)
 
 test-newest: $(VENV)-newest/.installed ## OTHER_VERSIONS on the newest JAX and Python
-	$(VENV)-newest/bin/python $(ON_OTHERS) $(OTHER_VERSIONS)
+	$(VENV)-newest/bin/python $(UNCHECKED) $(OF_EACH_LAYER)
 
 # The compiler for TPUs is half a gigabyte: where it is not served the tests skip. With
 # the optimisations of real programs, and nothing kept.
