@@ -223,8 +223,10 @@ def described(
         return held | dict.fromkeys((*ERRORS, "dims", "values"))
     mu, dim = solved.functions, row.best_dim or 1
     told = [probe.errors(mu, dim) for probe in probes]
-    ridges = cx.ranking.RIDGES
-    columns = np.asarray(cx.evaluation.leave_one_out_errors(x, mu, ridges=ridges))
+    held_out = cx.evaluation.leave_one_out_errors(
+        np.float32(x), np.float32(mu), ridges=cx.ranking.RIDGES
+    )
+    columns = np.asarray(held_out)
     return (
         held
         | {error: plain([getattr(one, error) for one in told]) for error in ERRORS}

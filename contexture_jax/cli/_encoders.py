@@ -41,13 +41,14 @@ def plan_encoder(options: TrainOptions, recipe: Recipe) -> dict[str, Any]:
     return {"kind": options.encoder, **shared}
 
 
-def plan_output(options: TrainOptions, rank: int) -> int:
+def plan_output(options: TrainOptions, rank: int, num_rows: int) -> int:
     """The width of the embedding."""
     if options.output is None:
         import contexture_jax as cx
 
         # One of the settings that tell whether a run is the same: said before `learn`.
-        return cx.learning.OBJECTIVES[options.loss].width(rank, options.batch_size)
+        objective = cx.learning.OBJECTIVES[options.loss]
+        return objective.width(rank, options.batch_size, num_rows)
     if options.output < rank:
         raise InputError(
             f"--output {options.output} is less than the {counted(rank, 'function')} to"

@@ -97,7 +97,8 @@ def add_mixed_context_options(group: Any) -> None:
         help="how several contexts are one: convex (one at random, and which one is"
         " seen), mixture (not seen), convolve (a step of the first, then the next),"
         " compose (a chain) or join (all at once); after a colon the weights of convex"
-        " or mixture, as convex:0.5,0.5, or convex:minmax, which finds them; or a"
+        " or mixture, as convex:0.5,0.5, or convex:minmax, which finds those that are"
+        " worst for an embedding of the width --output; or a"
         " FILE.json that says the contexts too, see above; default: convex, with equal"
         " weights",
     )
@@ -177,7 +178,7 @@ def _weights(kind: str, texts: Sequence[str]) -> tuple[float, ...] | Literal["mi
     if abs(sum(weights) - 1) > _SUM_TOLERANCE:
         raise argparse.ArgumentTypeError(
             "expected weights that sum to 1, one for each context, as 0.5,0.5;"
-            f" {told} sum to {sum(weights):.6g}"
+            f" got {told!r}, with a sum of {sum(weights):.6g}"
         )
     return weights
 

@@ -101,6 +101,14 @@ def _checked(mix: Mix, told: str) -> Mix:
             f"--context {others[0]} reads DATA as counts, and is of no mixture;"
             f" expected {', '.join(MIXABLE)}"
         )
+    names = told.split("+")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice and mix.mix in ("convex", "mixture"):
+        raise InputError(
+            f"--context {told} has {twice[0]} twice with the same options, and a"
+            f" {mix.mix} mixture of a context with itself is that context; --mix"
+            " FILE.json gives each its own options"
+        )
     num = len(mix.contexts)
     if isinstance(mix.weights, tuple) and len(mix.weights) != num:
         raise InputError(

@@ -69,16 +69,23 @@ class Commands(NamedTuple):
         return self._command(verb, words, rank)
 
     def note(self, *specs: Spec) -> str | None:
-        """What a reader of a command must know: whose target it has, if not theirs."""
+        """What a reader of a command must know, where it is not what was judged."""
         named = [name for spec in specs for name in spec.params.get("parts", ())]
         parts = [*specs, *(self.specs[name] for name in named)]
+        found = []
         columns = [p.params["column"] for p in parts if p.type == "labels"]
-        if not columns or self.target is None:
-            return None
-        return (
-            f"its --target is the column {quoted(columns[0])}, which is the context"
-            f" here: the probe that it prints is of that, not of {quoted(self.target)}"
-        )
+        if columns and self.target is not None:
+            found.append(
+                f"its --target is the column {quoted(columns[0])}, which is the context"
+                " here: the probe that it prints is of that, not of"
+                f" {quoted(self.target)}"
+            )
+        if any(part.type == "scarf" for part in parts):
+            found.append(
+                "judged here by draws of rows whose numbers are told to four quantiles,"
+                " where it corrupts the numbers themselves: its errors are others"
+            )
+        return "; ".join(found) or None
 
     def mixed(
         self,
@@ -212,11 +219,13 @@ def advice(
         if command is None:
             continue
         words = "the best context that is no mixture"
-        if place:
+        if not place:
+            words += _but(row)
+        else:
             best, least = alone[0].spec.name, rounded(_error(alone[0]), 3)
             words = (
                 f"{words}, {best} (error {least}), has no command; the best that has"
-                f" one (error {rounded(_error(row), 3)})"
+                f" one{_but(row)} (error {rounded(_error(row), 3)})"
             )
         found.append(_noted(f"{words}{by}: {command}", commands.note(row.spec)))
         break
@@ -318,8 +327,14 @@ def _best_mixture(
         return None
     errors = {row.spec.name: rounded(_error(row), 3) for row in done}
     parts = " and ".join(errors.get(name, "?") for name in best.spec.params["parts"])
-    words = f"the best mixture has the error {errors[best.spec.name]}, its parts"
-    return _noted(f"{words} {parts}: {command}", commands.note(best.spec))
+    of = " on the columns" if best.probe is None else ""
+    words = f"the best mixture has the error {_with_spread(best)}{of}, its parts"
+    return _noted(f"{words} {parts}{_but(best)}: {command}", commands.note(best.spec))
+
+
+def _but(row: RankedContext) -> str:
+    """What its spectrum says against a context that its error speaks for."""
+    return "" if row.association == "moderate" else f" ({row.association})"
 
 
 def _is_chance(

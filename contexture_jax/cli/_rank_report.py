@@ -29,7 +29,10 @@ _BOUNDS = ("tau", "tau_lower", "tau_upper")
 _PROTOCOL = (
     "spectra of all rows, without the target; P_X uniform; place: by tau, those that"
     " cannot be told apart with the same, null where tau abstains (reason says why);"
-    " tau of d = 1, ..., max_dim; decay_rate: of s_i^2 that fall as exp(-rate i);"
+    " tau of d = 1, ..., max_dim, tau_lower and tau_upper: bounds on it by those of the"
+    " solver; num_abstaining: how many; target_kind: classes or numbers; num_masks:"
+    " how many masks a context is the mean over, mask_share: of the columns, what each"
+    " leaves out; decay_rate: of s_i^2 that fall as exp(-rate i);"
     " chi_squared: the sum of s_i^2; deviation: the mean of |k(x, x') - 1|, k the dual"
     " kernel; effective_rank: (sum of s_i^2)^2 over the sum of s_i^4; column_error: of"
     " the columns by the first best_dim functions, least_column_error: by column_dim of"
@@ -39,9 +42,12 @@ _PROTOCOL = (
     " validation; error: ridge on the functions up to best_dim (classes by the largest"
     " of fitted indicators), a quarter of the rows left out, a quarter of the rest for"
     " choosing the ridge, mean over splits; validated_error: d chosen likewise;"
+    " squared_error, validated_squared_error: of the same, over the variance of the"
+    " target; error_std, validated_error_std: over the splits;"
     " pearson and distance_correlation: of tau with error over all contexts with a"
     " finite tau; correlations: of these (all), of those that tau tells of"
-    " (without_abstentions), with validated_error (validated), and by types;"
+    " (without_abstentions), of all but the too strong (not_too_strong), with"
+    " validated_error (validated, validated_not_too_strong), and by types;"
     " mixtures are of the contexts of each type with the least"
     " validated_error (without a target: least_column_error), so that their errors are"
     " a little too low; contexts with num_draws are estimates from so many draws,"
@@ -264,7 +270,7 @@ def draw(ranked: Sequence[RankedContext], target: str | None, folder: Path) -> N
             abstains=np.array(abstains),
             label=label,
             error_label=f"{of} at the {where}",
-            title=f"{count} and {target or 'the columns'}",
+            title=f"{count}: errors on {target or 'the columns'}",
         )
         plotting.save(axes, folder / file)
 
@@ -294,6 +300,9 @@ def print_ranking(description: dict[str, Any], files: Sequence[str]) -> None:
         more = f"{len(d['contexts']) - len(rows)} contexts more in rank.json"
         pairs.append(("more", more))
     pairs += _told_of_tau(d, is_judged=is_judged)
+    if any(row["params"].get("num_draws") for row in rows):
+        drawn = "estimates from draws, whose scatter no bound on τ counts"
+        pairs.append(("drawn", drawn))
     counts = _counted(d["associations"])
     if d["mixed_associations"]:
         counts += f"; of mixtures {_counted(d['mixed_associations'])}"
@@ -383,7 +392,7 @@ def _columns(
             else f"{r['place']}{'=' * bool(r['ties'])}",
             r["name"],
             tau,
-            f"{low}–{high}",
+            f"{low}–{high}{' drawn' * bool(r['params'].get('num_draws'))}",
             *([_told(r["tau_of_all"])] if of_all else ()),
             *own.values(),
             r["association"] if r["status"] != "failed" else "failed",

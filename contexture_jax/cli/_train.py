@@ -114,7 +114,7 @@ def _run(options: TrainOptions, ending: Ending, processes: Processes) -> Path:
             op = built.operator_at(None)
             most = num_singular_values(op)
             rank = plan_rank(options.rank, recipe, min(recipe.num_triples, most))
-            encoder["output"] = plan_output(options, rank)
+            encoder["output"] = plan_output(options, rank, op.shape[0])
         settings |= {"encoder": encoder, "rank": rank}
         with processes.together():
             if processes.is_first:

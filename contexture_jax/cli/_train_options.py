@@ -105,7 +105,7 @@ def _add_learning_options(group: Any) -> None:
         type=count,
         metavar="D",
         help="width of the embedding; default: four times the rank, at most 512 and"
-        " half a batch (joint_nesting: the rank)",
+        " half a batch or of the rows (joint_nesting: the rank)",
     )
     group.add_argument("--steps", type=count, default=1000, help="default: 1000")
     group.add_argument(

@@ -127,7 +127,8 @@ def learn(
         held_out: the share of the rows that are held out where there is no operator.
         savable: whether to refuse to learn what `Learned.save` would refuse to write.
         min_max: how the weights of a `convex_combination` are found: those with the
-            largest loss at the best encoder of that width, from its own on.
+            largest loss at the best encoder, from its own on. Best of its width, which
+            is more than `rank` where nothing is said: at another width others are best.
             `Learned.weights` are those at the end, and functions and values are of the
             mixture with them.
         **fit_options: of `fit`: `directory`, `evaluate`, and the groups `monitor`,
@@ -258,7 +259,8 @@ def _towers(
 ) -> dict[str, Tower]:
     output = encoder.output if isinstance(encoder, Encoder) else None
     if output is None:
-        output = objective.width(rank, batch_size)
+        num_rows = None if law.op is None else law.op.shape[0]
+        output = objective.width(rank, batch_size, num_rows)
     if output < rank:
         msg = f"the output of the encoder must be at least rank = {rank}; got {output}"
         raise ValueError(msg)

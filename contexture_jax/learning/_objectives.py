@@ -66,15 +66,17 @@ class Objective(NamedTuple):
             return "phi", "psi"
         return ("psi",) if "views" in self.sees or self.sees == "inputs" else ("phi",)
 
-    def width(self, rank: int, batch_size: int) -> int:
+    def width(self, rank: int, batch_size: int, num_rows: int | None = None) -> int:
         """How wide its embeddings are where nobody says.
 
-        Four times the rank, at most 512 and half a batch; the rank if it is ordered.
+        Four times the rank, at most 512 and half a batch, or half of so many rows; the
+        rank if it is ordered, or if that is more.
         """
         # Wider than asked for: the leading Ritz values of a larger span are no smaller
         # (theory.md §2.6). But a covariance of as many columns as rows is noise, which
         # whitening blows up (§7.3).
-        wide = min(4 * rank, _LARGEST_WIDTH, batch_size // 2)
+        seen = batch_size if num_rows is None else min(batch_size, num_rows)
+        wide = min(4 * rank, _LARGEST_WIDTH, seen // 2)
         return rank if self.ordered else max(rank, wide)
 
 

@@ -26,7 +26,8 @@ class Encoder:
         hidden: widths of the hidden layers of an MLP.
         activation: of the hidden layers: "tanh", "gelu" or "relu".
         output: width of the embedding; None: four times the rank, at most 512 and
-            half a batch, and the rank for losses that learn functions in order.
+            half a batch or of the rows, and the rank for losses that learn functions
+            in order.
         num_waves: of an MLP, as in `models.MLPConfig`; None: 256 for the encoder of X
             where its functions are read as they are ("svme"), else 0.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -216,7 +217,11 @@ def mixture_family(
     def named(kind: str, two: Any, make: Callable, *shares: float) -> NamedContext:
         names = [spec.name for spec in two]
         first = "-".join([kind, *(f"{share:g}" for share in shares)])
-        params = {"parts": names} | ({"weights": list(shares)} if shares else {})
+        params: dict[str, Any] = {"parts": names}
+        params |= {"weights": list(shares)} if shares else {}
+        num_draws = _num_drawn(two, len(rows), joined=kind == "join")
+        if num_draws is not None:
+            params["num_draws"] = num_draws
         return NamedContext(f"{first}-{'+'.join(names)}", make, kind, params)
 
     found = []
@@ -240,6 +245,18 @@ def mixture_family(
 
         found.append(named("join", two, joined))
     return found
+
+
+def _num_drawn(
+    parts: Sequence[ContextSpec | NamedContext], num_rows: int, *, joined: bool
+) -> int | None:
+    """How many draws a mixture is known from; None: it is exact."""
+    params = [p.params if isinstance(p, NamedContext) else {} for p in parts]
+    drawn = [one["num_draws"] for one in params if "num_draws" in one]
+    sizes = [one.get("num_draws", one.get("num_classes", num_rows)) for one in params]
+    if joined and num_rows * math.prod(sizes) > _MOST_TUPLES:
+        drawn.append(_num_draws(num_rows))
+    return min(drawn, default=None)
 
 
 def _as_context(

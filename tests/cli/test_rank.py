@@ -58,6 +58,13 @@ def ended_at(call: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     return lambda: len(calls)
 
 
+# Words of `rank.json` that need no explanation, or are options of the command.
+PLAIN = {"version", "data", "num_rows", "num_columns", "target", "preset", "kinds"}
+PLAIN |= {"context_columns", "teachers", "splits", "seed", "status", "num_contexts"}
+PLAIN |= {"contexts", "protocol", "advice", "seconds", "notes", "subsets", "command"}
+PLAIN |= {"name", "type", "params", "reason", "gamma", "num_neighbors", "energy_share"}
+
+
 def test_a_target_gives_errors_correlations_and_pictures(
     tmp_path: Path, capsys
 ) -> None:
@@ -80,6 +87,11 @@ def test_a_target_gives_errors_correlations_and_pictures(
     ).T
     assert found["pearson"] == pytest.approx(np.corrcoef(taus, errors)[0, 1])
     assert 0 <= found["distance_correlation"] <= 1
+    # What a word alone does not tell is explained.
+    types = {context["type"] for context in found["contexts"]}
+    keys = {*found, *found["contexts"][0], *found["correlations"]} - types
+    keys.update(*(context["params"] for context in found["contexts"]))
+    assert [key for key in keys - PLAIN if key not in found["protocol"]] == []
     names = {path.name for path in (tmp_path / "o").iterdir()}
     assert names == {"rank.json", "tau_error.png", "association_error.png"}
     out = capsys.readouterr().out
@@ -294,6 +306,11 @@ def test_a_command_says_when_its_target_is_another() -> None:
         assert note.endswith('not of "y"')
     assert commands.note(knn) is None
     assert commands._replace(target=None).note(both) is None
+    # A command corrupts numbers, where the run has quantiles of them.
+    drawn = NamedContext("scarf-0.3", lambda: knn, "scarf", {"rate": 0.3})  # pyright: ignore
+    told = commands.note(drawn)
+    assert told is not None
+    assert "four quantiles" in told
     rows = [
         row(knn, "moderate", 3.0, 0.2, std=0.01),
         row(LABELS, "moderate", 2.0, 0.1, std=0.01),
@@ -312,7 +329,9 @@ def test_what_tau_cannot_tell_is_shown(capsys: pytest.CaptureFixture[str]) -> No
     infinite = dict.fromkeys(("tau", "tau_lower", "tau_upper"), np.inf)
     rows += [row(s, "too strong", 9.0, 0.5, **infinite) for s in knn[18:]]
     rows.append(row(ContextSpec("rbf", 1.0), "too weak", 0.1, 0.01, **bounds))
-    rows.append(row(mixed("join", *knn[:2]), "too weak", 0.1, 0.9))
+    rows.append(row(mixed("join", *knn[:2]), "too weak", 0.1, 0.9, **exact))
+    params: Any = rows[-1].spec.params
+    params["num_draws"] = 400
     options = RankOptions("d.csv", max_dim=64)
     specs = [one.spec for one in rows]
     d = describe(options, TABLE, Beside({}, {}, []), specs, rows, {}, {})
@@ -336,9 +355,11 @@ def test_what_tau_cannot_tell_is_shown(capsys: pytest.CaptureFixture[str]) -> No
     assert "ties 17 of 18 places" in text
     assert "1 too weak; of mixtures 1 too weak; complete" in text
     few = [told["knn-3"], told["knn-20"]]
-    print_ranking(d | {"contexts": few}, [])
+    assert "drawn" not in text
+    print_ranking(d | {"contexts": [*few, told[rows[-1].spec.name]]}, [])
     text = " ".join(capsys.readouterr().out.split())
     assert " 1 >64 2 " in text
+    assert "1.5–1.5 drawn" in text
     assert "d of energy >64: of more functions than --max-dim 64 is 90% of χ²" in text
 
 

@@ -176,6 +176,13 @@ def test_an_objective_says_the_rate_where_nobody_else_does() -> None:
     assert OBJECTIVES["svme"].rate > OBJECTIVES["kise"].rate
 
 
+def test_an_embedding_is_no_wider_than_half_of_what_it_is_fitted_to():
+    """A wider one spans whatever there is of few rows, trained or not."""
+    width = OBJECTIVES["svme"].width
+    assert [width(64, 1024), width(64, 256), width(200, 4096)] == [256, 128, 512]
+    assert [width(64, 1024, n) for n in (178, 60, 10_000)] == [89, 64, 256]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", OBJECTIVES)
 def test_every_objective_learns(loss: str) -> None:

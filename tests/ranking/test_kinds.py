@@ -80,6 +80,13 @@ def test_mixtures_are_those_of_the_algebra() -> None:
     for row, own in zip(found, ranked(expected), strict=True):
         assert row.chi_squared == pytest.approx(own.chi_squared, rel=1e-4)
     assert len(mixture_family([KNN, RBF, ContextSpec("knn", 3)], X)) == 18
+    # Joins of many tuples, and all that has a drawn part, are estimates.
+    parts = [KNN, *scarf_family(np.arange(60)[:, None] % 3, 1)]
+    told = {s.type: s.params.get("num_draws") for s in mixture_family(parts, X)}
+    assert told == dict.fromkeys(("convex", "convolve", "join"), 240)
+    assert "num_draws" not in specs[-1].params
+    many = mixture_family([KNN, RBF], np.zeros((400, 2)))
+    assert [s.params.get("num_draws") for s in many[-2:]] == [None, 1600]
 
 
 def test_a_large_join_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
