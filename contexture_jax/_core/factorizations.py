@@ -95,6 +95,8 @@ def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Array, Array]:
     return s, (u.conj() * mm(*tangents, vh.conj().T)).sum(axis=0).real
 
 
+# Compiled: outside a program its loop would be compiled at each call.
+@jax.jit
 def orthonormal_columns(x: Inexact[Array, "n d"]) -> Inexact[Array, "n d"]:
     """Q with orthonormal columns, the first j of which span the first j of a matrix.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -125,24 +126,8 @@ def input_output(
         ValueError: if rows do not match, there is one class, or a number is not finite.
     """
     z, target, num_classes = _checked(phi, y, key)
-    n = z.shape[0]
-    keys = jax.random.split(key)
-
-    def score(z: Array, target: Array) -> Array:
-        fit = ridge(z, target, folds=_FOLDS, standardize=True, num_classes=num_classes)
-        return 1 - fit.errors.min()
-
-    # Rows may be sorted by what they are, and folds are every fifth.
-    order = jax.random.permutation(keys[1], n)
-    z, shuffled = z[order], target[order]
-    found = _by_chance(
-        lambda rows: score(z, shuffled[rows]),
-        lambda rows: score(z[rows], shuffled[rows]),
-        keys,
-        n,
-        num_permutations,
-        level,
-    )
+    how = {"num_permutations": num_permutations, "level": level}
+    found = _by_chance(_score, z, target, key, num_classes=num_classes, **how)
     rho = best = None
     if op is not None:
         columns = _columns(target, num_classes).astype(op.dtype)
@@ -183,35 +168,10 @@ def cross_task(
     names = tuple(targets)
     some = [_checked(phi, y, key) for y in targets.values()]
     z = some[0][0]
-    n, d = z.shape
-    r = check_integer(num_directions, "num_directions", low=1, high=d)
+    r = check_integer(num_directions, "num_directions", low=1, high=z.shape[1])
     num = check_integer(num_permutations, "num_permutations", low=1)
-    keys = jax.random.split(key)
-    order = jax.random.permutation(keys[0], n)
-    first, second = order[: n // 2], order[n // 2 :]
     columns = [_columns(y, c).astype(z.dtype) for _, y, c in some]
-    columns = [y - y.mean(axis=0, keepdims=True) for y in columns]
-
-    def scores(rows: Array) -> Array:
-        """(k, k), with the targets of `rows` for those of the first half."""
-        found = []
-        for y in columns:
-            w = ridge(z[first], y[rows], folds=_FOLDS, standardize=True).weights
-            seen = mm(z[first] - z[first].mean(axis=0, keepdims=True), w)
-            _, _, turn = jnp.linalg.svd(seen, full_matrices=False)
-            kept = mm(z[second], mm(w, turn[:r].T))
-            fits = [
-                ridge(kept, one[second], folds=_FOLDS, standardize=True)
-                for one in columns
-            ]
-            found.append(jnp.stack([1 - fit.squared_errors.min() for fit in fits]))
-        return jnp.stack(found)
-
-    value = scores(first)
-    null = jax.lax.map(
-        lambda one: scores(jax.random.permutation(one, first)),
-        jax.random.split(keys[1], num),
-    )
+    value, null = _across(z, columns, key, num_directions=r, num_permutations=num)
     reached = jnp.sum(null >= value[None] - 1e-9, axis=0)
     p_values = ((1 + reached) / (1 + num)).astype(value.dtype)
     return CrossTask(names, value, null.mean(axis=0), p_values)
@@ -249,33 +209,11 @@ def compositionality(
     a, target, _ = _checked(first, composed, key)
     b, _, _ = _checked(second, composed, key)
     target = (target[:, None] if target.ndim == 1 else target).astype(a.dtype)
-    n = a.shape[0]
-    keys = jax.random.split(key)
-    order = jax.random.permutation(keys[1], n)
-    z, y = jnp.concatenate([a, b.astype(a.dtype)], axis=1)[order], target[order]
-
-    def explained(z: Array, y: Array) -> Array:
-        fit = ridge(z, y, folds=_FOLDS, standardize=True)
-        return 1 - fit.squared_errors.min()
-
-    def cosine(z: Array, y: Array) -> Array:
-        half = z.shape[0] // 2
-        fit = ridge(z[:half], y[:half], folds=_FOLDS, standardize=True)
-        mean = y[:half].mean(axis=0, keepdims=True)
-        told, true = fit.scores(z[half:]) - mean, y[half:] - mean
-        lengths = jnp.linalg.norm(told, axis=1) * jnp.linalg.norm(true, axis=1)
-        return jnp.mean(safe_divide(jnp.sum(told * true, axis=1), lengths))
-
+    z = jnp.concatenate([a, b.astype(a.dtype)], axis=1)
+    how = {"num_permutations": num_permutations, "level": level}
     one, other = (
-        _by_chance(
-            lambda rows, f=f: f(z, y[rows]),
-            lambda rows, f=f: f(z[rows], y[rows]),
-            keys,
-            n,
-            num_permutations,
-            level,
-        )
-        for f in (explained, cosine)
+        _by_chance(measure, z, target, key, num_classes=None, **how)
+        for measure in (_explained, _cosine)
     )
     return one, other
 
@@ -340,20 +278,105 @@ def _columns(target: Array, num_classes: int | None) -> Float[Array, "n c"]:
     return target[:, None] if target.ndim == 1 else target
 
 
+_Measure = Callable[[Array, Array, int | None], Array]
+
+
+def _score(z: Array, y: Array, num_classes: int | None) -> Array:
+    fit = ridge(z, y, folds=_FOLDS, standardize=True, num_classes=num_classes)
+    return 1 - fit.errors.min()
+
+
+def _explained(z: Array, y: Array, num_classes: int | None) -> Array:
+    del num_classes
+    return 1 - ridge(z, y, folds=_FOLDS, standardize=True).squared_errors.min()
+
+
+def _cosine(z: Array, y: Array, num_classes: int | None) -> Array:
+    del num_classes
+    half = z.shape[0] // 2
+    fit = ridge(z[:half], y[:half], folds=_FOLDS, standardize=True)
+    mean = y[:half].mean(axis=0, keepdims=True)
+    told, true = fit.scores(z[half:]) - mean, y[half:] - mean
+    lengths = jnp.linalg.norm(told, axis=1) * jnp.linalg.norm(true, axis=1)
+    return jnp.mean(safe_divide(jnp.sum(told * true, axis=1), lengths))
+
+
 def _by_chance(
-    shuffled: Callable[[Array], Array],
-    subset: Callable[[Array], Array],
-    keys: Array,
-    num_rows: int,
+    measure: _Measure,
+    z: Array,
+    y: Array,
+    key: Array,
+    *,
+    num_classes: int | None,
     num_permutations: int,
     level: float,
 ) -> Compared:
     num = check_integer(num_permutations, "num_permutations", low=1)
-    rows = jnp.arange(num_rows)
-    null = jax.lax.map(
-        lambda one: shuffled(jax.random.permutation(one, rows)),
-        jax.random.split(keys[0], num),
+    value, null, groups = _measured(
+        z, y, key, measure=measure, num_classes=num_classes, num_permutations=num
     )
-    groups = without_groups(subset, keys[1], num_rows)
-    value = shuffled(rows)
-    return judged_by_chance(value, null, groups, num_rows, check_level(level))
+    return judged_by_chance(value, null, groups, z.shape[0], check_level(level))
+
+
+@functools.partial(
+    jax.jit, static_argnames=("measure", "num_classes", "num_permutations")
+)
+def _measured(
+    z: Float[Array, "n d"],
+    y: Array,
+    key: Array,
+    *,
+    measure: _Measure,
+    num_classes: int | None,
+    num_permutations: int,
+) -> tuple[Array, Array, Array]:
+    """Of all rows, of shuffled targets, and without each group of rows."""
+    keys, n = jax.random.split(key), z.shape[0]
+    # Rows may be sorted by what they are, and folds are every fifth.
+    order = jax.random.permutation(keys[1], n)
+    z, y = z[order], y[order]
+    null = jax.lax.map(
+        lambda one: measure(z, jax.random.permutation(one, y), num_classes),
+        jax.random.split(keys[0], num_permutations),
+    )
+    groups = without_groups(
+        lambda rows: measure(z[rows], y[rows], num_classes), keys[1], n
+    )
+    return measure(z, y, num_classes), null, groups
+
+
+@functools.partial(jax.jit, static_argnames=("num_directions", "num_permutations"))
+def _across(
+    z: Float[Array, "n d"],
+    columns: list[Float[Array, "n ..."]],
+    key: Array,
+    *,
+    num_directions: int,
+    num_permutations: int,
+) -> tuple[Float[Array, "k k"], Float[Array, "b k k"]]:
+    """`cross_task`, and the same where the rows of task i are shuffled."""
+    keys, n = jax.random.split(key), z.shape[0]
+    order = jax.random.permutation(keys[0], n)
+    first, second = order[: n // 2], order[n // 2 :]
+    columns = [y - y.mean(axis=0, keepdims=True) for y in columns]
+
+    def scores(rows: Array) -> Array:
+        """(k, k), with the targets of `rows` for those of the first half."""
+        found = []
+        for y in columns:
+            w = ridge(z[first], y[rows], folds=_FOLDS, standardize=True).weights
+            seen = mm(z[first] - z[first].mean(axis=0, keepdims=True), w)
+            _, _, turn = jnp.linalg.svd(seen, full_matrices=False)
+            kept = mm(z[second], mm(w, turn[:num_directions].T))
+            fits = [
+                ridge(kept, one[second], folds=_FOLDS, standardize=True)
+                for one in columns
+            ]
+            found.append(jnp.stack([1 - fit.squared_errors.min() for fit in fits]))
+        return jnp.stack(found)
+
+    null = jax.lax.map(
+        lambda one: scores(jax.random.permutation(one, first)),
+        jax.random.split(keys[1], num_permutations),
+    )
+    return scores(first), null

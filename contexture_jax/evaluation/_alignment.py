@@ -167,21 +167,32 @@ def alignment(
         for k in jax.random.split(key, num_shuffles)
     ]
 
-    def measured(measure: Callable[[Array], Array]) -> Measured:
-        null = jnp.stack([measure(phi[order]) for order in orders])
+    def measured(measure: Callable[..., Array], *others: Any) -> Measured:
+        null = jnp.stack([measure(phi[order], *others) for order in orders])
         chance = Interval(null.mean(), null.min(), null.max(), level)
-        return Measured(measure(phi), chance)
+        return Measured(measure(phi, *others), chance)
 
     level = (num_shuffles - 1) / (num_shuffles + 1)
     # The largest ratio trace that d functions can have (theory.md §2.6).
     best = (s[:d] ** 2).sum()
     bounds = clusters(s, gap=gap)
     return Alignment(
-        measured(jax.jit(lambda z: cca(z, mu, op.p_x))),
+        measured(_cca, mu, op.p_x),
         # Not one program: outside a trace its neighbours are exact, and sooner found.
         measured(lambda z: mutual_knn(z, mu, num_neighbors, whiten=True)),
-        measured(jax.jit(lambda z: cka(z, mu, op.p_x))),
-        measured(jax.jit(lambda z: safe_divide(ratio_trace(z, op), best))),
+        measured(_cka, mu, op.p_x),
+        measured(_share_of_trace, op, best),
         [pair for pair in bounds if pair[1] <= d],
         cluster_cosines(phi, mu, bounds, op.p_x),
     )
+
+
+# One program each, for all shuffles and for the next call.
+_cca, _cka = jax.jit(cca), jax.jit(cka)
+
+
+@jax.jit
+def _share_of_trace(
+    z: Float[Array, "n d"], op: AssociationOperator, best: Float[Array, ""]
+) -> Float[Array, ""]:
+    return safe_divide(ratio_trace(z, op), best)

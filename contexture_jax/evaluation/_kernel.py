@@ -126,17 +126,30 @@ def lipschitz(
         num_points: how many rows to compare.
     """
     check_key(key)
-    n, m = op.shape
+    n = op.shape[0]
     x = as_columns(x, "x", n)
     num_points = min(check_integer(num_points, "num_points", low=2), n)
     # Without replacement: a maximum gains nothing from a point that comes twice.
     rows = jax.random.permutation(key, n)[:num_points].astype(jnp.int32)
 
+    slope, exponent, is_finite = _steepest(op, x, rows)
+    # Back to the unit of x, in which distances are 2^e times those of `places`.
+    slope = times_power_of_two(slope, -exponent)
+    return jnp.where(is_finite, slope, jnp.nan)
+
+
+@jax.jit
+def _steepest(
+    op: AssociationOperator, x: Float[Array, "n d"], rows: Int[Array, " k"]
+) -> tuple[Array, Array, Array]:
+    """The slope between places in a unit of 2^e, e, and whether these are finite."""
+    num_points = rows.shape[0]
+
     def columns(block: Int[Array, " block"]) -> Float[Array, "block num_points"]:
         return _kernel_columns(op, block)[rows].T
 
     # (num_points, num_points); symmetric, so that its rows are its columns.
-    kernel = map_blocks(columns, rows, row_entries=n + m)
+    kernel = map_blocks(columns, rows, row_entries=sum(op.shape))
     alive = op.p_x[rows] > 0
     places, exponent = rescaled(jnp.where(alive[:, None], x[rows], 0))
     places = places.astype(op.dtype)
@@ -157,9 +170,7 @@ def lipschitz(
     indices = jnp.arange(num_points, dtype=jnp.int32)
     # One row at a time: all at once would be num_points³ numbers.
     slope = jnp.max(jax.lax.map(steepest, indices))
-    # Back to the unit of x, in which distances are 2^e times those of `places`.
-    slope = times_power_of_two(slope, -exponent[0, 0])
-    return jnp.where(jnp.isfinite(places).all(), slope, jnp.nan)
+    return slope, exponent[0, 0], jnp.isfinite(places).all()
 
 
 def _kernel_columns(

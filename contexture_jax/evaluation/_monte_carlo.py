@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -123,16 +124,32 @@ def monte_carlo_error(
     if num < 2:
         msg = f"the error needs at least 2 batches; got num_batches = {num}"
         raise ValueError(msg)
-    is_drawn = isinstance(op, DrawnOperator)
+    values, replicates, deviations = _measured(
+        op, key, rank=rank, num_replicates=num_replicates
+    )
+    bias, errors = jackknife(values, replicates)
+    radius = jnp.quantile(deviations, level)
+    lower, upper = (
+        safe_sqrt(jnp.clip(values**2 + reach, 0.0, 1.0)) for reach in (-radius, radius)
+    )
+    return MonteCarloError(
+        Interval(values, lower, upper, level),
+        jnp.clip(values - bias, 0.0, 1.0),
+        errors,
+        replicates,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("rank", "num_replicates"))
+def _measured(
+    op: Any, key: Array, *, rank: int, num_replicates: int
+) -> tuple[Array, Array, Array]:
+    """Values, those without each batch, and ‖Σ_b ε_b M̂_b M̂_bᵀ‖ for random signs."""
+    num, is_drawn = op.num_batches, isinstance(op, DrawnOperator)
     total, others, laws = (_grams_of_parts if is_drawn else _grams)(op)
     values = _values(total, op.p_x, rank)
-
-    def without(batch: tuple[Array, Array]) -> Array:
-        return _values(*batch, rank)
-
     # (B, rank)
-    replicates = jax.lax.map(without, (others, laws))
-    bias, errors = jackknife(values, replicates)
+    replicates = jax.lax.map(lambda one: _values(one[0], one[1], rank), (others, laws))
     root = jnp.sqrt(op.p_x)
     # Signs add up to 0: of a sum over batches this is −Σ_b ε_b G_b (theory.md §4.8).
     inverse = (1.0 - 1.0 / num) * safe_reciprocal(root)
@@ -146,17 +163,8 @@ def monte_carlo_error(
         noise = noise + jnp.sum(root * side) * root[:, None] * root[None, :]
         return jnp.abs(jnp.linalg.eigvalsh(noise)).max()
 
-    deviations = jax.lax.map(deviation, _signs(key, num_replicates, num, values.dtype))
-    radius = jnp.quantile(deviations, level)
-    lower, upper = (
-        safe_sqrt(jnp.clip(values**2 + reach, 0.0, 1.0)) for reach in (-radius, radius)
-    )
-    return MonteCarloError(
-        Interval(values, lower, upper, level),
-        jnp.clip(values - bias, 0.0, 1.0),
-        errors,
-        replicates,
-    )
+    signs = _signs(key, num_replicates, num, values.dtype)
+    return values, replicates, jax.lax.map(deviation, signs)
 
 
 def _grams(op: Any) -> tuple[Array, Array, Array]:

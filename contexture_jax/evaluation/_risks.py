@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -125,18 +126,16 @@ def shifted_risks(
     z = jnp.where(p > 0, z, jnp.min(jnp.where(p > 0, z, z[0])))
     numbers = jnp.asarray([*alphas, *radii], z.dtype)
 
-    def replicate(given: tuple[Array, Array]) -> tuple[Array, Array]:
-        one, number = given
-        drawn = jax.random.exponential(one, p.shape, p.dtype)
-        # The first of them is the sample itself.
-        q = p * jnp.where(number > 0, drawn, 1)
-        q = q / q.sum()
-        return _risks(z, q, numbers, len(alphas), trim), _by_group(z, q, codes, count)
-
-    keys = jax.random.split(key, num_replicates + 1)
-    steps = jnp.arange(num_replicates + 1, dtype=jnp.int32)
     # (replicates + 1, risks) and (replicates + 1, G)
-    risks, means = jax.lax.map(replicate, (keys, steps))
+    risks, means = _replicated(
+        key,
+        (z, p, codes),
+        numbers,
+        num_alphas=len(alphas),
+        num_groups=count,
+        trim=trim,
+        num_replicates=num_replicates,
+    )
     by_group = worst = None
     if groups is not None:
         by_group, worst = _of_means(means, level), _worst(means, level)
@@ -150,6 +149,35 @@ def shifted_risks(
         numbers[: len(alphas)],
         numbers[len(alphas) :],
     )
+
+
+@functools.partial(
+    jax.jit, static_argnames=("num_alphas", "num_groups", "trim", "num_replicates")
+)
+def _replicated(
+    key: Array,
+    rows: tuple[Array, Array, Array],
+    numbers: Float[Array, " k"],
+    *,
+    num_alphas: int,
+    num_groups: int,
+    trim: float,
+    num_replicates: int,
+) -> tuple[Float[Array, "b 1+k"], Float[Array, "b g"]]:
+    """Of the rows themselves first, then of rows that are weighted anew."""
+    z, p, codes = rows
+
+    def replicate(given: tuple[Array, Array]) -> tuple[Array, Array]:
+        one, number = given
+        drawn = jax.random.exponential(one, p.shape, p.dtype)
+        q = p * jnp.where(number > 0, drawn, 1)
+        q = q / q.sum()
+        means = _by_group(z, q, codes, num_groups)
+        return _risks(z, q, numbers, num_alphas, trim), means
+
+    keys = jax.random.split(key, num_replicates + 1)
+    steps = jnp.arange(num_replicates + 1, dtype=jnp.int32)
+    return jax.lax.map(replicate, (keys, steps))
 
 
 def _risks(

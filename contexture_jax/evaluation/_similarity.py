@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from contexture_jax._core.checks import check_integer
@@ -218,6 +220,7 @@ def other_neighbors(x: Float[Array, "n d"], k: int) -> Int[Array, "n k"]:
     return jnp.where(before, near[:, :-1], near[:, 1:])
 
 
+@functools.partial(jax.jit, static_argnames=("k", "dtype"))
 def shared_neighbors(
     a: Int[Array, "n l"],
     b: Int[Array, "n l"],

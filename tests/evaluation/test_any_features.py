@@ -1,5 +1,6 @@
 """Judges of features that are not finite, or in units far from 1: all of them."""
 
+import functools
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 import contexture_jax as cx
 from contexture_jax import evaluation
+from tests.operators.test_door import compilations
 
 RNG = np.random.default_rng(3)
 ROWS = 12
@@ -258,3 +260,42 @@ def test_pairs_of_many_rows_are_counted_beyond_int32():
         lambda x: evaluation.compare(x, x, "cka_debiased", key=KEY), x
     )
     assert found.value.shape == ()
+
+
+@functools.cache
+def _drawn() -> Any:
+    noise = cx.contexts.gaussian_noise(0.75)
+    return cx.operators.monte_carlo_operator(noise, OTHER, 60, key=KEY)
+
+
+TARGET = np.arange(24) % 3
+FEW: dict[str, Any] = {"key": KEY, "num_permutations": 3}
+# Loops over what the caller gives, which JAX would compile at each call of eager code.
+OFTEN = {
+    "input_output": lambda x: cx.diagnostics.input_output(x, TARGET, **FEW),
+    "cross_task": lambda x: cx.diagnostics.cross_task(x, {"a": x[:, 0]}, **FEW),
+    "compositionality": lambda x: cx.diagnostics.compositionality(x, x, x, **FEW),
+    "monte_carlo_error": lambda x: evaluation.monte_carlo_error(
+        _drawn(), 2, key=jax.random.key(int(abs(x).sum()))
+    ),
+    "mutual_knn": lambda x: evaluation.mutual_knn(x, x[::-1], 2),
+    "rayleigh_ritz": lambda x: (
+        evaluation.rayleigh_ritz(x, x[::-1], positive=True, rank=2, key=KEY).held_out
+    ),
+    "lipschitz": lambda x: evaluation.lipschitz(OP, x[:ROWS], key=KEY),
+    "alignment": lambda x: EAGER["alignment"](x[:ROWS]),
+    "shifted_risks": lambda x: EAGER["shifted_risks"](x),
+}
+
+
+@pytest.mark.fast("mutual_knn", "shifted_risks")
+@pytest.mark.parametrize("name", OFTEN)
+def test_a_second_call_compiles_nothing(name):
+    one, other = RNG.normal(size=(2, 24, 3)).astype(np.float32)
+    with compilations() as first:
+        jax.jit(lambda x: x + 1)(one)  # a function that JAX has not seen
+        jax.block_until_ready(OFTEN[name](one))
+    assert first
+    with compilations() as second:
+        jax.block_until_ready(OFTEN[name](other))
+    assert [text for text in second if text.startswith("Compiling")] == []
