@@ -225,19 +225,20 @@ def _of_classes(
     explained = safe_divide(squares, total)
     # n_c m_c² and what the others, whose mean is −n_c m_c / (n − n_c), add to it.
     alone = (counts * n / (n - counts))[:, None] * means**2
-    rest = safe_sqrt(jnp.maximum(total[None, :] - alone, 0) / (n - 2))
+    slack = 100 * float(jnp.finfo(x.dtype).eps)
+    # Of a unit that is an indicator rounding is left within.
+    within = total[None, :] - alone
+    within = jnp.where(within > slack * total[None, :], within, 0)
+    rest = safe_sqrt(within / (n - 2))
     apart = means * (n / (n - counts))[:, None]
     null = jax.lax.map(
         lambda one: safe_divide(between(jax.random.permutation(one, codes))[1], total),
         jax.random.split(key, num_permutations),
     )
-    slack = 100 * float(jnp.finfo(x.dtype).eps)
     reached = jnp.sum(null >= explained[None, :] - slack, axis=0)
     low, high = (jnp.quantile(null, 0.5 + sign * level / 2, axis=0) for sign in (-1, 1))
-    # A unit that is an indicator has no spread within: its difference is infinite.
-    difference = jnp.where(
-        rest > slack * jnp.abs(apart), apart * safe_reciprocal(rest), jnp.inf * apart
-    )
+    # No spread within: the difference is infinite.
+    difference = jnp.where(rest > 0, apart * safe_reciprocal(rest), jnp.inf * apart)
     selectivity = jnp.where(apart == 0, 0, difference)
     return (
         selectivity.T,
