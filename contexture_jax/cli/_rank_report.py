@@ -302,7 +302,7 @@ def print_ranking(description: dict[str, Any], files: Sequence[str]) -> None:
     pairs += _told_of_tau(d, is_judged=is_judged)
     if any(row["params"].get("num_draws") for row in rows):
         drawn = "estimates from draws, whose scatter no bound on τ counts"
-        pairs.append(("drawn", drawn))
+        pairs.append(("* drawn", drawn))
     counts = _counted(d["associations"])
     if d["mixed_associations"]:
         counts += f"; of mixtures {_counted(d['mixed_associations'])}"
@@ -392,7 +392,7 @@ def _columns(
             else f"{r['place']}{'=' * bool(r['ties'])}",
             r["name"],
             tau,
-            f"{low}–{high}{' drawn' * bool(r['params'].get('num_draws'))}",
+            f"{low}–{high}{'*' * bool(r['params'].get('num_draws'))}",
             *([_told(r["tau_of_all"])] if of_all else ()),
             *own.values(),
             r["association"] if r["status"] != "failed" else "failed",
