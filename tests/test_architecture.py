@@ -106,6 +106,7 @@ JIT_ALLOWED = {
     "evaluation/_in_context.py": "maps over shuffles and groups, likewise",
     "evaluation/_kernel_alignment.py": "likewise",
     "evaluation/_monte_carlo.py": "maps over batches and signs, for eager callers",
+    "evaluation/_perturbation.py": "what is known of a cluster, cluster by cluster",
     "evaluation/_risks.py": "a map over replicates, likewise",
     "diagnostics/_relations.py": "maps over shuffles and groups, likewise",
     "evaluation/_similarity.py": "counts of neighbours by blocks, likewise",

@@ -12,7 +12,7 @@ from contexture_jax._core.checks import check_integer, check_key
 from contexture_jax._core.factorizations import singular_values
 from contexture_jax._core.numerics import mm, safe_sqrt
 from contexture_jax._core.symmetrised import marginal_roots
-from contexture_jax._core.types import Array, Float, short_repr
+from contexture_jax._core.types import Array, Float, Int, short_repr
 from contexture_jax.evaluation._alignment import clusters
 from contexture_jax.evaluation._common import (
     as_functions,
@@ -165,19 +165,11 @@ def perturbation_bound(
     left = as_functions(old.left, "old.left", op)
     s = as_spectrum(old.singular_values).astype(op.dtype)
     distance = kernel_distance(op, new_op, key=key)
-    basis, _ = weighted_basis(left, op.p_x, centre=True)
-    image = _of_kernel(new_op, basis)
-    inner = mm(basis.T, image)
-    rest = image - mm(basis, inner)
-    lower, upper = _eigenvalue_bounds(s**2, inner, rest, new_op, distance)
+    whole = _of_all(left, s, op.p_x, new_op, distance)
+    lower, upper = whole.lower, whole.upper
     bounds = clusters(s, gap=gap)
     ranges = [*bounds, *((0, end) for _, end in bounds)]
-    found = []
-    for first, end in ranges:
-        own, _ = weighted_basis(left[:, first:end], op.p_x, centre=True)
-        # (k, e): the cluster in the basis of all, of whose image it is a part.
-        turn = mm(basis.T, own)
-        found.append(_turned(mm(image, turn), own, lower, upper, (first, end)))
+    found = [_turned(left, op.p_x, whole, *map(np.int32, pair)) for pair in ranges]
     residuals, gaps = (jnp.stack(x) for x in zip(*found, strict=True))
     sines = jnp.where(gaps > 0, residuals / jnp.where(gaps > 0, gaps, 1), jnp.inf)
     num = len(bounds)
@@ -240,18 +232,49 @@ def _eigenvalue_bounds(
     return jnp.maximum(lower, 0), jnp.minimum(upper, beyond)
 
 
+class _Whole(NamedTuple):
+    """Of all old functions: an orthonormal basis, its image under H, and bounds."""
+
+    basis: Float[Array, "n k"]
+    image: Float[Array, "n k"]
+    lower: Float[Array, " k"]
+    upper: Float[Array, " l"]
+
+
+@jax.jit
+def _of_all(
+    left: Float[Array, "n k"],
+    s: Float[Array, " k"],
+    p_x: Float[Array, " n"],
+    new_op: AssociationOperator,
+    distance: Float[Array, ""],
+) -> _Whole:
+    basis, _ = weighted_basis(left, p_x, centre=True)
+    image = _of_kernel(new_op, basis)
+    inner = mm(basis.T, image)
+    rest = image - mm(basis, inner)
+    bounds = _eigenvalue_bounds(s**2, inner, rest, new_op, distance)
+    return _Whole(basis, image, *bounds)
+
+
+@jax.jit
 def _turned(
-    image: Float[Array, "n e"],
-    own: Float[Array, "n e"],
-    lower: Float[Array, " k"],
-    upper: Float[Array, " l"],
-    bounds: tuple[int, int],
+    left: Float[Array, "n k"],
+    p_x: Float[Array, " n"],
+    whole: _Whole,
+    first: Int[Any, ""],
+    end: Int[Any, ""],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """‖R‖ of a cluster, and its distance from all other eigenvalues."""
-    first, end = bounds
+    """‖R‖ of functions first … end, and their distance from all other eigenvalues."""
+    # All others are 0: one program, however many there are in a cluster.
+    number = jnp.arange(left.shape[1])
+    kept = (number >= first) & (number < end)
+    own, _ = weighted_basis(jnp.where(kept[None, :], left, 0), p_x, centre=True)
+    # (k, k): the cluster in the basis of all, of whose image it is a part.
+    image = mm(whole.image, mm(whole.basis.T, own))
     inner = mm(own.T, image)
     inside = singular_values(inner)
-    gap = inside[-1] - upper[end]
-    if first:
-        gap = jnp.minimum(gap, lower[first - 1] - inside[0])
+    gap = inside[end - first - 1] - whole.upper[end]
+    above = whole.lower[jnp.maximum(first - 1, 0)] - inside[0]
+    gap = jnp.where(first > 0, jnp.minimum(gap, above), gap)
     return singular_values(image - mm(own, inner))[0], gap
