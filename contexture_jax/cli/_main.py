@@ -97,6 +97,13 @@ def _run(argv: Sequence[str] | None, ending: Ending) -> int:
         message = f"{error.strerror or error}: {error.filename or 'the output'}"
         message += "" if error.filename else f"; {ending.kept()}"
     except Exception as error:
+        if _is_of_a_peer(error):
+            # Before the watch has seen it: on a busy machine, or as they meet.
+            words = "a connection to another process of the run was lost"
+            print(f"contexture: error: {words}; {ending.kept()}", file=sys.stderr)
+            if ending.leaves and argv is None:
+                _leave(1)
+            return 1
         # An error of the program keeps its traceback.
         if not _is_out_of_memory(error):
             if ending.leaves and argv is None:
@@ -113,11 +120,17 @@ def _run(argv: Sequence[str] | None, ending: Ending) -> int:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """By its words where it is JAX's, which is not to be loaded for this."""
-    return isinstance(error, MemoryError) or (
-        type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
-        and "RESOURCE_EXHAUSTED" in str(error)
-    )
+    return isinstance(error, MemoryError) or _says(error, "RESOURCE_EXHAUSTED")
+
+
+def _is_of_a_peer(error: Exception) -> bool:
+    return _says(error, "by peer")
+
+
+def _says(error: Exception, words: str) -> bool:
+    """Whether JAX raised it with such words; JAX is not to be loaded for this."""
+    names = "JaxRuntimeError", "XlaRuntimeError"
+    return type(error).__name__ in names and words in str(error)
 
 
 # None of these modules imports JAX before its command runs: --help and bad input are

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from contexture_jax._core.locks import locked
-from contexture_jax.cli import main
+from contexture_jax.cli import _spectrum, main
 from contexture_jax.cli.session import _publish
 from contexture_jax.cli.session._publish import claimed, publishing, replacing
 from contexture_jax.cli.session._signals import Ending, Interrupted, ending_on_signals
@@ -462,3 +463,18 @@ def test_an_exception_that_python_ignores_is_not_lost() -> None:
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert err == "contexture: interrupted; no results were written\n"
+
+
+@pytest.mark.parametrize("words", ["Connection reset by peer", "closed by peer [::1]"])
+def test_a_lost_connection_is_one_line(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it is not the watch of the processes that tells."""
+
+    def lost(*_: Any) -> None:
+        raise jax.errors.JaxRuntimeError(f"INTERNAL: Gloo all-reduce failed: {words}")
+
+    monkeypatch.setattr(_spectrum, "run", lost)
+    assert main(["spectrum", "wine"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "connection to another process of the run was lost" in line
