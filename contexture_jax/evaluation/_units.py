@@ -239,7 +239,8 @@ def _of_classes(
     low, high = (jnp.quantile(null, 0.5 + sign * level / 2, axis=0) for sign in (-1, 1))
     # No spread within: the difference is infinite.
     difference = jnp.where(rest > 0, apart * safe_reciprocal(rest), jnp.inf * apart)
-    selectivity = jnp.where(apart == 0, 0, difference)
+    is_told = (apart != 0) & (total > 0)[None, :]
+    selectivity = jnp.where(is_told, difference, 0)
     return (
         selectivity.T,
         explained,

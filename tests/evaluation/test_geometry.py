@@ -41,6 +41,13 @@ def test_intrinsic_dimension_follows_its_definition_and_finds_a_square():
     assert found.lower < 2 < found.upper
 
 
+def test_a_constant_unit_tells_no_class():
+    x = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    x[:, 1] = 0.1  # what is left of it about its mean is rounding
+    found = evaluation.units(x, np.arange(60) % 3, key=KEY, num_permutations=1)
+    np.testing.assert_array_equal(found.selectivity[1], 0)
+
+
 @pytest.mark.slow
 def test_units_are_judged_as_one_class_against_the_others():
     x = RNG.normal(size=(60, 4)) + 2 * np.eye(4)[CLASSES]
