@@ -124,8 +124,10 @@ def monte_carlo_error(
     if num < 2:
         msg = f"the error needs at least 2 batches; got num_batches = {num}"
         raise ValueError(msg)
+    # Parts that are joins are laid out on the host: theirs is not one program.
+    grams = _grams_of_parts(op) if isinstance(op, DrawnOperator) else _grams(op)
     values, replicates, deviations = _measured(
-        op, key, rank=rank, num_replicates=num_replicates
+        grams, op.p_x, key, rank=rank, num_replicates=num_replicates
     )
     bias, errors = jackknife(values, replicates)
     radius = jnp.quantile(deviations, level)
@@ -142,15 +144,20 @@ def monte_carlo_error(
 
 @functools.partial(jax.jit, static_argnames=("rank", "num_replicates"))
 def _measured(
-    op: Any, key: Array, *, rank: int, num_replicates: int
+    grams: tuple[Array, Array, Array],
+    p_x: Float[Array, " n"],
+    key: Array,
+    *,
+    rank: int,
+    num_replicates: int,
 ) -> tuple[Array, Array, Array]:
     """Values, those without each batch, and ‖Σ_b ε_b M̂_b M̂_bᵀ‖ for random signs."""
-    num, is_drawn = op.num_batches, isinstance(op, DrawnOperator)
-    total, others, laws = (_grams_of_parts if is_drawn else _grams)(op)
-    values = _values(total, op.p_x, rank)
+    total, others, laws = grams
+    num = others.shape[0]
+    values = _values(total, p_x, rank)
     # (B, rank)
     replicates = jax.lax.map(lambda one: _values(one[0], one[1], rank), (others, laws))
-    root = jnp.sqrt(op.p_x)
+    root = jnp.sqrt(p_x)
     # Signs add up to 0: of a sum over batches this is −Σ_b ε_b G_b (theory.md §4.8).
     inverse = (1.0 - 1.0 / num) * safe_reciprocal(root)
     scaled = others * (inverse[:, None] * safe_reciprocal(root)[None, :])[None]
@@ -167,6 +174,7 @@ def _measured(
     return values, replicates, jax.lax.map(deviation, signs)
 
 
+@jax.jit
 def _grams(op: Any) -> tuple[Array, Array, Array]:
     """P D_A⁻¹ Pᵀ, the same without each batch, (B, n, n), and the P_X of that, (B, n).
 
@@ -190,15 +198,16 @@ def _grams(op: Any) -> tuple[Array, Array, Array]:
 
 def _grams_of_parts(op: Any) -> tuple[Array, Array, Array]:
     """The same of an operator made of several, some of which are drawn."""
-
-    def gram(operator: AssociationOperator) -> Array:
-        eye = jnp.eye(operator.shape[0], dtype=operator.dtype)
-        # P D_A⁻¹ Pᵀ = D_X T T*.
-        return operator.p_x[:, None] * operator.matmat(operator.rmatmat(eye))
-
     rest = [op.without(batch) for batch in range(op.num_batches)]
     laws = jnp.stack([operator.p_x for operator in rest])
-    return gram(op.operator), jnp.stack([gram(operator) for operator in rest]), laws
+    return _gram(op.operator), jnp.stack([_gram(operator) for operator in rest]), laws
+
+
+@jax.jit
+def _gram(op: Any) -> Float[Array, "n n"]:
+    """P D_A⁻¹ Pᵀ = D_X T T*."""
+    eye = jnp.eye(op.shape[0], dtype=op.dtype)
+    return op.p_x[:, None] * op.matmat(op.rmatmat(eye))
 
 
 def _values(
