@@ -223,7 +223,8 @@ def _run(options: SpectrumOptions, ending: Ending, processes: Processes) -> Any:
         with processes.claimed(out), solve:
             settings = _settings(options, recipe)
             more = {name: getattr(options, name) for name in ("rank", "resume")}
-            processes.compare(lambda: {**settings, **more, "data": digest(table)})
+            facts = {"the command": "spectrum", **settings, **more}
+            processes.compare(lambda: {**facts, "data": digest(table)})
             with processes.together():
                 if options.resume:
                     solve.check(settings)

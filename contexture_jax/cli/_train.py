@@ -103,7 +103,8 @@ def _run(options: TrainOptions, ending: Ending, processes: Processes) -> Path:
         stack.enter_context(processes.claimed(out))
         stack.enter_context(computing(options.dtype))
         settings = _settings(options, recipe, table)
-        processes.compare(lambda: {**settings, "resume": options.resume})
+        facts = {"the command": "train", **settings, "resume": options.resume}
+        processes.compare(lambda: facts)
         with processes.together():
             check_run(out / RUN, settings, resume=options.resume)
         with stages.stage("context") as advance, processes.together():

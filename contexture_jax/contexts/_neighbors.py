@@ -418,7 +418,7 @@ def neighbors(
         msg = f"indices must not be empty; got shape {index.shape}"
         raise ValueError(msg)
     size = (
-        int(index.max()) + 1
+        max(int(index.max()), 0) + 1
         if num_points is None
         else check_integer(num_points, "num_points", low=1, high=2**31 - 1)
     )

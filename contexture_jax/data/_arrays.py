@@ -52,7 +52,6 @@ def read_npy(path: Path) -> Source:
     Raises:
         InputError: if it is damaged, too large, or no such array.
     """
-    _check_file(path)
     with path.open("rb") as file, told(path.name):
         start = file.read(len(MAGIC))
         # The bytes of a zip file, whatever its name says.
@@ -76,7 +75,6 @@ def read_npz(path: Path) -> Source:
     Raises:
         InputError: if it is damaged, too large, or holds no such array.
     """
-    _check_file(path)
     with path.open("rb") as file, told(path.name):
         if file.read(len(MAGIC)) == MAGIC:
             file.seek(0)
@@ -106,11 +104,6 @@ def read_npz(path: Path) -> Source:
             f"{number} of {path.name} left out as no arrays: {enumerated(others)}"
         )
     return _from_matrix(x, what, path.name, found, notes)
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise InputError(f"{path.name} is a pipe or a device; expected a file")
 
 
 def _members(

@@ -60,6 +60,9 @@ def read(data: str, dialect: Dialect = DEFAULT_DIALECT) -> Source:
             raise InputError(
                 f"{name} is a directory; {parameter('path')} is {_ACCEPTED}"
             )
+        # What it holds may have no end, and a pipe that nobody writes to waits.
+        if not path.is_file():
+            raise InputError(f"{name} is a pipe or a device; expected a file")
         if reader is None:
             raise InputError(
                 f"cannot tell what {name} is; {parameter('path')} is {_ACCEPTED}"

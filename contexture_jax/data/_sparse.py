@@ -73,7 +73,7 @@ def _checked_form(
     if len(size) != 2 or not all(0 < s < 2**31 for s in size):
         raise InputError(
             f"the sparse matrix of {title} has shape {size}; expected (rows, columns),"
-            " at least 1 of each"
+            " each at least 1 and below 2³¹"
         )
     needed, room = 64 * sum(size) + 64 * arrays["data"].size, available()
     if room is not None and needed > room:

@@ -24,6 +24,7 @@ from contexture_jax.training import compile_step, from_loss, init_state, make_st
 __all__ = ["Problem"]
 
 _KINDS = ("knn", "rbf", "joint", "mlp")
+_MOST_BYTES = 2**63 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,13 @@ class Problem:
             raise ValueError(msg)
         for name in ("rows", "columns", "rank", "neighbors"):
             check_integer(getattr(self, name), name, low=1)
+        width = max(self.columns, self.rank, self.neighbors)
+        if self.rows * width * self.itemsize > _MOST_BYTES:
+            msg = (
+                f"rows × {width:,} must take at most 2⁶³ bytes, which XLA can count;"
+                f" got rows = {self.rows:,}"
+            )
+            raise ValueError(msg)
         if self.is_step:
             seen = {n: o for n, o in OBJECTIVES.items() if o.sees in _SEEN}
             if self.loss not in seen:

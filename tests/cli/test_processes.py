@@ -153,6 +153,13 @@ def test_a_launcher_says_who_is_who(tmp_path: Path) -> None:
             ["--processes", "2", "--coordinator", "a:1", "--process-id", "2"],
             "--process-id 2 is more than there is; expected 0 to 1",
         ),
+        *(
+            (
+                ["--processes", "2", "--coordinator", where, "--process-id", "0"],
+                "--coordinator is HOST:PORT, as 127.0.0.1:9876, with a port of 1 to",
+            )
+            for where in ("host", ":1", "host:", "host:0", "host:99999", "host:a")
+        ),
     ],
 )
 def test_who_is_who_is_said_in_full(
@@ -163,6 +170,50 @@ def test_who_is_who_is_said_in_full(
     assert words in ran.err
     assert ran.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+# Of two that have met the second dies, before they look at each other.
+DYING = [
+    "-c",
+    """
+import os, signal, sys
+from contexture_jax.cli import main
+from contexture_jax.cli.session import _processes
+
+check_devices = _processes._check_devices
+
+def dies(count):
+    import jax
+    if jax.process_index() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    check_devices(count)
+
+_processes._check_devices = dies
+sys.exit(main())
+""",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "own", "words"),
+    [
+        (PLAIN, ("--process-id", 0), "the processes do not meet: not all 2 came to "),
+        (DYING, (), "process 0 of 2 waits for another that has died, or hangs, "),
+    ],
+)
+def test_those_that_wait_in_vain_end_with_a_line(
+    tmp_path: Path, program: Any, own: Any, words: str
+) -> None:
+    given = [write(tmp_path), "--patience", 10, "--out", tmp_path / "out"]
+    workers = begin(2, *given, own=own, program=program)
+    said = processes.finish(workers, timeout=100)
+    for worker, text in zip(workers, said, strict=True):
+        if worker.returncode != -signal.SIGKILL:
+            assert worker.returncode == 2, text
+            assert text.startswith(f"contexture: error: {words}")
+            assert text.endswith("no results were written\n")
+            assert text.count("\n") == 1
 
 
 @pytest.mark.slow

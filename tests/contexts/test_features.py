@@ -192,6 +192,11 @@ def test_a_threshold_keeps_strong_directions_and_zero_keeps_the_spectrum():
             ValueError,
             r"indices must be between 0 and 2; got 5 at indices\[0, 1\]",
         ),
+        (
+            lambda _: cx.contexts.neighbors(np.full((2, 2), -1)),
+            ValueError,
+            r"indices must be between 0 and 0; got -1 at indices\[0, 0\]",
+        ),
         (lambda x: cx.contexts.neighbors(x), TypeError, "indices must hold integers"),
         (
             lambda _: cx.contexts.neighbors(np.array([[0, 1]]), np.zeros((1, 2))),

@@ -1,6 +1,7 @@
 """Damaged tables are read right or refused in one line, in little time and memory."""
 
 import io
+import os
 import time
 import tracemalloc
 import zipfile
@@ -187,3 +188,13 @@ def test_thousands_of_damaged_tables_are_read_right_or_refused(
 ) -> None:
     for content in mutations(contents, 2000, seed=1, words=words):
         check(tmp_path / name, content)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npy", ".npz", ".parquet", ".feather"])
+def test_pipes_and_devices_are_not_read(tmp_path: Path, suffix: str) -> None:
+    pipe, device = (tmp_path / f"{name}{suffix}" for name in ("pipe", "device"))
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/null")
+    for path in (pipe, device):
+        with pytest.raises(InputError, match="is a pipe or a device; expected a file"):
+            load_features(str(path))

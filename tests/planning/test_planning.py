@@ -211,6 +211,7 @@ def test_the_command_plans_in_a_process_of_its_own(tmp_path, capsys) -> None:
     [
         (["v5e"], "a topology is a chip"),
         (["cpu:2", "--rank", "9", "--rows", "9"], "rank must be at most 8"),
+        (["cpu:2", "--rows", "9" * 21], "must take at most 2⁶³ bytes"),
         (["cpu:2", "--out", "here"], "no published peaks"),
         (["cpu:2", "--json", "no/such/file"], "is no file in a directory that is"),
         (["cpu:2", "--encoder", "mlp", "--context", "knn"], "not allowed with"),

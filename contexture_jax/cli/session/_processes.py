@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ __all__ = ["Processes", "joined"]
 # their own, as it is removed.
 _FOLDER = ".contexture-processes"
 _LEAST_SECONDS = 10  # that processes have to meet
+_FIRST_IS_LAST = 2.0  # seconds that process 0, which serves the others, ends after them
 
 
 class Processes:
@@ -48,6 +51,8 @@ class Processes:
         self.is_first = index == 0
         self._patience = patience
         self._watch: Any = None
+        # Takes back that the process ends if the watch does not begin in time.
+        self._begun: Callable[[], None] = lambda: None
 
     @contextmanager
     def watching(self, out: Path, ending: Ending) -> Iterator[None]:
@@ -71,6 +76,7 @@ class Processes:
             tells = watched(folder, lambda: ending.kept(), patience=self._patience)
             try:
                 with tells as self._watch:
+                    self._begun()
                     yield
             except UnsharedError as error:
                 raise DisagreementError(f"--out is not shared: {error}") from error
@@ -78,6 +84,19 @@ class Processes:
                 self._tidy(folder)
                 raise
             self._tidy(folder)
+
+    def begins_within(self, seconds: float, words: str) -> None:
+        """End this process, with a line, if its watch does not begin in time.
+
+        One that dies when they have met, and do not look at each other yet, would be
+        told by JAX's abort alone.
+        """
+        late = _FIRST_IS_LAST if self.is_first else 0.0
+        self._begun = _ends_after(seconds + late, words)
+
+    def parts(self) -> None:
+        """No longer wait for a watch to begin."""
+        self._begun()
 
     def _tidy(self, folder: Path) -> None:
         if self.is_first:
@@ -215,6 +234,13 @@ def _check(options: Options) -> None:
         raise InputError(
             f"--process-id {index} is more than there is; expected 0 to {count - 1}"
         )
+    host, _, port = (options.coordinator or "").rpartition(":")
+    is_port = port.isdecimal() and 0 < int(port) < 2**16
+    if options.coordinator is not None and not (host and is_port):
+        raise InputError(
+            "--coordinator is HOST:PORT, as 127.0.0.1:9876, with a port of 1 to 65535;"
+            f" got {options.coordinator!r}"
+        )
 
 
 @contextmanager
@@ -235,15 +261,22 @@ def joined(options: Options, ending: Ending) -> Iterator[Processes]:
     from contexture_jax._core.agreement import DisagreementError
 
     try:
-        processes = _meet(options)
+        processes = _meet(options, ending)
     except InputError:
         ending.leaves = True
         raise
+    seconds = _seconds(options)
+    processes.begins_within(
+        seconds,
+        f"process {processes.index} of {processes.count} waits for another that has"
+        f" died, or hangs, since they met {seconds} s ago; {ending.kept()}",
+    )
     try:
         _check_devices(processes.count)
         yield processes
     except DisagreementError as error:
         # All end here, at the same time.
+        processes.parts()
         _part()
         raise InputError(str(error)) from error
     except jax.errors.JaxRuntimeError as error:
@@ -257,15 +290,34 @@ def joined(options: Options, ending: Ending) -> Iterator[Processes]:
         # To part takes all, and the others are not here.
         ending.leaves = True
         raise
+    finally:
+        processes.parts()
     _part()
 
 
-def _meet(options: Options) -> Processes:
+def _seconds(options: Options) -> int:
+    """How long one process waits for another before they watch each other."""
+    return max(_LEAST_SECONDS, math.ceil(options.patience))
+
+
+def _ends_after(seconds: float, words: str) -> Callable[[], None]:
+    """End this process with a line after so long; returns what takes that back."""
+
+    def end() -> None:
+        # No exception would reach a main thread that waits inside of JAX.
+        os.write(2, f"contexture: error: {words}\n".encode())
+        os._exit(2)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    return timer.cancel
+
+
+def _meet(options: Options, ending: Ending) -> Processes:
     import jax
 
-    patience = float(options.patience)
-    # JAX, too, ends a process by an abort when another is silent.
-    seconds = max(_LEAST_SECONDS, math.ceil(patience))
+    patience, seconds = float(options.patience), _seconds(options)
     # The one way of collectives between processes on CPUs that JAX brings.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     with contextlib.suppress(RuntimeError):
@@ -278,10 +330,21 @@ def _meet(options: Options) -> Processes:
             "process_id": options.process_id,
             "cluster_detection_method": "deactivate",
         }
+    who = "not all that the launcher has started came"
+    if named:
+        who = (
+            f"not all {options.processes} came to {options.coordinator}, each with a"
+            " --process-id of its own,"
+        )
+    waits = _ends_after(
+        seconds + (_FIRST_IS_LAST if options.process_id == 0 else 0.0),
+        f"the processes do not meet: {who} within {seconds} s; {ending.kept()}",
+    )
     try:
+        # JAX, too, ends a process when another is silent, but by an abort.
         jax.distributed.initialize(
             **named,
-            initialization_timeout=seconds,
+            initialization_timeout=seconds + 10,  # after the line above
             heartbeat_timeout_seconds=seconds + 10,  # after the line of `watched`
             shutdown_timeout_seconds=seconds,
         )
@@ -298,6 +361,8 @@ def _meet(options: Options) -> Processes:
             else ""
         )
         raise InputError(f"the processes do not meet: {first}{hint}") from error
+    finally:
+        waits()
 
 
 def _check_devices(count: int) -> None:

@@ -118,7 +118,10 @@ def check_mesh(mesh: Any, axis: str) -> Mesh:
         )
         raise TypeError(msg)
     if axis not in mesh.axis_names:
-        msg = f"axis must be one of the mesh's, {mesh.axis_names}; got {summary(axis)}"
+        msg = (
+            f"axis must be one of the mesh's, {mesh.axis_names}; got {summary(axis)}:"
+            f" say axis={mesh.axis_names[0]!r}"
+        )
         raise ValueError(msg)
     if AxisType.Manual in mesh.axis_types:
         msg = (

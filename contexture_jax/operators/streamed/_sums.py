@@ -99,7 +99,10 @@ def _check(reader: Reader, place: Any, least: float, sums: np.ndarray) -> None:
     title = reader.source.title
     where = f"{title}, rows {place.row} to {place.row + place.stop - place.start - 1}"
     if not np.isfinite(sums).all():
-        msg = f"{where}: holds what is no finite number; expected weights of 0 or more"
+        msg = (
+            f"{where}: holds what is no finite number, or so large ones that they have"
+            " no finite sum; expected weights of 0 or more"
+        )
         msg += _beyond(reader)
         raise ValueError(msg)
     if least < 0:
