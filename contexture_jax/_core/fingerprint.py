@@ -67,7 +67,10 @@ def fingerprint(tree: Any) -> Any:
     near = all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves)
     if near and sum(leaf.nbytes for leaf in leaves) <= 4 * _SMALL:
         return np.concatenate([head, _sums([np.asarray(leaf) for leaf in leaves])])
-    # In the middle of a trace, too: what is given has values.
+    if not isinstance(jnp.zeros((), np.uint32), Tracer):
+        return np.concatenate([head, np.asarray(_compiled_sums(leaves))])
+    # In the middle of a trace, too: what is given has values. Not outside, as the
+    # numbers of all words would become a constant of the program, which stays.
     with jax.ensure_compile_time_eval():
         return np.concatenate([head, np.asarray(_compiled_sums(leaves))])
 

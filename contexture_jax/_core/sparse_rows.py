@@ -1,4 +1,4 @@
-"""Products of a sparse matrix with a block of NumPy, by SciPy: nothing is compiled."""
+"""Sparse matrices by SciPy: products with a block of NumPy, and transposed lists."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from contexture_jax._core.types import Inexact, Int
 
-__all__ = ["Rows", "Tile", "product_of_tiles", "rows_of_entries"]
+__all__ = ["Rows", "Tile", "product_of_tiles", "rows_of_entries", "transposed_lists"]
 
 
 class Tile(NamedTuple):
@@ -90,3 +90,35 @@ def rows_of_entries(rows: np.ndarray, columns: np.ndarray, values: np.ndarray) -
     kind = np.int32 if max(*shape, len(rows)) < 2**31 else np.int64
     places = ((rows - first).astype(kind), columns.astype(kind))
     return Rows(first, coo_array((values, places), shape=shape).tocsr())
+
+
+def transposed_lists(
+    index: Int[np.ndarray, "n k"],
+    shares: Inexact[np.ndarray, "n k"] | None,
+    num_columns: int,
+) -> tuple[
+    Int[np.ndarray, " nnz"],
+    Int[np.ndarray, " nnz"],
+    Inexact[np.ndarray, " nnz"] | None,
+]:
+    """The entries of rows of one length, column by column, those of one by row.
+
+    Args:
+        index: the columns of each row, int32.
+        shares: an entry each; None: all alike.
+        num_columns: of the matrix.
+
+    Returns:
+        Columns, rows and shares; None for these if none were given.
+    """
+    from scipy.sparse import csr_array
+
+    n, num_slots = index.shape
+    starts = np.arange(0, index.size + 1, num_slots)
+    # Counted, not sorted. Of equal shares a byte each.
+    each = np.ones(index.size, np.int8) if shares is None else shares.reshape(-1)
+    lists: Any = csr_array((each, index.reshape(-1), starts), shape=(n, num_columns))
+    by_column = lists.tocsc()
+    numbers = np.arange(num_columns, dtype=np.int32)
+    columns = np.repeat(numbers, np.diff(by_column.indptr))
+    return columns, by_column.indices, None if shares is None else by_column.data

@@ -172,9 +172,10 @@ def make_slots(
     tile, within = np.divmod(np.arange(len(row)), sizes.pieces)
     place = np.empty(len(row), np.int64)
     place[order] = starts[tile] + within
-    # (nnz,): entries are in the order of pieces.
-    slot = np.arange(len(rows)) - np.repeat(np.cumsum(length) - length, length)
-    place = np.repeat(place, length) + slot * sizes.pieces
+    # (nnz,): entries are in the order of pieces, one behind the other in their slots.
+    place -= (np.cumsum(length) - length) * sizes.pieces
+    place = np.repeat(place, length)
+    place += np.arange(0, len(rows) * sizes.pieces, sizes.pieces)
     index = np.zeros(sizes.places, np.int32)
     weight = np.zeros(sizes.places, weights.dtype)
     index[place], weight[place] = columns, weights

@@ -19,6 +19,7 @@ from contexture_jax._core.checks import (
     floating_dtype,
 )
 from contexture_jax._core.numerics import safe_reciprocal
+from contexture_jax._core.sparse_rows import transposed_lists
 from contexture_jax._core.types import (
     Array,
     ArrayLike,
@@ -144,8 +145,10 @@ def fixed_degree_operator(
     p_x = np.asarray(as_law_of(p_x, "p_x", n, dtype))
     # float64 on the host: an in-degree is a sum of many, and is divided by.
     law = p_x.astype(np.float64)
+    # Numbers of context values fit in 32 bits, and entries are many.
+    index = index.astype(np.int32, copy=False)
     # Without slots there is no law: their row sums are refused below.
-    shares = np.full(index.shape, 1.0 / max(num_slots, 1))
+    shares, sums = None, np.full(n, float(num_slots > 0))
     if weights is not None:
         weights = np.asarray(as_floating(weights, "weights"))
         if weights.shape != index.shape:
@@ -153,44 +156,39 @@ def fixed_degree_operator(
             raise ValueError(msg)
         check_nonnegative(weights, "weights")
         shares = weights.astype(np.float64)
-    check_values(
-        shares.sum(axis=1), "the row sums of weights", lambda v: abs(v - 1) < 1e-3, "1"
-    )
+        sums = shares.sum(axis=1)
+    check_values(sums, "the row sums of weights", lambda v: abs(v - 1) < 1e-3, "1")
     # In order, so that the inputs of a slot read one part of the block, in cache then.
-    if weights is None:
+    if shares is None:
         index = np.sort(index, axis=1)
     else:
         order = np.argsort(index, axis=1)
         index, shares = (np.take_along_axis(a, order, axis=1) for a in (index, shares))
-    flat = index.reshape(-1)
-    joint = (law[:, None] * shares).reshape(-1)
-    p_a = np.bincount(flat, joint, num_points)
-    # The transpose row by row, with its inputs in order.
-    order = np.argsort(flat, kind="stable")
-    inputs = np.repeat(np.arange(n), num_slots)
+    values, inputs, backward = transposed_lists(index, shares, num_points)
+    share = 1.0 / num_slots if backward is None else backward
+    # The joint law of each entry, from here on in the order of the transpose.
+    joint = law[inputs] * share
+    p_a = np.bincount(values, joint, num_points)
     # P⁺(x|a) of each entry; where p_a is 0 so are its entries.
-    backward = joint / np.where(p_a > 0, p_a, 1.0)[flat]
+    joint /= np.where(p_a > 0, p_a, 1.0)[values]
     # A value listed twice by one input must count as one entry of twice the weight.
-    # Where it is, its entries are side by side in the transpose.
-    again = (np.diff(flat[order]) == 0) & (np.diff(inputs[order]) == 0)
+    # Where it is, its entries are side by side.
+    again = (np.diff(values) == 0) & (np.diff(inputs) == 0)
     if not again.any():
-        norm2 = (backward * shares.reshape(-1)).sum()
+        norm2 = (joint * share).sum()
     else:
         entry = np.cumsum(np.append(False, ~again))
-        summed, each = (
-            np.bincount(entry, part[order]) for part in (backward, shares.reshape(-1))
-        )
+        each = np.broadcast_to(share, joint.shape)
+        summed, each = (np.bincount(entry, part) for part in (joint, each))
         norm2 = (summed * each).sum()
     arrays = (
-        np.ascontiguousarray(index.T).astype(np.int32),
-        None if weights is None else np.ascontiguousarray(shares.T).astype(dtype),
+        np.ascontiguousarray(index.T),
+        None if shares is None else np.ascontiguousarray(shares.T).astype(dtype),
         p_x,
         p_a.astype(dtype),
         np.asarray(norm2, dtype),
     )
     # Not `jnp.asarray`, which compiles a program for each shape.
     index_there, weights_there, *laws = jax.device_put(arrays)
-    transpose = make_slots(
-        flat[order], inputs[order], backward[order].astype(dtype), num_points
-    )
+    transpose = make_slots(values, inputs, joint.astype(dtype), num_points)
     return FixedDegreeOperator(index_there, weights_there, transpose, *laws)

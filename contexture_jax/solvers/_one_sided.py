@@ -285,8 +285,8 @@ def _restart(
         # No more than is asked for: columns of a product that is all there is to do.
         kept = min(kept, -(-plan.rank // width) * width)
     right = _turned(state.right, x[:, :kept])
-    if in_place and not is_open:
-        # Nothing follows: of the basis, most of the memory, triples are left.
+    if in_place:
+        # Of the basis, most of the memory, triples are left.
         jax.block_until_ready(right)
         for part in state.right:
             if isinstance(part, jax.Array):

@@ -80,6 +80,14 @@ def test_inside_a_trace_what_is_concrete_stays_so():
     np.testing.assert_array_equal(seen[0], fingerprint(TREE))
 
 
+def test_no_numbers_of_words_stay_behind(monkeypatch):
+    monkeypatch.setattr(fingerprints, "_SMALL", 0)
+    rows = jnp.zeros(12_345, DTYPE)
+    fingerprint(rows)
+    sizes = {array.size for array in jax.live_arrays() if array.dtype == np.uint32}
+    assert not sizes & {12_345, 2 * 12_345}
+
+
 def test_a_result_is_a_triple_and_carries_its_law(solved):
     result, info = solved
     s, left, right = result
