@@ -31,6 +31,7 @@ OURS = "contexture_jax approximate_knn"
 FAISS = "FAISS IndexIVFFlat"
 NUM_CHECKED = 256
 AT_MOST = 1.5
+MINUTES, GIGABYTES = 15, 5  # of a million points
 SMOKE = {"rows": 3000, "features": [20], "neighbors": 5, "spectrum": 4}
 
 
@@ -160,6 +161,9 @@ def spectrum(report: Report, args: argparse.Namespace, points: np.ndarray) -> No
     ]
     title = f"n = {len(points)}, d = {points.shape[1]}, K = {args.neighbors}"
     report.add_case(f"{title}, rank {args.spectrum}", rows)
+    minutes, peak = sum(seconds.values()) / 60, rows[0]["peak_megabytes"] / 1e3
+    report.add_goal(f"graph and spectrum, {title}: minutes", minutes, MINUTES)
+    report.add_goal(f"graph and spectrum, {title}: GB at most", peak, GIGABYTES)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import contexture_jax as cx
+from contexture_jax.operators.sharded import _slots
 from tests import hlo
 from tests.conftest import X64
 from tests.problems import CONTEXTS, features, holey_table
@@ -239,6 +240,27 @@ def test_gradients_through_blocks_are_those_of_one_device(name):
     one, many = (gradient(op, f, g) for op in (single(name), sharded(name, 8)))
     for wanted, got in zip(one, many, strict=True):
         np.testing.assert_allclose(got, wanted, atol=tol(DTYPE, factor=100))
+
+
+@pytest.mark.slow_cases("reversed knn")
+@pytest.mark.parametrize("name", ["reversed knn", "popular neighbours"])
+def test_many_pieces_are_added_tile_by_tile(name, monkeypatch):
+    monkeypatch.setattr(_slots, "_TILE", 2)  # and most layouts have an odd one left
+    f, g = blocks(single(name))
+
+    def products_and_gradients(op, f, g):
+        def loss(f, g):
+            return (op.matmat(g) ** 2).sum() + (op.rmatmat(f) ** 3).sum()
+
+        return op.matmat(g), op.rmatmat(f), *jax.grad(loss, (0, 1))(f, g)
+
+    # Not `apply`, which has been traced.
+    run = jax.jit(products_and_gradients)
+    one, many = (run(op, f, g) for op in (single(name), sharded(name, 8)))
+    assert "while" in run.lower(sharded(name, 8), f, g).as_text()
+    for wanted, got in zip(one, many, strict=True):
+        scale = max(1.0, float(jnp.abs(wanted).max()))
+        np.testing.assert_allclose(got, wanted, atol=tol(DTYPE, factor=100) * scale)
 
 
 # 104 rows, 13 a device; block width 7 and e = 6 for rbf in four dimensions: sizes that

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from contexture_jax._core.types import Float, Int
+from contexture_jax._core.types import Array, Float, Int
+from contexture_jax.kernels import Bucket, add_rows, sum_slots
 
 __all__ = [
     "Entries",
     "ShardBucket",
+    "add_buckets",
     "by_step",
     "even_buckets",
     "fullest",
@@ -120,6 +123,45 @@ def make_buckets(
             weights[owner[used], slot, place[used]] = weight[entry]
         buckets.append(ShardBucket(indices, weights, rows))
     return tuple(buckets)
+
+
+def add_buckets(
+    tile: int,
+    out: Float[Array, "n r"],
+    buckets: tuple[ShardBucket, ...],
+    x: Float[Array, "m r"],
+) -> Float[Array, "n r"]:
+    """Add the product of the buckets of one device with a block.
+
+    Args:
+        tile: pieces that are added at a time.
+        out: what the product is added to.
+        buckets: without an axis of devices.
+        x: the block.
+    """
+
+    def add(bucket: ShardBucket, out: Array) -> Array:
+        sums = sum_slots(Bucket(bucket.indices, bucket.weights), x)
+        # A long row is several pieces, which add up.
+        return add_rows(out, bucket.rows, sums)
+
+    for bucket in buckets:
+        whole, rest = divmod(bucket.rows.shape[0], tile)
+
+        def add_tile(number: Array, out: Array, bucket: ShardBucket = bucket) -> Array:
+            cut = functools.partial(
+                jax.lax.dynamic_slice_in_dim,
+                start_index=number * tile,
+                slice_size=tile,
+                axis=-1,
+            )
+            return add(ShardBucket(*map(cut, bucket)), out)
+
+        if whole:
+            out = jax.lax.fori_loop(0, whole, add_tile, out)
+        if rest:
+            out = add(ShardBucket(*(x[..., whole * tile :] for x in bucket)), out)
+    return out
 
 
 def by_step(

@@ -16,16 +16,19 @@ def deal(x: Array, axis: str, num_devices: int) -> Array:
     """The rows of each device, a few at a time, one to each device."""
     x = pad_rows(x, num_devices).reshape(-1, num_devices, x.shape[1])
     # (turns, k, r), each turn from another device on; rows of one device side by side.
-    x = _turned(x, axis, num_devices, -1)
-    x = jax.lax.all_to_all(x, axis, split_axis=1, concat_axis=0)
-    return x.reshape(-1, x.shape[2])
+    x = _turned(x, axis, num_devices, -1).swapaxes(0, 1)
+    return _exchanged(x.reshape(-1, x.shape[2]), axis)
 
 
 def undeal(x: Array, axis: str, num_devices: int) -> Array:
     """Back to the device that they came from."""
-    x = x.reshape(num_devices, -1, x.shape[1])
-    x = jax.lax.all_to_all(x, axis, split_axis=0, concat_axis=1)
+    x = _exchanged(x, axis).reshape(num_devices, -1, x.shape[1]).swapaxes(0, 1)
     return _turned(x, axis, num_devices, 1).reshape(-1, x.shape[2])
+
+
+def _exchanged(x: Array, axis: str) -> Array:
+    # JAX fails to transpose an exchange that moves an axis.
+    return jax.lax.all_to_all(x, axis, 0, 0, tiled=True)
 
 
 def _turned(x: Array, axis: str, num_devices: int, way: int) -> Array:

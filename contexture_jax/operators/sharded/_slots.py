@@ -28,9 +28,13 @@ from contexture_jax._core.types import (
     pytree_dataclass,
     static_field,
 )
-from contexture_jax.kernels import Bucket, add_rows, sum_slots
+from contexture_jax.kernels import add_rows
 from contexture_jax.operators._base import Cost
-from contexture_jax.operators.sharded._buckets import Entries, ShardBucket
+from contexture_jax.operators.sharded._buckets import (
+    Entries,
+    ShardBucket,
+    add_buckets,
+)
 from contexture_jax.operators.sharded._common import (
     Collective,
     ShardedOperator,
@@ -52,6 +56,9 @@ from contexture_jax.operators.sharded._layout import (
 )
 
 __all__ = ["ShardedSparseOperator", "lay_out_both", "neighbor_shapes", "shard_entries"]
+
+# Pieces whose sums a CPU has in cache; an accelerator is to have few steps.
+_TILE, _ALL = 2048, 2**31
 
 
 @pytree_dataclass
@@ -99,7 +106,7 @@ class ShardedSparseOperator(ShardedOperator):
         if self.ring:
             return self._go_round(self.forward, g, n)
         share = padded_size(n, self.num_devices) // self.num_devices
-        local = spmd(_multiply, self.mesh, (axis, None), axis, share)
+        local = spmd(_multiply, self.mesh, (axis, None), axis, self._tile, share)
         return local(self.forward.own, g)[:n]
 
     def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
@@ -107,7 +114,8 @@ class ShardedSparseOperator(ShardedOperator):
         m, axis = self.shape[1], self.axis
         if self.ring:
             return self._go_round(self.backward, f, m)
-        total = spmd(_multiply_and_sum, self.mesh, (axis, axis), None, m, axis)
+        take, static = (axis, axis), (self._tile, m, axis)
+        total = spmd(_multiply_and_sum, self.mesh, take, None, *static)
         return total(self.backward.own, pad_rows(f, self.num_devices))
 
     def _go_round(self, layout: Layout, block: Array, num_rows: int) -> Array:
@@ -115,12 +123,18 @@ class ShardedSparseOperator(ShardedOperator):
         k, axis = self.num_devices, self.axis
         multiply = _multiply_dealt if self.dealt else _multiply_in_ring
         share = padded_size(num_rows, k) // k
-        run = spmd(multiply, self.mesh, (axis, axis), axis, share, axis, k)
+        static = (self._tile, share, axis, k)
+        run = spmd(multiply, self.mesh, (axis, axis), axis, *static)
         return run(layout, pad_rows(block, k))[:num_rows]
 
     def squared_norm(self) -> Float[Array, ""]:
         """Σ P(x,a)² / (p_x p_a) over the entries."""
         return self.norm2
+
+    @property
+    def _tile(self) -> int:
+        """Pieces that are added at a time."""
+        return _TILE if self.mesh.devices.flat[0].platform == "cpu" else _ALL
 
     @property
     def num_hubs(self) -> int:
@@ -143,9 +157,9 @@ class ShardedSparseOperator(ShardedOperator):
             + 4 * (pieces + hubs)
             + size * (rows + taken + taken * r),
             output_bytes=size * rows * r,
-            # One bucket's sums; what goes and what comes, a block in a ring; and the
-            # functions of hubs.
-            temporary_bytes=size * r * (widest + told + 2 * hubs),
+            # The sums of one bucket, or of a tile of it; what goes and what comes, a
+            # block in a ring; and the functions of hubs.
+            temporary_bytes=size * r * (min(widest, self._tile) + told + 2 * hubs),
         )
 
     def collectives(self, r: int) -> tuple[Collective, ...]:
@@ -333,20 +347,22 @@ def _squared_norm(
     return float(np.bincount(entry, forward) @ np.bincount(entry, backward))
 
 
-def _multiply(num_rows: int, buckets: tuple[ShardBucket, ...], x: Array) -> Array:
+def _multiply(
+    tile: int, num_rows: int, buckets: tuple[ShardBucket, ...], x: Array
+) -> Array:
     """The product of a device's entries with a block."""
-    return _add(_zeros(num_rows, x), _strip(buckets), x)
+    return add_buckets(tile, _zeros(num_rows, x), _strip(buckets), x)
 
 
 def _multiply_and_sum(
-    num_rows: int, axis: str, buckets: tuple[ShardBucket, ...], x: Array
+    tile: int, num_rows: int, axis: str, buckets: tuple[ShardBucket, ...], x: Array
 ) -> Array:
     """The sum of the products of all devices."""
-    return jax.lax.psum(_multiply(num_rows, buckets, x), axis)
+    return jax.lax.psum(_multiply(tile, num_rows, buckets, x), axis)
 
 
 def _multiply_in_ring(
-    num_rows: int, axis: str, num_devices: int, layout: Layout, x: Array
+    tile: int, num_rows: int, axis: str, num_devices: int, layout: Layout, x: Array
 ) -> Array:
     """The product of a device's rows with a block that is cut over the devices."""
 
@@ -359,13 +375,13 @@ def _multiply_in_ring(
     ) -> tuple[tuple[Array, Array], None]:
         x, out = state
         # The block goes on while it is used.
-        return (pass_on(x), _add(out, buckets, x)), None
+        return (pass_on(x), add_buckets(tile, out, buckets, x)), None
 
-    out = _multiply(num_rows, layout.own, x)
+    out = _multiply(tile, num_rows, layout.own, x)
     if layout.hubs is not None:
-        out = _add_hubs(out, layout.hubs, x, axis)
+        out = _add_hubs(tile, out, layout.hubs, x, axis)
     if layout.exchange is not None:
-        return _add_exchanged(out, layout.exchange, x, axis)
+        return _add_exchanged(tile, out, layout.exchange, x, axis)
     if num_devices == 1:
         return out
     state = pass_on(x), out
@@ -375,31 +391,33 @@ def _multiply_in_ring(
         others = _strip(layout.others)
         state, _ = jax.lax.scan(step, state, others, length=num_devices - 3)
     x, out = state
-    return _add(out, _strip(layout.last), x)
+    return add_buckets(tile, out, _strip(layout.last), x)
 
 
 def _multiply_dealt(
-    num_rows: int, axis: str, num_devices: int, layout: Layout, x: Array
+    tile: int, num_rows: int, axis: str, num_devices: int, layout: Layout, x: Array
 ) -> Array:
     """`_multiply_in_ring` with what goes in, and what comes out, dealt out anew."""
     share = padded_size(num_rows, num_devices)
     x = deal(x, axis, num_devices)
-    out = _multiply_in_ring(share, axis, num_devices, layout, x)
+    out = _multiply_in_ring(tile, share, axis, num_devices, layout, x)
     return undeal(out, axis, num_devices)[:num_rows]
 
 
-def _add_hubs(out: Array, hubs: Hubs, x: Array, axis: str) -> Array:
+def _add_hubs(tile: int, out: Array, hubs: Hubs, x: Array, axis: str) -> Array:
     """Add what entries in hubs give, with one sum over the devices."""
     taken, given = hubs.taken[0], hubs.given[0]
     # (h, r) and (g, r): of the first each hub is on one device, and 0 on the others.
     own = x.at[taken].get(mode="fill", fill_value=0)
-    parts = _multiply(given.shape[0], hubs.reduce, x)
+    parts = _multiply(tile, given.shape[0], hubs.reduce, x)
     whole = jax.lax.psum(jnp.concatenate([own, parts]), axis)
-    out = _add(out, _strip(hubs.gather), whole[: len(taken)])
+    out = add_buckets(tile, out, _strip(hubs.gather), whole[: len(taken)])
     return add_rows(out, given, whole[len(taken) :])
 
 
-def _add_exchanged(out: Array, exchange: Exchange, x: Array, axis: str) -> Array:
+def _add_exchanged(
+    tile: int, out: Array, exchange: Exchange, x: Array, axis: str
+) -> Array:
     """Add what entries in the rows of other devices give, which come in rounds."""
 
     def step(
@@ -409,20 +427,9 @@ def _add_exchanged(out: Array, exchange: Exchange, x: Array, axis: str) -> Array
         # (k p, r): to each device what it needs, and then from each.
         parts = x.at[send].get(mode="fill", fill_value=0)
         parts = jax.lax.all_to_all(parts, axis, 0, 0, tiled=True)
-        return _add(out, buckets, parts), None
+        return add_buckets(tile, out, buckets, parts), None
 
     out, _ = jax.lax.scan(step, out, (exchange.send[0], _strip(exchange.buckets)))
-    return out
-
-
-def _add(
-    out: Float[Array, "n r"], buckets: tuple[ShardBucket, ...], x: Float[Array, "m r"]
-) -> Float[Array, "n r"]:
-    """Add the product of the buckets of one device with a block."""
-    for bucket in buckets:
-        sums = sum_slots(Bucket(bucket.indices, bucket.weights), x)
-        # A long row is several pieces, which add up.
-        out = add_rows(out, bucket.rows, sums)
     return out
 
 
