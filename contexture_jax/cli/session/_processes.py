@@ -348,6 +348,8 @@ def _meet(options: Options, ending: Ending) -> Processes:
             heartbeat_timeout_seconds=seconds + 10,  # after the line of `watched`
             shutdown_timeout_seconds=seconds,
         )
+        # They have met; the devices of a large pod take a while to be found.
+        waits()
         # JAX takes SIGTERM as a notice for programs that ask it, which none does here.
         put_back()
         return Processes(jax.process_count(), jax.process_index(), patience)
