@@ -29,6 +29,7 @@ ORDER = (
     "kernel_operator",
     "end_to_end",
     "scaling",
+    "devices",
     "streaming",
     "train_step",
     "learn_zoo",
