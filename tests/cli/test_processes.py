@@ -194,26 +194,34 @@ sys.exit(main())
 ]
 
 
+def ends_in_vain(worker: subprocess.Popen[str], text: str, words: str) -> None:
+    assert worker.returncode == 2, text
+    assert text.startswith(f"contexture: error: {words}")
+    assert text.endswith("no results were written\n")
+    assert text.count("\n") == 1
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("program", "own", "words"),
-    [
-        (PLAIN, ("--process-id", 0), "the processes do not meet: not all 2 came to "),
-        (DYING, (), "process 0 of 2 waits for another that has died, or hangs, "),
-    ],
-)
-def test_those_that_wait_in_vain_end_with_a_line(
-    tmp_path: Path, program: Any, own: Any, words: str
-) -> None:
+@pytest.mark.parametrize("index", [0, 1])
+def test_one_that_nobody_meets_ends_with_a_line(tmp_path: Path, index: int) -> None:
     given = [write(tmp_path), "--patience", 10, "--out", tmp_path / "out"]
-    workers = begin(2, *given, own=own, program=program)
+    named = ["--processes", 2, "--coordinator", f"127.0.0.1:{processes.free_port()}"]
+    named += ["--process-id", index]
+    worker = processes.begin(*PLAIN, "spectrum", *GIVEN, *given, *named)
+    [text] = processes.finish([worker], timeout=100)
+    ends_in_vain(worker, text, "the processes do not meet: not all 2 came to ")
+
+
+@pytest.mark.slow
+def test_one_whose_other_dies_when_they_have_met_ends_with_a_line(
+    tmp_path: Path,
+) -> None:
+    given = [write(tmp_path), "--patience", 20, "--out", tmp_path / "out"]
+    workers = begin(2, *given, program=DYING)
     said = processes.finish(workers, timeout=100)
-    for worker, text in zip(workers, said, strict=True):
-        if worker.returncode != -signal.SIGKILL:
-            assert worker.returncode == 2, text
-            assert text.startswith(f"contexture: error: {words}")
-            assert text.endswith("no results were written\n")
-            assert text.count("\n") == 1
+    assert workers[1].returncode == -signal.SIGKILL, said[1]
+    words = "process 0 of 2 waits for another that has died, or hangs, "
+    ends_in_vain(workers[0], said[0], words)
 
 
 @pytest.mark.slow
