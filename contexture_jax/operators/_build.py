@@ -331,6 +331,14 @@ def _(context: Neighbors, place: Place) -> AssociationOperator:
         # As many slots in each row: no row has to be found.
         return fixed_degree_operator(indices, weights, p_x, context.num_points)
     n, num_slots = indices.shape
+    # In order, so that the inputs of a slot read one part of the block.
+    if weights is None:
+        indices = np.sort(indices, axis=1)
+    else:
+        order = np.argsort(indices, axis=1)
+        indices, weights = (
+            np.take_along_axis(a, order, axis=1) for a in (indices, weights)
+        )
     # Over a mesh as entries of the joint law, in float64 until they are laid out.
     shares = 1.0 / num_slots if weights is None else weights.astype(np.float64)
     # (n, K): p_x P⁺(a|x) of each slot.

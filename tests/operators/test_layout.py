@@ -9,15 +9,15 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 import contexture_jax as cx
-from contexture_jax.operators.sharded import _layout, _slots
+from contexture_jax.operators.sharded import _layout
 from tests import hlo
 
 K = 16  # entries of a row
 
 
 @functools.cache
-def make_mesh() -> Mesh:
-    return jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+def make_mesh(num_devices: int = 8) -> Mesh:
+    return jax.make_mesh((num_devices,), ("x",), axis_types=(AxisType.Auto,))
 
 
 def graph(kind: str, num_rows: int) -> np.ndarray:
@@ -41,7 +41,8 @@ def laid_out(kind: str, num_rows: int, num_pieces: int) -> Any:
     rows = np.repeat(np.arange(num_rows), K)
     weights = (np.ones(len(rows)), np.ones(len(rows)))
     shape = num_rows, num_rows
-    return _slots.lay_out_both(rows, columns, weights, shape, num_pieces, np.float32)
+    lay_out = functools.partial(_layout.lay_out_both, joins=num_pieces == 2)
+    return lay_out(rows, columns, weights, shape, num_pieces, np.float32)
 
 
 def stored(layout: Any) -> int:
@@ -78,16 +79,19 @@ def test_hubs_are_as_few_as_leave_blocks_even():
     assert len(_layout.choose_hubs(many, 16, 4)) <= 4
 
 
-def neighbor_shapes(num_rows: int) -> Any:
+def neighbor_shapes(num_rows: int, num_devices: int = 8) -> Any:
     x = jax.ShapeDtypeStruct((num_rows, 2), np.float32)
     made = jax.eval_shape(functools.partial(cx.contexts.knn, num_neighbors=K), x)
-    return cx.operators.operator_shapes(made, mesh=make_mesh())
+    return cx.operators.operator_shapes(made, mesh=make_mesh(num_devices))
 
 
-def test_a_graph_is_laid_out_from_sizes_alone():
-    planned = neighbor_shapes(2**12)
-    laid = laid_out("scattered", 2**12, 8)
+@pytest.mark.parametrize("num_devices", [2, 8])
+def test_a_graph_is_laid_out_from_sizes_alone(num_devices):
+    planned = neighbor_shapes(2**12, num_devices)
+    laid = laid_out("scattered", 2**12, num_devices)
+    assert planned.forward.is_joint.value == (num_devices == 2)
     for one, two in zip((planned.forward, planned.backward), laid, strict=False):
+        assert one.is_joint.value == two.is_joint.value
         assert stored(two) <= stored(one) * 1.02
         assert stored(one) <= stored(two) * 1.3
 

@@ -107,7 +107,10 @@ def apply(op, f, g):
 
 CASES = [
     *[(name, 8) for name in MANY],
-    *[(name, 2) for name in ("joint with zeros", "reversed knn", "rbf")],
+    *[
+        (name, 2)
+        for name in ("joint with zeros", "reversed knn", "rbf", "hub graph", "labels")
+    ],
     *[
         pytest.param(name, k, marks=pytest.mark.slow)
         for k, names in (
@@ -117,6 +120,52 @@ CASES = [
         for name in names
     ],
 ]
+
+
+@pytest.mark.parametrize("num_devices", [2, 8])
+def test_rows_of_as_many_entries_are_pieces_in_their_order(num_devices):
+    for made, width in (
+        (cx.contexts.labels(np.arange(16) % 3), 1),
+        (cx.contexts.neighbors((np.arange(16)[:, None] + [0, 3, 5]) % 16), 3),
+    ):
+        op: Any = cx.association_operator(made, mesh=make_mesh(num_devices))
+        if op.ring and num_devices == 8:
+            continue  # a part of each row is in the block that visits
+        [bucket] = op.forward.own
+        assert bucket.indices.shape == (num_devices, width, 16 // num_devices)
+        assert bucket.rows is None
+        assert op.forward.is_joint.value == op.ring
+
+
+def test_two_cpu_devices_bring_both_blocks_together():
+    x = np.random.default_rng(5).normal(size=(NUM_ROWS, 4)).astype(np.float32)
+    op: Any = cx.association_operator(cx.contexts.knn(x, 5), mesh=make_mesh(2))
+    there, back = op.collectives(COLUMNS)
+    # Rows of T have five entries each, those of T* any number: a ring of one hop.
+    assert there == ("matmat", "all-gather", 4 * COLUMNS * NUM_ROWS // 2, 1)
+    assert back[:2] == ("rmatmat", "collective-permute")
+    cut = NamedSharding(make_mesh(2), PartitionSpec("x"))
+    block = jax.ShapeDtypeStruct((NUM_ROWS, COLUMNS), op.dtype, sharding=cut)
+    run = jax.jit(lambda op, g: op.matmat(g)).lower(op, block).compile()
+    # Of what comes out.
+    assert hlo.collectives(run.as_text() or "") == {(there.kind, 2 * there.bytes): 1}
+    memory, cost = run.memory_analysis(), op.cost(COLUMNS)
+    assert memory is not None
+    assert memory.argument_size_in_bytes <= cost.argument_bytes
+    assert cost.argument_bytes <= 1.5 * memory.argument_size_in_bytes
+    both = 4 * COLUMNS * NUM_ROWS
+    assert both <= memory.temp_size_in_bytes <= 2 * both
+    assert cost.temporary_bytes >= both
+
+
+def test_two_devices_send_what_is_needed_where_that_is_little():
+    lists = np.clip(np.arange(NUM_ROWS)[:, None] + np.arange(-2, 3), 0, NUM_ROWS - 1)
+    made = cx.contexts.neighbors(lists)
+    one, op = (cx.association_operator(made, mesh=m) for m in (None, make_mesh(2)))
+    assert [each.kind for each in op.collectives(COLUMNS)] == ["all-to-all"] * 2
+    f, g = blocks(one)
+    for wanted, got in zip(apply(one, f, g), apply(op, f, g), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=tol(one.dtype, factor=30))
 
 
 def test_hubs_among_rows_and_columns_are_kept_apart():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,12 @@ from contexture_jax._core.types import Array, Float, Int
 from contexture_jax.kernels import Bucket, add_rows, sum_slots
 
 __all__ = [
+    "WIDEST",
     "Entries",
     "ShardBucket",
     "add_buckets",
+    "alike_buckets",
+    "bucket_of_rows",
     "by_step",
     "even_buckets",
     "fullest",
@@ -26,6 +30,9 @@ __all__ = [
 # left becomes one piece of the narrowest of the last widths that holds it.
 _WHOLE = (512, 64, 16)
 _WIDTHS = (1, 2, 4, 8, 16, 64, 512)
+# But a piece each, as wide as the longest row, where that is no wider than this, and at
+# least this much of the slots is used: as lists of neighbours, and classes.
+WIDEST, _USED = 128, 0.9
 
 
 class ShardBucket(NamedTuple):
@@ -38,12 +45,16 @@ class ShardBucket(NamedTuple):
         indices: which row of the block each entry multiplies, shape (k, width, pieces).
         weights: the entries, 0 in unused slots, the same shape.
         rows: the row that each piece adds to, shape (k, pieces); unused ones lie past
-            the end.
+            the end. None: the pieces are the rows, in order.
     """
 
     indices: Int[Any, "..."]
     weights: Float[Any, "..."]
-    rows: Int[Any, "..."]
+    rows: Int[Any, "..."] | None
+
+    def map(self, function: Callable[[Any], Any]) -> ShardBucket:
+        """With a function of each array."""
+        return jax.tree.map(function, self)
 
 
 class Entries(NamedTuple):
@@ -68,6 +79,36 @@ class Entries(NamedTuple):
         return Entries(*(x[mask] for x in self))
 
 
+def bucket_of_rows(
+    group: np.ndarray,
+    row: np.ndarray,
+    column: np.ndarray,
+    weight: np.ndarray,
+    num_groups: int,
+    num_rows: int,
+) -> ShardBucket | None:
+    """The bucket whose pieces are the rows, where these are about equally long.
+
+    None: some row is far longer than others.
+    """
+    # Most rows of many groups may be empty: they are not counted then.
+    if not len(row) or len(row) < _USED * num_groups * num_rows:
+        return None
+    key = group * num_rows + row
+    degrees = np.bincount(key, minlength=num_groups * num_rows)
+    shape = (num_groups, int(degrees.max()), num_rows)
+    if shape[1] > WIDEST or len(key) < _USED * np.prod(shape):
+        return None
+    order = np.argsort(key, kind="stable")
+    owner, target = np.divmod(key[order], num_rows)
+    slot = np.arange(len(key)) - np.repeat(np.cumsum(degrees) - degrees, degrees)
+    indices: Any = np.zeros(shape, np.int32)
+    weights: Any = np.zeros(shape, weight.dtype)
+    indices[owner, slot, target] = column[order]
+    weights[owner, slot, target] = weight[order]
+    return ShardBucket(indices, weights, None)
+
+
 def make_buckets(
     group: np.ndarray,
     row: np.ndarray,
@@ -77,6 +118,9 @@ def make_buckets(
     num_rows: int,
 ) -> tuple[ShardBucket, ...]:
     """Buckets with a leading axis of groups, as wide as the fullest group needs."""
+    alike = bucket_of_rows(group, row, column, weight, num_groups, num_rows)
+    if alike is not None:
+        return (alike,)
     # A line is a row of one group, whose entries are neighbours once sorted.
     key = group * num_rows + row
     order = np.argsort(key, kind="stable")
@@ -143,10 +187,12 @@ def add_buckets(
     def add(bucket: ShardBucket, out: Array) -> Array:
         sums = sum_slots(Bucket(bucket.indices, bucket.weights), x)
         # A long row is several pieces, which add up.
-        return add_rows(out, bucket.rows, sums)
+        return out + sums if bucket.rows is None else add_rows(out, bucket.rows, sums)
 
     for bucket in buckets:
-        whole, rest = divmod(bucket.rows.shape[0], tile)
+        pieces = bucket.indices.shape[-1]
+        # Where pieces are rows their sums are added up where they go.
+        whole, rest = divmod(pieces, tile) if bucket.rows is not None else (0, pieces)
 
         def add_tile(number: Array, out: Array, bucket: ShardBucket = bucket) -> Array:
             cut = functools.partial(
@@ -155,12 +201,13 @@ def add_buckets(
                 slice_size=tile,
                 axis=-1,
             )
-            return add(ShardBucket(*map(cut, bucket)), out)
+            return add(bucket.map(cut), out)
 
         if whole:
             out = jax.lax.fori_loop(0, whole, add_tile, out)
         if rest:
-            out = add(ShardBucket(*(x[..., whole * tile :] for x in bucket)), out)
+            left = whole * tile
+            out = add(bucket.map(lambda x, left=left: x[..., left:]), out)
     return out
 
 
@@ -169,10 +216,23 @@ def by_step(
 ) -> tuple[ShardBucket, ...]:
     """Buckets of groups that are steps of devices, with an axis for each of the two."""
     k = num_devices
-    return tuple(
-        ShardBucket(*(x.reshape(k, x.shape[0] // k, *x.shape[1:]) for x in bucket))
-        for bucket in buckets
-    )
+    return jax.tree.map(lambda x: x.reshape(k, x.shape[0] // k, *x.shape[1:]), buckets)
+
+
+def alike_buckets(
+    lead: tuple[int, ...], num_rows: int, degree: int, dtype: Any
+) -> tuple[ShardBucket, ...]:
+    """The shapes of the one bucket of rows that have as many entries as each other.
+
+    Args:
+        lead: the axes of devices, and of steps.
+        num_rows: of a part.
+        degree: entries of a row, `WIDEST` at most.
+        dtype: of the weights.
+    """
+    shape = (*lead, degree, num_rows)
+    index, weight = (jax.ShapeDtypeStruct(shape, kind) for kind in (np.int32, dtype))
+    return (ShardBucket(index, weight, None),)
 
 
 def even_buckets(

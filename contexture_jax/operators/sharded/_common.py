@@ -48,7 +48,7 @@ class Collective(NamedTuple):
     """
 
     product: Literal["matmat", "rmatmat"]
-    kind: Literal["all-reduce", "all-to-all", "collective-permute"]
+    kind: Literal["all-gather", "all-reduce", "all-to-all", "collective-permute"]
     bytes: int
     times: int
 

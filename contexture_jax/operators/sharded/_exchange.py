@@ -44,7 +44,7 @@ class Exchange(NamedTuple):
 def pays(number: int, share: int, num_devices: int) -> bool:
     """Whether to tell `number` rows to each device rather than all in a ring."""
     k = num_devices
-    return k > 2 and _LESS * k * number <= (k - 1) * share
+    return k > 1 and _LESS * k * number <= (k - 1) * share
 
 
 def rounds_of(number: int, share: int, num_devices: int) -> tuple[int, int]:

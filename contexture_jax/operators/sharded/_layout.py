@@ -8,20 +8,25 @@ that would make some block much fuller than others are hubs, and kept apart.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from contexture_jax._core.types import Int
+from contexture_jax._core.types import Int, Static
 from contexture_jax.operators.sharded._buckets import (
+    WIDEST,
     Entries,
     ShardBucket,
+    alike_buckets,
+    bucket_of_rows,
     by_step,
     even_buckets,
     fullest,
     make_buckets,
 )
+from contexture_jax.operators.sharded._common import padded_size
 from contexture_jax.operators.sharded._exchange import (
     Exchange,
     exchange_of,
@@ -36,7 +41,9 @@ __all__ = [
     "choose_hubs",
     "deals_to",
     "even_layout",
+    "goes_round",
     "lay_out",
+    "lay_out_both",
 ]
 
 # Blocks of columns are left as they are while none has more than this of the mean, and
@@ -72,12 +79,13 @@ class Layout(NamedTuple):
 
     Attributes:
         own: the entries in the block that a device starts with; all of them where
-            columns are not cut.
+            columns are not cut, or where blocks are brought together.
         first: those in the block that comes first.
         others: those in the blocks that come after it, with an axis of steps.
         last: those in the block that comes last, which goes on to nobody.
         hubs: those of hubs; None: there are none.
         exchange: those in all blocks but the own, in place of a ring; None: a ring.
+        is_joint: whether two devices bring both blocks together. Static.
     """
 
     own: tuple[ShardBucket, ...]
@@ -86,6 +94,7 @@ class Layout(NamedTuple):
     last: tuple[ShardBucket, ...] = ()
     hubs: Hubs | None = None
     exchange: Exchange | None = None
+    is_joint: Static = Static(value=False)
 
     def num_told(self, share: int) -> int:
         """Rows that a device tells at a time; in a ring its share."""
@@ -244,6 +253,8 @@ def lay_out(
     share: tuple[int, int],
     hubs: tuple[np.ndarray, np.ndarray] | None = None,
     masks: tuple[np.ndarray, np.ndarray] | None = None,
+    *,
+    joins: bool = False,
 ) -> Layout:
     """Cut entries by device and step of the ring, each part in buckets. Of NumPy.
 
@@ -254,6 +265,8 @@ def lay_out(
         hubs: numbers of hubs among the columns and among the rows, ascending; None:
             none.
         masks: which entries are kept with either.
+        joins: whether two devices bring both blocks together, where all rows have as
+            many entries as each other.
     """
     k, (num_rows, num_columns) = num_devices, share
     apart = None
@@ -278,6 +291,14 @@ def lay_out(
         return Layout(own, hubs=apart, exchange=there)
     # After t hops device i has the block of i + t.
     step = (entries.visitor - entries.home) % k
+    if joins and k == 2:
+        # Where pieces are rows nothing has to be added to a row. Otherwise a block that
+        # is met alone is the smaller one, and more of it is in cache.
+        column = entries.visitor * num_columns + entries.column
+        line = entries.home, entries.row
+        alike = bucket_of_rows(*line, column, entries.weight, k, num_rows)
+        if alike is not None:
+            return Layout((alike,), hubs=apart, is_joint=Static(value=True))
 
     def part(first: int, length: int) -> tuple[ShardBucket, ...]:
         if length < 1:
@@ -300,6 +321,60 @@ def lay_out(
     )
 
 
+def goes_round(shape: tuple[int, int], num_devices: int) -> bool:
+    """Whether functions of A are cut: m is more than a device has of n."""
+    return shape[1] > padded_size(shape[0], num_devices) // num_devices
+
+
+def lay_out_both(
+    rows: np.ndarray,
+    columns: np.ndarray,
+    weights: tuple[np.ndarray, np.ndarray],
+    shape: tuple[int, int],
+    num_devices: int,
+    dtype: Any,
+    *,
+    joins: bool = False,
+) -> tuple[Layout, Layout, bool]:
+    """A matrix and its transpose, of NumPy, and whether they are dealt.
+
+    Args:
+        rows: row numbers, shape (nnz,), int64.
+        columns: column numbers, likewise.
+        weights: entries of the matrix, and of the transpose.
+        shape: (n, m).
+        num_devices: k.
+        dtype: of the weights as they are stored.
+        joins: whether two devices bring both blocks together, as on a CPU, where they
+            are in one memory: nothing goes on while they multiply.
+    """
+    k, m = num_devices, shape[1]
+    share_x, share_a = (padded_size(size, k) // k for size in shape)
+    forward, backward = (weight.astype(dtype) for weight in weights)
+    home, row = np.divmod(rows, share_x)
+    if not goes_round(shape, k):
+        there = Entries(home, home, row, columns, forward)
+        back = Entries(home, home, columns, row, backward)
+        flat = lay_out(there, k, (share_x, m)), lay_out(back, k, (m, share_x))
+        return *flat, False
+    placed = arrange(rows, columns, (share_x, share_a), k)
+    (home, row), (visitor, column) = (
+        np.divmod(number, share)
+        for number, share in zip(placed[:2], placed.share, strict=True)
+    )
+    there = Entries(home, visitor, row, column, forward)
+    back = Entries(visitor, home, column, row, backward)
+    (share_x, share_a), (hubs_x, hubs_a) = placed.share, placed.hubs
+    in_x, in_a = placed.masks
+    lay = functools.partial(lay_out, num_devices=k, joins=joins)
+    # Of a layout its columns, which are taken, come first.
+    return (
+        lay(there, share=(share_x, share_a), hubs=(hubs_a, hubs_x), masks=(in_a, in_x)),
+        lay(back, share=(share_a, share_x), hubs=(hubs_x, hubs_a), masks=(in_x, in_a)),
+        placed.dealt,
+    )
+
+
 def _owned(numbers: np.ndarray, share: int, num_devices: int) -> np.ndarray:
     """Where in its share each device has some rows; past the end where it has not."""
     is_own = numbers // share == np.arange(num_devices)[:, None]
@@ -307,7 +382,14 @@ def _owned(numbers: np.ndarray, share: int, num_devices: int) -> np.ndarray:
 
 
 def even_layout(
-    share: tuple[int, int], degree: float, most: float, num_devices: int, dtype: Any
+    share: tuple[int, int],
+    degree: float,
+    most: float,
+    num_devices: int,
+    dtype: Any,
+    *,
+    alike: bool = False,
+    joins: bool = False,
 ) -> Layout:
     """The shapes of a layout in a ring whose entries lie evenly, from sizes alone.
 
@@ -321,9 +403,15 @@ def even_layout(
         most: entries of a row at most.
         num_devices: k.
         dtype: of the weights.
+        alike: whether all rows have as many entries as each other.
+        joins: as of `lay_out`.
     """
     k, num_rows = num_devices, share[0]
     rows = [(float(num_rows), degree), (num_rows * degree / most, most)]
+    joins = joins and k == 2
+    if alike and (joins or k == 1) and degree <= WIDEST:
+        own = alike_buckets((k,), num_rows, int(degree), dtype)
+        return Layout(own, is_joint=Static(value=joins))
 
     def buckets(lead: tuple[int, ...], own: int) -> Any:
         cases = [(n, (d - own) / k) for n, d in rows]

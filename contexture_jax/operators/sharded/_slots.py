@@ -5,9 +5,10 @@ takes one sum over devices. Where A is as large as X, its functions are cut over
 devices too and go round a ring. A device meets the blocks one after the other and adds
 up the entries whose column is in the block that visits, so that neither (n, r) nor
 (m, r) numbers are ever in one place. Where a device needs less than half of what would
-visit it, all devices send each other what is needed, in rounds of about a block. Values
-that very many others meet would fill some blocks far beyond the rest: one sum tells
-them to all devices.
+visit it, all devices send each other what is needed, in rounds of about a block. Two
+CPU devices bring both blocks together where rows have as many entries as each other:
+nothing has to be added to a row then. Values that very many others meet would fill some
+blocks far beyond the rest: one sum tells them to all devices.
 """
 
 from __future__ import annotations
@@ -30,11 +31,7 @@ from contexture_jax._core.types import (
 )
 from contexture_jax.kernels import add_rows
 from contexture_jax.operators._base import Cost
-from contexture_jax.operators.sharded._buckets import (
-    Entries,
-    ShardBucket,
-    add_buckets,
-)
+from contexture_jax.operators.sharded._buckets import ShardBucket, add_buckets
 from contexture_jax.operators.sharded._common import (
     Collective,
     ShardedOperator,
@@ -50,12 +47,12 @@ from contexture_jax.operators.sharded._exchange import Exchange
 from contexture_jax.operators.sharded._layout import (
     Hubs,
     Layout,
-    arrange,
     even_layout,
-    lay_out,
+    goes_round,
+    lay_out_both,
 )
 
-__all__ = ["ShardedSparseOperator", "lay_out_both", "neighbor_shapes", "shard_entries"]
+__all__ = ["ShardedSparseOperator", "neighbor_shapes", "shard_entries"]
 
 # Pieces whose sums a CPU has in cache; an accelerator is to have few steps.
 _TILE, _ALL = 2048, 2**31
@@ -134,7 +131,7 @@ class ShardedSparseOperator(ShardedOperator):
     @property
     def _tile(self) -> int:
         """Pieces that are added at a time."""
-        return _TILE if self.mesh.devices.flat[0].platform == "cpu" else _ALL
+        return _TILE if _is_cpu(self.mesh) else _ALL
 
     @property
     def num_hubs(self) -> int:
@@ -149,8 +146,9 @@ class ShardedSparseOperator(ShardedOperator):
         told = 2 * self.forward.num_told(taken) if self.ring else 0
         buckets, hubs = self.forward.buckets, self.num_hubs
         entries = sum(b.indices.size for b in buckets) // k
-        pieces = sum(b.rows.size for b in buckets) // k
-        widest = max((b.rows.shape[-1] for b in buckets), default=0)
+        added = [b.rows for b in buckets if b.rows is not None]
+        pieces = sum(rows.size for rows in added) // k
+        widest = max((rows.shape[-1] for rows in added), default=0)
         return Cost(
             flops=2 * entries * r + (pieces + hubs) * r,
             argument_bytes=(4 + size) * entries
@@ -183,7 +181,9 @@ class ShardedSparseOperator(ShardedOperator):
             ("rmatmat", self.backward, x),
         ):
             told = size * r * layout.num_told(share)
-            if layout.exchange is None:
+            if layout.is_joint.value:
+                hops.append((product, "all-gather", told, 1))
+            elif layout.exchange is None:
                 hops += [(product, "collective-permute", told, k - 1)]
             else:
                 rounds = layout.exchange.send.shape[1]
@@ -229,9 +229,15 @@ def shard_entries(
     forward = exact / np.where(p_x > 0, p_x, 1.0)[rows]
     backward = exact / np.where(p_a > 0, p_a, 1.0)[columns]
     there, back, dealt = lay_out_both(
-        rows, columns, (forward, backward), shape, mesh.shape[axis], dtype
+        rows,
+        columns,
+        (forward, backward),
+        shape,
+        mesh.shape[axis],
+        dtype,
+        joins=_is_cpu(mesh),
     )
-    ring = _goes_round(shape, mesh.shape[axis])
+    ring = goes_round(shape, mesh.shape[axis])
     norm2 = np.asarray(_squared_norm(rows, columns, forward, backward))
     place_a = place_law if ring else lambda law, mesh, _: place_whole(law, mesh)
     return ShardedSparseOperator(
@@ -247,52 +253,8 @@ def shard_entries(
     )
 
 
-def _goes_round(shape: tuple[int, int], num_devices: int) -> bool:
-    return shape[1] > padded_size(shape[0], num_devices) // num_devices
-
-
-def lay_out_both(
-    rows: np.ndarray,
-    columns: np.ndarray,
-    weights: tuple[np.ndarray, np.ndarray],
-    shape: tuple[int, int],
-    num_devices: int,
-    dtype: Any,
-) -> tuple[Layout, Layout, bool]:
-    """A matrix and its transpose, of NumPy, and whether they are dealt.
-
-    Args:
-        rows: row numbers, shape (nnz,), int64.
-        columns: column numbers, likewise.
-        weights: entries of the matrix, and of the transpose.
-        shape: (n, m).
-        num_devices: k.
-        dtype: of the weights as they are stored.
-    """
-    k, m = num_devices, shape[1]
-    share_x, share_a = (padded_size(size, k) // k for size in shape)
-    forward, backward = (weight.astype(dtype) for weight in weights)
-    home, row = np.divmod(rows, share_x)
-    if not _goes_round(shape, k):
-        there = Entries(home, home, row, columns, forward)
-        back = Entries(home, home, columns, row, backward)
-        flat = lay_out(there, k, (share_x, m)), lay_out(back, k, (m, share_x))
-        return *flat, False
-    placed = arrange(rows, columns, (share_x, share_a), k)
-    (home, row), (visitor, column) = (
-        np.divmod(number, share)
-        for number, share in zip(placed[:2], placed.share, strict=True)
-    )
-    there = Entries(home, visitor, row, column, forward)
-    back = Entries(visitor, home, column, row, backward)
-    (share_x, share_a), (hubs_x, hubs_a) = placed.share, placed.hubs
-    in_x, in_a = placed.masks
-    # Of a layout its columns, which are taken, come first.
-    return (
-        lay_out(there, k, (share_x, share_a), (hubs_a, hubs_x), (in_a, in_x)),
-        lay_out(back, k, (share_a, share_x), (hubs_x, hubs_a), (in_x, in_a)),
-        placed.dealt,
-    )
+def _is_cpu(mesh: Mesh) -> bool:
+    return mesh.devices.flat[0].platform == "cpu"
 
 
 def neighbor_shapes(
@@ -315,19 +277,18 @@ def neighbor_shapes(
         dtype: of the operator.
     """
     (n, m), k = shape, mesh.shape[axis]
-    if k > 1 and not _goes_round(shape, k):
+    if k > 1 and not goes_round(shape, k):
         msg = (
             "neighbours must be among more points than a device has inputs; got"
             f" {n} inputs over {k} devices and {m} points"
         )
         raise ValueError(msg)
     share_x, share_a = (padded_size(size, k) // k for size in shape)
-    mean = n * num_neighbors / m
+    mean, sides = n * num_neighbors / m, (share_x, share_a)
+    lay = functools.partial(even_layout, dtype=dtype, joins=_is_cpu(mesh))
     layouts = (
-        even_layout(
-            (share_x, share_a), float(num_neighbors), float(num_neighbors), k, dtype
-        ),
-        even_layout((share_a, share_x), mean, max(mean, float(max_degree)), k, dtype),
+        lay(sides, float(num_neighbors), float(num_neighbors), k, alike=True),
+        lay(sides[::-1], mean, max(mean, float(max_degree)), k),
     )
     laws = [jax.ShapeDtypeStruct(side, dtype) for side in ((n,), (m,), ())]
     build: Any = functools.partial(
@@ -377,12 +338,14 @@ def _multiply_in_ring(
         # The block goes on while it is used.
         return (pass_on(x), add_buckets(tile, out, buckets, x)), None
 
-    out = _multiply(tile, num_rows, layout.own, x)
+    is_joint = layout.is_joint.value
+    met = jax.lax.all_gather(x, axis, tiled=True) if is_joint else x
+    out = _multiply(tile, num_rows, layout.own, met)
     if layout.hubs is not None:
         out = _add_hubs(tile, out, layout.hubs, x, axis)
     if layout.exchange is not None:
         return _add_exchanged(tile, out, layout.exchange, x, axis)
-    if num_devices == 1:
+    if is_joint or num_devices == 1:
         return out
     state = pass_on(x), out
     if num_devices > 2:
