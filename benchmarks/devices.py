@@ -3,7 +3,9 @@
 Every operator that can be cut: a product with T and one with T*, of 64 columns. Each
 round starts new processes, one after the other: one of one device, one of two virtual
 devices, and two of one device each that meet on the loopback. A figure of a round is
-the median of its products; the ratio is that of the medians over the rounds.
+the median of its products; the ratio is that of the medians over the rounds. Beside
+them the time of what the devices tell each other, as `collectives` states it, with no
+product: no operator that is cut can be faster than that and half of its arithmetic.
 
     python benchmarks/devices.py --json FILE
 """
@@ -42,14 +44,19 @@ def main() -> None:
         return
     report = Report("devices", args)
     seconds: dict[str, dict[str, list[float]]] = {}
+    told: dict[str, dict[str, list[float]]] = {}
     for number in range(args.rounds):
         for how in (ONE, DEVICES, PROCESSES):
-            for name, value in run_once(args, how).items():
-                seconds.setdefault(name, {}).setdefault(how, []).append(value)
+            for name, (whole, alone) in run_once(args, how).items():
+                seconds.setdefault(name, {}).setdefault(how, []).append(whole)
+                if how != ONE:
+                    told.setdefault(name, {}).setdefault(how, []).append(alone)
         print(f"round {number + 1} of {args.rounds}", file=sys.stderr)
     for name, found in seconds.items():
         rows = [row(how, values) for how, values in found.items()]
-        report.add_case(f"{name}, {args.rows} rows, {args.columns} columns", rows)
+        alone = {how: statistics.median(each) for how, each in told[name].items()}
+        title = f"{name}, {args.rows} rows, {args.columns} columns"
+        report.add_case(title, rows, seconds_of_what_is_told=alone)
         for how, most in AT_MOST.items():
             title = f"{name}: {how}, time / {ONE}"
             report.add_goal(title, ratio(rows, how, ONE), most)
@@ -68,8 +75,8 @@ def row(how: str, seconds: list[float]) -> dict[str, Any]:
     }
 
 
-def run_once(args: argparse.Namespace, how: str) -> dict[str, float]:
-    """Seconds of each operator, in processes of their own."""
+def run_once(args: argparse.Namespace, how: str) -> dict[str, tuple[float, float]]:
+    """Seconds of each operator and of what is told, in processes of their own."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -120,6 +127,51 @@ def contexts(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     }
 
 
+def median_seconds(run: Callable[[], Any], times: int) -> float:
+    """Of so many runs, after one that compiles."""
+    import jax
+
+    jax.block_until_ready(run())
+    found = []
+    for _ in range(times):
+        begin = time.perf_counter()
+        jax.block_until_ready(run())
+        found.append(time.perf_counter() - begin)
+    return statistics.median(found)
+
+
+def telling(op: Any, columns: int, mesh: Any) -> tuple[Callable[..., Any], list[Any]]:
+    """A program of the collectives of a product with T and one with T*, and no more."""
+    import jax
+    import jax.numpy as jnp
+
+    ways = {
+        "all-reduce": lambda x: jax.lax.psum(x, "x"),
+        "all-gather": lambda x: jax.lax.all_gather(x, "x", tiled=True),
+        "all-to-all": lambda x: jax.lax.all_to_all(x, "x", 0, 0, tiled=True),
+        "collective-permute": lambda x: jax.lax.ppermute(x, "x", [(0, 1), (1, 0)]),
+    }
+    stated = op.collectives(columns)
+
+    def tell(*arrays: Any) -> list[Any]:
+        # Each as often as it is stated, one after the other.
+        out: list[Any] = []
+        for each, x in zip(stated, arrays, strict=True):
+            for _ in range(each.times):
+                own, _ = jax.lax.optimization_barrier((x, out[-1:]))
+                out.append(ways[each.kind](own))
+        return out
+
+    cut = jax.NamedSharding(mesh, jax.P("x"))
+    # Of each device as many numbers as it gives, and an even one.
+    sizes = [2 * 2 * (each.bytes // 8) for each in stated]
+    arrays = [jax.jit(lambda s=s: jnp.ones(s), out_shardings=cut)() for s in sizes]
+    run = jax.shard_map(
+        tell, mesh=mesh, in_specs=jax.P("x"), out_specs=jax.P("x"), check_vma=False
+    )
+    return jax.jit(run), arrays
+
+
 def work(args: argparse.Namespace, how: str, index: str, port: str) -> None:
     """One process of a round; the first prints what it took."""
     import jax
@@ -145,13 +197,12 @@ def work(args: argparse.Namespace, how: str, index: str, port: str) -> None:
             block = jax.make_array_from_callback(
                 block.shape, whole, lambda part, block=block: block[part]
             )
-        jax.block_until_ready(products(op, block))
-        times = []
-        for _ in range(args.products):
-            begin = time.perf_counter()
-            jax.block_until_ready(products(op, block))
-            times.append(time.perf_counter() - begin)
-        seconds[name] = statistics.median(times)
+        took = median_seconds(lambda op=op, g=block: products(op, g), args.products)
+        alone = 0.0
+        if mesh is not None:
+            tell, arrays = telling(op, args.columns, mesh)
+            alone = median_seconds(lambda t=tell, a=arrays: t(*a), args.products)
+        seconds[name] = took, alone
     if jax.process_index() == 0:
         print(json.dumps(seconds))
 
