@@ -280,7 +280,12 @@ def _computed(
         wait = processes.meanwhile(
             lambda: cx.solvers.compile_certificate(op, rank, method)
         )
-        result, info = _result(op, rank, options, solve, state)
+        try:
+            result, info = _result(op, rank, options, solve, state)
+        except InputError:
+            # JAX would warn of the precision that is put back while it compiles.
+            wait()
+            raise
         # Else `certify` would compile the same beside the thread.
         wait()
         solved = _solved(result, info, op, num_values, options, processes)

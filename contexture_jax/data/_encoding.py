@@ -16,6 +16,7 @@ import numpy as np
 
 from contexture_jax.data._messages import InputError, quoted
 from contexture_jax.data._source import is_repeated
+from contexture_jax.data._sums import deviation_of, mean_of
 
 __all__ = ["Column", "Encoding", "as_encodings", "encode", "one_hot", "standardised"]
 
@@ -150,8 +151,9 @@ def encode(column: Column) -> tuple[np.ndarray, Encoding | None]:
     # By comparison, not by sd = 0: the mean of equal numbers may round off them.
     if values.max() == values.min():
         return nothing
-    mean = float(values.mean())
-    deviation = float(np.sqrt(np.mean((values - mean) ** 2)))
+    # As where processes read rows of their own: a solve of some goes on in another.
+    mean = float(mean_of(values, len(values)))
+    deviation = float(deviation_of(values - mean, len(values)))
     # For rows of later tables, in which one may be missing.
     if not column.missing.any():
         median = float(np.median(scaled))

@@ -11,6 +11,7 @@ import numpy as np
 
 from contexture_jax.data._headers import read_header, told
 from contexture_jax.data._messages import InputError, Message, counted, enumerated
+from contexture_jax.data._sums import deviation_of, mean_of
 from contexture_jax.data._table import Table
 
 __all__ = ["Share", "load_own_rows"]
@@ -40,7 +41,8 @@ class Share(NamedTuple):
 def load_own_rows(path: str | os.PathLike[str], share: Share) -> Table | None:
     """`load_features` of an `.npy`, of which each process reads its own rows.
 
-    What standardises the columns is that of all rows, to rounding.
+    What standardises the columns is that of all rows, to the bit: a solve that several
+    processes began goes on in one.
 
     Args:
         path: of the file; all processes see the same one.
@@ -105,8 +107,8 @@ def _standardised(own: np.ndarray, num_rows: int, title: str, share: Share) -> T
             f"no features are left of {title}: constant columns: {enumerated(constant)}"
         )
     own = own if varies.all() else own[:, varies]
-    own -= share.total(own.sum(axis=0)) / num_rows
-    deviation = np.sqrt(share.total((own**2).sum(axis=0)) / num_rows)
+    own -= mean_of(own, num_rows, share.total)
+    deviation = deviation_of(own, num_rows, share.total, share.most)
     # Of values that differ too little beside their size the square is 0.
     if not (deviation > 0).all():
         name = names[varies][deviation == 0][0]

@@ -1,12 +1,14 @@
 """`contexture spectrum` of a folder of shards."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from contexture_jax.cli import main
+from tests.cli.test_passes import assert_same_results, ended_after
 
 RNG = np.random.default_rng(0)
 TABLE = (RNG.random((120, 3)) @ RNG.random((3, 20)) + 0.2 * RNG.random((120, 20))) ** 2
@@ -65,3 +67,17 @@ def test_a_damaged_shard_is_one_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert '1.npy"' in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_folder_that_is_ended_goes_on_to_the_bit(tmp_path, monkeypatch, capsys):
+    data = shards(tmp_path / "parts")
+    more = ["--method", "randomized", "--tol", "1e-5"]
+    assert run(data, tmp_path / "whole", *more) == 0
+    with monkeypatch.context() as patched:
+        ended_after(2, signal.SIGTERM, patched)
+        assert run(data, tmp_path / "out", *more) == 143
+    assert (tmp_path / "out" / "solve" / "state.npz").exists()
+    assert run(data, tmp_path / "out", *more, "--rank", "2", "--resume") == 2
+    assert "rank is 3 there and 2 here" in capsys.readouterr().err
+    assert run(data, tmp_path / "out", *more, "--resume") == 0
+    assert_same_results(tmp_path / "out", tmp_path / "whole")

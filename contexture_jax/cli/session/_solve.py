@@ -106,6 +106,9 @@ class WatchedSolve:
         self._settings, self._advance = settings, advance
         path = self._folder / _STATE
         if not path.exists():
+            if self._has_begun:
+                # Of a folder made before all of them were known.
+                self._write_settings()
             return None
         if not resume and not self._processes.is_first:
             return None
@@ -230,6 +233,9 @@ class WatchedSolve:
         made_inside(self._out, SOLVE, self._claim)
         # Before the settings: an old state beside new ones would pass for theirs.
         (self._folder / _STATE).unlink(missing_ok=True)
+        self._write_settings()
+        self._has_begun = True
+
+    def _write_settings(self) -> None:
         with replacing(self._folder / SETTINGS) as path:
             path.write_text(json.dumps(self._settings) + "\n", encoding="utf-8")
-        self._has_begun = True
