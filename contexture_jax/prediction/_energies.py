@@ -25,6 +25,8 @@ __all__ = ["Expected", "Forms", "expected_of", "share_misclassified"]
 
 _POWERS = (0.0, 1.0, 2.0, 4.0, 8.0)  # p in v_i ∝ s_i^p
 _RATIOS = tuple(np.geomspace(1e-3, 1e3, 25).tolist())  # of signal to noise
+# Factors of how far classes are apart, and how often their range is halved.
+_FURTHEST, _HALVINGS = 4.0, 20
 _NODES, _MASSES = np.polynomial.hermite_e.hermegauss(24)
 
 
@@ -207,14 +209,21 @@ def share_misclassified(
     law: Float[Array, " C"],
     shared: Float[Array, " sizes"],
     own: Float[Array, " sizes"],
+    last: Float[Array, ""],
+    sureness: Float[Array, ""],
 ) -> Float[Array, " sizes"]:
     """The share that the largest score misclassifies, scores being normal in a class.
+
+    By how many deviations classes are apart is off by one factor for all sizes, which
+    makes the last of them what has been seen there.
 
     Args:
         law: shares of the classes.
         shared: the covariance of scores with indicators over the variance of these,
             summed over the classes.
         own: the variance of the scores, likewise.
+        last: the share that is misclassified at the last size.
+        sureness: how much that counts, beside 1 − it for what is said without it.
     """
     dtype = law.dtype
     variance = jnp.sum(law * (1 - law))
@@ -223,8 +232,27 @@ def share_misclassified(
     # (sizes, C, C): by how much a class has the larger score, on average.
     apart = law[:, None] - law[None, :]
     ahead = apart[None] + shared[:, None, None] * (1 - apart[None])
+    margins = ahead / width[:, None, None]
+    seen = sureness * last + (1 - sureness) * _misclassified(law, margins[-1:])[0]
+
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = (low + high) / 2
+        # Fewer are misclassified as classes are further apart.
+        too_many = _misclassified(law, middle * margins[-1:])[0] > seen
+        return jnp.where(too_many, middle, low), jnp.where(too_many, high, middle)
+
+    ends = jnp.zeros((), dtype), jnp.full((), _FURTHEST, dtype)
+    low, high = jax.lax.fori_loop(0, _HALVINGS, halve, ends)
+    return _misclassified(law, (low + high) / 2 * margins)
+
+
+def _misclassified(
+    law: Float[Array, " C"], margins: Float[Array, "sizes C C"]
+) -> Float[Array, " sizes"]:
+    dtype = law.dtype
     nodes, masses = jnp.asarray(_NODES, dtype), jnp.asarray(_MASSES, dtype)
-    steps = (ahead / width[:, None, None])[..., None] + nodes[None, None, None]
+    steps = margins[..., None] + nodes[None, None, None]
     others = ~jnp.eye(len(law), dtype=bool)[None, :, :, None]
     below = jnp.where(others, jax.scipy.stats.norm.logcdf(steps), 0)
     right = jnp.sum(jnp.exp(below.sum(axis=2)) * masses[None, None], axis=2)

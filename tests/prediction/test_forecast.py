@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import contexture_jax as cx
 from contexture_jax.prediction import forecast_error, learning_curve, ridge_error
 from tests.conftest import X64
 
@@ -175,3 +176,23 @@ def test_what_tells_nothing_is_refused():
         )
     with pytest.raises(ValueError, match="num_samples must be between 2 and 1999"):
         learning_curve(MU.astype(DTYPE), Y.astype(DTYPE), 2000, key=jax.random.key(0))
+
+
+@pytest.mark.slow
+def test_of_clumps_that_touch_as_many_are_misclassified_as_is_said():
+    """Scores of clumps are not normal: by a factor of shares .06 in place of .14."""
+    rng = np.random.default_rng(4)
+    y = rng.integers(0, 4, 800)
+    x = (rng.normal(size=(800, 4)) + 2.5 * np.eye(4)[y]).astype(DTYPE)
+    op = cx.association_operator(cx.contexts.knn(x, 30))
+    found, _ = cx.svd(op, 16, key=jax.random.key(0), tol=1e-3)
+    how: Any = {"num_samples": [40, 80], "num_classes": 4, "key": jax.random.key(1)}
+    s, mu = found.singular_values, found.left
+    told = [
+        forecast_error(mu, y[rows], rows, ridge=0.1, singular_values=s, **how)
+        for rows in (rng.permutation(800)[:40] for _ in range(20))
+    ]
+    said = np.mean([np.asarray(each.misclassified) for each in told], axis=0)
+    measured = learning_curve(mu, y, ridges=0.1, num_splits=40, **how)
+    mean = np.asarray(measured.errors).mean(axis=1)
+    np.testing.assert_allclose(said, mean, rtol=0.35)
