@@ -72,6 +72,7 @@ def judged_by_chance(
     level: float,
     *,
     unbiased: bool = False,
+    least: float = -1.0,
 ) -> Compared:
     """Put a value of at most 1 beside its shuffles and its values without a group.
 
@@ -82,6 +83,7 @@ def judged_by_chance(
         num_rows: n, of which a group is n // g.
         level: of both intervals.
         unbiased: whether the value stands for itself, with nothing to take off.
+        least: what the value can be: the interval is cut there, and at 1.
     """
     g = without.shape[0]
     share = num_rows / (num_rows // g)
@@ -97,7 +99,7 @@ def judged_by_chance(
     p_value = ((1 + reached) / (1 + null.shape[0])).astype(value.dtype)
     return Compared(
         value,
-        jax.tree.map(lambda x: jnp.clip(x, -1, 1), interval),
+        jax.tree.map(lambda x: jnp.clip(x, least, 1), interval),
         Interval(null.mean(), low, high, level),
         # A NaN is above nothing, and would look like a discovery.
         jnp.where(jnp.isfinite(value), p_value, jnp.nan),

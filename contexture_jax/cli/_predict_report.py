@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -170,7 +171,12 @@ def write_predictions(table: Table, found: Predicted, path: Path) -> None:
         if answers.num_classes:
             return [target.class_names[int(code)] for code in values]
         numbers = values.astype(np.float64) * answers.deviation + answers.mean
-        return [f"{number:.9g}" for number in numbers]
+        # Nine digits of how the target varies, however far from 0 that is.
+        digits = 8 - math.floor(math.log10(answers.deviation))
+        return [
+            repr(round(number, digits)).removesuffix(".0")
+            for number in numbers.tolist()
+        ]
 
     rows = found.rows
     columns = {"row": [str(row) for row in table.rows[rows]]}
@@ -236,21 +242,23 @@ def rows_of_table(
     told, errors = curve["forecast"] or nothing, curve["standard_error"] or nothing
     shares = curve["misclassified"] or nothing
     wrong = curve["measured_misclassified"] or nothing
-    for size, before, error, after, share, seen in zip(
+    for size, before, error, after, scatter, share, seen in zip(
         curve["num_samples"],
         told,
         errors,
         curve["measured"],
+        curve["measured_std"],
         shares,
         wrong,
         strict=True,
     ):
         forecast = "none" if before is None else f"{before:.3f} ± {error or 0:.3f}"
+        measured = f"measured {after:.3f} ± {scatter:.3f}"
         more = "" if share is None else f"; misclassified {share:.3f}, {seen:.3f}"
         rows.append(
             (
                 "forecast" if size == curve["num_samples"][0] else "",
-                f"{size:,} labels: {forecast}, measured {after:.3f}{more}",
+                f"{size:,} labels: {forecast}, {measured}{more}",
             )
         )
     p = d["predictions"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["describe", "draw", "print_ranking"]
 
 _NUM_SHOWN, _NUM_ABSTAINING = 15, 5
+_FAR = 2.0  # times the error of a guess: one such error may be all of a correlation
 _BOUNDS = ("tau", "tau_lower", "tau_upper")
 _PROTOCOL = (
     "spectra of all rows, without the target; P_X uniform; place: by tau, those that"
@@ -47,7 +49,8 @@ _PROTOCOL = (
     " pearson and distance_correlation: of tau with error over all contexts with a"
     " finite tau; correlations: of these (all), of those that tau tells of"
     " (without_abstentions), of all but the too strong (not_too_strong), with"
-    " validated_error (validated, validated_not_too_strong), and by types;"
+    " validated_error (validated, validated_not_too_strong, and validated_near: of"
+    " those with at most twice the error of a guess), and by types;"
     " mixtures are of the contexts of each type with the least"
     " validated_error (without a target: least_column_error), so that their errors are"
     " a little too low; contexts with num_draws are estimates from so many draws,"
@@ -130,7 +133,7 @@ def describe(
             ],
             "pearson": whole.pearson,
             "distance_correlation": whole.distance,
-            "correlations": _correlations(ranked, types),
+            "correlations": _correlations(ranked, types, guess and guess[0]),
             "guess_error": guess and guess[0],
             "associations": associations(ranked),
             "mixed_associations": associations(ranked, mixed=True),
@@ -143,10 +146,12 @@ def describe(
 
 
 def _correlations(
-    ranked: Sequence[RankedContext], types: Iterable[str]
+    ranked: Sequence[RankedContext], types: Iterable[str], guess: float | None
 ) -> dict[str, dict[str, Any]]:
     """Of τ with errors, over all contexts and over some of them."""
     correlate = cx.ranking.correlations
+    most = math.inf if guess is None else _FAR * guess
+    near = [r for r in ranked if r.probe is None or r.probe.validated_error <= most]
     return {
         "all": correlate(ranked)._asdict(),
         "not_too_strong": correlate(ranked, leave_out=["too strong"])._asdict(),
@@ -157,6 +162,7 @@ def _correlations(
         "validated_not_too_strong": correlate(
             ranked, error="validated_error", leave_out=["too strong"]
         )._asdict(),
+        "validated_near": correlate(near, error="validated_error")._asdict(),
         **{t: correlate(ranked, kind=t)._asdict() for t in types},
     }
 
@@ -320,12 +326,27 @@ def print_ranking(description: dict[str, Any], files: Sequence[str]) -> None:
             ("τ and error", _correlated(d["correlations"]["all"])),
             ("… where τ tells", _correlated(d["correlations"]["without_abstentions"])),
             ("τ and error there", _correlated(d["correlations"]["validated"])),
+            *_carried(d),
             ("error of a guess", _shown(d["guess_error"])),
         ]
     pairs += [("advice", words) for words in d["advice"]]
     pairs += [("note", note) for note in d["notes"]]
     pairs.append(("files", "\n".join(files)))
     print_table(pairs)
+
+
+def _carried(d: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the correlation is without contexts that predict far worse than a guess."""
+    guess = d["guess_error"]
+    if guess is None:
+        return []
+    rows, most = d["contexts"], _FAR * guess
+    far = [row["name"] for row in rows if (row["validated_error"] or 0) > most]
+    if not far:
+        return []
+    words = _correlated(d["correlations"]["validated_near"])
+    more = f" and {len(far) - 1} more" if len(far) > 1 else ""
+    return [("… without", f"{words}; far worse than a guess: {far[0]}{more}")]
 
 
 def _by(rows: Sequence[dict[str, Any]], error: str) -> list[dict[str, Any]]:

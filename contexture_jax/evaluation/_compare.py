@@ -31,6 +31,7 @@ __all__ = ["MEASURES", "Comparisons", "compare", "compare_all"]
 
 # All that `compare` knows.
 _NEAR = ("mutual_knn", "cknna")
+_SIGNED = ("cka_debiased", "cka_rbf_debiased", "rsa", "rsa_linear", "cknna")
 MEASURES = (*LINEAR, *OF_PAIRS, *_NEAR)
 
 
@@ -241,13 +242,13 @@ def _of_features(
     bandwidth: float,
     block_rows: int,
 ) -> Compared:
-    n = f.shape[0]
+    n, least = f.shape[0], -1.0 if measure in _SIGNED else 0.0
     if measure in LINEAR:
         found = linear_measure(measure, f, g, keys, num_permutations, energy)
-        return judged_by_chance(*found, n, level)
+        return judged_by_chance(*found, n, level, least=least)
     found = pair_measure(measure, f, g, keys, num_permutations, bandwidth, block_rows)
     num_blocks = -(-n // block_rows)
-    return judged_by_chance(*found, n // num_blocks, level)
+    return judged_by_chance(*found, n // num_blocks, level, least=least)
 
 
 @functools.partial(
@@ -280,4 +281,4 @@ def _of_neighbors(
     value = shared_neighbors(first, second, k, dtype) + poison
     null = jax.lax.map(shuffled, jax.random.split(keys[0], num_permutations)) + poison
     groups = without_groups(without, keys[1], n)
-    return judged_by_chance(value, null, groups, n, level, unbiased=True)
+    return judged_by_chance(value, null, groups, n, level, unbiased=True, least=0.0)

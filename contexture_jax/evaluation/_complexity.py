@@ -24,7 +24,11 @@ from contexture_jax.evaluation._common import (
     singular_value_slack,
 )
 from contexture_jax.evaluation._kernel import diagonal_at
-from contexture_jax.operators import AssociationOperator, check_monte_carlo
+from contexture_jax.operators import (
+    AssociationOperator,
+    check_monte_carlo,
+    check_operator,
+)
 
 __all__ = [
     "KappaSample",
@@ -72,7 +76,12 @@ def estimate_kappa_squared(
         num_points: N, draws of X ~ P_X with replacement, at least 2.
         key: for the draws.
         level: the confidence of `mass` and of `trace`.
+
+    Raises:
+        TypeError: if `op` is no operator.
+        ValueError: if a number is out of range.
     """
+    check_operator(op, "op")
     check_key(key)
     level = check_level(level)
     num_points = check_integer(num_points, "num_points", low=2)

@@ -19,7 +19,7 @@ from contexture_jax.evaluation._common import (
     map_blocks,
     singular_value_slack,
 )
-from contexture_jax.operators import AssociationOperator
+from contexture_jax.operators import AssociationOperator, check_operator
 
 __all__ = [
     "diagonal_at",
@@ -42,6 +42,7 @@ def expected_kernel_deviation(op: AssociationOperator) -> Float[Array, ""]:
     Args:
         op: the expectation operator, shape (n, m).
     """
+    check_operator(op, "op")
     indices = jnp.arange(op.shape[0], dtype=jnp.int32)
     # The diagonal is part of it, as in the paper: without, a kernel near 1 off it could
     # hide a strong context (E7).
@@ -103,7 +104,11 @@ def kappa_squared(op: AssociationOperator) -> Float[Array, ""]:
 
     Args:
         op: the expectation operator, shape (n, m).
+
+    Raises:
+        TypeError: if `op` is no operator.
     """
+    check_operator(op, "op")
     return jnp.max(kernel_diagonal(op))
 
 

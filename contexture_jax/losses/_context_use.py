@@ -96,7 +96,8 @@ def context_entropy(
 
     Raises:
         TypeError: if something is not floating.
-        ValueError: if a shape does not fit or a weight is negative.
+        ValueError: if a shape does not fit, a weight is negative or, where they are
+            known, a row does not sum to 1.
 
     Example:
         >>> import jax.numpy as jnp
@@ -110,6 +111,8 @@ def context_entropy(
         msg = "attention must have shape (b, ..., m) with m at least 2"
         raise ValueError(f"{msg}; got {w.shape}")
     check_nonnegative(w, "attention")
+    sums = w.sum(axis=-1)
+    check_values(sums, "row sums of attention", lambda v: abs(v - 1) < 0.05, "1")
     batch = batch_of(w, weights=weights, axis_name=axis_name)
     # 0 log 0 = 0, and a finite slope there.
     logs = jnp.log(jnp.maximum(w, float(jnp.finfo(w.dtype).tiny)))

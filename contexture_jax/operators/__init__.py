@@ -1,7 +1,7 @@
 """The expectation operator of a context, in storages to choose from."""
 
 from contexture_jax.operators._adjoint import AdjointOperator, reverse
-from contexture_jax.operators._base import AssociationOperator, Cost
+from contexture_jax.operators._base import AssociationOperator, Cost, check_operator
 from contexture_jax.operators._build import association_operator
 from contexture_jax.operators._composed import (
     ComposedOperator,
@@ -101,6 +101,7 @@ __all__ = [
     "TensorProductOperator",
     "association_operator",
     "check_monte_carlo",
+    "check_operator",
     "compose",
     "conditional_expectation",
     "convex_combination",

@@ -22,6 +22,9 @@ __all__ = ["RIDGES", "ProbeErrors", "RidgeProbe"]
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _FEWEST_ROWS = 8
+_OF_ALL = (
+    0.1  # the share of the variance of all rows that is the least unit of an error
+)
 
 
 @short_repr
@@ -30,10 +33,11 @@ class ProbeErrors(NamedTuple):
 
     Attributes:
         error: of the first `dim` functions: the share that is misclassified, or the
-            mean squared error over the variance.
+            mean squared error over the variance of these rows, or over a tenth of
+            that of all rows if it is less.
         error_std: over the splits.
-        squared_error: the mean squared error over the variance, of classes too, at
-            the ridge that validation prefers by that.
+        squared_error: the mean squared error, likewise, of classes too, at the ridge
+            that validation prefers by that.
         validated_dim: the median number of functions that validation prefers.
         validated_error: of as many as it prefers in each split.
         validated_error_std: over the splits.
@@ -101,6 +105,8 @@ class RidgeProbe:
             self._y = np.eye(codes.max() + 1)[codes]
         else:
             self._y = ((y - y.mean()) / y.std())[:, None]
+        # That of few rows may be next to nothing.
+        self._least_variance = _OF_ALL * float(self._y.var(axis=0).sum())
         self._splits = [_split(y, seed + split) for split in range(num_splits)]
 
     def errors(self, functions: Float[np.ndarray, "n r"], dim: int) -> ProbeErrors:
@@ -152,7 +158,8 @@ class RidgeProbe:
             if self.is_of_classes:
                 losses = guess.argmax(axis=1) != y.argmax(axis=1)
             else:
-                losses = ((guess - y) ** 2).sum(axis=1) / y.var()
+                unit = max(y.var(), self._least_variance)
+                losses = ((guess - y) ** 2).sum(axis=1) / unit
             errors.append(losses.mean())
             deviations.append(losses.std() / len(test) ** 0.5)
         return float(np.mean(errors)), float(np.mean(deviations))
@@ -188,18 +195,17 @@ class RidgeProbe:
                 ):
                     guess = guess[:, own] + target_mean
                     into[0, i, j] = self._error(guess, self._y[rows])
-                    into[1, i, j] = _squared_error(guess, self._y[rows])
+                    into[1, i, j] = self._squared_error(guess, self._y[rows])
         return checked, errors
 
     def _error(self, guess: np.ndarray, y: np.ndarray) -> float:
         if self.is_of_classes:
             return float(np.mean(guess.argmax(axis=1) != y.argmax(axis=1)))
-        return _squared_error(guess, y)
+        return self._squared_error(guess, y)
 
-
-def _squared_error(guess: np.ndarray, y: np.ndarray) -> float:
-    variance = ((y - y.mean(axis=0)) ** 2).sum()
-    return float(((guess - y) ** 2).sum() / max(variance, np.finfo(float).tiny))
+    def _squared_error(self, guess: np.ndarray, y: np.ndarray) -> float:
+        variance = max(float(y.var(axis=0).sum()), self._least_variance)
+        return float(((guess - y) ** 2).sum(axis=1).mean() / variance)
 
 
 def _least(by: np.ndarray) -> int:

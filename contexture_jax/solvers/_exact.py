@@ -17,10 +17,11 @@ from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.types import Array, Bool, Float, Inexact, Int
 from contexture_jax.operators import (
     AssociationOperator,
+    check_operator,
     is_streamed,
     symmetrised_matrix,
 )
-from contexture_jax.solvers._linear_map import LinearMap, check_operator, identity
+from contexture_jax.solvers._linear_map import LinearMap, identity
 from contexture_jax.solvers._orthonormal import complete
 from contexture_jax.solvers._pieces import gaps
 from contexture_jax.solvers._plan import Plan
@@ -57,7 +58,7 @@ def all_singular_values(op: AssociationOperator) -> Float[Array, " k"]:
         >>> bool(abs(cx.solvers.all_singular_values(op)[0] - 0.6) < 1e-6)
         True
     """
-    check_operator(op)
+    check_operator(op, "op")
     op = tree_on_auto_axes(op)
     if is_traced(op):
         matrix = symmetrised_matrix(op, deflated=True)

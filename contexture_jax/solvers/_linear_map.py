@@ -34,7 +34,6 @@ from contexture_jax.operators import (
 __all__ = [
     "MAX_DEGREE",
     "LinearMap",
-    "check_operator",
     "coarse_map",
     "compile_products",
     "filtering_map",
@@ -48,16 +47,6 @@ __all__ = [
 
 
 MAX_DEGREE = 16  # of a filter of subspace iteration
-
-
-def check_operator(op: Any) -> None:
-    """Raise a `TypeError` unless `op` is an operator."""
-    if not isinstance(op, AssociationOperator):
-        msg = (
-            "op must be an operator, as from cx.association_operator(context); got"
-            f" {type(op).__name__}"
-        )
-        raise TypeError(msg)
 
 
 def identity(block: Either) -> Either:

@@ -20,13 +20,13 @@ from contexture_jax._core.types import Array, Float
 from contexture_jax.operators import (
     AssociationOperator,
     NearProducts,
+    check_operator,
     is_streamed,
     mesh_of,
     near_products,
 )
 from contexture_jax.solvers._implicit import Problem, implicit_svd
 from contexture_jax.solvers._linear_map import (
-    check_operator,
     coarse_map,
     scipy_map,
     symmetrised_map,
@@ -184,7 +184,7 @@ def svd(
         >>> bool(abs(op.p_x @ result.left[:, 0] ** 2 - 1) < 1e-5)
         True
     """
-    check_operator(op)
+    check_operator(op, "op")
     _check_arrays(op)
     check_key(key)
     op = tree_on_auto_axes(op)
@@ -269,7 +269,7 @@ def lower(op: AssociationOperator, rank: int, **options: Any) -> jax.stages.Lowe
         >>> program.memory_analysis().argument_size_in_bytes > 4 * 1000 * 8
         True
     """
-    check_operator(op)
+    check_operator(op, "op")
     plan = _plan_of(op, rank, traced=True, **options)
     key = jax.eval_shape(lambda: jax.random.key(0))
     even = _even(tree_on_auto_axes(op), plan)
@@ -290,7 +290,7 @@ def block_width(op: AssociationOperator, rank: int, **options: Any) -> int:
         >>> cx.solvers.block_width(op, 1, method="randomized", num_oversamples=0)
         1
     """
-    check_operator(op)
+    check_operator(op, "op")
     return _plan_of(op, rank, traced=True, **options).width
 
 

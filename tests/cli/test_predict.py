@@ -119,6 +119,22 @@ def test_empty_cells_of_a_graph_are_predicted_by_all_labels(tmp_path) -> None:
     assert (out / "learning_curve.png").stat().st_size > 10_000
 
 
+def test_numbers_far_from_0_keep_their_digits(tmp_path) -> None:
+    x = np.linspace(0, 1, 60)
+    lines = [f"{v},{v * v},{float(2460000.5 + 1e-3 * v)!r}" for v in x]
+    path = write(tmp_path, "\n".join(["a,b,day", *lines]) + "\n")
+    options = ["--target", "day", "--rank", "6", "--quiet", "--no-plots"]
+    options += ["--labelled", "0.8", "--splits", "1", "--dtype", "float64"]
+    assert main(["predict", str(path), *options, "--out", str(tmp_path / "o")]) == 0
+    rows = rows_of(tmp_path / "o" / "predictions.csv")
+    numbers = np.array([int(row["row"]) for row in rows])
+    truth = np.array([float(row["truth"]) for row in rows])
+    guess = np.array([float(row["prediction"]) for row in rows])
+    np.testing.assert_allclose(truth - 2460000.5, 1e-3 * x[numbers], atol=2e-9)
+    assert np.abs(guess - truth).max() < 5e-4
+    assert np.ptp(guess) > 5e-4
+
+
 @pytest.mark.slow
 def test_of_numbers_the_rows_of_the_first_split_are_told_in_their_unit(
     tmp_path,

@@ -243,3 +243,10 @@ def test_all_pairs_are_those_one_by_one_and_bad_rows_are_named():
         compare(F, G, "cosine", key=KEY)
     with pytest.raises(ValueError, match="at least 8 rows"):
         compare(F[:7], G[:7], key=KEY)
+
+
+def test_what_cannot_be_negative_has_no_end_below_0():
+    rng = np.random.default_rng(3)
+    f, g = (rng.normal(size=(60, d)).astype(np.float32) for d in (8, 3))
+    found = compare(f, g, "cca", key=jax.random.key(0), num_permutations=9)
+    assert float(found.interval.lower) == 0 <= float(found.interval.upper)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -347,3 +348,11 @@ def test_the_interval_from_subsets_covers_tau():
         covered += bool(found.lower <= tau <= found.upper)
     # Of 36 at the level 0.9, less four standard deviations.
     assert covered >= 28
+
+
+def test_a_context_in_place_of_an_operator_is_told():
+    context: Any = cx.contexts.joint([[2.0, 1.0], [1.0, 2.0]])
+    with pytest.raises(TypeError, match="op must be an operator, as from"):
+        evaluation.kappa_squared(context)
+    with pytest.raises(TypeError, match="op must be an operator, as from"):
+        evaluation.estimate_kappa_squared(context, 10, key=jax.random.key(0))

@@ -56,5 +56,7 @@ def test_bad_input_is_told():
         losses.context_use(Z, least=0.0)
     with pytest.raises(ValueError, match="non-negative"):
         losses.context_entropy(Z[0])
+    with pytest.raises(ValueError, match=r"row sums of attention must be 1; got"):
+        losses.context_entropy(np.full((2, 4), 0.75, DTYPE))
     with pytest.raises(ValueError, match="m at least 2"):
         losses.context_entropy(np.ones((3, 1), DTYPE))

@@ -501,3 +501,12 @@ def test_spectra_of_some_rows_are_those_of_contexts_in_proportion() -> None:
     named: Any = NamedContext("own", cx.contexts.rbf(X, 1.0))
     with pytest.raises(TypeError, match="ContextSpec"):
         spectra_of_rows(X, [named], rows, num_rows=60)
+
+
+def test_the_unit_of_an_error_is_never_next_to_nothing():
+    """Of eight rows two are left out, which may be nearly equal."""
+    y = np.array([0.0, 1e-9, 2e-9, 3e-9, 4e-9, 5e-9, 6e-9, 1.0])
+    probe = RidgeProbe(y, num_splits=3)
+    assert probe.guess_error()[0] < 100
+    functions = np.linalg.qr(RNG.normal(size=(8, 3)))[0] * 8**0.5
+    assert probe.errors(functions, 2).error < 100
