@@ -188,5 +188,6 @@ def _one_line(title: str, row: dict[str, Any]) -> str:
     figures += [f"{name} {value:.2g}" for name, value in row["accuracy"].items()]
     if row.get("peak_megabytes") is not None:
         figures.append(f"peak {row['peak_megabytes']:.0f} MB")
-    figures.append(f"first call {row['first_call_seconds']:.3g} s")
+    if row["first_call_seconds"] is not None:
+        figures.append(f"first call {row['first_call_seconds']:.3g} s")
     return f"{title} | {row['name']}: {', '.join(figures)}"

@@ -68,9 +68,10 @@ def row(how: str, seconds: list[float]) -> dict[str, Any]:
         "name": how,
         "kind": "ours",
         "settings": "",
-        "first_call_seconds": seconds[0],
+        "first_call_seconds": None,
         "seconds": seconds,
         "seconds_median": statistics.median(seconds),
+        "peak_megabytes": None,
         "accuracy": {},
     }
 
