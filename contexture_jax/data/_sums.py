@@ -37,7 +37,7 @@ def mean_of(
     mean = np.zeros(sums.shape[1:])
     for limb in sums[::-1]:
         mean = (mean + limb) / _LIMB
-    return mean / num_rows
+    return np.asarray(mean / num_rows)
 
 
 def deviation_of(
@@ -56,4 +56,4 @@ def deviation_of(
     """
     largest = most(np.abs(x).max(axis=0))
     squares = (x / np.where(largest > 0, largest, 1.0)) ** 2
-    return largest * np.sqrt(mean_of(squares, num_rows, total))
+    return np.asarray(largest * np.sqrt(mean_of(squares, num_rows, total)))
