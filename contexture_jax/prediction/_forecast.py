@@ -217,9 +217,8 @@ def forecast_error(
     of these or none: the shares misclassified that several samples forecast scatter
     widely, each by about one factor for all n, and one without such a row cannot know
     that there are any. Of three classes or more, some of which are nearer than others,
-    they fall too fast with n: by a third at 4 l, seen on four normal clumps. Not held:
-    that a target varies otherwise where it is outside the functions than noise does,
-    nor the chance of single draws of n rows.
+    they fall too fast with n. Not held: that a target varies otherwise where it is
+    outside the functions than noise does, nor the chance of single draws of n rows.
 
     Args:
         functions: μ_i on all rows, shape (N, d), of order 1: `result.left`.

@@ -195,4 +195,5 @@ def test_of_clumps_that_touch_as_many_are_misclassified_as_is_said():
     said = np.mean([np.asarray(each.misclassified) for each in told], axis=0)
     measured = learning_curve(mu, y, ridges=0.1, num_splits=40, **how)
     mean = np.asarray(measured.errors).mean(axis=1)
-    np.testing.assert_allclose(said, mean, rtol=0.35)
+    # For more labels too low, as some clumps are nearer than others.
+    assert (np.abs(said / mean - 1) < [0.1, 0.3]).all(), said / mean
