@@ -22,6 +22,7 @@ from contexture_jax._core.types import (
     Size,
     Static,
     pytree_dataclass,
+    static_field,
 )
 from contexture_jax.operators._adjoint import reverse
 from contexture_jax.operators._base import (
@@ -30,6 +31,8 @@ from contexture_jax.operators._base import (
     check_operator,
     check_total,
 )
+from contexture_jax.operators._padding import as_long, moved, of_padded
+from contexture_jax.operators.sharded._common import cut_of, keep_cut, pad_law
 
 __all__ = [
     "ComposedOperator",
@@ -143,6 +146,13 @@ class MixtureOperator(AssociationOperator):
             total = _with_term(total, law, operator.rmatmat(f))
         return safe_divide(total, self.p_a[:, None])
 
+    def padded(self) -> AssociationOperator:
+        """With the rows of all terms padded."""
+        parts = tuple(operator.padded() for operator in self.operators)
+        alike = len({part.shape for part in parts}) == 1
+        p_a = as_long(self.p_a, parts[0].shape[1], cut_of(self))
+        return of_padded(self, parts, p_a) if alike else self
+
     @property
     def share(self) -> tuple[Size, Size]:
         """That of its terms."""
@@ -165,30 +175,56 @@ class ConvexCombinationOperator(AssociationOperator):
         weights: w_j, shape (j,), summing to 1.
         p_x: Σ_j w_j p_j on inputs, shape (n,).
         p_a: w_j times the P_A of T_j, one after the other, shape (Σ m_j,).
+        sizes: m_j, where the operators have rows of padding besides; () where they
+            have none. Static.
     """
 
     operators: tuple[AssociationOperator, ...]
     weights: Float[Array, " j"]
     p_x: Float[Array, " n"]
     p_a: Float[Array, " m"]
+    sizes: tuple[int, ...] = static_field(default=())
     fingerprint: Any = dataclasses.field(default=None, kw_only=True)
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """Σ_j w_j (p_j / p) T_j g_j."""
         total = jnp.zeros((self.shape[0], g.shape[1]), self.dtype)
         start = 0
-        for j, operator in enumerate(self.operators):
-            stop = start + operator.shape[1]
+        for j, (operator, size) in enumerate(self._parts()):
             # Functions of (J, A_J) are those of the parts, one below the other.
-            part = operator.matmat(g[start:stop])
+            own = moved(g, -start, operator.shape[1], size)
+            part = operator.matmat(own)
             total = _with_term(total, self.weights[j] * operator.p_x, part)
-            start = stop
-        return safe_divide(total, self.p_x[:, None])
+            start += size
+        return keep_cut(safe_divide(total, self.p_x[:, None]), cut_of(self))
 
     def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """T_j* f, one after the other."""
         # Given J = j and a, X has the law of part j: no weights.
-        return jnp.concatenate([operator.rmatmat(f) for operator in self.operators])
+        parts = [(operator.rmatmat(f), size) for operator, size in self._parts()]
+        cut = cut_of(self)
+        if cut is None:
+            return jnp.concatenate([part for part, _ in parts])
+        # To lay together what is cut the compiler brings all of it to all devices; to
+        # lay rows of zeros around it each row goes once, where it belongs.
+        total, start = jnp.zeros((self.shape[1], f.shape[1]), self.dtype), 0
+        for part, size in parts:
+            total += moved(part, start, self.shape[1], size)
+            start += size
+        return keep_cut(total, cut)
+
+    def _parts(self) -> list[tuple[AssociationOperator, int]]:
+        """The operators, and m_j."""
+        sizes = self.sizes or [operator.shape[1] for operator in self.operators]
+        return list(zip(self.operators, sizes, strict=True))
+
+    def padded(self) -> AssociationOperator:
+        """With the rows of all terms padded, and values of no mass after the last A."""
+        parts = tuple(operator.padded() for operator in self.operators)
+        alike = len({part.shape[0] for part in parts}) == 1
+        cut, sizes = cut_of(self), tuple(size for _, size in self._parts())
+        p_a = self.p_a if cut is None else pad_law(self.p_a, *cut)
+        return of_padded(self, parts, p_a, sizes=sizes) if alike else self
 
     @property
     def share(self) -> tuple[Size, Size]:

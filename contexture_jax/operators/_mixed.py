@@ -24,7 +24,14 @@ from contexture_jax._core.checks import (
 from contexture_jax._core.forms import of_a_list
 from contexture_jax._core.numerics import as_law, mm, safe_divide
 from contexture_jax._core.symmetrised import marginal_roots, symmetrised
-from contexture_jax._core.types import Array, ArrayLike, Float, Size, pytree_dataclass
+from contexture_jax._core.types import (
+    Array,
+    ArrayLike,
+    Float,
+    Size,
+    pytree_dataclass,
+    unchecked,
+)
 from contexture_jax.contexts import (
     CapabilityError,
     Composed,
@@ -60,6 +67,8 @@ from contexture_jax.operators._composed import (
 )
 from contexture_jax.operators._expectation import expectation
 from contexture_jax.operators._numbered import entries_operator
+from contexture_jax.operators._padding import as_long
+from contexture_jax.operators.sharded._common import cut_of
 
 __all__ = ["ReweightedOperator", "join", "reweight"]
 
@@ -94,6 +103,20 @@ class ReweightedOperator(AssociationOperator):
         """T'* f."""
         out = self.operator.rmatmat(self.ratio[:, None] * f)
         return safe_divide(self.operator.p_a[:, None] * out, self.p_a[:, None])
+
+    def padded(self) -> AssociationOperator:
+        """With the rows of T padded."""
+        inner, cut = self.operator.padded(), cut_of(self)
+        if cut is None or inner is self.operator:
+            return self
+        n, m = inner.shape
+        new = {
+            "operator": inner,
+            "ratio": as_long(self.ratio, n, cut),
+            "p_x": as_long(self.p_x, n, cut),
+            "p_a": as_long(self.p_a, m, cut),
+        }
+        return unchecked(ReweightedOperator, **new, fingerprint=self.fingerprint)
 
     @property
     def share(self) -> tuple[Size, Size]:

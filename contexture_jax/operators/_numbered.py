@@ -10,12 +10,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from contexture_jax._core.checks import check_integer
-from contexture_jax._core.types import Array, Float, pytree_dataclass
+from contexture_jax._core.types import Array, Float, Size, pytree_dataclass, unchecked
 from contexture_jax.contexts import NextToken, SameClass, SparseJoint, TimeLag
 from contexture_jax.operators._adjoint import reverse
 from contexture_jax.operators._base import AssociationOperator, Cost
 from contexture_jax.operators._fixed_degree import fixed_degree_operator
+from contexture_jax.operators._padding import as_long
 from contexture_jax.operators._sparse import entry_operator
+from contexture_jax.operators.sharded._common import cut_of
 from contexture_jax.operators.sharded._slots import shard_entries
 
 __all__ = [
@@ -61,12 +63,28 @@ class GroupedOperator(AssociationOperator):
         """That of S."""
         return self.law.squared_norm()
 
+    def padded(self) -> AssociationOperator:
+        """With the rows of G and S padded, where they still fit together then."""
+        groups, law = self.groups.padded(), self.law.padded()
+        unpadded = groups is self.groups and law is self.law
+        if unpadded or groups.shape[1] != law.shape[0]:
+            return self
+        laws = {"p_x": groups.p_x, "p_a": law.p_a}
+        own = {"groups": groups, "law": law, "fingerprint": self.fingerprint}
+        # Leaves may be shapes, which the constructor refuses.
+        return unchecked(GroupedOperator, **own, **laws)
+
+    @property
+    def share(self) -> tuple[Size, Size]:
+        """Of X that of G, of A that of S."""
+        return self.groups.share[0], self.law.share[1]
+
     def cost(self, r: int) -> Cost:
         """S, then G."""
         check_integer(r, "r", low=0)
         law, groups = self.law.cost(r), self.groups.cost(r)
         # (g, r): comes out of S and goes into G, work space of the whole.
-        between = self.dtype.itemsize * self.law.shape[0] * r
+        between = self.dtype.itemsize * self.law.share[0] * r
         return Cost(
             flops=law.flops + groups.flops,
             argument_bytes=law.argument_bytes + groups.argument_bytes - between,
@@ -112,6 +130,21 @@ class SameClassOperator(AssociationOperator):
         """Σ_c n_c / (n_c − 1)."""
         return self.norm2
 
+    def padded(self) -> AssociationOperator:
+        """With the rows of M padded."""
+        means, cut = self.means.padded(), cut_of(self)
+        if cut is None or means is self.means:
+            return self
+        laws = {"p_x": means.p_x, "p_a": means.p_a}
+        own = {"means": means, "others": as_long(self.others, means.shape[0], cut)}
+        marks = {"norm2": self.norm2, "fingerprint": self.fingerprint}
+        return unchecked(SameClassOperator, **own, **laws, **marks)
+
+    @property
+    def share(self) -> tuple[Size, Size]:
+        """That of M."""
+        return self.means.share
+
     def collectives(self, r: int) -> tuple[Any, ...]:
         """Those of M g, in both products."""
         told = [c for c in self.means.collectives(r) if c.product == "matmat"]
@@ -120,7 +153,7 @@ class SameClassOperator(AssociationOperator):
     def cost(self, r: int) -> Cost:
         """M, and three operations a number."""
         means = self.means.cost(r)
-        n, size = self.shape[0], self.dtype.itemsize
+        n, size = self.share[0], self.dtype.itemsize
         return means._replace(
             flops=means.flops + 3 * n * r,
             argument_bytes=means.argument_bytes + size * n,

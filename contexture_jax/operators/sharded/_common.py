@@ -26,6 +26,8 @@ __all__ = [
     "Collective",
     "ShardedOperator",
     "check_mesh",
+    "cut_of",
+    "keep_cut",
     "mesh_of",
     "pad_law",
     "pad_rows",
@@ -134,11 +136,18 @@ def check_mesh(mesh: Any, axis: str) -> Mesh:
 
 def mesh_of(operator: AssociationOperator) -> Mesh | None:
     """The mesh that an operator, or a part of it, is sharded over; None: one device."""
+    cut = cut_of(operator)
+    return None if cut is None else cut[0]
+
+
+def cut_of(operator: AssociationOperator) -> tuple[Mesh, str] | None:
+    """Mesh and axis that cut the rows of an operator, or of a part; None: neither."""
     # An operator may be made of others: the first one that is cut tells.
     parts = jax.tree.leaves(
         operator, is_leaf=lambda node: isinstance(node, ShardedOperator)
     )
-    return next((p.mesh for p in parts if isinstance(p, ShardedOperator)), None)
+    cuts = ((p.mesh, p.axis) for p in parts if isinstance(p, ShardedOperator))
+    return next(cuts, None)
 
 
 def padded_size(size: int, num_devices: int) -> int:
@@ -187,6 +196,19 @@ def pad_law(law: Any, mesh: Mesh, axis: str) -> Any:
         return placed(np.pad(gathered(law), (0, missing)), cut)
     with within(mesh):
         return jax.lax.with_sharding_constraint(jnp.pad(law, (0, missing)), cut)
+
+
+def keep_cut(block: Float[Array, "n r"], cut: tuple[Mesh, str] | None) -> Array:
+    """The block with its rows cut over mesh and axis, where those divide them.
+
+    Said where blocks that are cut meet some that are on every device: the compiler
+    would bring the sum to all.
+    """
+    if cut is None or block.shape[0] % cut[0].shape[cut[1]]:
+        return block
+    with within(cut[0]):
+        rows = NamedSharding(cut[0], PartitionSpec(cut[1]))
+        return jax.lax.with_sharding_constraint(block, rows)
 
 
 def spmd(
