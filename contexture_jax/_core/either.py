@@ -22,6 +22,7 @@ from contexture_jax._core.numerics import mm, safe_divide
 __all__ = [
     "LITTLE",
     "Either",
+    "adjoint_product",
     "as_devices",
     "at_hand",
     "compiled_unless_numpy",
@@ -132,11 +133,7 @@ def product(a: Either, b: Either) -> Either:
     if namespace(a) is not np or namespace(b) is not np:
         # With JAX's compilation off, arrays of both kinds meet.
         return mm(jnp.asarray(a), jnp.asarray(b))
-    is_little = max(a.size, b.size) <= LITTLE
-    # A single vector is read faster than as a block of one.
-    if min(a.shape[0], b.shape[1]) > 1:
-        is_little |= a.size * b.shape[1] <= _LITTLE_WORK
-    if not is_little or a.dtype != b.dtype or a.dtype.char not in "fdFD":
+    if not _is_little(a, b) or a.dtype != b.dtype or a.dtype.char not in "fdFD":
         return np.matmul(a, b)
     # By the library that `single_threaded_lapack` holds: threads of NumPy's spin on
     # after a product. In the order of Fortran it is (bᵀ aᵀ)ᵀ.
@@ -145,6 +142,23 @@ def product(a: Either, b: Either) -> Either:
     )
     gemm = _of_scipy("gemm", a.dtype.char)
     return gemm(1.0, one, other, trans_a=flip, trans_b=turn).T
+
+
+def _is_little(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether one core multiplies two matrices as soon as several can begin to."""
+    is_little = max(a.size, b.size) <= LITTLE
+    # A single vector is read faster than as a block of one.
+    if min(a.shape[0], b.shape[1]) > 1:
+        is_little |= a.size * b.shape[1] <= _LITTLE_WORK
+    return is_little
+
+
+def adjoint_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Aᴴ B, without a copy of A."""
+    if _is_little(a.T, b):
+        return product(a.T, b.conj()).conj()
+    # A as the factor that stands second is read a fifth to a third faster.
+    return np.ascontiguousarray(np.matmul(b.conj().T, a).T).conj()
 
 
 def quotient(a: Either, b: Either) -> Either:

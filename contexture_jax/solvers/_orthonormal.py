@@ -80,14 +80,18 @@ def orthonormalize(
     off: Any = None if project is identity else project
     if is_plain(block, seed, basis):
         return _by_numpy(block, seed, off, basis, loose)
-    z, lengths = _begun(block, off, basis)
+    traced = is_traced(block, seed)
+    # Of what nothing is taken off the Gram matrix has the lengths: one look less.
+    looks = traced or off is not None or basis is not None
+    begun = functools.partial(_begun, off=off, basis=basis) if looks else _measured
+    z, lengths, gram = begun(block)
     # The square of a length must be one that rounding can tell from 0.
-    z, lengths = when(
+    z, lengths, gram = when(
         ~read(_in_range(lengths))[0],
-        lambda _: _begun(_scaled(block), off, basis),
-        (z, lengths),
+        lambda _: begun(_scaled(block)),
+        (z, lengths, gram),
     )
-    traced = is_traced(block, seed, z)
+    traced = traced or is_traced(z)
     # Of the kind that decides: a loop carries traced numbers, Python reads NumPy's.
     true: Any = jnp.ones((), bool) if traced else np.asarray(True)[()]
     # `loose` is an argument of programs and not a constant: one serves both.
@@ -95,6 +99,7 @@ def orthonormalize(
     state = _State(0 * seed.astype(np.int32), z, lengths, ~true, ~true)
     if traced:
         return jax.lax.while_loop(_not_done, one_round, state).block
+    state = one_round(state, gram)
     while _not_done(state):
         state = one_round(state)
     return state.block
@@ -148,12 +153,15 @@ def _not_done(state: _State) -> Any:
     return ~state.done & (state.number < _MAX_ROUNDS)
 
 
-def _one_round(seed: Seed, off: Any, basis: Any, loose: Any, state: _State) -> _State:
+def _one_round(
+    seed: Seed, off: Any, basis: Any, loose: Any, state: _State, gram: Any = None
+) -> _State:
+    """A round; the Gram matrix where it is known."""
     number, z, lengths = state.number, state.block, state.lengths
     if basis is not None or off is not None:
         z = when(state.is_dirty, lambda z: _opened(z, off, basis)[0], z)
     # (b, b): what is small NumPy does without a program, where it can read it.
-    gram = at_hand(inner(z, z))
+    gram = at_hand(inner(z, z)) if gram is None else gram
     there, complete = _there(gram, lengths, number)
     (complete,) = read(complete)
 
@@ -223,9 +231,15 @@ def _off_basis(z: Either, off: Any, basis: Either | None) -> Either:
     return z - product(basis, product(z.conj().T, basis).conj().T)
 
 
-def _begun(z: Any, off: Any, basis: Any) -> tuple[Either, Any]:
+def _begun(z: Any, off: Any, basis: Any) -> tuple[Either, Any, None]:
     z, squares = _opened(z, off, basis)
-    return z, at_hand(squares)
+    return z, at_hand(squares), None
+
+
+def _measured(z: Any) -> tuple[Either, Any, Any]:
+    """A block as it is, squared lengths and the Gram matrix."""
+    gram = at_hand(inner(z, z))
+    return z, gram.diagonal().real, gram
 
 
 def _is_in_range(squares: Any) -> Any:

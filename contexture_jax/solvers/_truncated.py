@@ -13,6 +13,7 @@ import numpy as np
 from contexture_jax._core.checks import check_key, is_concrete, is_traced, on_cpu
 from contexture_jax._core.either import (
     Either,
+    adjoint_product,
     at_hand,
     compiled_unless_numpy,
     product,
@@ -238,8 +239,7 @@ def _multiplied_near(a: LinearMap, matrix: np.ndarray) -> LinearMap:
     """
     return a._replace(
         matmat=lambda g: product(matrix, at_hand(g)),
-        # No copy of the matrix where it is complex.
-        rmatmat=lambda f: product(matrix.T, at_hand(f).conj()).conj(),
+        rmatmat=lambda f: adjoint_product(matrix, at_hand(f)),
         entries=matrix,
     )
 
