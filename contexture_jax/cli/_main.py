@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import os
 import shlex
@@ -34,6 +35,8 @@ from contexture_jax.data import InputError
 
 __all__ = ["main"]
 
+_OBJECTS = 100_000  # that are made between two looks for garbage
+
 
 class _Parser(argparse.ArgumentParser):
     """A parser that complains in one line, and leaves exiting to `main`."""
@@ -49,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments after the program's name; None: those of the process.
     """
+    if argv is None:
+        # Of a process of its own: what it loads and traces stays, and would be looked
+        # through for garbage again and again.
+        gc.set_threshold(_OBJECTS)
     for stream in (sys.stdout, sys.stderr):
         # A terminal that knows no Greek letters gets question marks, not a traceback.
         if isinstance(stream, io.TextIOWrapper):

@@ -21,6 +21,7 @@ from contexture_jax.plotting._style import (
     PALETTE,
     dressed,
     headline,
+    indexed,
     new_axes,
     plain,
 )
@@ -145,10 +146,11 @@ def _groups(values: np.ndarray, class_names: Sequence[str] | None) -> list[_Grou
 
 
 def _axis_label(i: int, singular_values: ArrayLike | None) -> str:
-    name = f"$\\mu_{i + 1}$"
+    name = indexed("μ", i + 1)
     if singular_values is None:
         return name
-    return f"{name}   ($s_{i + 1}$ = {rounded(float(np.asarray(singular_values)[i]))})"
+    value = rounded(float(np.asarray(singular_values)[i]))
+    return f"{name}   ({indexed('s', i + 1)} = {value})"
 
 
 def _two_functions(

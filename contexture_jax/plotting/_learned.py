@@ -52,7 +52,7 @@ def plot_learned_spectrum(
             error for each exact value.
     """
     values = _vector(learned, "learned")
-    ax = dressed(new_axes() if ax is None else ax, "index i", "singular value $s_i$")
+    ax = dressed(new_axes() if ax is None else ax, "index i", "singular value sᵢ")
     count = len(values)
     # A line, where learned values are marks: what is aimed at, and what was hit.
     if exact is not None:

@@ -22,12 +22,14 @@ from contexture_jax.plotting._style import (
     count_axis,
     dressed,
     headline,
+    indexed,
     new_axes,
     plain,
 )
 
 __all__ = ["Usefulness", "plot_spectrum", "plot_usefulness"]
 
+_IS = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"  # a headline has no line end there
 _LABEL_SIZE = 11
 _CUTOFF = 100.0
 _VISIBLE = 0.02  # of the height of the axes
@@ -91,7 +93,7 @@ def plot_spectrum(
             another array has not its shape.
     """
     values, eps = _checked_values(singular_values)
-    ax = dressed(new_axes() if ax is None else ax, "index i", "singular value $s_i$")
+    ax = dressed(new_axes() if ax is None else ax, "index i", "singular value sᵢ")
     index = np.arange(1, len(values) + 1)
     # Beside s_0 = 1, which is the scale of rounding however small all values are.
     visible = values > _CUTOFF * eps * max(1.0, values.max())
@@ -186,7 +188,7 @@ def _draw_decay(ax: Axes, index: np.ndarray, rate: float, floor: float) -> None:
         linewidth=1.5,
         color=ACCENT,
         zorder=2,
-        label=f"fit $s_i^2 = e^{{-{rate:.3g}\\,i}}$",
+        label=f"fit sᵢ² = exp(−{rate:.3g} i)",
     )
 
 
@@ -347,11 +349,11 @@ def _spectrum_headline(values: np.ndarray, visible: np.ndarray) -> str:
     if not visible.any():
         return "All singular values are 0: A tells nothing about X"
     if count == 1:
-        return f"One singular value: $s_1$ = {rounded(values[0])}"
+        return f"One singular value: s₁ = {rounded(values[0])}"
     if not visible.all():
         return f"{int(visible.sum())} of {count} singular values are above 0"
-    ends = f"$s_1$ = {rounded(values[0])} to $s_{{{count}}}$ = {rounded(values[-1])}"
-    return f"{count} singular values, from {ends}"
+    ends = [f"{indexed('s', i + 1)}{_IS}{rounded(values[i])}" for i in (0, count - 1)]
+    return f"{count} singular values, {ends[0]} to {ends[1]}"
 
 
 def plot_usefulness(
@@ -379,7 +381,9 @@ def plot_usefulness(
         raise ValueError(msg)
     tau = float(np.asarray(usefulness.tau))
     best_dim = int(np.asarray(usefulness.best_dim))
-    ax = dressed(new_axes() if ax is None else ax, "number of functions d", "$\\tau_d$")
+    ax = dressed(
+        new_axes() if ax is None else ax, "number of functions d", "τ of the first d"
+    )
     dims = np.arange(1, len(curve) + 1)
     finite = np.isfinite(curve)
     size = _mark_size(len(curve)) * 0.6
@@ -404,7 +408,7 @@ def plot_usefulness(
     # No finite value to scale the axis by.
     if not np.isfinite(tau):
         ax.set_yticks([])
-        headline(ax, "τ is infinite: $s_{d+1}$ = 1 for every d")
+        headline(ax, "τ is infinite: whatever d is, the value after it is 1")
         return ax
     ax.axvline(best_dim, color=ACCENT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
     ax.plot([best_dim], [tau], "o", color=ACCENT, markersize=8, zorder=4)

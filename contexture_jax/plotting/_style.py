@@ -28,6 +28,7 @@ __all__ = [
     "count_axis",
     "dressed",
     "headline",
+    "indexed",
     "new_axes",
     "plain",
     "save",
@@ -59,6 +60,7 @@ _DPI = 200
 _TEXT = 12
 _HEADLINE = 13
 _COMPRESSION = 1  # of 9
+_LOWERED = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 _LINE = 48  # characters of a headline that the width has room for
 
 
@@ -113,6 +115,14 @@ def headline(ax: Axes, text: str) -> None:
     """A title that says what there is to see, at the left as a sentence begins."""
     lines = "\n".join(textwrap.wrap(text, _LINE))
     ax.set_title(lines, fontsize=_HEADLINE, color=INK, loc="left", pad=10)
+
+
+def indexed(letter: str, number: int) -> str:
+    """A letter with an index, as s₁₂.
+
+    In digits of Unicode: to lay out formulas takes longer than to draw the rest.
+    """
+    return letter + str(number).translate(_LOWERED)
 
 
 def count_axis(ax: Axes, count: int) -> None:

@@ -277,8 +277,8 @@ def test_values_near_1_have_an_axis_and_digits_of_their_own():
     assert ax.get_yscale() == "linear"
     assert 0.998 < low < values.min() < values.max() < high < 1.0
     title = ax.get_title(loc="left")
-    assert "$s_1$ = 0.9997" in title
-    assert "$s_{4}$ = 0.9985" in title
+    assert "s₁\xa0=\xa00.9997" in title
+    assert "s₄\xa0=\xa00.9985" in title
     wide = plot_spectrum(
         values, numerical=Interval(values, values - 0.01, values + 0.01)
     )
@@ -288,7 +288,7 @@ def test_values_near_1_have_an_axis_and_digits_of_their_own():
 def test_values_that_are_one_to_rounding_have_the_axis_of_one():
     ax = plot_spectrum(np.float32(1) - np.arange(4, dtype=np.float32) * 1e-7)
     assert ax.get_yscale() == "log"
-    assert "from $s_1$ = 1 to $s_{4}$ = 1" in ax.get_title(loc="left")
+    assert "s₁\xa0=\xa01 to s₄\xa0=\xa01" in ax.get_title(loc="left")
 
 
 def test_dimensions_of_infinite_tau_are_a_band():
