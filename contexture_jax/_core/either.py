@@ -234,7 +234,8 @@ def leading_by_gram(
     # From the largest on.
     squares, u = np.maximum(squares[: -num - 1 : -1], 0.0), u[:, : -num - 1 : -1]
     u = np.asfortranarray(u)
-    if failed or squares[-1] < least**2 * squares[0]:
+    # Of zeros no vectors on the other side come of a product.
+    if failed or squares[-1] < least**2 * squares[0] or squares[0] == 0:
         return None
     s = np.sqrt(squares)
     v = product(wide.T, u) / np.where(s > 0, s, 1.0)

@@ -83,8 +83,8 @@ def beside_context(function: Callable[_P, _T]) -> Callable[_P, _T]:
     """Let a front door run outside of the mesh that the caller has set, if any.
 
     Programs over one mesh are refused in the context of another, also where only the
-    types of the axes differ. What comes back is of the types that the caller has set.
-    Inside a trace the context stays: it is part of the types.
+    types of the axes differ. What comes back is of the types that the caller has set,
+    but inside a trace, where it is on axes of type Auto.
     """
 
     @functools.wraps(function)
@@ -96,7 +96,8 @@ def beside_context(function: Callable[_P, _T]) -> Callable[_P, _T]:
             # A mesh without axes is how none is set.
             nowhere = jax.set_mesh(Mesh(np.empty((), dtype=object), ()))
         except ValueError:  # inside a trace
-            return function(*args, **kwargs)
+            with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
+                return function(*args, **kwargs)
         with nowhere:
             out = function(*args, **kwargs)
         return jax.tree.map(lambda leaf: _typed_as(leaf, around), out)

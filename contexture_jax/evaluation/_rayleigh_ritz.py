@@ -19,6 +19,7 @@ from contexture_jax._core.intervals import (
     check_level,
     correlation_interval,
 )
+from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import (
     mm,
     rank_cutoff,
@@ -69,6 +70,7 @@ class RayleighRitz(NamedTuple):
         return mm(phi - self.mean[None, :], self.rotation)
 
 
+@beside_context
 def rayleigh_ritz(
     phi: ArrayLike,
     other: Any,
@@ -131,6 +133,7 @@ def rayleigh_ritz(
     """
     level = check_level(level)
     if isinstance(other, AssociationOperator):
+        other = tree_on_auto_axes(other)
         if positive or weights is not None or key is not None:
             raise ValueError(
                 "positive, weights and key go with embeddings of pairs; an operator is"

@@ -321,6 +321,7 @@ class AssociationOperator:
         parts = [x for x in within if isinstance(x, AssociationOperator)]
         return tuple(each for part in parts for each in part.collectives(r))
 
+    @beside_context
     def lower(self, r: int, *, adjoint: bool = False) -> jax.stages.Lowered:
         """The program of `matmat` on r columns, or of `rmatmat`, not yet compiled.
 
@@ -328,7 +329,7 @@ class AssociationOperator:
         `jax.ShapeDtypeStruct`s, as of `operator_shapes`. `lower(r).compile()` tells
         memory, costs and collectives. Rows that devices do not divide are `padded`.
         """
-        op = self.padded()
+        op = tree_on_auto_axes(self).padded()
         law: Any = op.p_x if adjoint else op.p_a
         # Blocks are cut as the laws of their rows are.
         block = jax.ShapeDtypeStruct(

@@ -14,6 +14,7 @@ import numpy as np
 from contexture_jax._core.checks import gap_of_laws, is_traced
 from contexture_jax._core.fingerprint import fingerprint
 from contexture_jax._core.forms import of_a_list, one_by_one
+from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import as_law, cast_floating, safe_divide
 from contexture_jax._core.types import (
     Array,
@@ -31,7 +32,7 @@ from contexture_jax.operators._base import (
     check_operator,
     check_total,
 )
-from contexture_jax.operators._padding import as_long, moved, of_padded
+from contexture_jax.operators._padding import as_long, moved, of_padded, with_rows
 from contexture_jax.operators.sharded._common import cut_of, keep_cut, pad_law
 
 __all__ = [
@@ -67,22 +68,19 @@ class ComposedOperator(AssociationOperator):
         """T₁ (T₂ (… g))."""
         # Each takes functions of its A to functions of its X: the last one begins.
         for operator in reversed(self.operators):
-            g = operator.matmat(g)
+            g = operator.matmat(with_rows(g, operator.shape[1]))
         return g
 
     def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """… T₂* (T₁* f)."""
         for operator in self.operators:
-            f = operator.rmatmat(f)
+            f = operator.rmatmat(with_rows(f, operator.shape[0]))
         return f
 
     def padded(self) -> AssociationOperator:
-        """With the rows of all factors padded, where they still fit together then."""
+        """With the rows of all factors padded, as far as their devices cut them."""
         chain = tuple(operator.padded() for operator in self.operators)
-        fits = all(
-            one.shape[1] == two.shape[0] for one, two in itertools.pairwise(chain)
-        )
-        if not fits or all(map(py.is_, chain, self.operators)):
+        if all(map(py.is_, chain, self.operators)):
             return self
         return dataclasses.replace(
             self, operators=chain, p_x=chain[0].p_x, p_a=chain[-1].p_a
@@ -290,6 +288,7 @@ def convolve(*operators: AssociationOperator) -> ComposedOperator:
 
 
 @of_a_list
+@beside_context
 def mixture(
     operators: Sequence[AssociationOperator], weights: ArrayLike | None = None
 ) -> MixtureOperator:
@@ -321,6 +320,7 @@ def mixture(
 
 
 @of_a_list
+@beside_context
 def convex_combination(
     operators: Sequence[AssociationOperator], weights: ArrayLike | None = None
 ) -> ConvexCombinationOperator:
@@ -377,6 +377,12 @@ def as_operators(operators: Iterable[Any]) -> tuple[AssociationOperator, ...]:
         check_operator(term, f"operators[{number}]")
     if not terms:
         raise ValueError("operators must hold at least one operator; got none")
+    terms = tree_on_auto_axes(terms)
+    cuts = {cut for term in terms if (cut := cut_of(term)) is not None}
+    if len(cuts) > 1:
+        found = " and ".join(sorted(f"{m.size} devices by {a!r}" for m, a in cuts))
+        msg = f"operators must be cut over one mesh, or over none; got {found}"
+        raise ValueError(msg)
     return terms
 
 

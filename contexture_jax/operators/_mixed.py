@@ -22,6 +22,7 @@ from contexture_jax._core.checks import (
     gathered,
 )
 from contexture_jax._core.forms import of_a_list
+from contexture_jax._core.meshes import beside_context, tree_on_auto_axes
 from contexture_jax._core.numerics import as_law, mm, safe_divide
 from contexture_jax._core.symmetrised import marginal_roots, symmetrised
 from contexture_jax._core.types import (
@@ -134,6 +135,7 @@ class ReweightedOperator(AssociationOperator):
         )
 
 
+@beside_context
 def reweight(op: AssociationOperator, weights: ArrayLike) -> ReweightedOperator:
     """The operator of P'(x, a) ∝ w(x) P⁺(x, a): another law of X, the same P(a | x).
 
@@ -157,6 +159,7 @@ def reweight(op: AssociationOperator, weights: ArrayLike) -> ReweightedOperator:
         Array([0.375, 0.625], dtype=float32)
     """
     check_operator(op, "op")
+    op = tree_on_auto_axes(op)
     w = as_real(weights, "weights")
     check_probabilities(w, "weights", op.shape[0])
     w = as_law(w, "weights", op.shape[0], op.dtype)

@@ -15,7 +15,7 @@ from contexture_jax.contexts import NextToken, SameClass, SparseJoint, TimeLag
 from contexture_jax.operators._adjoint import reverse
 from contexture_jax.operators._base import AssociationOperator, Cost
 from contexture_jax.operators._fixed_degree import fixed_degree_operator
-from contexture_jax.operators._padding import as_long
+from contexture_jax.operators._padding import as_long, with_rows
 from contexture_jax.operators._sparse import entry_operator
 from contexture_jax.operators.sharded._common import cut_of
 from contexture_jax.operators.sharded._slots import shard_entries
@@ -53,21 +53,20 @@ class GroupedOperator(AssociationOperator):
 
     def _matmat(self, g: Float[Array, "m r"]) -> Float[Array, "n r"]:
         """G (S g)."""
-        return self.groups.matmat(self.law.matmat(g))
+        return self.groups.matmat(with_rows(self.law.matmat(g), self.groups.shape[1]))
 
     def _rmatmat(self, f: Float[Array, "n r"]) -> Float[Array, "m r"]:
         """S* (G* f)."""
-        return self.law.rmatmat(self.groups.rmatmat(f))
+        return self.law.rmatmat(with_rows(self.groups.rmatmat(f), self.law.shape[0]))
 
     def squared_norm(self) -> Float[Array, ""] | None:
         """That of S."""
         return self.law.squared_norm()
 
     def padded(self) -> AssociationOperator:
-        """With the rows of G and S padded, where they still fit together then."""
+        """With the rows of G and S padded, as far as their devices cut them."""
         groups, law = self.groups.padded(), self.law.padded()
-        unpadded = groups is self.groups and law is self.law
-        if unpadded or groups.shape[1] != law.shape[0]:
+        if groups is self.groups and law is self.law:
             return self
         laws = {"p_x": groups.p_x, "p_a": law.p_a}
         own = {"groups": groups, "law": law, "fingerprint": self.fingerprint}

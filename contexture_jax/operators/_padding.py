@@ -14,7 +14,7 @@ from contexture_jax._core.types import Array, unchecked
 from contexture_jax.operators._base import AssociationOperator
 from contexture_jax.operators.sharded._common import cut_of, pad_law
 
-__all__ = ["as_long", "moved", "of_padded"]
+__all__ = ["as_long", "moved", "of_padded", "with_rows"]
 
 
 def as_long(law: Array, size: int, cut: tuple[Mesh, str] | None) -> Array:
@@ -69,3 +69,16 @@ def moved(block: Array, by: int, room: int, size: int) -> Array:
         return out
     place = jnp.arange(room)[:, None] - at
     return jnp.where((place >= 0) & (place < size), out, zero)
+
+
+def with_rows(block: Array, size: int) -> Array:
+    """A block with so many rows: others have no mass, come and go with padding.
+
+    Between operators one of which has rows of padding there, where the other, whose
+    functions are whole on every device, has none.
+    """
+    rows = block.shape[0]
+    if rows == size:
+        return block
+    zero = jnp.zeros((), block.dtype)
+    return jax.lax.pad(block, zero, ((0, size - rows, 0), (0, 0, 0)))

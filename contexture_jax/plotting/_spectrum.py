@@ -29,7 +29,7 @@ from contexture_jax.plotting._style import (
 
 __all__ = ["Usefulness", "plot_spectrum", "plot_usefulness"]
 
-_IS = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"  # a headline has no line end there
+_IS = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"
 _LABEL_SIZE = 11
 _CUTOFF = 100.0
 _VISIBLE = 0.02  # of the height of the axes
@@ -391,8 +391,7 @@ def plot_usefulness(
     ax.plot(dims[finite], curve[finite], "o-", **line)
     # All of a spectrum has a place beside the curve, which ends one before.
     count_axis(ax, max(len(curve), *(others or {"": 1}).values()))
-    infinite = dims[~finite]
-    if infinite.size:
+    if (infinite := dims[~finite]).size:
         edges = float(infinite[0]) - 0.5, float(infinite[-1]) + 0.5
         ax.axvspan(*edges, color=FAINT, alpha=0.3, linewidth=0)
         ax.text(

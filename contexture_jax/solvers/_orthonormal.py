@@ -34,6 +34,8 @@ from contexture_jax.solvers._steps import read, when
 __all__ = ["complete", "fix_signs", "inner", "orthonormalize", "turned"]
 
 _MAX_ROUNDS = 6  # two suffice for most blocks, three where directions are missing
+_FEW = 30  # columns as short as that are rounding still: λ ≤ 30 δ² (theory.md §6.2)
+_MAX_SHIFTS = 6  # each ten times the one before
 _WELL = 4.0  # of the inverse of G, scaled: columns are far from depending on others
 
 
@@ -259,9 +261,11 @@ _in_range = compiled_unless_numpy(_is_in_range)
 def _are_there(gram: Any, lengths: Any, number: Any) -> tuple[Any, Any]:
     """Which columns have something left, and whether all have."""
     xp, shift = namespace(gram), _shift(gram)
-    # A shifted round leaves what depends on other columns shorter than √δ. Before the
-    # first one a projection alone has shortened them: less than δ is rounding.
-    least = xp.where(number == 0, shift**2, shift).astype(lengths.dtype) * lengths
+    # A shifted round leaves what depends on other columns shorter than √δ, or a few of
+    # that where sums of terms that are alike round one way. Before the first one a
+    # projection alone has shortened them: less than δ is rounding.
+    least = xp.where(number == 0, shift**2, _FEW * shift).astype(lengths.dtype)
+    least = least * lengths
     # NaN counts as there: it must come through.
     there = ~(xp.diagonal(gram).real <= least)
     return there, there.all()
@@ -293,9 +297,9 @@ def _turn_of(
     # A unit diagonal makes the shift relative to each column.
     unit = gram * scale[:, None] * scale[None, :]
     shift = xp.where(close, 0.0, _shift(gram)).astype(dtype)
-    inverse, diagonal = inverse_factor(unit + shift * eye)
+    inverse, diagonal, shift = _factored(unit, shift)
     # QᴴQ has the eigenvalues λ / (λ + δ), and 1 / (λ + δ) ≤ ‖L⁻¹‖².
-    loss = (abs(inverse) ** 2).sum() * _shift(gram)
+    loss = (abs(inverse) ** 2).sum() * xp.where(close, _shift(gram), shift.real)
     # diag(L)² is the share of a square that the columns before leave.
     is_dirty = ~complete | (squares * diagonal**2 < enough * lengths).any()
     # QᴴQ = I − δ K, K = L⁻¹ L⁻ᴴ. Where K is small I + δ K / 2 takes the shift out again
@@ -310,6 +314,34 @@ def _turn_of(
 
 
 _turn = compiled_unless_numpy(_turn_of)
+
+
+def _factored(unit: Any, shift: Any) -> tuple[Any, Any, Any]:
+    """L⁻¹ and diagonal of L for unit + δ I = L Lᴴ, and δ: that shift or a larger one.
+
+    Sums of many terms that are alike, as of constant columns, round one way, and leave
+    a Gram matrix less positive than a shift that does not know the number of rows.
+    """
+    xp, eye = namespace(unit), namespace(unit).eye(len(unit), dtype=unit.dtype)
+
+    def is_open(state: tuple[Any, Any, Any, Any]) -> Any:
+        number, inverse, _, _ = state
+        # Of what is not finite itself no shift makes anything.
+        failed = ~xp.isfinite(inverse).all() & xp.isfinite(unit).all()
+        return failed & (number < _MAX_SHIFTS)
+
+    def again(state: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any, Any]:
+        number, _, _, shift = state
+        shift = shift * xp.where(number > 0, 10, 1).astype(shift.dtype)
+        return number + 1, *inverse_factor(unit + shift * eye), shift
+
+    first = np.int32(0), xp.full_like(unit, np.nan), unit.diagonal().real, shift
+    if xp is jnp:
+        return jax.lax.while_loop(is_open, again, first)[1:]
+    state = again(first)
+    while is_open(state):
+        state = again(state)
+    return state[1:]
 
 
 def complete(

@@ -35,6 +35,7 @@ _COMPILING = 0.3  # seconds that two small programs of a product take at least
 _MULTIPLE = 16  # widths that vector units like; oversampling is cheap in large problems
 # Of the rank: its error is the tail beyond the width, and there is but one look.
 _NYSTROM_FACTOR = 4
+_CLOSE = 1.25  # times a dense factorisation may take what iterations are estimated at
 _PASSES_TO_STORE = 6  # storing a transpose takes as long as it saves in so many
 
 _SMALL_SVD = 2.7e-10  # seconds, times the cube of the side
@@ -326,6 +327,10 @@ def _choose(
                     share = _DEEP_SHARE[0] + _DEEP_SHARE[1] * width / block
                     times["krylov", block] = size.num_passes * share * each
     method, block = min(times, key=times.__getitem__)
+    dense = "exact", width
+    # Estimates are of a spectrum like most: a dense one takes as long whatever it is.
+    if dense in times and times[dense] <= _CLOSE * times[method, block]:
+        method, block = dense
     # Only to say by how much the choice is ahead.
     others = {
         name: min(t for (of, _), t in times.items() if of == name)

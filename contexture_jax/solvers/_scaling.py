@@ -39,6 +39,8 @@ def choose_scale(
         sane = (top > 0) & jnp.isfinite(top)
         # A power of 4, whose root is exact as well: `scaled_map` takes it twice.
         half = jnp.round(0.5 * jnp.log2(jnp.where(sane, top, 1.0)))
+        # That the dtype has: the largest entries are beyond it by a factor.
+        half = jnp.minimum(half, (jnp.finfo(real).maxexp - 1) // 2)
         return jnp.ldexp(jnp.ones((), real), 2 * half.astype(jnp.int32))
 
     if squared_norm is None:
@@ -77,7 +79,11 @@ def unscaled(
     result: SVDResult, info: SolveInfo, scale: Float[Array, ""]
 ) -> tuple[SVDResult, SolveInfo]:
     """Singular values, residuals and energies of M from those of M / scale."""
-    square = scale * scale
+
+    def squared(energy: Array) -> Array:
+        # One after the other: their product may be infinite, and an energy 0.
+        return scale * (scale * energy)
+
     return result._replace(
         singular_values=scale * result.singular_values
     ), dataclasses.replace(
@@ -85,8 +91,8 @@ def unscaled(
         residuals=scale * info.residuals,
         left_residuals=scale * info.left_residuals,
         right_residuals=scale * info.right_residuals,
-        total_energy=square * info.total_energy,
-        tail_energy=square * info.tail_energy,
-        tail_error=square * info.tail_error,
+        total_energy=squared(info.total_energy),
+        tail_energy=squared(info.tail_energy),
+        tail_error=squared(info.tail_error),
         scale=None if info.scale is None else scale * info.scale,
     )

@@ -131,8 +131,13 @@ def check_untraced(on_step: Any, state: Any) -> None:
             raise TypeError(msg)
 
 
-def begun_of(state: Any, expected: SolveState) -> Begun | None:
+def begun_of(state: Any, expected: SolveState, beside: Any) -> Begun | None:
     """What to go on from; None if there is no state.
+
+    Args:
+        state: as it came.
+        expected: what it must be of.
+        beside: the arrays of the matrix, on whose devices it goes on.
 
     Raises:
         TypeError: if it is no state.
@@ -158,15 +163,20 @@ def begun_of(state: Any, expected: SolveState) -> Begun | None:
     )
     inner = state.inner
     # Numbers that decide are NumPy's, the rest lies on the device.
-    parts = {name: _placed(x) for name, x in inner._asdict().items()}
+    arrays = [x for x in jax.tree.leaves(beside) if isinstance(x, jax.Array)]
+    devices = set().union(*(x.devices() for x in arrays))
+    parts = {name: _placed(x, devices) for name, x in inner._asdict().items()}
     # The stage picks a method: a number of Python's.
     return Begun(inner._replace(**parts), int(state.stage), np.int32(state.earlier))
 
 
-def _placed(x: Any) -> Any:
+def _placed(x: Any, devices: set[Any]) -> Any:
     if isinstance(x, tuple):
         # A copy: parts that are full are let go at the end.
-        return tuple(jnp.array(part) for part in x)
+        return tuple(jnp.array(_placed(part, devices)) for part in x)
+    # Arrays on other devices do not meet: by way of the host, as from a file.
+    if isinstance(x, jax.Array) and devices and x.devices() != devices:
+        x = gathered(x)
     return np.asarray(x)[()] if np.ndim(x) == 0 else jax.device_put(x)
 
 

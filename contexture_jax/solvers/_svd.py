@@ -187,7 +187,7 @@ def svd(
     check_operator(op, "op")
     _check_arrays(op)
     check_key(key)
-    op = tree_on_auto_axes(op)
+    op, key = tree_on_auto_axes((op, key))
     traced, near = in_trace(op, key), None
     if method == "auto" and range_dtype is None and not traced:
         near = _near_products(op)
@@ -224,7 +224,7 @@ def svd(
         # all where nobody has asked to.
         elif mesh_of(op) is None or is_watched:
             driving = {
-                "begun": begun_of(state, empty),
+                "begun": begun_of(state, empty, op),
                 "on_pass": observed(on_step, empty),
                 "traced": False,
             }
@@ -241,6 +241,7 @@ def svd(
     return result._replace(fingerprint=op.fingerprint), finish(plan, info)
 
 
+@beside_context
 def lower(op: AssociationOperator, rank: int, **options: Any) -> jax.stages.Lowered:
     """The one program of `svd` over devices, or in a trace, not yet compiled.
 
@@ -270,9 +271,10 @@ def lower(op: AssociationOperator, rank: int, **options: Any) -> jax.stages.Lowe
         True
     """
     check_operator(op, "op")
+    op = tree_on_auto_axes(op)
     plan = _plan_of(op, rank, traced=True, **options)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    even = _even(tree_on_auto_axes(op), plan)
+    even = _even(op, plan)
     return _compiled.lower(unmarked(even), key, plan=plan.program)
 
 

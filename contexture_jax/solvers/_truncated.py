@@ -165,7 +165,7 @@ def truncated_svd(
             key,
             plan=plan.program,
             make_problem=make_problem,
-            begun=begun_of(state, empty),
+            begun=begun_of(state, empty, arrays),
             # Not yet a callback: the scale of values is found within.
             observe=functools.partial(observed, on_step, empty),
         )
@@ -237,9 +237,11 @@ def _multiplied_near(a: LinearMap, matrix: np.ndarray) -> LinearMap:
 
     They need no transpose and, between narrow blocks, no longer than XLA's with one.
     """
+    # A status tells of what is not finite.
+    quiet = np.errstate(all="ignore")
     return a._replace(
-        matmat=lambda g: product(matrix, at_hand(g)),
-        rmatmat=lambda f: adjoint_product(matrix, at_hand(f)),
+        matmat=quiet(lambda g: product(matrix, at_hand(g))),
+        rmatmat=quiet(lambda f: adjoint_product(matrix, at_hand(f))),
         entries=matrix,
     )
 

@@ -134,3 +134,36 @@ def test_a_traced_array_that_is_cut_by_its_type_is_taken():
     g = np.eye(8, 3, dtype=DTYPE)
     found = jax.jit(op.matmat)(cut(g))
     np.testing.assert_allclose(found, op.matmat(g), atol=tol(DTYPE))
+
+
+@pytest.mark.slow_cases("rbf")
+@pytest.mark.parametrize("kind", ["knn", "rbf"])
+def test_front_doors_work_in_an_explicit_mesh_that_does_not_divide_the_rows(kind):
+    make, x = CONTEXTS[kind]
+    one = cx.association_operator(make(x[:13]))
+    op = cx.association_operator(make(x[:13]), mesh=mesh(4))
+    f, weights = x[:13, :2], np.arange(1.0, 14)
+    truth = cx.svd(one, 2, key=KEY)[0].singular_values
+
+    def values(op, key):
+        return cx.svd(op, 2, key=key)[0].singular_values
+
+    def doors(op):
+        yield jax.jit(lambda op, g: op.matmat(g))(op, f)
+        yield jax.jit(lambda op, g: op.rmatmat(g))(op, f)
+        yield cx.operators.reweight(op, weights).rmatmat(f)
+        yield cx.operators.convex_combination([op, op]).rmatmat(f)
+        yield cx.operators.mixture([op, op]).matmat(f)
+        yield cx.evaluation.rayleigh_ritz(f, op).singular_values
+
+    expected = list(doors(one))
+    with set_mesh("of 4"):
+        key = jax.random.key(0)  # of the mesh that is set
+        found = list(doors(op))
+        spectra = [values(op, key), jax.jit(values)(op, key)]
+        for program in (op.lower(2), cx.solvers.lower(op, 2, method="randomized")):
+            assert program.compile()
+    for wanted, got in zip(expected, found, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=tol(DTYPE, factor=100))
+    for got in spectra:
+        np.testing.assert_allclose(got, truth, atol=tol(DTYPE, factor=100))

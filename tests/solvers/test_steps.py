@@ -124,6 +124,19 @@ def test_an_operator_resumes_through_both_stages_of_a_coarse_solve():
     assert stopped.status in ("stopped", "converged")
 
 
+def test_a_state_in_memory_goes_on_over_other_devices():
+    x = np.random.default_rng(0).normal(size=(61, 3)).astype(DTYPE)
+    context = cx.contexts.knn(x, 5)
+    three, eight = (
+        cx.association_operator(context, mesh=cx.make_mesh(k)) for k in (3, 8)
+    )
+    seen: list[Progress] = []
+    result, _ = cx.svd(three, on_step=seen.append, **RUN)
+    again, _ = cx.svd(eight, state=seen[1].state, **RUN)
+    atol = 100 * promised(DTYPE)
+    np.testing.assert_allclose(again.singular_values, result.singular_values, atol=atol)
+
+
 def test_a_state_of_another_solve_is_refused_by_name(tmp_path):
     state = watched()[0][0].state
     for settings, said in (

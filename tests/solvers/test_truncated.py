@@ -301,6 +301,54 @@ def test_a_traced_bcoo_is_refused_in_plain_words():
         jax.eval_shape(lambda a: cx.solvers.truncated_svd(a, 1, key=KEY)[0], matrix)
 
 
+def alike(kind):
+    """Sums of many terms that are alike, which round one way, and their rank."""
+    rows, columns = 1500, 1200
+    return {
+        "ones": (np.ones((rows, columns)), 1),
+        "blocks": (np.kron(np.eye(2), np.ones((rows // 2, columns // 2))), 2),
+        "columns": (np.outer(np.arange(rows), np.ones(columns)), 1),
+        "zeros": (np.zeros((rows, columns)), 0),
+    }[kind]
+
+
+@pytest.mark.slow_cases("ones-nystrom", "columns-randomized", "blocks-nystrom")
+@pytest.mark.parametrize("method", ["auto", "randomized", "nystrom"])
+@pytest.mark.parametrize("kind", ["ones", "blocks", "columns", "zeros"])
+def test_columns_that_are_alike_are_no_loss_of_rank_beyond_their_own(kind, method):
+    """Gram matrices of them are less positive than a shift by eps expects."""
+    table, rank = alike(kind)
+    (s, u, v), info = cx.solvers.truncated_svd(
+        table.astype(np.float32), 4, key=KEY, method=method
+    )
+    truth = np.linalg.norm(table) / max(rank, 1) ** 0.5
+    np.testing.assert_allclose(s[:rank], truth, rtol=1e-4)
+    assert (s[rank:] <= 1e-5 * truth).all()
+    for vectors in (u, v):
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(4), atol=1e-4)
+    assert info.status == "rank deficient"
+
+
+@pytest.mark.parametrize("method", ["auto", "exact"])
+def test_entries_next_to_the_largest_number_are_scaled(method):
+    table = np.zeros((40, 30), np.float32)
+    table[0, 0], table[1, 1] = 3e38, 1e38
+    (s, *_), info = cx.solvers.truncated_svd(table, 3, key=KEY, method=method)
+    np.testing.assert_allclose(s[:2], [3e38, 1e38], rtol=1e-5)
+    assert s[2] < 1e32
+    assert not np.isnan(info.tail_energy)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+def test_a_dense_factorisation_is_taken_where_iterations_are_hardly_ahead(dtype):
+    """Six values apart from a flat rest: iterations would not end."""
+    values = np.where(np.arange(500) <= 5, 10, 1) + 0.01 * np.sin(np.arange(500))
+    a = decaying((700, 500), dtype, values)
+    result, info = cx.solvers.truncated_svd(a, 10, key=KEY)
+    assert (info.status, info.method) == ("converged", "exact")
+    check_triples(a, result, 10, 1e-3)
+
+
 @pytest.mark.slow_cases("random-float32")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["random", "ill-conditioned", "repeated", "zero"])
