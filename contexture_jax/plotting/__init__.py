@@ -16,9 +16,10 @@ from contexture_jax.plotting._learned import plot_learned_spectrum, plot_loss
 from contexture_jax.plotting._matrix import plot_matrix
 from contexture_jax.plotting._ranking import plot_ranking
 from contexture_jax.plotting._scaling import plot_scaling
-from contexture_jax.plotting._spectrum import plot_spectrum, plot_usefulness
+from contexture_jax.plotting._spectrum import plot_spectrum
 from contexture_jax.plotting._style import save
 from contexture_jax.plotting._tradeoff import plot_tradeoff
+from contexture_jax.plotting._usefulness import plot_usefulness
 
 __all__ = [
     "plot_functions",

@@ -1,9 +1,8 @@
-"""Pictures of a spectrum and of how useful each number of functions is."""
+"""Pictures of a spectrum."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +15,7 @@ from contexture_jax.plotting._style import (
     FAINT,
     INK,
     MAIN,
+    ON_WHITE,
     PALETTE,
     Bounds,
     Interval,
@@ -23,11 +23,11 @@ from contexture_jax.plotting._style import (
     dressed,
     headline,
     indexed,
+    mark_size,
     new_axes,
-    plain,
 )
 
-__all__ = ["Usefulness", "plot_spectrum", "plot_usefulness"]
+__all__ = ["plot_spectrum"]
 
 _IS = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"
 _LABEL_SIZE = 11
@@ -35,26 +35,6 @@ _CUTOFF = 100.0
 _VISIBLE = 0.02  # of the height of the axes
 _WHOLE = 1.5  # the least ratio of a logarithmic axis
 _FLAT = 1e-5  # a spread of values that may be rounding
-
-
-@runtime_checkable
-class Usefulness(Protocol):
-    """What `plot_usefulness` needs: the result of `evaluation.usefulness`."""
-
-    @property
-    def tau(self) -> ArrayLike:
-        """The smallest τ_d, shape ()."""
-        ...
-
-    @property
-    def best_dim(self) -> ArrayLike:
-        """The d at which it is, shape ()."""
-        ...
-
-    @property
-    def curve(self) -> ArrayLike:
-        """τ_d for d = 1, 2, …, shape (k,)."""
-        ...
 
 
 def plot_spectrum(
@@ -109,10 +89,11 @@ def plot_spectrum(
         )
     # Last of what is drawn about them, so that they lie on the final axis.
     _draw_values(ax, index, values, visible, low)
-    if decay_rate is not None and np.isfinite(decay_rate):
+    # Of one value there is none.
+    if decay_rate is not None and np.isfinite(decay_rate) and len(values) > 1:
         _draw_decay(ax, index, decay_rate, low)
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, fontsize=_LABEL_SIZE, labelcolor=INK)
+        ax.legend(fontsize=_LABEL_SIZE, **ON_WHITE)
     count_axis(ax, len(values))
     headline(ax, _spectrum_headline(values, visible))
     return ax
@@ -159,7 +140,7 @@ def _draw_values(
     # Marks may overlap the frame: values at either end are whole.
     shared: dict[str, Any] = {
         "marker": "o",
-        "markersize": _mark_size(len(values)),
+        "markersize": mark_size(len(values)),
         "color": MAIN,
         "clip_on": False,
         "zorder": 3,
@@ -263,7 +244,7 @@ def _draw_bars(
         fmt="none",
         ecolor=INK,
         elinewidth=1.2,
-        capsize=min(3.0, _mark_size(len(values))),
+        capsize=min(3.0, mark_size(len(values))),
         zorder=4,
         label="numerical bounds",
     )
@@ -340,10 +321,6 @@ def _log_axis(ax: Axes, visible: np.ndarray, *, room: float) -> float:
     return low
 
 
-def _mark_size(count: int) -> float:
-    return float(np.clip(60.0 / np.sqrt(count) / 2, 2.0, 7.0))
-
-
 def _spectrum_headline(values: np.ndarray, visible: np.ndarray) -> str:
     count = len(values)
     if not visible.any():
@@ -354,97 +331,3 @@ def _spectrum_headline(values: np.ndarray, visible: np.ndarray) -> str:
         return f"{int(visible.sum())} of {count} singular values are above 0"
     ends = [f"{indexed('s', i + 1)}{_IS}{rounded(values[i])}" for i in (0, count - 1)]
     return f"{count} singular values, {ends[0]} to {ends[1]}"
-
-
-def plot_usefulness(
-    usefulness: Usefulness,
-    ax: Axes | None = None,
-    *,
-    others: Mapping[str, int] | None = None,
-) -> Axes:
-    """Draw τ_d over the number of functions d, with its minimum marked.
-
-    Args:
-        usefulness: the result of `evaluation.usefulness`: `tau`, `best_dim`, `curve`.
-        ax: where to draw; None: a new figure.
-        others: further d by what they are of, as by energy or by validation: lines.
-
-    Returns:
-        The axes drawn on. Where τ_d is infinite (s_{d+1} = 1) there is a grey band.
-
-    Raises:
-        ValueError: if the curve is not a vector.
-    """
-    curve = np.asarray(usefulness.curve, dtype=np.float64)
-    if curve.ndim != 1 or curve.size == 0:
-        msg = f"usefulness.curve must have shape (k,), k >= 1; got {curve.shape}"
-        raise ValueError(msg)
-    tau = float(np.asarray(usefulness.tau))
-    best_dim = int(np.asarray(usefulness.best_dim))
-    ax = dressed(
-        new_axes() if ax is None else ax, "number of functions d", "τ of the first d"
-    )
-    dims = np.arange(1, len(curve) + 1)
-    finite = np.isfinite(curve)
-    size = _mark_size(len(curve)) * 0.6
-    line: dict[str, Any] = {"linewidth": 1.8, "color": MAIN, "markersize": size}
-    ax.plot(dims[finite], curve[finite], "o-", **line)
-    # All of a spectrum has a place beside the curve, which ends one before.
-    count_axis(ax, max(len(curve), *(others or {"": 1}).values()))
-    if (infinite := dims[~finite]).size:
-        edges = float(infinite[0]) - 0.5, float(infinite[-1]) + 0.5
-        ax.axvspan(*edges, color=FAINT, alpha=0.3, linewidth=0)
-        ax.text(
-            sum(edges) / 2,
-            0.5,
-            "∞",
-            transform=ax.get_xaxis_transform(),
-            ha="center",
-            va="center",
-            fontsize=20,
-            color=INK,
-        )
-    # No finite value to scale the axis by.
-    if not np.isfinite(tau):
-        ax.set_yticks([])
-        headline(ax, "τ is infinite: whatever d is, the value after it is 1")
-        return ax
-    ax.axvline(best_dim, color=ACCENT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
-    ax.plot([best_dim], [tau], "o", color=ACCENT, markersize=8, zorder=4)
-    _zoom_on_minimum(ax, curve[finite], tau)
-    _mark_cut(ax, dims[finite], curve[finite])
-    ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
-    for place, (name, dim) in enumerate((others or {}).items(), 2):
-        label = f"d = {dim}: {plain(name)}"
-        ax.vlines([dim], *ax.get_ylim(), color=PALETTE[place], label=label)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, fontsize=_LABEL_SIZE, labelcolor=INK)
-    headline(ax, f"Usefulness: τ = {tau:.4g}, least at d = {best_dim} of {len(curve)}")
-    return ax
-
-
-def _zoom_on_minimum(ax: Axes, curve: np.ndarray, tau: float) -> None:
-    """Keep a near-infinite start of the curve from flattening the rest."""
-    # The median: half of the curve is within the picture, whatever its start is.
-    middle = float(np.median(curve)) - tau
-    span = min(float(curve.max()) - tau, max(4.0 * middle, 0.3))
-    span = max(span, 0.05)
-    ax.set_ylim(tau - 0.12 * span, tau + 1.1 * span)
-
-
-def _mark_cut(ax: Axes, dims: np.ndarray, curve: np.ndarray) -> None:
-    """Say where the curve is above the top edge, and how far up it goes."""
-    top = ax.get_ylim()[1]
-    # Told in words, as the part that is cut off cannot be read.
-    above = dims[curve > top]
-    if not above.size:
-        return
-    ax.axvspan(above[0] - 0.5, above[-1] + 0.5, color=FAINT, alpha=0.15, linewidth=0)
-    ax.annotate(
-        f"↑ up to {curve.max():.3g}",
-        (float(above[0]), 0.97),
-        xycoords=ax.get_xaxis_transform(),
-        va="top",
-        fontsize=_LABEL_SIZE,
-        color=INK,
-    )

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -22,6 +23,7 @@ __all__ = [
     "INK",
     "MAIN",
     "NUM_SAFE_COLOURS",
+    "ON_WHITE",
     "PALETTE",
     "Bounds",
     "Interval",
@@ -29,6 +31,7 @@ __all__ = [
     "dressed",
     "headline",
     "indexed",
+    "mark_size",
     "new_axes",
     "plain",
     "save",
@@ -54,6 +57,13 @@ NUM_SAFE_COLOURS = 7
 MAIN, ACCENT = PALETTE[:2]
 INK = "#333333"
 FAINT = "#BBBBBB"
+# A legend that lines may pass behind.
+ON_WHITE: dict[str, Any] = {
+    "labelcolor": INK,
+    "facecolor": "white",
+    "edgecolor": "none",
+    "framealpha": 0.9,
+}
 
 _SIZE = (5.6, 4.0)
 _DPI = 200
@@ -134,6 +144,11 @@ def count_axis(ax: Axes, count: int) -> None:
     margin = max(0.6, 0.02 * count)
     # The tick at 0, where there is nothing, stays out.
     ax.set_xlim(max(1 - margin, 0.1), count + margin)
+
+
+def mark_size(count: int) -> float:
+    """Of the marks of so many values, in points."""
+    return float(np.clip(60.0 / np.sqrt(count) / 2, 2.0, 7.0))
 
 
 def plain(text: str) -> str:

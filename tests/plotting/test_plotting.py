@@ -469,3 +469,13 @@ def test_a_bound_that_says_nothing_hides_no_error() -> None:
 def test_bad_measured_errors_are_refused(bad):
     with pytest.raises(ValueError, match=r"measured must be numbers of shape \(4,\)"):
         plot_tradeoff(tradeoff(), measured=bad)
+
+
+def test_one_value_has_no_decay_and_lines_at_one_place_one_name():
+    ax = plot_spectrum(np.array([0.9]), decay_rate=0.2)
+    assert ax.get_legend() is None
+    found = Useful(1.5, 2, np.array([2.0, 1.5, 1.7]))
+    others = {"by energy": 3, "by validation": 3, "by rows": 1}
+    ax = plot_usefulness(found, others=others)
+    said = ax.get_legend_handles_labels()[1]
+    assert said == ["d = 3: by energy, by validation", "d = 1: by rows"]
