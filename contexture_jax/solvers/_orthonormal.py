@@ -34,7 +34,6 @@ from contexture_jax.solvers._steps import read, when
 __all__ = ["complete", "fix_signs", "inner", "orthonormalize", "turned"]
 
 _MAX_ROUNDS = 6  # two suffice for most blocks, three where directions are missing
-_FEW = 30  # columns as short as that are rounding still: λ ≤ 30 δ² (theory.md §6.2)
 _MAX_SHIFTS = 6  # each ten times the one before
 _WELL = 4.0  # of the inverse of G, scaled: columns are far from depending on others
 
@@ -123,13 +122,13 @@ def _by_numpy(
             there, complete = _are_there(gram, lengths, number)
             if not complete:
                 z, gram = _filled(z, there, seed, np.int32(number))
-            turn, is_dirty, done = _turn_of(
+            turn, is_dirty, done, raised = _turn_of(
                 gram, lengths, complete, loose, _enough(basis)
             )
             z = product(z, turn)
             if done:
                 break
-            lengths = np.ones_like(lengths)
+            lengths = _after(number, lengths, raised)
     return z
 
 
@@ -175,10 +174,20 @@ def _one_round(
     z, gram = when(~complete, fill, (z, gram))
     enough = np.asarray(_enough(basis), lengths.dtype)
     turn, *found = _turn(gram, lengths, complete, loose, enough)
-    is_dirty, done = read(*found)
-    # From now on columns have the length 1, but for what a shift takes.
-    ones = namespace(lengths).ones_like(lengths)
-    return _State(number + 1, turned(z, turn), ones, is_dirty, done)
+    is_dirty, done, raised = read(*found)
+    lengths = _after(number, lengths, raised)
+    return _State(number + 1, turned(z, turn), lengths, is_dirty, done)
+
+
+def _after(number: Any, lengths: Any, raised: Any) -> Any:
+    """What squared lengths are held against after a round.
+
+    Columns have the length 1 then, but for what a shift takes; where a larger one was
+    needed what depends on others is longer by as much, in all rounds that follow.
+    """
+    xp = namespace(lengths)
+    before = xp.where(number > 0, lengths.max(), 1)
+    return xp.maximum(before, raised).astype(lengths.dtype) * xp.ones_like(lengths)
 
 
 def _enough(basis: Any) -> float:
@@ -261,11 +270,9 @@ _in_range = compiled_unless_numpy(_is_in_range)
 def _are_there(gram: Any, lengths: Any, number: Any) -> tuple[Any, Any]:
     """Which columns have something left, and whether all have."""
     xp, shift = namespace(gram), _shift(gram)
-    # A shifted round leaves what depends on other columns shorter than √δ, or a few of
-    # that where sums of terms that are alike round one way. Before the first one a
-    # projection alone has shortened them: less than δ is rounding.
-    least = xp.where(number == 0, shift**2, _FEW * shift).astype(lengths.dtype)
-    least = least * lengths
+    # A shifted round leaves what depends on other columns shorter than √δ. Before the
+    # first one a projection alone has shortened them: less than δ is rounding.
+    least = xp.where(number == 0, shift**2, shift).astype(lengths.dtype) * lengths
     # NaN counts as there: it must come through.
     there = ~(xp.diagonal(gram).real <= least)
     return there, there.all()
@@ -286,8 +293,11 @@ def _filled(z: Either, there: Either, seed: Seed, number: Any) -> tuple[Either, 
 
 def _turn_of(
     gram: Any, lengths: Any, complete: Any, loose: Any, enough: Any
-) -> tuple[Any, Any, Any]:
-    """What Z is multiplied by; whether it needs cleaning then, and is orthonormal."""
+) -> tuple[Any, Any, Any, Any]:
+    """What Z is multiplied by; whether it needs cleaning then, and is orthonormal.
+
+    And how many times the shift was that there had to be, 1 as a rule.
+    """
     xp, (width, dtype) = namespace(gram), (gram.shape[0], gram.dtype)
     eye, squares = xp.eye(width, dtype=dtype), gram.diagonal().real
     # Orthogonality that is lost to cancellation shows as lost length; new columns are
@@ -310,7 +320,8 @@ def _turn_of(
     back = xp.where(is_well, 0.5 * shift, 0.0).astype(dtype)
     turn = product(inverse.conj().T, eye + back * k)
     done = close | is_well | (loose & complete & (loss < 0.1))
-    return scale[:, None] * turn, is_dirty, done
+    raised = xp.maximum(shift.real / _shift(gram), 1)
+    return scale[:, None] * turn, is_dirty, done, raised
 
 
 _turn = compiled_unless_numpy(_turn_of)
