@@ -157,7 +157,7 @@ def adjoint_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Aᴴ B, without a copy of A."""
     if _is_little(a.T, b):
         return product(a.T, b.conj()).conj()
-    # A as the factor that stands second is read a fifth to a third faster.
+    # A as the factor that stands second is read faster.
     return np.ascontiguousarray(np.matmul(b.conj().T, a).T).conj()
 
 

@@ -32,7 +32,13 @@ from contexture_jax.operators._base import (
     check_operator,
     check_total,
 )
-from contexture_jax.operators._padding import as_long, moved, of_padded, with_rows
+from contexture_jax.operators._padding import (
+    as_long,
+    moved,
+    of_padded,
+    replaced,
+    with_rows,
+)
 from contexture_jax.operators.sharded._common import cut_of, keep_cut, pad_law
 
 __all__ = [
@@ -82,9 +88,7 @@ class ComposedOperator(AssociationOperator):
         chain = tuple(operator.padded() for operator in self.operators)
         if all(map(py.is_, chain, self.operators)):
             return self
-        return dataclasses.replace(
-            self, operators=chain, p_x=chain[0].p_x, p_a=chain[-1].p_a
-        )
+        return replaced(self, operators=chain, p_x=chain[0].p_x, p_a=chain[-1].p_a)
 
     @property
     def share(self) -> tuple[Size, Size]:

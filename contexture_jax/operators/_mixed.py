@@ -31,7 +31,6 @@ from contexture_jax._core.types import (
     Float,
     Size,
     pytree_dataclass,
-    unchecked,
 )
 from contexture_jax.contexts import (
     CapabilityError,
@@ -68,7 +67,7 @@ from contexture_jax.operators._composed import (
 )
 from contexture_jax.operators._expectation import expectation
 from contexture_jax.operators._numbered import entries_operator
-from contexture_jax.operators._padding import as_long
+from contexture_jax.operators._padding import as_long, replaced
 from contexture_jax.operators.sharded._common import cut_of
 
 __all__ = ["ReweightedOperator", "join", "reweight"]
@@ -111,13 +110,13 @@ class ReweightedOperator(AssociationOperator):
         if cut is None or inner is self.operator:
             return self
         n, m = inner.shape
-        new = {
-            "operator": inner,
-            "ratio": as_long(self.ratio, n, cut),
-            "p_x": as_long(self.p_x, n, cut),
-            "p_a": as_long(self.p_a, m, cut),
-        }
-        return unchecked(ReweightedOperator, **new, fingerprint=self.fingerprint)
+        return replaced(
+            self,
+            operator=inner,
+            ratio=as_long(self.ratio, n, cut),
+            p_x=as_long(self.p_x, n, cut),
+            p_a=as_long(self.p_a, m, cut),
+        )
 
     @property
     def share(self) -> tuple[Size, Size]:

@@ -10,12 +10,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from contexture_jax._core.checks import check_integer
-from contexture_jax._core.types import Array, Float, Size, pytree_dataclass, unchecked
+from contexture_jax._core.types import Array, Float, Size, pytree_dataclass
 from contexture_jax.contexts import NextToken, SameClass, SparseJoint, TimeLag
 from contexture_jax.operators._adjoint import reverse
 from contexture_jax.operators._base import AssociationOperator, Cost
 from contexture_jax.operators._fixed_degree import fixed_degree_operator
-from contexture_jax.operators._padding import as_long, with_rows
+from contexture_jax.operators._padding import as_long, replaced, with_rows
 from contexture_jax.operators._sparse import entry_operator
 from contexture_jax.operators.sharded._common import cut_of
 from contexture_jax.operators.sharded._slots import shard_entries
@@ -68,10 +68,7 @@ class GroupedOperator(AssociationOperator):
         groups, law = self.groups.padded(), self.law.padded()
         if groups is self.groups and law is self.law:
             return self
-        laws = {"p_x": groups.p_x, "p_a": law.p_a}
-        own = {"groups": groups, "law": law, "fingerprint": self.fingerprint}
-        # Leaves may be shapes, which the constructor refuses.
-        return unchecked(GroupedOperator, **own, **laws)
+        return replaced(self, groups=groups, law=law, p_x=groups.p_x, p_a=law.p_a)
 
     @property
     def share(self) -> tuple[Size, Size]:
@@ -134,10 +131,8 @@ class SameClassOperator(AssociationOperator):
         means, cut = self.means.padded(), cut_of(self)
         if cut is None or means is self.means:
             return self
-        laws = {"p_x": means.p_x, "p_a": means.p_a}
-        own = {"means": means, "others": as_long(self.others, means.shape[0], cut)}
-        marks = {"norm2": self.norm2, "fingerprint": self.fingerprint}
-        return unchecked(SameClassOperator, **own, **laws, **marks)
+        others = as_long(self.others, means.shape[0], cut)
+        return replaced(self, means=means, others=others, p_x=means.p_x, p_a=means.p_a)
 
     @property
     def share(self) -> tuple[Size, Size]:

@@ -14,7 +14,7 @@ from contexture_jax._core.types import Array, unchecked
 from contexture_jax.operators._base import AssociationOperator
 from contexture_jax.operators.sharded._common import cut_of, pad_law
 
-__all__ = ["as_long", "moved", "of_padded", "with_rows"]
+__all__ = ["as_long", "moved", "of_padded", "replaced", "with_rows"]
 
 
 def as_long(law: Array, size: int, cut: tuple[Mesh, str] | None) -> Array:
@@ -41,10 +41,14 @@ def of_padded(
     """
     if p_a is whole.p_a and all(map(py.is_, parts, whole.operators)):
         return whole
-    laws = {"p_x": as_long(whole.p_x, parts[0].shape[0], cut_of(whole)), "p_a": p_a}
-    # Leaves may be shapes, which the constructor refuses.
-    own = {each.name: getattr(whole, each.name) for each in dataclasses.fields(whole)}
-    return unchecked(type(whole), **{**own, "operators": parts, **laws, **fields})
+    p_x = as_long(whole.p_x, parts[0].shape[0], cut_of(whole))
+    return replaced(whole, operators=parts, p_x=p_x, p_a=p_a, **fields)
+
+
+def replaced(op: Any, **new: Any) -> Any:
+    """The operator with other fields; leaves may be shapes, as no constructor takes."""
+    own = {each.name: getattr(op, each.name) for each in dataclasses.fields(op)}
+    return unchecked(type(op), **{**own, **new})
 
 
 def moved(block: Array, by: int, room: int, size: int) -> Array:

@@ -164,6 +164,6 @@ def test_front_doors_work_in_an_explicit_mesh_that_does_not_divide_the_rows(kind
         for program in (op.lower(2), cx.solvers.lower(op, 2, method="randomized")):
             assert program.compile()
     for wanted, got in zip(expected, found, strict=True):
-        np.testing.assert_allclose(got, wanted, atol=tol(DTYPE, factor=100))
+        np.testing.assert_allclose(got, wanted, atol=tol(DTYPE, factor=10))
     for got in spectra:
-        np.testing.assert_allclose(got, truth, atol=tol(DTYPE, factor=100))
+        np.testing.assert_allclose(got, truth, atol=tol(DTYPE, factor=10))

@@ -24,6 +24,8 @@ def mixed(kind: str, mesh: Any = None) -> Any:
     lists[0][0, 0] = lists[1][0, 0] = n - 1  # as many values
     knn, other = (of.neighbors(each, np.ones((n, 3), DTYPE)) for each in lists)
     labels = rng.integers(0, 5, n)
+    # The law of a class by class, whose rows are as often as the classes.
+    table = np.bincount(labels)[:, None] * rng.dirichlet(np.ones(5), 5)
     made = {
         "convex": lambda: of.convex_combination(
             [knn, of.labels(labels), of.same_class(labels), other], [0.1, 0.2, 0.3, 0.4]
@@ -31,7 +33,7 @@ def mixed(kind: str, mesh: Any = None) -> Any:
         "mixture": lambda: of.mixture([knn, other], [0.3, 0.7]),
         "same class": lambda: of.same_class(labels),
         "reweighted": lambda: knn,
-        "chain": lambda: of.convolve(of.labels(labels), knn),
+        "chain": lambda: of.compose(of.labels(labels), of.joint(table)),
         "next token": lambda: of.next_token(rng.integers(0, 9, n + 1), 1),
     }[kind]()
     op = cx.association_operator(made, mesh=mesh)
@@ -60,7 +62,7 @@ def test_nothing_is_gathered_where_the_devices_do_not_divide_the_rows(kind):
         program = many.lower(block.shape[1], adjoint=adjoint).compile()
         got = program(even, jax.device_put(rows, law.sharding))
         np.testing.assert_allclose(
-            got[: len(wanted)], wanted, atol=tol(DTYPE, factor=30)
+            got[: len(wanted)], wanted, atol=tol(DTYPE, factor=3)
         )
         assert not np.asarray(got)[len(wanted) :].any()
         told = hlo.collectives(program.as_text())
@@ -68,7 +70,7 @@ def test_nothing_is_gathered_where_the_devices_do_not_divide_the_rows(kind):
         assert not [
             size for kind, size in told if kind == "all-gather" and 2 * size > whole
         ]
-        assert len(law) < 13 or got.sharding.spec == PartitionSpec("x")
+        assert len(got) < 13 or got.sharding.spec == PartitionSpec("x")
 
 
 def test_operators_on_two_meshes_are_refused():

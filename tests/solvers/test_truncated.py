@@ -1,5 +1,7 @@
 """The Euclidean layer: any matrix or map, against LAPACK."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -312,9 +314,13 @@ def alike(kind):
     }[kind]
 
 
-@pytest.mark.slow_cases("ones-nystrom", "columns-randomized", "blocks-nystrom")
-@pytest.mark.parametrize("method", ["auto", "randomized", "nystrom"])
-@pytest.mark.parametrize("kind", ["ones", "blocks", "columns", "zeros"])
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        *itertools.product(("ones", "blocks", "columns"), ("auto", "randomized")),
+        ("zeros", "auto"),
+    ],
+)
 def test_columns_that_are_alike_are_no_loss_of_rank_beyond_their_own(kind, method):
     """Gram matrices of them are less positive than a shift by eps expects."""
     table, rank = alike(kind)
@@ -322,10 +328,10 @@ def test_columns_that_are_alike_are_no_loss_of_rank_beyond_their_own(kind, metho
         table.astype(np.float32), 4, key=KEY, method=method
     )
     truth = np.linalg.norm(table) / max(rank, 1) ** 0.5
-    np.testing.assert_allclose(s[:rank], truth, rtol=1e-4)
-    assert (s[rank:] <= 1e-5 * truth).all()
+    np.testing.assert_allclose(s[:rank], truth, rtol=5e-5)
+    assert (s[rank:] <= 1e-6 * truth).all()
     for vectors in (u, v):
-        np.testing.assert_allclose(vectors.T @ vectors, np.eye(4), atol=1e-4)
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(4), atol=5e-5)
     assert info.status == "rank deficient"
 
 
@@ -334,7 +340,7 @@ def test_entries_next_to_the_largest_number_are_scaled(method):
     table = np.zeros((40, 30), np.float32)
     table[0, 0], table[1, 1] = 3e38, 1e38
     (s, *_), info = cx.solvers.truncated_svd(table, 3, key=KEY, method=method)
-    np.testing.assert_allclose(s[:2], [3e38, 1e38], rtol=1e-5)
+    np.testing.assert_allclose(s[:2], [3e38, 1e38], rtol=1e-6)
     assert s[2] < 1e32
     assert not np.isnan(info.tail_energy)
 
@@ -346,7 +352,7 @@ def test_a_dense_factorisation_is_taken_where_iterations_are_hardly_ahead(dtype)
     a = decaying((700, 500), dtype, values)
     result, info = cx.solvers.truncated_svd(a, 10, key=KEY)
     assert (info.status, info.method) == ("converged", "exact")
-    check_triples(a, result, 10, 1e-3)
+    check_triples(a, result, 10, 3e-5)
 
 
 @pytest.mark.slow_cases("random-float32")
