@@ -44,6 +44,8 @@ from contexture_jax.kernels._fused import (
 
 __all__ = ["exp_matmul", "logsumexp_rows", "normalise", "tile_shape"]
 
+_ALIGNED = 16  # columns of a tile are a multiple: numbers in a vector of a CPU
+
 
 class _How(NamedTuple):
     """What is static in a product with exp(power · L)."""
@@ -64,7 +66,11 @@ def tile_shape(n: Size, m: Size, tile_size: int) -> tuple[Size, Size]:
     def even(size: Size) -> Size:
         return _ceil_divide(size, _ceil_divide(size, tile_size)) if size else 1
 
-    return even(n), even(m)
+    columns = even(m)
+    if isinstance(columns, int) and isinstance(tile_size, int):
+        # Rows of a tile then begin where vectors do.
+        columns = min(_ceil_divide(columns, _ALIGNED) * _ALIGNED, tile_size, max(m, 1))
+    return even(n), columns
 
 
 def exp_matmul(
