@@ -183,7 +183,12 @@ def _factored(
     stored: Array, units: tuple[Any, Any], seed: Seed, *, rank: int, scale: float
 ) -> tuple[Array, Array, Array, Array]:
     """`_completed` of the leading triples of a matrix that is not wide."""
-    u, s, vh = thin_svd(stored)
+    is_finite = jnp.isfinite(stored).all()
+    # LAPACK would print lines of its own about what is not.
+    u, s, vh = (
+        x + jnp.where(is_finite, 0, jnp.nan).astype(x.dtype)
+        for x in thin_svd(jnp.where(is_finite, stored, 0))
+    )
     # Cut first: what nobody asked for need not be orthonormal.
     found = u[:, :rank], s[:rank], vh[:rank].conj().T
     return _completed(stored, found, units, seed, scale=scale)

@@ -393,3 +393,15 @@ def test_random_blocks_look_independent_and_follow_the_key():
     np.testing.assert_array_equal(
         random_block(make_seed(KEY), 4, 5, DTYPE), block[:4].astype(DTYPE)
     )
+
+
+@pytest.mark.parametrize("dtype", SOME_DTYPES)
+@pytest.mark.parametrize("method", ["exact", "krylov", "randomized"])
+def test_an_infinite_entry_is_told_by_the_status_alone(dtype, method, capfd):
+    a = np.random.default_rng(0).standard_normal((60, 40)).astype(dtype)
+    a[3, 5] = np.inf
+    result, info = cx.solvers.truncated_svd(a, 5, key=KEY, method=method)
+    assert info.status == "non-finite"
+    assert np.isnan(result.singular_values).all()
+    # LAPACK has lines of its own for it.
+    assert capfd.readouterr() == ("", "")
