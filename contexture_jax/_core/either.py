@@ -200,11 +200,11 @@ def core_svd(a: Either) -> tuple[Either, Either, Either]:
 def leading_by_gram(
     a: Either, num: int, *, least: float = 1e-4
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Leading U, s and V of a matrix of NumPy in float32, sooner than by `core_svd`.
+    """Leading U, s and V of a single-precision matrix of NumPy, sooner than `core_svd`.
 
-    By eigenvectors of the smaller Gram matrix in float64: its rounding moves s_i by
-    1e-16 s_1² / s_i, which is less than that of the entries where s_i > 1e-8 s_1. The
-    vectors of the larger side are orthonormal to about 1e-16 (s_1 / s_i)².
+    By eigenvectors of the smaller Gram matrix in double precision: its rounding moves
+    s_i by 1e-16 s_1² / s_i, which is less than that of the entries where s_i > 1e-8
+    s_1. The vectors of the larger side are orthonormal to about 1e-16 (s_1 / s_i)².
 
     Args:
         a: A, of any other kind or dtype too.
@@ -212,34 +212,39 @@ def leading_by_gram(
         least: of s_num / s_1.
 
     Returns:
-        The three, shapes (n, num), (num,) and (m, num); None of other kinds, where
-        s_num is smaller, and of what is not finite.
+        The three, shapes (n, num), (num,) and (m, num), with zeros for vectors of the
+        larger side where a value is 0; None of other kinds, where s_num is smaller, and
+        of what is not finite.
     """
-    if not isinstance(a, np.ndarray) or a.dtype != np.float32:
+    if not isinstance(a, np.ndarray) or a.dtype.char not in "fF":
         return None
+    kind, name = ("d", "sy") if a.dtype.char == "f" else ("D", "he")
     is_tall = a.shape[0] > a.shape[1]
-    wide = np.asarray(a.T if is_tall else a, np.float64)
-    gram = product(wide, wide.T)
+    wide = np.asarray(a.conj().T if is_tall else a, np.dtype(kind))
+    gram = product(wide, wide.conj().T)
     if not np.isfinite(gram).all():
         return None
     size = len(gram)
     # Bisection for a few of the vectors, or all of them by halves.
     if 8 * num < size:
-        squares, u, _, _, failed = _of_scipy("syevr", "d")(
-            gram.T, range="I", il=size - num + 1, iu=size, overwrite_a=1
+        squares, u, _, _, failed = _of_scipy(f"{name}evr", kind)(
+            gram.T.conj(), range="I", il=size - num + 1, iu=size, overwrite_a=1
         )
         squares = squares[:num]
     else:
-        squares, u, failed = _of_scipy("syevd", "d")(gram.T, overwrite_a=1)
+        squares, u, failed = _of_scipy(f"{name}evd", kind)(
+            gram.T.conj(), overwrite_a=1
+        )
     # From the largest on.
     squares, u = np.maximum(squares[: -num - 1 : -1], 0.0), u[:, : -num - 1 : -1]
     u = np.asfortranarray(u)
     # Of zeros no vectors on the other side come of a product.
-    if failed or squares[-1] < least**2 * squares[0] or squares[0] == 0:
+    too_small = squares[-1] < least**2 * squares[0] or (least > 0 and squares[0] == 0)
+    if failed or too_small:
         return None
     s = np.sqrt(squares)
-    v = product(wide.T, u) / np.where(s > 0, s, 1.0)
-    u, s, v = (x.astype(a.dtype) for x in (u, s, v))
+    v = product(wide.conj().T, u) / np.where(s > 0, s, 1.0)
+    u, s, v = u.astype(a.dtype), s.astype(a.real.dtype), v.astype(a.dtype)
     return (v, s, u) if is_tall else (u, s, v)
 
 

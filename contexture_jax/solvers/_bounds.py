@@ -17,7 +17,7 @@ import numpy as np
 from contexture_jax._core.either import Either, namespace
 from contexture_jax._core.scaling import rescaled, times_power_of_two
 from contexture_jax._core.types import Array, Bool, Float, Int, short_repr
-from contexture_jax.solvers._run import rounding_of
+from contexture_jax.solvers._linear_map import rounding_of
 
 __all__ = ["Bounds", "Found", "Known", "bounds_from"]
 

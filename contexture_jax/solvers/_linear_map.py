@@ -40,6 +40,7 @@ __all__ = [
     "identity",
     "near_map",
     "projection",
+    "rounding_of",
     "scipy_map",
     "symmetrised_map",
     "unmarked",
@@ -128,6 +129,14 @@ class LinearMap(NamedTuple):
         """The least residual that is asked for: the rounding of deflated products."""
         # theory.md §6.1.
         return 10.0 * float(jnp.finfo(self.dtype).eps) * self.scale
+
+
+def rounding_of(shape: tuple[int, int], dtype: Any) -> float:
+    """(10 + √max(n, m)) · eps: what rounding in products of that length may add up to.
+
+    Relative to the norm of the matrix before deflation.
+    """
+    return (10.0 + max(shape) ** 0.5) * float(jnp.finfo(dtype).eps)
 
 
 def symmetrised_map(operator: AssociationOperator) -> LinearMap:

@@ -24,7 +24,7 @@ from contexture_jax._core.checks import check_integer, check_key
 from contexture_jax._core.numerics import mm, safe_reciprocal
 from contexture_jax._core.threads import held_lapack
 from contexture_jax._core.types import Array, Float, short_repr
-from contexture_jax.solvers._run import rounding_of
+from contexture_jax.solvers._linear_map import rounding_of
 
 __all__ = ["Sketch", "one_pass"]
 

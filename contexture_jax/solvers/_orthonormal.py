@@ -365,11 +365,14 @@ def complete(
     """Put vectors of zero singular values into the subspaces that are looked at.
 
     A dense factorisation completes its bases with whatever is orthogonal, also with the
-    deflated constants.
+    deflated constants. Values that count as 0 by the sizes of the matrix may still be
+    known, with their vectors: only those that are rounding of s_1 are replaced.
     """
     xp = namespace(singular_values)
     # Columns of zeros are replaced by random ones off all others.
-    there = singular_values > a.cutoff(singular_values)
+    largest = xp.maximum(singular_values.max(), a.scale)
+    rounding = 10.0 * float(np.finfo(singular_values.dtype).eps)
+    there = singular_values > rounding * largest
     return (
         orthonormalize(
             xp.where(there[None, :], left, 0.0), seed, project=a.project_left

@@ -89,9 +89,13 @@ def random_block(
 
     if jnp.issubdtype(dtype, jnp.complexfloating):
         real = np.finfo(dtype).dtype
-        parts = jax.lax.complex(uniform(0, real), uniform(1, real))
+        parts = uniform(0, real), uniform(1, real)
+        if namespace(parts[0]) is np:
+            both = parts[0] + np.asarray(1j, dtype) * parts[1]
+        else:
+            both = jax.lax.complex(*parts)
         # Half of the variance on each axis.
-        return parts * np.asarray(0.5**0.5, dtype)
+        return both * np.asarray(0.5**0.5, dtype)
     return uniform(0, dtype)
 
 

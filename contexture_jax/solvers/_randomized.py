@@ -22,7 +22,7 @@ import numpy as np
 
 from contexture_jax._core.either import Either, compiled_unless_numpy, namespace
 from contexture_jax._core.types import Bool, Float, Inexact, Int
-from contexture_jax.solvers._linear_map import MAX_DEGREE, LinearMap
+from contexture_jax.solvers._linear_map import MAX_DEGREE, LinearMap, rounding_of
 from contexture_jax.solvers._pieces import gaps, orthonormal, random_columns, ritz
 from contexture_jax.solvers._plan import Plan
 from contexture_jax.solvers._random import Seed
@@ -172,12 +172,13 @@ def _after_ritz(
     budget = plan.max_passes if plan.tol > 0 else passes
     residuals = gaps(z, v, s)
     # 2 b numbers, and all decisions of a pass from them.
-    on_host = read(s, residuals)
+    on_host = read(s, residuals, state.residuals)
     # What is not finite goes on, for the status to name.
     with np.errstate(all="ignore"):
         is_open, degree, edge, top = _judged(
             on_host[0], on_host[1], passes, plan.rank, budget, plan.tol, a.goal_floor
         )
+        is_open &= ~_is_rounding(a, plan.rank, on_host[0], *on_host[1:])
     # Degree 1 of the scaled polynomial, from Mᴴ M V = Z S; plain Z if that is all.
     block = choose(
         degree > 1,
@@ -195,6 +196,18 @@ def _after_ritz(
         sigma=1.0 / top,
         residuals=residuals,
     )
+
+
+def _is_rounding(
+    a: LinearMap, rank: int, s: Either, residuals: Either, before: Either
+) -> Any:
+    """Whether residuals are what rounding leaves: small, and no longer falling."""
+    xp = namespace(s)
+    largest = residuals[:rank].max()
+    # No more than is asked for by default: a filter for less may fall as slowly.
+    rounding = min(rounding_of(a.shape, a.dtype), 100 * float(np.finfo(s.dtype).eps))
+    small = largest <= rounding * xp.maximum(s[0], a.scale)
+    return small & (largest > 0.9 * before[:rank].max())
 
 
 def _judged(

@@ -59,7 +59,8 @@ _ADVICE = {
     ),
     Status.RANK_DEFICIENT: (
         "the operator has fewer than `rank` singular values above rounding: the last"
-        " ones are 0 and their functions an arbitrary orthonormal completion"
+        " ones count as 0, and of those that are 0 functions are an arbitrary"
+        " orthonormal completion"
     ),
     Status.NON_FINITE: "the operator returned NaN or infinity: check its entries",
     Status.ABOVE_ONE: (

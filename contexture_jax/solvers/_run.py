@@ -24,7 +24,12 @@ from contexture_jax._core.processes import placed
 from contexture_jax._core.types import Array, Float
 from contexture_jax.solvers._exact import EXACT
 from contexture_jax.solvers._krylov import KRYLOV
-from contexture_jax.solvers._linear_map import LinearMap, filtering_map, near_map
+from contexture_jax.solvers._linear_map import (
+    LinearMap,
+    filtering_map,
+    near_map,
+    rounding_of,
+)
 from contexture_jax.solvers._nystrom import NYSTROM
 from contexture_jax.solvers._one_sided import ONE_SIDED
 from contexture_jax.solvers._orthonormal import fix_signs
@@ -39,7 +44,6 @@ __all__ = [
     "METHODS",
     "Task",
     "finish",
-    "rounding_of",
     "solve",
     "solver_of",
     "total_energy",
@@ -351,14 +355,6 @@ def _within_norm(a: LinearMap, s: Either, gaps: list[Any]) -> tuple[Either, list
     over = xp.where(over <= rounding_of(a.shape, s.dtype) * a.scale, over, 0.0)
     # Not s − over, which rounds.
     return xp.where(over > 0, a.scale, s), [gap + over for gap in gaps]
-
-
-def rounding_of(shape: tuple[int, int], dtype: Any) -> float:
-    """(10 + √max(n, m)) · eps: what rounding in products of that length may add up to.
-
-    Relative to the norm of the matrix before deflation.
-    """
-    return (10.0 + max(shape) ** 0.5) * float(jnp.finfo(dtype).eps)
 
 
 def _status(

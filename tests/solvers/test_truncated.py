@@ -186,14 +186,17 @@ def test_beyond_the_rank_values_are_zero_and_vectors_orthonormal(method):
 
 
 @pytest.mark.parametrize("shape", [(400, 40), (40, 400)])
-def test_values_below_rounding_are_a_lack_of_rank_and_not_of_passes(shape):
-    """Above tol, so that residuals of whatever stands for their vectors are too."""
+def test_values_that_count_as_zero_are_a_lack_of_rank_and_keep_their_vectors(shape):
+    """Below n · eps and above tol: residuals of anything else would be above it too."""
     values = [1.0, 1.0, 0.5, *[tol(np.float32, factor=190)] * 37]
     a = decaying(shape, np.float32, values=values)
     result, info = cx.solvers.truncated_svd(a, 8, key=KEY, method="exact")
-    assert info.residuals.max() > 160 * float(np.finfo(np.float32).eps)
+    assert info.residuals.max() < 20 * float(np.finfo(np.float32).eps)
     assert info.status == "rank deficient"
     atol = tol(np.float32)
+    s, u, v = map(np.asarray, result)
+    rest = a - u * s @ v.T
+    np.testing.assert_allclose(np.linalg.norm(rest, 2), values[-1], atol=atol)
     np.testing.assert_allclose(result.singular_values, values[:8], atol=atol)
     for vectors in (result.left, result.right):
         np.testing.assert_allclose(vectors.T @ vectors, np.eye(8), atol=atol)
@@ -405,3 +408,29 @@ def test_an_infinite_entry_is_told_by_the_status_alone(dtype, method, capfd):
     assert np.isnan(result.singular_values).all()
     # LAPACK has lines of its own for it.
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_tolerance_below_rounding_ends_where_passes_bring_no_more():
+    a = decaying((2001, 120), np.float32, values=0.9 ** np.arange(120))
+    done = [
+        cx.solvers.truncated_svd(a, 8, key=KEY, method="randomized", tol=goal)[1]
+        for goal in (1e-6, 1e-7)
+    ]
+    assert [info.status.value for info in done] == ["converged"] * 2
+    assert done[1].num_passes < 4 * done[0].num_passes
+    assert done[1].residuals.max() < 2 * done[0].residuals.max()
+
+
+@pytest.mark.parametrize("shape", [(613, 77), (77, 613), (700, 600)])
+def test_complex_arrays_and_zeros_compile_no_program_of_a_solver(shape, caplog):
+    rng = np.random.default_rng(0)
+    a = (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(np.complex64)
+    cx.solvers.truncated_svd(a[:9, :8], 2, key=KEY)  # what a key takes
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        result, info = cx.solvers.truncated_svd(a, 5, key=KEY)
+        cx.solvers.truncated_svd(0 * a.real, 5, key=KEY)
+    compiled = [m for m in caplog.messages if "Compiling" in m]
+    # Of zeros alone: their squares leave the range.
+    assert [m for m in compiled if "choose_scale" not in m] == []
+    assert info.status == "converged"
+    check_triples(a, result, 5, promised(np.float32) * np.linalg.norm(a, 2))
