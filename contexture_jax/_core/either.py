@@ -232,9 +232,7 @@ def leading_by_gram(
         )
         squares = squares[:num]
     else:
-        squares, u, failed = _of_scipy(f"{name}evd", kind)(
-            gram.T.conj(), overwrite_a=1
-        )
+        squares, u, failed = _of_scipy(f"{name}evd", kind)(gram.T.conj(), overwrite_a=1)
     # From the largest on.
     squares, u = np.maximum(squares[: -num - 1 : -1], 0.0), u[:, : -num - 1 : -1]
     u = np.asfortranarray(u)

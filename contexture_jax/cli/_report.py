@@ -102,6 +102,12 @@ def describe(
             "notes": [
                 *table.notes,
                 *recipe.notes,
+                *_of_rounding(
+                    options.tol,
+                    info.status,
+                    np.asarray(solved.result.singular_values),
+                    np.asarray(info.residuals),
+                ),
                 *_notes(table, solved, judged),
             ],
         }
@@ -227,6 +233,18 @@ def _sampling(sampling: cx.evaluation.CountsJudgement) -> dict[str, Any]:
         "tau_lower": found.tau.lower.item(),
         "tau_upper": found.tau.upper.item(),
     }
+
+
+def _of_rounding(
+    tol: float | None, status: cx.Status, s: np.ndarray, residuals: np.ndarray
+) -> list[str]:
+    """That residuals are above the tolerance because rounding is."""
+    largest, is_done = residuals.max(), status == cx.Status.CONVERGED
+    # By a little they are where a recurrence told of them.
+    if tol is None or not is_done or largest <= 2 * tol * s[0]:
+        return []
+    words = f"--tol {tol:g} is below what rounding leaves in {s.dtype}: residuals"
+    return [f"{words} end at {largest:.2g}"]
 
 
 def advice(status: cx.Status) -> str:

@@ -211,7 +211,8 @@ class SolveInfo:
     """How a result was computed and how exact it is: a tree of arrays.
 
     Attributes:
-        residuals: the larger of the two residuals of each triple, shape (rank,).
+        residuals: the larger of the two residuals of each triple, shape (rank,). Krylov
+            methods add to their recurrence 10 eps for what rounding may.
         left_residuals: ‖T ν_i − s_i μ_i‖, shape (rank,).
         right_residuals: ‖T* μ_i − s_i ν_i‖, shape (rank,).
         num_passes: how often the operator and its adjoint were applied to a block, in

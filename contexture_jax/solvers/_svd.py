@@ -97,7 +97,8 @@ def svd(
             multiplies with up to 2²⁰ entries of sparse tables and neighbours then, and
             no pass is compiled. `info.method` and `info.reason` say what ran and why.
         tol: stop when every ‖T* μ_i − s_i ν_i‖ ≤ tol · s_1; None: 1e-10 in float64 and
-            100 eps in float32.
+            100 eps in float32. What is below 10 eps, or no longer falls for rounding,
+            counts as reached (theory.md §6.1).
         max_passes: bound on passes (`matmat` + `rmatmat`); None: 300.
         num_oversamples: further columns of a block; None: max(10, rank // 4), and what
             makes the width a multiple of 16.

@@ -1,10 +1,17 @@
 """The certificate and τ in words."""
 
+import numpy as np
 import pytest
 
+import contexture_jax as cx
 from contexture_jax._core.words import rounded
 from contexture_jax.cli._dimensions import dimensions_in_words
-from contexture_jax.cli._report import _bounds_in_words, _spans_in_words, _tau_in_words
+from contexture_jax.cli._report import (
+    _bounds_in_words,
+    _of_rounding,
+    _spans_in_words,
+    _tau_in_words,
+)
 
 
 def described(sines, if_found=None, *, chance=0.0):
@@ -97,3 +104,20 @@ def test_no_dimension_stands_alone():
     assert dimensions_in_words(d) == (
         "none by τ, without a minimum; more than 9 keep 90% of χ²"
     )
+
+
+@pytest.mark.parametrize(
+    ("tol", "status", "is_told"),
+    [
+        (1e-8, cx.Status.CONVERGED, True),
+        (1e-8, cx.Status.MAX_PASSES, False),
+        (1e-5, cx.Status.CONVERGED, False),
+        (None, cx.Status.CONVERGED, False),
+    ],
+)
+def test_a_tolerance_below_rounding_is_told(tol, status, is_told):
+    s, residuals = np.float32([0.5, 0.25]), np.float32([1.2e-6, 3e-7])
+    line = (
+        "--tol 1e-08 is below what rounding leaves in float32: residuals end at 1.2e-06"
+    )
+    assert _of_rounding(tol, status, s, residuals) == [line] * is_told
