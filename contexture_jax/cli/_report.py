@@ -20,13 +20,13 @@ from contexture_jax.cli._dimensions import (
     dimensions,
     dimensions_in_words,
 )
+from contexture_jax.cli._status import advice, of_rounding
 from contexture_jax.data import Table, Target, counted
 
 if TYPE_CHECKING:
     from contexture_jax.cli._spectrum import Judged, Solved
 
 __all__ = [
-    "advice",
     "describe",
     "plain",
     "print_table",
@@ -52,6 +52,8 @@ def describe(
     solved: Solved,
     judged: Judged,
     seconds: dict[str, float],
+    *,
+    tol: float | None,
 ) -> dict[str, Any]:
     """Everything about a run that is not an array of functions, as plain Python.
 
@@ -65,6 +67,7 @@ def describe(
         solved: the spectrum.
         judged: what the judges say.
         seconds: of each stage.
+        tol: the tolerance asked for.
     """
     info, spectrum = solved.info, judged.spectrum
     return plain(
@@ -102,8 +105,8 @@ def describe(
             "notes": [
                 *table.notes,
                 *recipe.notes,
-                *_of_rounding(
-                    options.tol,
+                *of_rounding(
+                    tol,
                     info.status,
                     np.asarray(solved.result.singular_values),
                     np.asarray(info.residuals),
@@ -233,30 +236,6 @@ def _sampling(sampling: cx.evaluation.CountsJudgement) -> dict[str, Any]:
         "tau_lower": found.tau.lower.item(),
         "tau_upper": found.tau.upper.item(),
     }
-
-
-def _of_rounding(
-    tol: float | None, status: cx.Status, s: np.ndarray, residuals: np.ndarray
-) -> list[str]:
-    """That residuals are above the tolerance because rounding is."""
-    largest, is_done = residuals.max(), status == cx.Status.CONVERGED
-    # By a little they are where a recurrence told of them.
-    if tol is None or not is_done or largest <= 2 * tol * s[0]:
-        return []
-    words = f"--tol {tol:g} is below what rounding leaves in {s.dtype}: residuals"
-    return [f"{words} end at {largest:.2g}"]
-
-
-def advice(status: cx.Status) -> str:
-    """What to do about a status, in words of the command line."""
-    if status == cx.Status.MAX_PASSES:
-        return "some residuals are above the tolerance; raise --max-passes or --tol"
-    if status == cx.Status.STOPPED:
-        return (
-            "the run was told to end: values and functions are as exact as their"
-            " residuals and bounds say; --resume goes on"
-        )
-    return status.advice
 
 
 def plain(value: Any) -> Any:

@@ -32,6 +32,7 @@ from contexture_jax.cli._contexts import (
     plan_rank,
 )
 from contexture_jax.cli._spectrum_pictures import draw
+from contexture_jax.cli._status import advice
 from contexture_jax.cli.session import (
     SOLVE,
     Ending,
@@ -425,13 +426,15 @@ def _publish(
                 draw(table, solved, judged, folder)
         # After the pictures, whose seconds are among them.
         seconds = {**stages.seconds, "total": stages.total}
-        description = _report.describe(options, table, recipe, solved, judged, seconds)
+        description = _report.describe(
+            options, table, recipe, solved, judged, seconds, tol=options.tol
+        )
         _report.write_arrays(table, solved, folder / "spectrum.npz")
         _report.write_json(description, folder / "spectrum.json")
         files = [name for name in _FILES if (folder / name).exists()]
     # Loudly, on stderr too: a table in a file is not read at once.
     if solved.info.status.name == "MAX_PASSES":
-        warning = f"not converged: {_report.advice(solved.info.status)}"
+        warning = f"not converged: {advice(solved.info.status)}"
         print(f"contexture: warning: {warning}", file=sys.stderr)
     if not options.quiet:
         paths = [str(Path(options.out) / name) for name in files]

@@ -6,12 +6,8 @@ import pytest
 import contexture_jax as cx
 from contexture_jax._core.words import rounded
 from contexture_jax.cli._dimensions import dimensions_in_words
-from contexture_jax.cli._report import (
-    _bounds_in_words,
-    _of_rounding,
-    _spans_in_words,
-    _tau_in_words,
-)
+from contexture_jax.cli._report import _bounds_in_words, _spans_in_words, _tau_in_words
+from contexture_jax.cli._status import of_rounding
 
 
 def described(sines, if_found=None, *, chance=0.0):
@@ -116,8 +112,8 @@ def test_no_dimension_stands_alone():
     ],
 )
 def test_a_tolerance_below_rounding_is_told(tol, status, is_told):
-    s, residuals = np.float32([0.5, 0.25]), np.float32([1.2e-6, 3e-7])
+    s, residuals = np.array([[0.5, 0.25], [1.2e-6, 3e-7]], np.float32)
     line = (
         "--tol 1e-08 is below what rounding leaves in float32: residuals end at 1.2e-06"
     )
-    assert _of_rounding(tol, status, s, residuals) == [line] * is_told
+    assert of_rounding(tol, status, s, residuals) == [line] * is_told
