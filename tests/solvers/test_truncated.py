@@ -191,7 +191,7 @@ def test_values_that_count_as_zero_are_a_lack_of_rank_and_keep_their_vectors(sha
     values = [1.0, 1.0, 0.5, *[tol(np.float32, factor=190)] * 37]
     a = decaying(shape, np.float32, values=values)
     result, info = cx.solvers.truncated_svd(a, 8, key=KEY, method="exact")
-    assert info.residuals.max() < 20 * float(np.finfo(np.float32).eps)
+    assert info.residuals.max() < 5 * float(np.finfo(np.float32).eps)
     assert info.status == "rank deficient"
     atol = tol(np.float32)
     s, u, v = map(np.asarray, result)
@@ -417,7 +417,7 @@ def test_a_tolerance_below_rounding_ends_where_passes_bring_no_more():
         for goal in (1e-6, 1e-7)
     ]
     assert [info.status.value for info in done] == ["converged"] * 2
-    assert done[1].num_passes < 4 * done[0].num_passes
+    assert done[1].num_passes < 2 * done[0].num_passes
     assert done[1].residuals.max() < 2 * done[0].residuals.max()
 
 
@@ -433,4 +433,4 @@ def test_complex_arrays_and_zeros_compile_no_program_of_a_solver(shape, caplog):
     # Of zeros alone: their squares leave the range.
     assert [m for m in compiled if "choose_scale" not in m] == []
     assert info.status == "converged"
-    check_triples(a, result, 5, promised(np.float32) * np.linalg.norm(a, 2))
+    check_triples(a, result, 5, 0.3 * promised(np.float32) * np.linalg.norm(a, 2))
